@@ -1,0 +1,63 @@
+"""AMC's replay: transitions are stored when their episode ends, all with the episode's return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+
+class EpisodeReplayBuffer(ReplayBuffer):
+    """Replay buffer with AMC's reward shaping.
+
+    - The reward of the last step is given to every step of its episode (AMC section 3.2).
+    - The stored action is the executed one (``info["executed"]``, after rounding and budget cut), scaled to
+      [-1, 1]; with ``store_executed=False`` the requested one, as in the official code.
+    - Sampled rewards have a baseline subtracted: the moving average ``b <- b + alpha * (mean(r) - b)`` of the
+      sampled batches, started at the first batch's mean (AMC eq. 3 and the official code).
+
+    Args:
+        store_executed: see above.
+        baseline_alpha: weight of the newest batch in the moving average; 0 switches the baseline off.
+    """
+
+    def __init__(
+        self, *args: Any, store_executed: bool = True, baseline_alpha: float = 0.5, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        assert self.n_envs == 1, "an episode is gathered from one environment"
+        self._store_executed = store_executed
+        self._alpha = baseline_alpha
+        self.baseline: float | None = None
+        self._episode: list[tuple[Any, ...]] = []
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Hold the transition back until its episode is done, then store the whole episode."""
+        if self._store_executed:
+            action = np.full_like(action, 2.0 * infos[0]["executed"] - 1.0)
+        self._episode.append((obs, next_obs, action, done, infos))
+        if done[0]:
+            for step_obs, step_next, step_action, step_done, step_infos in self._episode:
+                super().add(step_obs, step_next, step_action, reward, step_done, step_infos)
+            self._episode = []
+
+    def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
+        """Sample transitions whose rewards have the baseline subtracted."""
+        batch = super().sample(batch_size, env)
+        if self._alpha == 0:
+            return batch
+        mean = float(batch.rewards.mean())
+        self.baseline = (
+            mean if self.baseline is None else self.baseline + self._alpha * (mean - self.baseline)
+        )
+        return batch._replace(rewards=batch.rewards - self.baseline)

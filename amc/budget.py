@@ -1,0 +1,173 @@
+"""Budgets that hold by construction: allowed widths, feasibility and the cut of a request. Pure numbers.
+
+The cut is AMC's algorithm 1 made exact: a width is lowered until the network would meet the budget with
+every later group at its smallest allowed width. Widths are multiples of ``round_to`` before the cut is
+taken, so rounding can never carry the result over the budget.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from amc.errors import AmcError
+
+Cost = Callable[[Sequence[int]], float]
+"""Cost of a network from its group widths; must not fall when a width grows."""
+
+
+@dataclass(frozen=True)
+class WidthSpace:
+    """The widths that each channel group may take.
+
+    Attributes:
+        names: group names in forward order.
+        dense: dense widths.
+        choices: allowed widths of each group, ascending; the last is the dense width.
+    """
+
+    names: tuple[str, ...]
+    dense: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+
+    @property
+    def minimum(self) -> tuple[int, ...]:
+        """Smallest allowed width of every group."""
+        return tuple(choice[0] for choice in self.choices)
+
+    def nearest(self, group: int, preserve_ratio: float) -> int:
+        """Return the allowed width nearest to ``preserve_ratio`` of the dense width (the smaller on a tie)."""
+        wanted = preserve_ratio * self.dense[group]
+        return min(self.choices[group], key=lambda width: (abs(width - wanted), width))
+
+
+def width_space(
+    names: Sequence[str], dense: Sequence[int], *, round_to: int = 8, min_preserve_ratio: float = 0.2
+) -> WidthSpace:
+    """Allow the multiples of ``round_to`` that keep at least ``min_preserve_ratio``, and the dense width.
+
+    Raises:
+        AmcError: ``round_to`` below 1 or larger than a group, or a ratio outside (0, 1].
+    """
+    if round_to < 1:
+        raise AmcError(f"budget.round_to is {round_to}; expected a channel multiple of at least 1")
+    if not 0 < min_preserve_ratio <= 1:
+        raise AmcError(f"budget.min_preserve_ratio is {min_preserve_ratio}; expected a share in (0, 1]")
+    for name, width in zip(names, dense, strict=True):
+        if round_to > width:
+            raise AmcError(
+                f"budget.round_to is {round_to}, larger than group {name!r} of {width} channels; "
+                f"expected at most {min(dense)} for this network"
+            )
+    choices = tuple(_choices(width, round_to, min_preserve_ratio) for width in dense)
+    return WidthSpace(tuple(names), tuple(dense), choices)
+
+
+def _choices(dense: int, round_to: int, min_preserve_ratio: float) -> tuple[int, ...]:
+    # The small slack keeps 0.3 * 10 = 3.0000000000000004 from asking for a fourth channel.
+    low = max(1, ceil(min_preserve_ratio * dense / round_to - 1e-9)) * round_to
+    return (*range(low, dense, round_to), dense)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit on a cost.
+
+    Attributes:
+        kind: what is limited: ``macs`` or ``params`` (any monotone cost fits).
+        cost: the cost as a function of the widths, in the unit of ``kind``.
+        ratio: allowed share of the dense cost, in (0, 1].
+        dense_cost: cost of the dense network.
+        enforced: whether the cut is applied; the rewards of AMC's accuracy-guaranteed mode need no limit.
+    """
+
+    kind: str
+    cost: Cost
+    ratio: float
+    dense_cost: float
+    enforced: bool = True
+
+    @property
+    def limit(self) -> float:
+        """Largest allowed cost."""
+        return self.ratio * self.dense_cost
+
+    def check_feasible(self, space: WidthSpace) -> None:
+        """Fail before any search when even the smallest network is over the budget.
+
+        Raises:
+            AmcError: says what the reachable minimum is.
+        """
+        reachable = self.cost(space.minimum)
+        if self.enforced and reachable > self.limit:
+            raise AmcError(
+                f"budget.{self.kind}_ratio is {self.ratio:g}, but the smallest allowed network keeps "
+                f"{reachable / self.dense_cost:.4f} of the {self.kind}; raise the budget, or lower "
+                "budget.min_preserve_ratio or budget.round_to"
+            )
+
+    def cut(self, space: WidthSpace, decided: Sequence[int], requested: int) -> int:
+        """Return the largest allowed width <= ``requested`` for the next group that keeps the budget reachable.
+
+        Args:
+            space: allowed widths.
+            decided: executed widths of the groups so far, themselves cut.
+            requested: an allowed width of group ``len(decided)``.
+
+        The invariant ``cost(decided + minimum of the rest) <= limit`` holds before (feasibility, or the
+        last cut) and after, so the final network is at or under the budget for any request sequence.
+        """
+        if not self.enforced:
+            return requested
+        group = len(decided)
+        rest = space.minimum[group + 1 :]
+        choices = space.choices[group]
+        allowed = choices[: bisect_right(choices, requested)]
+        index = bisect_right(allowed, self.limit, key=lambda width: self.cost((*decided, width, *rest)))
+        return allowed[max(index, 1) - 1]
+
+
+def make_budget(
+    kind: str, ratio: float | None, cost: Cost, dense: Sequence[int], *, enforced: bool = True
+) -> Budget:
+    """Build a budget after checking its ratio.
+
+    Raises:
+        AmcError: no ratio, or one outside (0, 1].
+    """
+    if ratio is None or not 0 < ratio <= 1:
+        raise AmcError(
+            f"budget.{kind}_ratio is {ratio}; expected the allowed share of the dense {kind} in (0, 1], "
+            "e.g. 0.5 for half"
+        )
+    return Budget(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)), enforced=enforced)
+
+
+def uniform_widths(space: WidthSpace, budget: Budget) -> tuple[int, ...]:
+    """Return the widths of the largest single preserve ratio that meets the budget (AMC's uniform baseline).
+
+    All groups take the widest allowed width at or under the ratio; whatever budget is left by rounding is
+    then handed out in forward order, one rounding step at a time, so that the comparison is at the same cost.
+    """
+
+    def at(ratio: float) -> tuple[int, ...]:
+        return tuple(
+            choice[max(bisect_right(choice, ratio * dense + 1e-9), 1) - 1]
+            for choice, dense in zip(space.choices, space.dense, strict=True)
+        )
+
+    ratios = sorted({w / d for choice, d in zip(space.choices, space.dense, strict=True) for w in choice})
+    index = bisect_right(ratios, budget.limit, key=lambda ratio: budget.cost(at(ratio)))
+    widths = list(at(ratios[max(index, 1) - 1]))
+    if not budget.enforced:
+        return tuple(widths)
+    for group, choice in enumerate(space.choices):
+        position = choice.index(widths[group])
+        if position + 1 == len(choice):
+            continue
+        grown = [*widths[:group], choice[position + 1], *widths[group + 1 :]]
+        if budget.cost(grown) <= budget.limit:
+            widths = grown
+    return tuple(widths)

@@ -1,0 +1,171 @@
+"""Weights on disk: read them safely, load them strictly, write them atomically."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+from amc.files import atomic_write_bytes
+
+_TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin"})
+_SAFETENSORS_SUFFIX = ".safetensors"
+_NESTING_KEYS = ("state_dict", "model", "net", "ema")
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors, .pth, .pt, .th or .bin file onto the CPU.
+
+    No code in the file is run. Nesting under "state_dict", "model", "net" or "ema" is unwrapped, and the
+    prefixes that DataParallel ("module.") and torch.compile ("_orig_mod.") put before names are removed.
+
+    Raises:
+        AmcError: The file is missing, empty, damaged, or holds something else than tensors.
+    """
+    path = Path(path)
+    _check_file(path)
+    content = _read_safetensors(path) if path.suffix == _SAFETENSORS_SUFFIX else _read_torch(path)
+    return _strip_prefixes(_unwrap(content, path), path)
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Load `state` into `model`; every tensor must be there, fit and be finite.
+
+    Args:
+        model: Network to fill; if this raises, some of its weights may have been replaced.
+        state: State dict, as `load_state_dict` returns it.
+        origin: Where `state` comes from, for messages.
+
+    Raises:
+        AmcError: Names the first tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise AmcError(
+                f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
+            )
+    expected = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    unexpected = [key for key in state if key not in expected]
+    misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
+    fitting = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
+    try:
+        left_out = model.load_state_dict(fitting, strict=False).missing_keys
+    except RuntimeError as error:  # a module refused its entry: torch lists the reasons, one a line
+        reason = str(error).splitlines()[-1].strip()
+        raise AmcError(
+            f"{origin}: {reason}; likely cause: a checkpoint of a network pruned differently"
+        ) from error
+    missing = [key for key in left_out if key not in misshapen]
+    if not (missing or unexpected or misshapen):
+        return
+    if misshapen:
+        key = misshapen[0]
+        first = f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+    else:
+        first = f"{missing[0]} is missing" if missing else f"{unexpected[0]} is unexpected"
+    same_body = not missing and not unexpected and set(misshapen) <= _head_keys(expected)
+    raise AmcError(
+        f"{origin}: does not fit {type(model).__name__}: {first} ({len(missing)} missing, {len(unexpected)} "
+        f"unexpected, {len(misshapen)} of another shape, {len(expected)} expected); likely cause: "
+        + ("another num_classes" if same_body else "another architecture, width or pruning")
+    )
+
+
+def save_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write `tensors` to a .safetensors file atomically; those that share memory are each stored in full."""
+    copies = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in tensors.items()
+    }
+    atomic_write_bytes(path, safetensors.torch.save(copies, metadata))
+
+
+def _check_file(path: Path) -> None:
+    suffixes = sorted({_SAFETENSORS_SUFFIX, *_TORCH_SUFFIXES})
+    if path.is_dir():
+        raise AmcError(f"{path}: got a directory, expected a checkpoint file ({', '.join(suffixes)})")
+    if not path.exists():
+        raise AmcError(
+            f"{path}: no such file, expected a checkpoint; likely cause: a typing error in the path"
+        )
+    if path.suffix not in suffixes:
+        raise AmcError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(suffixes)}")
+    if not path.stat().st_size:
+        raise AmcError(f"{path}: got an empty file, expected a checkpoint; likely cause: an interrupted copy")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, "safetensors") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise AmcError(
+                f"{path}: got a pickled Python object, expected tensors only (loading objects runs code); "
+                "likely cause: saved with torch.save(model): save model.state_dict() instead"
+            ) from error
+        raise _unreadable(path, "torch") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise _unreadable(path, "torch") from error
+
+
+def _unreadable(path: Path, form: str) -> AmcError:
+    size = path.stat().st_size
+    return AmcError(
+        f"{path}: cannot read its {size} bytes, expected a {form} file; likely cause: a truncated copy or "
+        "another format"
+    )
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = (content[key] for key in _NESTING_KEYS if isinstance(content.get(key), Mapping))
+        nested = next(inner, None)
+        if nested is None:
+            break
+        content = nested
+    if not isinstance(content, Mapping) or not content:
+        got = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise AmcError(f"{path}: got {got}, expected a state dict, or one under {', '.join(_NESTING_KEYS)}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise AmcError(
+                f"{path}: entry {key!r} is of type {type(value).__name__}, expected a state dict of tensors; "
+                f"likely cause: weights under another key than {', '.join(_NESTING_KEYS)}"
+            )
+    return dict(content)
+
+
+def _strip_prefixes(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    stripped = {_strip(key): value for key, value in state.items()}
+    if len(stripped) != len(state):
+        raise AmcError(
+            f"{path}: two tensors have one name once {' and '.join(_WRAPPER_PREFIXES)} are removed"
+        )
+    return stripped
+
+
+def _strip(key: str) -> str:
+    while key.startswith(_WRAPPER_PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def _head_keys(expected: dict[str, Tensor]) -> set[str]:
+    """Return the keys of the module that comes last in the state dict."""
+    head = next(reversed(expected), "").rpartition(".")[0]
+    return {key for key in expected if key.rpartition(".")[0] == head}

@@ -1,0 +1,286 @@
+"""The physics of compression: widths -> a small network with refitted weights -> its accuracy."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.cost import macs_cost, params_cost
+from amc.data import LabelledImages
+from amc.evaluation import agreement, cross_entropy, logits, top1
+from amc.graph import Graph, slice_shortcut
+from amc.importance import channel_orders
+from amc.memo import Evaluation, Memo
+from amc.models import OptionAShortcut
+from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
+from amc.reconstruction import (
+    Moments,
+    Refit,
+    RefitCache,
+    collect_moments,
+    expand_columns,
+    has_intercept,
+    refit,
+    refit_layers,
+)
+
+Tensors = dict[str, dict[str, Tensor]]
+"""Module name -> tensor name -> tensor."""
+
+
+@dataclass(frozen=True)
+class CompressorSettings:
+    """How candidates are made and judged.
+
+    Attributes:
+        order: channel order, one of ``amc.importance.SCORERS``.
+        refit: whether layers that lost inputs are refitted by least squares.
+        ridge: see ``amc.reconstruction.refit``.
+        positions_per_image: output positions sampled per calibration image and layer.
+        batch_size: images per forward pass of an evaluation.
+        cache_mib: bound on the memory for refitted weights.
+    """
+
+    order: str = "l1"
+    refit: bool = True
+    ridge: float = 1e-4
+    positions_per_image: int = 16
+    batch_size: int = 128
+    cache_mib: int = 1024
+
+
+class Compressor:
+    """Evaluates pruned versions of one dense network.
+
+    Second moments are collected once; after that a candidate costs slicing, a look-up of refitted weights
+    and the forward pass of the small network, with batch norm folded into the convolutions.
+
+    Args:
+        model: the dense network; it is read and never changed.
+        graph: its channel groups.
+        calibration: training images (N, C, H, W) for the refit.
+        search_val: held-out images and labels that give the accuracy.
+        settings: how candidates are made.
+        memo: where evaluations are remembered; in memory if not given.
+        device: where candidates run.
+        progress: called with the number of calibration images done.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        calibration: Tensor,
+        search_val: LabelledImages,
+        settings: CompressorSettings,
+        *,
+        memo: Memo | None = None,
+        device: str | torch.device = "cpu",
+        progress: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.settings = settings
+        self.macs = macs_cost(graph)
+        self.params = params_cost(graph, model)
+        self.plan = SlicePlan(graph, model)
+        self._model = copy.deepcopy(model).cpu().eval()
+        self._modules = dict(self._model.named_modules())
+        self._orders = channel_orders(graph, self._model, settings.order)
+        self._moments = self._collect(calibration, device, progress) if settings.refit else {}
+        self._refits = RefitCache(self._solve, settings.cache_mib * 2**20)
+        self._memo = memo if memo is not None else Memo()
+        self._device = torch.device(device)
+        self._images = search_val.images.to(self._device, memory_format=torch.channels_last)
+        self._labels = search_val.labels.to(self._device)
+        self._shell = Shell(self._model, graph, self._device)
+
+    @cached_property
+    def dense(self) -> Evaluation:
+        """What the dense network achieves on ``search_val``."""
+        return self._measure(self.graph.dense_widths, self._dense_logits, 0.0)
+
+    @cached_property
+    def _dense_logits(self) -> Tensor:
+        return self._logits(self._shell.load(self._tensors(self.graph.dense_widths)))
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        """Return what the network of these widths achieves on ``search_val``; known widths cost nothing."""
+        known = self._memo.get(widths)
+        if known is not None:
+            return known
+        _ = self._dense_logits  # once, outside the clock: the agreement needs them
+        start = time.process_time()
+        outputs = self._logits(self._shell.load(self._tensors(widths)))
+        evaluation = self._measure(widths, outputs, time.process_time() - start)
+        self._memo.put(evaluation)
+        return evaluation
+
+    def pruned_model(self, widths: Sequence[int]) -> nn.Module:
+        """Return a new network of these widths with refitted weights, batch norm in place, on the CPU."""
+        kept = kept_channels(self.graph, self._orders, widths)
+        pruned = slice_model(self._model, self.plan, kept)
+        modules = dict(pruned.named_modules())
+        for name, tensors in self._tensors(widths).items():
+            if not isinstance(modules[name], OptionAShortcut):
+                set_tensors(modules[name], tensors)
+        return pruned
+
+    def candidate(self, widths: Sequence[int]) -> nn.Module:
+        """Return the network as the search evaluates it, batch norm folded; valid until the next candidate."""
+        return self._shell.load(self._tensors(widths))
+
+    def kept(self, widths: Sequence[int]) -> dict[str, Tensor]:
+        """Return the channels that stay in every group at ``widths``."""
+        return kept_channels(self.graph, self._orders, widths)
+
+    def _collect(
+        self, images: Tensor, device: str | torch.device, progress: Callable[[int], Any] | None
+    ) -> Mapping[str, Moments]:
+        model = copy.deepcopy(self._model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return collect_moments(
+            model,
+            refit_layers(self.graph),
+            images.to(device),
+            positions_per_image=self.settings.positions_per_image,
+            progress=progress,
+        )
+
+    def _solve(self, layer: str, channels: Tensor) -> Refit:
+        weight = self._modules[layer].weight
+        assert isinstance(weight, Tensor)
+        columns = expand_columns(channels, weight[0, 0].numel())
+        return refit(
+            self._moments[layer],
+            weight.flatten(1),
+            columns,
+            intercept=has_intercept(self.graph, self._modules, layer),
+            ridge=self.settings.ridge,
+        )
+
+    def _tensors(self, widths: Sequence[int]) -> Tensors:
+        """Return the tensors of every sliced module at ``widths``, refitted where inputs were lost."""
+        keeps = self.plan.keeps(kept_channels(self.graph, self._orders, widths))
+        tensors = {
+            name: _sliced_shortcut(module, keep)
+            if isinstance(module := self._modules[name], OptionAShortcut)
+            else sliced_tensors(module, keep)
+            for name, keep in keeps.items()
+        }
+        for name in self._moments:
+            self._apply_refit(name, keeps[name], tensors)
+        return tensors
+
+    def _apply_refit(self, name: str, keep: Keep, tensors: Tensors) -> None:
+        weight = self._modules[name].weight
+        assert isinstance(weight, Tensor)
+        if keep.inputs is None or len(keep.inputs) == weight.shape[1]:
+            return
+        found = self._refits(name, keep.inputs)
+        rows = slice(None) if keep.outputs is None else keep.outputs
+        own = tensors[name]
+        own["weight"] = found.weight[rows].reshape(own["weight"].shape)
+        if "bias" in own:
+            own["bias"] = own["bias"] + found.shift[rows]
+        elif (norm := self.graph.norm_after.get(name)) is not None:
+            if norm not in tensors:
+                tensors[norm] = sliced_tensors(self._modules[norm], Keep())
+            # The norm subtracts its running mean, so a shift of its input moves that mean the other way.
+            tensors[norm]["running_mean"] = tensors[norm]["running_mean"] - found.shift[rows]
+
+    def _logits(self, model: nn.Module) -> Tensor:
+        return logits(model, self._images, self.settings.batch_size)
+
+    def _measure(self, widths: Sequence[int], outputs: Tensor, seconds: float) -> Evaluation:
+        dense = self.graph.dense_widths
+        macs, params = self.macs(widths), self.params(widths)
+        return Evaluation(
+            widths=tuple(int(w) for w in widths),
+            top1=top1(outputs, self._labels),
+            loss=cross_entropy(outputs, self._labels),
+            agreement=agreement(outputs, self._dense_logits),
+            macs=macs,
+            params=params,
+            macs_ratio=macs / self.macs(dense),
+            params_ratio=params / self.params(dense),
+            seconds=seconds,
+        )
+
+
+def _sliced_shortcut(module: OptionAShortcut, keep: Keep) -> dict[str, Tensor]:
+    twin = copy.deepcopy(module)
+    slice_shortcut(twin, keep.inputs, keep.outputs)
+    return {"source": twin.source}
+
+
+class Shell:
+    """One network object whose tensors are exchanged for each candidate: no copying, no tracing.
+
+    Batch norms that follow a convolution are folded into it (exact in eval mode up to float rounding).
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, device: torch.device) -> None:
+        self._dense = dict(model.named_modules())
+        self._device = device
+        self._folded = {
+            conv: norm
+            for conv, norm in graph.norm_after.items()
+            if getattr(self._dense[norm], "running_mean", None) is not None
+        }
+        self._shell = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for norm in self._folded.values():
+            self._shell.set_submodule(norm, nn.Identity())
+        self._modules = dict(self._shell.named_modules())
+        self._whole: Tensors = {
+            name: sliced_tensors(self._dense[name], Keep()) for pair in self._folded.items() for name in pair
+        }
+
+    def load(self, tensors: Tensors) -> nn.Module:
+        """Put a candidate's tensors in; the network returned is valid until the next call."""
+        current = {**self._whole, **tensors}
+        norms = set(self._folded.values())
+        for name, own in current.items():
+            if name in norms:
+                continue
+            if name in self._folded:
+                own = fold(own, current[self._folded[name]], self._dense[self._folded[name]])
+            module = self._modules[name]
+            set_tensors(module, {key: self._place(tensor) for key, tensor in own.items()})
+            if isinstance(module, OptionAShortcut):
+                module.out_channels = len(own["source"])
+        return self._shell
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        if tensor.ndim == 4:
+            return tensor.to(self._device, memory_format=torch.channels_last)
+        return tensor.to(self._device)
+
+
+def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Fold a batch norm in eval mode into the convolution before it: weights and bias of the one layer."""
+    scale = torch.rsqrt(norm["running_var"] + float(module.eps))  # type: ignore[arg-type]
+    if "weight" in norm:
+        scale = scale * norm["weight"]
+    bias = conv.get("bias", torch.zeros_like(scale)) - norm["running_mean"]
+    return {
+        "weight": conv["weight"] * scale[:, None, None, None],
+        "bias": bias * scale + norm.get("bias", torch.zeros_like(scale)),
+    }
+
+
+def fingerprint(model: nn.Module, data_fingerprint: str, settings: CompressorSettings) -> str:
+    """Hash all that determines an evaluation: weights, images and settings that change results."""
+    digest = hashlib.sha256(data_fingerprint.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    kept = {key: value for key, value in asdict(settings).items() if key != "cache_mib"}
+    digest.update(repr(sorted(kept.items())).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,102 @@
+"""Closed-form cost of a network at any widths: multiply-adds and parameters.
+
+Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, bias and
+normalisation not counted. AMC, fvcore and most of the pruning literature call the same number "FLOPs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from torch import nn
+
+from amc.graph import Graph
+
+
+@dataclass(frozen=True)
+class BilinearCost:
+    """``constant + sum_l scale_l * in_l * out_l`` where both channel counts are linear in the widths.
+
+    Attributes:
+        scale: (L,) multiply-adds (or parameters) per pair of input and output channel.
+        in_fixed, out_fixed: (L,) channels that no group owns.
+        in_per_width, out_per_width: (L, G) channels per kept channel of each group.
+        constant: what does not depend on the widths.
+    """
+
+    scale: np.ndarray
+    in_fixed: np.ndarray
+    in_per_width: np.ndarray
+    out_fixed: np.ndarray
+    out_per_width: np.ndarray
+    constant: int = 0
+
+    def __call__(self, widths: Sequence[int]) -> int:
+        """Return the exact integer cost at ``widths`` (one count a group, forward order)."""
+        kept = np.asarray(widths, dtype=np.int64)
+        inputs = self.in_fixed + self.in_per_width @ kept
+        outputs = self.out_fixed + self.out_per_width @ kept
+        return self.constant + int((self.scale * inputs * outputs).sum())
+
+
+def macs_cost(graph: Graph) -> BilinearCost:
+    """Multiply-adds of all convolution and linear layers (AMC section 3.1: "FLOPs")."""
+    rows = []
+    for layer in graph.layers:
+        taps = layer.positions * prod(layer.kernel_size)
+        inputs = 1 if layer.groups > 1 else layer.in_channels
+        if layer.groups > 1 and not layer.depthwise:
+            taps *= layer.in_channels // layer.groups
+        rows.append((layer.name, taps, inputs, layer.out_channels))
+    return _bilinear(graph, rows)
+
+
+def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
+    """Trainable parameters of the whole network, biases and norm layers included."""
+    rows: list[tuple[str, int, int, int]] = []
+    counted = 0
+    modules = dict(model.named_modules())
+    for layer in graph.layers:
+        taps = prod(layer.kernel_size)
+        inputs = 1 if layer.groups > 1 else layer.in_channels
+        if layer.groups > 1 and not layer.depthwise:
+            taps *= layer.in_channels // layer.groups
+        rows.append((layer.name, taps, inputs, layer.out_channels))
+        counted += taps * inputs * layer.out_channels
+        if layer.bias:
+            rows.append((f"{layer.name}:out", 1, 1, layer.out_channels))
+            counted += layer.out_channels
+    sliced = {slot.module for group in graph.groups for slot in group.slots}
+    for name in sorted(sliced - {layer.name for layer in graph.layers}):
+        own = [p for p in modules[name].parameters(recurse=False) if p.ndim == 1 and len(p) > 1]
+        for parameter in own:
+            rows.append((f"{name}:out", 1, 1, len(parameter)))
+            counted += len(parameter)
+    total = sum(p.numel() for p in model.parameters())
+    return _bilinear(graph, rows, constant=total - counted)
+
+
+def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant: int = 0) -> BilinearCost:
+    """Build the arrays from (module[:out], scale, inputs, outputs); ``:out`` means output channels only."""
+    per_width: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for index, group in enumerate(graph.groups):
+        for slot in group.slots:
+            per_width.setdefault((slot.module, slot.axis), []).append((index, len(slot.positions[0])))
+    listed = list(rows)
+    shape = (len(listed), len(graph.groups))
+    in_per, out_per = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    in_fixed = np.array([inputs for _, _, inputs, _ in listed], dtype=np.int64)
+    out_fixed = np.array([outputs for _, _, _, outputs in listed], dtype=np.int64)
+    for row, (name, _, _, _) in enumerate(listed):
+        module, _, only_out = name.partition(":")
+        for fixed, per, axis in ((in_fixed, in_per, "in"), (out_fixed, out_per, "out")):
+            if axis == "in" and only_out:
+                continue
+            for index, count in per_width.get((module, axis), []):
+                per[row, index] = count
+                fixed[row] -= count * graph.groups[index].width
+    scale = np.array([s for _, s, _, _ in listed], dtype=np.int64)
+    return BilinearCost(scale, in_fixed, in_per, out_fixed, out_per, constant)

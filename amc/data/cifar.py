@@ -1,0 +1,126 @@
+"""CIFAR-10 from the official Python pickles (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from amc.data.augment import random_flip, random_shift
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out
+from amc.errors import AmcError
+
+FOLDER = "cifar-10-batches-py"
+TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
+TEST_FILE = "test_batch"
+PAD = 4
+
+
+def cifar10(
+    *,
+    root: str | Path,
+    batch_size: int = 128,
+    search_val: int = 5000,
+    calibration: int = 1000,
+    image_size: int = 32,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    seed: int = 0,
+    download: bool = False,
+) -> Splits:
+    """Build CIFAR-10 from `root`/cifar-10-batches-py; `download` fetches it there first.
+
+    `search_val` images are held out of the 50,000 (the same ones whatever the `seed`); `seed` chooses the
+    calibration images. Augmentation: crop after padding by 4, and mirror. `image_size` other than 32 is a
+    bilinear resize after augmentation.
+    """
+    means, stds = channel_statistics(mean, std)
+    folder = _folder(Path(root), download)
+    everything = _read(folder, TRAIN_FILES)
+    held, kept = hold_out(everything.labels, search_val, name="search_val", of="the CIFAR-10 training set")
+    return from_memory(
+        "cifar10",
+        num_classes=10,
+        train=everything[kept],
+        search_val=everything[held],
+        load_test=lambda: _read(folder, (TEST_FILE,)),
+        augment=lambda images, draws: random_flip(random_shift(images, PAD, draws), draws),
+        mean=means,
+        std=stds,
+        image_size=image_size,
+        batch_size=batch_size,
+        calibration=calibration,
+        seed=seed,
+    )
+
+
+def _folder(root: Path, download: bool) -> Path:
+    folder = root / FOLDER
+    if download:
+        _download(root)
+    missing = [name for name in (*TRAIN_FILES, TEST_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise AmcError(
+            f"no {missing[0]} in {folder}: expected the official CIFAR-10 pickles; set data.download=true, "
+            f"or unpack cifar-10-python.tar.gz so that {FOLDER} lies in data.root={root}"
+        )
+    return folder
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        CIFAR10(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise AmcError(
+            f"could not download CIFAR-10 to {root} ({reason}): expected a network; without one, put "
+            f"{FOLDER} there"
+        ) from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the official files and nothing that could run code; quiet about their old NumPy names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what rebuilds a NumPy array; refuse every other global."""
+        if (module, name) == ("numpy", "dtype"):
+            return lambda code, align=False, copy=False: np.dtype(code, align=bool(align), copy=bool(copy))
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if (module, name) == ("_codecs", "encode"):
+            import _codecs
+
+            return _codecs.encode
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR-10 file")
+
+
+def _read(folder: Path, names: Sequence[str]) -> RawImages:
+    batches = [_read_batch(folder / name) for name in names]
+    return RawImages(
+        torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
+    )
+
+
+def _read_batch(path: Path) -> RawImages:
+    try:
+        with path.open("rb") as file:
+            content = _Unpickler(file, encoding="latin1").load()
+        pixels, labels = np.asarray(content["data"]), np.asarray(content["labels"], dtype=np.int64)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
+            raise ValueError(f"pixels {pixels.dtype} {pixels.shape} for {len(labels)} labels")
+        if labels.min() < 0 or labels.max() > 9:
+            raise ValueError(f"labels {labels.min()}..{labels.max()}")
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise AmcError(
+            f"{path} is not a CIFAR-10 batch ({error}): expected uint8 rows of 3072 and labels 0..9; the "
+            "file is probably damaged, unpack it again"
+        ) from error
+    return RawImages(torch.from_numpy(pixels.copy()).view(-1, 3, 32, 32), torch.from_numpy(labels))

@@ -1,0 +1,59 @@
+"""scikit-learn's handwritten digits: 1,797 real 8x8 scans that come with the package, no download."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from amc.data.augment import random_shift, resize
+from amc.data.splits import RawImages, Splits, from_memory, hold_out, require_positive
+
+TEST_IMAGES = 360
+
+
+def digits(
+    *,
+    batch_size: int = 64,
+    image_size: int = 16,
+    search_val: int = 300,
+    calibration: int = 300,
+    seed: int = 0,
+) -> Splits:
+    """Build the digits, scaled up to `image_size` and repeated to three channels so that any network fits.
+
+    The 360 test images, and `search_val` given its size, are the same whatever the `seed`, so that runs with
+    different seeds are comparable. `seed` chooses the calibration images. Augmentation: shift by up to 1/8 of
+    the size; no flip, which would turn digits into other signs.
+    """
+    require_positive(image_size=image_size)
+    everything = _load(image_size)
+    test, rest = hold_out(everything.labels, TEST_IMAGES, name="test", of="digits")
+    remaining = everything[rest]
+    held, kept = hold_out(remaining.labels, search_val, name="search_val", of="the digits training set")
+    train = remaining[kept]
+    pixels = train.images[:, 0].double() / 255
+    return from_memory(
+        "digits",
+        num_classes=10,
+        train=train,
+        search_val=remaining[held],
+        load_test=lambda: everything[test],
+        augment=lambda images, draws: random_shift(images, image_size // 8, draws),
+        mean=(pixels.mean().item(),) * 3,
+        std=(pixels.std().item(),) * 3,
+        image_size=image_size,
+        batch_size=batch_size,
+        calibration=calibration,
+        seed=seed,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _load(image_size: int) -> RawImages:
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    grey = torch.from_numpy(scans.images).float()[:, None] / 16
+    images = (resize(grey, image_size) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    return RawImages(images, torch.from_numpy(scans.target).long())

@@ -1,0 +1,193 @@
+"""ONNX export: one file, weights inside, a free batch size, outputs checked against eager PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amc.errors import AmcError
+from amc.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+_PARITY_BATCH = 3  # not the batch of the traced example (2): a batch that was baked in shows up here
+_PARITY_SEED = 0
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """What was written, and how closely onnxruntime reproduces eager PyTorch from it.
+
+    Attributes:
+        path: The file.
+        max_abs_difference: Largest ``|onnxruntime - eager|`` over the logits of a random batch of 3.
+        bytes: Size of the file, weights included.
+        opset: Version of the default ONNX operator set.
+    """
+
+    path: Path
+    max_abs_difference: float
+    bytes: int
+    opset: int
+
+
+def export_onnx(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    path: str | os.PathLike[str],
+    *,
+    opset: int | None = None,
+    tolerance: float = 1e-4,
+    name: str | None = None,
+    widths: Mapping[str, str] | None = None,
+) -> OnnxExport:
+    """Write ``model`` as one self-contained ONNX file, once onnxruntime agrees with eager PyTorch.
+
+    The graph has one input ``input`` of shape (batch, C, H, W) and one output ``logits``, both float32 with a
+    free batch size. The model itself is left as it is: a copy in eval mode on the CPU is exported.
+
+    Args:
+        model: A network that maps one image batch to one tensor.
+        input_shape: One image, (C, H, W).
+        path: The file to write; it appears whole or not at all.
+        opset: ONNX operator set version; the exporter's own default if None.
+        tolerance: Largest allowed difference from eager, relative to the largest absolute logit.
+        name: Stored as the metadata property ``name``.
+        widths: Channel widths by layer, stored as metadata properties ``width.<layer>``.
+
+    Raises:
+        AmcError: The model cannot be exported at this opset, the outputs disagree, or the file
+            cannot be written.
+    """
+    reference = _eval_on_cpu(model)
+    proto = _to_proto(reference, input_shape, opset)
+    _add_metadata(proto, name, widths or {})
+    payload = _checked_bytes(proto)
+    difference, scale = _parity(reference, payload, input_shape)
+    if not difference <= tolerance * scale:  # also true for NaN
+        raise AmcError(
+            f"the ONNX model differs from eager by {difference / scale:.2e} of the largest logit, "
+            f"expected at most {tolerance:.0e}; "
+            "likely an operator that the exporter translates inexactly, or NaN weights"
+        )
+    target = Path(path)
+    atomic_write_bytes(target, payload)
+    return OnnxExport(target, difference, len(payload), _opset(proto))
+
+
+def onnx_bytes(model: nn.Module, input_shape: tuple[int, int, int], *, opset: int | None = None) -> bytes:
+    """Return ``model`` as a serialised ONNX graph with a free batch size, not compared with eager.
+
+    ``input_shape`` is one image, (C, H, W). Runtimes that load from memory take this.
+    """
+    return _checked_bytes(_to_proto(_eval_on_cpu(model), input_shape, opset))
+
+
+def _eval_on_cpu(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).cpu().eval()
+
+
+def _random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
+    """A (batch, C, H, W) standard normal input that leaves the global random state alone."""
+    import torch
+
+    return torch.randn((batch, *input_shape), generator=torch.Generator().manual_seed(_PARITY_SEED))
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the exporter's prints, log lines and warnings off the console; errors still propagate."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _to_proto(model: nn.Module, input_shape: tuple[int, int, int], opset: int | None) -> onnx.ModelProto:
+    import torch
+
+    try:
+        with _silenced():
+            program = torch.onnx.export(
+                model,
+                (_random_batch(input_shape, 2),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None  # the dynamo exporter always returns its program
+            proto: onnx.ModelProto = program.model_proto
+    except Exception as error:  # the exporter raises what its passes raise: no common base class
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AmcError(
+            f"{type(model).__name__} does not export to ONNX for an input of shape {tuple(input_shape)}, "
+            f"expected a traceable network on images of that shape; likely cause: {cause}"
+        ) from error
+    if opset is not None and _opset(proto) != opset:
+        raise AmcError(
+            f"the exporter wrote opset {_opset(proto)}, expected opset {opset}; "
+            "likely no conversion exists for one of the operators: ask for a newer opset"
+        )
+    return proto
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
+
+
+def _add_metadata(proto: onnx.ModelProto, name: str | None, widths: Mapping[str, str]) -> None:
+    import onnx
+
+    properties = {f"width.{layer}": str(width) for layer, width in widths.items()}
+    if name is not None:
+        properties["name"] = name
+    onnx.helper.set_model_props(proto, properties)
+
+
+def _checked_bytes(proto: onnx.ModelProto) -> bytes:
+    import onnx
+
+    payload: bytes = proto.SerializeToString(deterministic=True)
+    onnx.checker.check_model(payload, full_check=True)
+    return payload
+
+
+def _parity(model: nn.Module, payload: bytes, input_shape: tuple[int, int, int]) -> tuple[float, float]:
+    """Largest absolute difference between onnxruntime and eager, and the largest absolute eager logit."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    images = _random_batch(input_shape, _PARITY_BATCH)
+    with torch.inference_mode():
+        eager = model(images).numpy()
+    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    (exported,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
+    scale = max(float(np.abs(eager).max()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(np.asarray(exported) - eager).max()), scale

@@ -1,0 +1,48 @@
+"""Files that are either the old or the new version, never a part of one."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from amc.errors import AmcError
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` through a temporary file beside it, fsync and `os.replace`.
+
+    Raises:
+        AmcError: The file cannot be written; an old file at `path` is then still whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise AmcError(
+            f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"
+        ) from error
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, as `atomic_write_bytes` does."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: str | Path, obj: Any) -> None:
+    """Write `obj` as indented JSON, as `atomic_write_bytes` does; NaN and infinity are refused."""
+    try:
+        text = json.dumps(obj, indent=2, sort_keys=False, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise AmcError(
+            f"{path}: cannot write as JSON: {error}; expected finite numbers and plain types"
+        ) from error
+    atomic_write_text(path, text + "\n")

@@ -1,0 +1,93 @@
+"""What evaluations have cost is kept: a memory of evaluated widths that survives a kill.
+
+The file is append-only JSON lines. An interrupted search simply starts over from its seed: every width that
+was evaluated before is answered from here, so it reaches the point of interruption in seconds and goes on
+to the identical result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one candidate network achieves on ``search_val``, without fine-tuning.
+
+    Attributes:
+        widths: kept channels of every group.
+        top1: accuracy in percent.
+        loss: cross-entropy in nats.
+        agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect.
+        macs, params: of the candidate; ``*_ratio`` relative to the dense network.
+        seconds: CPU time that the evaluation took.
+    """
+
+    widths: tuple[int, ...]
+    top1: float
+    loss: float
+    agreement: float
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    seconds: float = field(compare=False)
+
+
+class Memo:
+    """Evaluations by widths, optionally backed by a file.
+
+    Args:
+        path: JSON-lines file to read and append to, or None to remember in memory only.
+        fingerprint: hash of all that determines an evaluation; lines of another one are skipped.
+    """
+
+    def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
+        self._fingerprint = fingerprint
+        self._known: dict[tuple[int, ...], Evaluation] = {}
+        self._file: IO[str] | None = None
+        if path is not None:
+            self._read(path)
+            self._file = path.open("a")
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):  # a kill in mid-write leaves half a line
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        for line in whole.decode().splitlines():
+            record = json.loads(line)
+            if record.pop("fingerprint") == self._fingerprint:
+                record["widths"] = tuple(record["widths"])
+                evaluation = Evaluation(**record)
+                self._known[evaluation.widths] = evaluation
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, widths: Sequence[int]) -> Evaluation | None:
+        """Return what is known of ``widths``."""
+        return self._known.get(tuple(widths))
+
+    def put(self, evaluation: Evaluation) -> None:
+        """Remember an evaluation, on disk before anything else is done with it."""
+        self._known[evaluation.widths] = evaluation
+        if self._file is not None:
+            line = {"fingerprint": self._fingerprint, **asdict(evaluation)}
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,324 @@
+"""From a model's name to the network: own zoo, torchvision, timm, or a factory of the user's.
+
+The libraries are imported only when a name needs them.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+import operator
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from amc.errors import AmcError
+from amc.models import cifar_resnet, mobilenet, vgg
+
+_Factory = Callable[..., nn.Module]
+
+_ZOO: dict[str, _Factory] = {
+    "resnet20": cifar_resnet.resnet20,
+    "resnet32": cifar_resnet.resnet32,
+    "resnet44": cifar_resnet.resnet44,
+    "resnet56": cifar_resnet.resnet56,
+    "resnet110": cifar_resnet.resnet110,
+    "plain20": cifar_resnet.plain20,
+    "vgg16_bn": vgg.vgg16_bn,
+    "mobilenet_v1": mobilenet.mobilenet_v1,
+    "mobilenet_v2": mobilenet.mobilenet_v2,
+}
+_TORCHVISION_WHEN_LARGE = frozenset({"mobilenet_v2", "vgg16_bn"})
+_WITH_AUX_HEADS = frozenset({"googlenet", "inception_v3"})
+# what `build` decides itself, or what would read weights from elsewhere
+_RESERVED_KWARGS = frozenset(
+    {"num_classes", "in_chans", "aux_logits", "weights", "weights_backbone", "pretrained"}
+    | {"pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
+_TIMM_HINT = "pip install amc-search[timm]"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed to build a network again.
+
+    Attributes:
+        name: Name as `build` resolves it.
+        num_classes: Number of logits.
+        input_shape: Channels, height and width of one image.
+        kwargs: Further keyword arguments of the factory, as pairs.
+    """
+
+    name: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise AmcError(f"model name: got {self.name!r}, expected a non-empty string")
+        if not _is_positive_int(self.num_classes):
+            raise AmcError(f"model num_classes: got {self.num_classes!r}, expected a positive integer")
+        shape = self.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 3 or not all(map(_is_positive_int, shape)):
+            raise AmcError(f"model input_shape: got {shape!r}, expected (channels, height, width)")
+
+    @property
+    def image_side(self) -> int:
+        """Shorter side of the image in pixels."""
+        return min(self.input_shape[1:])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that `json.dump` accepts and `from_json` reads."""
+        kwargs = dict(self.kwargs)
+        try:
+            json.dumps(kwargs, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise AmcError(
+                f"model {self.name!r}: kwargs {kwargs!r} cannot be stored as JSON; "
+                "expected numbers, strings, booleans, lists"
+            ) from error
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "kwargs": kwargs,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ModelSpec":
+        """Read what `to_json` returned (lists in kwargs become tuples)."""
+        required = {"name", "num_classes", "input_shape"}
+        if not isinstance(data, Mapping) or not required <= set(data) <= required | {"kwargs"}:
+            got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
+            raise AmcError(
+                f"model spec: got {got}, expected the keys {sorted(required)} and perhaps 'kwargs'"
+            )
+        shape, kwargs = data["input_shape"], data.get("kwargs", {})
+        if not isinstance(shape, list | tuple) or not isinstance(kwargs, Mapping):
+            raise AmcError(
+                f"model spec: got input_shape {shape!r} and kwargs {kwargs!r}, expected a list and an object"
+            )
+        pairs = tuple((key, _frozen(value)) for key, value in kwargs.items())
+        return cls(data["name"], data["num_classes"], tuple(shape), pairs)
+
+
+def available() -> list[str]:
+    """Return the names of the own zoo."""
+    return sorted(_ZOO)
+
+
+def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False) -> nn.Module:
+    """Build the network that `spec` names; it maps (N, *spec.input_shape) to logits (N, spec.num_classes).
+
+    Names are tried in this order: own zoo (`available()`; "mobilenet_v2" and "vgg16_bn" are torchvision's for
+    images of at least 128 pixels), torchvision classification models, "timm:NAME" or a timm name, and a
+    dotted path "package.module.factory" or "package.module:factory" (also from the current directory), which
+    is called with the kwargs, and with `num_classes` if it takes that.
+
+    Args:
+        spec: Name, classes, input shape and keyword arguments.
+        trust_dotted_path: Whether a dotted path may be imported. Pass False for names read from files.
+        pretrained: Load the library's own weights (torchvision and timm; downloads them).
+
+    Raises:
+        AmcError: Unknown name, refused dotted path, or a factory that fails.
+    """
+    name, large = spec.name, spec.image_side >= mobilenet.SMALL_IMAGE_SIDE
+    if name in _ZOO and not (large and name in _TORCHVISION_WHEN_LARGE):
+        return _build_zoo(spec, pretrained)
+    if name in _torchvision_names():
+        return _build_torchvision(spec, pretrained)
+    if name.startswith("timm:"):
+        return _build_timm(spec, name.removeprefix("timm:"), pretrained)
+    if ":" not in name and _is_timm_name(name):
+        return _build_timm(spec, name, pretrained)
+    if "." in name or ":" in name:
+        if not trust_dotted_path:
+            raise AmcError(
+                f"model {name!r}: this is a path to Python code, which is not imported for a name read "
+                "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
+            )
+        return _build_dotted(spec, pretrained)
+    raise _unknown(name, [*_ZOO, *_torchvision_names(), *_timm_names()])
+
+
+def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise AmcError(
+            f"model {spec.name!r}: got pretrained=True, expected a checkpoint file: the zoo has no weights"
+        )
+    _check_channels(spec)
+    _check_kwargs(spec)
+    factory = _ZOO[spec.name]
+    offered = {"num_classes": spec.num_classes, "image_size": spec.image_side}
+    return _call(spec, factory, _accepted(factory, offered))
+
+
+def _build_torchvision(spec: ModelSpec, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    _check_channels(spec)
+    _check_kwargs(spec)
+    defaults: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None, "num_classes": spec.num_classes}
+    if pretrained:
+        weights = getattr(models.get_model_weights(spec.name), "DEFAULT", None)
+        _check_pretrained_classes(spec, None if weights is None else len(weights.meta["categories"]))
+    elif spec.name in _WITH_AUX_HEADS:  # with weights, torchvision insists on its own values
+        defaults |= {"aux_logits": False, "init_weights": True}
+    model = _call(spec, lambda **kwargs: models.get_model(spec.name, **kwargs), defaults, pretrained)
+    if isinstance(model, models.Inception3):  # its weights come with the auxiliary head
+        model.aux_logits, model.AuxLogits = False, None
+    return model
+
+
+def _build_timm(spec: ModelSpec, name: str, pretrained: bool) -> nn.Module:
+    timm = _import_timm()
+    if timm is None:
+        raise AmcError(f"model {spec.name!r}: expected timm to be installed: {_TIMM_HINT}")
+    if not timm.is_model(name):
+        raise _unknown(spec.name, [f"timm:{known}" for known in timm.list_models()])
+    _check_kwargs(spec)
+    if pretrained:
+        config = timm.get_pretrained_cfg(name)
+        _check_pretrained_classes(spec, config.num_classes if config and config.has_weights else None)
+    defaults = {"pretrained": pretrained, "num_classes": spec.num_classes, "in_chans": spec.input_shape[0]}
+    return _call(spec, lambda **kwargs: timm.create_model(name, **kwargs), defaults, pretrained)
+
+
+def _build_dotted(spec: ModelSpec, pretrained: bool) -> nn.Module:
+    if pretrained:
+        raise AmcError(
+            f"model {spec.name!r}: got pretrained=True, expected a checkpoint file: your own factory has "
+            "no weights known here"
+        )
+    factory = _import_factory(spec.name)
+    return _call(spec, factory, _accepted(factory, {"num_classes": spec.num_classes}))
+
+
+def _call(
+    spec: ModelSpec, factory: _Factory, defaults: dict[str, Any], pretrained: bool = False
+) -> nn.Module:
+    kwargs = defaults | dict(spec.kwargs)
+    try:
+        model = factory(**kwargs)
+    except Exception as error:
+        cause = "no network to download the weights" if pretrained else "wrong kwargs or a bug in the factory"
+        raise AmcError(
+            f"model {spec.name!r}: building it with {kwargs!r} failed: {_brief(error)}; likely cause: {cause}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise AmcError(
+            f"model {spec.name!r}: the factory returned {type(model).__name__}, expected torch.nn.Module; "
+            "likely cause: the path names something else than the factory"
+        )
+    return model
+
+
+def _import_factory(path: str) -> _Factory:
+    separator = ":" if ":" in path else "."
+    module_name, _, attribute = path.rpartition(separator)
+    if not module_name or not attribute or module_name.startswith("."):
+        raise AmcError(f"model {path!r}: expected package.module.factory or package.module:factory")
+    if "" not in sys.path:
+        sys.path.append("")  # the current directory: a console script's path lacks it
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise AmcError(
+            f"model {path!r}: importing {module_name!r} failed: {_brief(error)}; expected a module "
+            "that is installed or lies in the current directory"
+        ) from error
+    try:
+        factory = operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise _unknown(path, [f"{module_name}{separator}{known}" for known in vars(module)]) from error
+    if not callable(factory):
+        raise AmcError(
+            f"model {path!r}: got {type(factory).__name__}, expected a function that returns the model"
+        )
+    return factory
+
+
+def _accepted(factory: _Factory, offered: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # some builtins have no signature
+        return {}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return offered
+    return {key: value for key, value in offered.items() if key in parameters}
+
+
+def _check_channels(spec: ModelSpec) -> None:
+    if spec.input_shape[0] != 3:
+        raise AmcError(
+            f"model {spec.name!r}: got images with {spec.input_shape[0]} channels, expected 3; likely cause: "
+            "a grey-scale data set: repeat its channel or pass your own model"
+        )
+
+
+def _check_kwargs(spec: ModelSpec) -> None:
+    if reserved := sorted(_RESERVED_KWARGS & dict(spec.kwargs).keys()):
+        raise AmcError(
+            f"model {spec.name!r}: got the kwargs {reserved}, which are set from the other options"
+        )
+
+
+def _check_pretrained_classes(spec: ModelSpec, classes: int | None) -> None:
+    if classes is None:
+        raise AmcError(f"model {spec.name!r}: got pretrained=True, but its library has no weights for it")
+    if classes != spec.num_classes:
+        raise AmcError(
+            f"model {spec.name!r}: got num_classes={spec.num_classes}, expected {classes} as in its "
+            "pretrained weights; likely cause: another data set: load a checkpoint trained on it instead"
+        )
+
+
+def _unknown(name: str, known: list[str]) -> AmcError:
+    close = difflib.get_close_matches(name, dict.fromkeys(known), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the zoo has {', '.join(available())}"
+    timm = "" if _import_timm() else f" (timm models need {_TIMM_HINT})"
+    return AmcError(f"model {name!r}: unknown name; {hint}{timm}")
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def _timm_names() -> list[str]:
+    timm = _import_timm()
+    return timm.list_models() if timm else []
+
+
+def _is_timm_name(name: str) -> bool:
+    timm = _import_timm()
+    if timm is None:
+        return False
+    # with a dot, only known "architecture.tag" names: timm's is_model looks at the part before the dot alone
+    return timm.models.is_model_pretrained(name) if "." in name else timm.is_model(name)
+
+
+def _import_timm() -> ModuleType | None:
+    try:
+        return importlib.import_module("timm")
+    except ImportError:
+        return None
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _frozen(value: object) -> object:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

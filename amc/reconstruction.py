@@ -1,0 +1,204 @@
+"""Least-squares refit of a layer that lost input channels, from second moments instead of features.
+
+With ``Y = X W^T`` the best weights on the kept columns S of X need only ``G = X^T X`` (He et al., Channel
+Pruning, ICCV 2017, eq. 4, in normal form): ``W' = (G_SS + r I)^-1 (G_S: W^T + r W_S^T)``. The ridge pulls
+towards the original weights, so that keeping everything changes nothing. X is the layer's input unfolded
+to patches, with a column of ones so that the bias is refitted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+from amc.graph import Graph
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a layer's input.
+
+    Attributes:
+        gram: (D + 1, D + 1) float64, ``[X, 1]^T [X, 1] / rows``; D = in_channels * kh * kw.
+        rows: number of patches seen.
+    """
+
+    gram: Tensor
+    rows: int
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Weights that replace a layer's on its kept columns.
+
+    Attributes:
+        weight: (out_channels, kept columns) float32.
+        shift: (out_channels,) float32, to be added to the layer's output.
+    """
+
+    weight: Tensor
+    shift: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the refit holds."""
+        return self.weight.nbytes + self.shift.nbytes
+
+
+def refit_layers(graph: Graph) -> tuple[str, ...]:
+    """Return the layers that read prunable channels, in forward order."""
+    readers = {name for group in graph.groups for name in group.readers}
+    return tuple(layer.name for layer in graph.layers if layer.name in readers)
+
+
+@torch.inference_mode()
+def collect_moments(
+    model: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    *,
+    positions_per_image: int = 16,
+    batch_size: int = 50,
+    seed: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> dict[str, Moments]:
+    """Collect the second moments of every named layer in one pass, in eval mode.
+
+    Args:
+        images: calibration images (N, C, H, W), normalised.
+        positions_per_image: output positions sampled from each image (all, where a map has fewer).
+        progress: called with the number of images done after every batch.
+    """
+    modules = dict(model.named_modules())
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = dict.fromkeys(layers, 0)
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            patches = _patches(module, inputs[0], positions_per_image, generator).double()
+            ones = patches.new_ones(len(patches), 1)
+            extended = torch.cat([patches, ones], dim=1)
+            gram = extended.T @ extended
+            sums[name] = sums[name].add_(gram) if name in sums else gram
+            rows[name] += len(extended)
+
+        return hook
+
+    hooks = [modules[name].register_forward_pre_hook(record(name)) for name in layers]
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            model(batch)
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    for name, gram in sums.items():
+        if not torch.isfinite(gram).all():
+            raise AmcError(
+                f"the input of layer {name!r} is not finite on the calibration images; NaN weights?"
+            )
+    return {name: Moments((sums[name] / rows[name]).cpu(), rows[name]) for name in layers}
+
+
+def _patches(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Unfold a layer's input at sampled output positions: (rows, in_channels * kh * kw)."""
+    if isinstance(module, nn.Linear):
+        flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        if flat.shape[1] > limit:
+            flat = flat[:, torch.randperm(flat.shape[1], generator=generator)[:limit]]
+        return flat.flatten(0, 1)
+    assert isinstance(module, nn.Conv2d)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    (kh, kw), (sy, sx), (dy, dx) = module.kernel_size, module.stride, module.dilation
+    height = (padded.shape[2] - dy * (kh - 1) - 1) // sy + 1
+    width = (padded.shape[3] - dx * (kw - 1) - 1) // sx + 1
+    chosen = torch.arange(height * width)
+    if len(chosen) > limit:
+        chosen = torch.randperm(len(chosen), generator=generator)[:limit]
+    tap = torch.arange(kh * kw)
+    rows = (chosen // width * sy)[:, None] + (tap // kw * dy)[None, :]
+    columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
+    patches = padded[:, :, rows.to(inputs.device), columns.to(inputs.device)]  # (N, C, P, kh * kw)
+    return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
+
+
+def expand_columns(channels: Tensor, taps: int) -> Tensor:
+    """Return the columns of X that belong to input channels: ``taps`` = kh * kw columns each."""
+    return (channels[:, None] * taps + torch.arange(taps)).flatten()
+
+
+def refit(
+    moments: Moments, weight: Tensor, columns: Tensor, *, intercept: bool, ridge: float = 1e-4
+) -> Refit:
+    """Solve for the weights on the kept columns that reproduce the dense layer's output best.
+
+    Args:
+        weight: (out_channels, D) dense weights, flattened.
+        columns: kept columns, ascending.
+        intercept: whether the output may also be shifted (the layer has a bias or a batch norm after it).
+        ridge: weight of staying near the dense weights, relative to the mean input energy of a column.
+    """
+    gram, dense = moments.gram, weight.detach().double().cpu()
+    size = dense.shape[1]
+    free = torch.cat([columns, torch.tensor([size])]) if intercept else columns
+    system = gram[free][:, free].clone()
+    target = gram[free][:, :size] @ dense.T
+    penalty = ridge * float(gram.diagonal()[:size].mean().clamp(min=1e-30))
+    kept = len(columns)
+    system.diagonal()[:kept] += penalty
+    target[:kept] += penalty * dense[:, columns].T
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        solution = torch.linalg.lstsq(system, target, driver="gelsd").solution
+    else:
+        solution = torch.cholesky_solve(target, factor)
+    shift = solution[kept] if intercept else torch.zeros(len(dense), dtype=torch.float64)
+    return Refit(solution[:kept].T.float().contiguous(), shift.float())
+
+
+class RefitCache:
+    """Refits by (layer, kept columns), so that an episode looks weights up; least recently used go first.
+
+    Args:
+        solve: ``(layer, kept input channels) -> Refit``.
+        limit_bytes: bound on the memory held.
+    """
+
+    def __init__(self, solve: Callable[[str, Tensor], Refit], limit_bytes: int) -> None:
+        self._solve = solve
+        self._limit = limit_bytes
+        self._entries: dict[tuple[str, bytes], Refit] = {}
+        self._bytes = 0
+
+    def __call__(self, layer: str, channels: Tensor) -> Refit:
+        """Return the refit of ``layer`` when only ``channels`` of its input are kept."""
+        key = (layer, channels.numpy().tobytes())
+        found = self._entries.pop(key, None)
+        if found is None:
+            found = self._solve(layer, channels)
+            self._bytes += found.nbytes
+        self._entries[key] = found
+        while self._bytes > self._limit and len(self._entries) > 1:
+            oldest = next(iter(self._entries))
+            self._bytes -= self._entries.pop(oldest).nbytes
+        return found
+
+
+def has_intercept(graph: Graph, modules: Mapping[str, nn.Module], layer: str) -> bool:
+    """Whether a constant can be added to a layer's output: into its bias or the batch norm after it."""
+    norm = modules.get(graph.norm_after.get(layer, ""))
+    tracked = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+    return getattr(modules[layer], "bias", None) is not None or tracked

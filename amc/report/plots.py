@@ -1,0 +1,193 @@
+"""Plots as inline SVG that takes its colours from the page.
+
+The figures are drawn in placeholder colours that are then replaced by CSS variables (``var(--ink)``), so the
+same picture follows a light and a dark theme. Text stays text. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, ACCENT, WARM, BEST = (f"#0102{n:02x}" for n in range(6))
+"""Placeholder colours: text, secondary marks, grid lines, kept channels and search, warm-up, best so far."""
+
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WARM: "warm", BEST: "best"}
+_INCH_WIDE = 9.6
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text, not glyph outlines: small, selectable, in the page's colours
+    "text.parse_math": False,  # a "$" in a layer's name is a dollar sign
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+
+def widths_svg(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Draw channels per group (dense outlined, kept filled) beside the share that is kept.
+
+    Each group has ``name`` and the channel counts ``dense`` and ``kept``.
+    """
+    return _render(
+        "widths", _INCH_WIDE, 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups)
+    )
+
+
+def search_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the return of every episode, the best so far, and the warm-up as a shaded span.
+
+    Each episode has ``episode``, ``return`` and ``phase`` (``warmup`` or ``search``).
+    """
+    return _render("search", _INCH_WIDE, 3.6, lambda figure: _draw_search(figure, episodes))
+
+
+def scatter_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the accuracy of every episode in percent against its MACs in percent of the dense network's.
+
+    Each episode has ``macs_ratio`` (fraction), ``top1`` (percent), ``return`` and ``phase``.
+    """
+    return _render("scatter", _INCH_WIDE, 4.2, lambda figure: _draw_scatter(figure, episodes))
+
+
+def _draw_widths(figure: Figure, groups: Sequence[Mapping[str, Any]]) -> None:
+    rows = range(len(groups))
+    dense = [group["dense"] for group in groups]
+    kept = [group["kept"] for group in groups]
+    shares = [100 * k / d if d else 0.0 for k, d in zip(kept, dense, strict=True)]
+    channels, preserved = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    channels.barh(rows, kept, height=0.62, color=ACCENT, label="kept")
+    channels.barh(rows, dense, height=0.62, facecolor="none", edgecolor=MUTED, linewidth=0.9, label="dense")
+    for row in rows:
+        channels.annotate(
+            f"{kept[row]} / {dense[row]}",
+            (dense[row], row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=8.5,
+        )
+    channels.set_yticks(rows, [_shortened(str(group["name"])) for group in groups])
+    channels.tick_params(axis="y", length=0, pad=6, labelcolor=INK)
+    channels.set_ylim(len(groups) - 0.4, -0.6)
+    channels.set_xlim(0, 1.16 * max(dense))
+    channels.set_xlabel("channels")
+    channels.grid(visible=False, axis="y")
+    preserved.hlines(rows, 0, shares, color=ACCENT, linewidth=1.4)
+    preserved.plot(shares, rows, "o", color=ACCENT, markersize=4.5)
+    preserved.set_xlim(0, 104)
+    preserved.set_xlabel("channels kept, %")
+    preserved.tick_params(axis="y", length=0, labelleft=False)
+    preserved.grid(visible=False, axis="y")
+    _legend(channels, columns=2)
+
+
+def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.subplots()
+    warmup = [episode["episode"] for episode in episodes if episode.get("phase") == "warmup"]
+    if warmup:
+        axes.axvspan(
+            min(warmup) - 0.5, max(warmup) + 0.5, color=WARM, alpha=0.13, linewidth=0, label="warm-up"
+        )
+    numbers = [episode["episode"] for episode in episodes]
+    returns = [episode["return"] for episode in episodes]
+    axes.plot(numbers, returns, "o", color=ACCENT, markersize=3.6, alpha=0.65, mew=0, label="episode")
+    axes.step(numbers, list(accumulate(returns, max)), where="post", color=BEST, lw=1.8, label="best so far")
+    axes.set_xlabel("episode")
+    axes.set_ylabel("return")
+    axes.margins(x=0.01)
+    _legend(axes, columns=3)
+
+
+def _draw_scatter(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.subplots()
+    for phase, color, label in (("warmup", WARM, "warm-up"), ("search", ACCENT, "search")):
+        points = [episode for episode in episodes if episode.get("phase") == phase]
+        if points:
+            axes.plot(
+                *_macs_and_top1(points), "o", color=color, markersize=4.4, alpha=0.65, mew=0, label=label
+            )
+    best = max(episodes, key=lambda episode: episode["return"])
+    ring: dict[str, Any] = {
+        "markersize": 10,
+        "markerfacecolor": "none",
+        "markeredgecolor": BEST,
+        "markeredgewidth": 1.8,
+    }
+    axes.plot(*_macs_and_top1([best]), "o", **ring, label="best return")
+    axes.set_xlabel("MACs, % of dense")
+    axes.set_ylabel("top-1 during the search, %")
+    _legend(axes, columns=3)
+
+
+def _macs_and_top1(episodes: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Both in percent."""
+    return [100 * e["macs_ratio"] for e in episodes], [e["top1"] for e in episodes]
+
+
+def _shortened(name: str, limit: int = 40) -> str:
+    """The name, or its two ends around an ellipsis: coupled layers can have very long ones."""
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
+
+
+def _legend(axes: Axes, *, columns: int) -> None:
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=columns,
+        borderaxespad=0.2,
+        handlelength=1.4,
+        labelcolor=MUTED,
+    )
+
+
+def _render(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
+    """Draw on a new figure of so many inches; return an ``<svg>`` whose ids start with ``name``."""
+    import matplotlib.style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": name}]):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=no_metadata)
+    return _for_page(buffer.getvalue(), name)
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Drop the prologue and the fixed size, make ids unique on the page, and put variables for colours."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return svg

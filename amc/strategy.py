@@ -1,0 +1,143 @@
+"""A pruning strategy: how many channels each group keeps, as a frozen, versioned, readable value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amc.errors import AmcError
+from amc.files import atomic_write_json
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class GroupWidth:
+    """Width of one channel group: ``kept`` of ``dense`` channels stay."""
+
+    name: str
+    dense: int
+    kept: int
+
+    @property
+    def preserve_ratio(self) -> float:
+        """Kept share of the group, in (0, 1]."""
+        return self.kept / self.dense
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Widths of all channel groups of one network, in forward order.
+
+    Attributes:
+        groups: one entry a channel group.
+        macs_ratio: pruned / dense multiply-adds at these widths.
+        params_ratio: pruned / dense parameters at these widths.
+        seed: seed of the search that found it.
+        model: what rebuilds the dense network (``amc.models.ModelSpec.to_json()``).
+        budget: the constraint it was searched under, e.g. ``{"kind": "macs", "ratio": 0.5}``.
+        provenance: free-form facts, e.g. the agent and the value of the reward.
+    """
+
+    groups: tuple[GroupWidth, ...]
+    macs_ratio: float
+    params_ratio: float
+    seed: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse widths that no network can have."""
+        for group in self.groups:
+            if not 1 <= group.kept <= group.dense:
+                raise AmcError(
+                    f"strategy keeps {group.kept} of {group.dense} channels in group {group.name!r}; "
+                    f"expected 1 to {group.dense}"
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Kept channels of every group, in forward order."""
+        return tuple(group.kept for group in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; ``from_json`` inverts it exactly."""
+        return {
+            "_version": VERSION,
+            "macs_ratio": self.macs_ratio,
+            "params_ratio": self.params_ratio,
+            "seed": self.seed,
+            "budget": dict(self.budget),
+            "model": dict(self.model),
+            "groups": [{"name": g.name, "dense": g.dense, "kept": g.kept} for g in self.groups],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Strategy:
+        """Read the JSON form.
+
+        Raises:
+            AmcError: another version, or a missing or malformed field.
+        """
+        if data.get("_version") != VERSION:
+            raise AmcError(f"strategy has _version {data.get('_version')!r}; this release reads {VERSION}")
+        try:
+            return cls(
+                groups=tuple(
+                    GroupWidth(str(g["name"]), int(g["dense"]), int(g["kept"])) for g in data["groups"]
+                ),
+                macs_ratio=float(data["macs_ratio"]),
+                params_ratio=float(data["params_ratio"]),
+                seed=int(data["seed"]),
+                model=data.get("model", {}),
+                budget=data.get("budget", {}),
+                provenance=data.get("provenance", {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise AmcError(
+                f"strategy is malformed: {error!r}; expected the fields of strategy.json"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the JSON form atomically."""
+        atomic_write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Strategy:
+        """Read a ``strategy.json``.
+
+        Raises:
+            AmcError: the file is missing, is no JSON object, or is malformed.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise AmcError(f"no strategy at {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise AmcError(f"strategy {path} is not JSON ({error}); is the file truncated?") from error
+        if not isinstance(data, dict):
+            raise AmcError(f"strategy {path} holds a {type(data).__name__}; expected a JSON object")
+        return cls.from_json(data)
+
+    def check_fits(self, names: Sequence[str], dense: Sequence[int]) -> None:
+        """Make sure that this strategy speaks of a network with these groups.
+
+        Raises:
+            AmcError: names or dense widths differ; says the first difference.
+        """
+        if len(names) != len(self.groups):
+            raise AmcError(
+                f"strategy has {len(self.groups)} channel groups, the network has {len(names)}; "
+                "is it for another network?"
+            )
+        for group, name, width in zip(self.groups, names, dense, strict=True):
+            if (group.name, group.dense) != (name, width):
+                raise AmcError(
+                    f"strategy has group {group.name!r} of {group.dense} channels where the network has "
+                    f"{name!r} of {width}; is it for another network?"
+                )

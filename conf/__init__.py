@@ -1,0 +1,1 @@
+"""Hydra configuration: plain yaml, checked against ``experiments/schema.py``."""

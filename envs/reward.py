@@ -1,0 +1,89 @@
+"""Rewards of a finished episode: pure functions of what the pruned network achieves."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from amc.errors import AmcError
+from amc.memo import Evaluation
+
+Score = Callable[[Evaluation], float]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A score and whether the budget is enforced under it.
+
+    Attributes:
+        name: as written in the configuration.
+        score: higher is better.
+        enforces_budget: False for AMC's accuracy-guaranteed rewards, which trade cost against accuracy
+            themselves (section 3.3) and search without a hard limit.
+    """
+
+    name: str
+    score: Score
+    enforces_budget: bool = True
+
+
+def _error(evaluation: Evaluation) -> float:
+    return 1.0 - evaluation.top1 / 100.0
+
+
+def accuracy(evaluation: Evaluation) -> float:
+    """R_err = -error (AMC section 3.3); 0 is perfect."""
+    return -_error(evaluation)
+
+
+def accuracy_macs(evaluation: Evaluation) -> float:
+    """R_FLOPs = -error * log(MACs) (AMC eq. 5)."""
+    return -_error(evaluation) * math.log(evaluation.macs)
+
+
+def accuracy_params(evaluation: Evaluation) -> float:
+    """R_Param = -error * log(parameters) (AMC eq. 5)."""
+    return -_error(evaluation) * math.log(evaluation.params)
+
+
+def agreement(evaluation: Evaluation) -> float:
+    """Minus the mean KL divergence from the dense network's predictions, in nats; 0 is perfect.
+
+    It still tells candidates apart where the dense network has memorised the images.
+    """
+    return evaluation.agreement
+
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": Reward("accuracy", accuracy),
+    "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False),
+    "accuracy_params": Reward("accuracy_params", accuracy_params, enforces_budget=False),
+    "agreement": Reward("agreement", agreement),
+}
+
+
+def get_reward(name: str) -> Reward:
+    """Return a reward by its name or by the dotted path of a function ``Evaluation -> float``.
+
+    Raises:
+        AmcError: unknown name, or a path that leads to no function.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    module, _, function = name.replace(":", ".").rpartition(".")
+    if not module:
+        near = get_close_matches(name, REWARDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AmcError(
+            f"unknown reward {name!r}; expected one of {', '.join(REWARDS)} or a dotted path{hint}"
+        )
+    try:
+        score = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise AmcError(f"reward {name!r} cannot be imported: {error}") from error
+    if not callable(score):
+        raise AmcError(f"reward {name!r} is a {type(score).__name__}; expected a function of an Evaluation")
+    return Reward(name, score)

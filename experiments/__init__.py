@@ -1,0 +1,1 @@
+"""Composition: reads the configuration, runs stages, writes the run folder."""

@@ -1,0 +1,89 @@
+"""``search.jsonl``: one line an episode, written as it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from agents import Episode
+from amc.errors import AmcError
+from amc.memo import Evaluation
+
+
+class EpisodeWriter:
+    """Writes episodes and keeps count of the best.
+
+    The file is written anew by each search: an agent that starts over from its seed writes the same lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w")
+        self._seen: set[tuple[int, ...]] = set()
+        self.best_value = -math.inf
+        self.best_evaluation: Any = None
+        self.count = 0
+        self.cpu_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def distinct(self) -> int:
+        """How many different networks were evaluated."""
+        return len(self._seen)
+
+    def write(self, episode: Episode, evaluation: Evaluation) -> bool:
+        """Append an episode; return whether it is the best so far."""
+        if evaluation.widths not in self._seen:
+            self._seen.add(evaluation.widths)
+            self.cpu_seconds += evaluation.seconds
+        self._file.write(json.dumps(_line(episode, evaluation), allow_nan=False) + "\n")
+        self._file.flush()
+        self.count += 1
+        improved = episode.value > self.best_value
+        if improved:
+            self.best_value, self.best_evaluation = episode.value, evaluation
+        return improved
+
+
+def _line(episode: Episode, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "episode": episode.index,
+        "phase": episode.phase,
+        "return": episode.value,
+        "top1": evaluation.top1,
+        "loss": evaluation.loss,
+        "agreement": evaluation.agreement,
+        "macs": evaluation.macs,
+        "params": evaluation.params,
+        "macs_ratio": evaluation.macs_ratio,
+        "params_ratio": evaluation.params_ratio,
+        "widths": list(evaluation.widths),
+        "requested": list(episode.requested),
+        "executed": list(episode.executed),
+        "seconds": evaluation.seconds,
+    }
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """Read ``search.jsonl``; a half-written last line of a killed search is left out.
+
+    Raises:
+        AmcError: another line is malformed.
+    """
+    lines = path.read_text().split("\n")
+    episodes = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            episodes.append(json.loads(line))
+        except ValueError as error:
+            raise AmcError(f"{path} line {number} is not JSON: {error}") from error
+    return episodes

@@ -1,0 +1,66 @@
+"""Where a result comes from: commit, versions, device, data, command."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+PACKAGES = (
+    "amc-search", "torch", "torchvision", "torch-pruning", "gymnasium", "stable-baselines3", "numpy",
+    "hydra-core", "onnx", "onnxruntime",
+)  # fmt: skip
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Return the facts that are needed to make a run's figures again."""
+    import torch
+
+    from amc.latency.measure import cpu_model
+
+    return {
+        "command": command(run),
+        "commit": commit(),
+        "seed": run.config.seed,
+        "data": {"name": run.splits.name, "fingerprint": run.splits.fingerprint},
+        "device": {"kind": str(run.device), "cpu": cpu_model(), "threads": torch.get_num_threads()},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def command(run: Run) -> str:
+    """Return the command line that was run, without the folder it was run in."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("run_dir=")]
+    return " ".join(["amc", *arguments])
+
+
+def commit() -> str | None:
+    """Return the commit of the source tree ("+dirty" with uncommitted changes), or None outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+dirty" if dirty else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

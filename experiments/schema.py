@@ -1,0 +1,226 @@
+"""The configuration, typed: Hydra refuses any key that is not declared here.
+
+Only the standard library, Hydra and OmegaConf are imported, so that ``amc --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """The dense network.
+
+    ``checkpoint`` is a .safetensors, .pth or .th file; ``pretrained`` downloads torchvision's or timm's weights;
+    ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it.
+    """
+
+    name: str = MISSING
+    checkpoint: str | None = None
+    pretrained: bool = False
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """A data set; ``search_val`` and ``calibration`` are numbers of training images set aside."""
+
+    name: str = MISSING
+    batch_size: int = 128
+    image_size: int = 32
+    search_val: int = 5000
+    calibration: int = 500
+
+
+@dataclass
+class DigitsData(DataConfig):
+    """Scikit-learn's 1,797 scanned digits; no download."""
+
+    name: str = "digits"
+    batch_size: int = 64
+    image_size: int = 16
+    search_val: int = 300
+    calibration: int = 300
+
+
+@dataclass
+class Cifar10Data(DataConfig):
+    """CIFAR-10 from ``root``/cifar-10-batches-py."""
+
+    name: str = "cifar10"
+    root: str | None = None
+    download: bool = False
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+
+@dataclass
+class ImageFolderData(DataConfig):
+    """Folders of images in ImageNet's layout under ``root``."""
+
+    name: str = "imagefolder"
+    root: str | None = None
+    train: str = "train"
+    test: str = "val"
+    search_val_dir: str | None = None
+    batch_size: int = 256
+    image_size: int = 224
+    resize: int = 256
+    search_val: int = 2000
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    rotate_180: bool = False
+    allow_empty: bool = False
+    workers: int = 2
+
+
+@dataclass
+class FakeData(DataConfig):
+    """Synthetic patterns of any size, for smoke tests."""
+
+    name: str = "fake"
+    num_classes: int = 10
+    train: int = 512
+    test: int = 128
+    batch_size: int = 32
+    search_val: int = 128
+    calibration: int = 64
+
+
+@dataclass
+class BudgetConfig:
+    """The limit: a share of the dense cost, and the widths that are allowed."""
+
+    kind: str = MISSING
+    macs_ratio: float | None = None
+    params_ratio: float | None = None
+    round_to: int = 4
+    min_preserve_ratio: float = 0.2
+
+
+@dataclass
+class AgentConfig:
+    """A searcher; ``episodes`` counts all evaluations, warm-up included. Baselines ignore ``warmup_episodes``."""
+
+    name: str = MISSING
+    episodes: int = 150
+    warmup_episodes: int = 50
+
+
+@dataclass
+class DDPGConfig(AgentConfig):
+    """See ``agents.ddpg.DDPGSettings``."""
+
+    name: str = "ddpg"
+    hidden: list[int] = field(default_factory=lambda: [300, 300])
+    actor_lr: float = 1e-4
+    critic_lr: float = 1e-3
+    tau: float = 0.01
+    gamma: float = 1.0
+    batch_size: int = 64
+    replay_size: int = 2000
+    sigma: float = 0.5
+    sigma_decay: float = 0.95
+    baseline_alpha: float = 0.5
+    store_executed: bool = True
+    updates_per_step: int = 1
+
+
+@dataclass
+class CompressorConfig:
+    """See ``amc.compressor.CompressorSettings``; ``exclude`` lists group names that keep every channel."""
+
+    order: str = "l1"
+    refit: bool = True
+    ridge: float = 1e-4
+    positions_per_image: int = 16
+    batch_size: int = 128
+    cache_mib: int = 1024
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TrainConfig:
+    """See ``amc.finetuning.TrainSettings``."""
+
+    epochs: int = MISSING
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = True
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+    distill_weight: float = 0.0
+    distill_temperature: float = 4.0
+    grad_clip: float | None = None
+
+
+@dataclass
+class ExportConfig:
+    """``tolerance``: largest allowed difference from the network, relative to its largest logit."""
+
+    tolerance: float = 1e-4
+    opset: int | None = None
+
+
+@dataclass
+class LatencyConfig:
+    """How latency is measured; one thread makes the figures CPU time."""
+
+    backends: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
+    batch: int = 1
+    threads: int = 1
+    rounds: int = 30
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
+
+    name: str = MISSING
+    project: str = "amc-search"
+    entity: str | None = None
+    group: str | None = None
+    mode: str = "offline"
+
+
+@dataclass
+class Config:
+    """The whole job."""
+
+    stages: list[str] = MISSING
+    name: str = MISSING
+    seed: int = 0
+    run_dir: str = MISSING
+    strategy: str | None = None
+    reward: str = MISSING
+    device: str = "auto"
+    threads: int | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    agent: AgentConfig = MISSING
+    compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20))
+    finetune: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=10, lr=0.02, distill_weight=0.5, label_smoothing=0.0)
+    )
+    export: ExportConfig = field(default_factory=ExportConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+def register() -> None:
+    """Make the schema known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
+        store.store(group="data", name=f"base_{node.name}", node=node)
+    store.store(group="agent", name="base_agent", node=AgentConfig)
+    store.store(group="agent", name="base_ddpg", node=DDPGConfig)

@@ -1,0 +1,56 @@
+"""The stages of a run, in the order in which they make sense. Each is a module with ``run(run) -> facts``."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+STAGES = (
+    "train",
+    "search",
+    "prune",
+    "finetune",
+    "compare",
+    "evaluate",
+    "export",
+    "benchmark",
+    "inspect",
+    "report",
+)
+
+
+def run_stages(run: Run) -> None:
+    """Run the configured stages in the order given.
+
+    Raises:
+        AmcError: an unknown stage (before any is run), or what a stage has to say.
+    """
+    for name in run.config.stages:
+        if name not in STAGES:
+            near = get_close_matches(name, STAGES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
+    _ = run.reward  # a misspelt reward must not wait for the end of the training
+    tracker = run.tracker
+    summary: dict[str, Any] = {}
+    try:
+        for name in run.config.stages:
+            summary |= {f"{name}/{key}": value for key, value in run_stage(run, name).items()}
+    finally:
+        tracker.finish({key: value for key, value in summary.items() if isinstance(value, int | float | str)})
+
+
+def run_stage(run: Run, name: str) -> dict[str, Any]:
+    """Run one stage and record its facts with the wall-clock seconds it took."""
+    start = time.perf_counter()
+    facts = importlib.import_module(f"experiments.stages.{name}").run(run)
+    facts = {**facts, "stage_seconds": round(time.perf_counter() - start, 2)}
+    run.record(name, facts)
+    return facts

@@ -1,0 +1,78 @@
+"""Stage ``prune``: the strategy is carried out, channels really gone, and the cut network is proved right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from amc.checkpoint import save_safetensors
+from amc.compressor import Compressor
+from amc.counting import count_macs
+from amc.errors import AmcError
+from amc.evaluation import logits
+from amc.pruning import surgery
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+FOLDED_TOLERANCE = 1e-3
+"""Allowed float32 difference between the searched network (batch norm folded) and the cut one, relative to
+the largest logit."""
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``pruned.safetensors`` (and ``model.safetensors``, until fine-tuning replaces it)."""
+    strategy = run.strategy()
+    strategy.save(run.folder / "strategy.json")
+    with tqdm(
+        total=len(run.splits.calibration), desc="prune", unit="image", disable=None, leave=False
+    ) as bar:
+        compressor = run.compressor(progress=bar.update)
+    model, facts = cut(run, compressor, strategy.widths)
+    for name in ("pruned.safetensors", "model.safetensors"):
+        save_safetensors(model.state_dict(), run.folder / name)
+    print(f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left")
+    return facts
+
+
+def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
+    """Remove the channels by surgery, put the refitted weights in and compare with the sliced candidate.
+
+    Raises:
+        AmcError: the cut network is over the budget or differs from the one that the search judged.
+    """
+    sliced = compressor.pruned_model(widths).eval()
+    model = surgery(run.dense, run.graph, compressor.kept(widths)).eval()
+    model.load_state_dict(sliced.state_dict())
+    images = run.splits.calibration.images[:64]
+    outputs, expected = logits(model, images, 64), logits(sliced, images, 64)
+    if not torch.equal(outputs, expected):
+        raise AmcError("the cut network differs from the sliced one; please report this network")
+    candidate = logits(compressor.candidate(widths), images.to(run.device), 64).cpu()
+    difference = float((outputs - candidate).abs().max() / outputs.abs().max())
+    if not difference <= FOLDED_TOLERANCE:
+        raise AmcError(
+            f"the cut network differs from the searched one by {difference:.3g} of the largest logit "
+            f"(allowed {FOLDED_TOLERANCE:g})"
+        )
+    macs = count_macs(model, run.splits.input_shape)
+    if macs != compressor.macs(widths):
+        raise AmcError(f"fvcore counts {macs} MACs in the cut network, expected {compressor.macs(widths)}")
+    cost = run.budget.cost(widths)
+    if run.budget.enforced and cost > run.budget.limit:
+        raise AmcError(
+            f"the strategy costs {cost / run.budget.dense_cost:.4f} of the dense {run.budget.kind}, over "
+            f"budget.{run.budget.kind}_ratio={run.budget.ratio:g}; it was made for another budget"
+        )
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return model, {
+        "macs": macs,
+        "params": params,
+        "macs_ratio": macs / compressor.macs(run.graph.dense_widths),
+        "params_ratio": params / compressor.params(run.graph.dense_widths),
+        "sliced_equals_cut": True,
+        "folded_difference": difference,
+    }

@@ -1,0 +1,88 @@
+"""Stage ``report``: all that the run found in ``report.json``, ``report.html`` and a short table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amc.files import atomic_write_json
+from amc.report import write_html
+from amc.strategy import Strategy
+from experiments.episodes import read_episodes
+from experiments.provenance import provenance
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+NETWORKS = ("dense", "pruned", "finetuned")
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write the reports; the accuracies are measured here on the test images."""
+    from experiments.stages import run_stage
+
+    strategy = Strategy.load(run.require("strategy.json", "search"))
+    run.require("pruned.safetensors", "prune")
+    report = assemble(run, run_stage(run, "evaluate"), strategy)
+    atomic_write_json(run.folder / "report.json", report)
+    log = run.folder / "search.jsonl"
+    write_html(
+        run.folder / "report.html", report, read_episodes(log) if log.exists() else [], strategy.to_json()
+    )
+    print(table(report))
+    print(f"everything is in {run.folder}")
+    return {name: report[name]["top1"] for name in NETWORKS if name in report}
+
+
+def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
+    """Merge what the stages recorded."""
+    report: dict[str, Any] = {
+        "model": run.spec.name,
+        "data": run.splits.name,
+        "seed": run.config.seed,
+        "macs_ratio": strategy.macs_ratio,
+        "params_ratio": strategy.params_ratio,
+        "budget": dict(strategy.budget),
+        **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
+    }
+    speedup: dict[str, float] = {}
+    final = "finetuned" if "finetuned" in report else "pruned"
+    for runtime in (run.recorded("benchmark") or {}).get("runtimes", []):
+        if (found := runtime["comparison"]) is None:
+            continue
+        name = runtime["backend"]
+        speedup[name] = found["speedup"]
+        report["dense"].setdefault("latency_ms", {})[name] = found["dense"]["median_ms"]
+        report[final].setdefault("latency_ms", {})[name] = found["pruned"]["median_ms"]
+    report["speedup"] = speedup
+    for stage in ("search", "finetune", "compare", "export"):
+        if (facts := run.recorded(stage)) is not None:
+            report[stage] = facts
+    report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
+    report["provenance"] = provenance(run)
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the few lines that end a run on the terminal."""
+    runtimes = list(report["speedup"])
+    head = ["", "top-1 %", "MACs M", "params M", *(f"{name} ms" for name in runtimes)]
+    rows = [head]
+    for name in NETWORKS:
+        if (network := report.get(name)) is None:
+            continue
+        latency = network.get("latency_ms", {})
+        times = [f"{latency[r]:.3f}" if r in latency else "" for r in runtimes]
+        cost = [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
+        rows.append([name, f"{network['top1']:.2f}", *cost, *times])
+    rows.append(
+        ["dense / pruned", "", f"{1 / report['macs_ratio']:.2f}x", f"{1 / report['params_ratio']:.2f}x"]
+    )
+    rows[-1] += [f"{report['speedup'][r]:.2f}x" for r in runtimes]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )

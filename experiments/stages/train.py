@@ -1,0 +1,38 @@
+"""Stage ``train``: the dense network, trained here or taken from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amc.checkpoint import save_safetensors
+from amc.evaluation import logits, top1
+from amc.finetuning import EpochRecord, train
+
+if TYPE_CHECKING:
+    from experiments.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``dense.safetensors``; a network that comes with weights is only judged."""
+    if not run.comes_trained:
+        model = run.fresh_model()
+        settings = run.train_settings(run.config.train)
+
+        def on_epoch(record: EpochRecord) -> None:
+            run.tracker.log({"train/loss": record.loss, "train/val_top1": record.val_top1}, record.epoch)
+
+        checkpoint = run.folder / "train.ckpt.safetensors"
+        train(
+            model,
+            run.splits,
+            settings,
+            seed=run.config.seed,
+            device=run.device,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
+        )
+        save_safetensors(model.cpu().state_dict(), run.folder / "dense.safetensors")
+    images = run.splits.search_val
+    val_top1 = top1(logits(run.dense, images.images, 256), images.labels)
+    print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
+    return {"trained_here": not run.comes_trained, "val_top1": val_top1}

@@ -1,0 +1,258 @@
+import json
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from amc.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.errors import AmcError
+from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from amc.models import resnet20
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
+SUFFIXES = (".pth", ".pt", ".th", ".bin")
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def one_line(call: Callable[[], object], *parts: str) -> None:
+    with pytest.raises(AmcError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_round_trip(tmp_path: Path, suffix: str, zipped: bool) -> None:
+    path = tmp_path / f"weights{suffix}"
+    torch.save(OrderedDict(STATE), path, _use_new_zipfile_serialization=zipped)
+    assert same(load_state_dict(path), STATE)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "best_prec1": 91.7},
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"net": state, "acc": 0.9},
+        lambda state: {"ema": state},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"net": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+    ],
+)
+def test_unwraps(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(STATE), path)
+    assert same(load_state_dict(path), STATE)
+
+
+def test_prefix_inside_a_name_stays(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_safetensors({"a.module.weight": torch.ones(1)}, path)
+    assert list(load_state_dict(path)) == ["a.module.weight"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", *SUFFIXES])
+@pytest.mark.parametrize("content", [b"\x80\x02garbage" * 20, b"<html>404</html>", b"PK\x03\x04" + bytes(50)])
+def test_damaged_file(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    one_line(lambda: load_state_dict(path), str(path), f"{len(content)} bytes", "truncated")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.95])
+def test_truncated_file(tmp_path: Path, kind: str, part: float) -> None:
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    state = resnet20().state_dict()
+    if kind == "safetensors":
+        save_safetensors(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    one_line(lambda: load_state_dict(path), str(path), "truncated")
+
+
+def test_missing_empty_directory_and_suffix(tmp_path: Path) -> None:
+    one_line(lambda: load_state_dict(tmp_path / "none.pth"), "none.pth", "no such file")
+    one_line(lambda: load_state_dict(tmp_path), str(tmp_path), "got a directory")
+    empty, other = tmp_path / "empty.pth", tmp_path / "weights.onnx"
+    for path in (empty, other):
+        path.touch()
+    one_line(lambda: load_state_dict(empty), "got an empty file")
+    one_line(lambda: load_state_dict(other), "got the suffix '.onnx'", ".safetensors")
+
+
+class Executes:
+    """Unpickling this runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), {"state_dict": STATE, "args": Executes()}])
+def test_pickled_object_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool, content: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    one_line(lambda: load_state_dict(path), "pickled Python object", "state_dict()")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(1)], "got a list"),
+        (torch.ones(1), "got a Tensor"),
+        ({}, "got no tensors"),
+        ({"state_dict": {}}, "got no tensors"),
+        ({"weights": STATE, "epoch": 1}, "'weights'"),
+        ({1: torch.ones(1)}, "entry 1"),
+        ({"a": torch.ones(1), "module.a": torch.ones(1)}, "one name"),
+    ],
+)
+def test_not_a_state_dict(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    one_line(lambda: load_state_dict(path), str(path), message)
+
+
+# --- loading into a network
+
+
+def test_load_into_takes_a_checkpoint_without_buffers_of_ours() -> None:
+    source, target = resnet20(), resnet20()
+    state = {
+        k: v for k, v in source.state_dict().items() if not k.endswith(("source", "num_batches_tracked"))
+    }
+    load_into(target, state, "wild.th")
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_load_into_refuses_missing() -> None:
+    state = resnet20().state_dict()
+    del state["conv1.weight"], state["layer1.0.bn1.bias"]
+    one_line(lambda: load_into(resnet20(), state, "w.th"), "w.th", "conv1.weight is missing", "2 missing")
+
+
+def test_load_into_refuses_unexpected() -> None:
+    state = resnet20().state_dict() | {"extra": torch.ones(1)}
+    one_line(lambda: load_into(resnet20(), state, "w.th"), "extra is unexpected", "0 missing, 1 unexpected")
+
+
+def test_load_into_refuses_other_classes() -> None:
+    one_line(
+        lambda: load_into(resnet20(10), resnet20(100).state_dict(), "w.th"),
+        "linear.weight has shape (100, 64), expected (10, 64)",
+        "2 of another shape",
+        "another num_classes",
+    )
+
+
+def test_load_into_refuses_other_width() -> None:
+    state = resnet20().state_dict()
+    state["conv1.weight"] = state["conv1.weight"][:8]
+    one_line(
+        lambda: load_into(resnet20(), state, "w.th"),
+        "conv1.weight has shape (8, 3, 3, 3), expected (16, 3, 3, 3)",
+        "another architecture, width or pruning",
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_load_into_refuses_nonfinite_and_keeps_the_model(bad: float) -> None:
+    model, state = resnet20(), resnet20().state_dict()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state["layer2.1.bn2.running_var"][3] = bad
+    one_line(lambda: load_into(model, state, "w.th"), "w.th", "layer2.1.bn2.running_var", "NaN or Inf")
+    assert same(model.state_dict(), before)
+
+
+def test_load_into_refuses_channels_that_do_not_exist() -> None:
+    state = resnet20().state_dict()
+    state["layer2.0.shortcut.source"][0] = 16
+    one_line(lambda: load_into(resnet20(), state, "w.th"), "layer2.0.shortcut.source", "expected -1 to 15")
+
+
+# --- writing
+
+
+def test_safetensors_round_trip_with_shared_and_strided_tensors(tmp_path: Path) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    tensors = {
+        "base": base,
+        "again": base,
+        "transposed": base.t(),
+        "part": base[1:],
+        "count": torch.tensor(3),
+    }
+    tensors["parameter"] = nn.Parameter(base.clone())
+    tensors["channels_last"] = torch.randn(1, 2, 3, 3).to(memory_format=torch.channels_last)
+    path = tmp_path / "weights.safetensors"
+    save_safetensors(tensors, path, {"model": "tiny"})
+    assert same(load_state_dict(path), tensors)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"model": "tiny"}
+
+
+def test_json_layout(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    atomic_write_json(path, {"b": 1, "a": ["é"]})
+    assert path.read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": [\n    "é"\n  ]\n}\n'
+    assert json.loads(path.read_bytes()) == {"b": 1, "a": ["é"]}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, object()])
+def test_json_refuses_and_keeps_the_old_file(tmp_path: Path, bad: object) -> None:
+    path = tmp_path / "result.json"
+    atomic_write_text(path, "old")
+    one_line(lambda: atomic_write_json(path, {"value": bad}), str(path), "cannot write as JSON")
+    assert path.read_text() == "old"
+
+
+def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.bin"
+    atomic_write_bytes(path, b"old")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    for text in ("one", "two"):
+        atomic_write_text(path, text)
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_targets(tmp_path: Path) -> None:
+    one_line(lambda: atomic_write_text(tmp_path / "no" / "file", ""), "cannot write", "existing folder")
+    one_line(lambda: atomic_write_text(tmp_path, ""), str(tmp_path), "cannot write")
+    assert list(tmp_path.iterdir()) == []

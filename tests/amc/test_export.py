@@ -1,0 +1,83 @@
+import logging
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from amc.errors import AmcError
+from amc.export import export_onnx
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.branch = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.norm(self.stem(images)))
+        return self.head((features + self.branch(features)).mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    network = Residual()
+    network.norm.running_mean.normal_()
+    return network
+
+
+def test_file_holds_its_weights_and_metadata_and_takes_any_batch(model, tmp_path, capfd, caplog):
+    state = torch.random.get_rng_state()
+    result = export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", name="residual", widths={"stem": "8"})
+
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.training
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    proto = onnx.load(result.path)
+    assert {entry.key: entry.value for entry in proto.metadata_props} == {
+        "name": "residual",
+        "width.stem": "8",
+    }
+    assert result.opset == proto.opset_import[0].version
+    assert result.bytes == result.path.stat().st_size > 4 * sum(p.numel() for p in model.parameters())
+
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    model.eval()
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 16, 16)
+        (logits,) = session.run(["logits"], {"input": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), model(images).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_disagreement_leaves_no_file(model, tmp_path):
+    with pytest.raises(AmcError, match=r"differs from eager by .* expected at most") as error:
+        export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", tolerance=-1.0)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_weights_fail_parity(model, tmp_path):
+    nn.init.constant_(model.head.weight, torch.nan)
+    with pytest.raises(AmcError, match="NaN weights"):
+        export_onnx(model, (3, 16, 16), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opset_without_conversion_is_refused(model, tmp_path, capfd):
+    with pytest.raises(AmcError, match="expected opset 13"):
+        export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", opset=13)
+    assert capfd.readouterr().err == ""
+
+
+def test_wrong_input_shape_is_told_in_one_line(model, tmp_path):
+    with pytest.raises(AmcError, match=r"Residual does not export to ONNX .* \(1, 16, 16\)") as error:
+        export_onnx(model, (1, 16, 16), tmp_path / "net.onnx")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,304 @@
+import copy
+import functools
+import logging
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from amc import data
+from amc.errors import AmcError
+from amc.evaluation import logits, top1
+from amc.finetuning import (
+    TrainSettings,
+    computes_bf16,
+    distillation_loss,
+    learning_rate,
+    parameter_groups,
+    train,
+)
+
+FAKE = data.synthetic(
+    num_classes=4, image_size=8, train=64, search_val=32, calibration=8, test=8, batch_size=16
+)
+SHORT = TrainSettings(epochs=3, warmup_epochs=0.5, precision="fp32")
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+def network(num_classes=4, width=8, seed=0, dropout=0.0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(8 * width, num_classes),
+        )
+
+
+def same_state(left, right):
+    return all(torch.equal(left.state_dict()[name], tensor) for name, tensor in right.state_dict().items())
+
+
+def stop_after(epoch):
+    def on_epoch(record):
+        if record.epoch == epoch:
+            raise Killed
+
+    return on_epoch
+
+
+def test_learns_the_digits():
+    splits = data.digits(image_size=8, batch_size=64)
+    records = []
+    settings = TrainSettings(epochs=4, lr=0.1)
+    trained = train(network(10), splits, settings, seed=0, on_epoch=records.append)
+    test = splits.test()
+    assert top1(logits(trained, test.images, 128), test.labels) > 85
+    assert [(record.epoch, record.epochs) for record in records] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert records[-1].loss < records[0].loss
+    assert records[-1].lr == pytest.approx(
+        learning_rate(4 * splits.steps_per_epoch - 1, settings, splits.steps_per_epoch)
+    )
+    validation = splits.search_val
+    assert records[-1].val_top1 == top1(logits(trained, validation.images, 256), validation.labels)
+    assert all(record.seconds > 0 for record in records)
+    assert not trained.training
+    assert all(tensor.is_contiguous() for tensor in trained.state_dict().values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_and_resumed_equals_unbroken_bit_for_bit(precision, tmp_path):
+    settings = TrainSettings(
+        epochs=3,
+        precision=precision,
+        distill_weight=0.5,
+        label_smoothing=0.1,
+        grad_clip=1.0,
+        warmup_epochs=1.5,
+    )
+    run = functools.partial(train, splits=FAKE, settings=settings, seed=3, teacher=network(seed=1))
+    whole = run(network(dropout=0.3))
+    checkpoint = tmp_path / "deep" / "run.safetensors"
+    for epoch in (1, 2):
+        torch.rand(epoch)
+        with pytest.raises(Killed):
+            run(network(dropout=0.3), checkpoint=checkpoint, on_epoch=stop_after(epoch))
+    seen = []
+    resumed = run(
+        network(dropout=0.3), checkpoint=checkpoint, on_epoch=lambda record: seen.append(record.epoch)
+    )
+    assert seen == [3]
+    assert same_state(resumed, whole)
+    again = run(
+        network(dropout=0.3), checkpoint=checkpoint, on_epoch=lambda record: seen.append(record.epoch)
+    )
+    assert seen == [3]
+    assert same_state(again, whole)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["run.safetensors"]
+    with safe_open(checkpoint, "pt") as file:
+        assert (file.metadata()["epoch"], file.metadata()["seed"]) == ("3", "3")
+        assert "momentum/0.weight" in file.keys()  # noqa: SIM118
+        assert "model/1.running_mean" in file.keys()  # noqa: SIM118
+
+
+def test_killed_within_an_epoch_starts_that_epoch_again(tmp_path):
+    whole = train(network(), FAKE, SHORT, seed=0)
+    checkpoint = tmp_path / "run.safetensors"
+    killed, steps = network(), []
+
+    def count(module, args):
+        steps.append(module)
+        if len(steps) == FAKE.steps_per_epoch + 3:
+            raise Killed
+
+    killed.register_forward_pre_hook(count)
+    with pytest.raises(Killed):
+        train(killed, FAKE, SHORT, seed=0, checkpoint=checkpoint)
+    assert checkpoint.is_file()
+    assert same_state(train(network(), FAKE, SHORT, seed=0, checkpoint=checkpoint), whole)
+
+
+@pytest.mark.parametrize("change", ["settings", "seed", "network", "data"])
+def test_checkpoint_of_another_run_is_ignored(change, tmp_path, caplog):
+    checkpoint = tmp_path / "run.safetensors"
+    train(network(), FAKE, SHORT, seed=0, checkpoint=checkpoint)
+    other = data.synthetic(num_classes=4, image_size=8, train=64, batch_size=16, seed=9)
+    settings = TrainSettings(epochs=3, lr=0.01, precision="fp32") if change == "settings" else SHORT
+    arguments = (FAKE if change != "data" else other, settings)
+    seed = 1 if change == "seed" else 0
+    start = network(seed=5) if change == "network" else network()
+    fresh = train(copy.deepcopy(start), *arguments, seed=seed)
+    epochs = []
+    with caplog.at_level(logging.WARNING):
+        found = train(
+            start,
+            *arguments,
+            seed=seed,
+            checkpoint=checkpoint,
+            on_epoch=lambda record: epochs.append(record.epoch),
+        )
+    assert epochs == [1, 2, 3]
+    assert same_state(found, fresh)
+    assert "other settings" in caplog.text
+
+
+def test_damaged_checkpoint_is_ignored(tmp_path, caplog):
+    checkpoint = tmp_path / "run.safetensors"
+    checkpoint.write_bytes(b"rubbish")
+    assert same_state(
+        train(network(), FAKE, SHORT, seed=0, checkpoint=checkpoint), train(network(), FAKE, SHORT, seed=0)
+    )
+    assert "cannot be read" in caplog.text
+
+
+def test_the_random_state_of_the_caller_is_left_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    train(network(dropout=0.5), FAKE, TrainSettings(epochs=1), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_epochs_leave_the_weights_and_frozen_parameters_stay():
+    start = network()
+    assert same_state(train(copy.deepcopy(start), FAKE, TrainSettings(epochs=0), seed=0), start)
+    frozen = copy.deepcopy(start)
+    frozen[0].weight.requires_grad_(False)
+    train(frozen, FAKE, TrainSettings(epochs=1), seed=0)
+    assert torch.equal(frozen[0].weight, start[0].weight)
+    assert not torch.equal(frozen[4].weight, start[4].weight)
+    with pytest.raises(AmcError, match="no parameter to train"):
+        train(start.requires_grad_(False), FAKE, TrainSettings(epochs=1), seed=0)
+
+
+def test_warmup_and_cosine_in_closed_form():
+    settings = TrainSettings(epochs=10, lr=0.4, warmup_epochs=1.5)
+    rates = [learning_rate(step, settings, 20) for step in range(201)]
+    assert rates[:30] == pytest.approx([0.4 * (step + 1) / 30 for step in range(30)])
+    assert rates[30:] == pytest.approx([0.2 * (1 + math.cos(math.pi * step / 170)) for step in range(171)])
+    assert max(rates) == rates[30] == 0.4
+    assert rates[115] == pytest.approx(0.2)
+    assert rates[200] == pytest.approx(0)
+    assert learning_rate(0, TrainSettings(epochs=1, lr=0.4, warmup_epochs=0), 20) == 0.4
+    capped = TrainSettings(epochs=1, lr=0.4, warmup_epochs=5)
+    assert learning_rate(9, capped, 20) == learning_rate(10, capped, 20) == 0.4
+
+
+def test_distillation_loss_against_a_hand_computed_value():
+    teacher, student = torch.tensor([[math.log(16), 0.0], [0.0, 0.0]]), torch.zeros(2, 2)
+    softened = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)  # at T = 2: 4 to 1 against 1 to 1
+    assert distillation_loss(student, teacher, 2.0).item() == pytest.approx(4 * softened / 2, rel=1e-6)
+    assert distillation_loss(teacher, teacher, 4.0).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_one_step_is_sgd_on_the_mixed_loss():
+    splits = data.synthetic(num_classes=4, image_size=4, train=8, batch_size=8, search_val=4, calibration=4)
+    settings = TrainSettings(
+        epochs=1,
+        lr=0.1,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.01,
+        precision="fp32",
+        distill_weight=0.25,
+        distill_temperature=2.0,
+        label_smoothing=0.1,
+    )
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(48, 4)) for _ in range(2))
+    weight, bias = student[1].weight.detach().clone(), student[1].bias.detach().clone()
+    reference = copy.deepcopy(student)
+    images, labels = next(splits.train_batches(0, 5))
+    loss = 0.75 * nn.functional.cross_entropy(reference(images), labels, label_smoothing=0.1)
+    loss = loss + 0.25 * distillation_loss(reference(images), teacher(images).detach(), 2.0)
+    loss.backward()
+    records = []
+    teacher.train()
+    trained = train(student, splits, settings, seed=5, teacher=teacher, on_epoch=records.append)
+    assert teacher.training
+    assert records[0].loss == pytest.approx(loss.item(), rel=1e-5)
+    expected = weight - 0.1 * (reference[1].weight.grad + 0.01 * weight)
+    torch.testing.assert_close(trained[1].weight.detach(), expected)
+    torch.testing.assert_close(trained[1].bias.detach(), bias - 0.1 * reference[1].bias.grad)
+
+
+def test_no_weight_decay_on_norms_and_biases():
+    model = network()
+    decayed, kept = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in decayed["params"]} == {id(model[index].weight) for index in (0, 4, 10)}
+    assert len(kept["params"]) == 5
+
+
+def test_diverging_loss_names_the_step_and_a_lower_rate():
+    with pytest.raises(AmcError, match=r"loss is (nan|inf) at step \d+ of 12.*try 1e\+19") as caught:
+        train(network(), FAKE, TrainSettings(epochs=3, lr=1e20, warmup_epochs=0, precision="fp32"), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_step_of_the_first_bad_loss_is_exact():
+    model, steps = network(), []
+
+    def poison(module, args, output):
+        steps.append(module)
+        return output * math.nan if len(steps) == 3 else output
+
+    model.register_forward_hook(poison)
+    with pytest.raises(AmcError, match="loss is nan at step 3 of 4"):
+        train(model, FAKE, TrainSettings(epochs=1, precision="fp32"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"epochs": -1}, "epochs=-1"),
+        ({"lr": 0}, "lr=0"),
+        ({"lr": math.nan}, "lr=nan"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"momentum": 0.0}, "nesterov=True"),
+        ({"precision": "fp16"}, "precision=fp16: expected auto, fp32 or bf16"),
+        ({"distill_weight": 1.5}, "distill_weight=1.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"grad_clip": 0.0}, "grad_clip=0.0"),
+    ],
+)
+def test_bad_settings(bad, message):
+    with pytest.raises(AmcError, match=message):
+        TrainSettings(**{"epochs": 1} | bad)
+
+
+def test_bad_networks():
+    settings = TrainSettings(epochs=1, distill_weight=0.5)
+    with pytest.raises(AmcError, match="without a teacher"):
+        train(network(), FAKE, settings, seed=0)
+    with pytest.raises(AmcError, match="teacher has 7 outputs, the network 4"):
+        train(network(), FAKE, settings, seed=0, teacher=network(7))
+    with pytest.raises(AmcError, match="network has 2 outputs"):
+        train(network(2), FAKE, SHORT, seed=0)
+    model = network()
+    model.register_forward_hook(lambda module, args, output: (output, output))
+    with pytest.raises(AmcError, match="returned a tuple of 2"):
+        train(model, FAKE, SHORT, seed=0)
+
+
+def test_precision_auto_follows_the_cpu(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not computes_bf16(torch.device("cpu"))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert computes_bf16(torch.device("cpu"))
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not computes_bf16(torch.device("cpu"))
