@@ -122,10 +122,13 @@ def ddpg_search(
     """Search with DDPG; see ``agents.protocol.Agent``."""
     model = build_ddpg(env, settings, seed, episode_length)
 
+    policy = model.policy
+    assert isinstance(policy, TruncatedNormalPolicy)
+
     def set_sigma(episode: int) -> None:
-        model.policy.sigma = sigma_at(episode, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
+        policy.sigma = sigma_at(episode, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
 
     callback = EpisodeCallback(episodes, settings.warmup_episodes, on_episode, set_sigma)
-    model.learn(total_timesteps=episodes * episode_length, callback=callback, log_interval=None)
+    model.learn(total_timesteps=episodes * episode_length, callback=callback, log_interval=episodes + 1)
     assert callback.best is not None
     return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))

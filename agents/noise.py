@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def truncated_normal(mean: Tensor, sigma: float, low: float, high: float) -> Tensor:
-    """Sample ``N(mean, sigma^2)`` conditioned on [low, high], elementwise, by the inverse distribution function.
+    """Sample ``N(mean, sigma^2)`` conditioned on [low, high], elementwise.
 
     AMC section 3.2, eq. 2: ``mu'(s) ~ TN(mu(s), sigma^2, 0, 1)``. With ``sigma`` 0 the mean is returned.
     """

@@ -38,7 +38,7 @@ class WidthSpace:
         return tuple(choice[0] for choice in self.choices)
 
     def nearest(self, group: int, preserve_ratio: float) -> int:
-        """Return the allowed width nearest to ``preserve_ratio`` of the dense width (the smaller on a tie)."""
+        """Return the allowed width nearest to ``preserve_ratio`` of the dense one (the smaller on a tie)."""
         wanted = preserve_ratio * self.dense[group]
         return min(self.choices[group], key=lambda width: (abs(width - wanted), width))
 
@@ -109,7 +109,7 @@ class Budget:
             )
 
     def cut(self, space: WidthSpace, decided: Sequence[int], requested: int) -> int:
-        """Return the largest allowed width <= ``requested`` for the next group that keeps the budget reachable.
+        """Return the largest allowed width <= ``requested`` that keeps the budget reachable.
 
         Args:
             space: allowed widths.

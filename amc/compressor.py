@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,12 +18,13 @@ from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
 from amc.evaluation import agreement, cross_entropy, logits, top1
 from amc.graph import Graph, slice_shortcut
-from amc.importance import channel_orders
+from amc.importance import channel_orders, check_order
 from amc.memo import Evaluation, Memo
 from amc.models import OptionAShortcut
 from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
 from amc.reconstruction import (
     Moments,
+    NestedRefit,
     Refit,
     RefitCache,
     collect_moments,
@@ -41,7 +43,7 @@ class CompressorSettings:
     """How candidates are made and judged.
 
     Attributes:
-        order: channel order, one of ``amc.importance.SCORERS``.
+        order: channel order, one of ``amc.importance.ORDERS``.
         refit: whether layers that lost inputs are refitted by least squares.
         ridge: see ``amc.reconstruction.refit``.
         positions_per_image: output positions sampled per calibration image and layer.
@@ -49,7 +51,7 @@ class CompressorSettings:
         cache_mib: bound on the memory for refitted weights.
     """
 
-    order: str = "l1"
+    order: str = "obs"
     refit: bool = True
     ridge: float = 1e-4
     positions_per_image: int = 16
@@ -93,8 +95,13 @@ class Compressor:
         self.plan = SlicePlan(graph, model)
         self._model = copy.deepcopy(model).cpu().eval()
         self._modules = dict(self._model.named_modules())
-        self._orders = channel_orders(graph, self._model, settings.order)
-        self._moments = self._collect(calibration, device, progress) if settings.refit else {}
+        check_order(settings.order)
+        needed = settings.refit or settings.order == "obs"
+        moments = self._collect(calibration, device, progress) if needed else {}
+        self._orders = channel_orders(graph, self._model, settings.order, moments, ridge=settings.ridge)
+        self._moments = moments if settings.refit else {}
+        self._nested: dict[str, NestedRefit] = {}
+        self._input_slots = _input_slots(graph)
         self._refits = RefitCache(self._solve, settings.cache_mib * 2**20)
         self._memo = memo if memo is not None else Memo()
         self._device = torch.device(device)
@@ -112,7 +119,7 @@ class Compressor:
         return self._logits(self._shell.load(self._tensors(self.graph.dense_widths)))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return what the network of these widths achieves on ``search_val``; known widths cost nothing."""
+        """Return what these widths achieve on ``search_val``; known ones cost nothing."""
         known = self._memo.get(widths)
         if known is not None:
             return known
@@ -134,7 +141,7 @@ class Compressor:
         return pruned
 
     def candidate(self, widths: Sequence[int]) -> nn.Module:
-        """Return the network as the search evaluates it, batch norm folded; valid until the next candidate."""
+        """Return the network as the search sees it, batch norm folded; valid until the next candidate."""
         return self._shell.load(self._tensors(widths))
 
     def kept(self, widths: Sequence[int]) -> dict[str, Tensor]:
@@ -154,16 +161,23 @@ class Compressor:
         )
 
     def _solve(self, layer: str, channels: Tensor) -> Refit:
+        """Refit a layer on kept input channels; one factorisation serves all widths of a single group."""
         weight = self._modules[layer].weight
         assert isinstance(weight, Tensor)
-        columns = expand_columns(channels, weight[0, 0].numel())
-        return refit(
-            self._moments[layer],
-            weight.flatten(1),
-            columns,
-            intercept=has_intercept(self.graph, self._modules, layer),
-            ridge=self.settings.ridge,
-        )
+        taps = weight[0, 0].numel()
+        options: dict[str, Any] = {
+            "intercept": has_intercept(self.graph, self._modules, layer),
+            "ridge": self.settings.ridge,
+        }
+        slots = self._input_slots[layer]
+        if len(slots) > 1:
+            return refit(self._moments[layer], weight.flatten(1), expand_columns(channels, taps), **options)
+        group, positions = slots[0]
+        if layer not in self._nested:
+            columns = expand_columns(positions[self._orders[group]], taps)
+            self._nested[layer] = NestedRefit(self._moments[layer], weight.flatten(1), columns, **options)
+        fixed = weight.shape[1] - positions.numel()
+        return self._nested[layer]((len(channels) - fixed) // positions.shape[1])
 
     def _tensors(self, widths: Sequence[int]) -> Tensors:
         """Return the tensors of every sliced module at ``widths``, refitted where inputs were lost."""
@@ -212,6 +226,16 @@ class Compressor:
             params_ratio=params / self.params(dense),
             seconds=seconds,
         )
+
+
+def _input_slots(graph: Graph) -> dict[str, list[tuple[str, Tensor]]]:
+    """For each layer, the groups on its input axis with the positions (channels, m) of their channels."""
+    slots: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
+    for group in graph.groups:
+        for slot in group.slots:
+            if slot.axis == "in":
+                slots[slot.module].append((group.name, torch.tensor(slot.positions)))
+    return slots
 
 
 def _sliced_shortcut(module: OptionAShortcut, keep: Keep) -> dict[str, Tensor]:

@@ -11,13 +11,16 @@ from torch import nn
 
 def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Count the multiply-adds of convolution and linear operations for one image with fvcore."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit")
+        return _count(model, input_shape)
+
+
+def _count(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     from fvcore.nn import FlopCountAnalysis
 
     counter = FlopCountAnalysis(model.eval(), torch.zeros(1, *input_shape))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        by_operator = counter.by_operator()
+    by_operator = counter.by_operator()
     return int(sum(count for name, count in by_operator.items() if name in ("conv", "linear")))

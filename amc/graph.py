@@ -8,6 +8,7 @@ gradient graph and no torch-pruning object outlives ``trace``.
 from __future__ import annotations
 
 import copy
+import fnmatch
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -168,25 +169,34 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     )
 
 
-def exclude_groups(graph: Graph, names: Sequence[str]) -> Graph:
-    """Return the graph with the named groups left at full width.
+def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True) -> Graph:
+    """Return the graph with some groups left at full width.
+
+    Args:
+        patterns: names of groups, ``*`` and ``?`` allowed.
+        prune_coupled: False also leaves out the groups that several layers produce together, such as the
+            residual stream of a stage: they cost most accuracy before fine-tuning.
 
     Raises:
-        AmcError: no group has that name, or none would be left.
+        AmcError: a pattern fits no group, or no group would be left.
     """
-    for name in names:
-        if name not in graph.group_names:
-            near = get_close_matches(name, graph.group_names, n=1)
+    reasons: dict[str, str] = {}
+    for pattern in patterns:
+        fitting = fnmatch.filter(graph.group_names, pattern)
+        if not fitting:
+            near = get_close_matches(pattern, graph.group_names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; stages=[inspect] lists them"
-            raise AmcError(f"compressor.exclude names {name!r}, which is no channel group{hint}")
-    if not names:
+            raise AmcError(f"compressor.exclude has {pattern!r}, which fits no channel group{hint}")
+        reasons |= dict.fromkeys(fitting, "excluded by compressor.exclude")
+    if not prune_coupled:
+        coupled = [group.name for group in graph.groups if len(group.producers) > 1]
+        reasons |= dict.fromkeys(coupled, "coupled by a sum, and compressor.prune_coupled is false")
+    if not reasons:
         return graph
-    kept = tuple(group for group in graph.groups if group.name not in names)
+    kept = tuple(group for group in graph.groups if group.name not in reasons)
     if not kept:
-        raise AmcError("compressor.exclude leaves no channel group to prune")
-    left_out = tuple(
-        Unprunable(g.name, g.width, "excluded by the user") for g in graph.groups if g.name in names
-    )
+        raise AmcError("compressor.exclude and prune_coupled leave no channel group to prune")
+    left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
     return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))
 
 
@@ -454,7 +464,7 @@ def _split_into_groups(
 
 
 def _axes(dependencies: Dependencies, dep: Any, module: nn.Module) -> tuple[Axis, ...]:
-    """Which axis of ``module`` a torch-pruning dependency speaks of; norm and depthwise layers have one, 'out'."""
+    """Which axis of ``module`` a dependency speaks of; norm and depthwise layers have one, 'out'."""
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return ("out",)
     if isinstance(module, nn.Conv2d | nn.Linear | OptionAShortcut):

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from amc.elimination import elimination_order, make_reader
 from amc.errors import AmcError
 from amc.graph import ChannelGroup, Graph, Slot
+from amc.reconstruction import Moments, expand_columns
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]
 
@@ -24,10 +26,10 @@ def _reader_weights(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> li
 
 
 def _by_channel(module: nn.Module, slot: Slot) -> Tensor:
-    weight = module.weight.detach().double()
+    weight = module.weight
     assert isinstance(weight, Tensor)
     index = torch.tensor(slot.positions)
-    columns = weight.transpose(0, 1).flatten(1)
+    columns = weight.detach().double().transpose(0, 1).flatten(1)
     return columns[index].flatten(1)
 
 
@@ -50,20 +52,53 @@ def _random(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
 
 
 SCORERS: dict[str, Scorer] = {"l1": _norm(1), "l2": _norm(2), "random": _random}
-"""``l1``: L1 norm of the readers' weights, as in AMC's official code; ``l2``: Euclidean; ``random``: seeded."""
+"""``l1``: L1 norm of the readers' weights, as in AMC's code; ``l2``: Euclidean; ``random``: seeded."""
 
 
-def channel_orders(graph: Graph, model: nn.Module, name: str) -> dict[str, Tensor]:
+ORDERS = ("obs", *SCORERS)
+"""All orders; ``obs`` eliminates backwards by the readers' least-squares errors (``amc.elimination``)."""
+
+
+def check_order(name: str) -> None:
+    """Refuse an unknown order.
+
+    Raises:
+        AmcError: says which there are.
+    """
+    if name not in ORDERS:
+        raise AmcError(f"compressor.order is {name!r}; expected one of {', '.join(ORDERS)}")
+
+
+def channel_orders(
+    graph: Graph, model: nn.Module, name: str, moments: Mapping[str, Moments], *, ridge: float = 1e-4
+) -> dict[str, Tensor]:
     """Return for each group a permutation of its channels, most important first.
+
+    Args:
+        moments: second moments of the readers' inputs; only ``obs`` needs them.
+        ridge: as for ``amc.reconstruction.refit``.
 
     Raises:
         AmcError: unknown order.
     """
-    if name not in SCORERS:
-        raise AmcError(f"compressor.order is {name!r}; expected one of {', '.join(SCORERS)}")
+    check_order(name)
     modules = dict(model.named_modules())
-    orders = {}
-    for group in graph.groups:
-        scores = SCORERS[name](group, modules)
-        orders[group.name] = torch.argsort(scores, descending=True, stable=True)
-    return orders
+    if name == "obs":
+        return {group.name: _eliminated(group, modules, moments, ridge) for group in graph.groups}
+    return {
+        group.name: torch.argsort(SCORERS[name](group, modules), descending=True, stable=True)
+        for group in graph.groups
+    }
+
+
+def _eliminated(
+    group: ChannelGroup, modules: Mapping[str, nn.Module], moments: Mapping[str, Moments], ridge: float
+) -> Tensor:
+    readers = []
+    for slot in group.slots:
+        if slot.axis == "in" and slot.module in group.readers:
+            weight = modules[slot.module].weight
+            assert isinstance(weight, Tensor)
+            columns = expand_columns(torch.tensor(slot.positions), weight[0, 0].numel())
+            readers.append(make_reader(moments[slot.module].gram, weight.flatten(1), columns, ridge=ridge))
+    return elimination_order(readers, group.width)

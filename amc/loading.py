@@ -41,7 +41,7 @@ def load_pruned(run_dir: str | Path, model: nn.Module | None = None, *, weights:
 
 
 def shaped(dense: nn.Module, input_shape: tuple[int, int, int], strategy: Strategy) -> nn.Module:
-    """Return a copy of ``dense`` with the widths of ``strategy`` (which channels stay does not matter here)."""
+    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
     graph = trace(dense, torch.zeros(1, *input_shape))
-    strategy.check_fits(graph.group_names, graph.dense_widths)
-    return slice_model(dense, SlicePlan(graph, dense), first_channels(graph, strategy.widths))
+    widths = strategy.widths_for(graph.group_names, graph.dense_widths)
+    return slice_model(dense, SlicePlan(graph, dense), first_channels(graph, widths))

@@ -1,4 +1,4 @@
-"""Cutting channels out of a network: slicing by the traced plan, surgery by torch-pruning, and the proof that both agree.
+"""Cutting channels out of a network: slicing, surgery, and the proof that both agree.
 
 A *slice* takes the kept rows and columns of every tensor (what the search does for each candidate); the
 *surgery* removes the channels through torch-pruning, an independent path to the same network; *zeroing*
@@ -159,7 +159,7 @@ def zero_model(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
                     module.source[silent] = -1
                     continue
                 if slot.axis == "in":
-                    module.weight[:, indices] = 0  # type: ignore[index, operator]
+                    module.weight[:, indices] = 0
                     continue
                 for tensor in (module.weight, module.bias):
                     if isinstance(tensor, Tensor):

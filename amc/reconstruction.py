@@ -135,9 +135,17 @@ def _patches(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Gen
     return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
 
 
-def expand_columns(channels: Tensor, taps: int) -> Tensor:
-    """Return the columns of X that belong to input channels: ``taps`` = kh * kw columns each."""
-    return (channels[:, None] * taps + torch.arange(taps)).flatten()
+def expand_columns(positions: Tensor, taps: int) -> Tensor:
+    """Return the columns of X that belong to input channels.
+
+    Args:
+        positions: (n,) input channels, or (n, m): m input positions for each of n channels.
+        taps: kh * kw columns for each.
+
+    Returns:
+        (n * taps,), or (n, m * taps).
+    """
+    return (positions[..., None] * taps + torch.arange(taps)).flatten(-2)
 
 
 def refit(
@@ -151,29 +159,87 @@ def refit(
         intercept: whether the output may also be shifted (the layer has a bias or a batch norm after it).
         ridge: weight of staying near the dense weights, relative to the mean input energy of a column.
     """
+    factor, target = _normal_equations(moments, weight, columns, intercept, ridge)
+    return _as_refit(torch.cholesky_solve(target, factor), intercept)
+
+
+def _normal_equations(
+    moments: Moments, weight: Tensor, columns: Tensor, intercept: bool, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """Cholesky factor and right-hand side for the given columns, the column of ones first if there is one."""
     gram, dense = moments.gram, weight.detach().double().cpu()
-    size = dense.shape[1]
-    free = torch.cat([columns, torch.tensor([size])]) if intercept else columns
-    system = gram[free][:, free].clone()
-    target = gram[free][:, :size] @ dense.T
+    size, ones = dense.shape[1], int(intercept)
+    order = torch.cat([torch.full((ones,), size), columns])
     penalty = ridge * float(gram.diagonal()[:size].mean().clamp(min=1e-30))
-    kept = len(columns)
-    system.diagonal()[:kept] += penalty
-    target[:kept] += penalty * dense[:, columns].T
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if failed:
-        solution = torch.linalg.lstsq(system, target, driver="gelsd").solution
-    else:
-        solution = torch.cholesky_solve(target, factor)
-    shift = solution[kept] if intercept else torch.zeros(len(dense), dtype=torch.float64)
-    return Refit(solution[:kept].T.float().contiguous(), shift.float())
+    target = gram[order][:, :size] @ dense.T
+    target[ones:] += penalty * dense[:, columns].T
+    return _factorise(gram[order][:, order], penalty, skip=ones), target
+
+
+def _as_refit(solution: Tensor, intercept: bool) -> Refit:
+    ones = int(intercept)
+    weight = solution[ones:].T.float().contiguous()
+    return Refit(weight, solution[0].float() if ones else torch.zeros(len(weight)))
+
+
+class NestedRefit:
+    """Refits of one layer for every width of a nested channel order, from one factorisation.
+
+    With the columns permuted into the order, the leading block of one Cholesky factor, and the leading rows
+    of one forward substitution, serve every width: a width costs a back substitution only.
+
+    Args:
+        weight: (out_channels, D) dense weights, flattened.
+        columns: (channels, B) columns of each channel, most important channel first; all other columns of X
+            are always kept.
+        intercept, ridge: as for ``refit``.
+    """
+
+    def __init__(
+        self, moments: Moments, weight: Tensor, columns: Tensor, *, intercept: bool, ridge: float = 1e-4
+    ) -> None:
+        self._block = columns.shape[1]
+        self._intercept = intercept
+        owned = torch.zeros(weight.shape[1], dtype=torch.bool)
+        owned[columns.flatten()] = True
+        fixed = (~owned).nonzero().flatten()
+        self._fixed = len(fixed)
+        self._columns = torch.cat([fixed, columns.flatten()])
+        self._factor, target = _normal_equations(moments, weight, self._columns, intercept, ridge)
+        self._forward = torch.linalg.solve_triangular(self._factor, target, upper=False)
+
+    def __call__(self, width: int) -> Refit:
+        """Return the refit that keeps the first ``width`` channels of the order."""
+        kept = self._fixed + width * self._block
+        ones = int(self._intercept)
+        rows = ones + kept
+        solution = torch.linalg.solve_triangular(
+            self._factor[:rows, :rows].T, self._forward[:rows], upper=True
+        )
+        solution[ones:] = solution[ones:][self._columns[:kept].argsort()]
+        return _as_refit(solution, self._intercept)
+
+
+def _factorise(system: Tensor, penalty: float, *, skip: int) -> Tensor:
+    """Cholesky factor of ``system + penalty I`` (the first ``skip`` diagonal entries left alone).
+
+    Dead inputs make moments singular; the penalty grows until the factorisation succeeds.
+    """
+    for _ in range(12):
+        ridged = system.clone()
+        ridged.diagonal()[skip:] += penalty
+        factor, failed = torch.linalg.cholesky_ex(ridged)
+        if not failed:
+            return factor
+        penalty = max(10 * penalty, 1e-12)
+    raise AmcError("the second moments of a layer's input cannot be factorised; is its input finite?")
 
 
 class RefitCache:
     """Refits by (layer, kept columns), so that an episode looks weights up; least recently used go first.
 
     Args:
-        solve: ``(layer, kept input channels) -> Refit``.
+        solve: ``(layer, kept input channels, ascending) -> Refit``.
         limit_bytes: bound on the memory held.
     """
 

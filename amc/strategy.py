@@ -124,20 +124,26 @@ class Strategy:
             raise AmcError(f"strategy {path} holds a {type(data).__name__}; expected a JSON object")
         return cls.from_json(data)
 
-    def check_fits(self, names: Sequence[str], dense: Sequence[int]) -> None:
-        """Make sure that this strategy speaks of a network with these groups.
+    def widths_for(self, names: Sequence[str], dense: Sequence[int]) -> tuple[int, ...]:
+        """Return the widths of a network's groups; groups that the strategy does not name stay whole.
+
+        Args:
+            names, dense: the network's groups, in forward order, and their dense widths.
 
         Raises:
-            AmcError: names or dense widths differ; says the first difference.
+            AmcError: the strategy names a group that the network does not have, or of another width.
         """
-        if len(names) != len(self.groups):
-            raise AmcError(
-                f"strategy has {len(self.groups)} channel groups, the network has {len(names)}; "
-                "is it for another network?"
-            )
-        for group, name, width in zip(self.groups, names, dense, strict=True):
-            if (group.name, group.dense) != (name, width):
+        full = dict(zip(names, dense, strict=True))
+        for group in self.groups:
+            if group.name not in full:
                 raise AmcError(
-                    f"strategy has group {group.name!r} of {group.dense} channels where the network has "
-                    f"{name!r} of {width}; is it for another network?"
+                    f"strategy has channel group {group.name!r}, which the network does not have or leaves "
+                    "whole; is it for another network?"
                 )
+            if group.dense != full[group.name]:
+                raise AmcError(
+                    f"strategy has {group.dense} channels in group {group.name!r}, the network has "
+                    f"{full[group.name]}; is it for another network?"
+                )
+        kept = {group.name: group.kept for group in self.groups}
+        return tuple(kept.get(name, width) for name, width in full.items())

@@ -18,6 +18,7 @@ from amc.errors import AmcError
 from experiments import model_source, schema
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_failures: list[AmcError] = []
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
@@ -27,7 +28,12 @@ def _app(cfg: DictConfig) -> None:
 
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, schema.Config)
-    run_stages(Run(config, Path(HydraConfig.get().runtime.output_dir)))
+    try:
+        run_stages(Run(config, Path(HydraConfig.get().runtime.output_dir)))
+    except AmcError as error:  # kept from Hydra, which would print more than the one line; other jobs go on
+        _failures.append(error)
+    except OSError as error:
+        _failures.append(_file_error(error))
 
 
 def main() -> None:
@@ -39,7 +45,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.argv[1:] = with_stored_overrides(sys.argv[1:])
+        _failures.clear()
         _app()
+        if _failures:
+            raise _failures[0]
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "stopped", 130)
     except AmcError as error:
@@ -50,10 +59,17 @@ def main() -> None:
         if debug:
             raise
         _fail(_hydra_message(error), 2)
-    except OSError as error:
-        if debug or error.filename is None:
+    except OSError as error:  # Hydra makes the run folder before any stage is asked
+        if debug:
             raise
-        _fail(f"cannot use {error.filename}: {error.strerror}", 2)
+        _fail(str(_file_error(error)), 2)
+
+
+def _file_error(error: OSError) -> AmcError:
+    """Turn a failed file operation into one line; any other fault is ours and keeps its traceback."""
+    if error.filename is None:
+        raise error
+    return AmcError(f"cannot use {error.filename}: {error.strerror}")
 
 
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
@@ -85,7 +101,7 @@ def with_stored_overrides(arguments: list[str]) -> list[str]:
     stored = Path(folder) / ".hydra" / "overrides.yaml" if folder else None
     if stored is None or not stored.is_file():
         return arguments
-    old = [str(item) for item in OmegaConf.to_object(OmegaConf.load(stored)) or []]  # type: ignore[union-attr]
+    old = [str(item) for item in OmegaConf.to_object(OmegaConf.load(stored)) or []]
     return [item for item in old if _key(item) not in given] + arguments
 
 

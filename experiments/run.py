@@ -108,7 +108,7 @@ class Run:
 
     @cached_property
     def dense(self) -> nn.Module:
-        """The trained dense network, in eval mode on the CPU; kept in the run folder from its first use."""
+        """The trained dense network, in eval mode on the CPU; kept in the run folder."""
         model = self.fresh_model()
         checkpoint, stored = self.config.model.checkpoint, self.folder / DENSE
         if checkpoint is not None:
@@ -117,8 +117,8 @@ class Run:
             load_into(model, load_state_dict(stored), str(stored))
         elif not self.config.model.pretrained:
             raise AmcError(
-                f"{self.folder} has no trained dense network ({DENSE}): run stages=[train] on it first, or give "
-                "model.checkpoint=FILE"
+                f"{self.folder} has no trained dense network ({DENSE}): run stages=[train] on it first, or "
+                "give model.checkpoint=FILE"
             )
         model.eval()
         outputs = logits(model, torch.zeros(1, *self.splits.input_shape), 1)
@@ -130,8 +130,13 @@ class Run:
     @cached_property
     def graph(self) -> Graph:
         """The channel groups of the dense network."""
-        graph = trace(self.dense, torch.zeros(1, *self.splits.input_shape))
-        return exclude_groups(graph, self.config.compressor.exclude)
+        return self.trace(self.dense)
+
+    def trace(self, model: nn.Module) -> Graph:
+        """Find the channel groups of ``model``, less those that the configuration leaves out."""
+        config = self.config.compressor
+        graph = trace(model, torch.zeros(1, *self.splits.input_shape))
+        return exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
 
     @cached_property
     def space(self) -> WidthSpace:
@@ -181,9 +186,11 @@ class Run:
     def strategy(self) -> Strategy:
         """Read the strategy that is named, or the one that the search left in the run folder."""
         path = Path(self.config.strategy) if self.config.strategy else self.require("strategy.json", "search")
-        strategy = Strategy.load(path)
-        strategy.check_fits(self.graph.group_names, self.graph.dense_widths)
-        return strategy
+        return Strategy.load(path)
+
+    def widths_of(self, strategy: Strategy) -> tuple[int, ...]:
+        """Return a strategy's widths for this run's channel groups."""
+        return strategy.widths_for(self.graph.group_names, self.graph.dense_widths)
 
     def make_strategy(self, widths: tuple[int, ...], **facts: Any) -> Strategy:
         """Describe widths of this run's network as a strategy."""

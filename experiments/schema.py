@@ -16,8 +16,8 @@ from omegaconf import MISSING
 class ModelConfig:
     """The dense network.
 
-    ``checkpoint`` is a .safetensors, .pth or .th file; ``pretrained`` downloads torchvision's or timm's weights;
-    ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it.
+    ``checkpoint`` is a .safetensors, .pth or .th file; ``pretrained`` downloads torchvision's or timm's
+    weights; ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it.
     """
 
     name: str = MISSING
@@ -105,7 +105,7 @@ class BudgetConfig:
 
 @dataclass
 class AgentConfig:
-    """A searcher; ``episodes`` counts all evaluations, warm-up included. Baselines ignore ``warmup_episodes``."""
+    """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``."""
 
     name: str = MISSING
     episodes: int = 150
@@ -133,15 +133,20 @@ class DDPGConfig(AgentConfig):
 
 @dataclass
 class CompressorConfig:
-    """See ``amc.compressor.CompressorSettings``; ``exclude`` lists group names that keep every channel."""
+    """See ``amc.compressor.CompressorSettings``.
 
-    order: str = "l1"
+    ``exclude`` lists groups (patterns) that keep every channel; ``prune_coupled`` says whether groups that
+    several layers produce together (residual streams) are pruned.
+    """
+
+    order: str = "obs"
     refit: bool = True
     ridge: float = 1e-4
     positions_per_image: int = 16
     batch_size: int = 128
     cache_mib: int = 1024
     exclude: list[str] = field(default_factory=list)
+    prune_coupled: bool = True
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Stage ``benchmark``: latency of the dense and the final network, interleaved, on every configured runtime."""
+"""Stage ``benchmark``: latency of the dense and the final network, interleaved, on every runtime."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> dict[str, Any]:
     """Judge both on the test images, right after pruning and after fine-tuning."""
-    found = run.strategy().widths
+    found = run.widths_of(run.strategy())
     with tqdm(
         total=len(run.splits.calibration), desc="compare", unit="image", disable=None, leave=False
     ) as bar:

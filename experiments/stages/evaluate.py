@@ -25,7 +25,7 @@ def run(run: Run) -> dict[str, Any]:
         "dense": {"top1": test_top1(run, run.dense), "macs": macs(dense), "params": params(dense)}
     }
     if (run.folder / "pruned.safetensors").exists():
-        widths = Strategy.load(run.folder / "strategy.json").widths
+        widths = run.widths_of(Strategy.load(run.folder / "strategy.json"))
         cost = {"macs": macs(widths), "params": params(widths)}
         facts["pruned"] = {"top1": test_top1(run, run.pruned("pruned.safetensors")), **cost}
         if run.recorded("finetune") is not None:

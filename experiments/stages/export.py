@@ -26,9 +26,8 @@ def run(run: Run) -> dict[str, Any]:
         name=run.spec.name,
         widths={group.name: str(group.kept) for group in strategy.groups},
     )
-    print(
-        f"export: {exported.path} ({exported.bytes / 2**20:.2f} MiB), parity {exported.max_abs_difference:.1e}"
-    )
+    size = exported.bytes / 2**20
+    print(f"export: {exported.path} ({size:.2f} MiB), parity {exported.max_abs_difference:.1e}")
     return {
         "file": "exports/model.onnx",
         "bytes": exported.bytes,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from amc.cost import macs_cost
-from amc.graph import Graph, exclude_groups, trace
+from amc.graph import Graph
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -16,9 +14,7 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Print a table of the network; no trained weights are needed."""
     model = run.fresh_model().eval()
-    graph = exclude_groups(
-        trace(model, torch.zeros(1, *run.splits.input_shape)), run.config.compressor.exclude
-    )
+    graph = run.trace(model)
     run.graph = graph
     macs = macs_cost(graph)
     dense = macs(graph.dense_widths)

@@ -26,12 +26,13 @@ the largest logit."""
 def run(run: Run) -> dict[str, Any]:
     """Write ``pruned.safetensors`` (and ``model.safetensors``, until fine-tuning replaces it)."""
     strategy = run.strategy()
+    widths = run.widths_of(strategy)
     strategy.save(run.folder / "strategy.json")
     with tqdm(
         total=len(run.splits.calibration), desc="prune", unit="image", disable=None, leave=False
     ) as bar:
         compressor = run.compressor(progress=bar.update)
-    model, facts = cut(run, compressor, strategy.widths)
+    model, facts = cut(run, compressor, widths)
     for name in ("pruned.safetensors", "model.safetensors"):
         save_safetensors(model.state_dict(), run.folder / name)
     print(f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left")

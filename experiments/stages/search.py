@@ -63,10 +63,9 @@ def run(run: Run) -> dict[str, Any]:
     if result.save is not None:
         result.save(run.folder / "agent.zip")
     best = result.best.info["evaluation"]
-    budget = f"{run.budget.kind} {getattr(best, f'{run.budget.kind}_ratio'):.4f} of dense"
-    print(
-        f"search: {result.agent} kept {best.top1:.2f}% of search_val at {budget} after {result.episodes} episodes"
-    )
+    budget = f"{run.budget.kind}_ratio {getattr(best, f'{run.budget.kind}_ratio'):.4f}"
+    found = f"{best.top1:.2f}% on search_val at {budget}"
+    print(f"search: {result.agent} found {found} in {result.episodes} episodes")
     return {
         "agent": result.agent,
         "episodes": result.episodes,

@@ -1,0 +1,113 @@
+"""Nested channel order by backward elimination: always the channel that the readers miss least goes next.
+
+For a layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and refitting
+the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and ``H - H_:B (H_BB)^-1 H_B:``
+(the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of columns). Unlike a norm, this counts
+what the remaining channels can take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COMPACT_AT = 0.75
+"""Share of columns left at which the matrices shrink: a removed column must not be updated for ever."""
+
+
+@dataclass
+class Reader:
+    """A layer that reads the channels, in the middle of the elimination.
+
+    Attributes:
+        inverse: (D, D) float64 inverse of the (ridged) input covariance, given what was removed.
+        weight: (D, out) float64 weights refitted to what is left.
+        columns: (channels, B) columns of each channel; rows of removed channels are meaningless.
+        energy: variance of the dense output; errors are shares of it, so that readers count alike.
+        dead: (D,) columns of removed channels that are still held.
+    """
+
+    inverse: Tensor
+    weight: Tensor
+    columns: Tensor
+    energy: float
+    dead: Tensor
+
+
+def make_reader(gram: Tensor, weight: Tensor, columns: Tensor, *, ridge: float) -> Reader:
+    """Prepare a reader.
+
+    Args:
+        gram: (D + 1, D + 1) second moments, the last column of ones (``amc.reconstruction.Moments.gram``).
+        weight: (out, D) dense weights.
+        columns: (channels, B) columns that each channel of the group owns; others always stay.
+        ridge: added to the diagonal, relative to its mean.
+    """
+    size = weight.shape[1]
+    mean = gram[:size, size]
+    covariance = gram[:size, :size] - mean[:, None] * mean[None, :]
+    dense = weight.detach().double().cpu().T.contiguous()
+    energy = float((dense * (covariance @ dense)).sum())
+    scale = float(gram.diagonal()[:size].mean())
+    covariance.diagonal().add_(max(ridge * scale, 1e-12))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    return Reader(inverse, dense, columns, max(energy, 1e-30), torch.zeros(size, dtype=torch.bool))
+
+
+def elimination_order(readers: Sequence[Reader], channels: int) -> Tensor:
+    """Return the channels, last eliminated first: a permutation of ``range(channels)``.
+
+    The readers are used up.
+    """
+    alive = torch.arange(channels)
+    removed: list[int] = []
+    while len(alive) > 1:
+        cost = torch.zeros(len(alive), dtype=torch.float64)
+        for reader in readers:
+            cost += _removal_errors(reader, alive) / reader.energy
+        worst = int(cost.argmin())
+        channel = int(alive[worst])
+        removed.append(channel)
+        alive = torch.cat([alive[:worst], alive[worst + 1 :]])
+        for reader in readers:
+            _remove(reader, channel)
+            _compact(reader, alive)
+    removed += alive.tolist()
+    return torch.tensor(removed[::-1])
+
+
+def _removal_errors(reader: Reader, alive: Tensor) -> Tensor:
+    """Output error that each channel's removal adds, the rest refitted: (channels alive,)."""
+    columns = reader.columns[alive]
+    blocks = reader.inverse[columns[:, :, None], columns[:, None, :]]
+    weights = reader.weight[columns]
+    if columns.shape[1] == 1:
+        return weights.square().sum(dim=(1, 2)) / blocks[:, 0, 0]
+    return (weights * torch.linalg.solve(blocks, weights)).sum(dim=(1, 2))
+
+
+def _remove(reader: Reader, channel: int) -> None:
+    block = reader.columns[channel]
+    left = reader.inverse[:, block]
+    factor = torch.linalg.solve(reader.inverse[block][:, block], left, left=False)
+    reader.weight -= factor @ reader.weight[block]
+    reader.inverse.addmm_(factor, left.T, alpha=-1.0)
+    reader.dead[block] = True
+
+
+def _compact(reader: Reader, alive: Tensor) -> None:
+    """Drop the columns of removed channels once they are a quarter of all."""
+    stays = (~reader.dead).nonzero().flatten()
+    if len(stays) > COMPACT_AT * len(reader.dead):
+        return
+    place = torch.full((len(reader.dead),), -1)
+    place[stays] = torch.arange(len(stays))
+    reader.inverse = reader.inverse[stays][:, stays].contiguous()
+    reader.weight = reader.weight[stays].contiguous()
+    reader.dead = reader.dead[stays]
+    moved = torch.full_like(reader.columns, -1)
+    moved[alive] = place[reader.columns[alive]]
+    reader.columns = moved

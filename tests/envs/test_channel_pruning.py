@@ -1,0 +1,127 @@
+"""The environment's contract: Gymnasium's checker, budget for any actions, rewards, determinism."""
+
+import math
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs  # registers the environment
+from amc.errors import AmcError
+from envs import FEATURES, get_reward
+from tests.fakes import fake_problem
+
+ratios = st.lists(st.floats(0, 1), min_size=4, max_size=4)
+
+
+def play(env, actions):
+    observation, _ = env.reset()
+    steps = []
+    for action in actions:
+        observation, reward, terminated, truncated, info = env.step(np.array([action], np.float32))
+        steps.append((observation, reward, terminated, truncated, info))
+    return steps
+
+
+def test_passes_gymnasiums_checker_with_warnings_as_errors():
+    env = gym.make(envs.ENV_ID, factory=lambda: fake_problem()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=True)
+    assert env.unwrapped.episode_length == 4
+
+
+def test_the_episode_has_one_step_a_group_and_a_reward_at_its_end_only():
+    env, network, _, _ = fake_problem()
+    steps = play(env, [0.5] * 4)
+    assert [terminated for _, _, terminated, _, _ in steps] == [False, False, False, True]
+    assert not any(truncated for *_, truncated, _ in steps)
+    assert [reward for _, reward, *_ in steps[:3]] == [0.0] * 3
+    assert steps[-1][1] == pytest.approx(-network.evaluate([s[4]["width"] for s in steps]).loss)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.array([0.5], np.float32))
+
+
+@settings(deadline=None, max_examples=100)
+@given(actions=ratios, ratio=st.floats(0.25, 1.0))
+def test_any_actions_meet_the_budget_and_observations_stay_in_the_space(actions, ratio):
+    env, network, space, budget = fake_problem(ratio=ratio)
+    steps = play(env, actions)
+    widths = tuple(step[4]["width"] for step in steps)
+    assert network.macs(widths) <= budget.limit
+    assert all(width in choices for width, choices in zip(widths, space.choices, strict=True))
+    assert all(env.observation_space.contains(step[0]) for step in steps)
+    assert steps[-1][4]["macs_ratio"] == pytest.approx(network.macs(widths) / network.macs(space.dense))
+
+
+def test_info_tells_what_was_asked_for_and_what_was_cut():
+    env, _, space, _ = fake_problem(ratio=0.3)
+    infos = [step[4] for step in play(env, [1.0] * 4)]
+    assert all(info["requested"] == 1.0 for info in infos)
+    assert any(info["cut"] > 0 for info in infos)
+    for info, dense in zip(infos, space.dense, strict=True):
+        assert info["width"] + info["cut"] == dense
+        assert info["executed"] == info["width"] / dense
+
+
+def test_twin_rollouts_are_equal():
+    first, second = (play(fake_problem()[0], [0.3, 0.9, 0.2, 0.7]) for _ in range(2))
+    for one, two in zip(first, second, strict=True):
+        assert np.array_equal(one[0], two[0])
+        assert one[1:4] == two[1:4]
+
+
+def test_an_infeasible_budget_fails_before_the_search_and_tells_the_minimum():
+    env, network, space, _ = fake_problem()
+    reachable = network.macs(space.minimum) / network.macs(space.dense)
+    with pytest.raises(AmcError, match=f"{reachable:.4f}"):
+        fake_problem(ratio=reachable * 0.99)
+    assert env.episode_length == 4
+
+
+@pytest.mark.parametrize("name", ["accuracy_macs", "accuracy_params"])
+def test_accuracy_guaranteed_rewards_have_no_hard_budget(name):
+    env, network, space, _ = fake_problem(ratio=0.3, reward=get_reward(name))
+    steps = play(env, [1.0] * 4)
+    assert tuple(step[4]["width"] for step in steps) == space.dense
+    loss = network.evaluate(space.dense).loss
+    assert steps[-1][1] == pytest.approx(-loss * math.log(network.macs(space.dense)))
+
+
+def test_observation_by_hand():
+    env, network, space, _ = fake_problem(ratio=1.0)
+    observation, _ = env.reset()
+    assert len(observation) == len(FEATURES) == 11
+    first = dict(zip(FEATURES, observation, strict=True))
+    assert (first["t"], first["reduced"], first["previous"]) == (0.0, 0.0, 1.0)
+    assert first["c"] == 0.0  # 3 inputs are the fewest
+    step = play(env, [0.5])[0]
+    second = dict(zip(FEATURES, step[0], strict=True))
+    dense = network.macs(space.dense)
+    assert second["t"] == pytest.approx(1 / 3)
+    assert second["previous"] == pytest.approx(0.5)
+    assert second["reduced"] == pytest.approx(1 - network.macs((20, 40, 40, 40)) / dense)
+    assert second["rest"] == pytest.approx(50 / dense)
+
+
+def test_agreement_reward_and_dotted_paths():
+    evaluation = fake_problem()[1].evaluate((20, 20, 20, 20))
+    assert get_reward("agreement").score(evaluation) == evaluation.agreement
+    assert get_reward("envs.reward.accuracy").score(evaluation) == pytest.approx(-evaluation.loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("acuracy", "did you mean 'accuracy'"),
+        ("envs.nowhere", "cannot be imported"),
+        ("envs.FEATURES", "tuple"),
+    ],
+)
+def test_bad_rewards_are_told(name, message):
+    with pytest.raises(AmcError, match=message):
+        get_reward(name)

@@ -1,0 +1,77 @@
+"""A network made of numbers: the environment and the agents need no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amc.budget import Budget, WidthSpace, make_budget, width_space
+from amc.memo import Evaluation
+from envs import ChannelPruningEnv, Reward, get_reward
+from envs.observation import GroupFeatures
+
+
+class FakeNetwork:
+    """A chain of 1x1 layers whose accuracy has a known optimum.
+
+    The cost is the sum of width * next width; the accuracy falls with the squared distance of every
+    preserve ratio from ``optimum``.
+    """
+
+    def __init__(self, dense: Sequence[int], optimum: Sequence[float]) -> None:
+        self.dense = tuple(dense)
+        self.optimum = tuple(optimum)
+        self.calls = 0
+
+    def macs(self, widths: Sequence[int]) -> int:
+        """Multiply-adds of the chain, 3 inputs and 10 outputs."""
+        chain = (3, *widths, 10)
+        return sum(a * b for a, b in zip(chain[:-1], chain[1:], strict=True))
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        """Judge widths by their distance from the optimum."""
+        self.calls += 1
+        ratios = [w / d for w, d in zip(widths, self.dense, strict=True)]
+        loss = sum((r - o) ** 2 for r, o in zip(ratios, self.optimum, strict=True)) / len(ratios)
+        macs = self.macs(widths)
+        return Evaluation(
+            widths=tuple(widths),
+            top1=100.0 * (1.0 - loss),
+            loss=loss,
+            agreement=-loss,
+            macs=macs,
+            params=macs,
+            macs_ratio=macs / self.macs(self.dense),
+            params_ratio=macs / self.macs(self.dense),
+            seconds=0.0,
+        )
+
+
+def fake_problem(
+    optimum: Sequence[float] = (0.9, 0.3, 0.8, 0.4),
+    *,
+    ratio: float = 0.6,
+    reward: Reward | None = None,
+    round_to: int = 4,
+) -> tuple[ChannelPruningEnv, FakeNetwork, WidthSpace, Budget]:
+    """Return an environment over a fake network of 40 channels a group, and its parts."""
+    dense = (40,) * len(optimum)
+    network = FakeNetwork(dense, optimum)
+    names = [f"layer{i}" for i in range(len(dense))]
+    space = width_space(names, dense, round_to=round_to, min_preserve_ratio=0.2)
+    reward = reward or get_reward("accuracy")
+    budget = make_budget("macs", ratio, network.macs, dense, enforced=reward.enforces_budget)
+    features = [
+        GroupFeatures(
+            t=i,
+            n=40,
+            c=40 if i else 3,
+            h=8 >> i,
+            w=8 >> i,
+            stride=1 + i % 2,
+            k=1,
+            macs=100 * (i + 1),
+            rest=50,
+        )
+        for i in range(len(dense))
+    ]
+    return ChannelPruningEnv(network, space, budget, reward, features), network, space, budget
