@@ -105,18 +105,18 @@ class Compressor:
         self._refits = RefitCache(self._solve, settings.cache_mib * 2**20)
         self._memo = memo if memo is not None else Memo()
         self._device = torch.device(device)
-        self._images = search_val.images.to(self._device, memory_format=torch.channels_last)
+        self.images = search_val.images.to(self._device, memory_format=torch.channels_last)
         self._labels = search_val.labels.to(self._device)
         self._shell = Shell(self._model, graph, self._device)
 
     @cached_property
     def dense(self) -> Evaluation:
         """What the dense network achieves on ``search_val``."""
-        return self._measure(self.graph.dense_widths, self._dense_logits, 0.0)
+        return self.judge(self.graph.dense_widths, self._dense_logits)
 
     @cached_property
     def _dense_logits(self) -> Tensor:
-        return self._logits(self._shell.load(self._tensors(self.graph.dense_widths)))
+        return self.outputs(self.candidate(self.graph.dense_widths))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Return what these widths achieve on ``search_val``; known ones cost nothing."""
@@ -125,10 +125,14 @@ class Compressor:
             return known
         _ = self._dense_logits  # once, outside the clock: the agreement needs them
         start = time.process_time()
-        outputs = self._logits(self._shell.load(self._tensors(widths)))
-        evaluation = self._measure(widths, outputs, time.process_time() - start)
+        outputs = self.outputs(self.candidate(widths))
+        evaluation = self.judge(widths, outputs, time.process_time() - start)
         self._memo.put(evaluation)
         return evaluation
+
+    def outputs(self, model: nn.Module) -> Tensor:
+        """Return a candidate's logits on ``search_val``: (N, classes), on the CPU."""
+        return logits(model, self.images, self.settings.batch_size)
 
     def pruned_model(self, widths: Sequence[int]) -> nn.Module:
         """Return a new network of these widths with refitted weights, batch norm in place, on the CPU."""
@@ -137,7 +141,8 @@ class Compressor:
         modules = dict(pruned.named_modules())
         for name, tensors in self._tensors(widths).items():
             if not isinstance(modules[name], OptionAShortcut):
-                set_tensors(modules[name], tensors)
+                # Copies: what is not cut is shared with the dense network and the cache of refits.
+                set_tensors(modules[name], {key: tensor.clone() for key, tensor in tensors.items()})
         return pruned
 
     def candidate(self, widths: Sequence[int]) -> nn.Module:
@@ -203,16 +208,15 @@ class Compressor:
         own["weight"] = found.weight[rows].reshape(own["weight"].shape)
         if "bias" in own:
             own["bias"] = own["bias"] + found.shift[rows]
-        elif (norm := self.graph.norm_after.get(name)) is not None:
+        elif has_intercept(self.graph, self._modules, name):
+            norm = self.graph.norm_after[name]
             if norm not in tensors:
                 tensors[norm] = sliced_tensors(self._modules[norm], Keep())
             # The norm subtracts its running mean, so a shift of its input moves that mean the other way.
             tensors[norm]["running_mean"] = tensors[norm]["running_mean"] - found.shift[rows]
 
-    def _logits(self, model: nn.Module) -> Tensor:
-        return logits(model, self._images, self.settings.batch_size)
-
-    def _measure(self, widths: Sequence[int], outputs: Tensor, seconds: float) -> Evaluation:
+    def judge(self, widths: Sequence[int], outputs: Tensor, seconds: float = 0.0) -> Evaluation:
+        """Score a candidate's logits."""
         dense = self.graph.dense_widths
         macs, params = self.macs(widths), self.params(widths)
         return Evaluation(
@@ -299,9 +303,10 @@ def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Modu
     }
 
 
-def fingerprint(model: nn.Module, data_fingerprint: str, settings: CompressorSettings) -> str:
-    """Hash all that determines an evaluation: weights, images and settings that change results."""
+def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
+    """Hash all that determines an evaluation: network, groups, images and settings that change results."""
     digest = hashlib.sha256(data_fingerprint.encode())
+    digest.update(repr((graph.layers, graph.group_names)).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,9 +1,9 @@
 """Nested channel order by backward elimination: always the channel that the readers miss least goes next.
 
 For a layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and refitting
-the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and ``H - H_:B (H_BB)^-1 H_B:``
-(the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of columns). Unlike a norm, this counts
-what the remaining channels can take over.
+the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and
+``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of
+columns). Unlike a norm, this counts what the remaining channels can take over.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.evaluation import evaluating
 from amc.models import OptionAShortcut
 
 Axis = Literal["in", "out"]
@@ -35,6 +36,7 @@ class Layer:
         groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
         in_size, out_size: feature-map (height, width); (1, 1) for a linear layer on a vector.
         positions: output positions per image, summed over all calls of the layer.
+        calls: how often it runs in one forward pass.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Layer:
     out_size: tuple[int, int]
     positions: int
     bias: bool
+    calls: int = 1
 
     @property
     def depthwise(self) -> bool:
@@ -206,13 +209,18 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
     def record(name: str) -> Any:
-        return lambda _module, inputs, output: calls[name].append((inputs[0].shape, output.shape))
+        def hook(
+            _module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor
+        ) -> None:
+            source = args[0] if args else next(iter(options.values()))
+            calls[name].append((source.shape, output.shape))
 
-    hooks = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-    training = model.training
+        return hook
+
+    hooks = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in modules.items()]
     try:
-        with torch.no_grad():
-            output = model.eval()(example)
+        with torch.no_grad(), evaluating(model):
+            output = model(example)
     except (RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise AmcError(
@@ -220,7 +228,6 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
             "does the data's image size fit the model?"
         ) from error
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     if not isinstance(output, Tensor) or output.ndim != 2:
@@ -248,6 +255,7 @@ def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch
             out_size=(out_shape[-2], out_shape[-1]),
             positions=sum(out[-2] * out[-1] for _, out in shapes),
             bias=module.bias is not None,
+            calls=len(shapes),
         )
     tokens = [prod(out[1:-1]) for _, out in shapes]
     return Layer(
@@ -262,6 +270,7 @@ def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch
         out_size=(1, tokens[0]),
         positions=sum(tokens),
         bias=module.bias is not None,
+        calls=len(shapes),
     )
 
 
@@ -405,9 +414,8 @@ def _why_layer_unprunable(
     layer = layers[name]
     if layer.groups > 1 and not layer.depthwise:
         return f"{name} is a grouped convolution (groups={layer.groups})"
-    out = prod(layer.out_size)
-    if layer.positions != out:
-        return f"{name} is called {layer.positions // out} times with shared weights"
+    if layer.calls > 1:
+        return f"{name} is called {layer.calls} times with shared weights"
     return None
 
 
@@ -421,10 +429,10 @@ def _split_into_groups(
     """
     axes: dict[tuple[str, Axis], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for item in items:
-        name = dependencies.name_of(item.dep.target.module)
-        if not name:
-            continue
         module = item.dep.target.module
+        name = dependencies.name_of(module)
+        if not name or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
+            continue
         for axis in _axes(dependencies, item.dep, module):
             for position, channel in zip(item.idxs, item.root_idxs, strict=True):
                 axes[name, axis][channel].add(position)

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from amc.errors import AmcError
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -63,12 +65,17 @@ class Memo:
         if len(whole) < len(text):  # a kill in mid-write leaves half a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        for line in whole.decode().splitlines():
-            record = json.loads(line)
-            if record.pop("fingerprint") == self._fingerprint:
-                record["widths"] = tuple(record["widths"])
-                evaluation = Evaluation(**record)
-                self._known[evaluation.widths] = evaluation
+        for number, line in enumerate(whole.decode().splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                if record.pop("fingerprint") == self._fingerprint:
+                    record["widths"] = tuple(record["widths"])
+                    evaluation = Evaluation(**record)
+                    self._known[evaluation.widths] = evaluation
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise AmcError(
+                    f"{path} line {number} is no evaluation ({error!r}); was it edited? Remove that line"
+                ) from error
 
     def __len__(self) -> int:
         return len(self._known)

@@ -91,11 +91,7 @@ def sliced_tensors(module: nn.Module, keep: Keep) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         sliced = tensor.detach()
-        if (
-            keep.outputs is not None
-            and tensor.ndim > 0
-            and not (isinstance(module, nn.PReLU) and len(tensor) == 1)
-        ):
+        if keep.outputs is not None and tensor.ndim > 0:
             sliced = sliced[keep.outputs]
         if keep.inputs is not None and name == "weight" and tensor.ndim > 1:
             sliced = sliced[:, keep.inputs]
@@ -107,17 +103,18 @@ def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace tensors of ``module`` in place and make its declared sizes follow them."""
     for name, tensor in tensors.items():
         if name in module._parameters:
-            module._parameters[name] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            old = module._parameters[name]
+            module._parameters[name] = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
         else:
             module._buffers[name] = tensor
     weight = tensors.get("weight")
     if weight is None:
         return
     if isinstance(module, nn.Conv2d):
-        depthwise = module.groups > 1
+        if module.groups == module.in_channels == module.out_channels and module.groups > 1:
+            module.groups = weight.shape[0]  # depthwise
         module.out_channels = weight.shape[0]
-        module.groups = weight.shape[0] if depthwise else 1
-        module.in_channels = weight.shape[0] if depthwise else weight.shape[1]
+        module.in_channels = weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.evaluation import evaluating
 from amc.graph import Graph
 
 
@@ -82,7 +83,8 @@ def collect_moments(
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            patches = _patches(module, inputs[0], positions_per_image, generator).double()
+            chosen = sample_positions(module, inputs[0], positions_per_image, generator)
+            patches = layer_patches(module, inputs[0], chosen).double()
             ones = patches.new_ones(len(patches), 1)
             extended = torch.cat([patches, ones], dim=1)
             gram = extended.T @ extended
@@ -92,16 +94,14 @@ def collect_moments(
         return hook
 
     hooks = [modules[name].register_forward_pre_hook(record(name)) for name in layers]
-    training = model.training
-    model.eval()
     try:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            model(batch)
-            if progress is not None:
-                progress(len(batch))
+        with evaluating(model):
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                model(batch)
+                if progress is not None:
+                    progress(len(batch))
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     for name, gram in sums.items():
@@ -112,27 +112,85 @@ def collect_moments(
     return {name: Moments((sums[name] / rows[name]).cpu(), rows[name]) for name in layers}
 
 
-def _patches(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Unfold a layer's input at sampled output positions: (rows, in_channels * kh * kw)."""
-    if isinstance(module, nn.Linear):
-        flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        if flat.shape[1] > limit:
-            flat = flat[:, torch.randperm(flat.shape[1], generator=generator)[:limit]]
-        return flat.flatten(0, 1)
-    assert isinstance(module, nn.Conv2d)
+def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Choose at most ``limit`` output positions (flat indices) of a layer for a batch of inputs."""
+    if isinstance(module, nn.Conv2d):
+        height, width = _output_size(module, inputs)
+        count = height * width
+    else:
+        count = inputs[0].numel() // inputs.shape[-1]
+    if count <= limit:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:limit]
+
+
+def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    sizes = (inputs.shape[2] + top + bottom, inputs.shape[3] + left + right)
+    height, width = (
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, dilation, kernel, stride in zip(
+            sizes, module.dilation, module.kernel_size, module.stride, strict=True
+        )
+    )
+    return height, width
+
+
+def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
+    """Unfold a layer's input at output positions: (N * positions, in_channels * kh * kw)."""
+    if not isinstance(module, nn.Conv2d):
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
+    _, width = _output_size(module, inputs)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     (kh, kw), (sy, sx), (dy, dx) = module.kernel_size, module.stride, module.dilation
-    height = (padded.shape[2] - dy * (kh - 1) - 1) // sy + 1
-    width = (padded.shape[3] - dx * (kw - 1) - 1) // sx + 1
-    chosen = torch.arange(height * width)
-    if len(chosen) > limit:
-        chosen = torch.randperm(len(chosen), generator=generator)[:limit]
     tap = torch.arange(kh * kw)
     rows = (chosen // width * sy)[:, None] + (tap // kw * dy)[None, :]
     columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
     patches = padded[:, :, rows.to(inputs.device), columns.to(inputs.device)]  # (N, C, P, kh * kw)
     return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
+
+
+def layer_rows(outputs: Tensor, chosen: Tensor) -> Tensor:
+    """Take a layer's output at output positions: (N * positions, out_channels)."""
+    chosen = chosen.to(outputs.device)
+    if outputs.ndim == 4:
+        return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
+
+
+def solve_rows(
+    patches: Tensor, targets: Tensor, weight: Tensor, *, depthwise: bool, intercept: bool, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """Solve ``patches @ W^T + shift = targets`` by least squares, near ``weight`` where data is scarce.
+
+    Args:
+        patches: (rows, in_channels * taps) inputs.
+        targets: (rows, out_channels) wanted outputs.
+        weight: current weights of the layer, in its own shape.
+        depthwise: whether output channel i reads only the taps of input channel i.
+
+    Returns:
+        Weights in the shape of ``weight``, and the shift (out_channels,), both float32.
+    """
+    ones = int(intercept)
+    x, y = patches.double(), targets.double()
+    if depthwise:
+        x = x.reshape(len(x), len(weight), -1).transpose(0, 1)  # (channels, rows, taps)
+        y = y.T[:, :, None]
+    if ones:
+        x = torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
+    gram, right = x.mT @ x / len(patches), x.mT @ y / len(patches)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
+    penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
+    flat = weight.double().flatten(1)
+    right[..., ones:, :] += penalty[..., None] * (flat[..., None] if depthwise else flat.T)
+    diagonal += penalty
+    solution = torch.linalg.solve(gram, right)
+    if depthwise:
+        solution = solution[..., 0].T
+    shift = solution[0] if ones else solution.new_zeros(len(weight))
+    return solution[ones:].T.reshape(weight.shape).float(), shift.float()
 
 
 def expand_columns(positions: Tensor, taps: int) -> Tensor:

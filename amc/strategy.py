@@ -89,7 +89,7 @@ class Strategy:
         try:
             return cls(
                 groups=tuple(
-                    GroupWidth(str(g["name"]), int(g["dense"]), int(g["kept"])) for g in data["groups"]
+                    GroupWidth(str(g["name"]), _count(g["dense"]), _count(g["kept"])) for g in data["groups"]
                 ),
                 macs_ratio=float(data["macs_ratio"]),
                 params_ratio=float(data["params_ratio"]),
@@ -98,7 +98,9 @@ class Strategy:
                 budget=data.get("budget", {}),
                 provenance=data.get("provenance", {}),
             )
-        except (KeyError, TypeError) as error:
+        except AmcError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise AmcError(
                 f"strategy is malformed: {error!r}; expected the fields of strategy.json"
             ) from error
@@ -147,3 +149,9 @@ class Strategy:
                 )
         kept = {group.name: group.kept for group in self.groups}
         return tuple(kept.get(name, width) for name, width in full.items())
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number of channels")
+    return value

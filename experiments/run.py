@@ -170,7 +170,7 @@ class Run:
         settings = CompressorSettings(**{f.name: getattr(config, f.name) for f in fields(CompressorSettings)})
         known = None
         if memo:
-            mark = fingerprint(self.dense, self.splits.fingerprint, settings)
+            mark = fingerprint(self.dense, self.graph, self.splits.fingerprint, settings)
             known = Memo(self.folder / "evaluations.jsonl", mark)
         return Compressor(
             self.dense,

@@ -150,6 +150,15 @@ class CompressorConfig:
 
 
 @dataclass
+class PruneConfig:
+    """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``)."""
+
+    sequential: bool = True
+    positions_per_image: int = 16
+    reestimate_norms: bool = True
+
+
+@dataclass
 class TrainConfig:
     """See ``amc.finetuning.TrainSettings``."""
 
@@ -212,6 +221,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     agent: AgentConfig = MISSING
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20))
     finetune: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=10, lr=0.02, distill_weight=0.5, label_smoothing=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from amc.budget import Budget, WidthSpace, make_budget, width_space
 from amc.memo import Evaluation
@@ -25,7 +26,7 @@ class FakeNetwork:
     def macs(self, widths: Sequence[int]) -> int:
         """Multiply-adds of the chain, 3 inputs and 10 outputs."""
         chain = (3, *widths, 10)
-        return sum(a * b for a, b in zip(chain[:-1], chain[1:], strict=True))
+        return sum(a * b for a, b in pairwise(chain))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Judge widths by their distance from the optimum."""

@@ -1,4 +1,4 @@
-"""Imports go one way: experiments -> {agents, envs, amc}, envs -> amc, agents -> amc.strategy, amc -> nothing."""
+"""Imports go one way: experiments -> {agents, envs, amc}, envs -> amc, amc -> nothing of ours."""
 
 import ast
 import subprocess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from amc.counting import count_macs
 from amc.errors import AmcError
 from amc.evaluation import logits
 from amc.pruning import surgery
+from amc.sequential import sequential_refit
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -69,6 +71,7 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
             f"budget.{run.budget.kind}_ratio={run.budget.ratio:g}; it was made for another budget"
         )
     params = sum(parameter.numel() for parameter in model.parameters())
+    refitted = _refit_in_sequence(run, compressor, model, widths) if run.config.prune.sequential else 0
     return model, {
         "macs": macs,
         "params": params,
@@ -76,4 +79,30 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
         "params_ratio": params / compressor.params(run.graph.dense_widths),
         "sliced_equals_cut": True,
         "folded_difference": difference,
+        "sequentially_refitted_layers": refitted,
     }
+
+
+def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, widths: tuple[int, ...]) -> int:
+    """Refit the cut network layer by layer; one that cannot be traced keeps the weights of the search."""
+    config = run.config.prune
+    keeps = compressor.plan.keeps(compressor.kept(widths))
+    refined = copy.deepcopy(model)
+    with tqdm(desc="refit", unit="operation", disable=None, leave=False) as bar:
+        try:
+            count = sequential_refit(
+                run.dense,
+                refined,
+                keeps,
+                run.splits.calibration.images,
+                positions_per_image=config.positions_per_image,
+                ridge=run.config.compressor.ridge,
+                reestimate_norms=config.reestimate_norms,
+                seed=run.config.seed,
+                progress=bar.update,
+            )
+        except AmcError as error:
+            print(f"prune: no sequential refit: {error}")
+            return 0
+    model.load_state_dict(refined.state_dict())
+    return count

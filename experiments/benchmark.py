@@ -1,0 +1,258 @@
+"""What an episode costs: ``python -m experiments.benchmark search --model mobilenet_v1 --resolution 32``.
+
+CPU seconds of one episode, split into building the candidate, its forward pass, scoring, and the agent with
+the rest, beside the pure forward pass of the very same networks, interleaved in the same process.
+``--reference`` also times the official procedure of AMC, written again as its code does it: zero-masked
+weights at full cost, and a scikit-learn least-squares solve on raw features for every layer of every episode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from agents import DDPGSettings, Episode, ddpg_search
+from amc.budget import make_budget, width_space
+from amc.compressor import Compressor, CompressorSettings
+from amc.data import LabelledImages
+from amc.errors import AmcError
+from amc.graph import Graph, exclude_groups, trace
+from amc.memo import Evaluation
+from amc.models import ModelSpec, build
+from amc.reconstruction import layer_patches, layer_rows, refit_layers, sample_positions
+from envs import ChannelPruningEnv, get_reward
+from envs.observation import group_features
+
+CLASSES = {True: 10, False: 1000}
+
+
+class _Timed:
+    """The physics with a clock on its two parts, and the pure forward pass of each network beside them."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor = compressor
+        self.rows: list[dict[str, float]] = []
+
+    def macs(self, widths: Sequence[int]) -> int:
+        return self._compressor.macs(widths)
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        build, model = _cpu_seconds(lambda: self._compressor.candidate(widths))
+        forward, outputs = _cpu_seconds(lambda: self._compressor.outputs(model))
+        scoring, evaluation = _cpu_seconds(lambda: self._compressor.judge(widths, outputs))
+        images, size = self._compressor.images, self._compressor.settings.batch_size
+        pure, _ = _cpu_seconds(lambda: _forward(copy.deepcopy(model), images, size))
+        self.rows.append({"build": build, "forward": forward, "scoring": scoring, "pure_forward": pure})
+        return evaluation
+
+
+def _cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def search_benchmark(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure episodes of one network; see the module's docstring."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    small = options.resolution < 128
+    shape = (3, options.resolution, options.resolution)
+    spec = ModelSpec(options.model, CLASSES[small], shape)
+    model = build(spec, trust_dotted_path=True).eval()
+    images = torch.randn(options.images, *shape)
+    labels = torch.randint(0, CLASSES[small], (options.images,))
+    calibration = torch.randn(options.calibration, *shape)
+    graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
+
+    start = time.process_time()
+    settings = CompressorSettings(batch_size=options.batch_size)
+    compressor = Compressor(model, graph, calibration, LabelledImages(images, labels), settings)
+    _ = compressor.dense
+    one_off = time.process_time() - start
+
+    episodes = _time_episodes(compressor, graph, options)
+    report = {
+        "model": options.model,
+        "resolution": options.resolution,
+        "images": options.images,
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+        "seed": options.seed,
+        "groups": len(graph.groups),
+        "torch": torch.__version__,
+        "one_off_cpu_seconds": one_off,
+        **episodes,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    if options.reference:
+        report["reference"] = _time_reference(model, graph, images, calibration, report, options)
+    return report
+
+
+def _time_episodes(compressor: Compressor, graph: Graph, options: argparse.Namespace) -> dict[str, Any]:
+    timed = _Timed(compressor)
+    space = width_space(graph.group_names, graph.dense_widths, round_to=options.round_to)
+    budget = make_budget("macs", options.macs_ratio, compressor.macs, graph.dense_widths)
+    env = ChannelPruningEnv(timed, space, budget, get_reward("accuracy"), group_features(graph))
+    totals: list[float] = []
+    mark = time.process_time()
+    bar = tqdm(total=options.episodes, desc="episodes", disable=None)
+
+    def on_episode(_: Episode) -> None:
+        nonlocal mark
+        now = time.process_time()
+        totals.append(now - mark)
+        mark = now
+        bar.update()
+
+    agent = DDPGSettings(warmup_episodes=min(options.episodes // 2, 5))
+    ddpg_search(
+        env, options.episodes, options.seed, on_episode, settings=agent, episode_length=env.episode_length
+    )
+    bar.close()
+    rows = []
+    for total, row in zip(totals[1:], timed.rows[1:], strict=True):  # the first warms caches and kernels up
+        own = total - row["pure_forward"]
+        rest = own - row["build"] - row["forward"] - row["scoring"]
+        rows.append({**row, "episode": own, "agent_and_rest": rest})
+    median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    ratios = sorted(row["episode"] / row["pure_forward"] for row in rows)
+    return {
+        "episodes": len(rows),
+        "cpu_seconds_per_episode": median["episode"],
+        "split": {name: median[name] for name in ("build", "forward", "scoring", "agent_and_rest")},
+        "pure_forward_cpu_seconds": median["pure_forward"],
+        "ratio_to_pure_forward": statistics.median(ratios),
+        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+    }
+
+
+@torch.inference_mode()
+def _forward(model: nn.Module, images: Tensor, batch_size: int) -> None:
+    for start in range(0, len(images), batch_size):
+        model(images[start : start + batch_size])
+
+
+def _time_reference(
+    model: nn.Module,
+    graph: Graph,
+    images: Tensor,
+    calibration: Tensor,
+    ours: dict[str, Any],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Time AMC's official procedure on random policies of the same network."""
+    features = _raw_features(model, graph, calibration)
+    rng = np.random.default_rng(options.seed)
+    rows = []
+    for _ in tqdm(range(options.reference_episodes), desc="reference", disable=None):
+        masked = copy.deepcopy(model)
+        start = time.process_time()
+        for group in graph.groups:
+            _reference_prune(masked, group.readers, features, float(rng.uniform(0.2, 1.0)))
+        solve = time.process_time() - start
+        start = time.process_time()
+        _forward(masked, images, 50)
+        rows.append((solve, time.process_time() - start))
+    solve, forward = (statistics.median(column) for column in zip(*rows, strict=True))
+    total = solve + forward
+    return {
+        "episodes": len(rows),
+        "cpu_seconds_per_episode": total,
+        "split": {"least_squares": solve, "forward": forward},
+        "ratio_to_ours": total / ours["cpu_seconds_per_episode"],
+    }
+
+
+def _raw_features(model: nn.Module, graph: Graph, images: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Inputs and outputs of every layer at 10 positions an image, as the official code keeps them."""
+    modules = dict(model.named_modules())
+    features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def hook(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            chosen = sample_positions(module, inputs[0], 10, generator)
+            features[name] = (
+                layer_patches(module, inputs[0], chosen).numpy(),
+                layer_rows(output, chosen).numpy(),
+            )
+
+        return record
+
+    handles = [modules[name].register_forward_hook(hook(name)) for name in refit_layers(graph)]
+    with torch.inference_mode():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return features
+
+
+def _reference_prune(
+    model: nn.Module, readers: Sequence[str], features: dict[str, tuple[np.ndarray, np.ndarray]], ratio: float
+) -> None:
+    """Mask the input channels of smallest L1 norm and solve for the rest, as ``prune_kernel`` does."""
+    from sklearn.linear_model import LinearRegression
+
+    modules = dict(model.named_modules())
+    for name in readers:
+        weight = modules[name].weight
+        assert isinstance(weight, Tensor)
+        dense = weight.detach().flatten(2).numpy() if weight.ndim > 2 else weight.detach()[..., None].numpy()
+        importance = np.abs(dense).sum(axis=(0, 2))
+        kept = np.sort(np.argsort(-importance)[: max(1, round(ratio * len(importance)))])
+        x, y = features[name]
+        columns = (kept[:, None] * dense.shape[2] + np.arange(dense.shape[2])).ravel()
+        solved = LinearRegression(fit_intercept=False).fit(x[:, columns], y).coef_
+        full = np.zeros((len(dense), x.shape[1]), dtype=np.float32)
+        full[:, columns] = solved
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(full).reshape(weight.shape))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark", description=__doc__.split("\n\n")[0]
+    )
+    search = top.add_subparsers(dest="what", required=True).add_parser("search", help="cost of an episode")
+    search.add_argument("--model", default="mobilenet_v1", help="any name that amc's model= takes")
+    search.add_argument("--resolution", type=int, default=32, help="image side in pixels")
+    search.add_argument("--images", type=int, default=5000, help="validation images per episode")
+    search.add_argument("--calibration", type=int, default=500, help="calibration images")
+    search.add_argument("--episodes", type=int, default=12)
+    search.add_argument("--batch-size", type=int, default=128)
+    search.add_argument("--macs-ratio", type=float, default=0.5)
+    search.add_argument("--round-to", type=int, default=8)
+    search.add_argument("--threads", type=int, default=1)
+    search.add_argument("--seed", type=int, default=0)
+    search.add_argument("--keep-coupled", action="store_true", help="leave residual streams whole")
+    search.add_argument("--reference", action="store_true", help="also time AMC's official procedure")
+    search.add_argument("--reference-episodes", type=int, default=3)
+    return top
+
+
+def main() -> None:
+    """Print the benchmark as JSON."""
+    try:
+        print(json.dumps(search_benchmark(parser().parse_args()), indent=2))
+    except AmcError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

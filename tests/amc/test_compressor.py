@@ -1,0 +1,214 @@
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from amc.compressor import Compressor, CompressorSettings, fingerprint
+from amc.evaluation import cross_entropy, logits, top1
+from amc.graph import exclude_groups, trace
+from amc.memo import Memo
+from amc.models import resnet20
+from amc.pruning import slice_model
+from tests.networks import PRUNABLE, SHAPE, Chain, Residual, Separable, randomised
+
+
+class Counting(Residual):
+    """Counts the forward passes of all its copies."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return super().forward(x)
+
+
+def make(model, data, memo=None, **settings):
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    settings = CompressorSettings(**{"order": "l1", "batch_size": 64, **settings})
+    return Compressor(model, graph, data.calibration.images, data.search_val, settings, memo=memo)
+
+
+def halved(compressor):
+    return tuple((width + 1) // 2 for width in compressor.graph.dense_widths)
+
+
+def outputs(model, data):
+    return logits(model, data.search_val.images, 64)
+
+
+def difference(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.fixture(scope="module")
+def compressor(trained, data):
+    return make(trained, data)
+
+
+@pytest.mark.parametrize("network", [*PRUNABLE, resnet20])
+def test_candidate_computes_the_pruned_network(network, data):
+    compressor = make(randomised(network(), seed=3), data)
+    for widths in (halved(compressor), compressor.graph.dense_widths):
+        expected = outputs(compressor.pruned_model(widths), data)
+        assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+
+
+def test_candidates_do_not_depend_on_what_was_loaded_before(compressor, data):
+    wide, narrow = (8, 6, 10, 12), (3, 2, 4, 5)
+    first = outputs(compressor.candidate(narrow), data)
+    outputs(compressor.candidate(wide), data)
+    assert torch.equal(outputs(compressor.candidate(narrow), data), first)
+
+
+def test_pruned_network_without_refit_is_the_sliced_one(trained, data):
+    compressor = make(trained, data, refit=False)
+    widths = halved(compressor)
+    expected = slice_model(trained, compressor.plan, compressor.kept(widths))
+    for name, tensor in compressor.pruned_model(widths).state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name])
+
+
+def test_dense_widths_give_the_dense_network(compressor, trained, data):
+    expected = outputs(trained, data)
+    dense = compressor.evaluate(compressor.graph.dense_widths)
+    assert dense == compressor.dense
+    assert dense.top1 == top1(expected, data.search_val.labels)
+    assert dense.top1 > 60  # of five classes
+    assert dense.loss == pytest.approx(cross_entropy(expected, data.search_val.labels), rel=1e-5)
+    assert dense.agreement == 0
+    assert (dense.macs_ratio, dense.params_ratio) == (1, 1)
+
+
+def test_evaluation_judges_the_pruned_network(compressor, data):
+    widths = halved(compressor)
+    found, pruned = compressor.evaluate(widths), compressor.pruned_model(widths)
+    assert found.widths == widths
+    assert found.loss == pytest.approx(cross_entropy(outputs(pruned, data), data.search_val.labels), rel=1e-5)
+    assert found.params == sum(parameter.numel() for parameter in pruned.parameters())
+    assert found.macs_ratio == found.macs / compressor.dense.macs
+    assert found.agreement < 0
+
+
+def test_known_widths_cost_no_forward_pass(data):
+    memo = Memo()
+    compressor = make(randomised(Counting()), data, memo)
+    widths = halved(compressor)
+    first = compressor.evaluate(widths)
+    calls = len(Counting.calls)
+    assert compressor.evaluate(list(widths)) is first
+    assert len(Counting.calls) == calls
+    assert memo.get(widths) is first
+    compressor.evaluate((1, *widths[1:]))
+    assert Counting.calls[calls:] == [64, 36]  # the 100 images once
+
+
+@pytest.mark.parametrize("network", [Residual, Separable])
+def test_refit_improves_agreement(network, trained, data):
+    model = trained if network is Residual else randomised(network(), seed=1)
+    with_refit, without = make(model, data), make(model, data, refit=False)
+    widths = tuple(max(1, round(0.7 * width)) for width in with_refit.graph.dense_widths)
+    assert with_refit.evaluate(widths).agreement > 0.5 * without.evaluate(widths).agreement
+    assert without.evaluate(widths).agreement < -0.01  # there was something to repair
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [[nn.Conv2d(6, 4, 3)], [nn.Conv2d(6, 4, 3, bias=False), nn.BatchNorm2d(4)]],
+    ids=["bias", "batch norm"],
+)
+def test_refit_keeps_the_mean_output(layers, data):
+    """The intercept, in the bias or the batch norm, leaves no mean residual on the calibration images."""
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    model = randomised(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *layers, *head))
+    compressor = make(model, data, positions_per_image=10**6)
+    pruned = compressor.pruned_model((3, 4))
+    depth, images = 2 + len(layers), data.calibration.images
+    found, expected = (network[:depth](images).mean((0, 2, 3)) for network in (pruned, model))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert not torch.equal(pruned[2].weight, model[2].weight[:, compressor.kept((3, 4))["0"]])
+
+
+def test_small_cache_recomputes_the_same(trained, data, compressor):
+    tiny = make(trained, data, cache_mib=0)
+    for widths in [(8, 6, 5, 6), (4, 3, 10, 12), (8, 6, 5, 6)]:
+        expected = outputs(compressor.candidate(widths), data)
+        assert torch.equal(outputs(tiny.candidate(widths), data), expected)
+
+
+def test_the_dense_network_is_never_changed(data):
+    model = randomised(Residual()).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    compressor = make(model, data)
+    compressor.evaluate(halved(compressor))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_training_a_pruned_network_changes_no_later_candidate(refit, trained, data):
+    compressor = make(trained, data, refit=refit)
+    widths = halved(compressor)
+    before = outputs(compressor.pruned_model(widths), data)
+    with torch.no_grad():
+        for parameter in compressor.pruned_model(widths).parameters():
+            parameter.add_(1.0)
+    assert torch.equal(outputs(compressor.pruned_model(widths), data), before)
+
+
+def test_batch_norm_without_statistics(data):
+    model = Chain()
+    model.second = nn.Sequential(
+        nn.Conv2d(8, 12, 3, bias=False), nn.BatchNorm2d(12, track_running_stats=False)
+    )
+    compressor = make(randomised(model), data)
+    widths = halved(compressor)
+    expected = outputs(compressor.pruned_model(widths), data)
+    assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_folding_all_kinds_of_batch_norm(affine, bias, data):
+    model = Chain()
+    model.second = nn.Sequential(nn.Conv2d(8, 12, 3, bias=bias), nn.BatchNorm2d(12, affine=affine))
+    compressor = make(randomised(model), data)
+    widths = halved(compressor)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in compressor.candidate(widths).modules())
+    expected = outputs(compressor.pruned_model(widths), data)
+    assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+
+
+SETTINGS = CompressorSettings(order="l1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"order": "l2"},
+        {"refit": False},
+        {"ridge": 1e-3},
+        {"positions_per_image": 8},
+        {"batch_size": 32},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_fingerprint_follows_every_setting_that_changes_results(trained, change):
+    graph = trace(trained, torch.zeros(1, *SHAPE))
+    changed = fingerprint(trained, graph, "data", replace(SETTINGS, **change))
+    assert changed != fingerprint(trained, graph, "data", SETTINGS)
+
+
+def test_fingerprint_follows_weights_groups_and_data_but_not_the_cache(trained):
+    graph = trace(trained, torch.zeros(1, *SHAPE))
+    base = fingerprint(trained, graph, "data", SETTINGS)
+    assert fingerprint(trained, graph, "data", replace(SETTINGS, cache_mib=1)) == base
+    assert fingerprint(trained, graph, "other data", SETTINGS) != base
+    fewer = exclude_groups(graph, [graph.group_names[0]])
+    assert fingerprint(trained, fewer, "data", SETTINGS) != base
+    other = Residual()
+    other.load_state_dict(trained.state_dict())
+    assert fingerprint(other, graph, "data", SETTINGS) == base
+    other.shortcut[1].running_var[3] += 1e-3
+    assert fingerprint(other, graph, "data", SETTINGS) != base

@@ -1,0 +1,251 @@
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from amc.cost import macs_cost
+from amc.errors import AmcError
+from amc.graph import exclude_groups, trace
+from amc.pruning import SlicePlan, first_channels, slice_model
+from tests.networks import (
+    CLASSES,
+    SHAPE,
+    Chain,
+    ConcatThenAdd,
+    ConvHead,
+    Dense,
+    Flattened,
+    Grouped,
+    Normalised,
+    OneSlope,
+    Residual,
+    Separable,
+    Shared,
+    SqueezeExcite,
+    conv_bn,
+)
+
+
+class Pair(Chain):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Mapped(Chain):
+    def forward(self, x):
+        return self.features(x)
+
+
+def groups_of(model, example):
+    return {group.name: group for group in trace(model, example).groups}
+
+
+def slots_of(group):
+    return frozenset((slot.module, slot.axis) for slot in group.slots)
+
+
+def resnet18():
+    from torchvision.models import resnet18
+
+    return resnet18().eval()
+
+
+def test_groups_agree_with_torch_pruning_on_resnet18():
+    import torch_pruning as tp
+
+    model, example = resnet18(), torch.zeros(1, 3, 64, 64)
+    ours = [(group.width, slots_of(group)) for group in trace(model, example).groups]
+    dependencies = tp.DependencyGraph().build_dependency(model, example, verbose=False)
+    names = {module: name for name, module in model.named_modules()}
+    theirs = []
+    for group in dependencies.get_all_groups(ignored_layers=[model.fc], root_module_types=[nn.Conv2d]):
+        members = [item.dep for item in group if item.dep.target.module in names]
+        axes = {
+            (names[dep.target.module], "out" if dependencies.is_out_channel_pruning_fn(dep.handler) else "in")
+            for dep in members
+        }
+        theirs.append((len(group[0].idxs), frozenset(axes)))
+    assert len(ours) == 12
+    assert set(ours) == set(theirs)
+    assert len(ours) == len(theirs)
+
+
+def test_sum_couples_its_producers_and_all_their_readers(example):
+    groups = groups_of(Residual(), example)
+    assert list(groups) == ["stem.0", "same.0.0", "down.0.0", "down.1"]  # in forward order
+    stem = groups["stem.0"]
+    assert stem.producers == ("stem.0", "same.1")
+    assert stem.readers == ("same.0.0", "down.0.0", "shortcut.0")
+    assert groups["down.1"].producers == ("down.1", "shortcut.0")
+
+
+def test_depthwise_layers_follow(example):
+    groups = groups_of(Separable(), example)
+    assert list(groups) == ["stem.0", "body.1.0", "body.3.0"]
+    assert groups["stem.0"].followers == ("body.0.0",)
+    assert groups["stem.0"].readers == ("body.1.0",)
+    assert trace(Separable(), example).layer("body.0.0").depthwise
+
+
+def test_concatenation_places_channels_behind_each_other(example):
+    first = groups_of(Dense(), example)["first.0"]
+    places = {(slot.module, slot.axis): slot.positions for slot in first.slots}
+    assert places["second", "in"] == ((6,), (7,), (8,), (9,))
+    assert places["norm", "out"] == places["head", "in"] == places["second", "in"]
+
+
+def test_sum_with_a_concatenation_is_split(example):
+    groups = groups_of(ConcatThenAdd(), example)
+    assert {name: group.width for name, group in groups.items()} == {"left.0#0": 4, "right.0#1": 6}
+    assert groups["left.0#0"].producers == ("left.0", "whole.0")
+
+
+def test_flattened_channels_own_several_columns(example):
+    group = groups_of(Flattened(), example)["body.1.0"]
+    (reader,) = [slot for slot in group.slots if slot.axis == "in"]
+    assert reader.module == "hidden"
+    assert reader.positions[1] == tuple(range(9, 18))
+
+
+def test_gates_belong_to_the_channels_that_they_scale(example):
+    stem = groups_of(SqueezeExcite(), example)["stem.0"]
+    assert stem.producers == ("stem.0", "excite")
+    assert stem.readers == ("squeeze", "last.0")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "reason"),
+    [
+        (Grouped, "grouped.0", r"grouped.0 is a grouped convolution \(groups=2\)"),
+        (Grouped, "stem.0", "grouped convolution"),
+        (ConvHead, "logits", "the network's output"),
+        (Chain, "head", "the network's output"),
+        (Normalised, "hidden", "norm normalises over the channels"),
+        (Shared, "twice", "twice is called 2 times with shared weights"),
+    ],
+)
+def test_unprunable_channels_are_listed_with_the_reason(make, name, reason, example):
+    (item,) = [item for item in trace(make(), example).unprunable if item.name == name]
+    assert re.search(reason, item.reason)
+
+
+def test_norm_after_pairs_only_direct_neighbours(example):
+    assert trace(Chain(), example).norm_after == {"first.0": "first.1"}
+    assert "second" not in trace(Dense(), example).norm_after
+
+
+def test_exclude_by_name_and_pattern(example):
+    graph = trace(Residual(), example)
+    fewer = exclude_groups(graph, ["down.*", "stem.0"])
+    assert fewer.group_names == ("same.0.0",)
+    assert {item.name for item in fewer.unprunable} == {"head", "down.0.0", "down.1", "stem.0"}
+    assert macs_cost(fewer)((6,)) == macs_cost(graph)(graph.dense_widths)
+    assert macs_cost(fewer)((2,)) == macs_cost(graph)((8, 2, 10, 12))
+    assert exclude_groups(graph, []) is graph
+
+
+def test_coupled_groups_can_be_left_whole(example):
+    fewer = exclude_groups(trace(Residual(), example), [], prune_coupled=False)
+    assert fewer.group_names == ("same.0.0", "down.0.0")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["down.2"], "'down.2', which fits no channel group; did you mean 'down.1'?"),
+        (["zzzzz"], "stages=.inspect. lists them"),
+        (["*"], "no channel group to prune"),
+    ],
+)
+def test_bad_exclusions_are_refused(patterns, message, example):
+    with pytest.raises(AmcError, match=message):
+        exclude_groups(trace(Residual(), example), patterns)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (Pair(), 12, "Pair returned tuple; expected logits"),
+        (Mapped(), 12, r"Mapped returned a tensor of shape \(1, 12, 5, 5\)"),
+        (Flattened(), 20, r"Flattened fails on an image of shape \(3, 20, 20\): .*image size"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(432, CLASSES)), 12, "no prunable layers: .*network's output"),
+        (nn.Flatten(), 12, "no prunable layers: it has no Conv2d or Linear layer"),
+    ],
+    ids=["tuple", "map", "size", "nothing to prune", "no layer"],
+)
+def test_unusable_networks_are_told_in_one_line(model, size, message):
+    with pytest.raises(AmcError, match=message) as caught:
+        trace(model, torch.zeros(1, 3, size, size))
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_parameters_are_pruned_all_the_same(example):
+    model, frozen = Residual(), Residual().requires_grad_(False)
+    graph = trace(frozen, example)
+    assert graph == trace(model, example)
+    sliced = slice_model(frozen, SlicePlan(graph, frozen), first_channels(graph, (4, 3, 5, 6)))
+    assert sliced.stem[0].weight.shape == (4, 3, 3, 3)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [12, 20])
+def test_traced_network_is_left_untouched(training, size):
+    """Also when tracing fails (20 pixels)."""
+    model = Flattened().train(training)
+    before = copy.deepcopy(model.state_dict())
+    try:
+        trace(model, torch.randn(1, 3, size, size))
+    except AmcError:
+        assert size == 20
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for module in model.modules():
+        assert module.training == training
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_part_in_eval_mode_stays_so(example):
+    model = Chain().train()
+    model.first[1].eval()
+    trace(model, example)
+    assert model.training
+    assert not model.first[1].training
+
+
+def test_layers_may_be_called_by_keyword(example):
+    class Keyword(Chain):
+        def features(self, x):
+            return self.second(input=self.first(x))
+
+    assert trace(Keyword(), example).group_names == ("first.0", "second")
+
+
+def test_calls_at_several_sizes_are_counted(example):
+    class Pyramid(Chain):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = conv_bn(3, 8), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+            self.head, self.last = nn.Linear(8, CLASSES), conv_bn(8, 8)
+
+        def features(self, x):
+            return self.last(self.second(self.second(self.first(x))))
+
+    reasons = [item.reason for item in trace(Pyramid(), example).unprunable]
+    assert "second is called 2 times with shared weights" in reasons
+
+
+def test_one_slope_for_all_channels_is_no_slot(example):
+    for group in trace(OneSlope(), example).groups:
+        assert "slope" not in {slot.module for slot in group.slots}
+
+
+def test_layer_facts(example):
+    layer = trace(Chain(), example).layer("second")
+    assert (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) == (8, 12, (3, 3), (2, 2))
+    assert (layer.in_size, layer.out_size, layer.positions, layer.bias) == ((12, 12), (5, 5), 25, True)
+    assert trace(Chain(), example).input_shape == SHAPE

@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+from amc.errors import AmcError
+from amc.graph import trace
+from amc.models import mobilenet_v2, plain20, resnet20
+from amc.pruning import (
+    SlicePlan,
+    check_exactness,
+    first_channels,
+    kept_channels,
+    slice_model,
+    surgery,
+    zero_model,
+)
+from tests.networks import (
+    PRUNABLE,
+    SHAPE,
+    ConcatThenAdd,
+    Dense,
+    Residual,
+    SecretScale,
+    SecretSoftmax,
+    Separable,
+    randomised,
+)
+
+NETWORKS = PRUNABLE
+
+
+def prepare(make):
+    model = randomised(make())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    return model, graph, SlicePlan(graph, model)
+
+
+def images(count=4, dtype=torch.float32):
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def difference(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize("make", [*NETWORKS, resnet20])
+def test_full_widths_give_the_same_bits(make):
+    model, graph, plan = prepare(make)
+    whole = slice_model(model, plan, first_channels(graph, graph.dense_widths))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert torch.equal(whole(images()), model(images()))
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_small_networks_are_exact(make):
+    model, graph, plan = prepare(make)
+    assert check_exactness(model, graph, plan, samples=3) < 1e-12
+
+
+@pytest.mark.parametrize("make", [resnet20, plain20, mobilenet_v2])
+def test_zoo_is_exact(make):
+    model = make()
+    graph = trace(model, torch.zeros(1, 3, 32, 32))
+    assert check_exactness(model, graph, SlicePlan(graph, model), samples=1) < 1e-10
+
+
+@pytest.mark.parametrize("make", [SecretScale, SecretSoftmax])
+def test_channels_mixed_behind_the_graphs_back_are_found(make):
+    model, graph, plan = prepare(make)
+    with pytest.raises(AmcError, match=r"cannot be pruned exactly: in group 'stem\.0'") as caught:
+        check_exactness(model, graph, plan)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [Residual, Separable, Dense, ConcatThenAdd])
+def test_zeroed_equals_sliced_equals_cut(make):
+    model, graph, plan = prepare(make)
+    model, batch = model.double(), images(dtype=torch.float64)
+    kept = {group.name: torch.arange(1, group.width, 2) for group in graph.groups}
+    zeroed, sliced, cut = (
+        zero_model(model, graph, kept),
+        slice_model(model, plan, kept),
+        surgery(model, graph, kept),
+    )
+    assert sum(p.numel() for p in sliced.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+    for ours, theirs in zip(sliced.state_dict().values(), cut.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(sliced(batch), cut(batch))
+    assert difference(sliced(batch), zeroed(batch)) < 1e-12
+    assert difference(sliced(batch), model(batch)) > 1e-3  # the removed channels did matter
+
+
+def test_channels_that_are_zero_where_made_and_read_can_go():
+    model, graph, plan = prepare(Separable)
+    model, batch, dead = model.double(), images(dtype=torch.float64), [1, 6, 7]
+    with torch.no_grad():
+        for layer in (*model.body[1][:2], *model.body[2][:2]):  # the pointwise, then the depthwise layer
+            layer.weight[dead] = 0
+        model.body[3][0].weight[:, dead] = 0
+    kept = first_channels(graph, graph.dense_widths)
+    kept["body.1.0"] = torch.tensor([i for i in range(10) if i not in dead])
+    pruned = slice_model(model, plan, kept)
+    assert pruned.body[2][0].weight.shape == (7, 1, 3, 3)
+    assert pruned.body[2][0].groups == 7
+    assert difference(pruned(batch), model(batch)) < 1e-12
+
+
+def test_slicing_takes_the_right_rows_and_columns_and_leaves_the_original():
+    model, graph, plan = prepare(Residual)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept = first_channels(graph, graph.dense_widths)
+    kept["down.0.0"] = torch.tensor([0, 4, 9])
+    pruned = slice_model(model, plan, kept)
+    assert torch.equal(pruned.down[0][0].weight, model.down[0][0].weight[[0, 4, 9]])
+    assert torch.equal(pruned.down[0][1].running_var, model.down[0][1].running_var[[0, 4, 9]])
+    assert torch.equal(pruned.down[1].weight, model.down[1].weight[:, [0, 4, 9]])
+    assert torch.equal(pruned.down[1].bias, model.down[1].bias)
+    assert (pruned.down[0][0].out_channels, pruned.down[0][1].num_features, pruned.down[1].in_channels) == (
+        3,
+        3,
+        3,
+    )
+    with torch.no_grad():
+        for parameter in pruned.parameters():
+            parameter.fill_(7)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_kept_channels_are_nested_and_ascending():
+    _, graph, _ = prepare(Separable)
+    orders = {group.name: torch.randperm(group.width) for group in graph.groups}
+    few, many = kept_channels(graph, orders, (2, 3, 4)), kept_channels(graph, orders, (5, 6, 7))
+    for name, order in orders.items():
+        assert few[name].tolist() == sorted(order[: len(few[name])].tolist())
+        assert set(few[name].tolist()) < set(many[name].tolist())
+
+
+def test_frozen_parameters_stay_frozen():
+    model, graph, plan = prepare(Residual)
+    model.requires_grad_(False)
+    pruned = slice_model(model, plan, first_channels(graph, (4, 3, 5, 6)))
+    assert not any(parameter.requires_grad for parameter in pruned.parameters())

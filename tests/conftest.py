@@ -1,0 +1,36 @@
+"""One thread, and what several test files share."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amc.data import synthetic
+from tests.networks import CLASSES, SHAPE, Residual
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def example():
+    """One image for the networks of `tests.networks`."""
+    return torch.zeros(1, *SHAPE)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Images that the networks of `tests.networks` can learn."""
+    return synthetic(num_classes=CLASSES, image_size=SHAPE[1], train=256, search_val=100, calibration=96)
+
+
+@pytest.fixture(scope="session")
+def trained(data):
+    """A residual network trained for some steps, in eval mode; not to be changed."""
+    torch.manual_seed(0)
+    model = Residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(6):
+        for images, labels in data.train_batches(epoch, 0):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    return model.eval()

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.experiments.helpers import (
+    FAKE,
+    SMALL,
+    TINY,
+    amc,
+    artifacts,
+    done,
+    read_json,
+    read_lines,
+    refused,
+    workspace,
+)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current directory with a run that is searched and pruned."""
+    cwd = workspace(tmp_path_factory.mktemp("ready"))
+    done(*TINY, "run_dir=run", "stages=[train,search,prune]", cwd=cwd)
+    return cwd
+
+
+@pytest.fixture
+def old(ready: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(ready, tmp_path / "old")
+
+
+# --- on a finished run: refused, and all that it holds stays as it was
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["stages=[exprot]"], ["exprot", "'export'", "benchmark"]),
+        (["stages=[inspect]", "model=resnet21"], ["resnet21", "resnet20"]),
+        (["stages=[inspect]", "model=torch.nn.Nothing"], ["torch.nn.Nothing"]),
+        (["stages=[inspect]", "data=cifar11"], ["cifar11", "cifar10"]),
+        (["stages=[inspect]", "data.name=fqke"], ["fqke", "fake"]),
+        (["stages=[search]", "agent=ppo"], ["ppo", "ddpg"]),
+        (["stages=[search]", "agent.name=ppo", "agent=random"], ["ppo", "ddpg", "random", "uniform"]),
+        (["stages=[search]", "reward=acuracy"], ["acuracy", "'accuracy'"]),
+        (["stages=[search]", "reward=no_such_module.score"], ["no_such_module"]),
+        (["stages=[search]", "reward=math.pi"], ["math.pi", "function"]),
+        (["stages=[search]", "tracker=wnadb"], ["wnadb", "wandb"]),
+        (["stages=[search]", "tracker.name=wnadb"], ["wnadb", "wandb", "tensorboard"]),
+        (["stages=[search]", "budget.macs_ration=0.5"], ["macs_ration"]),
+        (["stages=[search]", "budget.kind=watts"], ["watts", "macs", "params"]),
+        (["stages=[search]", "budget.macs_ratio=0"], ["budget.macs_ratio is 0", "(0, 1]"]),
+        (["stages=[search]", "budget.macs_ratio=-1"], ["budget.macs_ratio is -1", "(0, 1]"]),
+        (["stages=[search]", "budget.macs_ratio=1.5"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
+        (["stages=[search]", "budget.macs_ratio=nan"], ["budget.macs_ratio is nan", "(0, 1]"]),
+        (["stages=[search]", "budget.macs_ratio=null"], ["budget.macs_ratio is None"]),
+        (["stages=[search]", "budget.round_to=1000"], ["budget.round_to is 1000", "at most 8"]),
+        (["stages=[search]", "budget.round_to=0"], ["budget.round_to is 0", "at least 1"]),
+        (["stages=[search]", "budget.min_preserve_ratio=0"], ["budget.min_preserve_ratio is 0"]),
+        (["stages=[search]", "agent.episodes=0"], ["agent.episodes is 0", "at least 1"]),
+        (["stages=[search]", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
+        (["stages=[search]", "seed=-1"], ["seed", "-1"]),
+        (["stages=[search]", "threads=0"], ["threads", "0"]),
+        (["stages=[search]", "compressor.batch_size=0"], ["batch_size", "0"]),
+        (["stages=[search]", "compressor.positions_per_image=0"], ["positions_per_image", "0"]),
+        (["stages=[search]", "compressor.order=l7"], ["l7", "l1"]),
+        (["stages=[search]", "compressor.exclude=['33']"], ["'33'", "no channel group"]),
+        (["stages=[search]", "device=nonsense"], ["device=nonsense"]),
+        (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
+        (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
+        (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
+        (["stages=[benchmark]", "latency.backends=[tensorrt]"], ["tensorrt", "onnxruntime"]),
+        (["stages=[benchmark]", "latency.threads=0"], ["0 threads"]),
+        (["stages=[benchmark]", "latency.rounds=0"], ["0 rounds"]),
+        (["stages=[prune]", "strategy=nowhere.json"], ["nowhere.json"]),
+        (["stages=[prune]", "strategy=mynet.py"], ["mynet.py", "JSON"]),
+        (["stages=[prune]", "budget.macs_ratio=0.2", "strategy=run/strategy.json"], ["another budget"]),
+        (["stages=[evaluate]", "data.num_classes=5"], ["num_classes"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("stages=") else "",
+)
+def test_a_bad_value_is_told_in_one_line(old: Path, overrides: list[str], parts: list[str]) -> None:
+    before = artifacts(old / "run")
+    refused(amc("run_dir=run", *overrides, cwd=old), *parts)
+    assert artifacts(old / "run") == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tensorrt]", "compressor.order=l7"],
+)
+def test_a_bad_value_is_told_before_the_training(tmp_path: Path, override: str) -> None:
+    refused(amc(*TINY, override, "run_dir=run", cwd=workspace(tmp_path)))
+    assert not (tmp_path / "run/dense.safetensors").exists()
+
+
+def test_a_refused_command_does_not_change_the_settings_of_the_run(old: Path) -> None:
+    refused(amc("run_dir=run", "stages=[search]", "budget.macs_ratio=0", cwd=old), "macs_ratio")
+    done("run_dir=run", "stages=[search]", cwd=old)
+    assert read_json(old / "run/strategy.json")["budget"]["ratio"] == 0.5
+
+
+def test_an_infeasible_budget_is_told_with_the_smallest_feasible_one(old: Path) -> None:
+    line = refused(amc("run_dir=run", "stages=[search]", "budget.macs_ratio=0.01", cwd=old), "is 0.01")
+    minimum = float(re.search(r"keeps (0\.\d+) of the macs", line)[1])
+    assert minimum > 0.01
+    done("run_dir=run", "stages=[search]", f"budget.macs_ratio={minimum + 1e-4}", cwd=old)
+    assert all(abs(line["macs_ratio"] - minimum) <= 1e-4 for line in read_lines(old / "run/search.jsonl"))
+
+
+def test_a_strategy_of_another_network(old: Path, tmp_path: Path) -> None:
+    arguments = (*SMALL, "model=plain20", "run_dir=other", "strategy=run/strategy.json")
+    refused(amc(*arguments, "stages=[train,prune]", cwd=old), "strategy", "another network")
+    assert not (old / "other/pruned.safetensors").exists()
+
+
+def test_a_truncated_strategy(old: Path) -> None:
+    path = old / "run/strategy.json"
+    path.write_text(path.read_text()[:100])
+    refused(amc("run_dir=run", "stages=[evaluate]", cwd=old), "strategy.json", "truncated")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("evaluations.jsonl", "search"),
+        ("search.jsonl", "report"),
+        ("stages/search.json", "report"),
+        (".hydra/overrides.yaml", "evaluate"),
+    ],
+)
+def test_a_damaged_record_is_named(old: Path, name: str, stage: str) -> None:
+    with (old / "run" / name).open("a") as file:
+        file.write("}{ damaged: [\n")
+    refused(amc("run_dir=run", f"stages=[{stage}]", cwd=old), name)
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "'high'", "1 / 0"])
+def test_a_reward_that_gives_no_number(old: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.syspath_prepend(old)
+    (old / "odd.py").write_text(f"def score(evaluation):\n    return {value}\n")
+    before = (old / "run/strategy.json").read_bytes()
+    refused(amc("run_dir=run", "stages=[search]", "reward=odd.score", cwd=old), "odd.score")
+    assert (old / "run/strategy.json").read_bytes() == before
+
+
+# --- checkpoints
+
+
+def truncated(weights: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save(weights, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def truncated_safetensors(weights: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(weights, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def misshapen(weights: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save({**weights, "3.weight": torch.zeros(16, 4, 3, 3)}, path)
+
+
+def not_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save({**weights, "3.bias": torch.full((16,), torch.nan)}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "parts"),
+    [
+        ("x.pth", lambda weights, path: None, ["no such file"]),
+        ("x.pth", lambda weights, path: path.touch(), ["empty file"]),
+        ("x.pth", truncated, ["truncated"]),
+        ("x.safetensors", truncated_safetensors, ["truncated"]),
+        ("x.pth", misshapen, ["3.weight has shape (16, 4, 3, 3), expected (16, 8, 3, 3)"]),
+        ("x.pth", lambda weights, path: torch.save(torch.nn.Linear(2, 2), path), ["pickled", "state_dict"]),
+        ("x.pth", not_finite, ["3.bias holds NaN or Inf"]),
+        ("x.txt", lambda weights, path: path.write_text("weights"), [".txt", ".safetensors"]),
+    ],
+    ids=["missing", "empty", "truncated", "truncated-safetensors", "shape", "pickled", "nan", "suffix"],
+)
+def test_a_bad_checkpoint(
+    ready: Path,
+    tmp_path: Path,
+    name: str,
+    write: Callable[[dict[str, torch.Tensor], Path], None],
+    parts: list[str],
+) -> None:
+    cwd = workspace(tmp_path)
+    write(load_file(ready / "run/dense.safetensors"), cwd / name)
+    refused(amc(*TINY, f"model.checkpoint={name}", "run_dir=run", cwd=cwd), name, *parts)
+    assert not (cwd / "run/dense.safetensors").exists()
+
+
+def test_nan_in_the_runs_own_weights(old: Path) -> None:
+    path = old / "run/dense.safetensors"
+    not_finite(load_file(path), old / "nan.pth")
+    save_file(torch.load(old / "nan.pth", weights_only=True), path)
+    refused(amc("run_dir=run", "stages=[search]", cwd=old), "dense.safetensors", "NaN")
+
+
+# --- data
+
+
+def images(folder: Path, *classes: str) -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["data=cifar10"], ["data.root is missing"]),
+        (["data=cifar10", "data.root=nowhere"], ["nowhere", "data.download=true"]),
+        (["data=imagefolder"], ["data.root is missing"]),
+        (["data=imagefolder", "data.root=nowhere"], ["nowhere", "data.root"]),
+        (["data=fake", "data.calibration=600"], ["calibration", "600", "512"]),
+        (["data=fake", "data.image_size=0"], ["image_size", "0"]),
+    ],
+    ids=" ".join,
+)
+def test_missing_data(tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+    refused(amc(*overrides, "run_dir=run", cwd=tmp_path), *parts)
+
+
+def test_an_empty_class_folder(tmp_path: Path) -> None:
+    images(tmp_path / "root/train", "cat", "dog")
+    images(tmp_path / "root/val", "cat", "dog")
+    (tmp_path / "root/train/dog/x.png").unlink()
+    refused(
+        amc("data=imagefolder", "data.root=root", "run_dir=run", cwd=tmp_path), "root/train/dog", "no image"
+    )
+
+
+# --- networks
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model=mynet.small_head"], ["labels run from 0 to 3", "2 outputs"]),
+        (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
+        (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
+        (["model=mynet.Pair"], ["tuple"]),
+        (["model=mynet.Pair", "stages=[inspect]"], ["Pair returned tuple"]),
+        (["model=mynet.mak"], ["mynet.mak", "mynet.make"]),
+        (["model=mynet.nn"], ["mynet.nn", "function"]),
+        (["model=nonet.make"], ["nonet"]),
+        (["model=resnet20", "+model.kwargs.depth=3"], ["depth"]),
+        (["model=resnet20", "model.pretrained=true"], ["pretrained"]),
+        (["model=mynet.linear", "stages=[inspect]", "data.image_size=9"], ["(3, 9, 9)", "image size"]),
+    ],
+    ids=" ".join,
+)
+def test_a_network_that_cannot_be_used(tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+    refused(amc(*SMALL, *overrides, "run_dir=run", cwd=workspace(tmp_path)), *parts)
+
+
+# --- run folders
+
+
+@pytest.mark.parametrize(
+    "stage", ["search", "prune", "finetune", "export", "benchmark", "report", "evaluate", "compare"]
+)
+def test_a_stage_on_an_empty_folder_says_what_to_run_first(tmp_path: Path, stage: str) -> None:
+    outcome = amc(*TINY, f"stages=[{stage}]", "run_dir=run", cwd=workspace(tmp_path))
+    refused(outcome, "run has no ", re.search(r"stages=\[(train|search|prune)\]", outcome.err)[0])
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "first"),
+    [
+        ("search", "dense.safetensors", "train"),
+        ("prune", "strategy.json", "search"),
+        ("report", "strategy.json", "search"),
+        ("report", "pruned.safetensors", "prune"),
+        ("finetune", "pruned.safetensors", "prune"),
+        ("export", "model.safetensors", "prune"),
+        ("benchmark", "model.safetensors", "prune"),
+    ],
+)
+def test_a_stage_without_its_artifact(old: Path, stage: str, missing: str, first: str) -> None:
+    (old / "run" / missing).unlink()
+    refused(amc("run_dir=run", f"stages=[{stage}]", cwd=old), missing, f"stages=[{first}]")
+
+
+@pytest.mark.parametrize("run_dir", ["file", "file/run"])
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path, run_dir: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    refused(amc(*FAKE, f"run_dir={run_dir}", cwd=tmp_path), run_dir)
+    assert (tmp_path / "file").read_text() == "precious"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import conf
+from envs import get_reward
+from envs.reward import REWARDS
+from experiments import model_source, schema
+from experiments.agents import NAMES
+from experiments.stages import STAGES
+from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
+
+CONF = Path(conf.__file__).parent
+OPTIONS = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path != CONF / "config.yaml")
+GROUPS_IN_DEFAULTS = [next(iter(item)) for item in OmegaConf.load(CONF / "config.yaml").defaults[1:-1]]
+
+
+def composed(*overrides: str) -> schema.Config:
+    schema.register()
+    model_source.register()
+    with initialize_config_module("conf", version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    assert isinstance(config, schema.Config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def help_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return done("--help", cwd=tmp_path_factory.mktemp("help")).out
+
+
+def examples(help_text: str) -> list[list[str]]:
+    lines = re.findall(r"^ +amc( .*|)$", help_text.partition("Examples:")[2], re.MULTILINE)
+    return [shlex.split(re.split(r"   +", line)[0]) for line in lines]
+
+
+# --- yaml files
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_yaml_composes_against_the_schema(option: Path) -> None:
+    group = option.parent.as_posix()
+    config = composed(f"{'' if group in GROUPS_IN_DEFAULTS else '+'}{group}={option.stem}")
+    assert set(config.stages) <= set(STAGES)
+    assert config.agent.name in NAMES
+    assert get_reward(config.reward).name == config.reward
+    chosen = {"data": config.data.name, "agent": config.agent.name, "tracker": config.tracker.name}
+    assert chosen.get(group, option.stem) == option.stem
+
+
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_what_an_experiment_says_is_what_is_run(file: Path) -> None:
+    assert "# @package _global_\n" in file.read_text()
+    said = OmegaConf.load(file)
+    said.pop("defaults", None)
+    config = OmegaConf.to_container(OmegaConf.structured(composed(f"experiment={file.stem}")))
+    assert OmegaConf.to_container(OmegaConf.merge(config, said)) == config
+
+
+def test_options_of_a_group_have_the_type_of_that_option() -> None:
+    assert composed("agent=ddpg").agent == schema.DDPGConfig()
+    assert type(composed("agent=random").agent) is schema.AgentConfig
+    assert composed("data=imagefolder").data == schema.ImageFolderData()
+    budget = composed("budget=params").budget
+    assert (budget.kind, budget.params_ratio, budget.macs_ratio) == ("params", 0.5, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet56", "resnet18", "timm:vit_tiny", "my_package.make_net", "my_package.nets:make"]
+)
+def test_a_model_needs_no_yaml_file(name: str) -> None:
+    assert composed(f"model={name}").model == schema.ModelConfig(name=name)
+
+
+def test_a_torchvision_name_is_built(tmp_path: Path) -> None:
+    outcome = done(*FAKE, "model=squeezenet1_1", "data.image_size=32", "stages=[inspect]", cwd=tmp_path)
+    assert re.search(r"dense \d+\.\d\dM MACs", outcome.out)
+
+
+# --- typing errors
+
+
+def with_yaml(folder: Path, text: str) -> Outcome:
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    (folder / "mine" / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+    return amc("--config-dir", "mine", "experiment=bad", "stages=[]", "run_dir=run", cwd=folder)
+
+
+def test_a_users_own_experiment_file_is_found(tmp_path: Path) -> None:
+    assert with_yaml(tmp_path, "seed: 77").status == 0
+    assert OmegaConf.load(tmp_path / "run/.hydra/config.yaml").seed == 77
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("sede: 1", "sede"),
+        ("budget: {macs_ration: 0.5}", "macs_ration"),
+        ("train: {epoch: 3}", "epoch"),
+        ("agent: {sigmma: 0.5}", "sigmma"),
+    ],
+)
+def test_a_typo_in_a_yaml_names_the_key(tmp_path: Path, text: str, key: str) -> None:
+    refused(with_yaml(tmp_path, text), key)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sede=1", "sede"),
+        ("budget.macs_ration=0.5", "macs_ration"),
+        ("agent.sigmma=0.5", "sigmma"),
+        ("data.rooot=x", "rooot"),
+        ("trcker=none", "trcker"),
+        ("+train.epoch=3", "epoch"),
+        ("seed=abc", "seed"),
+        ("train.epochs=two", "two"),
+        ("budget.macs_ratio=[", "macs_ratio"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_typo_in_an_override_names_the_key(tmp_path: Path, override: str, key: str) -> None:
+    refused(amc(override, "run_dir=run", "stages=[]", cwd=tmp_path), key)
+    assert not (tmp_path / "run").exists()
+
+
+# --- help
+
+
+def test_help_names_everything_to_choose_from(help_text: str) -> None:
+    words = set(re.findall(r"[\w.]+", help_text))
+    groups = {option.parent.as_posix() for option in OPTIONS if option.parts[0] != "hydra"}
+    assert groups | {option.stem for option in OPTIONS} <= words
+    assert set(REWARDS) <= words
+    assert set(STAGES) <= words
+
+
+def test_the_examples_of_the_help_compose(help_text: str) -> None:
+    assert len(examples(help_text)) >= 5
+    for example in examples(help_text):
+        assert set(composed(*example).stages) <= set(STAGES)

@@ -1,0 +1,245 @@
+"""Small networks as users write them, each for images of shape (3, 12, 12) and CLASSES logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLASSES = 5
+SHAPE = (3, 12, 12)
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Headed(nn.Module):
+    """Global average pooling and a linear layer on what `features` returns."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels, CLASSES)
+
+    def features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class Chain(Headed):
+    """Two convolutions, one with batch norm and one with bias."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.first = conv_bn(3, 8)
+        self.second = nn.Conv2d(8, 12, 3, stride=2)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)))
+
+
+class Residual(Headed):
+    """An identity block and a block with a downsample convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem = conv_bn(3, 8)
+        self.same = nn.Sequential(conv_bn(8, 6), nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.down = nn.Sequential(conv_bn(8, 10, stride=2), nn.Conv2d(10, 12, 3, padding=1))
+        self.shortcut = nn.Sequential(nn.Conv2d(8, 12, 1, stride=2, bias=False), nn.BatchNorm2d(12))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.same(x))
+        return F.relu(self.down(x) + self.shortcut(x))
+
+
+class Separable(Headed):
+    """Two depthwise-separable convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem = conv_bn(3, 8)
+        self.body = nn.Sequential(
+            conv_bn(8, 8, groups=8), conv_bn(8, 10, 1), conv_bn(10, 10, groups=10), conv_bn(10, 12, 1)
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x))
+
+
+class Dense(Headed):
+    """Each convolution reads all before it, concatenated and normalised (dense block)."""
+
+    def __init__(self) -> None:
+        super().__init__(18)
+        self.stem, self.first = conv_bn(3, 6), conv_bn(6, 4)
+        self.norm, self.second = nn.BatchNorm2d(10), nn.Conv2d(10, 8, 3, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.first(x)], 1)
+        return torch.cat([x, self.second(F.relu(self.norm(x)))], 1)
+
+
+class ConcatThenAdd(Headed):
+    """A sum that couples two branches, concatenated, with a third one."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.left, self.right, self.whole = conv_bn(3, 4), conv_bn(3, 6), conv_bn(3, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.cat([self.left(x), self.right(x)], 1) + self.whole(x)
+
+
+class Flattened(nn.Module):
+    """A feature map flattened into a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_bn(3, 6, stride=2), conv_bn(6, 8, stride=2))
+        self.hidden = nn.Linear(8 * 3 * 3, 10)
+        self.head = nn.Linear(10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.hidden(self.body(x).flatten(1))))
+
+
+class WithPReLU(Headed):
+    """A learned slope per channel."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.first, self.first_slopes = nn.Conv2d(3, 8, 3), nn.PReLU(8)
+        self.second, self.second_slopes = nn.Conv2d(8, 10, 3), nn.PReLU(10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.second_slopes(self.second(self.first_slopes(self.first(x))))
+
+
+class OneSlope(Headed):
+    """One learned slope for all channels, PyTorch's default."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.first, self.second, self.slope = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3), nn.PReLU()
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.second(self.slope(self.first(x)))
+
+
+class SqueezeExcite(Headed):
+    """Channels scaled by sigmoid gates that are computed from all of them."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem, self.last = conv_bn(3, 8), conv_bn(8, 12)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        gates = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
+        return self.last(x * gates)
+
+
+class Grouped(Headed):
+    """A grouped convolution between plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem, self.grouped = conv_bn(3, 8), conv_bn(8, 8, groups=2)
+        self.narrow, self.last = conv_bn(8, 10), conv_bn(10, 12)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.narrow(self.grouped(self.stem(x))))
+
+
+class Shared(Headed):
+    """One convolution called twice."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.twice, self.last = conv_bn(3, 8), nn.Conv2d(8, 8, 3, padding=1), conv_bn(8, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.twice(self.stem(x)))
+        return self.last(F.relu(self.twice(x)))
+
+
+class ConvHead(nn.Module):
+    """Fully convolutional: the last convolution makes the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.logits = conv_bn(3, 8), nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.stem(x)).mean((2, 3))
+
+
+class Normalised(Headed):
+    """A linear layer followed by layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.hidden, self.norm = conv_bn(3, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.norm(self.hidden(self.stem(x).mean((2, 3))))))
+
+
+class SecretScale(Headed):
+    """Channels multiplied by constants that the graph does not follow."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.last = conv_bn(3, 8), conv_bn(8, 10)
+        self.register_buffer("scale", torch.arange(1.0, 9.0).view(1, 8, 1, 1))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.stem(x) * self.scale)
+
+
+class SecretSoftmax(Headed):
+    """Softmax over the channels of the stem."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.last = conv_bn(3, 8), conv_bn(8, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.stem(x).softmax(1))
+
+
+PRUNABLE: tuple[type[nn.Module], ...] = (
+    Chain,
+    Residual,
+    Separable,
+    Dense,
+    ConcatThenAdd,
+    Flattened,
+    WithPReLU,
+    OneSlope,
+    SqueezeExcite,
+    Grouped,
+    Shared,
+    ConvHead,
+    Normalised,
+)
+"""Networks that can be pruned exactly, at least in part."""
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw every parameter and statistic at random, so that no channel is like another; eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0, generator=generator)
+            elif tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.normal_(generator=generator).mul_((2 / tensor[0].numel()) ** 0.5)
+            elif tensor.is_floating_point():
+                tensor.uniform_(-0.5, 1.0, generator=generator)
+    return model.eval()
