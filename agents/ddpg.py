@@ -54,6 +54,30 @@ class DDPGSettings:
     store_executed: bool = True
     updates_per_step: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse values that no search can use.
+
+        Raises:
+            ValueError: names the setting, what it is and what is expected.
+        """
+        good = {
+            "warmup_episodes": (self.warmup_episodes >= 0, "0 or more"),
+            "hidden": (all(width >= 1 for width in self.hidden), "widths of at least 1"),
+            "actor_lr": (self.actor_lr > 0, "a positive number"),
+            "critic_lr": (self.critic_lr > 0, "a positive number"),
+            "tau": (0 < self.tau <= 1, "a share in (0, 1]"),
+            "gamma": (0 <= self.gamma <= 1, "0 to 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "replay_size": (self.replay_size >= 1, "at least 1"),
+            "sigma": (self.sigma >= 0, "0 or more"),
+            "sigma_decay": (0 < self.sigma_decay <= 1, "a factor in (0, 1]"),
+            "baseline_alpha": (0 <= self.baseline_alpha <= 1, "0 to 1"),
+            "updates_per_step": (self.updates_per_step >= 1, "at least 1"),
+        }
+        for name, (fine, expected) in good.items():
+            if not fine:
+                raise ValueError(f"agent.{name} is {getattr(self, name)}; expected {expected}")
+
 
 class TruncatedNormalPolicy(TD3Policy):
     """Actor and critic of TD3 whose stochastic prediction is a truncated normal around the actor's action."""

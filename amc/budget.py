@@ -129,10 +129,8 @@ class Budget:
         return allowed[max(index, 1) - 1]
 
 
-def make_budget(
-    kind: str, ratio: float | None, cost: Cost, dense: Sequence[int], *, enforced: bool = True
-) -> Budget:
-    """Build a budget after checking its ratio.
+def check_ratio(kind: str, ratio: float | None) -> None:
+    """Refuse a missing or impossible budget.
 
     Raises:
         AmcError: no ratio, or one outside (0, 1].
@@ -142,6 +140,18 @@ def make_budget(
             f"budget.{kind}_ratio is {ratio}; expected the allowed share of the dense {kind} in (0, 1], "
             "e.g. 0.5 for half"
         )
+
+
+def make_budget(
+    kind: str, ratio: float | None, cost: Cost, dense: Sequence[int], *, enforced: bool = True
+) -> Budget:
+    """Build a budget after checking its ratio.
+
+    Raises:
+        AmcError: no ratio, or one outside (0, 1].
+    """
+    check_ratio(kind, ratio)
+    assert ratio is not None
     return Budget(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)), enforced=enforced)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
+from amc.errors import AmcError
 from amc.evaluation import agreement, cross_entropy, logits, top1
 from amc.graph import Graph, slice_shortcut
 from amc.importance import channel_orders, check_order
@@ -58,6 +59,14 @@ class CompressorSettings:
     batch_size: int = 128
     cache_mib: int = 1024
 
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        for name, least in (("positions_per_image", 1), ("batch_size", 1), ("cache_mib", 0)):
+            if getattr(self, name) < least:
+                raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
+        if not self.ridge >= 0:
+            raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
+
 
 class Compressor:
     """Evaluates pruned versions of one dense network.
@@ -95,7 +104,6 @@ class Compressor:
         self.plan = SlicePlan(graph, model)
         self._model = copy.deepcopy(model).cpu().eval()
         self._modules = dict(self._model.named_modules())
-        check_order(settings.order)
         needed = settings.refit or settings.order == "obs"
         moments = self._collect(calibration, device, progress) if needed else {}
         self._orders = channel_orders(graph, self._model, settings.order, moments, ridge=settings.ridge)
@@ -148,6 +156,10 @@ class Compressor:
     def candidate(self, widths: Sequence[int]) -> nn.Module:
         """Return the network as the search sees it, batch norm folded; valid until the next candidate."""
         return self._shell.load(self._tensors(widths))
+
+    def close(self) -> None:
+        """Close the file of remembered evaluations."""
+        self._memo.close()
 
     def kept(self, widths: Sequence[int]) -> dict[str, Tensor]:
         """Return the channels that stay in every group at ``widths``."""

@@ -29,7 +29,11 @@ def load_pruned(run_dir: str | Path, model: nn.Module | None = None, *, weights:
     Raises:
         AmcError: a file is missing or malformed, or belongs to another network.
     """
-    folder = Path(run_dir)
+    with torch.inference_mode(False):  # tensors made under it could be neither traced nor trained
+        return _load(Path(run_dir), model, weights)
+
+
+def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     if not folder.is_dir():
         raise AmcError(f"no run folder at {folder}")
     strategy = Strategy.load(folder / "strategy.json")

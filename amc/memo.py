@@ -55,7 +55,7 @@ class Memo:
         self._file: IO[str] | None = None
         if path is not None:
             self._read(path)
-            self._file = path.open("a")
+        self._path = path
 
     def _read(self, path: Path) -> None:
         if not path.exists():
@@ -87,7 +87,9 @@ class Memo:
     def put(self, evaluation: Evaluation) -> None:
         """Remember an evaluation, on disk before anything else is done with it."""
         self._known[evaluation.widths] = evaluation
-        if self._file is not None:
+        if self._path is not None:
+            if self._file is None:
+                self._file = self._path.open("a")
             line = {"fingerprint": self._fingerprint, **asdict(evaluation)}
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()

@@ -119,7 +119,7 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def _finish(self, info: dict[str, Any]) -> float:
         evaluation = self._network.evaluate(self._widths)
-        value = float(self._reward.score(evaluation))
+        value = self._reward(evaluation)
         info.update({"evaluation": evaluation, "return": value})
         return value
 

@@ -29,6 +29,20 @@ class Reward:
     score: Score
     enforces_budget: bool = True
 
+    def __call__(self, evaluation: Evaluation) -> float:
+        """Score an evaluation.
+
+        Raises:
+            AmcError: a user's function fails or gives no finite number.
+        """
+        try:
+            value = float(self.score(evaluation))
+        except Exception as error:  # a user's own function may raise anything
+            raise AmcError(f"reward {self.name!r} fails: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            raise AmcError(f"reward {self.name!r} gives {value}; expected a finite number")
+        return value
+
 
 def _error(evaluation: Evaluation) -> float:
     return 1.0 - evaluation.top1 / 100.0

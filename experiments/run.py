@@ -13,21 +13,24 @@ import torch
 from torch import nn
 
 from amc import data as datasets
-from amc.budget import Budget, WidthSpace, make_budget, width_space
+from amc.budget import Budget, WidthSpace, check_ratio, make_budget, width_space
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
-from amc.cost import macs_cost, params_cost
-from amc.data import LabelledImages, Splits, check_labels
+from amc.cost import BilinearCost, macs_cost, params_cost
+from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.evaluation import logits
 from amc.files import atomic_write_json
 from amc.finetuning import TrainSettings
 from amc.graph import Graph, exclude_groups, trace
+from amc.latency import get_backend
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
-from amc.strategy import Strategy
+from amc.strategy import GroupWidth, Strategy
 from envs import Reward, get_reward
+from experiments import stages
+from experiments.agents import check_agent
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
 from experiments.trackers import Tracker, make_tracker
@@ -55,9 +58,36 @@ class Run:
             raise AmcError(f"run_dir={folder} cannot be made: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
             raise AmcError(f"run_dir={folder} is not writable")
+        if not 0 <= config.seed < 2**32:
+            raise AmcError(f"seed is {config.seed}; expected a number from 0 to {2**32 - 1}")
         if config.threads is not None:
+            if config.threads < 1:
+                raise AmcError(f"threads is {config.threads}; expected at least 1")
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
+
+    def check(self) -> None:
+        """Find what is wrong with the configuration before any work is done.
+
+        Raises:
+            AmcError: an impossible setting, or a budget that no allowed network meets.
+        """
+        config = self.config
+        stages.check_names(config.stages)
+        check_agent(config.agent)
+        _ = self.reward
+        check_ratio(config.budget.kind, self._budget_ratio())
+        self.settings()
+        for section in (config.train, config.finetune):
+            TrainSettings(**asdict(section))
+        for backend in config.latency.backends:
+            get_backend(backend)
+        for name in ("rounds", "batch", "threads"):
+            if (count := getattr(config.latency, name)) < 1:
+                raise AmcError(f"latency.{name} is {count}; expected at least 1")
+        _ = self.splits
+        if "search" in config.stages:
+            self.budget.check_feasible(self.space)
 
     @cached_property
     def device(self) -> torch.device:
@@ -129,14 +159,15 @@ class Run:
 
     @cached_property
     def graph(self) -> Graph:
-        """The channel groups of the dense network."""
-        return self.trace(self.dense)
-
-    def trace(self, model: nn.Module) -> Graph:
-        """Find the channel groups of ``model``, less those that the configuration leaves out."""
+        """The channel groups, less those that the configuration leaves out; no trained weights are needed."""
         config = self.config.compressor
-        graph = trace(model, torch.zeros(1, *self.splits.input_shape))
+        graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
         return exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
+
+    @cached_property
+    def params(self) -> BilinearCost:
+        """Parameters at any widths."""
+        return params_cost(self.graph, self.fresh_model())
 
     @cached_property
     def space(self) -> WidthSpace:
@@ -152,32 +183,37 @@ class Run:
     @cached_property
     def budget(self) -> Budget:
         """The limit on the widths."""
-        config = self.config.budget
-        costs = {"macs": macs_cost(self.graph), "params": params_cost(self.graph, self.dense)}
-        ratios = {"macs": config.macs_ratio, "params": config.params_ratio}
-        if config.kind not in costs:
-            raise AmcError(f"budget.kind is {config.kind!r}; expected one of {', '.join(costs)}")
+        kind, ratio = self.config.budget.kind, self._budget_ratio()
+        cost = {"macs": macs_cost(self.graph), "params": self.params}[kind]
         enforced = self.reward.enforces_budget
-        return make_budget(
-            config.kind, ratios[config.kind], costs[config.kind], self.graph.dense_widths, enforced=enforced
-        )
+        return make_budget(kind, ratio, cost, self.graph.dense_widths, enforced=enforced)
 
-    def compressor(
-        self, *, memo: bool = False, images: LabelledImages | None = None, progress: Any = None
-    ) -> Compressor:
-        """Build the physics; with ``memo``, evaluations are kept in ``evaluations.jsonl``."""
+    def _budget_ratio(self) -> float | None:
+        config = self.config.budget
+        ratios = {"macs": config.macs_ratio, "params": config.params_ratio}
+        if config.kind not in ratios:
+            raise AmcError(f"budget.kind is {config.kind!r}; expected one of {', '.join(ratios)}")
+        return ratios[config.kind]
+
+    def settings(self) -> CompressorSettings:
+        """How candidates are made."""
         config = self.config.compressor
-        settings = CompressorSettings(**{f.name: getattr(config, f.name) for f in fields(CompressorSettings)})
-        known = None
-        if memo:
-            mark = fingerprint(self.dense, self.graph, self.splits.fingerprint, settings)
-            known = Memo(self.folder / "evaluations.jsonl", mark)
+        return CompressorSettings(**{f.name: getattr(config, f.name) for f in fields(CompressorSettings)})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that determines an evaluation."""
+        return fingerprint(self.dense, self.graph, self.splits.fingerprint, self.settings())
+
+    def compressor(self, *, memo: bool = False, progress: Any = None) -> Compressor:
+        """Build the physics; with ``memo``, evaluations are kept in ``evaluations.jsonl``."""
+        known = Memo(self.folder / "evaluations.jsonl", self.fingerprint) if memo else None
         return Compressor(
             self.dense,
             self.graph,
             self.splits.calibration.images,
-            images if images is not None else self.splits.search_val,
-            settings,
+            self.splits.search_val,
+            self.settings(),
             memo=known,
             device=self.device,
             progress=progress,
@@ -194,15 +230,13 @@ class Run:
 
     def make_strategy(self, widths: tuple[int, ...], **facts: Any) -> Strategy:
         """Describe widths of this run's network as a strategy."""
-        from amc.strategy import GroupWidth
-
         dense = self.graph.dense_widths
-        macs, params = macs_cost(self.graph), params_cost(self.graph, self.dense)
+        macs = macs_cost(self.graph)
         groups = zip(self.graph.group_names, dense, widths, strict=True)
         return Strategy(
             groups=tuple(GroupWidth(name, full, kept) for name, full, kept in groups),
             macs_ratio=macs(widths) / macs(dense),
-            params_ratio=params(widths) / params(dense),
+            params_ratio=self.params(widths) / self.params(dense),
             seed=self.config.seed,
             model=self.spec.to_json(),
             budget={
@@ -218,9 +252,8 @@ class Run:
     def pruned(self, weights: str) -> nn.Module:
         """Load the pruned network of this run from one of its weight files."""
         path = self.require(weights, "prune")
-        model = shaped(
-            self.fresh_model(), self.splits.input_shape, Strategy.load(self.folder / "strategy.json")
-        )
+        strategy = Strategy.load(self.require("strategy.json", "search"))
+        model = shaped(self.fresh_model(), self.splits.input_shape, strategy)
         load_into(model, load_state_dict(path), str(path))
         return model.eval()
 
@@ -241,10 +274,26 @@ class Run:
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write what a stage found, and bring the provenance up to date."""
-        atomic_write_json(self.folder / "stages" / f"{stage}.json", facts)
+        atomic_write_json(self._record_of(stage), facts)
         atomic_write_json(self.folder / "provenance.json", provenance(self))
 
     def recorded(self, stage: str) -> dict[str, Any] | None:
         """Return what a stage found, if it has been run."""
-        path = self.folder / "stages" / f"{stage}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        path = self._record_of(stage)
+        if not path.exists():
+            return None
+        try:
+            facts = json.loads(path.read_text())
+        except ValueError as error:
+            raise AmcError(f"{path} is damaged ({error}): run stages=[{stage}] again") from error
+        if not isinstance(facts, dict):
+            raise AmcError(f"{path} holds no JSON object: run stages=[{stage}] again")
+        return facts
+
+    def forget(self, *names: str) -> None:
+        """Remove the records of stages (by name) and files of the run folder that no longer hold."""
+        for name in names:
+            (self.folder / name if "." in name else self._record_of(name)).unlink(missing_ok=True)
+
+    def _record_of(self, stage: str) -> Path:
+        return self.folder / "stages" / f"{stage}.json"

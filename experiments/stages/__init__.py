@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,21 @@ STAGES = (
 )
 
 
-def run_stages(run: Run) -> None:
-    """Run the configured stages in the order given.
+def check_names(names: Sequence[str]) -> None:
+    """Refuse an unknown stage.
 
     Raises:
-        AmcError: an unknown stage (before any is run), or what a stage has to say.
+        AmcError: says which there are, and the nearest.
     """
-    for name in run.config.stages:
+    for name in names:
         if name not in STAGES:
             near = get_close_matches(name, STAGES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
-    _ = run.reward  # a misspelt reward must not wait for the end of the training
+
+
+def run_stages(run: Run) -> None:
+    """Run the configured stages in the order given; ``run.check()`` has been called."""
     tracker = run.tracker
     summary: dict[str, Any] = {}
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.cost import macs_cost, params_cost
+from amc.cost import macs_cost
 from amc.data import check_labels
 from amc.evaluation import logits, top1
 from amc.strategy import Strategy
@@ -19,7 +19,7 @@ BATCH_SIZE = 256
 
 def run(run: Run) -> dict[str, Any]:
     """Judge the dense network and, where there are, the pruned and the fine-tuned one."""
-    macs, params = macs_cost(run.graph), params_cost(run.graph, run.dense)
+    macs, params = macs_cost(run.graph), run.params
     dense = run.graph.dense_widths
     facts: dict[str, Any] = {
         "dense": {"top1": test_top1(run, run.dense), "macs": macs(dense), "params": params(dense)}

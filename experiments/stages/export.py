@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Write ``exports/model.onnx``."""
     model = run.pruned("model.safetensors")
-    strategy = Strategy.load(run.folder / "strategy.json")
+    strategy = Strategy.load(run.require("strategy.json", "search"))
     folder = run.folder / "exports"
     folder.mkdir(exist_ok=True)
     exported = export_onnx(

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> dict[str, Any]:
     """Print a table of the network; no trained weights are needed."""
-    model = run.fresh_model().eval()
-    graph = run.trace(model)
-    run.graph = graph
+    graph = run.graph
     macs = macs_cost(graph)
     dense = macs(graph.dense_widths)
     minimum = macs(run.space.minimum) / dense

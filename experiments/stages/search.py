@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -10,7 +11,9 @@ from tqdm import tqdm
 from agents import Episode
 from amc.compressor import Compressor
 from amc.errors import Stopped
+from amc.memo import Evaluation
 from amc.pruning import SlicePlan, check_exactness
+from amc.strategy import Strategy
 from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments.agents import make_agent
@@ -30,23 +33,24 @@ def run(run: Run) -> dict[str, Any]:
     run.budget.check_feasible(run.space)
     agent, episodes = make_agent(run.config.agent, run.space, run.budget, run.config.seed)
     difference = check_exactness(run.dense, run.graph, SlicePlan(run.graph, run.dense), samples=1)
-    compressor = _compressor(run)
-    env = ChannelPruningEnv(
-        network=compressor,
-        space=run.space,
-        budget=run.budget,
-        reward=run.reward,
-        features=group_features(run.graph),
-    )
+    keeper = _Keeper(run, episodes)
     with (
+        closing(_compressor(run)) as compressor,
         EpisodeWriter(run.folder / "search.jsonl") as writer,
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
+        env = ChannelPruningEnv(
+            network=compressor,
+            space=run.space,
+            budget=run.budget,
+            reward=run.reward,
+            features=group_features(run.graph),
+        )
 
         def on_episode(episode: Episode) -> None:
             evaluation = episode.info["evaluation"]
             if writer.write(episode, evaluation):
-                save_strategy(run, episode, episodes)
+                keeper.offer(episode)
             best = writer.best_evaluation
             bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
             bar.update()
@@ -60,19 +64,23 @@ def run(run: Run) -> dict[str, Any]:
             none = "no episode had ended"
             again = f"the same command with run_dir={run.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.count else none}; {again}") from stop
+        dense_top1 = compressor.dense.top1
+    keeper.settle(result.best)
     if result.save is not None:
         result.save(run.folder / "agent.zip")
+    else:
+        run.forget("agent.zip")
     best = result.best.info["evaluation"]
-    budget = f"{run.budget.kind}_ratio {getattr(best, f'{run.budget.kind}_ratio'):.4f}"
-    found = f"{best.top1:.2f}% on search_val at {budget}"
+    found = f"{best.top1:.2f}% on search_val at {_cost(run, best)}"
     print(f"search: {result.agent} found {found} in {result.episodes} episodes")
     return {
         "agent": result.agent,
+        "reward": run.reward.name,
         "episodes": result.episodes,
         "best_return": result.best.value,
         "best_episode": result.best.index,
         "best_top1": best.top1,
-        "dense_top1": compressor.dense.top1,
+        "dense_top1": dense_top1,
         "evaluations": writer.distinct,
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
@@ -81,21 +89,67 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _compressor(run: Run) -> Compressor:
-    total = len(run.splits.calibration) if run.config.compressor.refit else 0
-    with tqdm(total=total, desc="calibrate", unit="image", disable=None, leave=False) as bar:
+    with tqdm(
+        total=len(run.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
+    ) as bar:
         return run.compressor(memo=True, progress=bar.update)
 
 
-def save_strategy(run: Run, episode: Episode, episodes: int) -> None:
-    """Write the best strategy so far."""
-    evaluation = episode.info["evaluation"]
-    strategy = run.make_strategy(
-        evaluation.widths,
-        agent=run.config.agent.name,
-        reward=run.reward.name,
-        value=episode.value,
-        episode=episode.index,
-        episodes=episodes,
-        search_val_top1=evaluation.top1,
+def _cost(run: Run, evaluation: Evaluation) -> str:
+    name = f"{run.budget.kind}_ratio"
+    return f"{name} {getattr(evaluation, name):.4f}"
+
+
+class _Keeper:
+    """Keeps ``strategy.json`` at the best episode, and the run folder free of what no longer fits it.
+
+    A search that is run again passes through worse episodes first; a better strategy that an earlier try of
+    the very same search has left stays until it is reached.
+    """
+
+    def __init__(self, run: Run, episodes: int) -> None:
+        self._run = run
+        self._episodes = episodes
+        self._path = run.folder / "strategy.json"
+        self._old = Strategy.load(self._path) if self._path.exists() else None
+
+    def offer(self, episode: Episode) -> None:
+        """Keep an episode's strategy, unless an earlier try of this search had a better one."""
+        strategy = self._strategy(episode)
+        old = self._old
+        if old is None or not _same_search(old, strategy) or old.provenance["value"] < episode.value:
+            self._write(strategy)
+
+    def settle(self, best: Episode) -> None:
+        """Keep the result of a search that was run to its end."""
+        self._write(self._strategy(best))
+
+    def _write(self, strategy: Strategy) -> None:
+        if self._old is None or self._old.groups != strategy.groups:
+            self._run.forget("prune", "pruned.safetensors", "model.safetensors")
+            self._run.forget("finetune", "compare", "evaluate", "export", "benchmark")
+        strategy.save(self._path)
+        self._old = strategy
+
+    def _strategy(self, episode: Episode) -> Strategy:
+        evaluation = episode.info["evaluation"]
+        return self._run.make_strategy(
+            evaluation.widths,
+            agent=self._run.config.agent.name,
+            reward=self._run.reward.name,
+            value=episode.value,
+            episode=episode.index,
+            episodes=self._episodes,
+            search_val_top1=evaluation.top1,
+            fingerprint=self._run.fingerprint,
+        )
+
+
+def _same_search(one: Strategy, other: Strategy) -> bool:
+    """Whether two strategies come from the same search of the same network and data."""
+    names = ("agent", "reward", "episodes", "fingerprint")
+    return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
+        other.seed,
+        other.budget,
+        [other.provenance.get(n) for n in names],
     )
-    strategy.save(run.folder / "strategy.json")

@@ -78,8 +78,8 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
         (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
         (["stages=[benchmark]", "latency.backends=[tensorrt]"], ["tensorrt", "onnxruntime"]),
-        (["stages=[benchmark]", "latency.threads=0"], ["0 threads"]),
-        (["stages=[benchmark]", "latency.rounds=0"], ["0 rounds"]),
+        (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
+        (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),
         (["stages=[prune]", "strategy=nowhere.json"], ["nowhere.json"]),
         (["stages=[prune]", "strategy=mynet.py"], ["mynet.py", "JSON"]),
         (["stages=[prune]", "budget.macs_ratio=0.2", "strategy=run/strategy.json"], ["another budget"]),
@@ -134,7 +134,7 @@ def test_a_truncated_strategy(old: Path) -> None:
         ("evaluations.jsonl", "search"),
         ("search.jsonl", "report"),
         ("stages/search.json", "report"),
-        (".hydra/overrides.yaml", "evaluate"),
+        ("overrides.json", "evaluate"),
     ],
 )
 def test_a_damaged_record_is_named(old: Path, name: str, stage: str) -> None:

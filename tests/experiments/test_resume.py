@@ -122,9 +122,10 @@ def test_ctrl_c_keeps_the_best_strategy_and_says_how_to_go_on(
     count = int(re.search(r"best strategy of (\d+) episodes is in \S*run/strategy.json", err)[1])
     assert "run_dir=" in err
     episodes = read_lines(cwd / "run/search.jsonl")
-    assert len(episodes) == count
-    best = max(episodes, key=lambda line: line["return"])
-    assert [group["kept"] for group in read_json(cwd / "run/strategy.json")["groups"]] == best["widths"]
+    assert count in (len(episodes), len(episodes) - 1)  # the signal may fall between line and strategy
+    best = [max(part, key=lambda line: line["return"]) for part in (episodes, episodes[:-1])]
+    kept = [group["kept"] for group in read_json(cwd / "run/strategy.json")["groups"]]
+    assert kept in [line["widths"] for line in best]
 
     done("run_dir=run", cwd=cwd)
 
