@@ -5,15 +5,18 @@ Every agent is ``(env, episodes, seed, on_episode) -> SearchResult`` and is coun
 
 from agents.baselines import fixed_search, random_search
 from agents.ddpg import DDPGSettings, ddpg_search
+from agents.evolution import EvolutionSettings, evolution_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
 
 __all__ = [
     "Agent",
     "DDPGSettings",
     "Episode",
+    "EvolutionSettings",
     "OnEpisode",
     "SearchResult",
     "ddpg_search",
+    "evolution_search",
     "fixed_search",
     "random_search",
 ]

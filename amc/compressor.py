@@ -106,7 +106,9 @@ class Compressor:
         self._modules = dict(self._model.named_modules())
         needed = settings.refit or settings.order == "obs"
         moments = self._collect(calibration, device, progress) if needed else {}
-        self._orders = channel_orders(graph, self._model, settings.order, moments, ridge=settings.ridge)
+        found = channel_orders(graph, self._model, settings.order, moments, ridge=settings.ridge)
+        self._orders = found.orders
+        self.errors = found.errors
         self._moments = moments if settings.refit else {}
         self._nested: dict[str, NestedRefit] = {}
         self._input_slots = _input_slots(graph)

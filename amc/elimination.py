@@ -8,6 +8,7 @@ columns). Unlike a norm, this counts what the remaining channels can take over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,13 +58,26 @@ def make_reader(gram: Tensor, weight: Tensor, columns: Tensor, *, ridge: float) 
     return Reader(inverse, dense, columns, max(energy, 1e-30), torch.zeros(size, dtype=torch.bool))
 
 
-def elimination_order(readers: Sequence[Reader], channels: int) -> Tensor:
-    """Return the channels, last eliminated first: a permutation of ``range(channels)``.
+@dataclass(frozen=True)
+class Elimination:
+    """A nested order and what each width costs the readers.
 
-    The readers are used up.
+    Attributes:
+        order: (channels,) permutation, last eliminated first.
+        errors: ``errors[w]`` is the readers' summed output error when ``w`` channels are kept and the rest
+            refitted, as a share of their dense outputs' variance; ``errors[channels]`` is 0, and
+            ``errors[0]`` is infinite.
     """
+
+    order: Tensor
+    errors: tuple[float, ...]
+
+
+def eliminate(readers: Sequence[Reader], channels: int) -> Elimination:
+    """Eliminate one channel after the other; the readers are used up."""
     alive = torch.arange(channels)
     removed: list[int] = []
+    errors = [0.0]
     while len(alive) > 1:
         cost = torch.zeros(len(alive), dtype=torch.float64)
         for reader in readers:
@@ -71,12 +85,13 @@ def elimination_order(readers: Sequence[Reader], channels: int) -> Tensor:
         worst = int(cost.argmin())
         channel = int(alive[worst])
         removed.append(channel)
+        errors.append(errors[-1] + float(cost[worst]))
         alive = torch.cat([alive[:worst], alive[worst + 1 :]])
         for reader in readers:
             _remove(reader, channel)
             _compact(reader, alive)
     removed += alive.tolist()
-    return torch.tensor(removed[::-1])
+    return Elimination(torch.tensor(removed[::-1]), (math.inf, *errors[::-1]))
 
 
 def _removal_errors(reader: Reader, alive: Tensor) -> Tensor:

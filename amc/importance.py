@@ -7,11 +7,12 @@ order is nested: the channels kept at a width are the first so many of one fixed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from amc.elimination import elimination_order, make_reader
+from amc.elimination import Elimination, eliminate, make_reader
 from amc.errors import AmcError
 from amc.graph import ChannelGroup, Graph, Slot
 from amc.reconstruction import Moments, expand_columns
@@ -69,10 +70,24 @@ def check_order(name: str) -> None:
         raise AmcError(f"compressor.order is {name!r}; expected one of {', '.join(ORDERS)}")
 
 
+@dataclass(frozen=True)
+class ChannelOrders:
+    """Nested channel orders of all groups.
+
+    Attributes:
+        orders: group name -> permutation of its channels, most important first.
+        errors: group name -> error at every width (``amc.elimination.Elimination``); empty for orders that do
+            not estimate one.
+    """
+
+    orders: Mapping[str, Tensor]
+    errors: Mapping[str, tuple[float, ...]]
+
+
 def channel_orders(
     graph: Graph, model: nn.Module, name: str, moments: Mapping[str, Moments], *, ridge: float = 1e-4
-) -> dict[str, Tensor]:
-    """Return for each group a permutation of its channels, most important first.
+) -> ChannelOrders:
+    """Order the channels of every group.
 
     Args:
         moments: second moments of the readers' inputs; only ``obs`` needs them.
@@ -84,16 +99,22 @@ def channel_orders(
     check_order(name)
     modules = dict(model.named_modules())
     if name == "obs":
-        return {group.name: _eliminated(group, modules, moments, ridge) for group in graph.groups}
-    return {
-        group.name: torch.argsort(SCORERS[name](group, modules), descending=True, stable=True)
+        found = {group.name: _eliminate(group, modules, moments, ridge) for group in graph.groups}
+        return ChannelOrders(
+            {group: elimination.order for group, elimination in found.items()},
+            {group: elimination.errors for group, elimination in found.items()},
+        )
+    scorer = SCORERS[name]
+    orders = {
+        group.name: torch.argsort(scorer(group, modules), descending=True, stable=True)
         for group in graph.groups
     }
+    return ChannelOrders(orders, {})
 
 
-def _eliminated(
+def _eliminate(
     group: ChannelGroup, modules: Mapping[str, nn.Module], moments: Mapping[str, Moments], ridge: float
-) -> Tensor:
+) -> Elimination:
     readers = []
     for slot in group.slots:
         if slot.axis == "in" and slot.module in group.readers:
@@ -101,4 +122,4 @@ def _eliminated(
             assert isinstance(weight, Tensor)
             columns = expand_columns(torch.tensor(slot.positions), weight[0, 0].numel())
             readers.append(make_reader(moments[slot.module].gram, weight.flatten(1), columns, ridge=ridge))
-    return elimination_order(readers, group.width)
+    return eliminate(readers, group.width)

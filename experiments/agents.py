@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 
-from agents import DDPGSettings, OnEpisode, SearchResult, ddpg_search, fixed_search, random_search
+from agents import (
+    DDPGSettings,
+    EvolutionSettings,
+    OnEpisode,
+    SearchResult,
+    ddpg_search,
+    evolution_search,
+    fixed_search,
+    random_search,
+)
+from amc.allocation import greedy_widths
 from amc.budget import Budget, WidthSpace, uniform_widths
 from amc.errors import AmcError
-from experiments.schema import AgentConfig, DDPGConfig
+from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig
 
 Search = Callable[[gym.Env, OnEpisode], SearchResult]
+Errors = Mapping[str, tuple[float, ...]]
 
-NAMES = ("ddpg", "random", "uniform")
+NAMES = ("ddpg", "evolution", "random", "uniform", "greedy")
+GUIDES = ("none", "uniform", "greedy")
 
 
 def check_agent(config: AgentConfig) -> None:
@@ -30,26 +43,60 @@ def check_agent(config: AgentConfig) -> None:
         raise AmcError(f"agent.episodes is {config.episodes}; expected at least 1")
     if config.warmup_episodes < 0:
         raise AmcError(f"agent.warmup_episodes is {config.warmup_episodes}; expected 0 or more")
+    if config.guide not in GUIDES:
+        raise AmcError(f"agent.guide is {config.guide!r}; expected one of {', '.join(GUIDES)}")
     if isinstance(config, DDPGConfig):
-        _ddpg_settings(config)
+        _settings(DDPGSettings, config, ())
+    if isinstance(config, EvolutionConfig):
+        _settings(EvolutionSettings, config, ())
 
 
-def make_agent(config: AgentConfig, space: WidthSpace, budget: Budget, seed: int) -> tuple[Search, int]:
-    """Return the search and the number of episodes that it will run; ``check_agent`` has been called."""
-    if config.name == "uniform":
-        widths = uniform_widths(space, budget)
-        actions = [width / dense for width, dense in zip(widths, space.dense, strict=True)]
-        return partial(fixed_search, name="uniform", actions=actions), 1
+def episodes_of(config: AgentConfig) -> int:
+    """Return how many episodes an agent will run."""
+    return 1 if config.name in ("uniform", "greedy") else config.episodes
+
+
+def make_agent(config: AgentConfig, space: WidthSpace, budget: Budget, errors: Errors, seed: int) -> Search:
+    """Bind an agent's settings; ``check_agent`` has been called.
+
+    Args:
+        errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
+
+    Raises:
+        AmcError: the greedy allocation is asked for with a channel order that estimates no errors.
+    """
+    if config.name in ("uniform", "greedy"):
+        return partial(fixed_search, name=config.name, actions=_actions(config.name, space, budget, errors))
+    guide = _actions(config.guide, space, budget, errors)
     if isinstance(config, DDPGConfig):
-        search = partial(ddpg_search, settings=_ddpg_settings(config), episode_length=len(space.names))
-        return partial(_seeded, search, config.episodes, seed), config.episodes
-    return partial(_seeded, random_search, config.episodes, seed), config.episodes
+        settings = _settings(DDPGSettings, config, guide)
+        search: Callable[..., SearchResult] = partial(
+            ddpg_search, settings=settings, episode_length=len(space.names)
+        )
+    elif isinstance(config, EvolutionConfig):
+        search = partial(evolution_search, settings=_settings(EvolutionSettings, config, guide))
+    else:
+        search = random_search
+    return partial(_seeded, search, config.episodes, seed)
 
 
-def _ddpg_settings(config: DDPGConfig) -> DDPGSettings:
-    values = {f.name: getattr(config, f.name) for f in fields(DDPGSettings)}
+def _actions(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tuple[float, ...]:
+    """Return an allocation as the actions that carry it out."""
+    if name == "none":
+        return ()
+    if name == "greedy" and not errors:
+        raise AmcError("the greedy allocation needs compressor.order=obs, which estimates what widths cost")
+    widths = greedy_widths(space, budget, errors) if name == "greedy" else uniform_widths(space, budget)
+    return tuple(width / dense for width, dense in zip(widths, space.dense, strict=True))
+
+
+def _settings(kind: Callable[..., Any], config: AgentConfig, guide: tuple[float, ...]) -> Any:
+    """Fill an agent's settings from the configuration's fields of the same names."""
+    values = {f.name: getattr(config, f.name) for f in fields(kind)} | {"guide": guide}  # type: ignore[arg-type]
+    if "hidden" in values:
+        values["hidden"] = tuple(values["hidden"])
     try:
-        return DDPGSettings(**{**values, "hidden": tuple(config.hidden)})
+        return kind(**values)
     except ValueError as error:
         raise AmcError(str(error)) from error
 

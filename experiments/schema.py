@@ -105,11 +105,15 @@ class BudgetConfig:
 
 @dataclass
 class AgentConfig:
-    """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``."""
+    """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``.
+
+    ``guide`` is the allocation to start from: none, uniform or greedy (``amc.allocation``).
+    """
 
     name: str = MISSING
     episodes: int = 150
     warmup_episodes: int = 50
+    guide: str = "none"
 
 
 @dataclass
@@ -129,6 +133,18 @@ class DDPGConfig(AgentConfig):
     baseline_alpha: float = 0.5
     store_executed: bool = True
     updates_per_step: int = 1
+    explore_share: float = 1.0
+    follow_best: bool = False
+
+
+@dataclass
+class EvolutionConfig(AgentConfig):
+    """See ``agents.evolution.EvolutionSettings``."""
+
+    name: str = "evolution"
+    population: int = 8
+    mutations: float = 3.0
+    sigma: float = 0.15
 
 
 @dataclass
@@ -239,3 +255,4 @@ def register() -> None:
         store.store(group="data", name=f"base_{node.name}", node=node)
     store.store(group="agent", name="base_agent", node=AgentConfig)
     store.store(group="agent", name="base_ddpg", node=DDPGConfig)
+    store.store(group="agent", name="base_evolution", node=EvolutionConfig)

@@ -16,7 +16,7 @@ from amc.pruning import SlicePlan, check_exactness
 from amc.strategy import Strategy
 from envs import ChannelPruningEnv
 from envs.observation import group_features
-from experiments.agents import make_agent
+from experiments.agents import episodes_of, make_agent
 from experiments.episodes import EpisodeWriter
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     start = time.perf_counter()
     run.budget.check_feasible(run.space)
-    agent, episodes = make_agent(run.config.agent, run.space, run.budget, run.config.seed)
+    episodes = episodes_of(run.config.agent)
     difference = check_exactness(run.dense, run.graph, SlicePlan(run.graph, run.dense), samples=1)
     keeper = _Keeper(run, episodes)
     with (
@@ -39,6 +39,7 @@ def run(run: Run) -> dict[str, Any]:
         EpisodeWriter(run.folder / "search.jsonl") as writer,
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
+        agent = make_agent(run.config.agent, run.space, run.budget, compressor.errors, run.config.seed)
         env = ChannelPruningEnv(
             network=compressor,
             space=run.space,

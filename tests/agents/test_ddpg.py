@@ -1,5 +1,7 @@
 """The learning agent: its replay and updates by hand, its schedule, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,42 @@ def test_same_seed_same_search():
     first, second, other = search(seed=1)[1], search(seed=1)[1], search(seed=2)[1]
     assert first == second
     assert first != other
+
+
+GUIDED = DDPGSettings(
+    warmup_episodes=3, hidden=(16, 16), batch_size=8, guide=(0.8, 0.3, 0.7, 0.4), sigma=0.05
+)
+
+
+def test_a_guided_agent_starts_at_its_guide_and_explores_around_it():
+    _, seen = search(GUIDED, ratio=1.0)
+    assert seen[0].requested == pytest.approx(GUIDED.guide, abs=1e-5)
+    for episode in seen[1:3]:
+        assert np.abs(np.array(episode.requested) - GUIDED.guide).max() < 0.3
+
+
+def test_a_share_of_the_steps_explores():
+    settings = replace(GUIDED, explore_share=0.1, warmup_episodes=50)
+    _, seen = search(settings, episodes=50, ratio=1.0)
+    moved = [abs(a - b) > 1e-4 for e in seen[1:] for a, b in zip(e.requested, GUIDED.guide, strict=True)]
+    assert 0.03 < np.mean(moved) < 0.2
+
+
+def test_the_guide_moves_to_the_best_episode():
+    settings = replace(GUIDED, follow_best=True, warmup_episodes=6, sigma=0.2)
+    result, seen = search(settings, episodes=6, ratio=1.0)
+    best = seen[: result.best.index + 1]
+    after = seen[result.best.index + 1 :]
+    assert result.best.value > seen[0].value
+    assert len(best) + len(after) == 6
+    still = replace(settings, follow_best=False)
+    assert [e.requested for e in search(still, episodes=6, ratio=1.0)[1]] != [e.requested for e in seen]
+
+
+@pytest.mark.parametrize("bad", [{"tau": 7.0}, {"batch_size": 0}, {"sigma": -1.0}, {"hidden": (0,)}])
+def test_impossible_settings_are_named(bad):
+    with pytest.raises(ValueError, match=f"agent.{next(iter(bad))} is"):
+        DDPGSettings(**bad)
 
 
 def test_the_agent_can_be_saved(tmp_path):

@@ -19,7 +19,7 @@ def orders_of(model, name, count=0):
     layers = refit_layers(graph) if count else ()
     moments = collect_moments(model, layers, images(count), positions_per_image=10**6)
     return graph, {
-        name: order.tolist() for name, order in channel_orders(graph, model, name, moments).items()
+        name: order.tolist() for name, order in channel_orders(graph, model, name, moments).orders.items()
     }
 
 
