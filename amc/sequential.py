@@ -163,7 +163,9 @@ class _Lockstep:
         module = self._modules[1][str(node.target)]
         if isinstance(module, nn.BatchNorm2d) and self._reestimate:
             _reestimate(module, inputs.pruned)
-        if not isinstance(module, nn.Conv2d | nn.Linear):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or (
+            isinstance(module, nn.Conv2d) and _grouped(module)
+        ):
             return 0
         self._refit(node, module, inputs)
         return 1
@@ -214,6 +216,11 @@ class _Lockstep:
         if norm is None:
             return error
         return error * _inverse_scale(self._modules[1][str(norm.target)])[:, None, None]
+
+
+def _grouped(module: nn.Conv2d) -> bool:
+    """Whether a convolution is grouped but not depthwise; such layers keep the weights they have."""
+    return module.groups > 1 and not module.groups == module.in_channels == module.out_channels
 
 
 def _inverse_scale(norm: nn.Module) -> Tensor:

@@ -162,15 +162,24 @@ def test_a_share_of_the_steps_explores():
     assert 0.03 < np.mean(moved) < 0.2
 
 
-def test_the_guide_moves_to_the_best_episode():
-    settings = replace(GUIDED, follow_best=True, warmup_episodes=6, sigma=0.2)
-    result, seen = search(settings, episodes=6, ratio=1.0)
-    best = seen[: result.best.index + 1]
-    after = seen[result.best.index + 1 :]
-    assert result.best.value > seen[0].value
-    assert len(best) + len(after) == 6
-    still = replace(settings, follow_best=False)
-    assert [e.requested for e in search(still, episodes=6, ratio=1.0)[1]] != [e.requested for e in seen]
+def test_a_moved_guide_moves_the_actor():
+    env, _, _, _ = fake_problem()
+    model = build_ddpg(env, GUIDED, seed=0, episode_length=4)
+    observation, _ = env.reset()
+    assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.8], abs=1e-5)
+    model.policy.move_guide((0.2, 0.6, 0.5, 0.5))
+    assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.2], abs=1e-5)
+    observation = env.step(np.array([0.2]))[0]
+    assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.6], abs=1e-5)
+
+
+def test_following_the_best_changes_the_search_once_a_better_episode_is_found():
+    settings = replace(GUIDED, guide=(0.3, 0.9, 0.3, 0.9), warmup_episodes=10, sigma=0.3)
+    stays = search(settings, episodes=10, ratio=1.0)[1]
+    moves = search(replace(settings, follow_best=True), episodes=10, ratio=1.0)[1]
+    better = next(e.index for e in stays if e.value > stays[0].value)
+    assert moves[: better + 1] == stays[: better + 1]
+    assert moves[better + 1] != stays[better + 1]
 
 
 @pytest.mark.parametrize("bad", [{"tau": 7.0}, {"batch_size": 0}, {"sigma": -1.0}, {"hidden": (0,)}])

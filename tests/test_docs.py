@@ -1,0 +1,47 @@
+"""The README's commands compose and its Python example runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.helpers import SMALL, done
+from tests.experiments.test_config import composed
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for _, block in BLOCKS
+    for line in block.splitlines()
+    if line.startswith("amc ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command):
+    overrides = [word for word in shlex.split(command)[1:] if not word.startswith("-")]
+    assert composed(*overrides).stages
+
+
+def test_there_are_commands_and_every_make_target_exists():
+    assert len(COMMANDS) >= 5
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", README)):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_the_python_example_runs(tmp_path):
+    done(*SMALL, "model=resnet20", "run_dir=run", "stages=[train,search,prune]", cwd=tmp_path)
+    (example,) = [block for language, block in BLOCKS if language == "python"]
+    names: dict = {}
+    exec(re.sub(r'"runs/[^"]*"', repr(str(tmp_path / "run")), example), names)
+    assert sum(p.numel() for p in names["net"].parameters()) > 0
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
