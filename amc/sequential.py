@@ -163,9 +163,7 @@ class _Lockstep:
         module = self._modules[1][str(node.target)]
         if isinstance(module, nn.BatchNorm2d) and self._reestimate:
             _reestimate(module, inputs.pruned)
-        if not isinstance(module, nn.Conv2d | nn.Linear) or (
-            isinstance(module, nn.Conv2d) and _grouped(module)
-        ):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or _grouped(module):
             return 0
         self._refit(node, module, inputs)
         return 1
@@ -218,8 +216,10 @@ class _Lockstep:
         return error * _inverse_scale(self._modules[1][str(norm.target)])[:, None, None]
 
 
-def _grouped(module: nn.Conv2d) -> bool:
-    """Whether a convolution is grouped but not depthwise; such layers keep the weights they have."""
+def _grouped(module: nn.Module) -> bool:
+    """Whether a layer is a convolution in groups, but not depthwise; it keeps the weights that it has."""
+    if not isinstance(module, nn.Conv2d):
+        return False
     return module.groups > 1 and not module.groups == module.in_channels == module.out_channels
 
 

@@ -12,12 +12,8 @@ from tests.experiments.test_config import composed
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.split("#")[0].strip()
-    for _, block in BLOCKS
-    for line in block.splitlines()
-    if line.startswith("amc ")
-]
+LINES = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("amc ")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,7 +25,7 @@ def test_every_command_composes(command):
 def test_there_are_commands_and_every_make_target_exists():
     assert len(COMMANDS) >= 5
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", README)):
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
         assert f"\n{target}:" in makefile, target
 
 

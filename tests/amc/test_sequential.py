@@ -62,7 +62,7 @@ def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
 def test_the_error_of_the_other_branch_is_made_up_for(data):
     """The identity branch delivers a wrong sum; only the convolution beside it can correct that."""
     network = randomised(Residual(), seed=2).eval()
-    compressor, images = prepared(network, data)
+    images = data.calibration.images
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.stem[0].weight[:3] *= 0.5
