@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
+from amc.dependencies import slice_shortcut
 from amc.errors import AmcError
 from amc.evaluation import agreement, cross_entropy, logits, top1
-from amc.graph import Graph, slice_shortcut
+from amc.graph import Graph
 from amc.importance import channel_orders, check_order
 from amc.memo import Evaluation, Memo
 from amc.models import OptionAShortcut

@@ -7,61 +7,21 @@ gradient graph and no torch-pruning object outlives ``trace``.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from math import prod
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
+from amc.dependencies import Dependencies, build_dependencies
 from amc.errors import AmcError
-from amc.evaluation import evaluating
+from amc.layers import Layer, trace_layers
 from amc.models import OptionAShortcut
 
 Axis = Literal["in", "out"]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer as it ran on one example image.
-
-    Attributes:
-        kernel_size, stride: (height, width); (1, 1) for a linear layer.
-        groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
-        in_size, out_size: feature-map (height, width); (1, 1) for a linear layer on a vector.
-        positions: output positions per image, summed over all calls of the layer.
-        calls: how often it runs in one forward pass.
-    """
-
-    name: str
-    kind: Literal["conv", "linear"]
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    groups: int
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-    positions: int
-    bias: bool
-    calls: int = 1
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether every channel has a filter of its own."""
-        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds per image at dense widths."""
-        taps = prod(self.kernel_size) * self.in_channels // self.groups
-        return self.positions * taps * self.out_channels
 
 
 @dataclass(frozen=True)
@@ -201,161 +161,6 @@ def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool
         raise AmcError("compressor.exclude and prune_coupled leave no channel group to prune")
     left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
     return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))
-
-
-def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
-    """Run ``model`` once on ``example`` and describe its layers in the order of their first call."""
-    calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
-    modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-
-    def record(name: str) -> Any:
-        def hook(
-            _module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor
-        ) -> None:
-            source = args[0] if args else next(iter(options.values()))
-            calls[name].append((source.shape, output.shape))
-
-        return hook
-
-    hooks = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in modules.items()]
-    try:
-        with torch.no_grad(), evaluating(model):
-            output = model(example)
-    except (RuntimeError, TypeError, ValueError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise AmcError(
-            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
-            "does the data's image size fit the model?"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = (
-            f"a tensor of shape {tuple(output.shape)}"
-            if isinstance(output, Tensor)
-            else type(output).__name__
-        )
-        raise AmcError(f"{type(model).__name__} returned {got}; expected logits, one tensor (batch, classes)")
-    return tuple(_describe(name, modules[name], shapes) for name, shapes in calls.items())
-
-
-def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch.Size, torch.Size]]) -> Layer:
-    in_shape, out_shape = shapes[0]
-    if isinstance(module, nn.Conv2d):
-        return Layer(
-            name=name,
-            kind="conv",
-            in_channels=module.in_channels,
-            out_channels=module.out_channels,
-            kernel_size=(module.kernel_size[0], module.kernel_size[1]),
-            stride=(module.stride[0], module.stride[1]),
-            groups=module.groups,
-            in_size=(in_shape[-2], in_shape[-1]),
-            out_size=(out_shape[-2], out_shape[-1]),
-            positions=sum(out[-2] * out[-1] for _, out in shapes),
-            bias=module.bias is not None,
-            calls=len(shapes),
-        )
-    tokens = [prod(out[1:-1]) for _, out in shapes]
-    return Layer(
-        name=name,
-        kind="linear",
-        in_channels=module.in_features,
-        out_channels=module.out_features,
-        kernel_size=(1, 1),
-        stride=(1, 1),
-        groups=1,
-        in_size=(1, tokens[0]),
-        out_size=(1, tokens[0]),
-        positions=sum(tokens),
-        bias=module.bias is not None,
-        calls=len(shapes),
-    )
-
-
-@dataclass(frozen=True)
-class Dependencies:
-    """torch-pruning's graph of a copy of the network, for one tracing or one surgery."""
-
-    graph: Any
-    model: nn.Module
-
-    def name_of(self, module: Any) -> str:
-        """Name of a module in the network ('' for an operation that is no module)."""
-        return self.graph._module2name.get(module, "")
-
-
-def build_dependencies(model: nn.Module, example: Tensor) -> Dependencies:
-    """Let torch-pruning trace a copy of ``model``.
-
-    The copy has every parameter trainable, since torch-pruning silently skips frozen ones, and its output
-    passes through one more operation, so that channels which reach the output are marked as such.
-    """
-    import torch_pruning as tp
-
-    twin = copy.deepcopy(model).eval()
-    for parameter in twin.parameters():
-        parameter.requires_grad_(True)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
-                twin,
-                example.detach().clone(),
-                output_transform=lambda output: output * 1,
-                customized_pruners={OptionAShortcut: _shortcut_pruner()},
-                verbose=False,
-            )
-    except Exception as error:  # torch-pruning fails in many ways on graphs that it does not know
-        reason = str(error).strip().split("\n", 1)[0]
-        raise AmcError(
-            f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {reason}; "
-            "the network uses an operation that the channel graph does not support"
-        ) from error
-    return Dependencies(graph, twin)
-
-
-def _shortcut_pruner() -> Any:
-    """Teach torch-pruning that an option-A shortcut has an input and an output axis of its own."""
-    from torch_pruning.pruner.function import BasePruningFunc
-
-    class ShortcutPruner(BasePruningFunc):
-        TARGET_MODULES = OptionAShortcut
-
-        def prune_out_channels(self, layer: OptionAShortcut, idxs: Iterable[int]) -> OptionAShortcut:
-            dropped = set(idxs)
-            keep = torch.tensor([i for i in range(layer.out_channels) if i not in dropped])
-            slice_shortcut(layer, None, keep)
-            return layer
-
-        def prune_in_channels(self, layer: OptionAShortcut, idxs: Iterable[int]) -> OptionAShortcut:
-            dropped = set(idxs)
-            keep = torch.tensor([i for i in range(layer.in_channels) if i not in dropped])
-            slice_shortcut(layer, keep, None)
-            return layer
-
-        def get_out_channels(self, layer: OptionAShortcut) -> int:
-            return layer.out_channels
-
-        def get_in_channels(self, layer: OptionAShortcut) -> int:
-            return layer.in_channels
-
-    return ShortcutPruner()
-
-
-def slice_shortcut(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> None:
-    """Keep the given channels of an option-A shortcut, in place; a removed source becomes a zero channel."""
-    source = module.source
-    if keep_out is not None:
-        source = source[keep_out]
-    if keep_in is not None:
-        moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
-        moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
-        source = torch.where(source >= 0, moved[source.clamp(min=0)], source)
-        module.in_channels = len(keep_in)
-    module.source = source
-    module.out_channels = len(source)
 
 
 def _find_groups(

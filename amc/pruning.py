@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from amc.dependencies import build_dependencies, slice_shortcut
 from amc.errors import AmcError
-from amc.graph import ChannelGroup, Graph, build_dependencies, slice_shortcut
+from amc.graph import ChannelGroup, Graph
 from amc.models import OptionAShortcut
 
 Kept = Mapping[str, Tensor]

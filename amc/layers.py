@@ -1,0 +1,122 @@
+"""The convolution and linear layers of a network, as they ran on one example image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+from amc.evaluation import evaluating
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer as it ran on one example image.
+
+    Attributes:
+        kernel_size, stride: (height, width); (1, 1) for a linear layer.
+        groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
+        in_size, out_size: feature-map (height, width); (1, 1) for a linear layer on a vector.
+        positions: output positions per image, summed over all calls of the layer.
+        calls: how often it runs in one forward pass.
+    """
+
+    name: str
+    kind: Literal["conv", "linear"]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
+    positions: int
+    bias: bool
+    calls: int = 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel has a filter of its own."""
+        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per image at dense widths."""
+        taps = prod(self.kernel_size) * self.in_channels // self.groups
+        return self.positions * taps * self.out_channels
+
+
+def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
+    """Run ``model`` once on ``example`` and describe its layers in the order of their first call."""
+    calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+    def record(name: str) -> Any:
+        def hook(
+            _module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor
+        ) -> None:
+            source = args[0] if args else next(iter(options.values()))
+            calls[name].append((source.shape, output.shape))
+
+        return hook
+
+    hooks = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        with torch.no_grad(), evaluating(model):
+            output = model(example)
+    except (RuntimeError, TypeError, ValueError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise AmcError(
+            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
+            "does the data's image size fit the model?"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        got = (
+            f"a tensor of shape {tuple(output.shape)}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
+        raise AmcError(f"{type(model).__name__} returned {got}; expected logits, one tensor (batch, classes)")
+    return tuple(_describe(name, modules[name], shapes) for name, shapes in calls.items())
+
+
+def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch.Size, torch.Size]]) -> Layer:
+    in_shape, out_shape = shapes[0]
+    if isinstance(module, nn.Conv2d):
+        return Layer(
+            name=name,
+            kind="conv",
+            in_channels=module.in_channels,
+            out_channels=module.out_channels,
+            kernel_size=(module.kernel_size[0], module.kernel_size[1]),
+            stride=(module.stride[0], module.stride[1]),
+            groups=module.groups,
+            in_size=(in_shape[-2], in_shape[-1]),
+            out_size=(out_shape[-2], out_shape[-1]),
+            positions=sum(out[-2] * out[-1] for _, out in shapes),
+            bias=module.bias is not None,
+            calls=len(shapes),
+        )
+    tokens = [prod(out[1:-1]) for _, out in shapes]
+    return Layer(
+        name=name,
+        kind="linear",
+        in_channels=module.in_features,
+        out_channels=module.out_features,
+        kernel_size=(1, 1),
+        stride=(1, 1),
+        groups=1,
+        in_size=(1, tokens[0]),
+        out_size=(1, tokens[0]),
+        positions=sum(tokens),
+        bias=module.bias is not None,
+        calls=len(shapes),
+    )
