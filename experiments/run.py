@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.evaluation import logits
 from amc.files import atomic_write_json
-from amc.finetuning import TrainSettings
+from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
 from amc.latency import get_backend
 from amc.loading import shaped
@@ -271,6 +272,15 @@ class Run:
     def train_settings(self, config: TrainConfig) -> TrainSettings:
         """Turn a training section of the configuration into settings."""
         return TrainSettings(**asdict(config))
+
+    def log_epochs(self, prefix: str) -> Callable[[EpochRecord], None]:
+        """Return what sends the epochs of a training to the tracker."""
+
+        def log(record: EpochRecord) -> None:
+            metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
+            self.tracker.log(metrics, record.epoch)
+
+        return log
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write what a stage found, and bring the provenance up to date."""

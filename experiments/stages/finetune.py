@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from amc.checkpoint import save_safetensors
 from amc.evaluation import logits, top1
-from amc.finetuning import EpochRecord, train
+from amc.finetuning import train
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -27,11 +28,6 @@ def run(run: Run) -> dict[str, Any]:
 
 def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[str, Any]:
     """Train ``model`` in place under the run's fine-tuning settings."""
-
-    def on_epoch(record: EpochRecord) -> None:
-        metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
-        run.tracker.log(metrics, record.epoch)
-
     settings = run.train_settings(run.config.finetune)
     train(
         model,
@@ -39,11 +35,11 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
         settings,
         seed=run.config.seed,
         device=run.device,
-        teacher=run.dense.to(run.device) if settings.distill_weight > 0 else None,
+        # A copy: training moves the teacher to the device and lays its weights out anew.
+        teacher=copy.deepcopy(run.dense).to(run.device) if settings.distill_weight > 0 else None,
         checkpoint=checkpoint,
-        on_epoch=on_epoch,
+        on_epoch=run.log_epochs(prefix),
     )
-    run.dense.cpu()
     model.cpu()
     images = run.splits.search_val
     return {"epochs": settings.epochs, "val_top1": top1(logits(model, images.images, 256), images.labels)}

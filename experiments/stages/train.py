@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.checkpoint import save_safetensors
 from amc.evaluation import logits, top1
-from amc.finetuning import EpochRecord, train
+from amc.finetuning import train
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -17,10 +17,6 @@ def run(run: Run) -> dict[str, Any]:
     if not run.comes_trained:
         model = run.fresh_model()
         settings = run.train_settings(run.config.train)
-
-        def on_epoch(record: EpochRecord) -> None:
-            run.tracker.log({"train/loss": record.loss, "train/val_top1": record.val_top1}, record.epoch)
-
         checkpoint = run.folder / "train.ckpt.safetensors"
         train(
             model,
@@ -29,7 +25,7 @@ def run(run: Run) -> dict[str, Any]:
             seed=run.config.seed,
             device=run.device,
             checkpoint=checkpoint,
-            on_epoch=on_epoch,
+            on_epoch=run.log_epochs("train"),
         )
         save_safetensors(model.cpu().state_dict(), run.folder / "dense.safetensors")
     images = run.splits.search_val
