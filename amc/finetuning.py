@@ -6,6 +6,7 @@ ends with the same weights bit for bit (on one kind of device and number of thre
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -176,12 +177,13 @@ class _Run:
         checkpoint: Path | None,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
-        self.teacher, self.checkpoint = teacher, checkpoint
+        # A copy: laid out for speed, it would no longer give the caller the same bits.
+        self.teacher, self.checkpoint = copy.deepcopy(teacher), checkpoint
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
         self.key = "" if checkpoint is None else self._key()
         model.to(device).to(memory_format=torch.channels_last)
-        if teacher is not None:
-            teacher.to(device).to(memory_format=torch.channels_last)
+        if self.teacher is not None:
+            self.teacher.to(device).to(memory_format=torch.channels_last)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")

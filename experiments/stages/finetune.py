@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,7 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
         settings,
         seed=run.config.seed,
         device=run.device,
-        # A copy: training moves the teacher to the device and lays its weights out anew.
-        teacher=copy.deepcopy(run.dense).to(run.device) if settings.distill_weight > 0 else None,
+        teacher=run.dense if settings.distill_weight > 0 else None,
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )

@@ -302,3 +302,11 @@ def test_precision_auto_follows_the_cpu(monkeypatch):
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert not computes_bf16(torch.device("cpu"))
+
+
+def test_the_teacher_is_left_as_it_was():
+    """Its memory format too: another layout rounds differently."""
+    teacher = network(seed=1)
+    strides = [parameter.stride() for parameter in teacher.parameters()]
+    train(network(), FAKE, TrainSettings(epochs=1, distill_weight=0.5), seed=0, teacher=teacher)
+    assert [parameter.stride() for parameter in teacher.parameters()] == strides
