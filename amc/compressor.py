@@ -35,6 +35,7 @@ from amc.reconstruction import (
     refit,
     refit_layers,
 )
+from amc.sequential import sequential_refit
 
 Tensors = dict[str, dict[str, Tensor]]
 """Module name -> tensor name -> tensor."""
@@ -51,6 +52,8 @@ class CompressorSettings:
         positions_per_image: output positions sampled per calibration image and layer.
         batch_size: images per forward pass of an evaluation.
         cache_mib: bound on the memory for refitted weights.
+        sequential_images: calibration images for a sequential refit (``amc.sequential``) of every candidate;
+            0 for none. It cannot be looked up: a candidate costs far more, but is judged as it is kept.
     """
 
     order: str = "obs"
@@ -59,10 +62,16 @@ class CompressorSettings:
     positions_per_image: int = 16
     batch_size: int = 128
     cache_mib: int = 1024
+    sequential_images: int = 0
 
     def __post_init__(self) -> None:
         check_order(self.order)
-        for name, least in (("positions_per_image", 1), ("batch_size", 1), ("cache_mib", 0)):
+        for name, least in (
+            ("positions_per_image", 1),
+            ("batch_size", 1),
+            ("cache_mib", 0),
+            ("sequential_images", 0),
+        ):
             if getattr(self, name) < least:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
         if not self.ridge >= 0:
@@ -117,6 +126,8 @@ class Compressor:
         self._memo = memo if memo is not None else Memo()
         self._device = torch.device(device)
         self.images = search_val.images.to(self._device, memory_format=torch.channels_last)
+        count = settings.sequential_images
+        self._sequence = calibration[:count] if count else None
         self._labels = search_val.labels.to(self._device)
         self._shell = Shell(self._model, graph, self._device)
 
@@ -157,8 +168,44 @@ class Compressor:
         return pruned
 
     def candidate(self, widths: Sequence[int]) -> nn.Module:
-        """Return the network as the search sees it, batch norm folded; valid until the next candidate."""
+        """Return the network as the search sees it; valid until the next candidate.
+
+        Batch norm is folded, unless the candidate is refitted in sequence.
+        """
+        if self._sequence is None or tuple(widths) == self.graph.dense_widths:
+            return self.folded(widths)
+        model = self.pruned_model(widths).eval()
+        self.refit_in_sequence(model, widths, self._sequence)
+        return model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def folded(self, widths: Sequence[int]) -> nn.Module:
+        """Return the candidate with looked-up weights, batch norm folded; valid until the next one."""
         return self._shell.load(self._tensors(widths))
+
+    def refit_in_sequence(
+        self,
+        model: nn.Module,
+        widths: Sequence[int],
+        images: Tensor,
+        *,
+        reestimate_norms: bool = True,
+        progress: Callable[[int], Any] | None = None,
+    ) -> int:
+        """Refit a network of these widths in place, on the CPU, and return how many layers were refitted.
+
+        Raises:
+            AmcError: its forward pass cannot be traced symbolically.
+        """
+        return sequential_refit(
+            self._model,
+            model,
+            self.plan.keeps(self.kept(widths)),
+            images,
+            positions_per_image=self.settings.positions_per_image,
+            ridge=self.settings.ridge,
+            reestimate_norms=reestimate_norms,
+            progress=progress,
+        )
 
     def close(self) -> None:
         """Close the file of remembered evaluations."""

@@ -161,6 +161,7 @@ class CompressorConfig:
     positions_per_image: int = 16
     batch_size: int = 128
     cache_mib: int = 1024
+    sequential_images: int = 0
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
 
@@ -170,7 +171,6 @@ class PruneConfig:
     """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``)."""
 
     sequential: bool = True
-    positions_per_image: int = 16
     reestimate_norms: bool = True
 
 

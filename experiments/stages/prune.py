@@ -15,7 +15,6 @@ from amc.counting import count_macs
 from amc.errors import AmcError
 from amc.evaluation import logits
 from amc.pruning import surgery
-from amc.sequential import sequential_refit
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -55,7 +54,7 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
     outputs, expected = logits(model, images, 64), logits(sliced, images, 64)
     if not torch.equal(outputs, expected):
         raise AmcError("the cut network differs from the sliced one; please report this network")
-    candidate = logits(compressor.candidate(widths), images.to(run.device), 64).cpu()
+    candidate = logits(compressor.folded(widths), images.to(run.device), 64).cpu()
     difference = float((outputs - candidate).abs().max() / outputs.abs().max())
     if not difference <= FOLDED_TOLERANCE:
         raise AmcError(
@@ -86,21 +85,12 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
 
 def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, widths: tuple[int, ...]) -> int:
     """Refit the cut network layer by layer; one that cannot be traced keeps the weights of the search."""
-    config = run.config.prune
-    keeps = compressor.plan.keeps(compressor.kept(widths))
     refined = copy.deepcopy(model)
+    images, norms = run.splits.calibration.images, run.config.prune.reestimate_norms
     with tqdm(desc="refit", unit="operation", disable=None, leave=False) as bar:
         try:
-            count = sequential_refit(
-                run.dense,
-                refined,
-                keeps,
-                run.splits.calibration.images,
-                positions_per_image=config.positions_per_image,
-                ridge=run.config.compressor.ridge,
-                reestimate_norms=config.reestimate_norms,
-                seed=run.config.seed,
-                progress=bar.update,
+            count = compressor.refit_in_sequence(
+                refined, widths, images, reestimate_norms=norms, progress=bar.update
             )
         except AmcError as error:
             print(f"prune: no sequential refit: {error}")

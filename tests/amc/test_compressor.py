@@ -212,3 +212,10 @@ def test_fingerprint_follows_weights_groups_and_data_but_not_the_cache(trained):
     assert fingerprint(other, graph, "data", SETTINGS) == base
     other.shortcut[1].running_var[3] += 1e-3
     assert fingerprint(other, graph, "data", SETTINGS) != base
+
+
+def test_candidates_refitted_in_sequence_agree_better(trained, data):
+    looked_up, sequential = make(trained, data), make(trained, data, sequential_images=16)
+    widths = halved(looked_up)
+    assert sequential.evaluate(widths).agreement > looked_up.evaluate(widths).agreement
+    assert sequential.dense == looked_up.dense
