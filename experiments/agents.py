@@ -31,8 +31,11 @@ NAMES = ("ddpg", "evolution", "random", "uniform", "greedy")
 GUIDES = ("none", "uniform", "greedy")
 
 
-def check_agent(config: AgentConfig) -> None:
+def check_agent(config: AgentConfig, order: str) -> None:
     """Refuse an unknown agent or impossible settings.
+
+    Args:
+        order: the channel order; only ``obs`` gives the error curves of the greedy allocation.
 
     Raises:
         AmcError: says which setting.
@@ -45,6 +48,11 @@ def check_agent(config: AgentConfig) -> None:
         raise AmcError(f"agent.warmup_episodes is {config.warmup_episodes}; expected 0 or more")
     if config.guide not in GUIDES:
         raise AmcError(f"agent.guide is {config.guide!r}; expected one of {', '.join(GUIDES)}")
+    if "greedy" in (config.name, config.guide) and order != "obs":
+        raise AmcError(
+            f"compressor.order is {order!r}, but the greedy allocation needs order=obs, which estimates what "
+            "widths cost; or use agent.guide=uniform"
+        )
     if isinstance(config, DDPGConfig):
         _settings(DDPGSettings, config, ())
     if isinstance(config, EvolutionConfig):
@@ -61,9 +69,6 @@ def make_agent(config: AgentConfig, space: WidthSpace, budget: Budget, errors: E
 
     Args:
         errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
-
-    Raises:
-        AmcError: the greedy allocation is asked for with a channel order that estimates no errors.
     """
     if config.name in ("uniform", "greedy"):
         return partial(fixed_search, name=config.name, actions=_actions(config.name, space, budget, errors))
@@ -84,8 +89,6 @@ def _actions(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tu
     """Return an allocation as the actions that carry it out."""
     if name == "none":
         return ()
-    if name == "greedy" and not errors:
-        raise AmcError("the greedy allocation needs compressor.order=obs, which estimates what widths cost")
     widths = greedy_widths(space, budget, errors) if name == "greedy" else uniform_widths(space, budget)
     return tuple(width / dense for width, dense in zip(widths, space.dense, strict=True))
 

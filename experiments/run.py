@@ -75,10 +75,10 @@ class Run:
         """
         config = self.config
         stages.check_names(config.stages)
-        check_agent(config.agent)
+        self.settings()
+        check_agent(config.agent, config.compressor.order)
         _ = self.reward
         check_ratio(config.budget.kind, self._budget_ratio())
-        self.settings()
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
         for backend in config.latency.backends:

@@ -79,6 +79,10 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
         (["stages=[benchmark]", "latency.backends=[tensorrt]"], ["tensorrt", "onnxruntime"]),
         (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
+        (
+            ["stages=[search]", "compressor.order=l1", "agent.guide=greedy"],
+            ["compressor.order is 'l1'", "obs"],
+        ),
         (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),
         (["stages=[prune]", "strategy=nowhere.json"], ["nowhere.json"]),
         (["stages=[prune]", "strategy=mynet.py"], ["mynet.py", "JSON"]),
