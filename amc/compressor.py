@@ -128,7 +128,7 @@ class Compressor:
         self.images = search_val.images.to(self._device, memory_format=torch.channels_last)
         count = settings.sequential_images
         self._sequence = calibration[:count] if count else None
-        self._labels = search_val.labels.to(self._device)
+        self._labels = search_val.labels.cpu()  # logits come back to the CPU
         self._shell = Shell(self._model, graph, self._device)
 
     @cached_property

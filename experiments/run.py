@@ -36,7 +36,7 @@ from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
 from experiments.trackers import Tracker, make_tracker
 
-DENSE, PRUNED, FINAL = "dense.safetensors", "pruned.safetensors", "model.safetensors"
+DENSE = "dense.safetensors"
 
 
 class Run:

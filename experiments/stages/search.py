@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from agents import Episode
 from amc.compressor import Compressor
-from amc.errors import Stopped
+from amc.cost import macs_cost
+from amc.counting import count_macs
+from amc.errors import AmcError, Stopped
 from amc.memo import Evaluation
 from amc.pruning import SlicePlan, check_exactness
 from amc.strategy import Strategy
@@ -32,6 +34,7 @@ def run(run: Run) -> dict[str, Any]:
     start = time.perf_counter()
     run.budget.check_feasible(run.space)
     episodes = episodes_of(run.config.agent)
+    _check_count(run)
     difference = check_exactness(run.dense, run.graph, SlicePlan(run.graph, run.dense), samples=1)
     keeper = _Keeper(run, episodes)
     with (
@@ -87,6 +90,20 @@ def run(run: Run) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": difference,
     }
+
+
+def _check_count(run: Run) -> None:
+    """Make sure that the closed-form MACs leave nothing out, before a search relies on them.
+
+    Raises:
+        AmcError: fvcore, which follows the operations, counts otherwise.
+    """
+    ours, theirs = macs_cost(run.graph)(run.graph.dense_widths), count_macs(run.dense, run.splits.input_shape)
+    if ours != theirs:
+        raise AmcError(
+            f"{run.spec.name} has {theirs} MACs by fvcore's count, {ours} in Conv2d and Linear layers: it "
+            "computes outside of them (attention, functional convolutions), which the budget would not see"
+        )
 
 
 def _compressor(run: Run) -> Compressor:

@@ -256,6 +256,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
         (["model=mynet.Pair"], ["tuple"]),
         (["model=mynet.Pair", "stages=[inspect]"], ["Pair returned tuple"]),
+        (["model=mynet.Functional", "stages=[train,search]"], ["fvcore's count", "functional"]),
         (["model=mynet.mak"], ["mynet.mak", "mynet.make"]),
         (["model=mynet.nn"], ["mynet.nn", "function"]),
         (["model=nonet.make"], ["nonet"]),
