@@ -1,22 +1,36 @@
-"""Searchers over episodes of a Gymnasium environment with a one-dimensional action in [0, 1].
+"""Searchers over episodes of Gymnasium environments with a one-dimensional action in [0, 1].
 
-Every agent is ``(env, episodes, seed, on_episode) -> SearchResult`` and is counted in episodes.
+Every agent is ``(envs, episodes, seed, on_episode) -> SearchResult`` and is counted in episodes. ``envs`` are
+identical and stepped at the same time.
 """
 
 from agents.baselines import fixed_search, random_search
 from agents.ddpg import DDPGSettings, ddpg_search
 from agents.evolution import EvolutionSettings, evolution_search
+from agents.netadapt import NetAdaptSettings, netadapt_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
+from agents.sac import SACSettings, sac_search
+from agents.td3 import TD3Settings, td3_search
+from agents.tpe import TPESettings, import_optuna, tpe_search
 
 __all__ = [
     "Agent",
     "DDPGSettings",
     "Episode",
     "EvolutionSettings",
+    "NetAdaptSettings",
     "OnEpisode",
+    "SACSettings",
     "SearchResult",
+    "TD3Settings",
+    "TPESettings",
     "ddpg_search",
     "evolution_search",
     "fixed_search",
+    "import_optuna",
+    "netadapt_search",
     "random_search",
+    "sac_search",
+    "td3_search",
+    "tpe_search",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -10,45 +11,55 @@ from agents.protocol import Episode, OnEpisode, better
 
 
 class EpisodeCallback(BaseCallback):
-    """Records every episode, sets the exploration of the next and stops after the last.
+    """Records every episode, prepares those that begin next and stops after the last.
+
+    Environments that are stepped together begin and end their episodes together: one batch. Of the last batch
+    only as many as are wanted count.
 
     Args:
-        episodes, warmup_episodes: how many in all, and how many of them random.
-        on_episode: told of each episode.
-        set_sigma: called with the index of the episode that begins next.
+        episodes: how many in all.
+        warmup_episodes: how many of them are random; a batch goes by the index of its first.
+        on_episode: told of each episode, in the order of the environments.
+        prepare: called with the index of the first episode that begins next.
     """
 
     def __init__(
-        self, episodes: int, warmup_episodes: int, on_episode: OnEpisode, set_sigma: Callable[[int], None]
+        self, episodes: int, warmup_episodes: int, on_episode: OnEpisode, prepare: Callable[[int], None]
     ) -> None:
         super().__init__()
         self._episodes = episodes
         self._warmup = warmup_episodes
         self._on_episode = on_episode
-        self._set_sigma = set_sigma
-        self._requested: list[float] = []
-        self._executed: list[float] = []
+        self._prepare = prepare
+        self._steps: list[list[dict[str, Any]]] = []
         self.finished = 0
         self.best: Episode | None = None
 
     def _on_training_start(self) -> None:
-        self._set_sigma(0)
+        self._prepare(0)
 
     def _on_step(self) -> bool:
-        info = self.locals["infos"][0]
-        self._requested.append(float(info["requested"]))
-        self._executed.append(float(info["executed"]))
+        self._steps.append(self.locals["infos"])
         if self.locals["dones"][0]:
-            self._end_episode(float(self.locals["rewards"][0]), info)
+            self._end_batch()
         return self.finished < self._episodes
 
-    def _end_episode(self, value: float, info: dict) -> None:
+    def _end_batch(self) -> None:
         phase = "warmup" if self.finished < self._warmup else "search"
-        # The vector environment stores rewards in float32; the exact return travels in info.
-        exact = float(info.get("return", value))
-        episode = Episode(self.finished, phase, tuple(self._requested), tuple(self._executed), exact, info)
-        self._requested, self._executed = [], []
-        self.finished += 1
-        self.best = better(self.best, episode)
-        self._on_episode(episode)
-        self._set_sigma(self.finished)
+        by_env = list(zip(*self._steps, strict=True))
+        self._steps = []
+        rewards = self.locals["rewards"].tolist()
+        for infos, reward in list(zip(by_env, rewards, strict=True))[: self._episodes - self.finished]:
+            episode = _episode(self.finished, phase, infos, reward)
+            self.finished += 1
+            self.best = better(self.best, episode)
+            self._on_episode(episode)
+        self._prepare(self.finished)
+
+
+def _episode(index: int, phase: str, infos: tuple[dict[str, Any], ...], reward: float) -> Episode:
+    """Gather an episode; vector environments store rewards in float32, the exact return travels in info."""
+    requested = tuple(float(info["requested"]) for info in infos)
+    executed = tuple(float(info["executed"]) for info in infos)
+    last = infos[-1]
+    return Episode(index, phase, requested, executed, float(last.get("return", reward)), last)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from agents.protocol import Episode, OnEpisode, Policy, SearchResult, better, rollout
+from agents.baselines import carry_out, uniform
+from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, rollouts, streams
 
 
 @dataclass(frozen=True)
@@ -41,42 +42,39 @@ class EvolutionSettings:
 
 
 def evolution_search(
-    env: gym.Env, episodes: int, seed: int, on_episode: OnEpisode, *, settings: EvolutionSettings
+    envs: Sequence[gym.Env], episodes: int, seed: int, on_episode: OnEpisode, *, settings: EvolutionSettings
 ) -> SearchResult:
     """Search by mutation of the best episodes so far; see ``agents.protocol.Agent``.
 
     A parent is drawn from the ``population`` best episodes, some of its executed actions are shifted by
     normal noise, and the child joins if it is better than the worst. Without a guide the population starts
-    from uniform random episodes.
+    from uniform random episodes. All of a batch is proposed from the parents before it.
     """
     generator = np.random.default_rng(seed)
     parents: list[Episode] = []
     best: Episode | None = None
-    for index in range(episodes):
+    for batch in batches(episodes, len(envs)):
         drawn = not settings.guide and len(parents) < settings.population
-        policy = _uniform(generator) if drawn else _carry_out(_proposal(parents, settings, generator))
-        episode = rollout(env, policy, index, "warmup" if drawn else "search")
-        on_episode(episode)
-        best = better(best, episode)
-        parents = sorted([*parents, episode], key=lambda e: -e.value)[: settings.population]
+        if drawn:
+            policies = [uniform(stream) for stream in streams(generator, len(batch))]
+        else:
+            policies = [carry_out(_proposal(index, parents, settings, generator)) for index in batch]
+        for episode in rollouts(envs, policies, batch.start, "warmup" if drawn else "search"):
+            on_episode(episode)
+            best = better(best, episode)
+            parents = sorted([*parents, episode], key=lambda e: -e.value)[: settings.population]
     assert best is not None
     return SearchResult("evolution", episodes, best)
 
 
-def _uniform(generator: np.random.Generator) -> Policy:
-    return lambda _observation, _step: float(generator.random())
-
-
-def _carry_out(actions: Sequence[float]) -> Policy:
-    return lambda _observation, step: actions[step]
-
-
 def _proposal(
-    parents: Sequence[Episode], settings: EvolutionSettings, generator: np.random.Generator
+    index: int, parents: Sequence[Episode], settings: EvolutionSettings, generator: np.random.Generator
 ) -> Sequence[float]:
-    """The guide first, then mutated parents."""
-    if not parents:
+    """The guide first, then mutated parents; the guide's own while there are none."""
+    if settings.guide and index == 0:
         return settings.guide
+    if not parents:
+        return _mutated(settings.guide, settings, generator)
     return _mutated(parents[int(generator.integers(len(parents)))].executed, settings, generator)
 
 

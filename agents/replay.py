@@ -15,6 +15,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
     - The reward of the last step is given to every step of its episode (AMC section 3.2).
     - The stored action is the executed one (``info["executed"]``, after rounding and budget cut), scaled to
       [-1, 1]; with ``store_executed=False`` the requested one, as in the official code.
+    - Environments that are stepped together end their episodes together; each episode has its own return.
+      ``buffer_size`` counts the transitions of all environments.
     - Sampled rewards have a baseline subtracted: the moving average ``b <- b + alpha * (mean(r) - b)`` of the
       sampled batches, started at the first batch's mean (AMC eq. 3 and the official code).
 
@@ -27,7 +29,6 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self, *args: Any, store_executed: bool = True, baseline_alpha: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        assert self.n_envs == 1, "an episode is gathered from one environment"
         self._store_executed = store_executed
         self._alpha = baseline_alpha
         self.baseline: float | None = None
@@ -42,11 +43,16 @@ class EpisodeReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Hold the transition back until its episode is done, then store the whole episode."""
+        """Hold the transitions back until their episodes are done, then store whole episodes.
+
+        All arguments have one row an environment.
+        """
         if self._store_executed:
-            action = np.full_like(action, 2.0 * infos[0]["executed"] - 1.0)
+            executed = [2.0 * info["executed"] - 1.0 for info in infos]
+            action = np.array(executed, dtype=action.dtype).reshape(action.shape)
         self._episode.append((obs, next_obs, action, done, infos))
-        if done[0]:
+        if done.any():
+            assert done.all(), "environments that are stepped together have episodes of the same length"
             for step_obs, step_next, step_action, step_done, step_infos in self._episode:
                 super().add(step_obs, step_next, step_action, reward, step_done, step_infos)
             self._episode = []

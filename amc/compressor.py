@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
-from amc.dependencies import slice_shortcut
 from amc.errors import AmcError
 from amc.evaluation import agreement, cross_entropy, logits, top1
+from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph import Graph
 from amc.importance import channel_orders, check_order
 from amc.memo import Evaluation, Memo
@@ -35,10 +35,10 @@ from amc.reconstruction import (
     refit,
     refit_layers,
 )
-from amc.sequential import sequential_refit
+from amc.sequential import SequentialRefit
 
-Tensors = dict[str, dict[str, Tensor]]
-"""Module name -> tensor name -> tensor."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""In which candidates run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class CompressorSettings:
         batch_size: images per forward pass of an evaluation.
         cache_mib: bound on the memory for refitted weights.
         sequential_images: calibration images for a sequential refit (``amc.sequential``) of every candidate;
-            0 for none. It cannot be looked up: a candidate costs far more, but is judged as it is kept.
+            0 for none. It cannot be looked up: a candidate costs more, but is judged as it is kept.
+        racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
+            on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
+        precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
     """
 
     order: str = "obs"
@@ -63,6 +66,8 @@ class CompressorSettings:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
+    precision: str = "float32"
+    racing_risk: float = 0.0
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -76,6 +81,14 @@ class CompressorSettings:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
         if not self.ridge >= 0:
             raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
+        if self.precision not in PRECISIONS:
+            raise AmcError(
+                f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
+            )
+        if not 0 <= self.racing_risk < 0.5:
+            raise AmcError(
+                f"compressor.racing_risk is {self.racing_risk}; expected 0 (off) or a probability below 0.5"
+            )
 
 
 class Compressor:
@@ -87,7 +100,7 @@ class Compressor:
     Args:
         model: the dense network; it is read and never changed.
         graph: its channel groups.
-        calibration: training images (N, C, H, W) for the refit.
+        calibration: training images for the refit and the channel order; only ``taylor`` needs labels.
         search_val: held-out images and labels that give the accuracy.
         settings: how candidates are made.
         memo: where evaluations are remembered; in memory if not given.
@@ -99,7 +112,7 @@ class Compressor:
         self,
         model: nn.Module,
         graph: Graph,
-        calibration: Tensor,
+        calibration: LabelledImages,
         search_val: LabelledImages,
         settings: CompressorSettings,
         *,
@@ -115,8 +128,10 @@ class Compressor:
         self._model = copy.deepcopy(model).cpu().eval()
         self._modules = dict(self._model.named_modules())
         needed = settings.refit or settings.order == "obs"
-        moments = self._collect(calibration, device, progress) if needed else {}
-        found = channel_orders(graph, self._model, settings.order, moments, ridge=settings.ridge)
+        moments = self._collect(calibration.images, device, progress) if needed else {}
+        found = channel_orders(
+            graph, self._model, settings.order, moments, calibration, device=device, ridge=settings.ridge
+        )
         self._orders = found.orders
         self.errors = found.errors
         self._moments = moments if settings.refit else {}
@@ -125,19 +140,20 @@ class Compressor:
         self._refits = RefitCache(self._solve, settings.cache_mib * 2**20)
         self._memo = memo if memo is not None else Memo()
         self._device = torch.device(device)
-        self.images = search_val.images.to(self._device, memory_format=torch.channels_last)
-        count = settings.sequential_images
-        self._sequence = calibration[:count] if count else None
-        self._labels = search_val.labels.cpu()  # logits come back to the CPU
-        self._shell = Shell(self._model, graph, self._device)
+        dtype = PRECISIONS[settings.precision]
+        self.images = search_val.images.to(self._device, dtype, memory_format=torch.channels_last)
+        self._sequential_images = calibration.images[: settings.sequential_images]
+        self.labels = search_val.labels.cpu()  # logits come back to the CPU
+        self._shell = Shell(self._model, graph, self._device, dtype)
 
     @cached_property
     def dense(self) -> Evaluation:
         """What the dense network achieves on ``search_val``."""
-        return self.judge(self.graph.dense_widths, self._dense_logits)
+        return self.judge(self.graph.dense_widths, self.dense_logits)
 
     @cached_property
-    def _dense_logits(self) -> Tensor:
+    def dense_logits(self) -> Tensor:
+        """The dense network's logits on ``search_val``: (N, classes), on the CPU."""
         return self.outputs(self.candidate(self.graph.dense_widths))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
@@ -145,12 +161,21 @@ class Compressor:
         known = self._memo.get(widths)
         if known is not None:
             return known
-        _ = self._dense_logits  # once, outside the clock: the agreement needs them
+        self.prepare()
         start = time.process_time()
         outputs = self.outputs(self.candidate(widths))
         evaluation = self.judge(widths, outputs, time.process_time() - start)
         self._memo.put(evaluation)
         return evaluation
+
+    def prepare(self) -> None:
+        """Compute what all evaluations need, once and outside of their clock."""
+        _ = self.dense_logits, self._sequence
+
+    @cached_property
+    def _sequence(self) -> SequentialRefit | None:
+        images = self._sequential_images
+        return self.sequential_refit(images) if len(images) else None
 
     def outputs(self, model: nn.Module) -> Tensor:
         """Return a candidate's logits on ``search_val``: (N, classes), on the CPU."""
@@ -168,19 +193,31 @@ class Compressor:
         return pruned
 
     def candidate(self, widths: Sequence[int]) -> nn.Module:
-        """Return the network as the search sees it; valid until the next candidate.
-
-        Batch norm is folded, unless the candidate is refitted in sequence.
-        """
+        """Return the network as the search sees it, batch norm folded; valid until the next candidate."""
         if self._sequence is None or tuple(widths) == self.graph.dense_widths:
             return self.folded(widths)
-        model = self.pruned_model(widths).eval()
-        self.refit_in_sequence(model, widths, self._sequence)
-        return model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = self.pruned_model(widths).eval().to(self._device)
+        self._sequence(model, self.plan.keeps(self.kept(widths)), ridge=self.settings.ridge)
+        return self._shell.load_network(model)
 
     def folded(self, widths: Sequence[int]) -> nn.Module:
         """Return the candidate with looked-up weights, batch norm folded; valid until the next one."""
         return self._shell.load(self._tensors(widths))
+
+    def sequential_refit(
+        self, images: Tensor, progress: Callable[[int], Any] | None = None
+    ) -> SequentialRefit:
+        """Prepare the sequential refit of pruned versions on calibration images, on the candidates' device.
+
+        Raises:
+            AmcError: the forward pass cannot be traced symbolically.
+        """
+        return SequentialRefit(
+            copy.deepcopy(self._model).to(self._device),
+            images.to(self._device),
+            positions_per_image=self.settings.positions_per_image,
+            progress=progress,
+        )
 
     def refit_in_sequence(
         self,
@@ -191,21 +228,35 @@ class Compressor:
         reestimate_norms: bool = True,
         progress: Callable[[int], Any] | None = None,
     ) -> int:
-        """Refit a network of these widths in place, on the CPU, and return how many layers were refitted.
+        """Refit a network of these widths in place and return how many layers were refitted.
 
         Raises:
             AmcError: its forward pass cannot be traced symbolically.
         """
-        return sequential_refit(
-            self._model,
+        refit = self.sequential_refit(images, progress)
+        model.to(self._device)
+        count = refit(
             model,
             self.plan.keeps(self.kept(widths)),
-            images,
-            positions_per_image=self.settings.positions_per_image,
             ridge=self.settings.ridge,
             reestimate_norms=reestimate_norms,
             progress=progress,
         )
+        model.cpu()
+        return count
+
+    def known(self, widths: Sequence[int], against: tuple[int, ...] | None = None) -> Evaluation | None:
+        """Return what is remembered of these widths; see ``Memo.get``."""
+        return self._memo.get(widths, against)
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation that was made elsewhere (``amc.workers``)."""
+        self._memo.put(evaluation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: what is remembered of evaluations and single candidates stays here."""
+        refits = RefitCache(self._solve, self.settings.cache_mib * 2**20)
+        return {**vars(self), "_memo": Memo(), "_refits": refits}
 
     def close(self) -> None:
         """Close the file of remembered evaluations."""
@@ -250,7 +301,7 @@ class Compressor:
         """Return the tensors of every sliced module at ``widths``, refitted where inputs were lost."""
         keeps = self.plan.keeps(kept_channels(self.graph, self._orders, widths))
         tensors = {
-            name: _sliced_shortcut(module, keep)
+            name: sliced_shortcut(module, keep)
             if isinstance(module := self._modules[name], OptionAShortcut)
             else sliced_tensors(module, keep)
             for name, keep in keeps.items()
@@ -283,9 +334,9 @@ class Compressor:
         macs, params = self.macs(widths), self.params(widths)
         return Evaluation(
             widths=tuple(int(w) for w in widths),
-            top1=top1(outputs, self._labels),
-            loss=cross_entropy(outputs, self._labels),
-            agreement=agreement(outputs, self._dense_logits),
+            top1=top1(outputs, self.labels),
+            loss=cross_entropy(outputs, self.labels),
+            agreement=agreement(outputs, self.dense_logits),
             macs=macs,
             params=params,
             macs_ratio=macs / self.macs(dense),
@@ -302,67 +353,6 @@ def _input_slots(graph: Graph) -> dict[str, list[tuple[str, Tensor]]]:
             if slot.axis == "in":
                 slots[slot.module].append((group.name, torch.tensor(slot.positions)))
     return slots
-
-
-def _sliced_shortcut(module: OptionAShortcut, keep: Keep) -> dict[str, Tensor]:
-    twin = copy.deepcopy(module)
-    slice_shortcut(twin, keep.inputs, keep.outputs)
-    return {"source": twin.source}
-
-
-class Shell:
-    """One network object whose tensors are exchanged for each candidate: no copying, no tracing.
-
-    Batch norms that follow a convolution are folded into it (exact in eval mode up to float rounding).
-    """
-
-    def __init__(self, model: nn.Module, graph: Graph, device: torch.device) -> None:
-        self._dense = dict(model.named_modules())
-        self._device = device
-        self._folded = {
-            conv: norm
-            for conv, norm in graph.norm_after.items()
-            if getattr(self._dense[norm], "running_mean", None) is not None
-        }
-        self._shell = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for norm in self._folded.values():
-            self._shell.set_submodule(norm, nn.Identity())
-        self._modules = dict(self._shell.named_modules())
-        self._whole: Tensors = {
-            name: sliced_tensors(self._dense[name], Keep()) for pair in self._folded.items() for name in pair
-        }
-
-    def load(self, tensors: Tensors) -> nn.Module:
-        """Put a candidate's tensors in; the network returned is valid until the next call."""
-        current = {**self._whole, **tensors}
-        norms = set(self._folded.values())
-        for name, own in current.items():
-            if name in norms:
-                continue
-            if name in self._folded:
-                own = fold(own, current[self._folded[name]], self._dense[self._folded[name]])
-            module = self._modules[name]
-            set_tensors(module, {key: self._place(tensor) for key, tensor in own.items()})
-            if isinstance(module, OptionAShortcut):
-                module.out_channels = len(own["source"])
-        return self._shell
-
-    def _place(self, tensor: Tensor) -> Tensor:
-        if tensor.ndim == 4:
-            return tensor.to(self._device, memory_format=torch.channels_last)
-        return tensor.to(self._device)
-
-
-def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Fold a batch norm in eval mode into the convolution before it: weights and bias of the one layer."""
-    scale = torch.rsqrt(norm["running_var"] + float(module.eps))  # type: ignore[arg-type]
-    if "weight" in norm:
-        scale = scale * norm["weight"]
-    bias = conv.get("bias", torch.zeros_like(scale)) - norm["running_mean"]
-    return {
-        "weight": conv["weight"] * scale[:, None, None, None],
-        "bias": bias * scale + norm.get("bias", torch.zeros_like(scale)),
-    }
 
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:

@@ -3,7 +3,9 @@
 For a layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and refitting
 the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and
 ``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of
-columns). Unlike a norm, this counts what the remaining channels can take over.
+columns). Unlike a norm, this counts what the remaining channels can take over. Each output's error is
+weighted by what it does to the logits (``amc.gradients.logit_sensitivity``), so that outputs, readers and
+groups are measured alike.
 """
 
 from __future__ import annotations
@@ -25,37 +27,39 @@ class Reader:
 
     Attributes:
         inverse: (D, D) float64 inverse of the (ridged) input covariance, given what was removed.
-        weight: (D, out) float64 weights refitted to what is left.
+        weight: (D, out) float64 weights refitted to what is left, times the root of the outputs' sensitivity.
         columns: (channels, B) columns of each channel; rows of removed channels are meaningless.
-        energy: variance of the dense output; errors are shares of it, so that readers count alike.
         dead: (D,) columns of removed channels that are still held.
     """
 
     inverse: Tensor
     weight: Tensor
     columns: Tensor
-    energy: float
     dead: Tensor
 
 
-def make_reader(gram: Tensor, weight: Tensor, columns: Tensor, *, ridge: float) -> Reader:
+def make_reader(
+    gram: Tensor, weight: Tensor, columns: Tensor, sensitivity: Tensor, *, ridge: float
+) -> Reader:
     """Prepare a reader.
 
     Args:
         gram: (D + 1, D + 1) second moments, the last column of ones (``amc.reconstruction.Moments.gram``).
         weight: (out, D) dense weights.
         columns: (channels, B) columns that each channel of the group owns; others always stay.
+        sensitivity: (out,) what an output's error of variance 1 costs.
         ridge: added to the diagonal, relative to its mean.
     """
     size = weight.shape[1]
     mean = gram[:size, size]
     covariance = gram[:size, :size] - mean[:, None] * mean[None, :]
-    dense = weight.detach().double().cpu().T.contiguous()
-    energy = float((dense * (covariance @ dense)).sum())
+    # Outputs without any influence keep a little: something must decide between their inputs.
+    root = sensitivity.double().clamp(min=1e-3 * float(sensitivity.mean()) + 1e-30).sqrt()
+    dense = (weight.detach().double().cpu().T * root).contiguous()
     scale = float(gram.diagonal()[:size].mean())
     covariance.diagonal().add_(max(ridge * scale, 1e-12))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    return Reader(inverse, dense, columns, max(energy, 1e-30), torch.zeros(size, dtype=torch.bool))
+    return Reader(inverse, dense, columns, torch.zeros(size, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Elimination:
 
     Attributes:
         order: (channels,) permutation, last eliminated first.
-        errors: ``errors[w]`` is the readers' summed output error when ``w`` channels are kept and the rest
-            refitted, as a share of their dense outputs' variance; ``errors[channels]`` is 0, and
-            ``errors[0]`` is infinite.
+        errors: ``errors[w]`` is what the readers' output errors cost when ``w`` channels are kept and the
+            rest refitted, in the unit of the sensitivities; ``errors[channels]`` is 0, and ``errors[0]`` is
+            infinite.
     """
 
     order: Tensor
@@ -81,7 +85,7 @@ def eliminate(readers: Sequence[Reader], channels: int) -> Elimination:
     while len(alive) > 1:
         cost = torch.zeros(len(alive), dtype=torch.float64)
         for reader in readers:
-            cost += _removal_errors(reader, alive) / reader.energy
+            cost += _removal_errors(reader, alive)
         worst = int(cost.argmin())
         channel = int(alive[worst])
         removed.append(channel)

@@ -28,6 +28,8 @@ class Evaluation:
         agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
         seconds: CPU time that the evaluation took.
+        stopped_after: images seen when a race was given up (``amc.racing``); None for a full evaluation.
+        against: widths of the candidate that the race was lost to.
     """
 
     widths: tuple[int, ...]
@@ -39,6 +41,12 @@ class Evaluation:
     macs_ratio: float
     params_ratio: float
     seconds: float = field(compare=False)
+    stopped_after: int | None = None
+    against: tuple[int, ...] | None = None
+
+
+_Key = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""Widths, and what they lost a race against."""
 
 
 class Memo:
@@ -51,7 +59,7 @@ class Memo:
 
     def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
         self._fingerprint = fingerprint
-        self._known: dict[tuple[int, ...], Evaluation] = {}
+        self._known: dict[_Key, Evaluation] = {}
         self._file: IO[str] | None = None
         if path is not None:
             self._read(path)
@@ -70,8 +78,10 @@ class Memo:
                 record = json.loads(line)
                 if record.pop("fingerprint") == self._fingerprint:
                     record["widths"] = tuple(record["widths"])
+                    if record.get("against") is not None:
+                        record["against"] = tuple(record["against"])
                     evaluation = Evaluation(**record)
-                    self._known[evaluation.widths] = evaluation
+                    self._known[evaluation.widths, evaluation.against] = evaluation
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise AmcError(
                     f"{path} line {number} is no evaluation ({error!r}); was it edited? Remove that line"
@@ -80,13 +90,13 @@ class Memo:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, widths: Sequence[int]) -> Evaluation | None:
-        """Return what is known of ``widths``."""
-        return self._known.get(tuple(widths))
+    def get(self, widths: Sequence[int], against: tuple[int, ...] | None = None) -> Evaluation | None:
+        """Return the full evaluation of ``widths``, or how they lost a race ``against`` others."""
+        return self._known.get((tuple(widths), against))
 
     def put(self, evaluation: Evaluation) -> None:
         """Remember an evaluation, on disk before anything else is done with it."""
-        self._known[evaluation.widths] = evaluation
+        self._known[evaluation.widths, evaluation.against] = evaluation
         if self._path is not None:
             if self._file is None:
                 self._file = self._path.open("a")

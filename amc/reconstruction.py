@@ -160,7 +160,7 @@ def layer_rows(outputs: Tensor, chosen: Tensor) -> Tensor:
 
 
 def solve_rows(
-    patches: Tensor, targets: Tensor, weight: Tensor, *, depthwise: bool, intercept: bool, ridge: float
+    patches: Tensor, targets: Tensor, weight: Tensor, *, groups: int, intercept: bool, ridge: float
 ) -> tuple[Tensor, Tensor]:
     """Solve ``patches @ W^T + shift = targets`` by least squares, near ``weight`` where data is scarce.
 
@@ -168,29 +168,26 @@ def solve_rows(
         patches: (rows, in_channels * taps) inputs.
         targets: (rows, out_channels) wanted outputs.
         weight: current weights of the layer, in its own shape.
-        depthwise: whether output channel i reads only the taps of input channel i.
+        groups: of the convolution; each group of outputs reads its own group of inputs only.
 
     Returns:
         Weights in the shape of ``weight``, and the shift (out_channels,), both float32.
     """
-    ones = int(intercept)
-    x, y = patches.double(), targets.double()
-    if depthwise:
-        x = x.reshape(len(x), len(weight), -1).transpose(0, 1)  # (channels, rows, taps)
-        y = y.T[:, :, None]
+    ones, rows = int(intercept), len(patches)
+    x = patches.double().reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, columns)
+    y = targets.double().reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, outputs)
+    flat = weight.double().reshape(groups, len(weight) // groups, -1).mT
     if ones:
         x = torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
-    gram, right = x.mT @ x / len(patches), x.mT @ y / len(patches)
+    gram, right = x.mT @ x / rows, x.mT @ y / rows
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
     penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
-    flat = weight.double().flatten(1)
-    right[..., ones:, :] += penalty[..., None] * (flat[..., None] if depthwise else flat.T)
+    right[..., ones:, :] += penalty[..., None] * flat
     diagonal += penalty
-    solution = torch.linalg.solve(gram, right)
-    if depthwise:
-        solution = solution[..., 0].T
-    shift = solution[0] if ones else solution.new_zeros(len(weight))
-    return solution[ones:].T.reshape(weight.shape).float(), shift.float()
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    solution = torch.linalg.solve(gram, right) if failed.any() else torch.cholesky_solve(right, factor)
+    shift = solution[:, 0].flatten() if ones else solution.new_zeros(len(weight))
+    return solution[:, ones:].mT.reshape(weight.shape).float(), shift.float()
 
 
 def expand_columns(positions: Tensor, taps: int) -> Tensor:

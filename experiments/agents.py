@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -12,23 +12,47 @@ import gymnasium as gym
 from agents import (
     DDPGSettings,
     EvolutionSettings,
+    NetAdaptSettings,
     OnEpisode,
+    SACSettings,
     SearchResult,
+    TD3Settings,
+    TPESettings,
     ddpg_search,
     evolution_search,
     fixed_search,
+    import_optuna,
+    netadapt_search,
     random_search,
+    sac_search,
+    td3_search,
+    tpe_search,
 )
-from amc.allocation import greedy_widths
+from amc.allocation import greedy_widths, one_group_smaller
 from amc.budget import Budget, WidthSpace, uniform_widths
 from amc.errors import AmcError
-from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig
+from envs import Reward
+from experiments.schema import (
+    AgentConfig,
+    DDPGConfig,
+    EvolutionConfig,
+    NetAdaptConfig,
+    SACConfig,
+    TD3Config,
+    TPEConfig,
+)
 
-Search = Callable[[gym.Env, OnEpisode], SearchResult]
+Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
 Errors = Mapping[str, tuple[float, ...]]
 
-NAMES = ("ddpg", "evolution", "random", "uniform", "greedy")
+NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", "uniform", "greedy")
 GUIDES = ("none", "uniform", "greedy")
+LEARNERS: Mapping[type[AgentConfig], tuple[type, Callable[..., SearchResult]]] = {
+    DDPGConfig: (DDPGSettings, ddpg_search),
+    TD3Config: (TD3Settings, td3_search),
+    SACConfig: (SACSettings, sac_search),
+    TPEConfig: (TPESettings, tpe_search),
+}
 
 
 def check_agent(config: AgentConfig, order: str) -> None:
@@ -53,10 +77,35 @@ def check_agent(config: AgentConfig, order: str) -> None:
             f"compressor.order is {order!r}, but the greedy allocation needs order=obs, which estimates what "
             "widths cost; or use agent.guide=uniform"
         )
-    if isinstance(config, DDPGConfig):
-        _settings(DDPGSettings, config, ())
+    if type(config) in LEARNERS:
+        _settings(LEARNERS[type(config)][0], config, ())
     if isinstance(config, EvolutionConfig):
         _settings(EvolutionSettings, config, ())
+    if isinstance(config, NetAdaptConfig):
+        _checked(_settings(NetAdaptSettings, config, ()).check, config.episodes)
+
+
+def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> None:
+    """Refuse an agent that cannot search here or under this reward.
+
+    Args:
+        racing_risk: of the compressor; above 0, networks are judged against the best so far.
+
+    Raises:
+        AmcError: says what is missing or does not go together.
+    """
+    if isinstance(config, TPEConfig):
+        _checked(import_optuna)
+    if isinstance(config, NetAdaptConfig) and not reward.enforces_budget:
+        raise AmcError(
+            f"agent=netadapt stops where the budget is met, but reward={reward.name} enforces no budget; use "
+            "reward=accuracy or agreement"
+        )
+    if isinstance(config, NetAdaptConfig) and racing_risk:
+        raise AmcError(
+            f"compressor.racing_risk is {racing_risk}, but the networks of agent=netadapt become smaller at "
+            "every step, so that all would lose against the first; use compressor.racing_risk=0"
+        )
 
 
 def episodes_of(config: AgentConfig) -> int:
@@ -64,22 +113,39 @@ def episodes_of(config: AgentConfig) -> int:
     return 1 if config.name in ("uniform", "greedy") else config.episodes
 
 
-def make_agent(config: AgentConfig, space: WidthSpace, budget: Budget, errors: Errors, seed: int) -> Search:
+def make_agent(
+    config: AgentConfig,
+    space: WidthSpace,
+    budget: Budget,
+    errors: Errors,
+    seed: int,
+    relaxed_env: Callable[[], gym.Env],
+) -> Search:
     """Bind an agent's settings; ``check_agent`` has been called.
 
     Args:
         errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
+        relaxed_env: makes an environment that does not enforce the budget.
     """
     if config.name in ("uniform", "greedy"):
         return partial(fixed_search, name=config.name, actions=_actions(config.name, space, budget, errors))
     guide = _actions(config.guide, space, budget, errors)
-    if isinstance(config, DDPGConfig):
-        settings = _settings(DDPGSettings, config, guide)
+    if type(config) in LEARNERS:
+        kind, learner = LEARNERS[type(config)]
         search: Callable[..., SearchResult] = partial(
-            ddpg_search, settings=settings, episode_length=len(space.names)
+            learner, settings=_settings(kind, config, guide), episode_length=len(space.names)
         )
     elif isinstance(config, EvolutionConfig):
         search = partial(evolution_search, settings=_settings(EvolutionSettings, config, guide))
+    elif isinstance(config, NetAdaptConfig):
+        search = partial(
+            _netadapt,
+            relaxed_env=relaxed_env,
+            propose=partial(_one_group_smaller, space, budget, errors),
+            episode_length=len(space.names),
+            target=budget.ratio,
+            settings=_settings(NetAdaptSettings, config, guide),
+        )
     else:
         search = random_search
     return partial(_seeded, search, config.episodes, seed)
@@ -90,7 +156,34 @@ def _actions(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tu
     if name == "none":
         return ()
     widths = greedy_widths(space, budget, errors) if name == "greedy" else uniform_widths(space, budget)
+    return _shares(space, widths)
+
+
+def _shares(space: WidthSpace, widths: Sequence[int]) -> tuple[float, ...]:
     return tuple(width / dense for width, dense in zip(widths, space.dense, strict=True))
+
+
+def _one_group_smaller(
+    space: WidthSpace, budget: Budget, errors: Errors, actions: Sequence[float], share: float
+) -> list[tuple[float, ...]]:
+    """Return the actions of the networks that meet a share of the dense cost by one group alone."""
+    widths = [space.nearest(group, action) for group, action in enumerate(actions)]
+    networks = one_group_smaller(space, budget.cost, share * budget.dense_cost, widths, errors)
+    return [_shares(space, network) for network in networks]
+
+
+def _netadapt(
+    envs: Sequence[gym.Env],
+    episodes: int,
+    seed: int,
+    on_episode: OnEpisode,
+    *,
+    relaxed_env: Callable[[], gym.Env],
+    **options: Any,
+) -> SearchResult:
+    """Run NetAdapt with as many relaxed environments as others."""
+    relaxed = [relaxed_env() for _ in envs]
+    return netadapt_search(envs, episodes, seed, on_episode, relaxed=relaxed, **options)
 
 
 def _settings(kind: Callable[..., Any], config: AgentConfig, guide: tuple[float, ...]) -> Any:
@@ -98,13 +191,22 @@ def _settings(kind: Callable[..., Any], config: AgentConfig, guide: tuple[float,
     values = {f.name: getattr(config, f.name) for f in fields(kind)} | {"guide": guide}  # type: ignore[arg-type]
     if "hidden" in values:
         values["hidden"] = tuple(values["hidden"])
+    return _checked(kind, **values)
+
+
+def _checked(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Turn an agent's refusal into ours."""
     try:
-        return kind(**values)
+        return call(*arguments, **options)
     except ValueError as error:
         raise AmcError(str(error)) from error
 
 
 def _seeded(
-    search: Callable[..., SearchResult], episodes: int, seed: int, env: gym.Env, on_episode: OnEpisode
+    search: Callable[..., SearchResult],
+    episodes: int,
+    seed: int,
+    envs: Sequence[gym.Env],
+    on_episode: OnEpisode,
 ) -> SearchResult:
-    return search(env, episodes, seed, on_episode)
+    return search(envs, episodes, seed, on_episode)

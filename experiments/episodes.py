@@ -41,14 +41,14 @@ class EpisodeWriter:
         return len(self._seen)
 
     def write(self, episode: Episode, evaluation: Evaluation) -> bool:
-        """Append an episode; return whether it is the best so far."""
+        """Append an episode; return whether it is the best eligible one so far."""
         if evaluation.widths not in self._seen:
             self._seen.add(evaluation.widths)
             self.cpu_seconds += evaluation.seconds
         self._file.write(json.dumps(_line(episode, evaluation), allow_nan=False) + "\n")
         self._file.flush()
         self.count += 1
-        improved = episode.value > self.best_value
+        improved = episode.eligible and episode.value > self.best_value
         if improved:
             self.best_value, self.best_evaluation = episode.value, evaluation
         return improved
@@ -69,6 +69,7 @@ def _line(episode: Episode, evaluation: Evaluation) -> dict[str, Any]:
         "widths": list(evaluation.widths),
         "requested": list(episode.requested),
         "executed": list(episode.executed),
+        "stopped_after": evaluation.stopped_after,
         "seconds": evaluation.seconds,
     }
 

@@ -27,8 +27,9 @@ _failures: list[AmcError] = []
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(cfg: DictConfig) -> None:
+    from experiments.budgets import check_given
+    from experiments.job import run_job
     from experiments.run import Run
-    from experiments.stages import run_stages
 
     try:
         for key in _unknown_keys(cfg):
@@ -36,9 +37,11 @@ def _app(cfg: DictConfig) -> None:
         config = OmegaConf.to_object(cfg)
         assert isinstance(config, schema.Config)
         run = Run(config, Path(HydraConfig.get().runtime.output_dir))
+        given = list(HydraConfig.get().overrides.task)
+        check_given(config.budget, given)
         run.check()
-        with remembering(run.folder, HydraConfig.get().overrides.task):
-            run_stages(run)
+        with remembering(run.folder, given):
+            run_job(run, given)
     except AmcError as error:  # kept from Hydra, which would print more than the one line; other jobs go on
         _failures.append(error)
     except OSError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from functools import cached_property
+from dataclasses import asdict, fields, replace
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -29,14 +29,27 @@ from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
 from amc.strategy import GroupWidth, Strategy
+from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
-from experiments.agents import check_agent
+from experiments.agents import check_agent, check_search
+from experiments.budgets import asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
 from experiments.trackers import Tracker, make_tracker
 
 DENSE = "dense.safetensors"
+T = TypeVar("T")
+
+
+def shared(build: Callable[[Run], T]) -> cached_property[T]:
+    """Like ``cached_property``; what the run of one of several budgets takes from the run of them all."""
+
+    @wraps(build)
+    def value(run: Run) -> T:
+        return build(run) if run.parent is None else getattr(run.parent, build.__name__)
+
+    return cached_property(value)
 
 
 class Run:
@@ -45,14 +58,17 @@ class Run:
     Args:
         config: the checked configuration.
         folder: the run folder; made if need be.
+        parent: the run of several budgets that this one, of a single budget, is a part of (``for_budget``).
 
     Raises:
         AmcError: the folder cannot be written.
     """
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, parent: Run | None = None) -> None:
         self.config = config
         self.folder = folder
+        self.parent = parent
+        self._compressor: Compressor | None = None
         try:
             (folder / "stages").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -75,10 +91,11 @@ class Run:
         """
         config = self.config
         stages.check_names(config.stages)
-        self.settings()
+        self._check_racing(self.settings().racing_risk, self.workers().kind)
         check_agent(config.agent, config.compressor.order)
         _ = self.reward
-        check_ratio(config.budget.kind, self._budget_ratio())
+        for kind, ratio in asked_budgets(config.budget):
+            check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
         for backend in config.latency.backends:
@@ -88,7 +105,40 @@ class Run:
                 raise AmcError(f"latency.{name} is {count}; expected at least 1")
         _ = self.splits
         if "search" in config.stages:
-            self.budget.check_feasible(self.space)
+            check_search(config.agent, self.reward, config.compressor.racing_risk)
+            for kind, ratio in asked_budgets(config.budget):
+                self._budget(kind, ratio).check_feasible(self.space)
+
+    def _check_racing(self, risk: float, workers: str) -> None:
+        if risk and self.config.reward != "accuracy":
+            raise AmcError(
+                f"compressor.racing_risk is {risk}, but reward={self.config.reward}: races are decided by "
+                "right and wrong answers, which is sound for reward=accuracy only"
+            )
+        if risk and workers != "serial":
+            raise AmcError(
+                f"compressor.racing_risk is {risk}, but workers={workers}: the best so far is not known "
+                "to others in time; use workers=serial"
+            )
+
+    def for_budget(self, kind: str, ratio: float, folder: Path) -> Run:
+        """Return the run of one budget, in a folder of its own; it shares this run's data and compressor.
+
+        The stages that ask for no budget stay with this run.
+        """
+        own: dict[str, Any] = {"kind": kind, f"{kind}_ratio": ratio, "macs_ratios": [], "params_ratios": []}
+        config = replace(
+            self.config,
+            stages=[name for name in self.config.stages if name not in stages.WITHOUT_BUDGET],
+            run_dir=str(folder),
+            budget=replace(self.config.budget, **own),
+        )
+        return Run(config, folder, parent=self)
+
+    @property
+    def top(self) -> Run:
+        """The run of the whole job: this one, or the one that it is a part of."""
+        return self if self.parent is None else self.parent
 
     @cached_property
     def device(self) -> torch.device:
@@ -103,7 +153,7 @@ class Run:
             raise AmcError(f"device={self.config.device} cannot be used: {reason}") from error
         return device
 
-    @cached_property
+    @shared
     def splits(self) -> Splits:
         """The data set."""
         options = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
@@ -137,7 +187,7 @@ class Run:
         """Whether the configuration names weights for the dense network."""
         return self.config.model.checkpoint is not None or self.config.model.pretrained
 
-    @cached_property
+    @shared
     def dense(self) -> nn.Module:
         """The trained dense network, in eval mode on the CPU; kept in the run folder."""
         model = self.fresh_model()
@@ -158,14 +208,14 @@ class Run:
             save_safetensors(model.state_dict(), stored)
         return model
 
-    @cached_property
+    @shared
     def graph(self) -> Graph:
         """The channel groups, less those that the configuration leaves out; no trained weights are needed."""
         config = self.config.compressor
         graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
         return exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
 
-    @cached_property
+    @shared
     def params(self) -> BilinearCost:
         """Parameters at any widths."""
         return params_cost(self.graph, self.fresh_model())
@@ -184,41 +234,52 @@ class Run:
     @cached_property
     def budget(self) -> Budget:
         """The limit on the widths."""
-        kind, ratio = self.config.budget.kind, self._budget_ratio()
+        return self._budget(*single_budget(self.config.budget))
+
+    def _budget(self, kind: str, ratio: float | None) -> Budget:
         cost = {"macs": macs_cost(self.graph), "params": self.params}[kind]
         enforced = self.reward.enforces_budget
         return make_budget(kind, ratio, cost, self.graph.dense_widths, enforced=enforced)
-
-    def _budget_ratio(self) -> float | None:
-        config = self.config.budget
-        ratios = {"macs": config.macs_ratio, "params": config.params_ratio}
-        if config.kind not in ratios:
-            raise AmcError(f"budget.kind is {config.kind!r}; expected one of {', '.join(ratios)}")
-        return ratios[config.kind]
 
     def settings(self) -> CompressorSettings:
         """How candidates are made."""
         config = self.config.compressor
         return CompressorSettings(**{f.name: getattr(config, f.name) for f in fields(CompressorSettings)})
 
-    @cached_property
+    def workers(self) -> WorkerSettings:
+        """Who evaluates candidates."""
+        return WorkerSettings(**asdict(self.config.workers))
+
+    @shared
     def fingerprint(self) -> str:
         """Hash of all that determines an evaluation."""
         return fingerprint(self.dense, self.graph, self.splits.fingerprint, self.settings())
 
-    def compressor(self, *, memo: bool = False, progress: Any = None) -> Compressor:
-        """Build the physics; with ``memo``, evaluations are kept in ``evaluations.jsonl``."""
-        known = Memo(self.folder / "evaluations.jsonl", self.fingerprint) if memo else None
-        return Compressor(
-            self.dense,
-            self.graph,
-            self.splits.calibration.images,
-            self.splits.search_val,
-            self.settings(),
-            memo=known,
-            device=self.device,
-            progress=progress,
-        )
+    def compressor(self, *, progress: Any = None) -> Compressor:
+        """Return the physics, built when first asked for; evaluations are kept in ``evaluations.jsonl``.
+
+        All stages and all budgets of a job share it. A stage may close it: it opens its file again.
+        """
+        if self.parent is not None:
+            return self.parent.compressor(progress=progress)
+        if self._compressor is None:
+            self._compressor = Compressor(
+                self.dense,
+                self.graph,
+                self.splits.calibration,
+                self.splits.search_val,
+                self.settings(),
+                memo=Memo(self.folder / "evaluations.jsonl", self.fingerprint),
+                device=self.device,
+                progress=progress,
+            )
+        return self._compressor
+
+    def release(self) -> None:
+        """Give the compressor's memory back, if it is this run's own."""
+        if self._compressor is not None:
+            self._compressor.close()
+            self._compressor = None
 
     def strategy(self) -> Strategy:
         """Read the strategy that is named, or the one that the search left in the run folder."""

@@ -94,11 +94,17 @@ class FakeData(DataConfig):
 
 @dataclass
 class BudgetConfig:
-    """The limit: a share of the dense cost, and the widths that are allowed."""
+    """The limit: a share of the dense cost, and the widths that are allowed.
+
+    ``macs_ratios`` and ``params_ratios`` list several budgets, in place of the one of ``kind``: the job is
+    run for each (``experiments.job``).
+    """
 
     kind: str = MISSING
     macs_ratio: float | None = None
     params_ratio: float | None = None
+    macs_ratios: list[float] = field(default_factory=list)
+    params_ratios: list[float] = field(default_factory=list)
     round_to: int = 4
     min_preserve_ratio: float = 0.2
 
@@ -117,10 +123,9 @@ class AgentConfig:
 
 
 @dataclass
-class DDPGConfig(AgentConfig):
-    """See ``agents.ddpg.DDPGSettings``."""
+class OffPolicyConfig(AgentConfig):
+    """See ``agents.offpolicy.OffPolicySettings``."""
 
-    name: str = "ddpg"
     hidden: list[int] = field(default_factory=lambda: [300, 300])
     actor_lr: float = 1e-4
     critic_lr: float = 1e-3
@@ -128,13 +133,39 @@ class DDPGConfig(AgentConfig):
     gamma: float = 1.0
     batch_size: int = 64
     replay_size: int = 2000
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
     baseline_alpha: float = 0.5
     store_executed: bool = True
     updates_per_step: int = 1
+
+
+@dataclass
+class DDPGConfig(OffPolicyConfig):
+    """See ``agents.ddpg.DDPGSettings``."""
+
+    name: str = "ddpg"
+    sigma: float = 0.5
+    sigma_decay: float = 0.95
     explore_share: float = 1.0
     follow_best: bool = False
+
+
+@dataclass
+class TD3Config(DDPGConfig):
+    """See ``agents.td3.TD3Settings``."""
+
+    name: str = "td3"
+    policy_delay: int = 2
+    target_sigma: float = 0.1
+    target_clip: float = 0.25
+
+
+@dataclass
+class SACConfig(OffPolicyConfig):
+    """See ``agents.sac.SACSettings``."""
+
+    name: str = "sac"
+    entropy_weight: float = 0.01
+    target_entropy: float = -1.0
 
 
 @dataclass
@@ -145,6 +176,22 @@ class EvolutionConfig(AgentConfig):
     population: int = 8
     mutations: float = 3.0
     sigma: float = 0.15
+
+
+@dataclass
+class TPEConfig(AgentConfig):
+    """See ``agents.tpe.TPESettings``."""
+
+    name: str = "tpe"
+
+
+@dataclass
+class NetAdaptConfig(AgentConfig):
+    """See ``agents.netadapt.NetAdaptSettings``."""
+
+    name: str = "netadapt"
+    steps: int = 0
+    candidates: int = 0
 
 
 @dataclass
@@ -162,8 +209,20 @@ class CompressorConfig:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
+    precision: str = "float32"
+    racing_risk: float = 0.0
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
+
+
+@dataclass
+class WorkersConfig:
+    """Who evaluates candidates: see ``amc.workers.WorkerSettings``; ``serial`` uses no other key."""
+
+    kind: str = MISSING
+    count: int = 2
+    threads: int = 1
+    address: str | None = None
 
 
 @dataclass
@@ -237,6 +296,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     agent: AgentConfig = MISSING
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20))
     finetune: TrainConfig = field(
@@ -255,4 +315,8 @@ def register() -> None:
         store.store(group="data", name=f"base_{node.name}", node=node)
     store.store(group="agent", name="base_agent", node=AgentConfig)
     store.store(group="agent", name="base_ddpg", node=DDPGConfig)
+    store.store(group="agent", name="base_td3", node=TD3Config)
+    store.store(group="agent", name="base_sac", node=SACConfig)
     store.store(group="agent", name="base_evolution", node=EvolutionConfig)
+    store.store(group="agent", name="base_tpe", node=TPEConfig)
+    store.store(group="agent", name="base_netadapt", node=NetAdaptConfig)

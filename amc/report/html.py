@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from amc.files import atomic_write_text
-from amc.report.plots import scatter_svg, search_svg, widths_svg
+from amc.report.plots import fronts_svg, scatter_svg, search_svg, widths_svg
 
 Json = Mapping[str, Any]
 
@@ -53,7 +53,13 @@ svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, san
 """
 
 
-def write_html(path: str | os.PathLike[str], report: Json, episodes: Sequence[Json], strategy: Json) -> None:
+def write_html(
+    path: str | os.PathLike[str],
+    report: Json,
+    episodes: Sequence[Json],
+    strategy: Json,
+    fronts: Json | None = None,
+) -> None:
     """Write the report as one file, whole or not at all; the same input gives the same bytes.
 
     Args:
@@ -62,25 +68,62 @@ def write_html(path: str | os.PathLike[str], report: Json, episodes: Sequence[Js
             ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime); and optionally
             ``macs_ratio``, ``speedup`` (by runtime), ``search``, ``seed``, ``model``, ``data`` and
             ``provenance``.
-        episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup`` or
-            ``search``) of each.
+        episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup``,
+            ``search``, or ``relaxed``: over the budget on purpose, never the best) of each.
         strategy: ``groups``, each with ``name`` and the channel counts ``dense`` and ``kept``; ``budget``.
+        fronts: the Pareto fronts of ``macs`` and ``params``, each of ``return`` and ``top1``: lists of
+            episodes, which then need ``params_ratio`` and ``widths`` too.
 
     A part that is absent or empty leaves its section out.
 
     Raises:
         AmcError: The file cannot be written.
     """
-    text = "".join(_document(report, episodes, strategy))
+    text = "".join(_page(report, "Channel pruning", _body(report, episodes, strategy, fronts)))
     atomic_write_text(Path(path), text)
 
 
-def _document(report: Json, episodes: Sequence[Json], strategy: Json) -> Iterator[str]:
-    title = " on ".join(str(report[key]) for key in ("model", "data") if key in report) or "Channel pruning"
+def write_budgets_html(
+    path: str | os.PathLike[str],
+    about: Json,
+    rows: Sequence[Sequence[str]],
+    points: Sequence[Json],
+    fronts: Json,
+    *,
+    dense: Json,
+    chosen: Sequence[Json],
+) -> None:
+    """Write what a job found under several budgets, as ``write_html`` does for one.
+
+    Args:
+        path: The file to write.
+        about: optionally ``model``, ``data``, ``seed`` and ``provenance``.
+        rows: the table, its head first.
+        points: the episodes of all searches, with the fields that ``write_html`` names.
+        fronts: the Pareto fronts of all of them together.
+        dense: the dense network's ``top1`` and ``return`` in the search, where known.
+        chosen: the episodes whose networks were kept, one of each search.
+
+    Raises:
+        AmcError: The file cannot be written.
+    """
+    plots = _fronts(points, fronts, dense, chosen) if points else ""
+    body = (("Budgets", _table(rows)), ("Pareto fronts", plots), ("Provenance", _provenance(about)))
+    page = _page(about, "Channel pruning under several budgets", (_section(*part) for part in body))
+    atomic_write_text(Path(path), "".join(page))
+
+
+def _page(about: Json, kind: str, body: Iterable[str]) -> Iterator[str]:
+    title = " on ".join(str(about[key]) for key in ("model", "data") if key in about) or "Channel pruning"
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     yield f"<title>{escape(title)} · AMC Search</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-    yield f"<header><h1>{escape(title)}</h1><p>Channel pruning found by AMC Search</p></header>\n"
+    yield f"<header><h1>{escape(title)}</h1><p>{escape(kind)} found by AMC Search</p></header>\n"
+    yield from body
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _body(report: Json, episodes: Sequence[Json], strategy: Json, fronts: Json | None) -> Iterator[str]:
     yield f'<div class="cards">\n{"".join(_cards(report))}</div>\n'
     yield _section("Results", _results_table(report))
     groups = strategy.get("groups", ())
@@ -88,8 +131,32 @@ def _document(report: Json, episodes: Sequence[Json], strategy: Json) -> Iterato
     facts = _facts({**report.get("search", {}), **_flat(strategy.get("budget", {}), "budget")})
     yield _section("Search", facts + (search_svg(episodes) if episodes else ""))
     yield _section("Accuracy against MACs", scatter_svg(episodes) if episodes else "")
+    if fronts:
+        kept = [group["kept"] for group in groups]
+        found = report.get("search", {})
+        dense = {"top1": found.get("dense_top1"), "return": found.get("dense_return")}
+        chosen = [episode for episode in episodes if episode["widths"] == kept][:1]
+        yield _section("Pareto fronts", _fronts(episodes, fronts, dense, chosen))
     yield _section("Provenance", _provenance(report))
-    yield "</main>\n</body>\n</html>\n"
+
+
+def _fronts(points: Sequence[Json], fronts: Json, dense: Json, chosen: Sequence[Json]) -> str:
+    """The front of the return is left out where it goes through the same networks as that of the accuracy."""
+
+    def networks(score: str) -> list[list[Any]]:
+        return [[point["widths"] for point in fronts[cost][score]] for cost in ("macs", "params")]
+
+    scores = ["top1"] if networks("return") == networks("top1") else ["top1", "return"]
+    return "\n".join(
+        fronts_svg(
+            points,
+            {cost: fronts[cost][score] for cost in ("macs", "params")},
+            score,
+            dense=dense.get(score),
+            chosen=chosen,
+        )
+        for score in scores
+    )
 
 
 def _section(title: str, content: str) -> str:
@@ -121,13 +188,18 @@ def _results_table(report: Json) -> str:
     stages = [(label, report[key]) for key, label in _STAGES if key in report]
     runtimes = list(dict.fromkeys(name for _, stage in stages for name in stage.get("latency_ms", {})))
     head = ["", "Top-1, %", "MACs, M", "Parameters, M", *(f"{name}, ms" for name in runtimes)]
-    rows = [_row("th", head)]
+    rows = [head]
     for label, stage in stages:
         latency = stage.get("latency_ms", {})
         cells = [f"{stage['top1']:.2f}", _millions(stage["macs"]), _millions(stage["params"])]
         cells += [_number(latency[name]) if name in latency else _MISSING for name in runtimes]
-        rows.append(_row("td", [label, *cells]))
-    return f"<table>\n<thead>\n{rows[0]}</thead>\n<tbody>\n{''.join(rows[1:])}</tbody>\n</table>"
+        rows.append([label, *cells])
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, body = _row("th", rows[0]), "".join(_row("td", row) for row in rows[1:])
+    return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

@@ -42,6 +42,13 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 
+_RING: dict[str, Any] = {
+    "markersize": 10,
+    "markerfacecolor": "none",
+    "markeredgecolor": BEST,
+    "markeredgewidth": 1.8,
+}
+
 
 def widths_svg(groups: Sequence[Mapping[str, Any]]) -> str:
     """Draw channels per group (dense outlined, kept filled) beside the share that is kept.
@@ -56,7 +63,7 @@ def widths_svg(groups: Sequence[Mapping[str, Any]]) -> str:
 def search_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
     """Draw the return of every episode, the best so far, and the warm-up as a shaded span.
 
-    Each episode has ``episode``, ``return`` and ``phase`` (``warmup`` or ``search``).
+    Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``).
     """
     return _render("search", _INCH_WIDE, 3.6, lambda figure: _draw_search(figure, episodes))
 
@@ -67,6 +74,32 @@ def scatter_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
     Each episode has ``macs_ratio`` (fraction), ``top1`` (percent), ``return`` and ``phase``.
     """
     return _render("scatter", _INCH_WIDE, 4.2, lambda figure: _draw_scatter(figure, episodes))
+
+
+def fronts_svg(
+    points: Sequence[Mapping[str, Any]],
+    fronts: Mapping[str, Sequence[Mapping[str, Any]]],
+    score: str,
+    *,
+    dense: float | None = None,
+    chosen: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Draw a score against MACs and against parameters, in percent of the dense network's.
+
+    Args:
+        points: all networks that were judged, each with ``macs_ratio``, ``params_ratio`` (fractions) and
+            ``score``.
+        fronts: the Pareto front by cost, ``macs`` and ``params``, in ascending cost.
+        score: ``top1`` (percent) or ``return``.
+        dense: the dense network's score, if known.
+        chosen: the networks that were kept.
+    """
+    return _render(
+        f"front-{score}",
+        _INCH_WIDE,
+        4.2,
+        lambda figure: _draw_fronts(figure, points, fronts, score, dense, chosen),
+    )
 
 
 def _draw_widths(figure: Figure, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -112,7 +145,10 @@ def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
     numbers = [episode["episode"] for episode in episodes]
     returns = [episode["return"] for episode in episodes]
     axes.plot(numbers, returns, "o", color=ACCENT, markersize=3.6, alpha=0.65, mew=0, label="episode")
-    axes.step(numbers, list(accumulate(returns, max)), where="post", color=BEST, lw=1.8, label="best so far")
+    kept = [episode for episode in episodes if episode.get("phase") != "relaxed"]
+    best = list(accumulate((episode["return"] for episode in kept), max))
+    counted = [episode["episode"] for episode in kept]
+    axes.step(counted, best, where="post", color=BEST, lw=1.8, label="best so far")
     axes.set_xlabel("episode")
     axes.set_ylabel("return")
     axes.margins(x=0.01)
@@ -121,23 +157,48 @@ def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
 
 def _draw_scatter(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
-    for phase, color, label in (("warmup", WARM, "warm-up"), ("search", ACCENT, "search")):
+    phases = (
+        ("warmup", WARM, "warm-up"),
+        ("search", ACCENT, "search"),
+        ("relaxed", MUTED, "over the budget"),
+    )
+    for phase, color, label in phases:
         points = [episode for episode in episodes if episode.get("phase") == phase]
         if points:
             axes.plot(
                 *_macs_and_top1(points), "o", color=color, markersize=4.4, alpha=0.65, mew=0, label=label
             )
-    best = max(episodes, key=lambda episode: episode["return"])
-    ring: dict[str, Any] = {
-        "markersize": 10,
-        "markerfacecolor": "none",
-        "markeredgecolor": BEST,
-        "markeredgewidth": 1.8,
-    }
-    axes.plot(*_macs_and_top1([best]), "o", **ring, label="best return")
+    if kept := [episode for episode in episodes if episode.get("phase") != "relaxed"]:
+        best = max(kept, key=lambda episode: episode["return"])
+        axes.plot(*_macs_and_top1([best]), "o", **_RING, label="best return")
     axes.set_xlabel("MACs, % of dense")
     axes.set_ylabel("top-1 during the search, %")
-    _legend(axes, columns=3)
+    _legend(axes, columns=4)
+
+
+def _draw_fronts(
+    figure: Figure,
+    points: Sequence[Mapping[str, Any]],
+    fronts: Mapping[str, Sequence[Mapping[str, Any]]],
+    score: str,
+    dense: float | None,
+    chosen: Sequence[Mapping[str, Any]],
+) -> None:
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, cost, title in zip(panels, ("macs", "params"), ("MACs", "parameters"), strict=True):
+
+        def place(some: Sequence[Mapping[str, Any]], ratio: str = f"{cost}_ratio") -> tuple[list, list]:
+            return [100 * point[ratio] for point in some], [point[score] for point in some]
+
+        axes.plot(*place(points), "o", color=WARM, markersize=3.6, alpha=0.35, mew=0, label="judged")
+        axes.plot(*place(fronts[cost]), "o-", color=ACCENT, markersize=4, lw=1.6, label="Pareto front")
+        if dense is not None:
+            axes.plot([100], [dense], "D", color=INK, markersize=6, label="dense")
+        if chosen:
+            axes.plot(*place(chosen), "o", **_RING, label="chosen")
+        axes.set_xlabel(f"{title}, % of dense")
+    panels[0].set_ylabel("top-1 during the search, %" if score == "top1" else score)
+    _legend(panels[1], columns=4)
 
 
 def _macs_and_top1(episodes: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:

@@ -25,6 +25,9 @@ STAGES = (
     "inspect",
     "report",
 )
+WITHOUT_BUDGET = ("train", "inspect")
+"""Stages that do not ask for the budget: run once for all budgets of a job."""
+_COMPRESSING = {"search", "prune", "compare"}
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -40,14 +43,17 @@ def check_names(names: Sequence[str]) -> None:
             raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
 
 
-def run_stages(run: Run) -> None:
-    """Run the configured stages in the order given; ``run.check()`` has been called."""
+def run_stages(run: Run, names: Sequence[str]) -> None:
+    """Run stages in the order given; ``run.check()`` has been called."""
     tracker = run.tracker
     summary: dict[str, Any] = {}
     try:
-        for name in run.config.stages:
+        for index, name in enumerate(names):
+            if not _COMPRESSING & set(names[index:]):
+                run.release()  # training needs the memory
             summary |= {f"{name}/{key}": value for key, value in run_stage(run, name).items()}
     finally:
+        run.release()
         tracker.finish({key: value for key, value in summary.items() if isinstance(value, int | float | str)})
 
 

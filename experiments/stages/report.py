@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amc.cost import macs_cost
+from amc.errors import AmcError
 from amc.files import atomic_write_json
+from amc.memo import Evaluation
 from amc.report import write_html
 from amc.strategy import Strategy
 from experiments.episodes import read_episodes
+from experiments.fronts import strategy_at, write_fronts
 from experiments.provenance import provenance
 
 if TYPE_CHECKING:
@@ -25,9 +31,9 @@ def run(run: Run) -> dict[str, Any]:
     report = assemble(run, run_stage(run, "evaluate"), strategy)
     atomic_write_json(run.folder / "report.json", report)
     log = run.folder / "search.jsonl"
-    write_html(
-        run.folder / "report.html", report, read_episodes(log) if log.exists() else [], strategy.to_json()
-    )
+    episodes = read_episodes(log) if log.exists() else []
+    fronts = write_fronts(run.folder, episodes, partial(strategy_at, run)) if episodes else {}
+    write_html(run.folder / "report.html", report, episodes, strategy.to_json(), fronts)
     print(table(report))
     print(f"everything is in {run.folder}")
     return {name: report[name]["top1"] for name in NETWORKS if name in report}
@@ -57,9 +63,24 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
     for stage in ("search", "finetune", "compare", "export"):
         if (facts := run.recorded(stage)) is not None:
             report[stage] = facts
+    if (score := dense_return(run)) is not None:
+        report["search"]["dense_return"] = score
     report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
     report["provenance"] = provenance(run)
     return report
+
+
+def dense_return(run: Run) -> float | None:
+    """Return the dense network's score in the search, where it is known and the reward has one for it."""
+    found, dense = run.recorded("search") or {}, run.graph.dense_widths
+    if found.get("reward") != run.reward.name or "dense_loss" not in found:
+        return None
+    macs, params = macs_cost(run.graph)(dense), run.params(dense)
+    top1, loss = found["dense_top1"], found["dense_loss"]
+    try:
+        return run.reward(Evaluation(dense, top1, loss, 0.0, macs, params, 1.0, 1.0, seconds=0.0))
+    except AmcError:  # a user's own function may be made for smaller networks only
+        return None
 
 
 def table(report: dict[str, Any]) -> str:
@@ -78,7 +99,12 @@ def table(report: dict[str, Any]) -> str:
         ["dense / pruned", "", f"{1 / report['macs_ratio']:.2f}x", f"{1 / report['params_ratio']:.2f}x"]
     )
     rows[-1] += [f"{report['speedup'][r]:.2f}x" for r in runtimes]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of equal length as lines, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w)

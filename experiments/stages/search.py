@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from agents import Episode
+from amc.budget import Budget
 from amc.compressor import Compressor
 from amc.cost import macs_cost
 from amc.counting import count_macs
 from amc.errors import AmcError, Stopped
 from amc.memo import Evaluation
 from amc.pruning import SlicePlan, check_exactness
+from amc.racing import Racer
 from amc.strategy import Strategy
+from amc.workers import open_pool
 from envs import ChannelPruningEnv
+from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.agents import episodes_of, make_agent
 from experiments.episodes import EpisodeWriter
@@ -29,7 +36,8 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``search.jsonl``, ``strategy.json`` and, where the agent learns, ``agent.zip``.
 
     An interrupted search keeps its best strategy; run again on the same folder it answers all that was
-    evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run.
+    evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run. With K workers the
+    agent learns after every K episodes: their number is a part of what a search is, their kind is not.
     """
     start = time.perf_counter()
     run.budget.check_feasible(run.space)
@@ -39,36 +47,35 @@ def run(run: Run) -> dict[str, Any]:
     keeper = _Keeper(run, episodes)
     with (
         closing(_compressor(run)) as compressor,
+        _network(run, compressor, episodes) as network,
         EpisodeWriter(run.folder / "search.jsonl") as writer,
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
-        agent = make_agent(run.config.agent, run.space, run.budget, compressor.errors, run.config.seed)
-        env = ChannelPruningEnv(
-            network=compressor,
-            space=run.space,
-            budget=run.budget,
-            reward=run.reward,
-            features=group_features(run.graph),
+        relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
+        agent = make_agent(
+            run.config.agent, run.space, run.budget, compressor.errors, run.config.seed, relaxed
         )
+        envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
 
         def on_episode(episode: Episode) -> None:
             evaluation = episode.info["evaluation"]
             if writer.write(episode, evaluation):
                 keeper.offer(episode)
             best = writer.best_evaluation
-            bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
+            if best is not None:
+                bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
             bar.update()
             metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
             run.tracker.log({f"search/{k}": v for k, v in metrics.items()}, episode.index)
 
         try:
-            result = agent(env, on_episode)
+            result = agent(envs, on_episode)
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
-            none = "no episode had ended"
-            again = f"the same command with run_dir={run.folder} goes on"
-            raise Stopped(f"search stopped; {kept if writer.count else none}; {again}") from stop
-        dense_top1 = compressor.dense.top1
+            none = "no episode within the budget had ended"
+            again = f"the same command with run_dir={run.top.folder} goes on"
+            raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
+        dense = compressor.dense
     keeper.settle(result.best)
     if result.save is not None:
         result.save(run.folder / "agent.zip")
@@ -84,12 +91,17 @@ def run(run: Run) -> dict[str, Any]:
         "best_return": result.best.value,
         "best_episode": result.best.index,
         "best_top1": best.top1,
-        "dense_top1": dense_top1,
+        "dense_top1": dense.top1,
+        "dense_loss": dense.loss,
         "evaluations": writer.distinct,
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": difference,
     }
+
+
+def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
+    return ChannelPruningEnv(network, run.space, budget, run.reward, group_features(run.graph))
 
 
 def _check_count(run: Run) -> None:
@@ -110,7 +122,16 @@ def _compressor(run: Run) -> Compressor:
     with tqdm(
         total=len(run.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
     ) as bar:
-        return run.compressor(memo=True, progress=bar.update)
+        return run.compressor(progress=bar.update)
+
+
+def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContextManager[Network]:
+    """Return what evaluates: the compressor itself, a race, or workers that share the compressor."""
+    settings, risk = run.workers(), compressor.settings.racing_risk
+    if settings.kind == "serial":
+        return nullcontext(Racer(compressor, risk) if risk else compressor)
+    needed = replace(settings, count=min(settings.count, episodes))
+    return closing(open_pool(compressor, needed, lambda line: tqdm.write(f"search: {line}", file=sys.stderr)))
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
@@ -151,6 +172,7 @@ class _Keeper:
 
     def _strategy(self, episode: Episode) -> Strategy:
         evaluation = episode.info["evaluation"]
+        at_once = self._run.workers().concurrency
         return self._run.make_strategy(
             evaluation.widths,
             agent=self._run.config.agent.name,
@@ -160,12 +182,13 @@ class _Keeper:
             episodes=self._episodes,
             search_val_top1=evaluation.top1,
             fingerprint=self._run.fingerprint,
+            **({"workers": at_once} if at_once > 1 else {}),
         )
 
 
 def _same_search(one: Strategy, other: Strategy) -> bool:
     """Whether two strategies come from the same search of the same network and data."""
-    names = ("agent", "reward", "episodes", "fingerprint")
+    names = ("agent", "reward", "episodes", "fingerprint", "workers")
     return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
         other.seed,
         other.budget,

@@ -1,16 +1,13 @@
 """Baselines answer to the same interface as the learning agent."""
 
-import pytest
-
-from agents import Episode, fixed_search, random_search
-from agents.protocol import better
+from agents import fixed_search, random_search
 from tests.fakes import fake_problem
 
 
 def test_random_search_is_seeded_and_returns_its_best_episode():
     def run(seed):
         episodes = []
-        result = random_search(fake_problem()[0], 12, seed, episodes.append)
+        result = random_search([fake_problem()[0]], 12, seed, episodes.append)
         return result, episodes
 
     (result, episodes), (again, same), (_, other) = run(3), run(3), run(4)
@@ -24,14 +21,7 @@ def test_random_search_is_seeded_and_returns_its_best_episode():
 def test_a_fixed_allocation_is_carried_out():
     env, network, _, _ = fake_problem(ratio=1.0)
     seen = []
-    result = fixed_search(env, seen.append, name="uniform", actions=[0.5, 0.6, 0.7, 0.8])
+    result = fixed_search([env], seen.append, name="uniform", actions=[0.5, 0.6, 0.7, 0.8])
     assert result.best.executed == (0.5, 0.6, 0.7, 0.8)
     assert (result.agent, result.episodes, network.calls) == ("uniform", 1, 1)
     assert seen == [result.best]
-
-
-def test_the_earlier_of_two_equal_episodes_is_the_best():
-    first, second = (Episode(i, "search", (), (), -1.0, {}) for i in range(2))
-    assert better(first, second) is first
-    assert better(None, second) is second
-    assert better(first, Episode(2, "search", (), (), -0.5, {})).value == pytest.approx(-0.5)

@@ -12,7 +12,7 @@ OPTIMUM = (0.9, 0.3, 0.9, 0.3, 0.9, 0.3)
 def search(seed=0, episodes=60, **settings):
     seen = []
     env, _, _, _ = fake_problem(OPTIMUM, ratio=0.6, round_to=1)
-    result = evolution_search(env, episodes, seed, seen.append, settings=EvolutionSettings(**settings))
+    result = evolution_search([env], episodes, seed, seen.append, settings=EvolutionSettings(**settings))
     return result, seen
 
 
@@ -39,7 +39,7 @@ def test_it_beats_random_search():
     drawn = []
     for seed in range(3):
         env, _, _, _ = fake_problem(OPTIMUM, ratio=0.6, round_to=1)
-        drawn.append(random_search(env, 60, seed, lambda _: None).best.value)
+        drawn.append(random_search([env], 60, seed, lambda _: None).best.value)
     assert np.mean(evolved) > np.mean(drawn)
 
 

@@ -1,24 +1,94 @@
-"""The greedy allocation: within the budget, and the best exchange at every step."""
+"""Allocations without a search: within the budget, the best exchange at every step, one group at a time."""
 
 import math
+from itertools import pairwise
 
-from amc.allocation import greedy_widths
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amc.allocation import even_errors, greedy_widths, one_group_smaller, shrink_greedily, shrink_group
 from amc.budget import make_budget, width_space
+
+
+def cost(widths):
+    return 3 * widths[0] + widths[1]
 
 
 def problem(ratio):
     space = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
-    return space, make_budget("macs", ratio, lambda widths: 3 * widths[0] + widths[1], space.dense)
+    return space, make_budget("macs", ratio, cost, space.dense)
+
+
+ERRORS = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.0)}
 
 
 def test_by_hand():
-    errors = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.0)}
     # Per unit of cost a loses 1 a step; b loses 0.4, 0.6, 1.5: so b goes to 2, then a gives way.
-    assert greedy_widths(*problem(0.8), errors) == (3, 2)  # 16 -> 14 by b, then 11 by a; 12.8 allowed
-    assert greedy_widths(*problem(1.0), errors) == (4, 4)
+    assert greedy_widths(*problem(0.8), ERRORS) == (3, 2)  # 16 -> 14 by b, then 11 by a; 12.8 allowed
+    assert greedy_widths(*problem(1.0), ERRORS) == (4, 4)
 
 
 def test_the_smallest_network_is_where_it_ends():
     errors = {"a": (math.inf, 1.0, 0.5, 0.2, 0.0), "b": (math.inf, 1.0, 0.5, 0.2, 0.0)}
     space, budget = problem(0.01)
     assert greedy_widths(space, budget, errors) == space.minimum
+
+
+def test_one_group_shrinks_no_further_than_it_must():
+    space, _ = problem(1.0)
+    assert shrink_group(space, cost, 13, (4, 4), 0) == (3, 4)
+    assert shrink_group(space, cost, 13, (4, 4), 1) == (4, 1)
+    assert shrink_group(space, cost, 12, (4, 4), 1) is None
+    assert shrink_group(space, cost, 12, (4, 1), 1) is None  # it is at its smallest already
+    assert shrink_group(space, cost, 100, (4, 4), 0) == (3, 4)  # a step is taken in any case
+
+
+def test_networks_of_one_group_smaller_come_in_the_order_of_what_they_lose():
+    space, _ = problem(1.0)
+    assert one_group_smaller(space, cost, 14, (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost
+    assert one_group_smaller(space, cost, 13, (4, 4), ERRORS) == [(4, 1), (3, 4)]  # 2.5 and 3.0
+    assert one_group_smaller(space, cost, 14, (4, 4), {}) == [(3, 4), (4, 2)]  # a quarter or half of a group
+
+
+def test_networks_within_the_limit_stay_as_they_are():
+    assert one_group_smaller(problem(1.0)[0], cost, 12, (3, 3), ERRORS) == [(3, 3)]
+
+
+def test_where_no_group_is_enough_several_shrink():
+    space, _ = problem(1.0)
+    found = one_group_smaller(space, cost, 6, (4, 4), ERRORS)
+    assert found == [shrink_greedily(space, cost, 6, (4, 4), ERRORS)]
+    assert cost(found[0]) <= 6
+
+
+def test_even_errors_rise_ever_faster():
+    space = width_space(["a", "b"], [8, 6], round_to=1, min_preserve_ratio=0.2)
+    for name, curve in even_errors(space).items():
+        assert len(curve) == space.dense[space.names.index(name)] + 1
+        assert curve[-1] == 0
+        rises = [left - right for left, right in pairwise(curve)]
+        assert rises == sorted(rises, reverse=True)
+        assert min(rises) > 0
+
+
+@given(st.data(), st.floats(0.3, 1.0), st.booleans())
+def test_every_network_meets_the_limit_and_is_nowhere_wider(data, share, known):
+    dense = data.draw(st.lists(st.integers(4, 24), min_size=1, max_size=5))
+    space = width_space([f"g{i}" for i in range(len(dense))], dense, round_to=2, min_preserve_ratio=0.2)
+
+    def chain(widths):
+        return sum(a * b for a, b in pairwise((3, *widths, 10)))
+
+    widths = [data.draw(st.sampled_from(choices)) for choices in space.choices]
+    limit = max(share * chain(space.dense), chain(space.minimum))
+    found = one_group_smaller(space, chain, limit, widths, even_errors(space) if known else {})
+    assert found
+    for network in found:
+        assert chain(network) <= limit
+        assert all(width in choices for width, choices in zip(network, space.choices, strict=True))
+        assert all(new <= old for new, old in zip(network, widths, strict=True))
+        changed = [i for i, (new, old) in enumerate(zip(network, widths, strict=True)) if new != old]
+        if len(changed) == 1 and len(found) > 1:
+            (group,) = changed
+            wider = space.choices[group][space.choices[group].index(network[group]) + 1]
+            assert chain([*network[:group], wider, *network[group + 1 :]]) > limit or wider == widths[group]

@@ -27,7 +27,7 @@ class Counting(Residual):
 def make(model, data, memo=None, **settings):
     graph = trace(model, torch.zeros(1, *SHAPE))
     settings = CompressorSettings(**{"order": "l1", "batch_size": 64, **settings})
-    return Compressor(model, graph, data.calibration.images, data.search_val, settings, memo=memo)
+    return Compressor(model, graph, data.calibration, data.search_val, settings, memo=memo)
 
 
 def halved(compressor):

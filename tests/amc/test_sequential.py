@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.errors import AmcError
@@ -12,20 +11,21 @@ from amc.evaluation import agreement, logits
 from amc.graph import trace
 from amc.models import resnet20
 from amc.reconstruction import solve_rows
-from amc.sequential import sequential_refit
+from amc.sequential import SequentialRefit
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
 
 
 def prepared(network, data, **settings):
     graph = trace(network, torch.zeros(1, *SHAPE))
     images = data.calibration.images
-    return Compressor(network, graph, images, data.search_val, CompressorSettings(**settings)), images
+    compressor = Compressor(network, graph, data.calibration, data.search_val, CompressorSettings(**settings))
+    return compressor, images
 
 
 def refitted(network, compressor, images, widths, **options):
     pruned = compressor.pruned_model(widths).eval()
     keeps = compressor.plan.keeps(compressor.kept(widths))
-    count = sequential_refit(network.eval(), pruned, keeps, images, **options)
+    count = SequentialRefit(network.eval(), images)(pruned, keeps, **options)
     return pruned, count
 
 
@@ -66,7 +66,7 @@ def test_the_error_of_the_other_branch_is_made_up_for(data):
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.stem[0].weight[:3] *= 0.5
-    sequential_refit(network, broken, {}, images, reestimate_norms=False)
+    SequentialRefit(network, images)(broken, {}, reestimate_norms=False)
     with torch.no_grad():
         wanted = network.stem(images) + network.same(network.stem(images))
         branch = broken.stem(images)
@@ -81,7 +81,7 @@ def test_depthwise_solution_equals_lstsq_per_channel(intercept):
     weight = torch.randn(3, 1, 3, 3, generator=generator)
     patches = torch.randn(200, 27, generator=generator)
     targets = torch.randn(200, 3, generator=generator)
-    solved, shift = solve_rows(patches, targets, weight, depthwise=True, intercept=intercept, ridge=1e-9)
+    solved, shift = solve_rows(patches, targets, weight, groups=3, intercept=intercept, ridge=1e-9)
     for channel in range(3):
         x = patches[:, 9 * channel : 9 * channel + 9]
         x = torch.cat([x, torch.ones(200, 1)], dim=1) if intercept else x
@@ -96,4 +96,4 @@ def test_a_network_that_cannot_be_traced_is_named(data):
             return super().features(x if x.sum() > 0 else -x)
 
     with pytest.raises(AmcError, match="Branching cannot be traced"):
-        sequential_refit(Branching().eval(), nn.Module(), {}, data.calibration.images)
+        SequentialRefit(Branching().eval(), data.calibration.images)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +25,6 @@ from agents import DDPGSettings, Episode, ddpg_search
 from amc.budget import make_budget, width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
-from amc.errors import AmcError
 from amc.graph import Graph, exclude_groups, trace
 from amc.memo import Evaluation
 from amc.models import ModelSpec, build
@@ -64,7 +61,7 @@ def _cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def search_benchmark(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure episodes of one network; see the module's docstring."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -75,11 +72,12 @@ def search_benchmark(options: argparse.Namespace) -> dict[str, Any]:
     images = torch.randn(options.images, *shape)
     labels = torch.randint(0, CLASSES[small], (options.images,))
     calibration = torch.randn(options.calibration, *shape)
+    unlabelled = LabelledImages(calibration, torch.zeros(len(calibration), dtype=torch.long))
     graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
 
     start = time.process_time()
     settings = CompressorSettings(batch_size=options.batch_size)
-    compressor = Compressor(model, graph, calibration, LabelledImages(images, labels), settings)
+    compressor = Compressor(model, graph, unlabelled, LabelledImages(images, labels), settings)
     _ = compressor.dense
     one_off = time.process_time() - start
 
@@ -120,7 +118,7 @@ def _time_episodes(compressor: Compressor, graph: Graph, options: argparse.Names
 
     agent = DDPGSettings(warmup_episodes=min(options.episodes // 2, 5))
     ddpg_search(
-        env, options.episodes, options.seed, on_episode, settings=agent, episode_length=env.episode_length
+        [env], options.episodes, options.seed, on_episode, settings=agent, episode_length=env.episode_length
     )
     bar.close()
     rows = []
@@ -223,36 +221,18 @@ def _reference_prune(
             weight.copy_(torch.from_numpy(full).reshape(weight.shape))
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark", description=__doc__.split("\n\n")[0]
-    )
-    search = top.add_subparsers(dest="what", required=True).add_parser("search", help="cost of an episode")
-    search.add_argument("--model", default="mobilenet_v1", help="any name that amc's model= takes")
-    search.add_argument("--resolution", type=int, default=32, help="image side in pixels")
-    search.add_argument("--images", type=int, default=5000, help="validation images per episode")
-    search.add_argument("--calibration", type=int, default=500, help="calibration images")
-    search.add_argument("--episodes", type=int, default=12)
-    search.add_argument("--batch-size", type=int, default=128)
-    search.add_argument("--macs-ratio", type=float, default=0.5)
-    search.add_argument("--round-to", type=int, default=8)
-    search.add_argument("--threads", type=int, default=1)
-    search.add_argument("--seed", type=int, default=0)
-    search.add_argument("--keep-coupled", action="store_true", help="leave residual streams whole")
-    search.add_argument("--reference", action="store_true", help="also time AMC's official procedure")
-    search.add_argument("--reference-episodes", type=int, default=3)
-    return top
-
-
-def main() -> None:
-    """Print the benchmark as JSON."""
-    try:
-        print(json.dumps(search_benchmark(parser().parse_args()), indent=2))
-    except AmcError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of ``search``."""
+    parser.add_argument("--model", default="mobilenet_v1", help="any name that amc's model= takes")
+    parser.add_argument("--resolution", type=int, default=32, help="image side in pixels")
+    parser.add_argument("--images", type=int, default=5000, help="validation images per episode")
+    parser.add_argument("--calibration", type=int, default=500, help="calibration images")
+    parser.add_argument("--episodes", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--macs-ratio", type=float, default=0.5)
+    parser.add_argument("--round-to", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep-coupled", action="store_true", help="leave residual streams whole")
+    parser.add_argument("--reference", action="store_true", help="also time AMC's official procedure")
+    parser.add_argument("--reference-episodes", type=int, default=3)

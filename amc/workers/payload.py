@@ -1,0 +1,153 @@
+"""An object for many processes: the data of its tensors lies in one block of memory that all of them read.
+
+Pickled one by one, the tensors of a compressor would be copied to every worker, or would take a file
+descriptor each. Here the pickle holds places in the block instead of data, and follows the data in the block.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amc.errors import AmcError
+
+_ALIGNMENT = 64
+"""Bytes; that of PyTorch's own memory, so that kernels take the same paths in a worker."""
+_MARK = "block"
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What ``pack`` makes of an object.
+
+    Attributes:
+        block: (bytes,) uint8: the data of the tensors, then the pickle. It must not be written to.
+        pickle_start: where the pickle begins.
+    """
+
+    block: Tensor
+    pickle_start: int
+
+
+def pack(value: Any) -> Payload:
+    """Pack an object with its tensors, those of a GPU too, into a block in shared memory.
+
+    Raises:
+        AmcError: a part of it cannot be pickled, or the shared memory is too small.
+    """
+    file = io.BytesIO()
+    packer = _Packer(file)
+    try:
+        packer.dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # pickle's own choice of types
+        raise AmcError(
+            f"the network cannot be sent to workers: {error}; define its parts in an importable module, or "
+            "use workers=serial"
+        ) from error
+    pickled = file.getbuffer()
+    block = _shared(packer.size + len(pickled))
+    for start, data in packer.parts:
+        block[start : start + len(data)] = data
+    block[packer.size :] = torch.frombuffer(pickled, dtype=torch.uint8)
+    return Payload(block, packer.size)
+
+
+def unpack(payload: Payload) -> Any:
+    """Rebuild the object; its tensors are views of the block, copies only on a GPU.
+
+    Raises:
+        AmcError: a class or function that it refers to cannot be imported here.
+    """
+    data, pickled = payload.block[: payload.pickle_start], payload.block[payload.pickle_start :]
+    try:
+        return _Unpacker(io.BytesIO(pickled.numpy().tobytes()), data).load()
+    except (ImportError, AttributeError) as error:
+        raise AmcError(
+            f"a worker cannot rebuild the network: {error}; define its parts in an importable module, or use "
+            "workers=serial"
+        ) from error
+
+
+class _Packer(pickle.Pickler):
+    """Sets the data of tensors aside.
+
+    Attributes:
+        parts: start in the block and bytes of every tensor; equal memory is taken once.
+        size: bytes of the block so far.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.parts: list[tuple[int, Tensor]] = []
+        self.size = 0
+        self._starts: dict[tuple[int, int], int] = {}
+
+    def persistent_id(self, obj: Any) -> str | None:
+        return _MARK if obj is _BLOCK else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is not Tensor or obj.layout != torch.strided:
+            return NotImplemented  # a parameter, for one, goes on to its data
+        tensor = obj.detach()
+        data = _bytes_of(tensor.cpu())
+        start = self._place(data)
+        return _view, (_BLOCK, start, len(data), obj.dtype, tuple(obj.shape), obj.stride(), obj.device)
+
+    def _place(self, data: Tensor) -> int:
+        key = (data.data_ptr(), len(data))
+        if key not in self._starts:
+            self._starts[key] = self.size
+            self.parts.append((self.size, data))  # kept alive, so that its address is not used again
+            self.size += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
+        return self._starts[key]
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, block: Tensor) -> None:
+        super().__init__(file)
+        self._block = block
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        return self._block
+
+
+class _BlockPlace:
+    """Stands for the block in the pickle."""
+
+
+_BLOCK = _BlockPlace()
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """Return the memory from a tensor's first to its last element as (n,) uint8, without a copy."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    extent = 1 + sum((size - 1) * stride for size, stride in steps) if tensor.numel() else 0
+    return tensor.as_strided((extent,), (1,)).view(torch.uint8)
+
+
+def _view(
+    block: Tensor,
+    start: int,
+    length: int,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    return block[start : start + length].view(dtype).as_strided(shape, stride).to(device)
+
+
+def _shared(size: int) -> Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise AmcError(
+            f"{size / 2**20:.0f} MiB of shared memory for workers cannot be had: {reason}"
+        ) from error

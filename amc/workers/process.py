@@ -1,0 +1,119 @@
+"""Workers as processes of this machine, one pipe each.
+
+Not a ``ProcessPoolExecutor``: when it loses one process, it ends them all and fails whatever they were doing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from amc.workers.payload import Payload, unpack
+from amc.workers.protocol import Answer, WorkerLost, attempt
+
+
+class ProcessBackend:
+    """Starts processes that share the payload's memory.
+
+    Args:
+        payload: a packed compressor.
+        threads: of each process.
+    """
+
+    def __init__(self, payload: Payload, threads: int) -> None:
+        self._payload = payload
+        self._threads = threads
+
+    def start(self) -> ProcessWorker:
+        """Start a process without waiting for it."""
+        return ProcessWorker(self._payload, self._threads)
+
+    def close(self) -> None:
+        """Nothing is left: the shared memory goes with the payload."""
+
+
+class ProcessWorker:
+    """One process; it ends with this one, however that ends."""
+
+    def __init__(self, payload: Payload, threads: int) -> None:
+        context = torch.multiprocessing.get_context("spawn")  # a fork would copy locks that others hold
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, payload, threads), daemon=True)
+        with _deaf_to_ctrl_c():
+            self._process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def ready(self) -> None:
+        """Wait until the compressor is rebuilt."""
+        error = self._receive()
+        if error is not None:
+            raise error
+
+    def evaluate(self, widths: Sequence[int]) -> Answer:
+        """Wait for an evaluation."""
+        try:
+            self._connection.send(tuple(widths))
+        except OSError as error:
+            raise WorkerLost(self._fate()) from error
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process and wait until it is gone."""
+        self._process.terminate()
+        self._process.join(5)
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerLost(self._fate()) from error
+
+    def _fate(self) -> str:
+        self._process.join(5)
+        return f"process {self._process.pid}, exit code {self._process.exitcode}"
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process started in here never sees Ctrl-C, which a terminal sends to the whole group."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started later, it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(connection: Connection, payload: Payload, threads: int) -> None:
+    """Evaluate what comes through the pipe until it is closed; the first message says that all is ready."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    compressor = attempt(unpack, payload)
+    failed = isinstance(compressor, Exception)
+    with suppress(EOFError, OSError):
+        connection.send(compressor if failed else None)
+        while not failed:
+            connection.send(attempt(compressor.evaluate, connection.recv()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

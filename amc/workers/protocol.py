@@ -1,0 +1,110 @@
+"""What a kind of workers provides, and how many of which kind are asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from amc.errors import AmcError
+from amc.memo import Evaluation
+
+KINDS = ("serial", "process", "ray")
+"""``serial`` is no worker at all: the compressor itself evaluates."""
+
+Answer = Evaluation | Exception
+"""What became of an evaluation; the exception is one that it raised in the worker."""
+
+
+class WorkerLost(RuntimeError):  # noqa: N818 - an event, handled by the pool
+    """A worker died, whatever it was asked; the message says how."""
+
+
+class Worker(Protocol):
+    """A process that holds the compressor; one evaluation at a time, from any one thread."""
+
+    def ready(self) -> None:
+        """Wait until the worker can evaluate.
+
+        Raises:
+            AmcError: it cannot rebuild the compressor.
+            WorkerLost: it died.
+        """
+        ...
+
+    def evaluate(self, widths: Sequence[int]) -> Answer:
+        """Wait for an evaluation.
+
+        Raises:
+            WorkerLost: the worker died; it is of no use any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the worker, in the middle of its work if need be."""
+        ...
+
+
+class Backend(Protocol):
+    """Where workers run."""
+
+    def start(self) -> Worker:
+        """Start a worker without waiting for it."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is not a worker's own; the workers are closed."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Who evaluates candidates.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        count: number of workers.
+        threads: of each worker. The last bits of a sum can depend on the number of threads: workers give the
+            bits of a compressor in this process if both compute with one thread.
+        address: of a running Ray cluster (``auto``, or ``HOST:PORT``); None starts Ray on this machine.
+    """
+
+    kind: str = "serial"
+    count: int = 2
+    threads: int = 1
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise AmcError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        for name in ("count", "threads"):
+            if getattr(self, name) < 1:
+                raise AmcError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
+        if self.address is not None and self.kind != "ray":
+            raise AmcError(f"workers.address is {self.address!r}, which only workers=ray uses")
+        if self.kind == "ray" and importlib.util.find_spec("ray") is None:
+            raise AmcError("workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'")
+
+    @property
+    def concurrency(self) -> int:
+        """How many candidates are evaluated at the same time."""
+        return 1 if self.kind == "serial" else self.count
+
+
+def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
+    """Return the result or the exception of ``work(argument)``; where it happened goes along as a note."""
+    try:
+        return work(argument)
+    except Exception as error:  # any: it is raised again in the process that asked
+        error.add_note("".join(["in a worker:\n", *traceback.format_tb(error.__traceback__)]))
+        return error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _travels(error: Exception) -> bool:
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:  # an exception class of someone else may do anything
+        return False

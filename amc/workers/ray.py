@@ -1,0 +1,153 @@
+"""Workers as Ray actors, on this machine or on the nodes of a Ray cluster.
+
+The nodes of a cluster need the same packages, this one among them. The compressor goes to the object store
+once; the actors of one node share it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from amc.errors import AmcError
+from amc.workers.payload import Payload, unpack
+from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt
+
+
+class RayBackend:
+    """Starts actors of one CPU each.
+
+    Args:
+        payload: a packed compressor.
+        settings: number of actors, threads of each, address of the cluster.
+        device: where candidates run; actors share the GPUs evenly if it is one.
+
+    Raises:
+        AmcError: no cluster at the address, or it is too small.
+    """
+
+    def __init__(self, payload: Payload, settings: WorkerSettings, device: torch.device) -> None:
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            _connect(settings)
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if cpus < settings.count:
+            self.close()
+            raise AmcError(
+                f"workers.count is {settings.count}; the Ray cluster has {cpus:g} CPUs, one for each"
+            )
+        options = {"num_cpus": 1, "num_gpus": _gpu_share(settings.count) if device.type == "cuda" else 0}
+        self._actor = ray.remote(_Actor).options(**options)
+        self._threads = settings.threads
+        self._block = ray.put(payload.block.numpy())
+        self._pickle_start = payload.pickle_start
+
+    def start(self) -> RayWorker:
+        """Start an actor without waiting for it."""
+        return RayWorker(self._actor.remote(), self._block, self._pickle_start, self._threads)
+
+    def close(self) -> None:
+        """Leave Ray, if it was entered here."""
+        if self._mine:
+            ray.shutdown()
+
+
+class RayWorker:
+    """One actor."""
+
+    def __init__(self, actor: Any, block: Any, pickle_start: int, threads: int) -> None:
+        self._actor = actor
+        self._loaded = actor.load.remote(block, pickle_start, threads)
+
+    def ready(self) -> None:
+        """Wait until the compressor is rebuilt."""
+        error = _result(self._loaded)
+        if error is not None:
+            raise error
+
+    def evaluate(self, widths: Sequence[int]) -> Answer:
+        """Wait for an evaluation."""
+        return _result(self._actor.evaluate.remote(tuple(widths)))
+
+    def close(self) -> None:
+        """End the actor."""
+        ray.kill(self._actor)
+
+
+class _Actor:
+    def load(self, block: np.ndarray, pickle_start: int, threads: int) -> Exception | None:
+        torch.set_num_threads(threads)
+        self._compressor = attempt(unpack, Payload(_read_only(block), pickle_start))
+        return self._compressor if isinstance(self._compressor, Exception) else None
+
+    def evaluate(self, widths: Sequence[int]) -> Answer:
+        return attempt(self._compressor.evaluate, widths)
+
+
+def _read_only(block: np.ndarray) -> torch.Tensor:
+    """View memory of the object store, which nobody writes to, as a tensor."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(block)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayActorError as error:
+        raise WorkerLost(str(error).strip().split("\n", 1)[0]) from error
+
+
+def _connect(settings: WorkerSettings) -> None:
+    """Join the cluster at the address or start Ray here, quietly."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"address": settings.address}
+    if settings.address is None:
+        options = {"address": "local", "num_cpus": settings.count, "include_dashboard": False}
+    elif settings.address != "auto":
+        _check_reachable(settings.address)
+    with _own_sigterm():
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise AmcError(f"Ray at workers.address={settings.address} cannot be used: {reason}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at HOST:PORT: Ray itself would go on trying for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise AmcError(
+            f"Ray at workers.address={address} cannot be reached: {error}; expected auto or HOST:PORT"
+        ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's own answer to SIGTERM, which Ray would replace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _gpu_share(count: int) -> float:
+    """Return each actor's share of the cluster's GPUs, rounded down to what Ray can express; one at most."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return min(1.0, int(1e4 * gpus / count) / 1e4)

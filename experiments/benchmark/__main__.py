@@ -1,0 +1,44 @@
+"""The command line of the benchmarks; each prints JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from amc.errors import AmcError
+from experiments.benchmark import kills, regret, search, workers
+
+BENCHMARKS = (
+    ("search", search, "cost of an episode"),
+    ("workers", workers, "evaluations per minute with worker processes"),
+    ("regret", regret, "agents against the true optimum of a small problem"),
+    ("kills", kills, "killed and resumed searches against an unbroken one"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark", description="Benchmarks of the search itself, as JSON."
+    )
+    what = top.add_subparsers(dest="what", required=True)
+    for name, module, text in BENCHMARKS:
+        sub = what.add_parser(name, help=text, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return top
+
+
+def main() -> None:
+    """Print the benchmark that is asked for as JSON."""
+    options = parser().parse_args()
+    try:
+        print(json.dumps(options.run(options), indent=2))
+    except AmcError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

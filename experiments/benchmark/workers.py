@@ -1,0 +1,120 @@
+"""What workers gain: ``python -m experiments.benchmark workers --model resnet56 --images 1000 --workers 2``.
+
+Evaluations per minute of wall clock, one after the other in this process with one thread, and by workers of
+one thread each. Both evaluate the same random widths, in rounds that alternate; every round draws new ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from amc.compressor import Compressor, CompressorSettings
+from amc.data import LabelledImages
+from amc.graph import trace
+from amc.memo import Evaluation
+from amc.models import ModelSpec, build
+from amc.workers import WorkerPool, WorkerSettings, open_pool
+
+Widths = Sequence[int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of ``workers``."""
+    parser.add_argument("--model", default="resnet56", help="any name that amc's model= takes")
+    parser.add_argument("--resolution", type=int, default=32, help="image side in pixels")
+    parser.add_argument("--images", type=int, default=1000, help="validation images per evaluation")
+    parser.add_argument("--calibration", type=int, default=500, help="calibration images")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--kind", choices=("process", "ray"), default="process")
+    parser.add_argument("--evaluations", type=int, default=12, help="per round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure; see the module's docstring."""
+    settings = WorkerSettings(options.kind, options.workers)
+    torch.set_num_threads(1)
+    compressor = _compressor(options)
+    start = time.perf_counter()
+    with closing(open_pool(compressor, settings, lambda line: print(line, file=sys.stderr))) as pool:
+        started = time.perf_counter() - start
+        rounds = _alternate(compressor, pool, options)
+    serial, parallel = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return {
+        "model": options.model,
+        "resolution": options.resolution,
+        "images": options.images,
+        "kind": options.kind,
+        "workers": options.workers,
+        "cpus": os.cpu_count(),
+        "seed": options.seed,
+        "torch": torch.__version__,
+        "rounds": len(rounds),
+        "evaluations_per_round": options.evaluations,
+        "start_seconds": started,
+        "serial_per_minute": 60 * options.evaluations / serial,
+        "workers_per_minute": 60 * options.evaluations / parallel,
+        "ratio": statistics.median(one / many for one, many in rounds),
+        "ratios": [one / many for one, many in rounds],
+    }
+
+
+def _compressor(options: argparse.Namespace) -> Compressor:
+    torch.manual_seed(options.seed)
+    shape = (3, options.resolution, options.resolution)
+    model = build(ModelSpec(options.model, 10, shape), trust_dotted_path=True).eval()
+    graph = trace(model, torch.zeros(1, *shape))
+    return Compressor(
+        model,
+        graph,
+        _random_images(options.calibration, shape),
+        _random_images(options.images, shape),
+        CompressorSettings(),
+    )
+
+
+def _random_images(count: int, shape: tuple[int, ...]) -> LabelledImages:
+    return LabelledImages(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
+
+
+def _alternate(
+    compressor: Compressor, pool: WorkerPool, options: argparse.Namespace
+) -> list[tuple[float, float]]:
+    """Return wall-clock seconds of every round, serial and with workers; a first round warms up."""
+    rng = np.random.default_rng(options.seed)
+    dense = np.array(compressor.graph.dense_widths)
+    seconds = []
+    for _ in tqdm(range(1 + options.rounds), desc="rounds", disable=None):
+        widths = rng.integers(-(-dense // 5), dense, endpoint=True, size=(options.evaluations, len(dense)))
+        many, found = _parallel(pool, widths.tolist(), options.workers)
+        one, expected = _serial(compressor, widths.tolist())
+        assert found == expected, "workers and a single process must agree to the bit"
+        seconds.append((one, many))
+    return seconds[1:]
+
+
+def _parallel(pool: WorkerPool, widths: list[Widths], workers: int) -> tuple[float, list[Evaluation]]:
+    with ThreadPoolExecutor(workers) as threads:
+        start = time.perf_counter()
+        found = list(threads.map(pool.evaluate, widths))
+        return time.perf_counter() - start, found
+
+
+def _serial(compressor: Compressor, widths: list[Widths]) -> tuple[float, list[Evaluation]]:
+    """Evaluate in this process, without the memory that the workers have just filled."""
+    start = time.perf_counter()
+    found = [compressor.judge(each, compressor.outputs(compressor.candidate(each))) for each in widths]
+    return time.perf_counter() - start, found

@@ -1,0 +1,156 @@
+"""A job: the stages of a run, or of one run for each of several budgets, with a summary at the end.
+
+With several budgets the run folder holds what does not depend on the budget: the dense network and the
+evaluations of all searches. Each budget has a run folder of its own below it, ``macs_0.30`` for example,
+which can be asked for single stages like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from amc.cost import macs_cost
+from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from amc.report import write_budgets_html
+from amc.strategy import Strategy
+from experiments.budgets import folder_name, listed_budgets, own_overrides
+from experiments.episodes import read_episodes
+from experiments.fronts import fronts, strategy_at, write_strategies
+from experiments.provenance import provenance
+from experiments.remembered import remembering
+from experiments.run import DENSE, Run
+from experiments.stages import WITHOUT_BUDGET, run_stages
+from experiments.stages.report import aligned, dense_return
+
+VERSION = 1
+
+
+def run_job(run: Run, overrides: Sequence[str]) -> None:
+    """Run the configured stages; where several budgets are listed, for each of them."""
+    budgets, names = listed_budgets(run.config.budget), run.config.stages
+    if not budgets:
+        run_stages(run, names)
+        return
+    if common := [name for name in names if name in WITHOUT_BUDGET]:
+        run_stages(run, common)
+    if len(common) == len(names):
+        return
+    parts: list[Run] = []
+    try:
+        for kind, ratio in budgets:
+            parts.append(run.for_budget(kind, ratio, run.folder / folder_name(kind, ratio)))
+            print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
+            with _remembering(parts[-1], own_overrides(kind, ratio, overrides)):
+                run_stages(parts[-1], parts[-1].config.stages)
+    finally:
+        run.release()
+    summarise(run, parts)
+
+
+@contextmanager
+def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
+    """Give a part what makes its folder that of a run: the dense network, configuration and overrides."""
+    _ = part.dense
+    atomic_write_bytes(part.folder / DENSE, (part.top.folder / DENSE).read_bytes())
+    overrides = [*overrides, f"stages=[{','.join(part.config.stages)}]"]
+    hydra = part.folder / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
+    atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
+    with remembering(part.folder, overrides):
+        yield
+
+
+def summarise(run: Run, parts: Sequence[Run]) -> None:
+    """Write ``budgets.json``, ``budgets.html`` and strategies of the joint front; print a table."""
+    atomic_write_json(run.folder / "provenance.json", provenance(run))
+    if not (found := {part.folder.name: part for part in parts if (part.folder / "strategy.json").exists()}):
+        return
+    points = [
+        {"folder": name, **point}
+        for name, part in found.items()
+        if (log := part.folder / "search.jsonl").exists()
+        for point in read_episodes(log)
+    ]
+    joint = fronts(points)
+    write_strategies(run.folder, joint, lambda point: strategy_at(found[point["folder"]], point))
+    about = {"model": run.spec.name, "data": run.splits.name, "seed": run.config.seed}
+    budgets, dense = [row(part) for part in found.values()], _dense(next(iter(found.values())))
+    summary = {"version": VERSION, **about, "dense": dense, "budgets": budgets, "pareto": joint}
+    atomic_write_json(run.folder / "budgets.json", summary)
+    places = [(point["folder"], point["widths"]) for point in points]
+    kept = [(budget["folder"], budget["widths"]) for budget in budgets]
+    write_budgets_html(
+        run.folder / "budgets.html",
+        {**about, "provenance": provenance(run)},
+        table(summary),
+        points,
+        joint,
+        dense=dense["search"],
+        chosen=[points[places.index(place)] for place in kept if place in places],
+    )
+    print(aligned(table(summary)))
+    print(f"everything is in {run.folder}")
+
+
+def row(part: Run) -> dict[str, Any]:
+    """Return what became of one budget; what no stage has measured is left out."""
+    widths = part.widths_of(Strategy.load(part.folder / "strategy.json"))
+    dense, macs = part.graph.dense_widths, macs_cost(part.graph)
+    facts: dict[str, Any] = {
+        "kind": part.budget.kind,
+        "ratio": part.budget.ratio,
+        "folder": part.folder.name,
+        "macs": macs(widths),
+        "params": part.params(widths),
+        "macs_ratio": macs(widths) / macs(dense),
+        "params_ratio": part.params(widths) / part.params(dense),
+        "widths": list(widths),
+    }
+    if (search := part.recorded("search")) is not None:
+        facts["top1_search"] = search["best_top1"]
+    for name, network in (part.recorded("evaluate") or {}).items():
+        if name in ("pruned", "finetuned"):
+            facts[f"top1_{name}"] = network["top1"]
+    runtimes = (part.recorded("benchmark") or {}).get("runtimes", [])
+    facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
+    return facts
+
+
+def _dense(part: Run) -> dict[str, Any]:
+    """Return the dense network's cost and, where a stage of ``part`` has judged it, its scores."""
+    widths = part.graph.dense_widths
+    facts: dict[str, Any] = {"macs": macs_cost(part.graph)(widths), "params": part.params(widths)}
+    if (evaluated := part.recorded("evaluate")) is not None:
+        facts["top1"] = evaluated["dense"]["top1"]
+    search = {"top1": (part.recorded("search") or {}).get("dense_top1"), "return": dense_return(part)}
+    return {**facts, "search": {name: value for name, value in search.items() if value is not None}}
+
+
+def table(summary: dict[str, Any]) -> list[list[str]]:
+    """Return the table of all budgets, its head first.
+
+    Top-1 is in percent, "search" on search_val, the rest on test; columns of runtimes are speed-ups.
+    """
+    dense, budgets = summary["dense"], summary["budgets"]
+    runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
+    head = ["", "MACs M", "params M", "search", "pruned", "fine-tuned"]
+    top1 = [dense["search"].get("top1"), dense.get("top1"), None]
+    rows = [[*head, *runtimes], ["dense", *_cost(dense), *map(_percent, top1), *[""] * len(runtimes)]]
+    for budget in budgets:
+        top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
+        speedup = [f"{budget['speedup'][r]:.2f}x" if r in budget["speedup"] else "" for r in runtimes]
+        rows.append([budget["folder"], *_cost(budget), *map(_percent, top1), *speedup])
+    return rows
+
+
+def _cost(network: dict[str, Any]) -> list[str]:
+    return [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,60 @@
+"""TD3 and SAC through the command, and which episodes a run folder takes for its best."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from agents import Episode
+from experiments.episodes import EpisodeWriter
+from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
+from tests.fakes import FakeNetwork
+
+SEARCH = (*TINY, "run_dir=run", "stages=[train,search]")
+
+
+@pytest.mark.parametrize("agent", ["td3", "sac"])
+def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: Path, agent: str) -> None:
+    one, other, greedy = (workspace(tmp_path / name) for name in ("one", "other", "greedy"))
+    for cwd in (one, other):
+        outcome = done(*SEARCH, f"agent={agent}", cwd=cwd)
+        assert f"search: {agent} found" in outcome.out
+    done(*SEARCH, "agent=greedy", cwd=greedy)
+    episodes = timeless(one / "run/search.jsonl")
+    assert [line["phase"] for line in episodes] == ["warmup", "warmup", "search", "search"]
+    assert episodes[0]["widths"] == read_lines(greedy / "run/search.jsonl")[0]["widths"]
+    assert episodes == timeless(other / "run/search.jsonl")
+    assert zipfile.is_zipfile(one / "run/agent.zip")
+    assert read_json(one / "run/strategy.json")["provenance"]["agent"] == agent
+
+
+@pytest.mark.parametrize(
+    ("agent", "setting", "told"),
+    [
+        ("td3", "policy_delay=0", "agent.policy_delay is 0; expected at least 1"),
+        ("sac", "entropy_weight=0", "agent.entropy_weight is 0.0; expected a positive number"),
+        ("sac", "target_entropy=2", "agent.target_entropy is 2.0; expected less than 0.69"),
+        ("sac", "sigma=0.3", "sigma"),  # its own policy explores
+    ],
+)
+def test_impossible_settings_are_refused_before_any_work(
+    tmp_path: Path, agent: str, setting: str, told: str
+) -> None:
+    cwd = workspace(tmp_path)
+    refused(amc(*SEARCH, f"agent={agent}", f"agent.{setting}", cwd=cwd), told)
+    assert not (cwd / "run/dense.safetensors").exists()
+
+
+def test_a_relaxed_episode_is_written_but_never_the_best(tmp_path: Path) -> None:
+    network = FakeNetwork((40, 40), (0.9, 0.5))
+    evaluations = [network.evaluate(widths) for widths in ((36, 20), (20, 20), (28, 20))]
+    best = []
+    with EpisodeWriter(tmp_path / "search.jsonl") as writer:
+        for index, evaluation in enumerate(evaluations):
+            phase = "search" if index else "relaxed"
+            episode = Episode(index, phase, (0.5, 0.5), (0.5, 0.5), -evaluation.loss, {})
+            best.append((writer.write(episode, evaluation), writer.best_evaluation))
+    assert best == [(False, None), (True, evaluations[1]), (True, evaluations[2])]
+    phases = [line["phase"] for line in read_lines(tmp_path / "search.jsonl")]
+    assert phases == ["relaxed", "search", "search"]
+    assert writer.best_value == -evaluations[2].loss < -evaluations[0].loss

@@ -1,0 +1,167 @@
+"""``agent=tpe`` and ``agent=netadapt`` as a user runs them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from amc import Strategy
+from tests.experiments.helpers import (
+    TINY,
+    amc,
+    artifacts,
+    done,
+    read_json,
+    read_lines,
+    refused,
+    timeless,
+    workspace,
+)
+
+FINE = "budget.round_to=1"
+INTERRUPTED = """
+from pathlib import Path
+
+calls = 0
+
+def score(evaluation):
+    global calls
+    calls += 1
+    if calls == 3 and Path("interrupt").exists():
+        raise KeyboardInterrupt
+    return evaluation.agreement
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current directory with a trained run; its tests work on copies."""
+    cwd = workspace(tmp_path_factory.mktemp("trained"))
+    (cwd / "myreward.py").write_text(INTERRUPTED)
+    done(*TINY, "run_dir=run", "stages=[train]", cwd=cwd)
+    return cwd
+
+
+@pytest.fixture
+def cwd(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "cwd")
+
+
+class WithoutOptuna:
+    """Finds every module but one."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "optuna":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+@pytest.fixture
+def without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "optuna", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [WithoutOptuna(), *sys.meta_path])
+
+
+def search(cwd: Path, *overrides: str) -> Path:
+    done("run_dir=run", "stages=[search]", "agent.episodes=12", FINE, *overrides, cwd=cwd)
+    return cwd / "run"
+
+
+@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
+@pytest.mark.parametrize("more", [(), ("compressor.order=l1", "agent.guide=none"), ("agent.guide=uniform",)])
+def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str, more: tuple[str, ...]) -> None:
+    run = search(cwd, f"agent={agent}", "reward=agreement", *more)
+    episodes = read_lines(run / "search.jsonl")
+    facts = read_json(run / "stages/search.json")
+    assert facts["agent"] == agent
+    assert facts["episodes"] == len(episodes) <= 12
+    within = [line for line in episodes if line["phase"] != "relaxed"]
+    best = max(within, key=lambda line: line["return"])
+    assert all(line["macs_ratio"] <= 0.5 for line in within)
+    assert list(Strategy.load(run / "strategy.json").widths) == best["widths"]
+    assert facts["best_return"] == best["return"]
+
+
+@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
+def test_the_stages_after_the_search_follow(cwd: Path, agent: str) -> None:
+    run = search(cwd, f"agent={agent}", "stages=[search,prune,finetune,report]")
+    report = read_json(run / "report.json")
+    assert report["search"]["agent"] == agent
+    assert report["macs_ratio"] <= 0.5
+    assert not (run / "agent.zip").exists()
+
+
+@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
+def test_one_seed_one_result(cwd: Path, tmp_path: Path, agent: str) -> None:
+    again = shutil.copytree(cwd, tmp_path / "again")
+    one, other = (search(folder, f"agent={agent}", "seed=0") for folder in (cwd, again))
+    assert timeless(one / "search.jsonl") == timeless(other / "search.jsonl")
+    assert (one / "strategy.json").read_bytes() == (other / "strategy.json").read_bytes()
+
+
+def test_netadapt_comes_down_from_the_dense_network(cwd: Path) -> None:
+    episodes = read_lines(search(cwd, "agent=netadapt", "agent.candidates=1") / "search.jsonl")
+    phases = [line["phase"] for line in episodes]
+    assert phases[0] == phases[-1] == "search"  # the guide, and the last step
+    relaxed = [line for line in episodes if line["phase"] == "relaxed"]
+    assert relaxed[0]["macs_ratio"] > 0.75
+    ratios = [line["macs_ratio"] for line in relaxed]
+    assert ratios == sorted(ratios, reverse=True)
+
+
+def test_netadapt_searches_parameters_too(cwd: Path) -> None:
+    run = search(cwd, "agent=netadapt", "budget=params", "budget.params_ratio=0.4")
+    assert read_json(run / "strategy.json")["params_ratio"] <= 0.4
+
+
+def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
+    cwd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("agent=netadapt", "agent.guide=none", "reward=myreward.score")
+    whole = shutil.copytree(cwd, tmp_path / "whole")
+    for folder in (cwd, whole):
+        monkeypatch.syspath_prepend(folder)
+    unbroken = search(whole, *arguments)
+    (cwd / "interrupt").touch()
+    stopped = amc("run_dir=run", "stages=[search]", "agent.episodes=12", FINE, *arguments, cwd=cwd)
+    refused(stopped, "no episode within the budget", "goes on", status=130)
+    assert not (cwd / "run/strategy.json").exists()
+    (cwd / "interrupt").unlink()
+    resumed = search(cwd, *arguments)
+    assert timeless(resumed / "search.jsonl") == timeless(unbroken / "search.jsonl")
+    assert (resumed / "strategy.json").read_bytes() == (unbroken / "strategy.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["agent=netadapt", "reward=accuracy_macs"], ["netadapt", "accuracy_macs", "reward=accuracy"]),
+        (["agent=netadapt", "compressor.racing_risk=0.05"], ["netadapt", "racing_risk is 0.05"]),
+        (["agent=netadapt", "agent.steps=13"], ["agent.steps=13", "agent.episodes is 12"]),
+        (["agent=netadapt", "agent.steps=4", "agent.candidates=4"], ["agent.candidates=4", "16"]),
+        (["agent=netadapt", "agent.candidates=-1"], ["agent.candidates is -1"]),
+        (["agent=netadapt", "compressor.order=l1"], ["compressor.order is 'l1'", "obs"]),
+        (["agent=tpe", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
+    ],
+)
+def test_what_does_not_go_together_is_told_in_one_line(
+    cwd: Path, overrides: list[str], parts: list[str]
+) -> None:
+    before = artifacts(cwd / "run")
+    refused(amc("run_dir=run", "stages=[search]", "agent.episodes=12", *overrides, cwd=cwd), *parts)
+    assert artifacts(cwd / "run") == before
+
+
+@pytest.mark.usefixtures("without_optuna")
+def test_a_missing_optuna_is_told_before_the_training(tmp_path: Path) -> None:
+    arguments = (*TINY, "agent=tpe", "run_dir=run")
+    refused(amc(*arguments, cwd=workspace(tmp_path)), "agent=tpe", "pip install 'amc-search[tpe]'")
+    assert not (tmp_path / "run/dense.safetensors").exists()
+
+
+@pytest.mark.usefixtures("without_optuna")
+def test_without_optuna_the_other_stages_of_such_a_run_go_on(cwd: Path) -> None:
+    done("run_dir=run", "stages=[train,evaluate]", "agent=tpe", cwd=cwd)
+    assert read_json(cwd / "run/stages/evaluate.json")["dense"]
