@@ -52,7 +52,7 @@ class OffPolicySettings:
         gamma: discount.
         batch_size: transitions a gradient step.
         replay_size: transitions kept.
-        baseline_alpha: see ``EpisodeReplayBuffer``.
+        baseline_alpha, standardise: see ``EpisodeReplayBuffer``.
         store_executed: see ``EpisodeReplayBuffer``.
         updates_per_step: gradient steps per environment step, taken after the episode.
         guide: an allocation to start from, one action a step; empty for none (AMC).
@@ -67,6 +67,7 @@ class OffPolicySettings:
     batch_size: int = 64
     replay_size: int = 2000
     baseline_alpha: float = 0.5
+    standardise: bool = False
     store_executed: bool = True
     updates_per_step: int = 1
     guide: tuple[float, ...] = ()
@@ -131,7 +132,8 @@ def build(
     several = len(envs) > 1
     warmup_batches = len(list(batches(settings.warmup_episodes, len(envs))))
     networks = {"net_arch": list(settings.hidden), "activation_fn": torch.nn.ReLU}
-    replay = {"store_executed": settings.store_executed, "baseline_alpha": settings.baseline_alpha}
+    shaping = ("store_executed", "baseline_alpha", "standardise")
+    replay = {name: getattr(settings, name) for name in shaping}
     model = kind(
         policy,
         ThreadedVecEnv(envs) if several else envs[0],

@@ -23,14 +23,22 @@ class EpisodeReplayBuffer(ReplayBuffer):
     Args:
         store_executed: see above.
         baseline_alpha: weight of the newest batch in the moving average; 0 switches the baseline off.
+        standardise: whether sampled rewards are returns less the mean of all stored ones, in units of their
+            standard deviation, instead: returns that differ by thousandths would drown in a fresh critic.
     """
 
     def __init__(
-        self, *args: Any, store_executed: bool = True, baseline_alpha: float = 0.5, **kwargs: Any
+        self,
+        *args: Any,
+        store_executed: bool = True,
+        baseline_alpha: float = 0.5,
+        standardise: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._store_executed = store_executed
         self._alpha = baseline_alpha
+        self._standardise = standardise
         self.baseline: float | None = None
         self._episode: list[tuple[Any, ...]] = []
 
@@ -58,8 +66,12 @@ class EpisodeReplayBuffer(ReplayBuffer):
             self._episode = []
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """Sample transitions whose rewards have the baseline subtracted."""
+        """Sample transitions whose rewards have the baseline subtracted, or are standardised."""
         batch = super().sample(batch_size, env)
+        if self._standardise:
+            stored = self.rewards[: self.buffer_size if self.full else self.pos]
+            spread = max(float(stored.std()), 1e-8)
+            return batch._replace(rewards=(batch.rewards - float(stored.mean())) / spread)
         if self._alpha == 0:
             return batch
         mean = float(batch.rewards.mean())

@@ -200,9 +200,16 @@ class Compressor:
         self._sequence(model, self.plan.keeps(self.kept(widths)), ridge=self.settings.ridge)
         return self._shell.load_network(model)
 
-    def folded(self, widths: Sequence[int]) -> nn.Module:
-        """Return the candidate with looked-up weights, batch norm folded; valid until the next one."""
-        return self._shell.load(self._tensors(widths))
+    def folded(self, widths: Sequence[int], precision: str | None = None) -> nn.Module:
+        """Return the candidate with looked-up weights, batch norm folded; valid until the next one.
+
+        Args:
+            precision: another one than that of the search.
+        """
+        shell = self._shell
+        if precision not in (None, self.settings.precision):
+            shell = Shell(self._model, self.graph, self._device, PRECISIONS[precision])
+        return shell.load(self._tensors(widths))
 
     def sequential_refit(
         self, images: Tensor, progress: Callable[[int], Any] | None = None

@@ -134,6 +134,7 @@ class OffPolicyConfig(AgentConfig):
     batch_size: int = 64
     replay_size: int = 2000
     baseline_alpha: float = 0.5
+    standardise: bool = False
     store_executed: bool = True
     updates_per_step: int = 1
 

@@ -1,7 +1,8 @@
 """Workers as Ray actors, on this machine or on the nodes of a Ray cluster.
 
 The nodes of a cluster need the same packages, this one among them. The compressor goes to the object store
-once; the actors of one node share it.
+once; the actors of one node share it. A cluster that asks for a token gets it the way Ray has it: from the
+environment variables ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
 """
 
 from __future__ import annotations

@@ -97,3 +97,19 @@ def test_the_baseline_is_the_moving_average_of_batch_means():
     raw = batch.rewards + buffer.baseline
     assert buffer.baseline == pytest.approx(first + 0.5 * (raw.mean().item() - first))
     assert set(raw.flatten().round(decimals=4).tolist()) <= {-1.0, 3.0}
+
+
+def test_standardised_rewards_have_mean_0_and_deviation_1_over_all_that_is_stored():
+    buffer = make_buffer(standardise=True)
+    returns = [-0.300, -0.301, -0.303, -0.310]
+    for value in returns:
+        add_episodes(buffer, [[0.5, 0.5]], [value])
+    expected = sorted((value - np.mean(returns)) / np.std(returns) for value in returns)
+    assert buffer.sample(500).rewards.unique().tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_equal_returns_are_standardised_to_nothing():
+    buffer = make_buffer(standardise=True)
+    for _ in range(3):
+        add_episodes(buffer, [[0.5, 0.5]], [-0.25])
+    assert buffer.sample(50).rewards.abs().max() < 1
