@@ -30,7 +30,7 @@ class DDPGSettings(OffPolicySettings):
     Attributes:
         sigma, sigma_decay: exploration in units of the action, and its factor per episode after warm-up.
         explore_share: share of steps whose action is perturbed; 1 for every step (AMC).
-        follow_best: whether a guided actor's allocation moves to the best episode so far.
+        follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
     """
 
     sigma: float = 0.5

@@ -12,6 +12,7 @@ import torch
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.callbacks import EpisodeCallback
+from agents.policy import StepFeatures
 from agents.protocol import Episode, OnEpisode, SearchResult, batches
 from agents.replay import EpisodeReplayBuffer
 from agents.vectorized import ThreadedVecEnv
@@ -56,6 +57,7 @@ class OffPolicySettings:
         store_executed: see ``EpisodeReplayBuffer``.
         updates_per_step: gradient steps per environment step, taken after the episode.
         guide: an allocation to start from, one action a step; empty for none (AMC).
+        step_features: whether actor and critic are told which step it is beside the observation.
     """
 
     warmup_episodes: int = 100
@@ -71,6 +73,7 @@ class OffPolicySettings:
     store_executed: bool = True
     updates_per_step: int = 1
     guide: tuple[float, ...] = ()
+    step_features: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no search can use.
@@ -131,7 +134,10 @@ def build(
     """
     several = len(envs) > 1
     warmup_batches = len(list(batches(settings.warmup_episodes, len(envs))))
-    networks = {"net_arch": list(settings.hidden), "activation_fn": torch.nn.ReLU}
+    networks: dict[str, Any] = {"net_arch": list(settings.hidden), "activation_fn": torch.nn.ReLU}
+    if settings.step_features:
+        networks["features_extractor_class"] = StepFeatures
+        networks["features_extractor_kwargs"] = {"steps": episode_length}
     shaping = ("store_executed", "baseline_alpha", "standardise")
     replay = {name: getattr(settings, name) for name in shaping}
     model = kind(

@@ -6,11 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor
 
 from agents.noise import truncated_normal
+
+
+class StepFeatures(BaseFeaturesExtractor):
+    """Features followed by which step it is, as one of ``steps``: neighbours must not have to be alike.
+
+    The step is read off the observation's first feature, which rises evenly from 0 to 1 over an episode.
+    """
+
+    def __init__(self, observation_space: spaces.Box, steps: int) -> None:
+        super().__init__(observation_space, int(observation_space.shape[0]) + steps)
+        self._steps = steps
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return (batch, features + steps)."""
+        place = (observations[:, 0] * (self._steps - 1)).round().long()
+        return torch.cat([observations, F.one_hot(place, self._steps).to(observations.dtype)], dim=1)
 
 
 class GuidedActor(Actor):
@@ -20,17 +38,12 @@ class GuidedActor(Actor):
     """
 
     def start_from(self, actions: Tensor) -> None:
-        """Make the untrained actor give ``actions`` (steps,), in [0, 1]."""
-        self.register_buffer("offset", torch.empty(0))
-        self.move(actions)
+        """Make the actor give ``actions`` (steps,), in [0, 1]; what it had learned to add is forgotten."""
+        self.register_buffer("offset", torch.atanh((2.0 * actions - 1.0).clamp(-0.995, 0.995)))
         last = self.mu[-2]
         assert isinstance(last, torch.nn.Linear)
         torch.nn.init.zeros_(last.weight)
         torch.nn.init.zeros_(last.bias)
-
-    def move(self, actions: Tensor) -> None:
-        """Put the allocation that the network adds to at ``actions`` (steps,), in [0, 1]."""
-        self.offset = torch.atanh((2.0 * actions - 1.0).clamp(-0.995, 0.995))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the action (batch, 1) in [-1, 1]."""
@@ -60,10 +73,10 @@ class TruncatedNormalPolicy(TD3Policy):
         super().__init__(*args, **kwargs)
 
     def move_guide(self, actions: Sequence[float]) -> None:
-        """Let the actor start from another allocation; what it has learned to add stays."""
+        """Let the actor start from another allocation."""
         for actor in (self.actor, self.actor_target):
             if isinstance(actor, GuidedActor):
-                actor.move(torch.tensor(actions, dtype=torch.float32))
+                actor.start_from(torch.tensor(actions, dtype=torch.float32))
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """Build an actor, around the guide if there is one."""

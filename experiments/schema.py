@@ -135,6 +135,7 @@ class OffPolicyConfig(AgentConfig):
     replay_size: int = 2000
     baseline_alpha: float = 0.5
     standardise: bool = False
+    step_features: bool = False
     store_executed: bool = True
     updates_per_step: int = 1
 

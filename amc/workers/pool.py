@@ -74,7 +74,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._pending: dict[tuple[int, ...], Future[Evaluation]] = {}
         self._workers: set[Worker] = set()
-        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()  # None: one to be started
+        # None is one to be started. Last in, first out: after a loss the next to be taken is a new one.
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._closed = False
         try:
             self._start(count)
