@@ -29,7 +29,8 @@ class DDPGSettings(OffPolicySettings):
 
     Attributes:
         sigma, sigma_decay: exploration in units of the action, and its factor per episode after warm-up.
-        explore_share: share of steps whose action is perturbed; 1 for every step (AMC).
+        explore_share: share of steps whose action is perturbed, two an episode at least on average; 1 for
+            every step (AMC).
         follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
     """
 
@@ -51,14 +52,18 @@ class AMCDDPG(GuidedExploration, DDPG):
     """DDPG with AMC's updates and exploration."""
 
 
-def policy_options(settings: DDPGSettings) -> dict[str, Any]:
-    """Return the arguments of ``TruncatedNormalPolicy``."""
-    return {"guide": settings.guide, "explore_share": settings.explore_share}
+def policy_options(settings: DDPGSettings, episode_length: int) -> dict[str, Any]:
+    """Return the arguments of ``TruncatedNormalPolicy``.
+
+    Of a short episode so small a share of the steps would often be none: the same network again.
+    """
+    share = max(settings.explore_share, min(1.0, 2 / episode_length))
+    return {"guide": settings.guide, "explore_share": share}
 
 
 def build_ddpg(envs: Sequence[gym.Env], settings: DDPGSettings, seed: int, episode_length: int) -> AMCDDPG:
     """Assemble the agent; see ``agents.offpolicy.build``."""
-    options = policy_options(settings)
+    options = policy_options(settings, episode_length)
     return build(AMCDDPG, TruncatedNormalPolicy, envs, settings, seed, episode_length, options)
 
 

@@ -45,7 +45,7 @@ def build_td3(envs: Sequence[gym.Env], settings: TD3Settings, seed: int, episode
         settings,
         seed,
         episode_length,
-        policy_options(settings),
+        policy_options(settings, episode_length),
         policy_delay=settings.policy_delay,
         # The network's actions lie in [-1, 1], twice as wide as the environment's [0, 1].
         target_policy_noise=2.0 * settings.target_sigma,

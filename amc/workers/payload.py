@@ -140,7 +140,9 @@ def _view(
     stride: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    return block[start : start + length].view(dtype).as_strided(shape, stride).to(device)
+    # Through NumPy, for a storage of its own: a deep copy of a tensor copies all of its storage.
+    own = torch.from_numpy(block.numpy()[start : start + length])
+    return own.view(dtype).as_strided(shape, stride).to(device)
 
 
 def _shared(size: int) -> Tensor:

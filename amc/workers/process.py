@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from amc.workers.payload import Payload, unpack
-from amc.workers.protocol import Answer, WorkerLost, attempt
+from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
 
 
 class ProcessBackend:
@@ -103,7 +103,7 @@ def _serve(connection: Connection, payload: Payload, threads: int) -> None:
     """Evaluate what comes through the pipe until it is closed; the first message says that all is ready."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    set_up(threads)
     compressor = attempt(unpack, payload)
     failed = isinstance(compressor, Exception)
     with suppress(EOFError, OSError):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import torch
 
 from amc.errors import AmcError
 from amc.memo import Evaluation
 
 KINDS = ("serial", "process", "ray")
 """``serial`` is no worker at all: the compressor itself evaluates."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``."""
 
 Answer = Evaluation | Exception
 """What became of an evaluation; the exception is one that it raised in the worker."""
@@ -92,6 +100,20 @@ class WorkerSettings:
     def concurrency(self) -> int:
         """How many candidates are evaluated at the same time."""
         return 1 if self.kind == "serial" else self.count
+
+
+def set_up(threads: int) -> None:
+    """Set a fresh worker's threads, and have it keep freed memory for the next layer.
+
+    glibc gives large freed blocks back to the system, unless it has learned not to: the process that
+    calibrated has, a worker would get its memory anew, page by page, for every layer of every candidate.
+    """
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library than glibc
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that is allowed
+            mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def attempt(work: Callable[[Any], Any], argument: Any) -> Any:

@@ -23,7 +23,7 @@ import torch
 
 from amc.errors import AmcError
 from amc.workers.payload import Payload, unpack
-from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt
+from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt, set_up
 
 
 class RayBackend:
@@ -88,7 +88,7 @@ class RayWorker:
 
 class _Actor:
     def load(self, block: np.ndarray, pickle_start: int, threads: int) -> Exception | None:
-        torch.set_num_threads(threads)
+        set_up(threads)
         self._compressor = attempt(unpack, Payload(_read_only(block), pickle_start))
         return self._compressor if isinstance(self._compressor, Exception) else None
 

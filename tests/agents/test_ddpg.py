@@ -93,11 +93,14 @@ def test_a_guided_agent_starts_at_its_guide_and_explores_around_it():
         assert np.abs(np.array(episode.requested) - GUIDED.guide).max() < 0.3
 
 
-def test_a_share_of_the_steps_explores():
-    settings = replace(GUIDED, explore_share=0.1, warmup_episodes=50)
-    _, seen = search(settings, episodes=50, ratio=1.0)
-    moved = [abs(a - b) > 1e-4 for e in seen[1:] for a, b in zip(e.requested, GUIDED.guide, strict=True)]
-    assert 0.03 < np.mean(moved) < 0.2
+@pytest.mark.parametrize(("steps", "share", "expected"), [(20, 0.3, 0.3), (20, 0.01, 0.1), (4, 0.01, 0.5)])
+def test_a_share_of_the_steps_explores_two_an_episode_at_least(steps, share, expected):
+    settings = replace(GUIDED, guide=(0.6,) * steps, explore_share=share, warmup_episodes=50)
+    env, _, _, _ = fake_problem((0.5,) * steps, ratio=1.0)
+    seen = []
+    ddpg_search([env], 30, 0, seen.append, settings=settings, episode_length=steps)
+    moved = [abs(action - 0.6) > 1e-4 for episode in seen[1:] for action in episode.requested]
+    assert np.mean(moved) == pytest.approx(expected, rel=0.35)
 
 
 def test_a_moved_guide_moves_the_actor():
@@ -109,6 +112,29 @@ def test_a_moved_guide_moves_the_actor():
     assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.2], abs=1e-5)
     observation = env.step(np.array([0.2]))[0]
     assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.6], abs=1e-5)
+
+
+def test_a_moved_guide_makes_the_actor_forget_what_it_added():
+    env, _, _, _ = fake_problem()
+    model = build_ddpg([env], GUIDED, seed=0, episode_length=4)
+    with torch.no_grad():
+        model.policy.actor.mu[-2].bias += 1.0
+    observation, _ = env.reset()
+    assert model.predict(observation, deterministic=True)[0] > 0.9
+    model.policy.move_guide(GUIDED.guide)
+    assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.8], abs=1e-5)
+
+
+def test_step_features_tell_actor_and_critic_the_step():
+    env, _, _, _ = fake_problem()
+    model = build_ddpg([env], replace(GUIDED, step_features=True), seed=0, episode_length=4)
+    observation, _ = env.reset()
+    for step in range(4):
+        for network in (model.policy.actor, model.policy.critic):
+            features = network.features_extractor(torch.from_numpy(observation)[None])[0]
+            assert features[: len(observation)].tolist() == observation.tolist()
+            assert features[len(observation) :].tolist() == [float(place == step) for place in range(4)]
+        observation = env.step(np.array([0.5]))[0]
 
 
 def test_following_the_best_changes_the_search_once_a_better_episode_is_found():

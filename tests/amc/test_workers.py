@@ -1,3 +1,4 @@
+import copy
 import multiprocessing
 import os
 import signal
@@ -190,6 +191,12 @@ def test_equal_memory_is_packed_once_and_of_a_slice_only_the_slice():
     large = torch.zeros(100_000)
     assert len(pack([large, large.detach(), large.view(100, 1000)]).block) < 4 * 100_000 + 4096
     assert len(pack(large[:10]).block) < 4096
+
+
+def test_a_deep_copy_of_a_tensor_copies_no_other():
+    small, _ = unpack(pack([torch.arange(10), torch.zeros(100_000)]))
+    assert small.untyped_storage().nbytes() == 80
+    assert torch.equal(copy.deepcopy(small), torch.arange(10))
 
 
 def test_a_compressor_gives_the_same_bits_after_a_journey(trained, data):

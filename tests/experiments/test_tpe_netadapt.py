@@ -121,9 +121,10 @@ def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
 ) -> None:
     arguments = ("agent=netadapt", "agent.guide=none", "reward=myreward.score")
     whole = shutil.copytree(cwd, tmp_path / "whole")
-    for folder in (cwd, whole):
-        monkeypatch.syspath_prepend(folder)
-    unbroken = search(whole, *arguments)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(whole)
+        unbroken = search(whole, *arguments)
+    monkeypatch.syspath_prepend(cwd)
     (cwd / "interrupt").touch()
     stopped = amc("run_dir=run", "stages=[search]", "agent.episodes=12", FINE, *arguments, cwd=cwd)
     refused(stopped, "no episode within the budget", "goes on", status=130)

@@ -1,0 +1,65 @@
+"""The benchmarks: their JSON holds what it says, on jobs small enough to run here."""
+
+import argparse
+import json
+import sys
+
+import pytest
+
+from experiments.benchmark.__main__ import main, parser
+
+
+def measured(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_episode_is_split_into_its_parts_beside_the_pure_forward(capsys, monkeypatch):
+    found = measured(
+        capsys, monkeypatch, "search", "--model", "resnet20", "--resolution", "16", "--images", "32",
+        "--calibration", "16", "--episodes", "4", "--reference", "--reference-episodes", "1",
+    )  # fmt: skip
+    assert found["episodes"] == 3  # the first one warms up
+    assert set(found["split"]) == {"build", "forward", "scoring", "agent_and_rest"}
+    assert 0 < found["pure_forward_cpu_seconds"] < found["cpu_seconds_per_episode"]
+    assert found["ratio_quartiles"][0] <= found["ratio_to_pure_forward"] <= found["ratio_quartiles"][1]
+    assert found["reference"]["cpu_seconds_per_episode"] == pytest.approx(
+        sum(found["reference"]["split"].values())
+    )
+    assert found["peak_memory_mib"] > 50
+
+
+def test_bad_input_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "search", "--model", "no_such_net"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["search", "workers", "regret", "kills"])
+def test_every_benchmark_explains_itself(what):
+    options = parser().parse_args([what])
+    assert isinstance(options, argparse.Namespace)
+    assert callable(options.run)
+
+
+@pytest.mark.slow
+def test_regret_is_never_negative_and_zero_where_the_optimum_is_found(capsys, monkeypatch):
+    found = measured(
+        capsys, monkeypatch, "regret", "--agents", "greedy", "random", "ddpg+explore_share=0.3",
+        "--seeds", "2", "--episodes", "10", "--train-epochs", "1",
+    )  # fmt: skip
+    assert found["policies"] > 100
+    for agent in found["agents"].values():
+        assert agent["regret"] >= 0
+        assert (agent["regret"] == 0) == (agent["optimum_found"] == agent["searches"])
+    assert found["agents"]["random"]["different_networks"] > 5
+
+
+@pytest.mark.slow
+def test_killed_jobs_end_identical(capsys, monkeypatch):
+    found = measured(capsys, monkeypatch, "kills", "--kills", "2", "train.epochs=1", "agent.episodes=15")
+    assert found["identical"] == found["kills"]
+    assert {"strategy.json", "search.jsonl", "model.safetensors", "agent.zip"} <= set(found["compared"])
