@@ -11,7 +11,9 @@ An agent is named as on the command line of ``amc``, settings after a plus sign:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +55,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; see the module's docstring."""
     with tempfile.TemporaryDirectory() as folder:
         job = _job(Path(folder), options)
-        run_stage(job, "train")
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
+            run_stage(job, "train")
         problem = _Problem(job)
         returns = np.sort(problem.all_returns())
         agents = {name: _regrets(name, problem, returns, options) for name in options.agents}
@@ -61,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         job.release()
     return {
         "policies": len(returns),
-        "best_return": returns[-1],
+        "best_return": float(returns[-1]),
         "median_return": float(np.median(returns)),
         "episodes": options.episodes,
         "seeds": options.seeds,
@@ -150,7 +153,7 @@ def _regrets(
         "regret": regret.value,
         "regret_interval": [regret.low, regret.high],
         "share_of_policies_that_are_better": float(np.mean(better)),
-        "optimum_found": sum(value == returns[-1] for value in found),
+        "optimum_found": sum(value == float(returns[-1]) for value in found),
         "searches": len(found),
         "different_networks": float(np.mean(distinct)),
     }
