@@ -1,5 +1,7 @@
 """One thread, and what several test files share."""
 
+import signal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from amc.data import synthetic
 from tests.networks import CLASSES, SHAPE, Residual
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from agents import DDPGSettings, Episode, ddpg_search
 from amc.budget import make_budget, width_space
-from amc.compressor import Compressor, CompressorSettings
+from amc.compressor import PRECISIONS, Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.graph import Graph, exclude_groups, trace
 from amc.memo import Evaluation
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
 
     start = time.process_time()
-    settings = CompressorSettings(batch_size=options.batch_size)
+    settings = CompressorSettings(batch_size=options.batch_size, precision=options.precision)
     compressor = Compressor(model, graph, unlabelled, LabelledImages(images, labels), settings)
     _ = compressor.dense
     one_off = time.process_time() - start
@@ -88,6 +88,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "images": options.images,
         "batch_size": options.batch_size,
         "threads": options.threads,
+        "precision": options.precision,
         "seed": options.seed,
         "groups": len(graph.groups),
         "torch": torch.__version__,
@@ -229,6 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=int, default=500, help="calibration images")
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the candidates")
     parser.add_argument("--macs-ratio", type=float, default=0.5)
     parser.add_argument("--round-to", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
