@@ -1,7 +1,9 @@
 """Racing and bfloat16 through the command."""
 
 import pytest
+import torch
 
+from amc.checkpoint import load_state_dict
 from tests.experiments.helpers import TINY, amc, done, read_lines, refused, timeless, workspace
 
 RACE = (
@@ -42,6 +44,8 @@ def test_what_a_race_cannot_be_combined_with_is_refused(cwd, bad):
 
 def test_a_search_in_bfloat16_prunes_in_float32(cwd):
     done(*TINY, "compressor.precision=bfloat16", "stages=[train,search,prune]", "run_dir=half", cwd=cwd)
+    weights = load_state_dict(cwd / "half/pruned.safetensors")
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
 
 
 def test_an_unknown_precision_is_refused(cwd):
