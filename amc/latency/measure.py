@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 """Seconds since any fixed instant, like ``time.process_time``."""
 
+Shape = tuple[int, int, int]
+"""One image: channels, height, width."""
+
 _MAX_REPEATS = 1_000_000
 
 
@@ -163,7 +166,7 @@ def ratio(dense: Timing, pruned: Timing) -> Comparison:
 
 def time_models(
     models: Mapping[str, nn.Module],
-    input_shape: tuple[int, int, int],
+    input_shape: Shape | Mapping[str, Shape],
     backend: Backend,
     *,
     batch: int = 1,
@@ -172,10 +175,12 @@ def time_models(
 ) -> dict[str, Timing]:
     """Time any number of named models on one backend in the same rounds; any two can go to :func:`ratio`.
 
-    ``input_shape`` is one image, (C, H, W). The clock is the one that :func:`clock_for` gives.
+    ``input_shape`` is one image, (C, H, W), for all models or for each by name. The clock is the one that
+    :func:`clock_for` gives.
     """
+    shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(models, input_shape)
     with _torch_threads_restored():
-        runs = {name: backend.prepare(model, input_shape, batch, threads) for name, model in models.items()}
+        runs = {name: backend.prepare(model, shapes[name], batch, threads) for name, model in models.items()}
         return measure(runs, rounds=rounds, clock=clock_for(threads)[1])
 
 
