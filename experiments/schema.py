@@ -96,15 +96,17 @@ class FakeData(DataConfig):
 class BudgetConfig:
     """The limit: a share of the dense cost, and the widths that are allowed.
 
-    ``macs_ratios`` and ``params_ratios`` list several budgets, in place of the one of ``kind``: the job is
-    run for each (``experiments.job``).
+    ``macs_ratios`` and the like list several budgets, in place of the one of ``kind``: the job is run for
+    each (``experiments.job``). Latency is that of ``profile``'s runtime.
     """
 
     kind: str = MISSING
     macs_ratio: float | None = None
     params_ratio: float | None = None
+    latency_ratio: float | None = None
     macs_ratios: list[float] = field(default_factory=list)
     params_ratios: list[float] = field(default_factory=list)
+    latency_ratios: list[float] = field(default_factory=list)
     round_to: int = 4
     min_preserve_ratio: float = 0.2
 
@@ -271,6 +273,27 @@ class LatencyConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """The latency table of ``budget=latency``: see ``amc.latency.profile``.
+
+    ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
+    ``held_out`` are numbers of whole networks. ``tables`` is where measured layers are kept for other
+    networks and runs (none: the user's cache folder). ``repairs`` is how often a strategy that measures
+    over its budget is made smaller.
+    """
+
+    backend: str = "onnxruntime"
+    batch: int = 1
+    threads: int = 1
+    points: int = 4
+    rounds: int = 10
+    fit: int = 12
+    held_out: int = 10
+    tables: str | None = None
+    repairs: int = 5
+
+
+@dataclass
 class TrackerConfig:
     """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
 
@@ -306,6 +329,7 @@ class Config:
     )
     export: ExportConfig = field(default_factory=ExportConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 

@@ -2,6 +2,7 @@
 
 from amc.latency.backends import BACKENDS, get_backend
 from amc.latency.measure import BackendResult, Comparison, Timing, compare, measure, ratio, time_models
+from amc.latency.predict import LatencyModel
 from amc.latency.protocol import Backend
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Backend",
     "BackendResult",
     "Comparison",
+    "LatencyModel",
     "Timing",
     "compare",
     "get_backend",
