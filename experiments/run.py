@@ -200,7 +200,7 @@ class Run:
         )
 
     def fresh_model(self) -> nn.Module:
-        """Build the dense network with its initial (or downloaded) weights; draws of others stay as they are."""
+        """Build the dense network with its initial (or downloaded) weights; other draws stay."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             return build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
