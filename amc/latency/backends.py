@@ -6,11 +6,20 @@ import difflib
 from collections.abc import Callable
 
 from amc.errors import AmcError
+from amc.latency.executorch import ExecuTorch
+from amc.latency.litert import LiteRT
 from amc.latency.onnxruntime import OnnxRuntime
+from amc.latency.openvino import OpenVino
 from amc.latency.protocol import Backend
 from amc.latency.torch_eager import TorchEager
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": TorchEager, "onnxruntime": OnnxRuntime}
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "torch": TorchEager,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "litert": LiteRT,
+}
 """Constructors by name; add an entry to measure another runtime."""
 
 

@@ -1,37 +1,34 @@
 """Timing that survives a shared machine: interleaved rounds, and speed-ups taken within each round.
 
-Two networks timed one after the other see different neighbours, clock rates and cache pressure. Here each
-round times every network, in an order that alternates from round to round, and the speed-up is the median
-over rounds of the ratio within a round: a slow spell hits both sides of the ratio.
+The speed-up is the median over rounds of the ratio within a round: a slow spell hits both sides of the ratio.
+A network is timed only once its logits on the runtime agree with eager PyTorch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.latency.backends import get_backend
-from amc.latency.protocol import Backend
+from amc.latency.protocol import Backend, Clock, Prepared, Shape
+from amc.latency.rounds import interleaved
 
 if TYPE_CHECKING:
     from torch import nn
 
-Clock = Callable[[], float]
-"""Seconds since any fixed instant, like ``time.process_time``."""
+TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
+"""Largest difference of the logits from eager's, relative to the largest logit, that is timed at a precision.
 
-Shape = tuple[int, int, int]
-"""One image: channels, height, width."""
-
-_MAX_REPEATS = 1_000_000
+At other precisions the network may be rightly changed by more than any bound: only NaN is refused.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Named networks timed on one backend in the same rounds.
+
+    Attributes:
+        timings: By name.
+        clock: ``process_time``, ``perf_counter``, or the backend's own.
+        device: What ran them.
+        version: Version of the runtime.
+        file_bytes: Size of the file that the runtime loads, by name; empty if it loads none.
+    """
+
+    timings: dict[str, Timing]
+    clock: str
+    device: str
+    version: str
+    file_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
 class BackendResult:
     """One runtime's comparison, or why there is none.
 
@@ -89,6 +105,7 @@ class BackendResult:
         version: Version of the runtime; None if unavailable.
         comparison: The measurement; None if unavailable.
         unavailable: Why the runtime could not be measured; None if it was.
+        file_bytes: Size of the file that the runtime loads, ``dense`` and ``pruned``; empty if it loads none.
     """
 
     backend: str
@@ -101,6 +118,7 @@ class BackendResult:
     version: str | None = None
     comparison: Comparison | None = None
     unavailable: str | None = None
+    file_bytes: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as nested dictionaries that ``json.dump`` accepts."""
@@ -108,17 +126,14 @@ class BackendResult:
 
 
 def measure(
-    runs: Mapping[str, Callable[[], None]],
+    runs: Mapping[str, Callable[[], Any]],
     *,
     rounds: int = 30,
     warmup: int = 5,
     min_round_seconds: float = 0.02,
     clock: Clock = time.process_time,
 ) -> dict[str, Timing]:
-    """Time every callable in each of ``rounds`` rounds, forwards in even rounds and backwards in odd ones.
-
-    Within a round each callable is called the same number of times in a row; that number is calibrated once
-    so that the slowest one takes at least ``min_round_seconds``. The garbage collector rests meanwhile.
+    """Time every callable in each of ``rounds`` rounds, interleaved (``amc.latency.rounds``).
 
     Args:
         runs: The callables, by name.
@@ -136,14 +151,7 @@ def measure(
             f"got {len(runs)} callables and {rounds} rounds, expected at least one of each; "
             "likely an empty selection"
         )
-    for run in runs.values():
-        _repeat(run, warmup)
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    with _no_garbage_collection():
-        repeats = _calibrate(list(runs.values()), min_round_seconds, clock)
-        for index in range(rounds):
-            for name in list(runs)[:: -1 if index % 2 else 1]:
-                samples[name].append(_seconds(runs[name], repeats, clock) * 1e3 / repeats)
+    samples, repeats = interleaved(runs, rounds, warmup, min_round_seconds, clock)
     return {name: _timing(values, repeats) for name, values in samples.items()}
 
 
@@ -175,13 +183,51 @@ def time_models(
 ) -> dict[str, Timing]:
     """Time any number of named models on one backend in the same rounds; any two can go to :func:`ratio`.
 
-    ``input_shape`` is one image, (C, H, W), for all models or for each by name. The clock is the one that
-    :func:`clock_for` gives.
+    ``input_shape`` is one image, (C, H, W), for all models or for each by name.
+
+    Raises:
+        AmcError: A model does not convert, or its logits on the backend are not those of eager PyTorch.
     """
+    return measure_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds).timings
+
+
+def measure_models(
+    models: Mapping[str, nn.Module],
+    input_shape: Shape | Mapping[str, Shape],
+    backend: Backend,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    rounds: int = 30,
+) -> Measurement:
+    """Do what :func:`time_models` does, and tell what else is known of the measurement."""
     shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(models, input_shape)
-    with _torch_threads_restored():
-        runs = {name: backend.prepare(model, shapes[name], batch, threads) for name, model in models.items()}
-        return measure(runs, rounds=rounds, clock=clock_for(threads)[1])
+    with torch_threads_restored():
+        prepared = {
+            name: prepare_checked(backend, model, shapes[name], batch, threads)
+            for name, model in models.items()
+        }
+        clock_name, clock = next((p.clock for p in prepared.values() if p.clock), clock_for(threads))
+        timings = measure({name: p.run for name, p in prepared.items()}, rounds=rounds, clock=clock)
+    sizes = {name: p.file_bytes for name, p in prepared.items() if p.file_bytes is not None}
+    return Measurement(timings, clock_name, cpu_model(), backend.version(), sizes)
+
+
+def prepare_checked(
+    backend: Backend, model: nn.Module, input_shape: Shape, batch: int, threads: int
+) -> Prepared:
+    """Prepare ``model`` and compare its logits with eager's.
+
+    Raises:
+        AmcError: It does not convert, or computes something else than eager does.
+    """
+    from amc.export.reference import check_agreement, eager_logits, random_batch
+
+    prepared = backend.prepare(model, input_shape, batch, threads)
+    eager = eager_logits(model, random_batch(input_shape, batch))
+    tolerance = TOLERANCES.get(backend.precision, math.inf)
+    check_agreement(prepared.run(), eager, tolerance, f"{backend.name} ({backend.precision})")
+    return prepared
 
 
 def compare(
@@ -221,11 +267,6 @@ def compare(
     for backend in [get_backend(name) for name in backends]:
         if progress is not None:
             progress(backend.name)
-        unavailable = backend.available()
-        comparison = None
-        if unavailable is None:
-            timings = time_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds)
-            comparison = ratio(timings["dense"], timings["pruned"])
         result = BackendResult(
             backend=backend.name,
             precision=backend.precision,
@@ -234,10 +275,18 @@ def compare(
             threads=threads,
             clock=clock_for(threads)[0],
             device=cpu_model(),
-            version=None if unavailable else backend.version(),
-            comparison=comparison,
-            unavailable=unavailable,
+            unavailable=backend.available(),
         )
+        if result.unavailable is None:
+            found = measure_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds)
+            result = replace(
+                result,
+                clock=found.clock,
+                device=found.device,
+                version=found.version,
+                comparison=ratio(found.timings["dense"], found.timings["pruned"]),
+                file_bytes=found.file_bytes,
+            )
         results.append(result)
     return results
 
@@ -260,29 +309,6 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _repeat(run: Callable[[], None], times: int) -> None:
-    for _ in range(times):
-        run()
-
-
-def _seconds(run: Callable[[], None], repeats: int, clock: Clock) -> float:
-    start = clock()
-    _repeat(run, repeats)
-    return clock() - start
-
-
-def _calibrate(runs: Sequence[Callable[[], None]], min_seconds: float, clock: Clock) -> int:
-    """Smallest tried number of calls for which the slowest of ``runs`` takes ``min_seconds``."""
-    repeats = 1
-    while repeats < _MAX_REPEATS:
-        slowest = max(_seconds(run, repeats, clock) for run in runs)
-        if slowest >= min_seconds:
-            break
-        wanted = math.ceil(1.1 * repeats * min_seconds / slowest) if slowest > 0 else 10 * repeats
-        repeats = min(max(wanted, repeats + 1), 10 * repeats)
-    return min(repeats, _MAX_REPEATS)
-
-
 def _timing(samples_ms: Sequence[float], repeats: int) -> Timing:
     return Timing(
         median_ms=median(samples_ms),
@@ -303,19 +329,8 @@ def _quantile(values: Sequence[float], fraction: float) -> float:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _torch_threads_restored() -> Iterator[None]:
+def torch_threads_restored() -> Iterator[None]:
+    """Give torch its number of threads back at the end."""
     import torch
 
     threads = torch.get_num_threads()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from amc.latency.protocol import Prepared, Shape, missing, prepare_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,10 +21,7 @@ class OnnxRuntime:
 
     def available(self) -> str | None:
         """Return None if onnxruntime and the exporter's packages are installed, else which one is missing."""
-        missing = [
-            name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None
-        ]
-        return f"not installed: {', '.join(missing)}" if missing else None
+        return missing("onnxruntime", "onnx", "onnxscript")
 
     def version(self) -> str:
         """Return the version of onnxruntime."""
@@ -31,26 +29,29 @@ class OnnxRuntime:
 
         return str(onnxruntime.__version__)
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
-    ) -> Callable[[], None]:
-        """Export ``model`` in memory and return one run of its session on a fixed random input."""
-        import numpy as np
-        import onnxruntime
+    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
+        """Export ``model`` in memory and return one run of its session."""
+        return prepare_file(self, model, input_shape, batch, threads)
 
-        from amc.export.onnx import INPUT_NAME, onnx_bytes
+    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
+        """Return the ONNX file, whose batch size is free."""
+        from amc.export.onnx import onnx_bytes
+
+        return onnx_bytes(model, input_shape)
+
+    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+        """Return one run of a session."""
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            onnx_bytes(model, input_shape), options, providers=["CPUExecutionProvider"]
-        )
-        images = np.random.default_rng(0).standard_normal((batch, *input_shape), dtype=np.float32)
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        (entry,) = session.get_inputs()
 
-        def run() -> None:
-            session.run(None, {INPUT_NAME: images})
+        def run() -> Any:
+            return session.run(None, {entry.name: images})[0]
 
         return run

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
+
+Clock = Callable[[], float]
+"""Seconds since any fixed instant, like ``time.process_time``."""
+
+Shape = tuple[int, int, int]
+"""One image: channels, height, width."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that is loaded into a runtime, with its input.
+
+    Attributes:
+        run: One inference on the images of ``amc.export.reference.random_batch``; returns the logits,
+            (batch, classes), as an array or a tensor. On a GPU it may return early: reading the logits or
+            ``clock`` waits.
+        file_bytes: Size of the file that the runtime loads; None if it loads none.
+        clock: Name and function of the clock that times such a run; None for that of the process.
+    """
+
+    run: Callable[[], Any]
+    file_bytes: int | None = None
+    clock: tuple[str, Clock] | None = None
 
 
 class Backend(Protocol):
@@ -30,12 +55,39 @@ class Backend(Protocol):
         """Return the version of the runtime; called only where it is available."""
         ...
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
-    ) -> Callable[[], None]:
-        """Return a callable that runs one inference of (batch, C, H, W) and returns when it has finished.
+    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
+        """Return ``model``, converted, compiled and loaded, for an input of (batch, C, H, W).
 
-        All conversion, compilation and input creation happens here; ``model`` is left as it is. The caller
-        restores torch's thread count, which this may change.
+        ``model`` is left as it is. The caller restores torch's thread count, which this may change.
         """
         ...
+
+
+@runtime_checkable
+class FileBackend(Backend, Protocol):
+    """A runtime that loads an exported file; a fresh process can do so, which makes its memory known."""
+
+    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
+        """Return the content of the file."""
+        ...
+
+    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+        """Return one inference of the file on a (batch, C, H, W) float32 array; it returns the logits."""
+        ...
+
+
+def prepare_file(
+    backend: FileBackend, model: nn.Module, input_shape: Shape, batch: int, threads: int
+) -> Prepared:
+    """Convert and load; what ``Backend.prepare`` is for a runtime that loads files."""
+    from amc.export.reference import random_batch
+
+    content = backend.convert(model, input_shape, batch)
+    images = random_batch(input_shape, batch).numpy()
+    return Prepared(backend.load(content, images, threads), file_bytes=len(content))
+
+
+def missing(*packages: str) -> str | None:
+    """Return None if all top-level ``packages`` can be imported, else which are not installed."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None

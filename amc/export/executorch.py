@@ -1,0 +1,35 @@
+"""ExecuTorch program (.pte) for the XNNPACK CPU delegate, which is what runs on Android."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amc.errors import AmcError
+from amc.export.reference import cause, eval_on_cpu, random_batch
+from amc.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def executorch_bytes(model: nn.Module, input_shape: tuple[int, int, int], batch: int = 1) -> bytes:
+    """Return ``model`` as a .pte of fixed batch size, not compared with eager.
+
+    Raises:
+        AmcError: The model cannot be exported.
+    """
+    import torch
+
+    try:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            exported = torch.export.export(eval_on_cpu(model), (random_batch(input_shape, batch),))
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            return bytes(edge.to_executorch().buffer)
+    except Exception as error:  # its passes have no common base class of errors
+        raise AmcError(
+            f"{type(model).__name__} does not lower to ExecuTorch for an input of shape "
+            f"{tuple(input_shape)}; likely cause: {cause(error)}"
+        ) from error
