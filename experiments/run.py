@@ -21,6 +21,7 @@ from amc.cost import BilinearCost, macs_cost, params_cost
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.evaluation import logits
+from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
@@ -98,6 +99,8 @@ class Run:
             check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
+        for name in config.export.formats:
+            get_format(name)
         for backend in config.latency.backends:
             get_backend(backend)
         for name in ("rounds", "batch", "threads"):

@@ -254,8 +254,12 @@ class TrainConfig:
 
 @dataclass
 class ExportConfig:
-    """``tolerance``: largest allowed difference from the network, relative to its largest logit."""
+    """``formats``: see ``amc.export.FORMATS``; ``opset`` is ONNX's.
 
+    ``tolerance`` is the largest allowed difference from the network, relative to its largest logit.
+    """
+
+    formats: list[str] = field(default_factory=lambda: ["onnx"])
     tolerance: float = 1e-4
     opset: int | None = None
 

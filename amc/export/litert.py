@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.export.reference import cause, eval_on_cpu, random_batch
@@ -29,3 +30,26 @@ def litert_bytes(model: nn.Module, input_shape: tuple[int, int, int], batch: int
             f"{type(model).__name__} does not convert to LiteRT for an input of shape "
             f"{tuple(input_shape)}; likely cause: {cause(error)}"
         ) from error
+
+
+def load_litert(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+    """Return one invocation of a .tflite on a float32 array, set once; it returns the logits."""
+    make = interpreter_class()
+    with quiet():
+        interpreter = make(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    output = interpreter.get_output_details()[0]["index"]
+
+    def run() -> Any:
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return run
+
+
+def interpreter_class() -> Any:
+    """Import LiteRT's interpreter, quietly."""
+    with quiet():
+        from ai_edge_litert.interpreter import Interpreter
+    return Interpreter

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
+from amc.export.exported import PARITY_BATCH
 from amc.export.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
 from amc.files import atomic_write_bytes
 from amc.quiet import quiet
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-_PARITY_BATCH = 3  # not the batch of the traced example (2): a batch that was baked in shows up here
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def export_onnx(
     proto = _to_proto(reference, input_shape, opset)
     _add_metadata(proto, name, widths or {})
     payload = _checked_bytes(proto)
-    images = random_batch(input_shape, _PARITY_BATCH)
+    images = random_batch(input_shape, PARITY_BATCH)
     eager = eager_logits(reference, images)
     difference = check_agreement(_logits(payload, images), eager, tolerance, "the ONNX model")
     target = Path(path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from amc.latency.protocol import Prepared, Shape, missing, prepare_file
-from amc.quiet import quiet
+from amc.latency.protocol import Prepared, Shape, prepare_file
+from amc.packages import missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,21 +39,14 @@ class ExecuTorch:
 
         return executorch_bytes(model, input_shape, batch)
 
+    def runtime(self) -> Any:
+        """Import the Python bindings."""
+        from amc.export.executorch import bindings
+
+        return bindings()
+
     def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-        """Return one run; sets the size of the thread pool that the process shares."""
-        import torch
+        """Return one run of ``forward``; sets the size of the thread pool that the process shares."""
+        from amc.export.executorch import load_executorch
 
-        inputs = [torch.from_numpy(images)]
-        with quiet():
-            from executorch.extension.pybindings import portable_lib
-
-            # Exchanging the pool invalidates networks that are loaded: only when the size really changes.
-            if portable_lib._threadpool_get_thread_count() != threads:
-                portable_lib._unsafe_reset_threadpool(threads)
-            program = portable_lib._load_for_executorch_from_buffer(content)
-            program.forward(inputs)
-
-        def run() -> Any:
-            return program.forward(inputs)[0]
-
-        return run
+        return load_executorch(content, images, threads)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from amc.latency.protocol import Prepared, Shape, missing, prepare_file
-from amc.quiet import quiet
+from amc.latency.protocol import Prepared, Shape, prepare_file
+from amc.packages import missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,18 +39,14 @@ class LiteRT:
 
         return litert_bytes(model, input_shape, batch)
 
+    def runtime(self) -> Any:
+        """Import the interpreter."""
+        from amc.export.litert import interpreter_class
+
+        return interpreter_class()
+
     def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-        """Return one invocation; the input tensor is set once."""
-        with quiet():
-            from ai_edge_litert.interpreter import Interpreter
+        """Return one invocation of an interpreter."""
+        from amc.export.litert import load_litert
 
-            interpreter = Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
-        output = interpreter.get_output_details()[0]["index"]
-
-        def run() -> Any:
-            interpreter.invoke()
-            return interpreter.get_tensor(output)
-
-        return run
+        return load_litert(content, images, threads)

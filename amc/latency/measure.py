@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.latency.backends import get_backend
-from amc.latency.protocol import Backend, Clock, Prepared, Shape
+from amc.latency.machine import clock_notes, cpu_model
+from amc.latency.memory import peak_memory
+from amc.latency.protocol import Backend, Clock, FileBackend, Prepared, RemoteBackend, Shape
 from amc.latency.rounds import interleaved
 
 if TYPE_CHECKING:
@@ -77,10 +77,14 @@ class Measurement:
 
     Attributes:
         timings: By name.
-        clock: ``process_time``, ``perf_counter``, or the backend's own.
+        clock: ``process_time`` (CPU seconds, one thread), ``perf_counter`` (wall seconds), or another of the
+            backend's own.
         device: What ran them.
         version: Version of the runtime.
         file_bytes: Size of the file that the runtime loads, by name; empty if it loads none.
+        peak_memory_bytes: What a network takes at most, by name (``amc.latency.memory``, or device memory as
+            the runtime tells it); empty where it is not known.
+        notes: What is known of the device's clock rate and temperature, a line each.
     """
 
     timings: dict[str, Timing]
@@ -88,6 +92,8 @@ class Measurement:
     device: str
     version: str
     file_bytes: dict[str, int]
+    peak_memory_bytes: dict[str, int]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,14 @@ class BackendResult:
         input_shape: One image, (C, H, W).
         batch: Images per call.
         threads: Threads the runtime may use.
-        clock: ``process_time`` (CPU seconds, one thread) or ``perf_counter`` (wall seconds, several threads).
-        device: Model of the CPU.
+        clock: As in ``Measurement``; what a runtime of this machine's CPU would use, if unavailable.
+        device: What ran the networks, such as the model of the CPU.
         version: Version of the runtime; None if unavailable.
         comparison: The measurement; None if unavailable.
         unavailable: Why the runtime could not be measured; None if it was.
-        file_bytes: Size of the file that the runtime loads, ``dense`` and ``pruned``; empty if it loads none.
+        file_bytes: As in ``Measurement``, of ``dense`` and ``pruned``.
+        peak_memory_bytes: Likewise.
+        notes: Likewise.
     """
 
     backend: str
@@ -119,6 +127,8 @@ class BackendResult:
     comparison: Comparison | None = None
     unavailable: str | None = None
     file_bytes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as nested dictionaries that ``json.dump`` accepts."""
@@ -175,7 +185,7 @@ def ratio(dense: Timing, pruned: Timing) -> Comparison:
 def time_models(
     models: Mapping[str, nn.Module],
     input_shape: Shape | Mapping[str, Shape],
-    backend: Backend,
+    backend: Backend | RemoteBackend,
     *,
     batch: int = 1,
     threads: int = 1,
@@ -194,23 +204,66 @@ def time_models(
 def measure_models(
     models: Mapping[str, nn.Module],
     input_shape: Shape | Mapping[str, Shape],
-    backend: Backend,
+    backend: Backend | RemoteBackend,
     *,
     batch: int = 1,
     threads: int = 1,
     rounds: int = 30,
+    memory: bool = False,
 ) -> Measurement:
-    """Do what :func:`time_models` does, and tell what else is known of the measurement."""
+    """Do what :func:`time_models` does, and tell what else is known of the measurement.
+
+    With ``memory`` a fresh process loads each file that runs on this machine's CPU, for its peak memory.
+    """
     shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(models, input_shape)
+    if isinstance(backend, RemoteBackend):
+        return _measured_there(backend, models, shapes, batch=batch, threads=threads, rounds=rounds)
     with torch_threads_restored():
         prepared = {
             name: prepare_checked(backend, model, shapes[name], batch, threads)
             for name, model in models.items()
         }
-        clock_name, clock = next((p.clock for p in prepared.values() if p.clock), clock_for(threads))
+        one = next(iter(prepared.values()))
+        clock_name, clock = one.clock or clock_for(threads)
         timings = measure({name: p.run for name, p in prepared.items()}, rounds=rounds, clock=clock)
-    sizes = {name: p.file_bytes for name, p in prepared.items() if p.file_bytes is not None}
-    return Measurement(timings, clock_name, cpu_model(), backend.version(), sizes)
+    sizes = {name: len(p.content) for name, p in prepared.items() if p.content is not None}
+    peaks = {name: p.peak_memory_bytes for name, p in prepared.items()}
+    if memory and one.device is None and isinstance(backend, FileBackend):
+        peaks = {
+            name: peak_memory(backend, p.content, shapes[name], batch, threads)
+            for name, p in prepared.items()
+            if p.content is not None
+        }
+    return Measurement(
+        timings=timings,
+        clock=clock_name,
+        device=one.device or cpu_model(),
+        version=backend.version(),
+        file_bytes=sizes,
+        peak_memory_bytes={name: peak for name, peak in peaks.items() if peak is not None},
+        notes=tuple(clock_notes()),
+    )
+
+
+def _measured_there(
+    backend: RemoteBackend,
+    models: Mapping[str, nn.Module],
+    shapes: Mapping[str, Shape],
+    *,
+    batch: int,
+    threads: int,
+    rounds: int,
+) -> Measurement:
+    found = backend.times_ms(models, shapes, batch=batch, threads=threads, rounds=rounds)
+    return Measurement(
+        timings={name: _timing(found.samples_ms[name], found.repeats) for name in models},
+        clock=found.clock,
+        device=found.device,
+        version=found.version,
+        file_bytes=dict(found.file_bytes),
+        peak_memory_bytes={},
+        notes=found.notes,
+    )
 
 
 def prepare_checked(
@@ -235,10 +288,11 @@ def compare(
     pruned_model: nn.Module,
     input_shape: tuple[int, int, int],
     *,
-    backends: Sequence[str] = ("torch", "onnxruntime"),
+    backends: Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
     batch: int = 1,
     threads: int = 1,
     rounds: int = 30,
+    memory: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[BackendResult]:
     """Measure the dense against the pruned network on each backend.
@@ -247,10 +301,11 @@ def compare(
         dense_model: The network before pruning.
         pruned_model: The network after pruning.
         input_shape: One image, (C, H, W), the same for both.
-        backends: Names in ``BACKENDS``.
+        backends: Names in ``BACKENDS``, or backends.
         batch: Images per call.
         threads: Threads a runtime may use.
         rounds: Interleaved rounds per backend.
+        memory: Whether fresh processes load the files, for their peak memory.
         progress: Called with each backend's name before its turn.
 
     Returns:
@@ -264,7 +319,7 @@ def compare(
         raise AmcError(f"got batch {batch} and {threads} threads, expected at least 1 of each; likely a typo")
     models = {"dense": dense_model, "pruned": pruned_model}
     results = []
-    for backend in [get_backend(name) for name in backends]:
+    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
         if progress is not None:
             progress(backend.name)
         result = BackendResult(
@@ -278,7 +333,9 @@ def compare(
             unavailable=backend.available(),
         )
         if result.unavailable is None:
-            found = measure_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds)
+            found = measure_models(
+                models, input_shape, backend, batch=batch, threads=threads, rounds=rounds, memory=memory
+            )
             result = replace(
                 result,
                 clock=found.clock,
@@ -286,6 +343,8 @@ def compare(
                 version=found.version,
                 comparison=ratio(found.timings["dense"], found.timings["pruned"]),
                 file_bytes=found.file_bytes,
+                peak_memory_bytes=found.peak_memory_bytes,
+                notes=found.notes,
             )
         results.append(result)
     return results
@@ -297,16 +356,6 @@ def clock_for(threads: int) -> tuple[str, Clock]:
     CPU time adds up the threads of a process, so it stands for latency only while there is one of them.
     """
     return ("process_time", time.process_time) if threads == 1 else ("perf_counter", time.perf_counter)
-
-
-def cpu_model() -> str:
-    """Return the CPU's marketing name where Linux tells it, else what ``platform`` knows."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _timing(samples_ms: Sequence[float], repeats: int) -> Timing:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amc.latency.protocol import Prepared, Shape, missing, prepare_file
+from amc.latency.protocol import Prepared, Shape, prepare_file
+from amc.packages import missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,22 +40,14 @@ class OpenVino:
 
         return onnx_bytes(model, input_shape)
 
-    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-        """Return one inference request."""
+    def runtime(self) -> Any:
+        """Import OpenVINO."""
         from amc.export.openvino import openvino_module
 
-        core = openvino_module().Core()
-        network = core.read_model(content)
-        network.reshape(list(images.shape))
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 is the default where the CPU has it
-        }
-        request = core.compile_model(network, "CPU", settings).create_infer_request()
+        return openvino_module()
 
-        def run() -> Any:
-            return request.infer([images], share_inputs=True, share_outputs=True)[0]
+    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+        """Return one inference request on the ONNX file, which OpenVINO reads as it is."""
+        from amc.export.openvino import load_openvino
 
-        return run
+        return load_openvino(content, images, threads)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -25,13 +24,17 @@ class Prepared:
         run: One inference on the images of ``amc.export.reference.random_batch``; returns the logits,
             (batch, classes), as an array or a tensor. On a GPU it may return early: reading the logits or
             ``clock`` waits.
-        file_bytes: Size of the file that the runtime loads; None if it loads none.
         clock: Name and function of the clock that times such a run; None for that of the process.
+        device: What runs it; None for this machine's CPU.
+        peak_memory_bytes: Peak of the device memory, where the runtime tells it.
+        content: The file that the runtime loads; None if it loads none.
     """
 
     run: Callable[[], Any]
-    file_bytes: int | None = None
     clock: tuple[str, Clock] | None = None
+    device: str | None = None
+    peak_memory_bytes: int | None = None
+    content: bytes | None = None
 
 
 class Backend(Protocol):
@@ -67,6 +70,10 @@ class Backend(Protocol):
 class FileBackend(Backend, Protocol):
     """A runtime that loads an exported file; a fresh process can do so, which makes its memory known."""
 
+    def runtime(self) -> Any:
+        """Import what ``load`` needs, quietly, and return it."""
+        ...
+
     def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
         """Return the content of the file."""
         ...
@@ -84,10 +91,62 @@ def prepare_file(
 
     content = backend.convert(model, input_shape, batch)
     images = random_batch(input_shape, batch).numpy()
-    return Prepared(backend.load(content, images, threads), file_bytes=len(content))
+    return Prepared(backend.load(content, images, threads), content=content)
 
 
-def missing(*packages: str) -> str | None:
-    """Return None if all top-level ``packages`` can be imported, else which are not installed."""
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    return f"not installed: {', '.join(absent)}" if absent else None
+@dataclass(frozen=True)
+class RemoteTimes:
+    """What another device measured.
+
+    Attributes:
+        samples_ms: Milliseconds per call of each round, by name of the network; interleaved.
+        repeats: Calls per round, averaged over.
+        clock: Name of the clock.
+        device: What ran them.
+        version: Version of the runtime there.
+        file_bytes: Size of the file that the runtime loads, by name.
+        notes: What is known of the device's clock and temperature, a line each.
+    """
+
+    samples_ms: Mapping[str, Sequence[float]]
+    repeats: int
+    clock: str
+    device: str
+    version: str
+    file_bytes: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class RemoteBackend(Protocol):
+    """A runtime on another device, which runs all rounds by itself."""
+
+    @property
+    def name(self) -> str:
+        """Key in the registry, such as ``adb``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Number format of weights and activations, such as ``float32``."""
+        ...
+
+    def available(self) -> str | None:
+        """Return None if the device answers and can measure, else the reason in one line."""
+        ...
+
+    def times_ms(
+        self,
+        models: Mapping[str, nn.Module],
+        input_shapes: Mapping[str, Shape],
+        *,
+        batch: int,
+        threads: int,
+        rounds: int,
+    ) -> RemoteTimes:
+        """Convert the models, check them, and time them in the same rounds.
+
+        Raises:
+            AmcError: A model does not convert or computes something else, or the device fails.
+        """
+        ...
