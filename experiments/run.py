@@ -25,7 +25,6 @@ from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
-from amc.latency import get_backend
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
@@ -34,6 +33,7 @@ from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
 from experiments.agents import check_agent, check_search
+from experiments.backends import backend_of
 from experiments.budgets import asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
@@ -102,10 +102,12 @@ class Run:
         for name in config.export.formats:
             get_format(name)
         for backend in config.latency.backends:
-            get_backend(backend)
+            backend_of(backend, config.latency)
         for name in ("rounds", "batch", "threads"):
             if (count := getattr(config.latency, name)) < 1:
                 raise AmcError(f"latency.{name} is {count}; expected at least 1")
+        if (count := config.latency.throughput_batch) < 0:
+            raise AmcError(f"latency.throughput_batch is {count}; expected 0, for none, or more")
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)

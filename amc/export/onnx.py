@@ -141,8 +141,14 @@ def _checked_bytes(proto: onnx.ModelProto) -> bytes:
 
 
 def _logits(payload: bytes, images: torch.Tensor) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    session = onnxruntime_module().InferenceSession(payload, providers=["CPUExecutionProvider"])
     (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
     return logits
+
+
+def onnxruntime_module() -> Any:
+    """Import onnxruntime with its reports to its maker over the network switched off, unless asked for."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime

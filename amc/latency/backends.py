@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Callable
 
 from amc.errors import AmcError
+from amc.latency.adb import Adb
 from amc.latency.executorch import ExecuTorch
 from amc.latency.litert import LiteRT
 from amc.latency.onnxruntime import OnnxRuntime
 from amc.latency.openvino import OpenVino
 from amc.latency.protocol import Backend, RemoteBackend
+from amc.latency.ssh import Ssh
 from amc.latency.tensorrt import TensorRT
 from amc.latency.torch_compile import TorchCompile
 from amc.latency.torch_cuda import TorchCuda
@@ -30,6 +32,8 @@ BACKENDS: dict[str, Callable[[], Backend | RemoteBackend]] = {
     "executorch": ExecuTorch,
     "litert": LiteRT,
     "tensorrt": TensorRT,
+    "adb": Adb,
+    "ssh": Ssh,
 }
 """Constructors by name; add an entry to measure another runtime."""
 

@@ -18,17 +18,11 @@ from amc.errors import AmcError
 from amc.latency.backends import get_backend
 from amc.latency.machine import clock_notes, cpu_model
 from amc.latency.memory import peak_memory
-from amc.latency.protocol import Backend, Clock, FileBackend, Prepared, RemoteBackend, Shape
+from amc.latency.protocol import TOLERANCES, Backend, Clock, FileBackend, Prepared, RemoteBackend, Shape
 from amc.latency.rounds import interleaved
 
 if TYPE_CHECKING:
     from torch import nn
-
-TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
-"""Largest difference of the logits from eager's, relative to the largest logit, that is timed at a precision.
-
-At other precisions the network may be rightly changed by more than any bound: only NaN is refused.
-"""
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,13 @@ class OnnxRuntime:
         """Return None if onnxruntime, with the provider, and the exporter's packages are installed."""
         if (absent := missing("onnxruntime", "onnx", "onnxscript")) is not None:
             return absent
-        import onnxruntime
-
-        if self.provider in onnxruntime.get_available_providers():
+        if self.provider in self.runtime().get_available_providers():
             return None
         return f"onnxruntime has no {self.provider} here (it comes with onnxruntime-gpu)"
 
     def version(self) -> str:
         """Return the version of onnxruntime."""
-        import onnxruntime
-
-        return str(onnxruntime.__version__)
+        return str(self.runtime().__version__)
 
     def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
         """Export ``model`` in memory and return one run of its session."""
@@ -61,9 +57,9 @@ class OnnxRuntime:
 
     def runtime(self) -> Any:
         """Import onnxruntime."""
-        import onnxruntime
+        from amc.export.onnx import onnxruntime_module
 
-        return onnxruntime
+        return onnxruntime_module()
 
     def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
         """Return one run of a session."""

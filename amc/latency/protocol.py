@@ -15,6 +15,12 @@ Clock = Callable[[], float]
 Shape = tuple[int, int, int]
 """One image: channels, height, width."""
 
+TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
+"""Largest difference of the logits from eager's, relative to the largest logit, that is timed at a precision.
+
+At other precisions the network may be rightly changed by more than any bound: only NaN is refused.
+"""
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -8,6 +8,7 @@ with the samples and the logits is printed.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def open_session(
 
 def time_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a job whose files lie in ``folder``; the values are what JSON can hold."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # reports over the network
     import numpy as np
     import onnxruntime
 
