@@ -22,10 +22,11 @@ from amc.cost import BilinearCost, macs_cost, params_cost
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.evaluation import logits
+from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
-from amc.latency import Backend, LatencyModel, get_backend
+from amc.latency import Backend, LatencyModel, RemoteBackend
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
@@ -34,6 +35,7 @@ from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
 from experiments.agents import check_agent, check_search
+from experiments.backends import backend_of
 from experiments.budgets import KINDS, asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
@@ -41,6 +43,11 @@ from experiments.trackers import Tracker, make_tracker
 
 DENSE = "dense.safetensors"
 LATENCY_MODEL = "latency_model.json"
+COUNTS = (
+    "latency.rounds", "latency.batch", "latency.threads", "profile.rounds", "profile.batch",
+    "profile.threads", "profile.fit", "profile.held_out",
+)  # fmt: skip
+"""Settings that are at least 1."""
 T = TypeVar("T")
 
 
@@ -100,22 +107,17 @@ class Run:
             check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
+        for name in config.export.formats:
+            get_format(name)
         for backend in (*config.latency.backends, config.profile.backend):
-            get_backend(backend)
-        for key in (
-            "latency.rounds",
-            "latency.batch",
-            "latency.threads",
-            "profile.rounds",
-            "profile.batch",
-            "profile.threads",
-            "profile.fit",
-            "profile.held_out",
-        ):
+            backend_of(backend, config.latency)
+        for key in COUNTS:
             if (count := attrgetter(key)(config)) < 1:
                 raise AmcError(f"{key} is {count}; expected at least 1")
         if config.profile.points < 2:
             raise AmcError(f"profile.points is {config.profile.points}; expected at least 2")
+        if (count := config.latency.throughput_batch) < 0:
+            raise AmcError(f"latency.throughput_batch is {count}; expected 0, for none, or more")
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)
@@ -294,13 +296,13 @@ class Run:
             )
         return model
 
-    def available_backend(self) -> Backend:
+    def available_backend(self) -> Backend | RemoteBackend:
         """Return the runtime that latency budgets are about.
 
         Raises:
             AmcError: it is unknown, or does not run here.
         """
-        backend = get_backend(self.config.profile.backend)
+        backend = backend_of(self.config.profile.backend, self.config.latency)
         if (reason := backend.available()) is not None:
             raise AmcError(f"profile.backend={backend.name} cannot be measured here: {reason}")
         return backend

@@ -256,20 +256,59 @@ class TrainConfig:
 
 @dataclass
 class ExportConfig:
-    """``tolerance``: largest allowed difference from the network, relative to its largest logit."""
+    """``formats``: see ``amc.export.FORMATS``; ``opset`` is ONNX's.
 
+    ``tolerance`` is the largest allowed difference from the network, relative to its largest logit.
+    """
+
+    formats: list[str] = field(default_factory=lambda: ["onnx"])
     tolerance: float = 1e-4
     opset: int | None = None
 
 
 @dataclass
+class AdbConfig:
+    """An Android phone: see ``amc.latency.adb.AdbSettings``."""
+
+    runner: str | None = None
+    format: str = "litert"
+    serial: str | None = None
+    cores: str | None = None
+    runs: int = 50
+    max_celsius: float | None = 35.0
+    cool_seconds: float = 600.0
+    thermal_file: str | None = None
+    arguments: str | None = None
+    pattern: str | None = None
+
+
+@dataclass
+class SshConfig:
+    """A remote host: see ``amc.latency.ssh.SshSettings``."""
+
+    host: str | None = None
+    python: str = "python3"
+    options: list[str] = field(default_factory=list)
+    timeout: float = 1800.0
+
+
+@dataclass
 class LatencyConfig:
-    """How latency is measured; one thread makes the figures CPU time."""
+    """How latency is measured; one thread makes the figures CPU time.
+
+    ``backends`` are keys of ``amc.latency.BACKENDS``. The benchmark measures ``throughput_batch`` images per
+    call, too, if it is not 0, in a third of the rounds; ``memory`` has it load each file in a process of its
+    own.
+    """
 
     backends: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
     batch: int = 1
+    throughput_batch: int = 32
     threads: int = 1
     rounds: int = 30
+    memory: bool = True
+    adb: AdbConfig = field(default_factory=AdbConfig)
+    ssh: SshConfig = field(default_factory=SshConfig)
 
 
 @dataclass

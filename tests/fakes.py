@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 
 from amc.budget import Budget, WidthSpace, make_budget, width_space
+from amc.export.reference import eager_logits, random_batch
+from amc.latency import Prepared
+from amc.layers import trace_layers
 from amc.memo import Evaluation
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import GroupFeatures
@@ -100,15 +104,16 @@ class Spinning:
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
-    ) -> Callable[[], None]:
+    ) -> Prepared:
         """Return a loop that is as long as ``model`` is large."""
-        from amc.layers import trace_layers
-
         layers = trace_layers(nn.Sequential(model, nn.Flatten()), torch.zeros(1, *input_shape))
         steps = 100 + batch * sum(layer.macs for layer in layers) // 64
 
-        def run() -> None:
+        logits = eager_logits(model, random_batch(input_shape, batch))
+
+        def run() -> np.ndarray:
             for _ in range(steps):
                 pass
+            return logits
 
-        return run
+        return Prepared(run)

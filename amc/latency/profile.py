@@ -11,9 +11,9 @@ from torch import nn
 
 from amc.budget import Cost, WidthSpace, make_budget
 from amc.graph import Graph
-from amc.latency.measure import Shape, cpu_model, time_models
+from amc.latency.measure import measure_models, time_models
 from amc.latency.predict import LayerGrid
-from amc.latency.protocol import Backend
+from amc.latency.protocol import Backend, RemoteBackend, Shape
 from amc.latency.table import LatencyTable, Target
 from amc.latency.units import LayerKind
 from amc.pruning import SlicePlan, first_channels, slice_model
@@ -27,9 +27,11 @@ LAYERS_AT_ONCE = 32
 NETWORKS_AT_ONCE = 8
 
 
-def target_of(backend: Backend, threads: int, batch: int) -> Target:
-    """Return what latencies measured with ``backend`` here belong to."""
-    return Target(cpu_model(), backend.name, backend.version(), backend.precision, threads, batch)
+def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Target:
+    """Return what latencies measured with ``backend`` belong to; a small network asks the device its name."""
+    probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    found = measure_models({"probe": probe}, (3, 8, 8), backend, batch=batch, threads=threads, rounds=1)
+    return Target(found.device, backend.name, found.version, backend.precision, threads, batch)
 
 
 def missing_points(
@@ -46,7 +48,7 @@ def missing_points(
 def measure_layers(
     table: LatencyTable,
     grids: Sequence[LayerGrid],
-    backend: Backend,
+    backend: Backend | RemoteBackend,
     *,
     rounds: int,
     save: Callable[[LatencyTable], None],
@@ -75,7 +77,7 @@ def measure_networks(
     model: nn.Module,
     graph: Graph,
     networks: Sequence[Sequence[int]],
-    backend: Backend,
+    backend: Backend | RemoteBackend,
     *,
     batch: int,
     threads: int,

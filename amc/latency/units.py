@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph import Graph
-
-Shape = tuple[int, int, int]
+from amc.latency.protocol import Shape
 
 
 @dataclass(frozen=True, order=True)

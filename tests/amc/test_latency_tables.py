@@ -23,6 +23,7 @@ from amc.latency.profile import (
 from amc.latency.table import LatencyTable, Surface, Target
 from amc.latency.units import LayerKind, layer_kinds, spread
 from amc.pruning import SlicePlan, first_channels, slice_model
+from tests.fakes import Spinning
 from tests.networks import SHAPE, Residual, Separable
 
 TARGET = Target("A CPU @ 2 GHz", "torch", "2.0", "float32", 1, 1)
@@ -246,7 +247,7 @@ def test_smaller_networks_are_measured_as_faster(network):
         model,
         graph,
         [space.minimum, space.dense],
-        get_backend("onnxruntime"),
+        Spinning(),
         batch=16,
         threads=1,
         rounds=7,

@@ -77,7 +77,8 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
         (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
         (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
-        (["stages=[benchmark]", "latency.backends=[tensorrt]"], ["tensorrt", "onnxruntime"]),
+        (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
+        (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean litert"]),
         (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
         (
             ["stages=[search]", "compressor.order=l1", "agent.guide=greedy"],
@@ -99,7 +100,7 @@ def test_a_bad_value_is_told_in_one_line(old: Path, overrides: list[str], parts:
 
 @pytest.mark.parametrize(
     "override",
-    ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tensorrt]", "compressor.order=l7"],
+    ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tflite]", "compressor.order=l7"],
 )
 def test_a_bad_value_is_told_before_the_training(tmp_path: Path, override: str) -> None:
     refused(amc(*TINY, override, "run_dir=run", cwd=workspace(tmp_path)))

@@ -14,7 +14,19 @@ import torch
 from safetensors.torch import load_file
 
 from amc import Strategy, load_pruned
-from tests.experiments.helpers import SMALL, TINY, artifacts, done, read_json, read_lines, timeless, workspace
+from amc.export import FORMATS, Format
+from tests.experiments.helpers import (
+    SMALL,
+    TINY,
+    amc,
+    artifacts,
+    done,
+    read_json,
+    read_lines,
+    refused,
+    timeless,
+    workspace,
+)
 
 ARTIFACTS = {
     ".hydra/config.yaml", ".hydra/overrides.yaml", "provenance.json", "search.jsonl", "strategy.json",
@@ -129,6 +141,26 @@ def test_a_run_is_loaded_in_inference_mode_too(full: Path) -> None:
 
 
 # --- an old run taken up again
+
+
+def test_formats_that_are_not_there_do_not_stop_the_others(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Format("model.mlpackage", ("no_such_package",), FORMATS["coreml"].write)
+    monkeypatch.setitem(FORMATS, "coreml", absent)
+    out = done(
+        "run_dir=run", "stages=[export]", "export.formats=[coreml,openvino,torch_export]", cwd=again
+    ).out
+    assert "coreml is left out: not installed: no_such_package" in out
+    facts = read_json(again / "run/stages/export.json")
+    assert [file["format"] for file in facts["files"]] == ["openvino", "torch_export"]
+    assert all(file["max_abs_difference"] < 1e-4 for file in facts["files"])
+    assert facts["left_out"] == {"coreml": "not installed: no_such_package"}
+    assert (again / "run" / facts["files"][1]["file"]).stat().st_size == facts["files"][1]["bytes"]
+
+
+def test_no_format_at_all_is_an_error(again: Path) -> None:
+    refused(amc("run_dir=run", "stages=[export]", "export.tolerance=-1", cwd=again), "differs from eager")
 
 
 def test_a_single_stage_uses_the_runs_own_model_and_data(again: Path) -> None:
