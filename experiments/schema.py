@@ -316,9 +316,9 @@ class ProfileConfig:
     """The latency table of ``budget=latency``: see ``amc.latency.profile``.
 
     ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
-    ``held_out`` are numbers of whole networks. ``tables`` is where measured layers are kept for other
-    networks and runs (none: the user's cache folder). ``repairs`` is how often a strategy that measures
-    over its budget is made smaller.
+    ``held_out`` are numbers of whole networks; ``widths`` asks which multiples of channels are cheap.
+    ``tables`` is where measured layers are kept for other networks and runs (none: the user's cache folder).
+    ``repairs`` is how often a strategy that measures over its budget is made smaller.
     """
 
     backend: str = "onnxruntime"
@@ -328,6 +328,7 @@ class ProfileConfig:
     rounds: int = 10
     fit: int = 12
     held_out: int = 10
+    widths: bool = True
     tables: str | None = None
     repairs: int = 5
 

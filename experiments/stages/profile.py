@@ -23,7 +23,8 @@ from amc.latency.profile import (
     target_of,
 )
 from amc.latency.table import LatencyTable
-from amc.latency.units import layer_kinds
+from amc.latency.units import LayerKind, layer_kinds
+from amc.latency.widths import WIDTHS, typical_layer, width_costs
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -45,7 +46,8 @@ def run(run: Run) -> dict[str, Any]:
     grids = layer_grids(graph, kinds, run.space, config.points)
     missing = _points(table, grids)
     count = config.fit + config.held_out
-    with tqdm(total=missing + count, desc="profile", unit="network", disable=None) as bar:
+    probe = len(WIDTHS) if config.widths else 0
+    with tqdm(total=missing + count + probe, desc="profile", unit="network", disable=None) as bar:
 
         def progress(done: int, what: str) -> None:
             bar.set_postfix_str(what)
@@ -56,6 +58,8 @@ def run(run: Run) -> dict[str, Any]:
         )
         unfitted = LatencyModel(graph, target, grids, [table.layers[kind] for kind in kinds])
         fitted, dense_ms, found = _fit(run, unfitted, progress)
+        widths = _cheap_widths(run, typical_layer(graph, kinds)) if config.widths else {}
+        progress(probe, "widths")
     atomic_write_json(run.folder / LATENCY_MODEL, fitted.to_json())
     print(
         f"profile: {target.runtime} on {target.device}, dense {dense_ms:.3f} ms; predictions are off by "
@@ -71,7 +75,26 @@ def run(run: Run) -> dict[str, Any]:
         "minimum_latency_ratio": fitted(run.space.minimum) / fitted(graph.dense_widths),
         "factors": fitted.factors,
         **asdict(found),
+        **widths,
     }
+
+
+def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
+    """Find the multiple of channels that ``budget.round_to`` should be on this runtime."""
+    config = run.config.profile
+    found = width_costs(
+        kind,
+        run.available_backend(),
+        batch=config.batch,
+        threads=config.threads,
+        rounds=config.rounds,
+    )
+    extra = ", ".join(f"{multiple}: {share:+.0%}" for multiple, share in found.extra.items())
+    tqdm.write(
+        f"profile: extra time of rounding widths up to multiples, {found.layer}: {extra}; "
+        f"budget.round_to={found.cheap_multiple} costs next to nothing"
+    )
+    return {"widths": {**asdict(found), "cheap_multiple": found.cheap_multiple}}
 
 
 def _points(table: LatencyTable, grids: Sequence[LayerGrid]) -> int:

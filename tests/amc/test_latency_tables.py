@@ -22,6 +22,7 @@ from amc.latency.profile import (
 )
 from amc.latency.table import LatencyTable, Surface, Target
 from amc.latency.units import LayerKind, layer_kinds, spread
+from amc.latency.widths import WIDTHS, WidthCosts, extra_of_rounding, typical_layer, width_costs
 from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.fakes import Spinning
 from tests.networks import SHAPE, Residual, Separable
@@ -267,3 +268,30 @@ def test_random_networks_are_allowed_and_of_all_sizes(network):
     shares = [cost(widths) / cost(space.dense) for widths in found]
     assert min(shares) < 0.4
     assert max(shares) > 0.6
+
+
+def test_rounding_up_is_free_within_a_block_of_channels():
+    blocks = {width: float(-(-width // 8)) for width in WIDTHS}
+    found = WidthCosts("layer", tuple(blocks.values()), extra_of_rounding(blocks))
+    assert [found.extra[multiple] for multiple in (1, 2, 4, 8)] == [0.0, 0.0, 0.0, 0.0]
+    assert found.extra[16] > 0.05
+    assert found.cheap_multiple == 8
+
+
+def test_rounding_up_costs_what_it_adds_where_there_are_no_blocks():
+    extra = extra_of_rounding({width: float(width) for width in WIDTHS})
+    assert extra[2] == pytest.approx(sum((w + w % 2) / w - 1 for w in WIDTHS) / len(WIDTHS))
+    assert list(extra.values()) == sorted(extra.values())
+    assert WidthCosts("layer", (), extra).cheap_multiple == 2
+
+
+def test_widths_of_the_heaviest_layer_are_timed(network):
+    model, graph, _ = network
+    kinds = layer_kinds(graph, model)
+    kind = typical_layer(graph, kinds)
+    shares = {k: sum(la.macs for la, own in zip(graph.layers, kinds, strict=True) if own == k) for k in kinds}
+    assert all(shares[kind] >= share for k, share in shares.items() if k.kind == "conv")
+    found = width_costs(kind, Spinning(), batch=4, threads=1, rounds=3)
+    assert len(found.milliseconds) == len(WIDTHS)
+    assert found.milliseconds[-1] > found.milliseconds[0]
+    assert found.extra[32] > found.extra[1] == 0.0
