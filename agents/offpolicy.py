@@ -31,6 +31,7 @@ LIMITS: Mapping[str, Limit] = {
     "updates_per_step": (lambda value: value >= 1, "at least 1"),
     "sigma": (lambda value: value >= 0, "0 or more"),
     "sigma_decay": (lambda value: 0 < value <= 1, "a factor in (0, 1]"),
+    "patience": (lambda value: value >= 0, "0 (for ever) or more"),
     "explore_share": (lambda value: 0 < value <= 1, "a share in (0, 1]"),
     "policy_delay": (lambda value: value >= 1, "at least 1"),
     "target_sigma": (lambda value: value >= 0, "0 or more"),
@@ -172,13 +173,13 @@ def learn(
     settings: OffPolicySettings,
     episode_length: int,
     prepare: Callable[[int], None] = lambda first: None,
-    follow: Callable[[Episode], None] = lambda best: None,
+    after: Callable[[Episode, Episode | None], None] = lambda episode, best: None,
 ) -> SearchResult:
     """Let an algorithm act and learn for ``episodes`` episodes.
 
     Args:
         prepare: called with the index of the first episode of every batch before it begins.
-        follow: called with every episode that is better than all before it.
+        after: called with every episode as it ends, and the best so far.
     """
 
     def begin(first: int) -> None:
@@ -188,8 +189,7 @@ def learn(
 
     def end(episode: Episode) -> None:
         on_episode(episode)
-        if episode is callback.best:
-            follow(episode)
+        after(episode, callback.best)
 
     callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin)
     steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length
