@@ -33,7 +33,7 @@ from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
 from experiments.agents import check_agent, check_search
-from experiments.backends import backend_of
+from experiments.backends import check_measuring
 from experiments.budgets import asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
@@ -101,13 +101,7 @@ class Run:
             TrainSettings(**asdict(section))
         for name in config.export.formats:
             get_format(name)
-        for backend in config.latency.backends:
-            backend_of(backend, config.latency)
-        for name in ("rounds", "batch", "threads"):
-            if (count := getattr(config.latency, name)) < 1:
-                raise AmcError(f"latency.{name} is {count}; expected at least 1")
-        if (count := config.latency.throughput_batch) < 0:
-            raise AmcError(f"latency.throughput_batch is {count}; expected 0, for none, or more")
+        check_measuring(config)
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)

@@ -207,7 +207,8 @@ class Adb:
             if time.monotonic() >= deadline:
                 raise AmcError(
                     f"adb: the phone is still at {celsius:.1f} degrees after waiting for "
-                    f"{self.settings.cool_seconds:.0f} s; expected latency.adb.max_celsius={limit:.1f} at most"
+                    f"{self.settings.cool_seconds:.0f} s; "
+                    f"expected latency.adb.max_celsius={limit:.1f} at most"
                 )
             time.sleep(min(_POLL_SECONDS, self.settings.cool_seconds))
         return celsius

@@ -22,6 +22,7 @@ STAGES = (
     "evaluate",
     "export",
     "benchmark",
+    "serve",
     "inspect",
     "report",
 )
