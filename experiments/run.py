@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cached_property, wraps
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +34,7 @@ from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
 from experiments.agents import check_agent, check_search
-from experiments.backends import backend_of
+from experiments.backends import backend_of, check_measuring
 from experiments.budgets import KINDS, asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
@@ -43,11 +42,8 @@ from experiments.trackers import Tracker, make_tracker
 
 DENSE = "dense.safetensors"
 LATENCY_MODEL = "latency_model.json"
-COUNTS = (
-    "latency.rounds", "latency.batch", "latency.threads", "profile.rounds", "profile.batch",
-    "profile.threads", "profile.fit", "profile.held_out",
-)  # fmt: skip
-"""Settings that are at least 1."""
+PRUNED_STAGES = ("finetune", "compare", "evaluate", "export", "benchmark", "serve")
+"""Stages whose records are about the pruned network."""
 T = TypeVar("T")
 
 
@@ -109,15 +105,7 @@ class Run:
             TrainSettings(**asdict(section))
         for name in config.export.formats:
             get_format(name)
-        for backend in (*config.latency.backends, config.profile.backend):
-            backend_of(backend, config.latency)
-        for key in COUNTS:
-            if (count := attrgetter(key)(config)) < 1:
-                raise AmcError(f"{key} is {count}; expected at least 1")
-        if config.profile.points < 2:
-            raise AmcError(f"profile.points is {config.profile.points}; expected at least 2")
-        if (count := config.latency.throughput_batch) < 0:
-            raise AmcError(f"latency.throughput_batch is {count}; expected 0, for none, or more")
+        check_measuring(config)
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)
@@ -275,9 +263,14 @@ class Run:
                 return self.latency_model
 
     @property
+    def latency_model_path(self) -> Path:
+        """Where stage ``profile`` leaves the latency model of the whole job."""
+        return self.top.folder / LATENCY_MODEL
+
+    @property
     def profiled(self) -> bool:
-        """Whether the run folder holds a latency model."""
-        return (self.top.folder / LATENCY_MODEL).exists()
+        """Whether there is a latency model."""
+        return self.latency_model_path.exists()
 
     @shared
     def latency_model(self) -> LatencyModel:
@@ -431,6 +424,10 @@ class Run:
         """Remove the records of stages (by name) and files of the run folder that no longer hold."""
         for name in names:
             (self.folder / name if "." in name else self._record_of(name)).unlink(missing_ok=True)
+
+    def forget_pruned(self) -> None:
+        """Remove what was made of another strategy than the present one."""
+        self.forget("prune", "pruned.safetensors", "model.safetensors", *PRUNED_STAGES)
 
     def _record_of(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"

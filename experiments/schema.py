@@ -336,6 +336,18 @@ class ProfileConfig:
 
 
 @dataclass
+class ServeConfig:
+    """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
+
+    backend: str = "onnxruntime"
+    batch: int = 1
+    rate: float | None = None
+    seconds: float = 10.0
+    slices: int = 10
+    deadline_ms: float | None = None
+
+
+@dataclass
 class TrackerConfig:
     """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
 
@@ -372,6 +384,7 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 

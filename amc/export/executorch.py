@@ -53,7 +53,7 @@ def load_executorch(content: bytes, images: Any, threads: int) -> Callable[[], A
         program = runtime._load_for_executorch_from_buffer(content)
         program.forward(inputs)
 
-    def run() -> Any:
+    def run(_alive: bytes = content) -> Any:  # the program points into the content, and does not hold it
         return program.forward(inputs)[0]
 
     return run

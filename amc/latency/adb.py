@@ -206,9 +206,9 @@ class Adb:
         while (celsius := self._celsius()) > (limit if limit is not None else celsius):
             if time.monotonic() >= deadline:
                 raise AmcError(
-                    f"adb: the phone is still at {celsius:.1f} degrees after "
+                    f"adb: the phone is still at {celsius:.1f} degrees after waiting for "
                     f"{self.settings.cool_seconds:.0f} s; "
-                    f"expected at most latency.adb.max_celsius={limit:.1f}"
+                    f"expected latency.adb.max_celsius={limit:.1f} at most"
                 )
             time.sleep(min(_POLL_SECONDS, self.settings.cool_seconds))
         return celsius

@@ -171,8 +171,8 @@ def ratio(dense: Timing, pruned: Timing) -> Comparison:
         dense=dense,
         pruned=pruned,
         speedup=median(ratios),
-        speedup_q1=_quantile(ratios, 0.25),
-        speedup_q3=_quantile(ratios, 0.75),
+        speedup_q1=quantile(ratios, 0.25),
+        speedup_q3=quantile(ratios, 0.75),
     )
 
 
@@ -355,15 +355,15 @@ def clock_for(threads: int) -> tuple[str, Clock]:
 def _timing(samples_ms: Sequence[float], repeats: int) -> Timing:
     return Timing(
         median_ms=median(samples_ms),
-        p90_ms=_quantile(samples_ms, 0.9),
-        iqr_ms=_quantile(samples_ms, 0.75) - _quantile(samples_ms, 0.25),
+        p90_ms=quantile(samples_ms, 0.9),
+        iqr_ms=quantile(samples_ms, 0.75) - quantile(samples_ms, 0.25),
         rounds=len(samples_ms),
         repeats=repeats,
         samples_ms=tuple(samples_ms),
     )
 
 
-def _quantile(values: Sequence[float], fraction: float) -> float:
+def quantile(values: Sequence[float], fraction: float) -> float:
     """Linearly interpolated quantile, as numpy's default."""
     ordered = sorted(values)
     position = fraction * (len(ordered) - 1)

@@ -1,13 +1,15 @@
 """Peak memory of a network in a runtime: what a fresh process grows by when it loads and runs the file.
 
-``python -m amc.latency.memory BACKEND FILE BATCH C H W THREADS`` is that process; it prints the bytes. The
-growth is that of the resident set, from before the file is read to the peak over three runs. It holds the
+The growth is that of the resident set, from before the file is read to the peak over three runs. It holds the
 file, the weights as the runtime packs them, the activations, and what the runtime itself loads at its first
 network: the same for a dense and a pruned one. Linux only.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -31,7 +33,7 @@ def peak_memory(
         file.write_bytes(content)
         arguments = [backend.name, str(file), *map(str, (batch, *input_shape, threads))]
         done = subprocess.run(
-            [sys.executable, "-m", "amc.latency.memory", *arguments],
+            [sys.executable, "-c", "from amc.latency.memory import child; child()", *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -50,6 +52,7 @@ def _grown_by(name: str, file: Path, batch: int, input_shape: Shape, threads: in
     assert isinstance(backend, FileBackend)
     backend.runtime()
     images = np.zeros((batch, *input_shape), dtype=np.float32)
+    _give_free_memory_back()
     Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
     before = _status("VmRSS")
     run = backend.load(file.read_bytes(), images, threads)
@@ -58,12 +61,21 @@ def _grown_by(name: str, file: Path, batch: int, input_shape: Shape, threads: in
     return _status("VmHWM") - before
 
 
+def _give_free_memory_back() -> None:
+    """Return what imports left free in the heap to the kernel, lest the network fits into it unseen."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _status(key: str) -> int:
     """A figure of this process in bytes; the kernel tells KiB."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
     return 1024 * int(line.split()[1])
 
 
-if __name__ == "__main__":
-    count, channels, height, width, allowed = map(int, sys.argv[3:])
-    print(_grown_by(sys.argv[1], Path(sys.argv[2]), count, (channels, height, width), allowed))
+def child() -> None:
+    """Print the growth of this process in bytes; the arguments are the backend, file, shape and threads."""
+    name, file, *numbers = sys.argv[1:]
+    batch, channels, height, width, threads = map(int, numbers)
+    print(_grown_by(name, Path(file), batch, (channels, height, width), threads))

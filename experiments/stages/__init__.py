@@ -24,6 +24,7 @@ STAGES = (
     "evaluate",
     "export",
     "benchmark",
+    "serve",
     "inspect",
     "report",
 )

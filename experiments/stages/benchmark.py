@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -19,17 +20,21 @@ def run(run: Run) -> dict[str, Any]:
     """Measure both networks side by side, at the batch size of latency and at that of throughput."""
     config = run.config.latency
     model = run.pruned("model.safetensors")
-    facts = {"runtimes": _measured(run, model, config.batch, config.rounds, memory=config.memory)}
+    results = _measured(run, model, config.backends, config.batch, config.rounds, memory=config.memory)
+    facts = {"runtimes": results}
     if config.throughput_batch and config.throughput_batch != config.batch:
+        names = [result.backend for result in results if result.comparison is not None]
         rounds = math.ceil(config.rounds / 3)
-        facts["throughput"] = _measured(run, model, config.throughput_batch, rounds, memory=False)
-    return {name: [result.to_json() for result in results] for name, results in facts.items()}
+        facts["throughput"] = _measured(run, model, names, config.throughput_batch, rounds, memory=False)
+    return {name: [result.to_json() for result in found] for name, found in facts.items()}
 
 
-def _measured(run: Run, model: nn.Module, batch: int, rounds: int, *, memory: bool) -> list[BackendResult]:
-    """Compare on every runtime, and print a line for each."""
+def _measured(
+    run: Run, model: nn.Module, names: Sequence[str], batch: int, rounds: int, *, memory: bool
+) -> list[BackendResult]:
+    """Compare on the named runtimes, and print a line for each."""
     config = run.config.latency
-    with tqdm(total=len(config.backends), desc="benchmark", unit="runtime", disable=None, leave=False) as bar:
+    with tqdm(total=len(names), desc="benchmark", unit="runtime", disable=None, leave=False) as bar:
 
         def progress(name: str) -> None:
             bar.set_postfix(runtime=name)
@@ -39,7 +44,7 @@ def _measured(run: Run, model: nn.Module, batch: int, rounds: int, *, memory: bo
             run.dense,
             model,
             run.splits.input_shape,
-            backends=[backend_of(name, config) for name in config.backends],
+            backends=[backend_of(name, config) for name in names],
             batch=batch,
             threads=config.threads,
             rounds=rounds,

@@ -35,8 +35,6 @@ def run(run: Run) -> dict[str, Any]:
 
     Random weights are enough: how long a layer takes does not depend on them.
     """
-    from experiments.run import LATENCY_MODEL
-
     config, backend = run.config.profile, run.available_backend()
     target = target_of(backend, config.threads, config.batch)
     path = tables_folder(config.tables) / target.file_name
@@ -60,7 +58,7 @@ def run(run: Run) -> dict[str, Any]:
         fitted, dense_ms, found = _fit(run, unfitted, progress)
         widths = _cheap_widths(run, typical_layer(graph, kinds)) if config.widths else {}
         progress(probe, "widths")
-    atomic_write_json(run.folder / LATENCY_MODEL, fitted.to_json())
+    atomic_write_json(run.latency_model_path, fitted.to_json())
     print(
         f"profile: {target.runtime} on {target.device}, dense {dense_ms:.3f} ms; predictions are off by "
         f"{found.median_error:.1%} (median) and {found.worst_error:.1%} (worst) on {found.networks} others"

@@ -165,8 +165,8 @@ class _Keeper:
 
     def _write(self, strategy: Strategy) -> None:
         if self._old is None or self._old.groups != strategy.groups:
-            self._run.forget("verify", "prune", "pruned.safetensors", "model.safetensors")
-            self._run.forget("finetune", "compare", "evaluate", "export", "benchmark")
+            self._run.forget("verify")
+            self._run.forget_pruned()
         strategy.save(self._path)
         self._old = strategy
 

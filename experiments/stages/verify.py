@@ -84,5 +84,4 @@ def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:
     """Write the repaired strategy; what it was before is in its provenance."""
     repaired = run.make_strategy(widths, **strategy.provenance, repaired_from=list(run.widths_of(strategy)))
     replace(repaired, seed=strategy.seed).save(run.folder / "strategy.json")
-    run.forget("prune", "pruned.safetensors", "model.safetensors")
-    run.forget("finetune", "compare", "evaluate", "export", "benchmark")
+    run.forget_pruned()

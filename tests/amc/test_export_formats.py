@@ -1,5 +1,7 @@
 """The formats beside ONNX: written, checked, whole or not at all."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import FORMATS, ExportSettings, get_format
-from amc.export.executorch import load_executorch
+from amc.export.executorch import executorch_bytes, load_executorch
 from amc.export.litert import load_litert
 from amc.export.openvino import load_openvino
 from amc.export.reference import check_agreement
@@ -79,6 +81,15 @@ def test_what_does_not_convert_is_told_in_one_line(name, model, tmp_path):
         FORMATS[name].write(model, (1, 12, 12), tmp_path / FORMATS[name].file, ExportSettings())
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(bool(FORMATS["executorch"].unavailable()), reason="executorch is not installed")
+def test_a_program_keeps_the_bytes_that_it_points_into(model):
+    content = executorch_bytes(model, SHAPE)
+    references = sys.getrefcount(content)
+    run = load_executorch(content, torch.zeros(1, *SHAPE).numpy(), 1)
+    assert sys.getrefcount(content) > references
+    assert run().shape == (1, 5)
 
 
 def test_an_absent_package_is_named(monkeypatch):

@@ -79,6 +79,11 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
         (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
         (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean litert"]),
+        (["stages=[benchmark]", "latency.throughput_batch=-1"], ["latency.throughput_batch is -1"]),
+        (["stages=[benchmark]", "latency.backends=[adb]", "latency.adb.format=x"], ["latency.adb.format"]),
+        (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
+        (["stages=[serve]", "serve.batch=0"], ["serve.batch is 0"]),
+        (["stages=[serve]", "serve.backend=tflite"], ["tflite"]),
         (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
         (
             ["stages=[search]", "compressor.order=l1", "agent.guide=greedy"],
