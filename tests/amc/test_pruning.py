@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from amc.errors import AmcError
+from amc.exactness import check_exactness
 from amc.graph import trace
 from amc.models import mobilenet_v2, plain20, resnet20
 from amc.pruning import (
     SlicePlan,
-    check_exactness,
     first_channels,
     kept_channels,
     slice_model,
