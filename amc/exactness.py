@@ -28,6 +28,14 @@ IMAGES = 4
 """Random images that the networks are compared on."""
 
 
+class InexactError(AmcError):
+    """A network cannot be pruned exactly; ``groups`` are those to blame, where they could be found."""
+
+    def __init__(self, message: str, groups: Sequence[str]) -> None:
+        super().__init__(message)
+        self.groups = tuple(groups)
+
+
 @torch.no_grad()
 def check_exactness(
     model: nn.Module,
@@ -52,7 +60,7 @@ def check_exactness(
         and reloaded networks must agree bit for bit.
 
     Raises:
-        AmcError: the network cannot be pruned exactly; names the groups that differ and what leaves them out.
+        InexactError: the network cannot be pruned exactly; names the groups and what leaves them out.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
@@ -62,7 +70,7 @@ def check_exactness(
         kept = _random_subsets(graph, generator)
         difference = proof.difference(kept)
         if not difference <= tolerance:
-            raise AmcError(proof.blame(kept, difference))
+            raise proof.blame(kept, difference)
         worst = max(worst, difference)
         proof.check_surgery(kept)
     proof.check_reloaded(kept)
@@ -122,7 +130,7 @@ class _Proof:
         except Exception:  # what a user's network with missing channels raises is anyone's guess
             return float("inf")
 
-    def blame(self, kept: Kept, difference: float) -> str:
+    def blame(self, kept: Kept, difference: float) -> InexactError:
         """Say which groups differ: those that, added to groups which can be cut together, spoil that."""
         cut = first_channels(self.graph, self.graph.dense_widths)
         faulty: list[str] = []
@@ -149,9 +157,9 @@ class _Proof:
             if name not in theirs or ours.shape != theirs[name].shape or not torch.equal(ours, theirs[name]):
                 got = tuple(theirs[name].shape) if name in theirs else "nothing"
                 reason = f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got} or others"
-                raise AmcError(self.refusal(self.groups_at(name), reason))
+                raise self.refusal(self.groups_at(name), reason)
         if not torch.equal(self.outputs(sliced), self.outputs(cut)):
-            raise AmcError(self.refusal([], "sliced and cut networks differ in output"))
+            raise self.refusal([], "sliced and cut networks differ in output")
 
     def check_reloaded(self, kept: Kept) -> None:
         """Make sure that widths and weights on disk are all that the cut network is."""
@@ -166,22 +174,23 @@ class _Proof:
                 load_into(reloaded, load_state_dict(weights), "the cut network")
                 same = torch.equal(self.outputs(sliced), self.outputs(reloaded))
             except AmcError as error:
-                raise AmcError(self.refusal([], f"stored and read again, {error}")) from error
+                raise self.refusal([], f"stored and read again, {error}") from error
         if not same:
             reason = "it computes something else; is there a state outside of its parameters and buffers?"
-            raise AmcError(self.refusal([], f"stored and read again, {reason}"))
+            raise self.refusal([], f"stored and read again, {reason}")
 
     def groups_at(self, tensor: str) -> list[str]:
         """Names of the groups that lie on a tensor's module."""
         module = tensor.rpartition(".")[0]
         return [g.name for g in self.graph.groups if any(slot.module == module for slot in g.slots)]
 
-    def refusal(self, groups: Sequence[str], reason: str) -> str:
+    def refusal(self, groups: Sequence[str], reason: str) -> InexactError:
         """One line: which groups, why, and what leaves them out."""
         named = ", ".join(map(repr, groups))
         where = f"in group{'s' * (len(groups) > 1)} {named} " if groups else ""
         hint = f": compressor.exclude=[{','.join(groups)}] leaves that out" if groups else ""
-        return f"{type(self.model).__name__} cannot be pruned exactly: {where}{reason}{hint}"
+        message = f"{type(self.model).__name__} cannot be pruned exactly: {where}{reason}{hint}"
+        return InexactError(message, groups)
 
 
 def _strategy(graph: Graph, widths: Sequence[int]) -> Strategy:

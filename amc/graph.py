@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -49,7 +49,7 @@ class ChannelGroup:
         followers: depthwise layers that carry the channels through.
         readers: layers that read the channels and mix them.
         slots: all axes on which the channels lie, norm layers included.
-        root, root_channels: how torch-pruning addresses the group.
+        root, root_channels: how torch-pruning addresses the group: a layer, and its outputs of each channel.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ChannelGroup:
     readers: tuple[str, ...]
     slots: tuple[Slot, ...]
     root: str
-    root_channels: tuple[int, ...]
+    root_channels: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,9 @@ def _split_into_groups(
 ) -> list[ChannelGroup]:
     """Turn one torch-pruning group into channel groups.
 
-    Channels of the root that lie on different sets of axes (a sum with a concatenation, say) are groups of
-    their own: only then does a count of kept channels determine every layer's shape.
+    Channels of the root that share a place somewhere (a map beside a depthwise copy of itself, both added
+    to the root's) are one channel. Those that lie on different sets of axes (a sum with a concatenation, say) are
+    groups of their own: only then does a count of kept channels determine every layer's shape.
     """
     axes: dict[tuple[str, Axis], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for item in items:
@@ -255,8 +256,9 @@ def _split_into_groups(
         for axis in _axes(dependencies, item, module):
             for position, channel in zip(item.idxs, item.root_idxs, strict=True):
                 axes[name, axis][channel].add(position)
+    members = _unite(axes.values())
     signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for channel in range(len(items[0].idxs)):
+    for channel in members:
         signature = tuple(sorted((key, len(at[channel])) for key, at in axes.items() if at.get(channel)))
         signatures[signature].append(channel)
     groups = []
@@ -284,10 +286,38 @@ def _split_into_groups(
                 ),
                 slots=slots,
                 root=root,
-                root_channels=tuple(channels),
+                root_channels=tuple(members[channel] for channel in channels),
             )
         )
     return groups
+
+
+def _unite(axes: Iterable[dict[int, set[int]]]) -> dict[int, tuple[int, ...]]:
+    """Make one channel, the first, of all that share a position on an axis; return its members, ascending.
+
+    The positions of the others are moved to it in ``axes``.
+    """
+    axes = list(axes)
+    first: dict[int, int] = {}
+
+    def find(channel: int) -> int:
+        while first.setdefault(channel, channel) != channel:
+            channel = first[channel]
+        return channel
+
+    for at in axes:
+        owner: dict[int, int] = {}
+        for channel, positions in at.items():
+            for position in positions:
+                one, other = sorted((find(channel), find(owner.setdefault(position, channel))))
+                first[other] = one
+    members: dict[int, list[int]] = defaultdict(list)
+    for channel in sorted(first):
+        members[find(channel)].append(channel)
+    for at in axes:
+        for channel in [each for each in at if find(each) != each]:
+            at.setdefault(find(channel), set()).update(at.pop(channel))
+    return {channel: tuple(own) for channel, own in members.items()}
 
 
 def _axes(dependencies: Dependencies, item: Item, module: nn.Module) -> tuple[Axis, ...]:

@@ -177,7 +177,7 @@ def surgery(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
         dropped: list[int] = []
         for group in groups:
             stays = set(kept[group.name].tolist())
-            dropped += [c for i, c in enumerate(group.root_channels) if i not in stays]
+            dropped += [c for i, own in enumerate(group.root_channels) if i not in stays for c in own]
         if not dropped:
             continue
         module = modules[root]
