@@ -179,12 +179,21 @@ def _find_groups(
         root = dependencies.name_of(items[0].node.module)
         reason = _why_unprunable(dependencies, items, layers)
         if reason is not None:
-            unprunable.append(Unprunable(root, len(items[0].idxs), reason))
+            unprunable.append(
+                Unprunable(_first_maker(dependencies, items, order), len(items[0].idxs), reason)
+            )
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
     groups.sort(key=lambda group: (order[group.leading], group.root_channels))
     unprunable.sort(key=lambda item: order.get(item.name, len(order)))
     return tuple(groups), tuple(unprunable)
+
+
+def _first_maker(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
+    """Name of the first layer, in forward order, of those that make a group's channels."""
+    made = (item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler))
+    names = [dependencies.name_of(module) for module in made if isinstance(module, nn.Conv2d | nn.Linear)]
+    return min(names, key=lambda name: order.get(name, len(order)))
 
 
 def _why_unprunable(
@@ -206,6 +215,8 @@ def _why_unprunable(
             return "its channels are the network's output"
         if node.type in (OPTYPE.LN, OPTYPE.GN):
             return f"{name} normalises over the channels: removing some would change the others"
+        if node.type == OPTYPE.MHA:
+            return f"{name} is an attention layer, whose width stays"
         if node.type == OPTYPE.PARAMETER:
             return f"{name} is a bare parameter on the same channels"
         if node.type not in plain:
@@ -244,8 +255,8 @@ def _split_into_groups(
     """Turn one torch-pruning group into channel groups.
 
     Channels of the root that share a place somewhere (a map beside a depthwise copy of itself, both added
-    to the root's) are one channel. Those that lie on different sets of axes (a sum with a concatenation, say) are
-    groups of their own: only then does a count of kept channels determine every layer's shape.
+    to the root's) are one channel. Those that lie on different sets of axes (a sum with a concatenation,
+    say) are groups of their own: only then does a count of kept channels determine every layer's shape.
     """
     axes: dict[tuple[str, Axis], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for item in items:

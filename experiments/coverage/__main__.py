@@ -123,11 +123,11 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         f"`{command}`, commit {commits}, {versions}.",
         "",
         "Random weights, every group cut to a random width at once. *Exact*: zeroed, sliced, surgically",
-        "pruned and reloaded networks compute the same (the figure is the largest relative difference of the",
-        "zeroed and the cut network in float64), and the candidate that a search would judge, batch norm folded,",
-        "is the network that is cut. *Prunable MACs*: the share in layers that read or make channels of a group;",
-        "*smallest MACs*: what is left with a fifth of every group's channels. Groups that make the outputs stay",
-        "whole everywhere and are not listed.",
+        "pruned and reloaded networks compute the same (the figure is the largest relative difference of",
+        "the zeroed and the cut network in float64), and the candidate that a search would judge, batch",
+        "norm folded, is the network that is cut. *Prunable MACs*: the share in layers that read or make",
+        "channels of a group; *smallest MACs*: what is left with a fifth of every group's channels. Groups",
+        "that make the outputs stay whole everywhere and are not listed.",
     ]
 
 

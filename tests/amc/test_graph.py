@@ -123,7 +123,7 @@ def test_gates_belong_to_the_channels_that_they_scale(example):
         (ConvHead, "logits", "the network's output"),
         (Chain, "head", "the network's output"),
         (Normalised, "hidden", "norm normalises over the channels"),
-        (Shared, "twice", "twice is called 2 times with shared weights"),
+        (Shared, "stem.0", "twice is called 2 times with shared weights"),
     ],
 )
 def test_unprunable_channels_are_listed_with_the_reason(make, name, reason, example):
