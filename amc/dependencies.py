@@ -196,7 +196,7 @@ def _judge(node: Any) -> tuple[bool, str | None]:
         if kind.startswith(part):
             return False, reason
     if kind.startswith("cat"):
-        return _judge_concat(node.grad_fn)
+        return False, _judge_concat(node)
     if not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
         return False, None
     before = tuple(node.grad_fn._saved_self_sym_sizes)
@@ -210,12 +210,18 @@ def _judge(node: Any) -> tuple[bool, str | None]:
     return False, None
 
 
-def _judge_concat(grad_fn: Any) -> tuple[bool, str | None]:
-    shape = tuple(grad_fn._input_metadata[0].shape)
-    dim = _dim(grad_fn._saved_dim, len(shape))
+def _judge_concat(node: Any) -> str | None:
+    """Why channels end at a concatenation, or None; the sizes of its parts, which are known, are noted."""
+    shape = tuple(node.grad_fn._input_metadata[0].shape)
+    dim = _dim(node.grad_fn._saved_dim, len(shape))
     if len(shape) == 4 and dim == 3:
-        return False, "maps are concatenated along their last axis"
-    return False, None
+        return "maps are concatenated along their last axis"
+    if dim == 1:
+        parts = node.grad_fn.next_functions
+        if any(function is None for function, _ in parts) or len(parts) != len(node.inputs):
+            return "a constant is concatenated to the channels"
+        node.module.concat_sizes = [function._input_metadata[index].shape[1] for function, index in parts]
+    return None
 
 
 def _judge_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[bool, str | None]:
