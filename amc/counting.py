@@ -49,6 +49,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
     counter = FlopCountAnalysis(_Matrix(model.eval()), blank_image(model, input_shape))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    counter.set_op_handle("aten::_convolution_mode", _padded_convolution)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
 
@@ -73,6 +74,12 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Multiply-adds of a convolution with padding by name, which fvcore passes over: taps of every output."""
+    weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
+    return Counter({"conv": prod(output) * prod(weight[1:])})
 
 
 def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:

@@ -52,6 +52,11 @@ def test_products_that_grow_with_the_widths_are_refused_with_the_way_out(example
         with_other_macs(exclude_groups(graph, ["stem.0"]), model)
 
 
+def test_padding_by_name_is_counted(example):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, padding="valid", groups=4))
+    assert count_macs(model, SHAPE) == 144 * 27 * 8 + 100 * 9 * 2 * 8
+
+
 def test_any_output_can_be_counted():
     assert count_macs(Heads(), SHAPE) == 144 * (27 * 8 + 72 * 12 + 24) + 12 * (CLASSES + 3)
 

@@ -27,7 +27,7 @@ from tests.networks import (
     ("make", "pruned", "whole", "reason"),
     [
         (Shuffled, ["stem.0", "inner.0", "after.0", "last.0"], "mixed.0", "reshape from 1x8x12x12 to 1x2x4x"),
-        (Chunked, ["left.0", "hidden.0"], "stem.0", "splits the channels at places that are written in its code"),
+        (Chunked, ["left.0", "hidden.0"], "stem.0", "splits the channels at places"),
         (Multiplied, ["narrow.0", "last.0"], "stem.0", r"twice is a grouped convolution \(groups=6\)"),
         (Upscaled, ["stem.0", "last.0"], "wide.0", "pixel shuffle moves channels into space"),
         (Encoder, ["perceptron.1"], "stem", "attention is an attention layer, whose width stays"),
