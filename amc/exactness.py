@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
-from amc.errors import AmcError
+from amc.errors import AmcError, out_of_memory
 from amc.graph import Graph
 from amc.loading import shaped
 from amc.outputs import as_matrix
@@ -128,7 +128,9 @@ class _Proof:
             zeroed = self.outputs(zero_model(self.model, self.graph, kept))
             sliced = self.outputs(slice_model(self.model, self.plan, kept))
             return float((zeroed - sliced).abs().max() / zeroed.abs().max().clamp(min=1e-12))
-        except Exception:  # what a user's network with missing channels raises is anyone's guess
+        except Exception as error:  # what a user's network with missing channels raises is anyone's guess
+            if out_of_memory(error):
+                raise
             return float("inf")
 
     def blame(self, kept: Kept, difference: float) -> InexactError:
@@ -164,6 +166,8 @@ class _Proof:
         try:
             same = torch.equal(self.outputs(sliced), self.outputs(cut))
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise self.refusal([], f"as torch-pruning cuts it, it fails: {_brief(error)}") from error
         if not same:
             raise self.refusal([], "sliced and cut networks differ in output")
@@ -171,16 +175,20 @@ class _Proof:
     def check_reloaded(self, kept: Kept) -> None:
         """Make sure that widths and weights on disk are all that the cut network is."""
         sliced = slice_model(self.model, self.plan, kept)
+        expected = self.outputs(sliced)
         widths = [len(kept[name]) for name in self.graph.group_names]
         with tempfile.TemporaryDirectory() as folder:
             strategy, weights = Path(folder) / "strategy.json", Path(folder) / "model.safetensors"
             _strategy(self.graph, widths).save(strategy)
             try:
                 save_safetensors(sliced.state_dict(), weights)
+                del sliced  # large networks are held several times as it is
                 reloaded = shaped(self.model, self.graph.input_shape, Strategy.load(strategy))
                 load_into(reloaded, load_state_dict(weights), "the cut network")
-                same = torch.equal(self.outputs(sliced), self.outputs(reloaded))
+                same = torch.equal(expected, self.outputs(reloaded))
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 raise self.refusal([], f"stored and read again, it fails: {_brief(error)}") from error
         if not same:
             reason = "it computes something else; is there a state outside of its parameters and buffers?"

@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from amc.errors import AmcError
 from amc.files import atomic_write_text
+from experiments.coverage.measure import NO_MEMORY, limit_memory, measure
 from experiments.coverage.table import table
 from experiments.coverage.zoo import ZOOS, Case, cases
 from experiments.provenance import commit
@@ -54,12 +56,16 @@ def main() -> None:
     try:
         wanted = cases(options.zoo, options.only)
         log = options.out.with_suffix(".jsonl")
-        known = _read(log, options.seed)
+        known = _read(log, options)
         with tqdm(wanted, desc="coverage", unit="network", disable=None) as bar:
             for case in bar:
                 bar.set_postfix_str(case.name)
                 if case.key not in known:
-                    known[case.key] = {**_measure(case, options), "commit": commit()}
+                    known[case.key] = {
+                        **_measure(case, options),
+                        "commit": commit(),
+                        "limits": _limits(options),
+                    }
                     with log.open("a") as file:
                         file.write(json.dumps(known[case.key]) + "\n")
         rows = [known[case.key] for case in wanted]
@@ -73,10 +79,6 @@ def main() -> None:
 
 
 def _measure_here(options: argparse.Namespace) -> None:
-    import torch
-
-    from experiments.coverage.measure import limit_memory, measure
-
     torch.set_num_threads(1)
     limit_memory(options.memory_mib)
     print(json.dumps(measure(Case(**json.loads(options.one)), options.seed)))
@@ -93,21 +95,27 @@ def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         reason = f"takes more than {options.timeout:g} s"
         return {**ended, "reason": reason, "seconds": options.timeout}
     if done.returncode:
+        if "memory" in done.stderr:  # not all libraries raise: some abort
+            return {**ended, "reason": NO_MEMORY, "seconds": None}
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return {**ended, "outcome": "crash", "reason": last[:300], "seconds": None}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def _read(log: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """Read what earlier tries measured; a line that a kill has torn is measured again."""
+def _limits(options: argparse.Namespace) -> list[float]:
+    return [options.timeout, options.memory_mib]
+
+
+def _read(log: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Read what earlier tries measured; torn lines and what met another limit are measured again."""
     known = {}
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if row["seed"] == seed:
+        if row["seed"] == options.seed and (row["outcome"] != "limit" or row["limits"] == _limits(options)):
             known[row["network"]] = row
     return known
 

@@ -16,7 +16,7 @@ from amc.compressor import Compressor, CompressorSettings
 from amc.cost import macs_cost
 from amc.counting import with_other_macs
 from amc.data import LabelledImages
-from amc.errors import AmcError
+from amc.errors import AmcError, out_of_memory
 from amc.evaluation import outputs
 from amc.exactness import InexactError, check_exactness
 from amc.graph import Graph, exclude_groups, trace
@@ -26,6 +26,7 @@ from experiments.coverage.zoo import Case
 from experiments.stages.prune import FOLDED_TOLERANCE
 
 CLASSES = 10
+NO_MEMORY = "needs more memory than --memory-mib allows"
 
 
 def limit_memory(mib: int) -> None:
@@ -41,15 +42,14 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             facts |= _measure(case, seed)
-    except AmcError as error:
-        facts |= {"outcome": "refused", "reason": str(error)}
-    except MemoryError:
-        facts |= {"outcome": "limit", "reason": "needs more memory than --memory-mib allows"}
     except Exception as error:  # whatever it is, it goes into the table by name
-        facts |= {
-            "outcome": "crash",
-            "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
-        }
+        if out_of_memory(error):
+            facts |= {"outcome": "limit", "reason": NO_MEMORY}
+        elif isinstance(error, AmcError):
+            facts |= {"outcome": "refused", "reason": str(error)}
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            facts |= {"outcome": "crash", "reason": reason}
     return {**facts, "seconds": round(time.perf_counter() - start, 1)}
 
 
