@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import agreement, cross_entropy, logits, top1
+from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
 from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph import Graph
 from amc.importance import channel_orders, check_order
@@ -149,11 +149,11 @@ class Compressor:
     @cached_property
     def dense(self) -> Evaluation:
         """What the dense network achieves on ``search_val``."""
-        return self.judge(self.graph.dense_widths, self.dense_logits)
+        return self.judge(self.graph.dense_widths, self.dense_outputs)
 
     @cached_property
-    def dense_logits(self) -> Tensor:
-        """The dense network's logits on ``search_val``: (N, classes), on the CPU."""
+    def dense_outputs(self) -> Tensor:
+        """What the dense network returns on ``search_val``: (N, classes or columns), on the CPU."""
         return self.outputs(self.candidate(self.graph.dense_widths))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
@@ -163,14 +163,14 @@ class Compressor:
             return known
         self.prepare()
         start = time.process_time()
-        outputs = self.outputs(self.candidate(widths))
-        evaluation = self.judge(widths, outputs, time.process_time() - start)
+        found = self.outputs(self.candidate(widths))
+        evaluation = self.judge(widths, found, time.process_time() - start)
         self._memo.put(evaluation)
         return evaluation
 
     def prepare(self) -> None:
         """Compute what all evaluations need, once and outside of their clock."""
-        _ = self.dense_logits, self._sequence
+        _ = self.dense_outputs, self._sequence
 
     @cached_property
     def _sequence(self) -> SequentialRefit | None:
@@ -178,8 +178,8 @@ class Compressor:
         return self.sequential_refit(images) if len(images) else None
 
     def outputs(self, model: nn.Module) -> Tensor:
-        """Return a candidate's logits on ``search_val``: (N, classes), on the CPU."""
-        return logits(model, self.images, self.settings.batch_size)
+        """Return what a candidate returns on ``search_val``: (N, classes or columns), on the CPU."""
+        return outputs(model, self.images, self.settings.batch_size)
 
     def pruned_model(self, widths: Sequence[int]) -> nn.Module:
         """Return a new network of these widths with refitted weights, batch norm in place, on the CPU."""
@@ -335,15 +335,16 @@ class Compressor:
             # The norm subtracts its running mean, so a shift of its input moves that mean the other way.
             tensors[norm]["running_mean"] = tensors[norm]["running_mean"] - found.shift[rows]
 
-    def judge(self, widths: Sequence[int], outputs: Tensor, seconds: float = 0.0) -> Evaluation:
-        """Score a candidate's logits."""
+    def judge(self, widths: Sequence[int], found: Tensor, seconds: float = 0.0) -> Evaluation:
+        """Score what a candidate returns; one that is no classifier has no top-1 accuracy and no loss."""
         dense = self.graph.dense_widths
         macs, params = self.macs(widths), self.params(widths)
+        classifies = self.graph.classifies
         return Evaluation(
             widths=tuple(int(w) for w in widths),
-            top1=top1(outputs, self.labels),
-            loss=cross_entropy(outputs, self.labels),
-            agreement=agreement(outputs, self.dense_logits),
+            top1=top1(found, self.labels) if classifies else 0.0,
+            loss=cross_entropy(found, self.labels) if classifies else 0.0,
+            agreement=(agreement if classifies else likeness)(found, self.dense_outputs),
             macs=macs,
             params=params,
             macs_ratio=macs / self.macs(dense),

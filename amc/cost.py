@@ -1,7 +1,8 @@
 """Closed-form cost of a network at any widths: multiply-adds and parameters.
 
 Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, bias and
-normalisation not counted. AMC, fvcore and most of the pruning literature call the same number "FLOPs".
+normalisation not counted; what a network multiplies outside of them (attention) is a constant that no width
+changes (``amc.counting``). AMC, fvcore and most of the pruning literature call the same number "FLOPs".
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class BilinearCost:
 
 
 def macs_cost(graph: Graph) -> BilinearCost:
-    """Multiply-adds of all convolution and linear layers (AMC section 3.1: "FLOPs")."""
+    """Multiply-adds of all convolution and linear layers (AMC section 3.1: "FLOPs"), and what is constant."""
     rows = []
     for layer in graph.layers:
         taps = layer.positions * prod(layer.kernel_size)
@@ -51,7 +52,7 @@ def macs_cost(graph: Graph) -> BilinearCost:
         if layer.groups > 1 and not layer.depthwise:
             taps *= layer.in_channels // layer.groups
         rows.append((layer.name, taps, inputs, layer.out_channels))
-    return _bilinear(graph, rows)
+    return _bilinear(graph, rows, constant=graph.other_macs)
 
 
 def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:

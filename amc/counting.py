@@ -4,23 +4,117 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from amc.cost import macs_cost
+from amc.errors import AmcError
+from amc.graph import Graph
+from amc.layers import blank_image
+from amc.outputs import as_matrix
+from amc.pruning import SlicePlan, first_channels, slice_model
+
+_PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
+"""Operators whose multiply-adds count; normalisation, pooling and interpolation do not."""
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Count the multiply-adds of convolution and linear operations for one image with fvcore."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit")
-        return _count(model, input_shape)
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the multiply-adds of convolutions, linear layers and matrix products for one image with fvcore.
+
+    Raises:
+        AmcError: fvcore cannot trace the network.
+    """
+    try:
+        with warnings.catch_warnings(), _plain_attention():
+            warnings.filterwarnings("ignore", message="`torch.jit")
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            return _count(model, input_shape)
+    except Exception as error:  # whatever tracing a user's network raises
+        reason = str(error).strip().split("\n", 1)[0]
+        raise AmcError(
+            f"the multiply-adds of {type(model).__name__} cannot be counted: {type(error).__name__}: {reason}"
+        ) from error
 
 
-def _count(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
     from fvcore.nn import FlopCountAnalysis
 
-    counter = FlopCountAnalysis(model.eval(), torch.zeros(1, *input_shape))
+    counter = FlopCountAnalysis(_Matrix(model.eval()), blank_image(model, input_shape))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    counter.set_op_handle("aten::_convolution_mode", _padded_convolution)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    by_operator = counter.by_operator()
-    return int(sum(count for name, count in by_operator.items() if name in ("conv", "linear")))
+    return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
+
+
+class _Matrix(nn.Module):
+    """A network whose output is one matrix: tracing takes no dictionaries."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return as_matrix(self.network(images), len(images))
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep attention from PyTorch's fused fast path, which no counter sees into."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Multiply-adds of a convolution with padding by name, which fvcore passes over: taps of every output."""
+    weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
+    return Counter({"conv": prod(output) * prod(weight[1:])})
+
+
+def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
+    """Multiply-adds of softmax(Q K^T) V: every query with every key, and every weight with every value."""
+    query, key, value = (each.type().sizes() for each in inputs[:3])
+    return Counter({"attention": prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
+
+
+def with_other_macs(graph: Graph, model: nn.Module) -> Graph:
+    """Return the graph with the multiply-adds outside of its layers, such as attention, as a constant.
+
+    A count that no width lowers, all groups cut to a single channel, depends on none.
+
+    Raises:
+        AmcError: they depend on the widths, so that the closed form would be wrong; names the groups.
+    """
+    dense, cost = graph.dense_widths, macs_cost(graph)
+    outside = count_macs(model, graph.input_shape) - cost(dense)
+    if outside == 0:
+        return graph
+    name = type(model).__name__
+    if outside < 0:
+        raise AmcError(f"{name}: fvcore counts {-outside} MACs fewer than its Conv2d and Linear layers have")
+    plan = SlicePlan(graph, model)
+
+    def differs(widths: Sequence[int]) -> bool:
+        cut = slice_model(model, plan, first_channels(graph, widths))
+        return count_macs(cut, graph.input_shape) - cost(widths) != outside
+
+    if not differs([1] * len(dense)):
+        return replace(graph, other_macs=outside)
+    alone = [[1 if i == j else width for j, width in enumerate(dense)] for i in range(len(dense))]
+    groups = [group.name for group, widths in zip(graph.groups, alone, strict=True) if differs(widths)]
+    raise AmcError(
+        f"{name} computes {outside} MACs outside of Conv2d and Linear layers (attention, functional "
+        f"convolutions) that change with the widths of {', '.join(groups) or 'several groups'}, which the "
+        f"budget would not see: compressor.exclude=[{','.join(groups)}] leaves them whole"
+    )

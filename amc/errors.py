@@ -8,5 +8,11 @@ class AmcError(ValueError):
     """
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that memory could not be had, and says nothing of the input."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or ("memory" in text and "alloc" in text)
+
+
 class Stopped(KeyboardInterrupt):
     """The user stopped the work; the message says what was kept and how to go on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amc.data import check_labels
 from amc.errors import AmcError
+from amc.outputs import as_matrix, is_logits
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def as_logits(output: object) -> Tensor:
             f"the network returned a {kind}{size}, expected one tensor of logits (N, classes): wrap it so "
             "that forward returns the logits alone (auxiliary heads off)"
         )
-    if output.ndim != 2:
+    if not is_logits(output):
         raise AmcError(
             f"the network returned a tensor of shape {tuple(output.shape)}, expected logits (N, classes): "
             "it is probably not a classifier, or lacks its flatten"
@@ -55,11 +56,21 @@ def logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 
     Batches go to the device of `model`; the mode of every module is as before afterwards.
     """
+    return _run(model, images, batch_size, lambda output, _: as_logits(output))
+
+
+@torch.inference_mode()
+def outputs(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return what any network gives for `images` as one matrix (N, columns), as `logits` does for logits."""
+    return _run(model, images, batch_size, as_matrix)
+
+
+def _run(model: nn.Module, images: Tensor, batch_size: int, read: Callable[[object, int], Tensor]) -> Tensor:
     if not len(images):
         raise AmcError("got no images to evaluate, expected at least one")
     device = device_of(model)
     with evaluating(model):
-        parts = [as_logits(model(part.to(device))).float() for part in images.split(batch_size)]
+        parts = [read(model(part.to(device)), len(part)).float() for part in images.split(batch_size)]
     result = torch.cat(parts).cpu()
     bad = int((~result.isfinite()).any(1).sum())
     if bad:
@@ -91,3 +102,19 @@ def agreement(logits: Tensor, dense_logits: Tensor) -> float:
         )
     pruned, dense = (F.log_softmax(each.double(), 1) for each in (logits, dense_logits.to(logits.device)))
     return 0.0 - F.kl_div(pruned, dense, reduction="batchmean", log_target=True).item()
+
+
+def likeness(outputs: Tensor, dense_outputs: Tensor) -> float:
+    """Return minus the squared error of outputs (N, D), relative to the dense outputs' variance over images.
+
+    0 is best, -1 is what a constant would reach; needs no labels and no classes.
+    """
+    if outputs.shape != dense_outputs.shape:
+        raise AmcError(
+            f"outputs {tuple(outputs.shape)} against dense ones {tuple(dense_outputs.shape)}: expected the same "
+            "shape; they are probably of different images or heads"
+        )
+    dense = dense_outputs.double()
+    error = (outputs.double() - dense).square().sum()
+    spread = (dense - dense.mean(0)).square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return 0.0 - float(error / spread)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amc.dependencies import slice_shortcut
 from amc.graph import Graph
+from amc.layers import plain_norm
 from amc.models import OptionAShortcut
 from amc.pruning import Keep, set_tensors, sliced_tensors
 
@@ -28,7 +29,7 @@ def sliced_shortcut(module: OptionAShortcut, keep: Keep) -> dict[str, Tensor]:
 class Shell:
     """One network object whose tensors are exchanged for each candidate: no copying, no tracing.
 
-    Batch norms that follow a convolution are folded into it (exact in eval mode up to float rounding).
+    Plain batch norms that follow a convolution are folded into it (exact in eval mode up to float rounding).
 
     Args:
         model: the dense network.
@@ -39,18 +40,20 @@ class Shell:
         self._dense = dict(model.named_modules())
         self._device = device
         self._dtype = dtype
-        self._folded = {
+        tracked = {
             conv: norm
             for conv, norm in graph.norm_after.items()
             if getattr(self._dense[norm], "running_mean", None) is not None
         }
+        # A norm that does more (an activation, say) stays: folded, it would be lost.
+        self._folded = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
         shell = copy.deepcopy(model).eval()
         self._shell = shell.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for norm in self._folded.values():
             self._shell.set_submodule(norm, nn.Identity())
         self._modules = dict(self._shell.named_modules())
         self._whole: Tensors = {
-            name: sliced_tensors(self._dense[name], Keep()) for pair in self._folded.items() for name in pair
+            name: sliced_tensors(self._dense[name], Keep()) for pair in tracked.items() for name in pair
         }
 
     def load(self, tensors: Tensors) -> nn.Module:

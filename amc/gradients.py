@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
 from amc.evaluation import as_logits
+from amc.outputs import as_matrix
 
 GRADIENT_BATCH = 50
 """Images whose activations are held for a gradient at once, at most."""
@@ -120,6 +121,7 @@ def logit_sensitivity(
     """
     model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
+    modules = dict(model.named_modules())
     outputs: dict[str, Tensor] = {}
     sums = {name: torch.zeros(()).double() for name in layers}
     logits = []
@@ -127,7 +129,7 @@ def logit_sensitivity(
         for chosen in gradient_batches(len(images)):
             batch = images[chosen].to(device).float().requires_grad_()
             with torch.enable_grad(), _differentiating(model, "obs"):
-                result = as_logits(model(batch))
+                result = as_matrix(model(batch), len(batch))
                 logits.append(result.detach().double().cpu())
                 held = [outputs[name] for name in layers]
                 for probe in range(probes):
@@ -135,7 +137,7 @@ def logit_sensitivity(
                     total = (result * vector).sum()
                     gradients = torch.autograd.grad(total, held, retain_graph=probe + 1 < probes)
                     for name, gradient in zip(layers, gradients, strict=True):
-                        sums[name] = sums[name] + _squares(gradient)
+                        sums[name] = sums[name] + _squares(modules[name], gradient)
             outputs.clear()
     variance = float(torch.cat(logits).var(dim=0, correction=0).sum().clamp(min=1e-30))
     found = {name: own / (len(images) * probes * variance) for name, own in sums.items()}
@@ -145,9 +147,9 @@ def logit_sensitivity(
     return found
 
 
-def _squares(gradient: Tensor) -> Tensor:
-    """Sum the squares of a gradient over all but its channels: (channels,) float64, on the CPU."""
-    axis = 1 if gradient.ndim == 4 else gradient.ndim - 1
+def _squares(module: nn.Module, gradient: Tensor) -> Tensor:
+    """Sum the squares of an output's gradient over all but its channels: (channels,) float64, on the CPU."""
+    axis = 1 if isinstance(module, nn.Conv2d) else gradient.ndim - 1
     others = [dim for dim in range(gradient.ndim) if dim != axis]
     return gradient.double().square().sum(others).cpu()
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from amc.dependencies import Dependencies, build_dependencies
+from amc.dependencies import Dependencies, Item, build_dependencies
 from amc.errors import AmcError
 from amc.layers import Layer, trace_layers
 from amc.models import OptionAShortcut
@@ -49,7 +49,7 @@ class ChannelGroup:
         followers: depthwise layers that carry the channels through.
         readers: layers that read the channels and mix them.
         slots: all axes on which the channels lie, norm layers included.
-        root, root_channels: how torch-pruning addresses the group.
+        root, root_channels: how torch-pruning addresses the group: a layer, and its outputs of each channel.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ChannelGroup:
     readers: tuple[str, ...]
     slots: tuple[Slot, ...]
     root: str
-    root_channels: tuple[int, ...]
+    root_channels: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Graph:
         unprunable: the others, with reasons.
         norm_after: convolution -> the batch norm that alone reads its output.
         input_shape: (channels, height, width) of the traced image.
+        classifies: whether the network returns one tensor of logits (N, classes).
+        other_macs: multiply-adds outside of ``layers`` that no width changes, see ``amc.counting``.
     """
 
     layers: tuple[Layer, ...]
@@ -89,6 +91,8 @@ class Graph:
     unprunable: tuple[Unprunable, ...]
     norm_after: Mapping[str, str]
     input_shape: tuple[int, ...]
+    classifies: bool = True
+    other_macs: int = 0
 
     @property
     def dense_widths(self) -> tuple[int, ...]:
@@ -113,9 +117,10 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         example: one image (1, C, H, W).
 
     Raises:
-        AmcError: the forward pass fails, returns no plain tensor, or no channel can be pruned.
+        AmcError: the forward pass fails, returns nothing to compare (``amc.outputs``), or no channel can be
+            pruned.
     """
-    layers = trace_layers(model, example)
+    layers, classifies = trace_layers(model, example)
     dependencies = build_dependencies(model, example)
     groups, unprunable = _find_groups(dependencies, {layer.name: layer for layer in layers})
     if not groups:
@@ -129,6 +134,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         unprunable=unprunable,
         norm_after=_norm_after(dependencies),
         input_shape=tuple(example.shape[1:]),
+        classifies=classifies,
     )
 
 
@@ -169,11 +175,13 @@ def _find_groups(
     order = {name: i for i, name in enumerate(layers)}
     groups: list[ChannelGroup] = []
     unprunable: list[Unprunable] = []
-    for items in dependencies.graph.get_all_groups(root_module_types=(nn.Conv2d, nn.Linear)):
-        root = dependencies.name_of(items[0].dep.target.module)
+    for items in dependencies.groups():
+        root = dependencies.name_of(items[0].node.module)
         reason = _why_unprunable(dependencies, items, layers)
         if reason is not None:
-            unprunable.append(Unprunable(root, len(items[0].idxs), reason))
+            unprunable.append(
+                Unprunable(_first_maker(dependencies, items, order), len(items[0].idxs), reason)
+            )
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
     groups.sort(key=lambda group: (order[group.leading], group.root_channels))
@@ -181,7 +189,16 @@ def _find_groups(
     return tuple(groups), tuple(unprunable)
 
 
-def _why_unprunable(dependencies: Dependencies, items: Any, layers: Mapping[str, Layer]) -> str | None:
+def _first_maker(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
+    """Name of the first layer, in forward order, of those that make a group's channels."""
+    made = (item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler))
+    names = [dependencies.name_of(module) for module in made if isinstance(module, nn.Conv2d | nn.Linear)]
+    return min(names, key=lambda name: order.get(name, len(order)))
+
+
+def _why_unprunable(
+    dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer]
+) -> str | None:
     """Say why a torch-pruning group must stay whole, or None."""
     from torch_pruning.ops import OPTYPE
 
@@ -190,12 +207,16 @@ def _why_unprunable(dependencies: Dependencies, items: Any, layers: Mapping[str,
         OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.RESHAPE, OPTYPE.CUSTOMIZED,
     }  # fmt: skip
     for item in items:
-        node = item.dep.target
+        node = item.node
         name = dependencies.name_of(node.module)
+        if (wall := dependencies.wall(item)) is not None:
+            return wall
         if node.type == OPTYPE.OUTPUT:
             return "its channels are the network's output"
         if node.type in (OPTYPE.LN, OPTYPE.GN):
             return f"{name} normalises over the channels: removing some would change the others"
+        if node.type == OPTYPE.MHA:
+            return f"{name} is an attention layer, whose width stays"
         if node.type == OPTYPE.PARAMETER:
             return f"{name} is a bare parameter on the same channels"
         if node.type not in plain:
@@ -206,8 +227,6 @@ def _why_unprunable(dependencies: Dependencies, items: Any, layers: Mapping[str,
                 return reason
         elif isinstance(node.module, nn.modules.conv._ConvNd):
             return f"{name} ({type(node.module).__name__}) is not supported"
-        if any(root is None for root in item.root_idxs):
-            return f"the channels cannot be followed through {name or type(node.module).__name__}"
     return None
 
 
@@ -217,6 +236,8 @@ def _why_layer_unprunable(
     if name not in layers:
         return f"{name} does not run in the forward pass"
     layer = layers[name]
+    if layer.flaw is not None:
+        return f"{name} {layer.flaw}"
     if layer.groups > 1 and not layer.depthwise:
         return f"{name} is a grouped convolution (groups={layer.groups})"
     if layer.calls > 1:
@@ -225,24 +246,30 @@ def _why_layer_unprunable(
 
 
 def _split_into_groups(
-    dependencies: Dependencies, items: Any, root: str, layers: Mapping[str, Layer], order: Mapping[str, int]
+    dependencies: Dependencies,
+    items: Sequence[Item],
+    root: str,
+    layers: Mapping[str, Layer],
+    order: Mapping[str, int],
 ) -> list[ChannelGroup]:
     """Turn one torch-pruning group into channel groups.
 
-    Channels of the root that lie on different sets of axes (a sum with a concatenation, say) are groups of
-    their own: only then does a count of kept channels determine every layer's shape.
+    Channels of the root that share a place somewhere (a map beside a depthwise copy of itself, both added
+    to the root's) are one channel. Those that lie on different sets of axes (a sum with a concatenation,
+    say) are groups of their own: only then does a count of kept channels determine every layer's shape.
     """
     axes: dict[tuple[str, Axis], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for item in items:
-        module = item.dep.target.module
+        module = item.node.module
         name = dependencies.name_of(module)
         if not name or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
             continue
-        for axis in _axes(dependencies, item.dep, module):
+        for axis in _axes(dependencies, item, module):
             for position, channel in zip(item.idxs, item.root_idxs, strict=True):
                 axes[name, axis][channel].add(position)
+    members = _unite(axes.values())
     signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for channel in range(len(items[0].idxs)):
+    for channel in members:
         signature = tuple(sorted((key, len(at[channel])) for key, at in axes.items() if at.get(channel)))
         signatures[signature].append(channel)
     groups = []
@@ -270,18 +297,46 @@ def _split_into_groups(
                 ),
                 slots=slots,
                 root=root,
-                root_channels=tuple(channels),
+                root_channels=tuple(members[channel] for channel in channels),
             )
         )
     return groups
 
 
-def _axes(dependencies: Dependencies, dep: Any, module: nn.Module) -> tuple[Axis, ...]:
-    """Which axis of ``module`` a dependency speaks of; norm and depthwise layers have one, 'out'."""
+def _unite(axes: Iterable[dict[int, set[int]]]) -> dict[int, tuple[int, ...]]:
+    """Make one channel, the first, of all that share a position on an axis; return its members, ascending.
+
+    The positions of the others are moved to it in ``axes``.
+    """
+    axes = list(axes)
+    first: dict[int, int] = {}
+
+    def find(channel: int) -> int:
+        while first.setdefault(channel, channel) != channel:
+            channel = first[channel]
+        return channel
+
+    for at in axes:
+        owner: dict[int, int] = {}
+        for channel, positions in at.items():
+            for position in positions:
+                one, other = sorted((find(channel), find(owner.setdefault(position, channel))))
+                first[other] = one
+    members: dict[int, list[int]] = defaultdict(list)
+    for channel in sorted(first):
+        members[find(channel)].append(channel)
+    for at in axes:
+        for channel in [each for each in at if find(each) != each]:
+            at.setdefault(find(channel), set()).update(at.pop(channel))
+    return {channel: tuple(own) for channel, own in members.items()}
+
+
+def _axes(dependencies: Dependencies, item: Item, module: nn.Module) -> tuple[Axis, ...]:
+    """Which axis of ``module`` an item speaks of; norm and depthwise layers have one, 'out'."""
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return ("out",)
     if isinstance(module, nn.Conv2d | nn.Linear | OptionAShortcut):
-        return ("out",) if dependencies.graph.is_out_channel_pruning_fn(dep.handler) else ("in",)
+        return ("out",) if dependencies.graph.is_out_channel_pruning_fn(item.handler) else ("in",)
     return ("out",)
 
 

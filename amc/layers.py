@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.evaluation import evaluating
+from amc.outputs import as_matrix, is_logits
+from amc.patches import layer_input, why_not_linear
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Layer:
         in_size, out_size: feature-map (height, width); (1, 1) for a linear layer on a vector.
         positions: output positions per image, summed over all calls of the layer.
         calls: how often it runs in one forward pass.
+        flaw: why its weights cannot be cut and refitted as those of a matrix product, if they cannot.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Layer:
     positions: int
     bias: bool
     calls: int = 1
+    flaw: str | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -51,8 +56,23 @@ class Layer:
         return self.positions * taps * self.out_channels
 
 
-def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
-    """Run ``model`` once on ``example`` and describe its layers in the order of their first call."""
+def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return one image (1, C, H, W) of zeros on the device and in the precision of a network's parameters."""
+    like = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+
+
+def plain_norm(module: nn.Module | None) -> bool:
+    """Whether a module is a batch norm of maps and nothing more, such as an activation in the same module."""
+    return isinstance(module, nn.BatchNorm2d) and type(module).forward is nn.BatchNorm2d.forward
+
+
+def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], bool]:
+    """Run ``model`` once on ``example``, one image (1, C, H, W).
+
+    Returns:
+        Its layers in the order of their first call, and whether it returns logits (N, classes).
+    """
     calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
@@ -60,8 +80,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
         def hook(
             _module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor
         ) -> None:
-            source = args[0] if args else next(iter(options.values()))
-            calls[name].append((source.shape, output.shape))
+            calls[name].append((layer_input(args, options).shape, output.shape))
 
         return hook
 
@@ -69,7 +88,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     try:
         with torch.no_grad(), evaluating(model):
             output = model(example)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         first = str(error).strip().split("\n", 1)[0]
         raise AmcError(
             f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
@@ -78,18 +97,14 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = (
-            f"a tensor of shape {tuple(output.shape)}"
-            if isinstance(output, Tensor)
-            else type(output).__name__
-        )
-        raise AmcError(f"{type(model).__name__} returned {got}; expected logits, one tensor (batch, classes)")
-    return tuple(_describe(name, modules[name], shapes) for name, shapes in calls.items())
+    as_matrix(output, len(example))
+    described = (_describe(name, modules[name], shapes) for name, shapes in calls.items())
+    return tuple(described), is_logits(output)
 
 
 def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch.Size, torch.Size]]) -> Layer:
     in_shape, out_shape = shapes[0]
+    flaw = why_not_linear(module, in_shape)
     if isinstance(module, nn.Conv2d):
         return Layer(
             name=name,
@@ -101,11 +116,12 @@ def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch
             groups=module.groups,
             in_size=(in_shape[-2], in_shape[-1]),
             out_size=(out_shape[-2], out_shape[-1]),
-            positions=sum(out[-2] * out[-1] for _, out in shapes),
+            positions=sum(out.numel() // module.out_channels for _, out in shapes),
             bias=module.bias is not None,
             calls=len(shapes),
+            flaw=flaw,
         )
-    tokens = [prod(out[1:-1]) for _, out in shapes]
+    tokens = [out.numel() // module.out_features for _, out in shapes]
     return Layer(
         name=name,
         kind="linear",
@@ -119,4 +135,5 @@ def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch
         positions=sum(tokens),
         bias=module.bias is not None,
         calls=len(shapes),
+        flaw=flaw,
     )

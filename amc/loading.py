@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from amc.checkpoint import load_into, load_state_dict
 from amc.errors import AmcError
 from amc.graph import trace
+from amc.layers import blank_image
 from amc.models import ModelSpec, build
 from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.strategy import Strategy
@@ -44,8 +46,8 @@ def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     return pruned.eval()
 
 
-def shaped(dense: nn.Module, input_shape: tuple[int, int, int], strategy: Strategy) -> nn.Module:
+def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> nn.Module:
     """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
-    graph = trace(dense, torch.zeros(1, *input_shape))
+    graph = trace(dense, blank_image(dense, input_shape))
     widths = strategy.widths_for(graph.group_names, graph.dense_widths)
     return slice_model(dense, SlicePlan(graph, dense), first_channels(graph, widths))

@@ -25,7 +25,8 @@ class Evaluation:
         widths: kept channels of every group.
         top1: accuracy in percent.
         loss: cross-entropy in nats.
-        agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect.
+        agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
+            a network without logits ``top1`` and ``loss`` are 0 and this is ``amc.evaluation.likeness``.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
         seconds: CPU time that the evaluation took.
         stopped_after: images seen when a race was given up (``amc.racing``); None for a full evaluation.

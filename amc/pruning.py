@@ -1,8 +1,8 @@
-"""Cutting channels out of a network: slicing, surgery, and the proof that both agree.
+"""Cutting channels out of a network, in three ways.
 
 A *slice* takes the kept rows and columns of every tensor (what the search does for each candidate); the
 *surgery* removes the channels through torch-pruning, an independent path to the same network; *zeroing*
-keeps the dense shapes. All three must compute the same function (``check_exactness``).
+keeps the dense shapes. All three must compute the same function (``amc.exactness``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from amc.dependencies import build_dependencies, slice_shortcut
 from amc.errors import AmcError
 from amc.graph import ChannelGroup, Graph
+from amc.layers import blank_image
 from amc.models import OptionAShortcut
 
 Kept = Mapping[str, Tensor]
@@ -167,8 +168,7 @@ def zero_model(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
 
 def surgery(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     """Remove the dropped channels of a copy of ``model`` through torch-pruning."""
-    example = torch.zeros(1, *graph.input_shape, dtype=next(model.parameters()).dtype)
-    dependencies = build_dependencies(model, example)
+    dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
     modules = dict(dependencies.model.named_modules())
     by_root: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in graph.groups:
@@ -177,122 +177,10 @@ def surgery(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
         dropped: list[int] = []
         for group in groups:
             stays = set(kept[group.name].tolist())
-            dropped += [c for i, c in enumerate(group.root_channels) if i not in stays]
+            dropped += [c for i, own in enumerate(group.root_channels) if i not in stays for c in own]
         if not dropped:
             continue
         module = modules[root]
         prune_out = dependencies.graph.get_pruner_of_module(module).prune_out_channels
         dependencies.graph.get_pruning_group(module, prune_out, sorted(dropped)).prune(record_history=False)
     return dependencies.model
-
-
-@torch.no_grad()
-def check_exactness(
-    model: nn.Module,
-    graph: Graph,
-    plan: SlicePlan,
-    *,
-    samples: int = 2,
-    seed: int = 0,
-    tolerance: float = 1e-9,
-) -> float:
-    """Prove on random channel subsets that zeroed == sliced == surgically pruned for this network.
-
-    The proof runs on a float64 copy whose batch-norm statistics are taken from random images, so that neither
-    rounding nor a signal that dies out in an untrained network can hide or feign a difference.
-
-    Args:
-        samples: how many random subsets to try (every group at a random width).
-        tolerance: largest allowed difference of the logits, relative to the largest logit.
-
-    Returns:
-        The largest relative difference seen between the zeroed and the cut network. Sliced and surgically
-        pruned networks must agree bit for bit.
-
-    Raises:
-        AmcError: the network cannot be pruned exactly; names the first group that differs.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(4, *graph.input_shape, generator=generator, dtype=torch.float64)
-    twin = _lively_copy(model, images)
-    worst = 0.0
-    for _ in range(samples):
-        kept = _random_subsets(graph, generator)
-        difference = _difference(twin, graph, plan, kept, images)
-        if not difference <= tolerance:
-            raise AmcError(_blame(twin, graph, plan, kept, images, tolerance, difference))
-        worst = max(worst, difference)
-        _check_surgery(twin, graph, plan, kept, images)
-    return worst
-
-
-def _lively_copy(model: nn.Module, images: Tensor) -> nn.Module:
-    """Return a float64 copy in eval mode whose batch norms have seen ``images``."""
-    twin = copy.deepcopy(model).cpu().double().eval()
-    norms = [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    twin(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval()
-        norm.momentum = momentum
-    return twin
-
-
-def _random_subsets(graph: Graph, generator: torch.Generator) -> dict[str, Tensor]:
-    kept = {}
-    for group in graph.groups:
-        # At least half stays: a signal that has died out would make every network equal.
-        width = int(torch.randint((group.width + 1) // 2, group.width + 1, (1,), generator=generator))
-        kept[group.name] = torch.randperm(group.width, generator=generator)[:width].sort().values
-    return kept
-
-
-def _difference(model: nn.Module, graph: Graph, plan: SlicePlan, kept: Kept, images: Tensor) -> float:
-    zeroed = zero_model(model, graph, kept)(images)
-    try:
-        sliced = slice_model(model, plan, kept)(images)
-    except RuntimeError:
-        return float("inf")
-    return float((zeroed - sliced).abs().max() / zeroed.abs().max().clamp(min=1e-12))
-
-
-def _blame(
-    model: nn.Module,
-    graph: Graph,
-    plan: SlicePlan,
-    kept: Kept,
-    images: Tensor,
-    tolerance: float,
-    difference: float,
-) -> str:
-    whole = first_channels(graph, graph.dense_widths)
-    for group in graph.groups:
-        alone = _difference(model, graph, plan, {**whole, group.name: kept[group.name]}, images)
-        if not alone <= tolerance:
-            difference, name = alone, group.name
-            break
-    else:
-        name = "a combination of groups"
-    return (
-        f"{type(model).__name__} cannot be pruned exactly: in group {name!r} the zeroed and the cut network "
-        f"differ by {difference:.3g} (allowed {tolerance:g}); an operation mixes these channels in a way the "
-        "channel graph does not see"
-    )
-
-
-def _check_surgery(model: nn.Module, graph: Graph, plan: SlicePlan, kept: Kept, images: Tensor) -> None:
-    sliced = slice_model(model, plan, kept)
-    cut = surgery(model, graph, kept)
-    for (name, ours), theirs in zip(sliced.state_dict().items(), cut.state_dict().values(), strict=True):
-        if ours.shape != theirs.shape or not torch.equal(ours, theirs):
-            raise AmcError(
-                f"{type(model).__name__} cannot be pruned exactly: slicing gives {name} of shape "
-                f"{tuple(ours.shape)}, torch-pruning {tuple(theirs.shape)} or other values"
-            )
-    if not torch.equal(sliced(images), cut(images)):
-        raise AmcError(
-            f"{type(model).__name__} cannot be pruned exactly: sliced and cut networks differ in output"
-        )

@@ -126,7 +126,7 @@ class Racer:
 
     def _scores(self, outputs: Tensor) -> _Scores:
         order = self._order[: len(outputs)]
-        labels, dense = self._compressor.labels[order], self._compressor.dense_logits[order]
+        labels, dense = self._compressor.labels[order], self._compressor.dense_outputs[order]
         log = F.log_softmax(outputs.double(), 1)
         dense_log = F.log_softmax(dense.double(), 1)
         return _Scores(

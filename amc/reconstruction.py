@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.evaluation import evaluating
 from amc.graph import Graph
+from amc.patches import layer_input, layer_patches, sample_positions
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,10 @@ def collect_moments(
     rows: dict[str, int] = dict.fromkeys(layers, 0)
 
     def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            chosen = sample_positions(module, inputs[0], positions_per_image, generator)
-            patches = layer_patches(module, inputs[0], chosen).double()
+        def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+            inputs = layer_input(args, options)
+            chosen = sample_positions(module, inputs, positions_per_image, generator)
+            patches = layer_patches(module, inputs, chosen).double()
             ones = patches.new_ones(len(patches), 1)
             extended = torch.cat([patches, ones], dim=1)
             gram = extended.T @ extended
@@ -93,7 +94,7 @@ def collect_moments(
 
         return hook
 
-    hooks = [modules[name].register_forward_pre_hook(record(name)) for name in layers]
+    hooks = [modules[name].register_forward_pre_hook(record(name), with_kwargs=True) for name in layers]
     try:
         with evaluating(model):
             for start in range(0, len(images), batch_size):
@@ -110,53 +111,6 @@ def collect_moments(
                 f"the input of layer {name!r} is not finite on the calibration images; NaN weights?"
             )
     return {name: Moments((sums[name] / rows[name]).cpu(), rows[name]) for name in layers}
-
-
-def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Choose at most ``limit`` output positions (flat indices) of a layer for a batch of inputs."""
-    if isinstance(module, nn.Conv2d):
-        height, width = _output_size(module, inputs)
-        count = height * width
-    else:
-        count = inputs[0].numel() // inputs.shape[-1]
-    if count <= limit:
-        return torch.arange(count)
-    return torch.randperm(count, generator=generator)[:limit]
-
-
-def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
-    left, right, top, bottom = module._reversed_padding_repeated_twice
-    sizes = (inputs.shape[2] + top + bottom, inputs.shape[3] + left + right)
-    height, width = (
-        (size - dilation * (kernel - 1) - 1) // stride + 1
-        for size, dilation, kernel, stride in zip(
-            sizes, module.dilation, module.kernel_size, module.stride, strict=True
-        )
-    )
-    return height, width
-
-
-def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
-    """Unfold a layer's input at output positions: (N * positions, in_channels * kh * kw)."""
-    if not isinstance(module, nn.Conv2d):
-        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
-    _, width = _output_size(module, inputs)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
-    (kh, kw), (sy, sx), (dy, dx) = module.kernel_size, module.stride, module.dilation
-    tap = torch.arange(kh * kw)
-    rows = (chosen // width * sy)[:, None] + (tap // kw * dy)[None, :]
-    columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
-    patches = padded[:, :, rows.to(inputs.device), columns.to(inputs.device)]  # (N, C, P, kh * kw)
-    return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
-
-
-def layer_rows(outputs: Tensor, chosen: Tensor) -> Tensor:
-    """Take a layer's output at output positions: (N * positions, out_channels)."""
-    chosen = chosen.to(outputs.device)
-    if outputs.ndim == 4:
-        return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
-    return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
 
 
 def solve_rows(

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from amc.errors import AmcError
+from amc.layers import plain_norm
 from amc.models import OptionAShortcut
+from amc.patches import layer_patches, layer_rows, sample_positions
 from amc.pruning import Keep
-from amc.reconstruction import layer_patches, layer_rows, sample_positions, solve_rows
+from amc.reconstruction import solve_rows
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 Progress = Callable[[int], Any] | None
@@ -170,14 +172,19 @@ class SequentialRefit:
     ) -> _Target:
         norm = _norm_after(node, modules)
         name = str(norm.target) if norm else None
-        rows = layer_rows(output, chosen)
+        module = modules[str(node.target)]
+        rows = layer_rows(module, output, chosen)
         other = _addend(norm or node)
+        if norm is not None and not plain_norm(modules[str(norm.target)]):
+            other = (
+                None  # an activation in the norm's module: a sum's error cannot be followed back through it
+            )
         if other is None or other.name not in altered or other not in values:
             return _Target(chosen, rows, name)
         value = values[other]
         if not isinstance(value, Tensor) or value.shape != output.shape:
             return _Target(chosen, rows, name)
-        return _Target(chosen, rows, name, other.name, layer_rows(value, chosen))
+        return _Target(chosen, rows, name, other.name, layer_rows(module, value, chosen))
 
     def _differs(self, node: fx.Node) -> bool:
         """Whether an operation may give other results in a pruned network for the same input."""
@@ -202,7 +209,7 @@ class SequentialRefit:
         rows = _select(target.rows, outputs)
         if target.branch is not None and target.branch_rows is not None:
             branch = next(value for source, value in values.items() if source.name == target.branch)
-            error = _select(target.branch_rows, outputs) - layer_rows(branch, target.chosen)
+            error = _select(target.branch_rows, outputs) - layer_rows(module, branch, target.chosen)
             rows = rows + (error if norm is None else error * _inverse_scale(norm))
         weight, shift = solve_rows(
             layer_patches(module, values[node.all_input_nodes[0]], target.chosen),
@@ -222,7 +229,8 @@ class SequentialRefit:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, OptionAShortcut) or super().is_leaf_module(m, module_qualified_name)
+        layers = (OptionAShortcut, nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # also the user's subclasses
+        return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _call(

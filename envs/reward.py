@@ -23,11 +23,13 @@ class Reward:
         score: higher is better.
         enforces_budget: False for AMC's accuracy-guaranteed rewards, which trade cost against accuracy
             themselves (section 3.3) and search without a hard limit.
+        needs_logits: whether it is an accuracy, which only a classifier has.
     """
 
     name: str
     score: Score
     enforces_budget: bool = True
+    needs_logits: bool = False
 
     def __call__(self, evaluation: Evaluation) -> float:
         """Score an evaluation.
@@ -66,15 +68,16 @@ def accuracy_params(evaluation: Evaluation) -> float:
 def agreement(evaluation: Evaluation) -> float:
     """Minus the mean KL divergence from the dense network's predictions, in nats; 0 is perfect.
 
+    For networks without logits (detection, segmentation): minus the relative squared error of the outputs.
     It still tells candidates apart where the dense network has memorised the images.
     """
     return evaluation.agreement
 
 
 REWARDS: dict[str, Reward] = {
-    "accuracy": Reward("accuracy", accuracy),
-    "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False),
-    "accuracy_params": Reward("accuracy_params", accuracy_params, enforces_budget=False),
+    "accuracy": Reward("accuracy", accuracy, needs_logits=True),
+    "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
+    "accuracy_params": Reward("accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True),
     "agreement": Reward("agreement", agreement),
 }
 

@@ -18,9 +18,10 @@ from amc.budget import Budget, Cost, WidthSpace, check_ratio, make_budget, width
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost
+from amc.counting import with_other_macs
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
-from amc.evaluation import logits
+from amc.evaluation import outputs
 from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
@@ -109,6 +110,7 @@ class Run:
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)
+            self._check_outputs()
             for kind, ratio in asked_budgets(config.budget):
                 if kind != "latency" or self.profiled:  # what is not measured yet is checked by the search
                     self._budget(kind, ratio).check_feasible(self.space)
@@ -125,6 +127,13 @@ class Run:
             raise AmcError(
                 f"compressor.racing_risk is {risk}, but workers={workers}: the best so far is not known "
                 "to others in time; use workers=serial"
+            )
+
+    def _check_outputs(self) -> None:
+        if self.reward.needs_logits and not self.graph.classifies:
+            raise AmcError(
+                f"reward={self.config.reward} needs a network that returns one tensor (N, classes); "
+                f"{self.spec.name} does not: reward=agreement compares what it returns with the dense network"
             )
 
     def for_budget(self, kind: str, ratio: float, folder: Path) -> Run:
@@ -215,8 +224,9 @@ class Run:
                 "give model.checkpoint=FILE"
             )
         model.eval()
-        outputs = logits(model, torch.zeros(1, *self.splits.input_shape), 1)
-        check_labels(self.splits.search_val.labels, outputs.shape[1])
+        found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
+        if self.graph.classifies:
+            check_labels(self.splits.search_val.labels, found.shape[1])
         if not stored.exists() or self.comes_trained:
             save_safetensors(model.state_dict(), stored)
         return model
@@ -225,8 +235,10 @@ class Run:
     def graph(self) -> Graph:
         """The channel groups, less those that the configuration leaves out; no trained weights are needed."""
         config = self.config.compressor
-        graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
-        return exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
+        model = self.fresh_model()
+        graph = trace(model, torch.zeros(1, *self.splits.input_shape))
+        graph = exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
+        return with_other_macs(graph, model)
 
     @shared
     def params(self) -> BilinearCost:

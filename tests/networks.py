@@ -213,6 +213,161 @@ class SecretSoftmax(Headed):
         return self.last(self.stem(x).softmax(1))
 
 
+class Shuffled(Headed):
+    """Channels of two halves interleaved, as in ShuffleNet, between layers that can be pruned."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem, self.inner, self.mixed = conv_bn(3, 8), conv_bn(8, 6), conv_bn(6, 8)
+        self.after, self.last = conv_bn(8, 10), conv_bn(10, 12)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.mixed(self.inner(self.stem(x)))
+        images, channels, height, width = x.shape
+        x = x.view(images, 2, channels // 2, height, width).transpose(1, 2).reshape(x.shape)
+        return self.last(self.after(x))
+
+
+class Chunked(Headed):
+    """A map split in two halves by the forward pass; one half goes through a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.left, self.hidden = conv_bn(3, 8), conv_bn(4, 6), conv_bn(6, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, 1)
+        return torch.cat([self.hidden(self.left(left)), right], 1)
+
+
+class Multiplied(Headed):
+    """A depthwise convolution with two filters a channel."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.twice = conv_bn(3, 6), nn.Conv2d(6, 12, 3, groups=6)
+        self.narrow, self.last = conv_bn(12, 8), conv_bn(8, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.narrow(F.relu(self.twice(self.stem(x)))))
+
+
+class Ghost(Headed):
+    """A map beside a depthwise copy of itself, both added to another one: two places for a channel."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.whole, self.last = conv_bn(3, 4), conv_bn(3, 8), conv_bn(8, 10)
+        self.cheap = conv_bn(4, 4, groups=4)
+
+    def features(self, x: Tensor) -> Tensor:
+        half = self.stem(x)
+        return self.last(torch.cat([half, self.cheap(half)], 1) + self.whole(x))
+
+
+class Upscaled(Headed):
+    """Channels moved into space."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.wide, self.last = conv_bn(3, 6), conv_bn(6, 16), conv_bn(4, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(F.pixel_shuffle(self.wide(self.stem(x)), 2))
+
+
+class Encoder(Headed):
+    """A transformer block on the pixels of a map: attention, layer norm and a two-layer perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.perceptron = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, normed, need_weights=False)[0]
+        return self.head((x + self.perceptron(x)).mean(1))
+
+
+class ChannelsLast(Headed):
+    """A linear layer on maps whose channels come last, as in ConvNeXt; the map is not square."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.wide = nn.Conv2d(3, 8, 3, stride=(1, 2)), nn.Linear(8, 12)
+        self.narrow, self.last = nn.Linear(12, 8), nn.Conv2d(8, 10, 3, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.narrow(F.gelu(self.wide(x.permute(0, 2, 3, 1))))
+        return self.last(x + y.permute(0, 3, 1, 2))
+
+
+class Heads(Headed):
+    """Two classifiers and a map, returned as a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem, self.body, self.map = conv_bn(3, 8), conv_bn(8, 12), nn.Conv2d(12, 2, 1)
+        self.other = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        x = self.body(self.stem(x))
+        pooled = x.mean((2, 3))
+        return {"classes": (self.head(pooled), self.other(pooled)), "maps": [self.map(x)], "note": "text"}
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution that standardises its weight before it uses it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, self.stride, self.padding)
+
+
+class SameConv(nn.Conv2d):
+    """A convolution that pads as TensorFlow does, from the size of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for dim in (-1, -2):
+            size, kernel, stride = x.shape[dim], self.kernel_size[dim], self.stride[dim]
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads = (total // 2, total - total // 2)
+            x = F.pad(x, pads if dim == -1 else (0, 0, *pads))
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """Batch norm and activation in one module, as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+class Standardised(Chain):
+    """The second convolution standardises its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = StandardisedConv(8, 12, 3, stride=2)
+        self.third, self.head = conv_bn(12, 6), nn.Linear(6, CLASSES)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.third(super().features(x))
+
+
+class SamePadded(Chain):
+    """Dynamic padding, uneven at stride 2, and a norm with its own activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(SameConv(3, 8, 3, stride=2, bias=False), ActivatedNorm(8))
+        self.second = SameConv(8, 12, 3, stride=2)
+
+
 PRUNABLE: tuple[type[nn.Module], ...] = (
     Chain,
     Residual,
@@ -227,6 +382,15 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
     Shared,
     ConvHead,
     Normalised,
+    Shuffled,
+    Chunked,
+    Multiplied,
+    Ghost,
+    Upscaled,
+    Encoder,
+    ChannelsLast,
+    Standardised,
+    SamePadded,
 )
 """Networks that can be pruned exactly, at least in part."""
 

@@ -116,7 +116,8 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
     """Build the network that `spec` names; it maps (N, *spec.input_shape) to logits (N, spec.num_classes).
 
     Names are tried in this order: own zoo (`available()`; "mobilenet_v2" and "vgg16_bn" are torchvision's for
-    images of at least 128 pixels), torchvision classification models, "timm:NAME" or a timm name, and a
+    images of at least 128 pixels), torchvision classification models, its detection models (as `RawDetector`)
+    and segmentation models, whose output is no logits, "timm:NAME" or a timm name, and a
     dotted path "package.module.factory" or "package.module:factory" (also from the current directory), which
     is called with the kwargs, and with `num_classes` if it takes that.
 
@@ -133,6 +134,8 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         return _build_zoo(spec, pretrained)
     if name in _torchvision_names():
         return _build_torchvision(spec, pretrained)
+    if name in _dense_prediction_names():
+        return _build_dense_prediction(spec, pretrained)
     if name.startswith("timm:"):
         return _build_timm(spec, name.removeprefix("timm:"), pretrained)
     if ":" not in name and _is_timm_name(name):
@@ -144,7 +147,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
                 "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
             )
         return _build_dotted(spec, pretrained)
-    raise _unknown(name, [*_ZOO, *_torchvision_names(), *_timm_names()])
+    raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
 
 
 def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
@@ -174,6 +177,26 @@ def _build_torchvision(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if isinstance(model, models.Inception3):  # its weights come with the auxiliary head
         model.aux_logits, model.AuxLogits = False, None
     return model
+
+
+def _build_dense_prediction(spec: ModelSpec, pretrained: bool) -> nn.Module:
+    """Build one of torchvision's detectors, as ``RawDetector``, or segmentation networks."""
+    from torchvision import models
+
+    from amc.models.detection import RawDetector
+
+    _check_channels(spec)
+    _check_kwargs(spec)
+    defaults: dict[str, Any] = {
+        "weights": "DEFAULT" if pretrained else None,
+        "weights_backbone": None,
+        "num_classes": spec.num_classes,
+    }
+    if pretrained:
+        weights = models.get_model_weights(spec.name).DEFAULT
+        _check_pretrained_classes(spec, len(weights.meta["categories"]))
+    model = _call(spec, lambda **kwargs: models.get_model(spec.name, **kwargs), defaults, pretrained)
+    return RawDetector(model) if spec.name in models.list_models(module=models.detection) else model
 
 
 def _build_timm(spec: ModelSpec, name: str, pretrained: bool) -> nn.Module:
@@ -290,6 +313,12 @@ def _torchvision_names() -> list[str]:
     from torchvision import models
 
     return models.list_models(module=models)
+
+
+def _dense_prediction_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models.detection) + models.list_models(module=models.segmentation)
 
 
 def _timm_names() -> list[str]:

@@ -28,7 +28,8 @@ from amc.data import LabelledImages
 from amc.graph import Graph, exclude_groups, trace
 from amc.memo import Evaluation
 from amc.models import ModelSpec, build
-from amc.reconstruction import layer_patches, layer_rows, refit_layers, sample_positions
+from amc.patches import layer_patches, layer_rows, sample_positions
+from amc.reconstruction import refit_layers
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
 
@@ -187,7 +188,7 @@ def _raw_features(model: nn.Module, graph: Graph, images: Tensor) -> dict[str, t
             chosen = sample_positions(module, inputs[0], 10, generator)
             features[name] = (
                 layer_patches(module, inputs[0], chosen).numpy(),
-                layer_rows(output, chosen).numpy(),
+                layer_rows(module, output, chosen).numpy(),
             )
 
         return record

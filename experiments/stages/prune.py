@@ -13,7 +13,7 @@ from amc.checkpoint import save_safetensors
 from amc.compressor import Compressor
 from amc.counting import count_macs
 from amc.errors import AmcError
-from amc.evaluation import logits
+from amc.evaluation import outputs
 from amc.pruning import surgery
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDED_TOLERANCE = 1e-3
 """Allowed float32 difference between the searched network (batch norm folded) and the cut one, relative to
-the largest logit."""
+the largest output."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
     model = surgery(run.dense, run.graph, compressor.kept(widths)).eval()
     model.load_state_dict(sliced.state_dict())
     images = run.splits.calibration.images[:64]
-    outputs, expected = logits(model, images, 64), logits(sliced, images, 64)
-    if not torch.equal(outputs, expected):
+    found, expected = outputs(model, images, 64), outputs(sliced, images, 64)
+    if not torch.equal(found, expected):
         raise AmcError("the cut network differs from the sliced one; please report this network")
-    candidate = logits(compressor.folded(widths, "float32"), images.to(run.device), 64)
-    difference = float((outputs - candidate).abs().max() / outputs.abs().max())
+    candidate = outputs(compressor.folded(widths, "float32"), images.to(run.device), 64)
+    difference = float((found - candidate).abs().max() / found.abs().max())
     if not difference <= FOLDED_TOLERANCE:
         raise AmcError(
-            f"the cut network differs from the searched one by {difference:.3g} of the largest logit "
+            f"the cut network differs from the searched one by {difference:.3g} of the largest output "
             f"(allowed {FOLDED_TOLERANCE:g})"
         )
     macs = count_macs(model, run.splits.input_shape)

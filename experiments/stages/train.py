@@ -28,6 +28,10 @@ def run(run: Run) -> dict[str, Any]:
             on_epoch=run.log_epochs("train"),
         )
         save_safetensors(model.cpu().state_dict(), run.folder / "dense.safetensors")
+    if not run.graph.classifies:
+        print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
+        _ = run.dense
+        return {"trained_here": False, "val_top1": None}
     images = run.splits.search_val
     val_top1 = top1(logits(run.dense, images.images, 256), images.labels)
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")

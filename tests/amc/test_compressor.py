@@ -11,7 +11,7 @@ from amc.graph import exclude_groups, trace
 from amc.memo import Memo
 from amc.models import resnet20
 from amc.pruning import slice_model
-from tests.networks import PRUNABLE, SHAPE, Chain, Residual, Separable, randomised
+from tests.networks import PRUNABLE, SHAPE, Chain, Heads, Residual, Separable, randomised
 
 
 class Counting(Residual):
@@ -219,3 +219,12 @@ def test_candidates_refitted_in_sequence_agree_better(trained, data):
     widths = halved(looked_up)
     assert sequential.evaluate(widths).agreement > looked_up.evaluate(widths).agreement
     assert sequential.dense == looked_up.dense
+
+
+def test_networks_without_logits_are_judged_by_their_outputs(data):
+    compressor = make(randomised(Heads()), data)
+    assert compressor.dense.agreement == 0
+    found = compressor.evaluate([width // 2 for width in compressor.graph.dense_widths])
+    assert (found.top1, found.loss) == (0.0, 0.0)
+    bare = make(randomised(Heads()), data, refit=False).evaluate(found.widths)
+    assert bare.agreement < found.agreement < 0

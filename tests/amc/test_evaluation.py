@@ -103,3 +103,21 @@ def test_agreement_against_a_hand_computed_value():
     dense, pruned = torch.tensor([[0.8, 0.2], [0.5, 0.5]]), torch.tensor([[0.6, 0.4], [0.5, 0.5]])
     divergence = 0.8 * math.log(0.8 / 0.6) + 0.2 * math.log(0.2 / 0.4)
     assert evaluation.agreement(pruned.log(), dense.log()) == pytest.approx(-divergence / 2, rel=1e-6)
+
+
+def test_outputs_of_any_structure_are_one_matrix():
+    network = Returns(lambda images: {"map": images, "mean": (images.mean((2, 3)),)})
+    found = evaluation.outputs(network, IMAGES, 4)
+    assert torch.equal(found, torch.cat([IMAGES.flatten(1), IMAGES.mean((2, 3))], 1))
+    plain = small_network()
+    assert torch.equal(evaluation.outputs(plain, IMAGES, 4), evaluation.logits(plain, IMAGES, 4))
+
+
+def test_likeness_by_hand():
+    dense = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    assert evaluation.likeness(dense, dense) == 0
+    assert evaluation.likeness(dense.mean(0).expand(2, 2), dense) == -1
+    assert evaluation.likeness(dense + torch.tensor([0.0, 1.0]), dense) == -1
+    assert evaluation.likeness(dense + 1, dense) == -2
+    with pytest.raises(AmcError, match=r"\(2, 1\) against dense ones \(2, 2\)"):
+        evaluation.likeness(dense[:, :1], dense)

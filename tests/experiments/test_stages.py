@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from amc import Strategy, load_pruned
 from amc.export import FORMATS, Format
 from tests.experiments.helpers import (
+    FAKE,
+    MYNET,
     SMALL,
     TINY,
     amc,
@@ -324,12 +326,43 @@ def test_evaluate_judges_what_is_there(again: Path) -> None:
 
 
 def test_inspect_lists_the_groups_of_an_untrained_network(tmp_path: Path) -> None:
-    done(*TINY, "run_dir=run", "stages=[inspect]", cwd=workspace(tmp_path))
+    outcome = done(*TINY, "run_dir=run", "stages=[inspect]", cwd=workspace(tmp_path))
+    assert "    read by 5" in outcome.out.splitlines()
+    assert re.search(r"^left whole .*\n9 +4  its channels are the network's output$", outcome.out, re.M)
     facts = read_json(tmp_path / "run/stages/inspect.json")
     assert [(row["name"], row["width"]) for row in facts["groups"]] == [("0", 8), ("3", 16), ("5", 8)]
     assert [row["name"] for row in facts["unprunable"]] == ["9"]
     assert facts["dense_macs"] == 8 * 27 * 64 + 16 * 72 * 16 + 8 * 144 * 16 + 8 * 4
+    assert (facts["other_macs"], facts["classifies"]) == (0, True)
+    assert facts["prunable_macs_share"] == 1.0
     assert not (tmp_path / "run/dense.safetensors").exists()
+
+
+def test_inspect_names_coupled_layers_and_what_is_constant(tmp_path: Path) -> None:
+    own = ("data.image_size=32", "run_dir=run", "stages=[inspect]")
+    outcome = done(*FAKE, "model=resnet20", *own, cwd=tmp_path)
+    made = [line for line in outcome.out.splitlines() if line.startswith("    made by conv1, layer1.0.conv2")]
+    assert len(made) == 1
+    outcome = done(*FAKE, "model=mynet.Functional", *own, cwd=workspace(tmp_path / "other"))
+    facts = read_json(tmp_path / "other/run/stages/inspect.json")
+    assert facts["other_macs"] == 4 * 4
+    assert "of the MACs are outside of Conv2d and Linear layers: constant" in outcome.out
+
+
+def test_a_network_of_several_outputs_is_searched_by_agreement(tmp_path: Path) -> None:
+    cwd, own = workspace(tmp_path), {}
+    exec(MYNET, own)
+    torch.manual_seed(0)
+    torch.save(own["Pair"](4).state_dict(), cwd / "pair.pth")
+    job = (*SMALL, "model=mynet.Pair", "model.checkpoint=pair.pth", "reward=agreement", "run_dir=run")
+    outcome = done(*job, "stages=[train,search,prune]", cwd=cwd)
+    assert "returns no logits" in outcome.out
+    assert re.search(r"found agreement -\d", outcome.out)
+    lines = read_lines(cwd / "run/search.jsonl")
+    assert all(line["agreement"] < 0 for line in lines)
+    classes, images = load_pruned(cwd / "run", own["Pair"](4))(torch.ones(2, 3, 8, 8))
+    assert classes.shape == (2, 4)
+    assert torch.equal(images, torch.ones(2, 3, 8, 8))
 
 
 def test_a_checkpoint_of_a_wrapped_network_replaces_the_training(tiny: Path, tmp_path: Path) -> None:

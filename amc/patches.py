@@ -1,0 +1,134 @@
+"""A layer as a matrix product: the rows that its weights meet, and whether it really is one.
+
+``outputs = patches @ weight^T + bias`` is what a least-squares refit relies on. ``why_not_linear`` proves it
+for layers that may compute otherwise, before any of them is pruned.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Padding = tuple[int, int, int, int]
+"""Pixels added on the left, right, top and bottom of a map, as ``torch.nn.functional.pad`` takes them."""
+
+
+def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
+    """Return the input of a layer that was called with these arguments."""
+    return args[0] if args else next(iter(options.values()))
+
+
+def own_forward(module: nn.Module) -> bool:
+    """Whether a convolution or linear layer has another forward than PyTorch's own."""
+    base = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    names = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
+    return "forward" in vars(module) or any(getattr(type(module), n) is not getattr(base, n) for n in names)
+
+
+def padding_of(module: nn.Conv2d, inputs: Tensor) -> Padding:
+    """Return what a convolution pads its input (N, C, H, W) with.
+
+    One with a forward of its own and no padding declared pads as TensorFlow's "same" does: so much that the
+    output has ceil(size / stride) pixels, the odd one behind (``why_not_linear`` finds those that do not).
+    """
+    if any(module._reversed_padding_repeated_twice) or not own_forward(module):
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        return left, right, top, bottom
+    ends: list[int] = []
+    for axis in (1, 0):
+        size, stride = inputs.shape[2 + axis], module.stride[axis]
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        ends += [total // 2, total - total // 2]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
+    """Return the height and width of a convolution's output."""
+    left, right, top, bottom = padding_of(module, inputs)
+    sizes = (inputs.shape[2] + top + bottom, inputs.shape[3] + left + right)
+    height, width = (
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, dilation, kernel, stride in zip(
+            sizes, module.dilation, module.kernel_size, module.stride, strict=True
+        )
+    )
+    return height, width
+
+
+def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Choose at most ``limit`` output positions (flat indices) of a layer for a batch of inputs."""
+    count = _positions(module, inputs)
+    if count <= limit:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:limit]
+
+
+def _positions(module: nn.Module, inputs: Tensor) -> int:
+    if isinstance(module, nn.Conv2d):
+        return prod(output_size(module, inputs))
+    return inputs[0].numel() // inputs.shape[-1]
+
+
+def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
+    """Unfold a layer's input at output positions: (N * positions, in_channels * kh * kw)."""
+    if not isinstance(module, nn.Conv2d):
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
+    _, width = output_size(module, inputs)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(inputs, padding_of(module, inputs), mode=mode)
+    (kh, kw), (sy, sx), (dy, dx) = module.kernel_size, module.stride, module.dilation
+    tap = torch.arange(kh * kw)
+    rows = (chosen // width * sy)[:, None] + (tap // kw * dy)[None, :]
+    columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
+    patches = padded[:, :, rows.to(inputs.device), columns.to(inputs.device)]  # (N, C, P, kh * kw)
+    return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
+
+
+def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
+    """Take a layer's output at output positions: (N * positions, out_channels)."""
+    chosen = chosen.to(outputs.device)
+    if isinstance(module, nn.Conv2d):  # a linear layer's channels are the last axis of a map, too
+        return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
+
+
+def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str | None:
+    """Say why a layer's weights cannot be cut and refitted as those of a matrix product, or None.
+
+    Args:
+        in_shape: shape of an input that the layer meets in the network.
+    """
+    kind = type(module).__name__
+    own = {name for name, tensor in module._parameters.items() if tensor is not None}
+    if "weight" not in own:
+        return f"({kind}) computes its weight from other parameters (weight norm, spectral norm or the like)"
+    if extra := sorted(own - {"weight", "bias"}):
+        return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
+    hooked = bool(module._forward_pre_hooks or module._forward_hooks)
+    if (own_forward(module) or hooked) and not _is_product(module, in_shape):
+        return f"({kind}) has a forward (or hook) of its own that is no plain product with its weight"
+    return None
+
+
+@torch.no_grad()
+def _is_product(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> bool:
+    """Compare a layer with the product of its patches and its weight on a random input."""
+    generator = torch.Generator().manual_seed(0)
+    weight = module.weight
+    inputs = torch.randn(in_shape, generator=generator).to(weight)
+    groups = getattr(module, "groups", 1)
+    outputs = module(inputs)
+    chosen = sample_positions(module, inputs, 64, generator)
+    if not isinstance(outputs, Tensor) or _positions(module, inputs) != outputs[0].numel() // len(weight):
+        return False
+    rows = layer_patches(module, inputs, chosen)
+    patches = rows.reshape(len(rows), groups, -1)
+    flat = weight.reshape(groups, len(weight) // groups, -1)
+    product = torch.einsum("ngi,goi->ngo", patches, flat).flatten(1)
+    if module.bias is not None:
+        product = product + module.bias
+    return torch.allclose(product, layer_rows(module, outputs, chosen), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,108 @@
+"""One network: its groups, the proof, and a candidate as the search would run it; random weights."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from amc.budget import width_space
+from amc.compressor import Compressor, CompressorSettings
+from amc.cost import macs_cost
+from amc.counting import with_other_macs
+from amc.data import LabelledImages
+from amc.errors import AmcError, out_of_memory
+from amc.evaluation import outputs
+from amc.exactness import InexactError, check_exactness
+from amc.graph import Graph, exclude_groups, trace
+from amc.models import ModelSpec, build
+from amc.pruning import SlicePlan
+from experiments.coverage.zoo import Case
+from experiments.stages.prune import FOLDED_TOLERANCE
+
+CLASSES = 10
+NO_MEMORY = "needs more memory than --memory-mib allows"
+
+
+def limit_memory(mib: int) -> None:
+    """Bound the address space of this process: an allocation beyond it fails here, not on the machine."""
+    resource.setrlimit(resource.RLIMIT_AS, (mib * 2**20, mib * 2**20))
+
+
+def measure(case: Case, seed: int = 0) -> dict[str, Any]:
+    """Return what the table tells of one network; a refusal is a result, any other error is a crash."""
+    start = time.perf_counter()
+    facts: dict[str, Any] = {"network": case.key, "size": case.size, "kwargs": case.kwargs, "seed": seed}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            facts |= _measure(case, seed)
+    except Exception as error:  # whatever it is, it goes into the table by name
+        if out_of_memory(error):
+            facts |= {"outcome": "limit", "reason": NO_MEMORY}
+        elif isinstance(error, AmcError):
+            facts |= {"outcome": "refused", "reason": str(error)}
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            facts |= {"outcome": "crash", "reason": reason}
+    return {**facts, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _measure(case: Case, seed: int) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    shape = (3, case.size, case.size)
+    name = case.name if case.zoo == "torchvision" else case.key
+    # torchvision's own mobilenet_v2 and vgg16_bn, whatever the size: the zoo's are for small images.
+    model = build(ModelSpec(name, CLASSES, shape, tuple(case.kwargs.items())), trust_dotted_path=False).eval()
+    graph = trace(model, torch.zeros(1, *shape))
+    graph, difference, inexact = _proved(model, graph, seed)
+    graph = with_other_macs(graph, model)
+    macs, space = macs_cost(graph), width_space(graph.group_names, graph.dense_widths, round_to=1)
+    dense = macs(graph.dense_widths)
+    return {
+        "outcome": "in part" if inexact else "exact",
+        "reason": inexact,
+        "groups": len(graph.groups),
+        "left_out": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
+        "macs": dense,
+        "other_macs": graph.other_macs,
+        "prunable_share": 1 - macs([0] * len(graph.groups)) / dense,
+        "minimum_macs_ratio": macs(space.minimum) / dense,
+        "difference": difference,
+        "folded_difference": _folded_difference(model, graph, seed),
+    }
+
+
+def _proved(model: nn.Module, graph: Graph, seed: int) -> tuple[Graph, float, str | None]:
+    """Prove a network, if need be without the groups that the proof blames."""
+    try:
+        return graph, check_exactness(model, graph, SlicePlan(graph, model), samples=1, seed=seed), None
+    except InexactError as error:
+        if not error.groups:
+            raise
+        graph = exclude_groups(graph, error.groups)
+        return graph, check_exactness(model, graph, SlicePlan(graph, model), samples=1, seed=seed), str(error)
+
+
+def _folded_difference(model: nn.Module, graph: Graph, seed: int) -> float:
+    """Relative float32 difference of a candidate, batch norm folded, from the cut network of random widths.
+
+    Raises:
+        AmcError: it is too large: the search would judge another network than the one that is kept.
+    """
+    images = torch.randn(2, *graph.input_shape, generator=torch.Generator().manual_seed(seed))
+    data = LabelledImages(images, torch.zeros(len(images), dtype=torch.int64))
+    compressor = Compressor(model, graph, data, data, CompressorSettings(order="random", refit=False))
+    draw = random.Random(seed)
+    widths = tuple(draw.randint((width + 1) // 2, width) for width in graph.dense_widths)
+    cut = outputs(compressor.pruned_model(widths).eval(), images, len(images))
+    folded = outputs(compressor.folded(widths), images, len(images))
+    difference = float((cut - folded).abs().max() / cut.abs().max().clamp(min=1e-12))
+    if not difference <= FOLDED_TOLERANCE:
+        raise AmcError(f"the folded candidate differs from the cut network by {difference:.3g}")
+    return difference

@@ -1,0 +1,71 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from amc.cost import macs_cost
+from amc.counting import count_macs, with_other_macs
+from amc.errors import AmcError
+from amc.graph import exclude_groups, trace
+from tests.networks import CLASSES, SHAPE, Chain, Encoder, Headed, Heads, conv_bn
+
+
+class Functional(Headed):
+    """Uses the weight of its second convolution a second time, unseen: more channels, more products."""
+
+    def __init__(self):
+        super().__init__(10)
+        self.stem, self.last = conv_bn(3, 8), nn.Conv2d(8, 10, 3, padding=1)
+
+    def features(self, x):
+        x = self.stem(x)
+        with torch.no_grad():
+            offset = F.conv2d(x, self.last.weight, padding=1).mean((1, 2, 3), keepdim=True)
+        return self.last(x) + offset
+
+
+def test_attention_is_counted_by_hand_and_as_a_constant(example):
+    model = Encoder()
+    graph = with_other_macs(trace(model, example), model)
+    tokens, width = 9, 8
+    projections = 4 * tokens * width * width
+    products = 2 * tokens * tokens * width
+    assert graph.other_macs == projections + products
+    cost = macs_cost(graph)
+    assert cost(graph.dense_widths) == count_macs(model, SHAPE)
+    assert cost((4,)) == cost((16,)) - 12 * 2 * tokens * width
+
+
+def test_a_network_without_other_products_keeps_its_graph(example):
+    model = Chain()
+    graph = trace(model, example)
+    assert with_other_macs(graph, model) is graph
+
+
+def test_products_that_grow_with_the_widths_are_refused_with_the_way_out(example):
+    model = Functional()
+    graph = trace(model, example)
+    with pytest.raises(AmcError, match=r"compressor\.exclude=\[stem\.0,last\]") as caught:
+        with_other_macs(graph, model)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AmcError, match=r"widths of last, .*compressor\.exclude=\[last\]"):
+        with_other_macs(exclude_groups(graph, ["stem.0"]), model)
+
+
+def test_padding_by_name_is_counted(example):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, padding="valid", groups=4))
+    assert count_macs(model, SHAPE) == 144 * 27 * 8 + 100 * 9 * 2 * 8
+
+
+def test_any_output_can_be_counted():
+    assert count_macs(Heads(), SHAPE) == 144 * (27 * 8 + 72 * 12 + 24) + 12 * (CLASSES + 3)
+
+
+def test_a_network_that_cannot_be_traced_is_told(example):
+    class Text(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("no such thing\nmore")
+
+    with pytest.raises(AmcError, match="Text cannot be counted: RuntimeError: no such thing"):
+        count_macs(Text(), SHAPE)
+    assert torch.backends.mha.get_fastpath_enabled()

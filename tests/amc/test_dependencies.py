@@ -1,0 +1,80 @@
+"""Operations that torch-pruning follows wrongly, or for ever, are walls: named, and the rest is pruned."""
+
+import re
+
+import pytest
+import torch
+
+from amc import dependencies
+from amc.errors import AmcError
+from amc.exactness import check_exactness
+from amc.graph import trace
+from amc.models import ModelSpec, build
+from amc.pruning import SlicePlan
+from tests.networks import (
+    Chunked,
+    Encoder,
+    Ghost,
+    Heads,
+    Multiplied,
+    Shuffled,
+    Standardised,
+    Upscaled,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "pruned", "whole", "reason"),
+    [
+        (Shuffled, ["stem.0", "inner.0", "after.0", "last.0"], "mixed.0", "reshape from 1x8x12x12 to 1x2x4x"),
+        (Chunked, ["left.0", "hidden.0"], "stem.0", "splits the channels at places"),
+        (Multiplied, ["narrow.0", "last.0"], "stem.0", r"twice is a grouped convolution \(groups=6\)"),
+        (Upscaled, ["stem.0", "last.0"], "wide.0", "pixel shuffle moves channels into space"),
+        (Encoder, ["perceptron.1"], "stem", "attention is an attention layer, whose width stays"),
+        (Standardised, ["third.0"], "first.0", r"second \(StandardisedConv\) has a forward"),
+        (Heads, ["stem.0", "body.0"], "map", "the network's output"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_left_whole_and_named(make, pruned, whole, reason, example):
+    graph = trace(make(), example)
+    assert list(graph.group_names) == pruned
+    (item,) = [item for item in graph.unprunable if item.name == whole]
+    assert re.search(reason, item.reason)
+
+
+def test_channels_that_share_a_place_are_one(example):
+    graph = trace(Ghost(), example)
+    assert [(group.name, group.width) for group in graph.groups] == [("stem.0", 4), ("last.0", 10)]
+    places = {(slot.module, slot.axis): slot.positions for slot in graph.groups[0].slots}
+    assert places["whole.0", "out"] == places["last.0", "in"] == ((0, 4), (1, 5), (2, 6), (3, 7))
+
+
+def test_heads_are_no_classifier(example):
+    assert not trace(Heads(), example).classifies
+    assert trace(Chunked(), example).classifies
+
+
+def test_a_network_that_would_take_for_ever_is_refused(example, monkeypatch):
+    monkeypatch.setattr(dependencies, "WORK_LIMIT", 20)
+    with pytest.raises(
+        AmcError, match=r"Shuffled: following the channels of .* takes more than 20 steps"
+    ) as caught:
+        trace(Shuffled(), example)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "groups"),
+    [
+        ("shufflenet_v2_x0_5", 32, 18),
+        ("lraspp_mobilenet_v3_large", 32, 30),
+        ("ssdlite320_mobilenet_v3_large", 64, 37),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 64, 30),
+        pytest.param("swin_t", 64, 12, marks=pytest.mark.slow),
+    ],
+)
+def test_networks_that_torch_pruning_alone_fails_on(name, size, groups):
+    model = build(ModelSpec(name, 5, (3, size, size)), trust_dotted_path=False).eval()
+    graph = trace(model, torch.zeros(1, 3, size, size))
+    assert len(graph.groups) == groups
+    assert check_exactness(model, graph, SlicePlan(graph, model), samples=1) < 1e-9

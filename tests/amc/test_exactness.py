@@ -1,0 +1,139 @@
+import pytest
+import torch
+from torch import nn
+
+from amc.exactness import InexactError, check_exactness
+from amc.graph import exclude_groups, trace
+from amc.models import mobilenet_v2, plain20, resnet20
+from amc.pruning import SlicePlan
+from tests.networks import (
+    PRUNABLE,
+    SHAPE,
+    Chain,
+    Headed,
+    Heads,
+    Residual,
+    SecretScale,
+    SecretSoftmax,
+    conv_bn,
+)
+
+
+class TwoSecrets(Headed):
+    """Two groups that cannot be cut between groups that can."""
+
+    def __init__(self):
+        super().__init__(10)
+        self.stem, self.inner, self.wide, self.last = (
+            conv_bn(3, 8),
+            conv_bn(8, 6),
+            conv_bn(6, 9),
+            conv_bn(9, 10),
+        )
+        self.register_buffer("scale", torch.arange(1.0, 9.0).view(1, 8, 1, 1))
+
+    def features(self, x):
+        x = self.wide(self.inner(self.stem(x) * self.scale))
+        return self.last(x.softmax(1))
+
+
+class Stateful(Chain):
+    """Has a state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"calls": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Offset(nn.BatchNorm2d):
+    """Batch norm with a constant a channel that neither is stored nor known to torch-pruning."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.register_buffer("offset", torch.arange(float(channels)).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.offset
+
+
+class WithOffset(Chain):
+    def __init__(self):
+        super().__init__()
+        self.first[1] = Offset(8)
+
+
+def proof(model, **options):
+    graph = trace(model.eval(), torch.zeros(1, *SHAPE))
+    return check_exactness(model, graph, SlicePlan(graph, model), **options)
+
+
+@pytest.mark.parametrize("make", [*PRUNABLE, Heads])
+def test_small_networks_are_exact(make):
+    assert proof(make(), samples=3) < 1e-12
+
+
+@pytest.mark.parametrize("make", [resnet20, plain20, mobilenet_v2])
+def test_zoo_is_exact(make):
+    model = make()
+    graph = trace(model, torch.zeros(1, 3, 32, 32))
+    assert check_exactness(model, graph, SlicePlan(graph, model), samples=1) < 1e-10
+
+
+@pytest.mark.parametrize("make", [SecretScale, SecretSoftmax])
+def test_channels_mixed_behind_the_graphs_back_are_found(make):
+    with pytest.raises(InexactError, match=r"cannot be pruned exactly: in group 'stem\.0'") as caught:
+        proof(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_all_groups_to_blame_are_named_with_the_way_out():
+    model = TwoSecrets()
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    with pytest.raises(
+        InexactError, match=r"compressor\.exclude=\[stem\.0,wide\.0\] leaves that out"
+    ) as caught:
+        check_exactness(model, graph, SlicePlan(graph, model))
+    fewer = exclude_groups(graph, caught.value.groups)
+    assert fewer.group_names == ("inner.0", "last.0")
+    assert check_exactness(model, fewer, SlicePlan(fewer, model)) < 1e-12
+
+
+@pytest.mark.parametrize("silent", ["same.1", "same.2"], ids=["weights", "norm"])
+def test_a_branch_that_is_silent_at_first_is_proved_all_the_same(silent):
+    """Many networks start with the last layer of a branch at zero: no cut in it would change anything."""
+
+    class Secret(Residual):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.arange(1.0, 7.0).view(1, 6, 1, 1))
+            nn.init.zeros_(self.get_submodule(silent).weight)
+
+        def features(self, x):
+            x = self.stem(x)
+            x = torch.relu(x + self.same[2](self.same[1](self.same[0](x) * self.scale)))
+            return torch.relu(self.down(x) + self.shortcut(x))
+
+    with pytest.raises(InexactError, match=r"in group 'same\.0\.0'"):
+        proof(Secret())
+
+
+def test_the_proof_leaves_the_network_alone():
+    model = Residual().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    proof(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Stateful, "stored and read again, it fails: AttributeError"),
+        (WithOffset, "as torch-pruning cuts it, it fails: RuntimeError"),
+    ],
+)
+def test_a_state_that_is_not_cut_or_stored_is_found(make, message):
+    with pytest.raises(InexactError, match=message) as caught:
+        proof(make())
+    assert "\n" not in str(caught.value)

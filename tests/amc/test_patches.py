@@ -1,0 +1,133 @@
+"""Layers that compute something else than their weights say must be seen before they are cut or refitted."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from amc.compressor import Compressor, CompressorSettings
+from amc.evaluation import outputs
+from amc.exactness import check_exactness
+from amc.graph import trace
+from amc.patches import layer_patches, layer_rows, sample_positions, why_not_linear
+from amc.pruning import SlicePlan
+from tests.networks import SHAPE, ChannelsLast, Residual, SameConv, SamePadded, StandardisedConv, randomised
+
+
+class Wrapped(nn.Conv2d):
+    def forward(self, images):
+        return super().forward(images)
+
+
+class Scaled(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.ones(sizes[1]))
+
+    def forward(self, rows):
+        return super().forward(rows) * self.gain
+
+
+class Doubled(nn.Linear):
+    def forward(self, rows):
+        return 2 * super().forward(rows)
+
+
+def hooked(layer):
+    layer.register_forward_pre_hook(lambda module, inputs: (inputs[0].abs(),))
+    return layer
+
+
+def everywhere(module, inputs):
+    return sample_positions(module, inputs, 10**6, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "reason"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1), (1, 4, 7, 7), None),
+        (Wrapped(4, 6, 3, padding=1), (1, 4, 7, 7), None),
+        (Wrapped(4, 6, 3), (1, 4, 7, 7), "forward"),  # no padding declared: taken for TensorFlow's
+        (SameConv(4, 6, 3, stride=2), (1, 4, 8, 7), None),
+        (StandardisedConv(4, 6, 3), (1, 4, 7, 7), r"\(StandardisedConv\) has a forward"),
+        (Scaled(4, 6), (1, 4), "parameters besides weight and bias: gain"),
+        (Doubled(4, 6), (1, 9, 4), "no plain product with its weight"),
+        (hooked(nn.Linear(4, 6)), (1, 4), "hook"),
+        (parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), (1, 4, 7, 7), "computes its weight from other"),
+        (parametrizations.spectral_norm(nn.Linear(4, 6)), (1, 4), "computes its weight from other"),
+    ],
+)
+def test_only_matrix_products_can_be_refitted(layer, shape, reason):
+    found = why_not_linear(layer.eval(), torch.Size(shape))
+    assert (found is None) == (reason is None), found
+    if reason is not None:
+        assert re.search(reason, found)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 4])
+def test_patches_follow_dynamic_padding(size, stride, kernel):
+    layer = SameConv(2, 3, kernel, stride=stride)
+    inputs = torch.randn(2, 2, size, size + 1)
+    chosen, weight = everywhere(layer, inputs), layer.weight.flatten(1)
+    found = layer_patches(layer, inputs, chosen) @ weight.T + layer.bias
+    torch.testing.assert_close(found, layer_rows(layer, layer(inputs), chosen), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_a_linear_layer_on_maps_are_its_last_axis():
+    layer, inputs = nn.Linear(3, 5), torch.randn(2, 4, 6, 3)
+    chosen = everywhere(layer, inputs)
+    assert len(chosen) == 24
+    found = layer_patches(layer, inputs, chosen) @ layer.weight.T + layer.bias
+    torch.testing.assert_close(found, layer_rows(layer, layer(inputs), chosen))
+
+
+def test_a_normed_weight_leaves_its_groups_whole(example):
+    model = Residual()
+    parametrizations.weight_norm(model.down[1])
+    graph = trace(model, example)
+    assert graph.group_names == ("stem.0", "same.0.0")
+    reason = "down.1 (ParametrizedConv2d) computes its weight from other parameters"
+    for name in ("down.0.0", "down.1"):
+        (item,) = [each for each in graph.unprunable if each.name == name]
+        assert item.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("make", [SamePadded, ChannelsLast])
+def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
+    """At full widths nothing may change, at small ones the refit must help, and folding must not matter."""
+    model = randomised(make())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    assert check_exactness(model, graph, SlicePlan(graph, model)) < 1e-12
+    images, widths = data.search_val.images, tuple(width - 2 for width in graph.dense_widths)
+    errors = {}
+    for refit in (True, False):
+        settings = CompressorSettings(refit=refit, positions_per_image=64)
+        compressor = Compressor(model, graph, data.calibration, data.search_val, settings)
+        whole = outputs(compressor.candidate(graph.dense_widths), images, 50)
+        torch.testing.assert_close(whole, outputs(model, images, 50), atol=1e-4, rtol=1e-4)
+        cut = compressor.pruned_model(widths).eval()
+        found = outputs(cut, images, 50)
+        torch.testing.assert_close(
+            outputs(compressor.folded(widths), images, 50), found, atol=1e-4, rtol=1e-4
+        )
+        errors[refit] = (found - whole).square().mean()
+        if refit:
+            assert compressor.refit_in_sequence(cut, widths, data.calibration.images) > 0
+            errors["sequence"] = (outputs(cut.eval(), images, 50) - whole).square().mean()
+    assert errors[True] < 0.7 * errors[False]
+    assert errors["sequence"] < errors[False]
+
+
+def test_stale_statistics_of_a_norm_that_stays_are_put_back(data):
+    """A norm with an activation is not folded: what one candidate shifted must not reach the next."""
+    model = randomised(SamePadded())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    compressor = Compressor(model, graph, data.calibration, data.search_val, CompressorSettings())
+    before = outputs(compressor.candidate(graph.dense_widths), data.search_val.images, 50)
+    compressor.candidate(tuple(width // 2 for width in graph.dense_widths))
+    after = outputs(compressor.candidate(graph.dense_widths), data.search_val.images, 50)
+    assert torch.equal(before, after)
