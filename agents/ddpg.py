@@ -32,8 +32,6 @@ class DDPGSettings(OffPolicySettings):
         explore_share: share of steps whose action is perturbed, two an episode at least on average; 1 for
             every step (AMC).
         follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
-        patience: with ``follow_best``, episodes without a better one after which the actor starts anew at the
-            best as well, since it has then been led astray; 0 for never.
         seek_new: whether exploration widens, by half each time, while episodes end in networks that were met
             before, as they do where widths are coarse.
     """
@@ -42,7 +40,6 @@ class DDPGSettings(OffPolicySettings):
     sigma_decay: float = 0.95
     explore_share: float = 1.0
     follow_best: bool = False
-    patience: int = 0
     seek_new: bool = False
 
 
@@ -99,7 +96,7 @@ def explore(
     policy = model.policy
     assert isinstance(policy, TruncatedNormalPolicy)
     met: set[tuple[float, ...]] = set()
-    repeated = waited = 0
+    repeated = 0
 
     def prepare(first: int) -> None:
         sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
@@ -107,13 +104,11 @@ def explore(
         policy.still = int(bool(settings.guide) and first == 0)  # the guide itself is worth an evaluation
 
     def after(episode: Episode, best: Episode | None) -> None:
-        nonlocal repeated, waited
+        nonlocal repeated
         repeated = repeated + 1 if settings.seek_new and episode.executed in met else 0
         met.add(episode.executed)
-        waited = 0 if episode is best else waited + 1
-        if settings.follow_best and best is not None and (waited == 0 or waited == settings.patience):
-            policy.move_guide(best.executed)
-            waited = 0
+        if settings.follow_best and episode is best:
+            policy.move_guide(episode.executed)
 
     return learn(
         model,

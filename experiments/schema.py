@@ -151,7 +151,6 @@ class DDPGConfig(OffPolicyConfig):
     sigma_decay: float = 0.95
     explore_share: float = 1.0
     follow_best: bool = False
-    patience: int = 0
     seek_new: bool = False
 
 
