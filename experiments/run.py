@@ -26,7 +26,8 @@ from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
-from amc.latency import Backend, LatencyModel, RemoteBackend
+from amc.latency import Backend, RemoteBackend
+from amc.latency.predict import LatencyModel
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build

@@ -12,7 +12,6 @@ from amc.latency.measure import (
     ratio,
     time_models,
 )
-from amc.latency.predict import LatencyModel
 from amc.latency.protocol import Backend, FileBackend, Prepared, RemoteBackend, RemoteTimes
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "BackendResult",
     "Comparison",
     "FileBackend",
-    "LatencyModel",
     "Measurement",
     "Prepared",
     "RemoteBackend",

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from amc.cost import macs_cost
 from amc.files import atomic_write_json
-from amc.latency import LatencyModel
-from amc.latency.predict import Accuracy, LayerGrid, accuracy, layer_grids
+from amc.latency.predict import Accuracy, LatencyModel, LayerGrid, accuracy, layer_grids
 from amc.latency.profile import (
     Progress,
     measure_layers,

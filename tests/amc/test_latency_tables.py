@@ -11,8 +11,8 @@ from amc.budget import make_budget, uniform_widths, width_space
 from amc.cost import layer_widths, macs_cost
 from amc.errors import AmcError
 from amc.graph import trace
-from amc.latency import LatencyModel, get_backend
-from amc.latency.predict import accuracy, layer_grids
+from amc.latency import get_backend
+from amc.latency.predict import LatencyModel, accuracy, layer_grids
 from amc.latency.profile import (
     measure_layers,
     measure_networks,
