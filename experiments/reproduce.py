@@ -11,10 +11,12 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from amc.errors import AmcError
 from amc.files import atomic_write_text
@@ -74,6 +76,7 @@ def _read(folder: Path) -> Result:
             str(strategy.model["name"]),
             str(provenance["data"]["name"]),
             f"{100 * float(budget['ratio']):g}% of the {budget['kind']}",
+            *_proxy(folder),
         )
         found = strategy.provenance
         return Result(
@@ -81,6 +84,15 @@ def _read(folder: Path) -> Result:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AmcError(f"{folder} is no finished run ({error!r})") from error
+
+
+def _proxy(folder: Path) -> Iterator[str]:
+    """Tell how candidates were judged, where the folder knows: searches differ in it."""
+    path = folder / ".hydra" / "config.yaml"
+    if path.exists():
+        config = OmegaConf.load(path)
+        images, refit = config.data.search_val, config.compressor.sequential_images
+        yield f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
 
 
 def tables(results: Sequence[Result], against: str) -> str:

@@ -36,6 +36,19 @@ def test_a_row_an_agent_over_its_seeds_with_the_difference_to_another(runs):
     assert "50% of the macs" in text
 
 
+def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    config = copy / "random_1/.hydra/config.yaml"
+    text = config.read_text()
+    assert "sequential_images: 0" in text
+    config.write_text(text.replace("sequential_images: 0", "sequential_images: 16"))
+    heads = [line for line in tables(read_results([copy]), "random").splitlines() if line.startswith("## ")]
+    assert sorted(head.rpartition(", ")[2] for head in heads) == [
+        "judged on 32 images",
+        "judged on 32 images after a refit on 16",
+    ]
+
+
 def test_a_machine_is_not_named_in_a_command():
     command = "amc model.checkpoint=/home/me/net.th data.root=/data/x seed=1 stages=[a,b] run_dir=/tmp/r"
     assert shown_command(command) == "amc model.checkpoint=FILE.th data.root=DIR seed=1 stages=[a,b]"
