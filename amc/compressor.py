@@ -34,6 +34,7 @@ from amc.reconstruction import (
     has_intercept,
     refit,
     refit_layers,
+    shrinkage,
 )
 from amc.sequential import SequentialRefit
 
@@ -292,7 +293,7 @@ class Compressor:
         taps = weight[0, 0].numel()
         options: dict[str, Any] = {
             "intercept": has_intercept(self.graph, self._modules, layer),
-            "ridge": self.settings.ridge,
+            "ridge": shrinkage(self.settings.ridge, weight[0].numel(), self._moments[layer].rows),
         }
         slots = self._input_slots[layer]
         if len(slots) > 1:

@@ -17,7 +17,7 @@ from amc.elimination import Elimination, eliminate, make_reader
 from amc.errors import AmcError
 from amc.gradients import logit_sensitivity, taylor_terms
 from amc.graph import ChannelGroup, Graph, Slot
-from amc.reconstruction import Moments, expand_columns, refit_layers
+from amc.reconstruction import Moments, expand_columns, refit_layers, shrinkage
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]
 
@@ -166,7 +166,11 @@ def _eliminate(
         columns = expand_columns(torch.tensor(slot.positions), weight[0, 0].numel())
         readers.append(
             make_reader(
-                moments[slot.module].gram, weight.flatten(1), columns, sensitivity[slot.module], ridge=ridge
+                moments[slot.module].gram,
+                weight.flatten(1),
+                columns,
+                sensitivity[slot.module],
+                ridge=shrinkage(ridge, weight[0].numel(), moments[slot.module].rows),
             )
         )
     return eliminate(readers, group.width)

@@ -27,7 +27,7 @@ from amc.layers import plain_norm
 from amc.models import OptionAShortcut
 from amc.patches import layer_patches, layer_rows, sample_positions
 from amc.pruning import Keep
-from amc.reconstruction import solve_rows
+from amc.reconstruction import shrinkage, solve_rows
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 Progress = Callable[[int], Any] | None
@@ -211,13 +211,14 @@ class SequentialRefit:
             branch = next(value for source, value in values.items() if source.name == target.branch)
             error = _select(target.branch_rows, outputs) - layer_rows(module, branch, target.chosen)
             rows = rows + (error if norm is None else error * _inverse_scale(norm))
+        patches = layer_patches(module, values[node.all_input_nodes[0]], target.chosen)
         weight, shift = solve_rows(
-            layer_patches(module, values[node.all_input_nodes[0]], target.chosen),
+            patches,
             rows,
             module.weight,
             groups=getattr(module, "groups", 1),
             intercept=module.bias is not None or norm is not None,
-            ridge=ridge,
+            ridge=shrinkage(ridge, module.weight[0].numel(), len(patches)),
         )
         module.weight.copy_(weight)
         if module.bias is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def export_openvino(
     openvino = openvino_module()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         made = Path(folder) / path.name
-        network = openvino.Core().read_model(onnx_bytes(model, input_shape))
+        network = openvino_core().read_model(onnx_bytes(model, input_shape))
         openvino.save_model(network, made, compress_to_fp16=False)
         del network
         images = random_batch(input_shape, PARITY_BATCH)
@@ -45,7 +46,7 @@ def load_openvino(source: bytes | Path, images: Any, threads: int) -> Callable[[
 
     ``source`` is the content of an ONNX file, or the path of any file that OpenVINO reads.
     """
-    core = openvino_module().Core()
+    core = openvino_core()
     network = core.read_model(source)
     network.reshape(list(images.shape))
     settings = {
@@ -60,6 +61,16 @@ def load_openvino(source: bytes | Path, images: Any, threads: int) -> Callable[[
         return request.infer([images], share_inputs=True, share_outputs=True)[0]
 
     return run
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one Core of this process.
+
+    Where the last Core goes, its plugins are unloaded, and what they have left registered crashes the next
+    fork of the process.
+    """
+    return openvino_module().Core()
 
 
 def openvino_module() -> Any:

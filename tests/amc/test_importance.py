@@ -82,7 +82,7 @@ def test_orders_are_permutations(name):
 @torch.no_grad()
 def error_left(model, slot_columns, kept):
     """Squared error of the dense layer's output that the best linear map from the kept columns leaves."""
-    features = model[:3](images(40)).double()
+    features = model[:3](images(400)).double()
     target = features @ model[3].weight.double().T
     columns = [column for channel in kept for column in slot_columns(channel)]
     reduced = torch.cat([features[:, columns], torch.ones(len(features), 1)], 1)
@@ -96,7 +96,7 @@ def test_elimination_removes_what_the_best_refit_misses_least(cells):
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(cells), nn.Flatten(), nn.Linear(6 * cells**2, 4)
     )
-    kept = orders_of(model, "obs", count=40)[1]["0"]
+    kept = orders_of(model, "obs", count=400)[1]["0"]
 
     def columns(channel):
         return range(channel * cells**2, (channel + 1) * cells**2)

@@ -41,7 +41,7 @@ def test_an_uncut_network_keeps_its_outputs(make, data):
 @pytest.mark.parametrize("reestimate", [True, False])
 def test_it_agrees_better_with_the_dense_network_than_the_looked_up_refit(trained, data, reestimate):
     compressor, images = prepared(trained, data)
-    widths = tuple(max(1, width // 2) for width in compressor.graph.dense_widths)
+    widths = tuple(max(1, width // 4) for width in compressor.graph.dense_widths)
     before = compressor.evaluate(widths).agreement
     pruned, count = refitted(trained, compressor, images, widths, reestimate_norms=reestimate)
     held = data.search_val.images
