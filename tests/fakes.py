@@ -106,7 +106,7 @@ class Spinning:
         self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
     ) -> Prepared:
         """Return a loop that is as long as ``model`` is large."""
-        layers = trace_layers(nn.Sequential(model, nn.Flatten()), torch.zeros(1, *input_shape))
+        layers, _ = trace_layers(nn.Sequential(model, nn.Flatten()), torch.zeros(1, *input_shape))
         steps = 100 + batch * sum(layer.macs for layer in layers) // 64
 
         logits = eager_logits(model, random_batch(input_shape, batch))
