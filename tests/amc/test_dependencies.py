@@ -31,7 +31,7 @@ from tests.networks import (
         (Multiplied, ["narrow.0", "last.0"], "stem.0", r"twice is a grouped convolution \(groups=6\)"),
         (Upscaled, ["stem.0", "last.0"], "wide.0", "pixel shuffle moves channels into space"),
         (Encoder, ["perceptron.1"], "stem", "attention is an attention layer, whose width stays"),
-        (Standardised, ["third.0"], "first.0", r"second \(StandardisedConv\) has a forward"),
+        (Standardised, ["inner.0.0", "last.0"], "first.0", r"second.0 \(StandardisedConv\) has a forward"),
         (Heads, ["stem.0", "body.0"], "map", "the network's output"),
     ],
 )  # fmt: skip
