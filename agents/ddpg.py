@@ -32,12 +32,15 @@ class DDPGSettings(OffPolicySettings):
         explore_share: share of steps whose action is perturbed, two an episode at least on average; 1 for
             every step (AMC).
         follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
+        seek_new: whether exploration widens, by half each time, while episodes end in networks that were met
+            before, as they do where widths are coarse.
     """
 
     sigma: float = 0.5
     sigma_decay: float = 0.95
     explore_share: float = 1.0
     follow_best: bool = False
+    seek_new: bool = False
 
 
 class GuidedExploration(EpisodicUpdates):
@@ -92,14 +95,20 @@ def explore(
     """Search with an algorithm whose policy is a ``TruncatedNormalPolicy``."""
     policy = model.policy
     assert isinstance(policy, TruncatedNormalPolicy)
+    met: set[tuple[float, ...]] = set()
+    repeated = 0
 
     def prepare(first: int) -> None:
-        policy.sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
+        sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
+        policy.sigma = min(sigma * 1.5**repeated, max(sigma, 1.0))
         policy.still = int(bool(settings.guide) and first == 0)  # the guide itself is worth an evaluation
 
-    def follow(best: Episode) -> None:
-        if settings.follow_best:
-            policy.move_guide(best.executed)
+    def after(episode: Episode, best: Episode | None) -> None:
+        nonlocal repeated
+        repeated = repeated + 1 if settings.seek_new and episode.executed in met else 0
+        met.add(episode.executed)
+        if settings.follow_best and episode is best:
+            policy.move_guide(episode.executed)
 
     return learn(
         model,
@@ -109,5 +118,5 @@ def explore(
         settings=settings,
         episode_length=episode_length,
         prepare=prepare,
-        follow=follow,
+        after=after,
     )

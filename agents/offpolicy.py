@@ -172,13 +172,13 @@ def learn(
     settings: OffPolicySettings,
     episode_length: int,
     prepare: Callable[[int], None] = lambda first: None,
-    follow: Callable[[Episode], None] = lambda best: None,
+    after: Callable[[Episode, Episode | None], None] = lambda episode, best: None,
 ) -> SearchResult:
     """Let an algorithm act and learn for ``episodes`` episodes.
 
     Args:
         prepare: called with the index of the first episode of every batch before it begins.
-        follow: called with every episode that is better than all before it.
+        after: called with every episode as it ends, and the best so far.
     """
 
     def begin(first: int) -> None:
@@ -188,8 +188,7 @@ def learn(
 
     def end(episode: Episode) -> None:
         on_episode(episode)
-        if episode is callback.best:
-            follow(episode)
+        after(episode, callback.best)
 
     callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin)
     steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length

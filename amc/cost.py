@@ -80,6 +80,33 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
     return _bilinear(graph, rows, constant=total - counted)
 
 
+@dataclass(frozen=True)
+class LayerWidths:
+    """Input and output channels of every layer, linear in the widths of the groups.
+
+    Attributes:
+        fixed: (2, L) input and output channels that no group owns.
+        per_width: (2, L, G) channels per kept channel of each group.
+    """
+
+    fixed: np.ndarray
+    per_width: np.ndarray
+
+    def __call__(self, widths: Sequence[int]) -> np.ndarray:
+        """Return (2, L) int64: input and output channels at ``widths``."""
+        return self.fixed + self.per_width @ np.asarray(widths, dtype=np.int64)
+
+
+def layer_widths(graph: Graph) -> LayerWidths:
+    """Return the channels of every layer as a function of the group widths."""
+    rows = [(layer.name, 1, layer.in_channels, layer.out_channels) for layer in graph.layers]
+    found = _bilinear(graph, rows)
+    follows = np.array([layer.depthwise for layer in graph.layers])  # one axis, listed as output
+    in_fixed = np.where(follows, found.out_fixed, found.in_fixed)
+    in_per_width = np.where(follows[:, None], found.out_per_width, found.in_per_width)
+    return LayerWidths(np.stack([in_fixed, found.out_fixed]), np.stack([in_per_width, found.out_per_width]))
+
+
 def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant: int = 0) -> BilinearCost:
     """Build the arrays from (module[:out], scale, inputs, outputs); ``:out`` means output channels only."""
     per_width: dict[tuple[str, str], list[tuple[int, int]]] = {}

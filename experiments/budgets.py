@@ -8,8 +8,9 @@ from amc.errors import AmcError
 from experiments.remembered import key_of
 from experiments.schema import BudgetConfig
 
-SINGLE = ("budget.macs_ratio", "budget.params_ratio")
-LISTS = ("budget.macs_ratios", "budget.params_ratios")
+KINDS = ("macs", "params", "latency")
+SINGLE = tuple(f"budget.{kind}_ratio" for kind in KINDS)
+LISTS = tuple(f"budget.{kind}_ratios" for kind in KINDS)
 
 
 def single_budget(config: BudgetConfig) -> tuple[str, float | None]:
@@ -18,10 +19,9 @@ def single_budget(config: BudgetConfig) -> tuple[str, float | None]:
     Raises:
         AmcError: there is no such kind.
     """
-    ratios = {"macs": config.macs_ratio, "params": config.params_ratio}
-    if config.kind not in ratios:
-        raise AmcError(f"budget.kind is {config.kind!r}; expected one of {', '.join(ratios)}")
-    return config.kind, ratios[config.kind]
+    if config.kind not in KINDS:
+        raise AmcError(f"budget.kind is {config.kind!r}; expected one of {', '.join(KINDS)}")
+    return config.kind, getattr(config, f"{config.kind}_ratio")
 
 
 def listed_budgets(config: BudgetConfig) -> list[tuple[str, float]]:
@@ -30,7 +30,7 @@ def listed_budgets(config: BudgetConfig) -> list[tuple[str, float]]:
     Raises:
         AmcError: one is listed twice.
     """
-    lists: dict[str, list[float]] = {"macs": config.macs_ratios, "params": config.params_ratios}
+    lists: dict[str, list[float]] = {kind: getattr(config, f"{kind}_ratios") for kind in KINDS}
     for kind, ratios in lists.items():
         for ratio in ratios:
             if ratios.count(ratio) > 1:

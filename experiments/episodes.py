@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agents import Episode
+from amc.budget import Cost
 from amc.errors import AmcError
 from amc.memo import Evaluation
 
@@ -17,10 +18,15 @@ class EpisodeWriter:
     """Writes episodes and keeps count of the best.
 
     The file is written anew by each search: an agent that starts over from its seed writes the same lines.
+
+    Args:
+        path: the file.
+        latency: predicted milliseconds, written with every episode where given.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, latency: Cost | None = None) -> None:
         self._file = path.open("w")
+        self._latency = latency
         self._seen: set[tuple[int, ...]] = set()
         self.best_value = -math.inf
         self.best_evaluation: Any = None
@@ -45,7 +51,7 @@ class EpisodeWriter:
         if evaluation.widths not in self._seen:
             self._seen.add(evaluation.widths)
             self.cpu_seconds += evaluation.seconds
-        self._file.write(json.dumps(_line(episode, evaluation), allow_nan=False) + "\n")
+        self._file.write(json.dumps(_line(episode, evaluation, self._latency), allow_nan=False) + "\n")
         self._file.flush()
         self.count += 1
         improved = episode.eligible and episode.value > self.best_value
@@ -54,7 +60,7 @@ class EpisodeWriter:
         return improved
 
 
-def _line(episode: Episode, evaluation: Evaluation) -> dict[str, Any]:
+def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dict[str, Any]:
     return {
         "episode": episode.index,
         "phase": episode.phase,
@@ -66,6 +72,7 @@ def _line(episode: Episode, evaluation: Evaluation) -> dict[str, Any]:
         "params": evaluation.params,
         "macs_ratio": evaluation.macs_ratio,
         "params_ratio": evaluation.params_ratio,
+        **({"latency_ms": latency(evaluation.widths)} if latency else {}),
         "widths": list(evaluation.widths),
         "requested": list(episode.requested),
         "executed": list(episode.executed),

@@ -19,13 +19,15 @@ Point = Mapping[str, Any]
 """A line of ``search.jsonl``."""
 
 VERSION = 1
-COSTS = ("macs", "params")
+COSTS = {"macs": "macs", "params": "params", "latency": "latency_ms"}
+"""Costs, and where a point holds them; latency only where it was profiled."""
+_ALWAYS = ("macs", "params")
 SCORES = ("return", "top1")
 FILES = 12
 """Most strategy files for one cost."""
 _FIELDS = (
     "folder", "episode", "return", "top1", "agreement", "macs", "params", "macs_ratio", "params_ratio",
-    "widths",
+    "latency_ms", "widths",
 )  # fmt: skip
 
 
@@ -41,11 +43,12 @@ def fronts(points: Sequence[Point]) -> dict[str, Any]:
         cost: {
             score: [
                 {name: point[name] for name in _FIELDS if name in point}
-                for point in pareto_front(whole, itemgetter(cost), itemgetter(score))
+                for point in pareto_front(whole, itemgetter(field), itemgetter(score))
             ]
             for score in SCORES
         }
-        for cost in COSTS
+        for cost, field in COSTS.items()
+        if cost in _ALWAYS or (whole and all(field in point for point in whole))
     }
 
 
@@ -59,7 +62,7 @@ def write_strategies(
     place = folder / "pareto"
     place.mkdir(exist_ok=True)
     old = {path for cost in COSTS for path in place.glob(f"{cost}_*.json")}
-    for cost in COSTS:
+    for cost in found:
         for number, point in enumerate(evenly(found[cost]["return"], FILES)):
             path = place / f"{cost}_{number:02}.json"
             strategy_of(point).save(path)

@@ -22,7 +22,7 @@ from experiments.episodes import read_episodes
 from experiments.fronts import fronts, strategy_at, write_strategies
 from experiments.provenance import provenance
 from experiments.remembered import remembering
-from experiments.run import DENSE, Run
+from experiments.run import DENSE, LATENCY_MODEL, Run
 from experiments.stages import WITHOUT_BUDGET, run_stages
 from experiments.stages.report import aligned, dense_return
 
@@ -31,7 +31,7 @@ VERSION = 1
 
 def run_job(run: Run, overrides: Sequence[str]) -> None:
     """Run the configured stages; where several budgets are listed, for each of them."""
-    budgets, names = listed_budgets(run.config.budget), run.config.stages
+    budgets, names = listed_budgets(run.config.budget), run.stages
     if not budgets:
         run_stages(run, names)
         return
@@ -45,7 +45,7 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
             parts.append(run.for_budget(kind, ratio, run.folder / folder_name(kind, ratio)))
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
             with _remembering(parts[-1], own_overrides(kind, ratio, overrides)):
-                run_stages(parts[-1], parts[-1].config.stages)
+                run_stages(parts[-1], parts[-1].stages)
     finally:
         run.release()
     summarise(run, parts)
@@ -55,8 +55,10 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
 def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
     """Give a part what makes its folder that of a run: the dense network, configuration and overrides."""
     _ = part.dense
-    atomic_write_bytes(part.folder / DENSE, (part.top.folder / DENSE).read_bytes())
-    overrides = [*overrides, f"stages=[{','.join(part.config.stages)}]"]
+    for name in (DENSE, LATENCY_MODEL):
+        if (part.top.folder / name).exists():
+            atomic_write_bytes(part.folder / name, (part.top.folder / name).read_bytes())
+    overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
     hydra = part.folder / ".hydra"
     hydra.mkdir(exist_ok=True)
     atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))

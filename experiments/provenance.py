@@ -22,7 +22,7 @@ def provenance(run: Run) -> dict[str, Any]:
     """Return the facts that are needed to make a run's figures again."""
     import torch
 
-    from amc.latency.measure import cpu_model
+    from amc.latency.machine import cpu_model
 
     return {
         "command": command(run),

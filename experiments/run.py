@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from amc import data as datasets
-from amc.budget import Budget, WidthSpace, check_ratio, make_budget, width_space
+from amc.budget import Budget, Cost, WidthSpace, check_ratio, make_budget, width_space
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost
@@ -22,10 +22,12 @@ from amc.counting import with_other_macs
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.evaluation import outputs
+from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph import Graph, exclude_groups, trace
-from amc.latency import get_backend
+from amc.latency import Backend, RemoteBackend
+from amc.latency.predict import LatencyModel
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
@@ -34,12 +36,16 @@ from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
 from experiments.agents import check_agent, check_search
-from experiments.budgets import asked_budgets, single_budget
+from experiments.backends import backend_of, check_measuring
+from experiments.budgets import KINDS, asked_budgets, single_budget
 from experiments.provenance import provenance
 from experiments.schema import Config, TrainConfig
 from experiments.trackers import Tracker, make_tracker
 
 DENSE = "dense.safetensors"
+LATENCY_MODEL = "latency_model.json"
+PRUNED_STAGES = ("finetune", "compare", "evaluate", "export", "benchmark", "serve")
+"""Stages whose records are about the pruned network."""
 T = TypeVar("T")
 
 
@@ -99,17 +105,18 @@ class Run:
             check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
-        for backend in config.latency.backends:
-            get_backend(backend)
-        for name in ("rounds", "batch", "threads"):
-            if (count := getattr(config.latency, name)) < 1:
-                raise AmcError(f"latency.{name} is {count}; expected at least 1")
+        for name in config.export.formats:
+            get_format(name)
+        check_measuring(config)
         _ = self.splits
         if "search" in config.stages:
             check_search(config.agent, self.reward, config.compressor.racing_risk)
             self._check_outputs()
             for kind, ratio in asked_budgets(config.budget):
-                self._budget(kind, ratio).check_feasible(self.space)
+                if kind != "latency" or self.profiled:  # what is not measured yet is checked by the search
+                    self._budget(kind, ratio).check_feasible(self.space)
+        if "profile" in self.stages and not self.profiled:
+            self.available_backend()
 
     def _check_racing(self, risk: float, workers: str) -> None:
         if risk and self.config.reward != "accuracy":
@@ -135,14 +142,20 @@ class Run:
 
         The stages that ask for no budget stay with this run.
         """
-        own: dict[str, Any] = {"kind": kind, f"{kind}_ratio": ratio, "macs_ratios": [], "params_ratios": []}
+        own: dict[str, Any] = {"kind": kind, f"{kind}_ratio": ratio, **{f"{k}_ratios": [] for k in KINDS}}
         config = replace(
             self.config,
-            stages=[name for name in self.config.stages if name not in stages.WITHOUT_BUDGET],
+            stages=[name for name in self.stages if name not in stages.WITHOUT_BUDGET],
             run_dir=str(folder),
             budget=replace(self.config.budget, **own),
         )
         return Run(config, folder, parent=self)
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages of the run, with those that its budgets need besides."""
+        kinds = [kind for kind, _ in asked_budgets(self.config.budget)]
+        return stages.with_latency(self.config.stages, kinds, self.profiled)
 
     @property
     def top(self) -> Run:
@@ -187,9 +200,10 @@ class Run:
         )
 
     def fresh_model(self) -> nn.Module:
-        """Build the dense network with its initial (or downloaded) weights."""
-        torch.manual_seed(self.config.seed)
-        return build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+        """Build the dense network with its initial (or downloaded) weights; other draws stay."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            return build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
 
     @property
     def comes_trained(self) -> bool:
@@ -249,9 +263,55 @@ class Run:
         return self._budget(*single_budget(self.config.budget))
 
     def _budget(self, kind: str, ratio: float | None) -> Budget:
-        cost = {"macs": macs_cost(self.graph), "params": self.params}[kind]
         enforced = self.reward.enforces_budget
-        return make_budget(kind, ratio, cost, self.graph.dense_widths, enforced=enforced)
+        return make_budget(kind, ratio, self._cost(kind), self.graph.dense_widths, enforced=enforced)
+
+    def _cost(self, kind: str) -> Cost:
+        match kind:
+            case "macs":
+                return macs_cost(self.graph)
+            case "params":
+                return self.params
+            case _:
+                return self.latency_model
+
+    @property
+    def latency_model_path(self) -> Path:
+        """Where stage ``profile`` leaves the latency model of the whole job."""
+        return self.top.folder / LATENCY_MODEL
+
+    @property
+    def profiled(self) -> bool:
+        """Whether there is a latency model."""
+        return self.latency_model_path.exists()
+
+    @shared
+    def latency_model(self) -> LatencyModel:
+        """Predicted milliseconds at any widths, from stage ``profile``."""
+        path = self.require(LATENCY_MODEL, "profile")
+        try:
+            data = json.loads(path.read_text())
+        except ValueError as error:
+            raise AmcError(f"{path} is damaged ({error}): run stages=[profile] again") from error
+        model, config = LatencyModel.from_json(data, self.graph, str(path)), self.config.profile
+        measured = (model.target.runtime, model.target.batch, model.target.threads)
+        if measured != (asked := (config.backend, config.batch, config.threads)):
+            raise AmcError(
+                f"{path} is about {_target(*measured)}, the configuration asks for {_target(*asked)}: run "
+                "stages=[profile] again"
+            )
+        return model
+
+    def available_backend(self) -> Backend | RemoteBackend:
+        """Return the runtime that latency budgets are about.
+
+        Raises:
+            AmcError: it is unknown, or does not run here.
+        """
+        backend = backend_of(self.config.profile.backend, self.config.latency)
+        if (reason := backend.available()) is not None:
+            raise AmcError(f"profile.backend={backend.name} cannot be measured here: {reason}")
+        return backend
 
     def settings(self) -> CompressorSettings:
         """How candidates are made."""
@@ -378,5 +438,13 @@ class Run:
         for name in names:
             (self.folder / name if "." in name else self._record_of(name)).unlink(missing_ok=True)
 
+    def forget_pruned(self) -> None:
+        """Remove what was made of another strategy than the present one."""
+        self.forget("prune", "pruned.safetensors", "model.safetensors", *PRUNED_STAGES)
+
     def _record_of(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"
+
+
+def _target(runtime: str, batch: int, threads: int) -> str:
+    return f"{runtime} (batch {batch}, {threads} thread{'s' if threads > 1 else ''})"

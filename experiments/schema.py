@@ -96,15 +96,17 @@ class FakeData(DataConfig):
 class BudgetConfig:
     """The limit: a share of the dense cost, and the widths that are allowed.
 
-    ``macs_ratios`` and ``params_ratios`` list several budgets, in place of the one of ``kind``: the job is
-    run for each (``experiments.job``).
+    ``macs_ratios`` and the like list several budgets, in place of the one of ``kind``: the job is run for
+    each (``experiments.job``). Latency is that of ``profile``'s runtime.
     """
 
     kind: str = MISSING
     macs_ratio: float | None = None
     params_ratio: float | None = None
+    latency_ratio: float | None = None
     macs_ratios: list[float] = field(default_factory=list)
     params_ratios: list[float] = field(default_factory=list)
+    latency_ratios: list[float] = field(default_factory=list)
     round_to: int = 4
     min_preserve_ratio: float = 0.2
 
@@ -149,6 +151,7 @@ class DDPGConfig(OffPolicyConfig):
     sigma_decay: float = 0.95
     explore_share: float = 1.0
     follow_best: bool = False
+    seek_new: bool = False
 
 
 @dataclass
@@ -254,20 +257,93 @@ class TrainConfig:
 
 @dataclass
 class ExportConfig:
-    """``tolerance``: largest allowed difference from the network, relative to its largest logit."""
+    """``formats``: see ``amc.export.FORMATS``; ``opset`` is ONNX's.
 
+    ``tolerance`` is the largest allowed difference from the network, relative to its largest logit.
+    """
+
+    formats: list[str] = field(default_factory=lambda: ["onnx"])
     tolerance: float = 1e-4
     opset: int | None = None
 
 
 @dataclass
+class AdbConfig:
+    """An Android phone: see ``amc.latency.adb.AdbSettings``."""
+
+    runner: str | None = None
+    format: str = "litert"
+    serial: str | None = None
+    cores: str | None = None
+    runs: int = 50
+    max_celsius: float | None = 35.0
+    cool_seconds: float = 600.0
+    thermal_file: str | None = None
+    arguments: str | None = None
+    pattern: str | None = None
+
+
+@dataclass
+class SshConfig:
+    """A remote host: see ``amc.latency.ssh.SshSettings``."""
+
+    host: str | None = None
+    python: str = "python3"
+    options: list[str] = field(default_factory=list)
+    timeout: float = 1800.0
+
+
+@dataclass
 class LatencyConfig:
-    """How latency is measured; one thread makes the figures CPU time."""
+    """How latency is measured; one thread makes the figures CPU time.
+
+    ``backends`` are keys of ``amc.latency.BACKENDS``. The benchmark measures ``throughput_batch`` images per
+    call, too, if it is not 0, in a third of the rounds; ``memory`` has it load each file in a process of its
+    own.
+    """
 
     backends: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
     batch: int = 1
+    throughput_batch: int = 32
     threads: int = 1
     rounds: int = 30
+    memory: bool = True
+    adb: AdbConfig = field(default_factory=AdbConfig)
+    ssh: SshConfig = field(default_factory=SshConfig)
+
+
+@dataclass
+class ProfileConfig:
+    """The latency table of ``budget=latency``: see ``amc.latency.profile``.
+
+    ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
+    ``held_out`` are numbers of whole networks; ``widths`` asks which multiples of channels are cheap.
+    ``tables`` is where measured layers are kept for other networks and runs (none: the user's cache folder).
+    ``repairs`` is how often a strategy that measures over its budget is made smaller.
+    """
+
+    backend: str = "onnxruntime"
+    batch: int = 1
+    threads: int = 1
+    points: int = 4
+    rounds: int = 10
+    fit: int = 12
+    held_out: int = 10
+    widths: bool = True
+    tables: str | None = None
+    repairs: int = 5
+
+
+@dataclass
+class ServeConfig:
+    """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
+
+    backend: str = "onnxruntime"
+    batch: int = 1
+    rate: float | None = None
+    seconds: float = 10.0
+    slices: int = 10
+    deadline_ms: float | None = None
 
 
 @dataclass
@@ -306,6 +382,8 @@ class Config:
     )
     export: ExportConfig = field(default_factory=ExportConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 

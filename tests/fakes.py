@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+import torch
+from torch import nn
+
 from amc.budget import Budget, WidthSpace, make_budget, width_space
+from amc.export.reference import eager_logits, random_batch
+from amc.latency import Prepared
+from amc.layers import trace_layers
 from amc.memo import Evaluation
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import GroupFeatures
@@ -76,3 +83,37 @@ def fake_problem(
         for i in range(len(dense))
     ]
     return ChannelPruningEnv(network, space, budget, reward, features), network, space, budget
+
+
+class Spinning:
+    """A runtime whose time follows the multiply-adds: a loop of 100 steps and one for each 64 of them.
+
+    Real latencies of tiny networks are all overhead and noise.
+    """
+
+    name = "spinning"
+    precision = "float32"
+
+    def available(self) -> str | None:
+        """Return None: it runs anywhere."""
+        return None
+
+    def version(self) -> str:
+        """Return a version."""
+        return "1"
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
+    ) -> Prepared:
+        """Return a loop that is as long as ``model`` is large."""
+        layers = trace_layers(nn.Sequential(model, nn.Flatten()), torch.zeros(1, *input_shape))
+        steps = 100 + batch * sum(layer.macs for layer in layers) // 64
+
+        logits = eager_logits(model, random_batch(input_shape, batch))
+
+        def run() -> np.ndarray:
+            for _ in range(steps):
+                pass
+            return logits
+
+        return Prepared(run)

@@ -1,4 +1,4 @@
-"""The README's commands compose and its Python example runs."""
+"""The commands of the README and of the other pages compose, and the Python example runs."""
 
 import re
 import shlex
@@ -12,7 +12,11 @@ from tests.experiments.test_config import composed
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-LINES = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
+PAGES = [page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))]
+ALL_BLOCKS = BLOCKS + [
+    block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL)
+]
+LINES = [line.split("#")[0].strip() for _, block in ALL_BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("amc ")]
 
 

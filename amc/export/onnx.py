@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import io
-import logging
+import functools
 import os
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
+from amc.export.exported import PARITY_BATCH
+from amc.export.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
 from amc.files import atomic_write_bytes
+from amc.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-_PARITY_BATCH = 3  # not the batch of the traced example (2): a batch that was baked in shows up here
-_PARITY_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -72,17 +70,13 @@ def export_onnx(
         AmcError: The model cannot be exported at this opset, the outputs disagree, or the file
             cannot be written.
     """
-    reference = _eval_on_cpu(model)
+    reference = eval_on_cpu(model)
     proto = _to_proto(reference, input_shape, opset)
     _add_metadata(proto, name, widths or {})
     payload = _checked_bytes(proto)
-    difference, scale = _parity(reference, payload, input_shape)
-    if not difference <= tolerance * scale:  # also true for NaN
-        raise AmcError(
-            f"the ONNX model differs from eager by {difference / scale:.2e} of the largest logit, "
-            f"expected at most {tolerance:.0e}; "
-            "likely an operator that the exporter translates inexactly, or NaN weights"
-        )
+    images = random_batch(input_shape, PARITY_BATCH)
+    eager = eager_logits(reference, images)
+    difference = check_agreement(_logits(payload, images), eager, tolerance, "the ONNX model")
     target = Path(path)
     atomic_write_bytes(target, payload)
     return OnnxExport(target, difference, len(payload), _opset(proto))
@@ -93,46 +87,17 @@ def onnx_bytes(model: nn.Module, input_shape: tuple[int, int, int], *, opset: in
 
     ``input_shape`` is one image, (C, H, W). Runtimes that load from memory take this.
     """
-    return _checked_bytes(_to_proto(_eval_on_cpu(model), input_shape, opset))
-
-
-def _eval_on_cpu(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).cpu().eval()
-
-
-def _random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
-    """A (batch, C, H, W) standard normal input that leaves the global random state alone."""
-    import torch
-
-    return torch.randn((batch, *input_shape), generator=torch.Generator().manual_seed(_PARITY_SEED))
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep the exporter's prints, log lines and warnings off the console; errors still propagate."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            for category in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.simplefilter("ignore", category)
-            yield
-    finally:
-        logging.disable(disabled)
+    return _checked_bytes(_to_proto(eval_on_cpu(model), input_shape, opset))
 
 
 def _to_proto(model: nn.Module, input_shape: tuple[int, int, int], opset: int | None) -> onnx.ModelProto:
     import torch
 
     try:
-        with _silenced():
+        with quiet(), _registry_made_once():
             program = torch.onnx.export(
                 model,
-                (_random_batch(input_shape, 2),),
+                (random_batch(input_shape, 2),),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=[INPUT_NAME],
@@ -144,10 +109,9 @@ def _to_proto(model: nn.Module, input_shape: tuple[int, int, int], opset: int | 
             assert program is not None  # the dynamo exporter always returns its program
             proto: onnx.ModelProto = program.model_proto
     except Exception as error:  # the exporter raises what its passes raise: no common base class
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AmcError(
             f"{type(model).__name__} does not export to ONNX for an input of shape {tuple(input_shape)}, "
-            f"expected a traceable network on images of that shape; likely cause: {cause}"
+            f"expected a traceable network on images of that shape; likely cause: {cause(error)}"
         ) from error
     if opset is not None and _opset(proto) != opset:
         raise AmcError(
@@ -155,6 +119,31 @@ def _to_proto(model: nn.Module, input_shape: tuple[int, int, int], opset: int | 
             "likely no conversion exists for one of the operators: ask for a newer opset"
         )
     return proto
+
+
+@contextlib.contextmanager
+def _registry_made_once() -> Iterator[None]:
+    """Keep the exporter's table of operators between exports: making it is over half of a small export.
+
+    It is torch's own and not changed by an export; a version of torch that has it elsewhere makes it anew.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        made = vars(ONNXRegistry)["from_torchlib"]
+    except (ImportError, KeyError):
+        yield
+        return
+    setattr(ONNXRegistry, "from_torchlib", staticmethod(_kept(ONNXRegistry.from_torchlib)))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", made)  # noqa: B010
+
+
+@functools.cache
+def _kept(made: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.cache(made)
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -178,16 +167,15 @@ def _checked_bytes(proto: onnx.ModelProto) -> bytes:
     return payload
 
 
-def _parity(model: nn.Module, payload: bytes, input_shape: tuple[int, int, int]) -> tuple[float, float]:
-    """Largest absolute difference between onnxruntime and eager, and the largest absolute eager logit."""
-    import numpy as np
-    import onnxruntime
-    import torch
+def _logits(payload: bytes, images: torch.Tensor) -> Any:
+    session = onnxruntime_module().InferenceSession(payload, providers=["CPUExecutionProvider"])
+    (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
+    return logits
 
-    images = _random_batch(input_shape, _PARITY_BATCH)
-    with torch.inference_mode():
-        eager = model(images).numpy()
-    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
-    (exported,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
-    scale = max(float(np.abs(eager).max()), float(np.finfo(np.float32).tiny))
-    return float(np.abs(np.asarray(exported) - eager).max()), scale
+
+def onnxruntime_module() -> Any:
+    """Import onnxruntime with its reports to its maker over the network switched off, unless asked for."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime

@@ -6,15 +6,39 @@ import difflib
 from collections.abc import Callable
 
 from amc.errors import AmcError
+from amc.latency.adb import Adb
+from amc.latency.executorch import ExecuTorch
+from amc.latency.litert import LiteRT
 from amc.latency.onnxruntime import OnnxRuntime
-from amc.latency.protocol import Backend
+from amc.latency.openvino import OpenVino
+from amc.latency.protocol import Backend, RemoteBackend
+from amc.latency.ssh import Ssh
+from amc.latency.tensorrt import TensorRT
+from amc.latency.torch_compile import TorchCompile
+from amc.latency.torch_cuda import TorchCuda
 from amc.latency.torch_eager import TorchEager
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"torch": TorchEager, "onnxruntime": OnnxRuntime}
+BACKENDS: dict[str, Callable[[], Backend | RemoteBackend]] = {
+    "torch": TorchEager,
+    "torch_compile": TorchCompile,
+    "torch_cuda": TorchCuda,
+    "torch_cuda_fp16": lambda: TorchCuda("torch_cuda_fp16", "float16"),
+    "torch_cuda_graph": lambda: TorchCuda("torch_cuda_graph", graph=True),
+    "torch_cuda_graph_fp16": lambda: TorchCuda("torch_cuda_graph_fp16", "float16", graph=True),
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime_cuda": lambda: OnnxRuntime("onnxruntime_cuda", provider="CUDAExecutionProvider"),
+    "onnxruntime_tensorrt": lambda: OnnxRuntime("onnxruntime_tensorrt", provider="TensorrtExecutionProvider"),
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "litert": LiteRT,
+    "tensorrt": TensorRT,
+    "adb": Adb,
+    "ssh": Ssh,
+}
 """Constructors by name; add an entry to measure another runtime."""
 
 
-def get_backend(name: str) -> Backend:
+def get_backend(name: str) -> Backend | RemoteBackend:
     """Construct the backend called ``name``.
 
     Raises:

@@ -1,37 +1,28 @@
 """Timing that survives a shared machine: interleaved rounds, and speed-ups taken within each round.
 
-Two networks timed one after the other see different neighbours, clock rates and cache pressure. Here each
-round times every network, in an order that alternates from round to round, and the speed-up is the median
-over rounds of the ratio within a round: a slow spell hits both sides of the ratio.
+The speed-up is the median over rounds of the ratio within a round: a slow spell hits both sides of the ratio.
+A network is timed only once its logits on the runtime agree with eager PyTorch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.latency.backends import get_backend
-from amc.latency.protocol import Backend
+from amc.latency.machine import clock_notes, cpu_model
+from amc.latency.memory import peak_memory
+from amc.latency.protocol import TOLERANCES, Backend, Clock, FileBackend, Prepared, RemoteBackend, Shape
+from amc.latency.rounds import interleaved
 
 if TYPE_CHECKING:
     from torch import nn
-
-Clock = Callable[[], float]
-"""Seconds since any fixed instant, like ``time.process_time``."""
-
-Shape = tuple[int, int, int]
-"""One image: channels, height, width."""
-
-_MAX_REPEATS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,31 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Named networks timed on one backend in the same rounds.
+
+    Attributes:
+        timings: By name.
+        clock: ``process_time`` (CPU seconds, one thread), ``perf_counter`` (wall seconds), or another of the
+            backend's own.
+        device: What ran them.
+        version: Version of the runtime.
+        file_bytes: Size of the file that the runtime loads, by name; empty if it loads none.
+        peak_memory_bytes: What a network takes at most, by name (``amc.latency.memory``, or device memory as
+            the runtime tells it); empty where it is not known.
+        notes: What is known of the device's clock rate and temperature, a line each.
+    """
+
+    timings: dict[str, Timing]
+    clock: str
+    device: str
+    version: str
+    file_bytes: dict[str, int]
+    peak_memory_bytes: dict[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BackendResult:
     """One runtime's comparison, or why there is none.
 
@@ -84,11 +100,14 @@ class BackendResult:
         input_shape: One image, (C, H, W).
         batch: Images per call.
         threads: Threads the runtime may use.
-        clock: ``process_time`` (CPU seconds, one thread) or ``perf_counter`` (wall seconds, several threads).
-        device: Model of the CPU.
+        clock: As in ``Measurement``; what a runtime of this machine's CPU would use, if unavailable.
+        device: What ran the networks, such as the model of the CPU.
         version: Version of the runtime; None if unavailable.
         comparison: The measurement; None if unavailable.
         unavailable: Why the runtime could not be measured; None if it was.
+        file_bytes: As in ``Measurement``, of ``dense`` and ``pruned``.
+        peak_memory_bytes: Likewise.
+        notes: Likewise.
     """
 
     backend: str
@@ -101,6 +120,9 @@ class BackendResult:
     version: str | None = None
     comparison: Comparison | None = None
     unavailable: str | None = None
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as nested dictionaries that ``json.dump`` accepts."""
@@ -108,17 +130,14 @@ class BackendResult:
 
 
 def measure(
-    runs: Mapping[str, Callable[[], None]],
+    runs: Mapping[str, Callable[[], Any]],
     *,
     rounds: int = 30,
     warmup: int = 5,
     min_round_seconds: float = 0.02,
     clock: Clock = time.process_time,
 ) -> dict[str, Timing]:
-    """Time every callable in each of ``rounds`` rounds, forwards in even rounds and backwards in odd ones.
-
-    Within a round each callable is called the same number of times in a row; that number is calibrated once
-    so that the slowest one takes at least ``min_round_seconds``. The garbage collector rests meanwhile.
+    """Time every callable in each of ``rounds`` rounds, interleaved (``amc.latency.rounds``).
 
     Args:
         runs: The callables, by name.
@@ -136,14 +155,7 @@ def measure(
             f"got {len(runs)} callables and {rounds} rounds, expected at least one of each; "
             "likely an empty selection"
         )
-    for run in runs.values():
-        _repeat(run, warmup)
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    with _no_garbage_collection():
-        repeats = _calibrate(list(runs.values()), min_round_seconds, clock)
-        for index in range(rounds):
-            for name in list(runs)[:: -1 if index % 2 else 1]:
-                samples[name].append(_seconds(runs[name], repeats, clock) * 1e3 / repeats)
+    samples, repeats = interleaved(runs, rounds, warmup, min_round_seconds, clock)
     return {name: _timing(values, repeats) for name, values in samples.items()}
 
 
@@ -159,15 +171,15 @@ def ratio(dense: Timing, pruned: Timing) -> Comparison:
         dense=dense,
         pruned=pruned,
         speedup=median(ratios),
-        speedup_q1=_quantile(ratios, 0.25),
-        speedup_q3=_quantile(ratios, 0.75),
+        speedup_q1=quantile(ratios, 0.25),
+        speedup_q3=quantile(ratios, 0.75),
     )
 
 
 def time_models(
     models: Mapping[str, nn.Module],
     input_shape: Shape | Mapping[str, Shape],
-    backend: Backend,
+    backend: Backend | RemoteBackend,
     *,
     batch: int = 1,
     threads: int = 1,
@@ -175,13 +187,94 @@ def time_models(
 ) -> dict[str, Timing]:
     """Time any number of named models on one backend in the same rounds; any two can go to :func:`ratio`.
 
-    ``input_shape`` is one image, (C, H, W), for all models or for each by name. The clock is the one that
-    :func:`clock_for` gives.
+    ``input_shape`` is one image, (C, H, W), for all models or for each by name.
+
+    Raises:
+        AmcError: A model does not convert, or its logits on the backend are not those of eager PyTorch.
+    """
+    return measure_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds).timings
+
+
+def measure_models(
+    models: Mapping[str, nn.Module],
+    input_shape: Shape | Mapping[str, Shape],
+    backend: Backend | RemoteBackend,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    rounds: int = 30,
+    memory: bool = False,
+) -> Measurement:
+    """Do what :func:`time_models` does, and tell what else is known of the measurement.
+
+    With ``memory`` a fresh process loads each file that runs on this machine's CPU, for its peak memory.
     """
     shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(models, input_shape)
-    with _torch_threads_restored():
-        runs = {name: backend.prepare(model, shapes[name], batch, threads) for name, model in models.items()}
-        return measure(runs, rounds=rounds, clock=clock_for(threads)[1])
+    if isinstance(backend, RemoteBackend):
+        return _measured_there(backend, models, shapes, batch=batch, threads=threads, rounds=rounds)
+    with torch_threads_restored():
+        prepared = {
+            name: prepare_checked(backend, model, shapes[name], batch, threads)
+            for name, model in models.items()
+        }
+        one = next(iter(prepared.values()))
+        clock_name, clock = one.clock or clock_for(threads)
+        timings = measure({name: p.run for name, p in prepared.items()}, rounds=rounds, clock=clock)
+    sizes = {name: len(p.content) for name, p in prepared.items() if p.content is not None}
+    peaks = {name: p.peak_memory_bytes for name, p in prepared.items()}
+    if memory and one.device is None and isinstance(backend, FileBackend):
+        peaks = {
+            name: peak_memory(backend, p.content, shapes[name], batch, threads)
+            for name, p in prepared.items()
+            if p.content is not None
+        }
+    return Measurement(
+        timings=timings,
+        clock=clock_name,
+        device=one.device or cpu_model(),
+        version=backend.version(),
+        file_bytes=sizes,
+        peak_memory_bytes={name: peak for name, peak in peaks.items() if peak is not None},
+        notes=tuple(clock_notes()),
+    )
+
+
+def _measured_there(
+    backend: RemoteBackend,
+    models: Mapping[str, nn.Module],
+    shapes: Mapping[str, Shape],
+    *,
+    batch: int,
+    threads: int,
+    rounds: int,
+) -> Measurement:
+    found = backend.times_ms(models, shapes, batch=batch, threads=threads, rounds=rounds)
+    return Measurement(
+        timings={name: _timing(found.samples_ms[name], found.repeats) for name in models},
+        clock=found.clock,
+        device=found.device,
+        version=found.version,
+        file_bytes=dict(found.file_bytes),
+        peak_memory_bytes={},
+        notes=found.notes,
+    )
+
+
+def prepare_checked(
+    backend: Backend, model: nn.Module, input_shape: Shape, batch: int, threads: int
+) -> Prepared:
+    """Prepare ``model`` and compare its logits with eager's.
+
+    Raises:
+        AmcError: It does not convert, or computes something else than eager does.
+    """
+    from amc.export.reference import check_agreement, eager_logits, random_batch
+
+    prepared = backend.prepare(model, input_shape, batch, threads)
+    eager = eager_logits(model, random_batch(input_shape, batch))
+    tolerance = TOLERANCES.get(backend.precision, math.inf)
+    check_agreement(prepared.run(), eager, tolerance, f"{backend.name} ({backend.precision})")
+    return prepared
 
 
 def compare(
@@ -189,10 +282,11 @@ def compare(
     pruned_model: nn.Module,
     input_shape: tuple[int, int, int],
     *,
-    backends: Sequence[str] = ("torch", "onnxruntime"),
+    backends: Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
     batch: int = 1,
     threads: int = 1,
     rounds: int = 30,
+    memory: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[BackendResult]:
     """Measure the dense against the pruned network on each backend.
@@ -201,10 +295,11 @@ def compare(
         dense_model: The network before pruning.
         pruned_model: The network after pruning.
         input_shape: One image, (C, H, W), the same for both.
-        backends: Names in ``BACKENDS``.
+        backends: Names in ``BACKENDS``, or backends.
         batch: Images per call.
         threads: Threads a runtime may use.
         rounds: Interleaved rounds per backend.
+        memory: Whether fresh processes load the files, for their peak memory.
         progress: Called with each backend's name before its turn.
 
     Returns:
@@ -218,14 +313,9 @@ def compare(
         raise AmcError(f"got batch {batch} and {threads} threads, expected at least 1 of each; likely a typo")
     models = {"dense": dense_model, "pruned": pruned_model}
     results = []
-    for backend in [get_backend(name) for name in backends]:
+    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
         if progress is not None:
             progress(backend.name)
-        unavailable = backend.available()
-        comparison = None
-        if unavailable is None:
-            timings = time_models(models, input_shape, backend, batch=batch, threads=threads, rounds=rounds)
-            comparison = ratio(timings["dense"], timings["pruned"])
         result = BackendResult(
             backend=backend.name,
             precision=backend.precision,
@@ -234,10 +324,22 @@ def compare(
             threads=threads,
             clock=clock_for(threads)[0],
             device=cpu_model(),
-            version=None if unavailable else backend.version(),
-            comparison=comparison,
-            unavailable=unavailable,
+            unavailable=backend.available(),
         )
+        if result.unavailable is None:
+            found = measure_models(
+                models, input_shape, backend, batch=batch, threads=threads, rounds=rounds, memory=memory
+            )
+            result = replace(
+                result,
+                clock=found.clock,
+                device=found.device,
+                version=found.version,
+                comparison=ratio(found.timings["dense"], found.timings["pruned"]),
+                file_bytes=found.file_bytes,
+                peak_memory_bytes=found.peak_memory_bytes,
+                notes=found.notes,
+            )
         results.append(result)
     return results
 
@@ -250,51 +352,18 @@ def clock_for(threads: int) -> tuple[str, Clock]:
     return ("process_time", time.process_time) if threads == 1 else ("perf_counter", time.perf_counter)
 
 
-def cpu_model() -> str:
-    """Return the CPU's marketing name where Linux tells it, else what ``platform`` knows."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _repeat(run: Callable[[], None], times: int) -> None:
-    for _ in range(times):
-        run()
-
-
-def _seconds(run: Callable[[], None], repeats: int, clock: Clock) -> float:
-    start = clock()
-    _repeat(run, repeats)
-    return clock() - start
-
-
-def _calibrate(runs: Sequence[Callable[[], None]], min_seconds: float, clock: Clock) -> int:
-    """Smallest tried number of calls for which the slowest of ``runs`` takes ``min_seconds``."""
-    repeats = 1
-    while repeats < _MAX_REPEATS:
-        slowest = max(_seconds(run, repeats, clock) for run in runs)
-        if slowest >= min_seconds:
-            break
-        wanted = math.ceil(1.1 * repeats * min_seconds / slowest) if slowest > 0 else 10 * repeats
-        repeats = min(max(wanted, repeats + 1), 10 * repeats)
-    return min(repeats, _MAX_REPEATS)
-
-
 def _timing(samples_ms: Sequence[float], repeats: int) -> Timing:
     return Timing(
         median_ms=median(samples_ms),
-        p90_ms=_quantile(samples_ms, 0.9),
-        iqr_ms=_quantile(samples_ms, 0.75) - _quantile(samples_ms, 0.25),
+        p90_ms=quantile(samples_ms, 0.9),
+        iqr_ms=quantile(samples_ms, 0.75) - quantile(samples_ms, 0.25),
         rounds=len(samples_ms),
         repeats=repeats,
         samples_ms=tuple(samples_ms),
     )
 
 
-def _quantile(values: Sequence[float], fraction: float) -> float:
+def quantile(values: Sequence[float], fraction: float) -> float:
     """Linearly interpolated quantile, as numpy's default."""
     ordered = sorted(values)
     position = fraction * (len(ordered) - 1)
@@ -303,19 +372,8 @@ def _quantile(values: Sequence[float], fraction: float) -> float:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _torch_threads_restored() -> Iterator[None]:
+def torch_threads_restored() -> Iterator[None]:
+    """Give torch its number of threads back at the end."""
     import torch
 
     threads = torch.get_num_threads()

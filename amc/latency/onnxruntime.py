@@ -1,11 +1,15 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and its providers for NVIDIA devices."""
 
 from __future__ import annotations
 
-import importlib.util
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.latency.protocol import Prepared, Shape, prepare_file
+from amc.packages import missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,44 +17,63 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider: float32, all graph optimisations, sequential, idle threads do not spin."""
+    """ONNX Runtime: float32, all graph optimisations, sequential, idle threads do not spin.
+
+    ``provider`` is what runs the graph. Calls of a GPU provider copy the images to the device and the logits
+    back, as a caller of its would, and are timed by the wall clock.
+    """
 
     name: str = "onnxruntime"
     precision: str = "float32"
+    provider: str = "CPUExecutionProvider"
 
     def available(self) -> str | None:
-        """Return None if onnxruntime and the exporter's packages are installed, else which one is missing."""
-        missing = [
-            name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None
-        ]
-        return f"not installed: {', '.join(missing)}" if missing else None
+        """Return None if onnxruntime, with the provider, and the exporter's packages are installed."""
+        if (absent := missing("onnxruntime", "onnx", "onnxscript")) is not None:
+            return absent
+        if self.provider in self.runtime().get_available_providers():
+            return None
+        return f"onnxruntime has no {self.provider} here (it comes with onnxruntime-gpu)"
 
     def version(self) -> str:
         """Return the version of onnxruntime."""
-        import onnxruntime
+        return str(self.runtime().__version__)
 
-        return str(onnxruntime.__version__)
+    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
+        """Export ``model`` in memory and return one run of its session."""
+        prepared = prepare_file(self, model, input_shape, batch, threads)
+        if self.provider == "CPUExecutionProvider":
+            return prepared
+        import torch
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
-    ) -> Callable[[], None]:
-        """Export ``model`` in memory and return one run of its session on a fixed random input."""
-        import numpy as np
-        import onnxruntime
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        return replace(prepared, clock=("perf_counter", time.perf_counter), device=device)
 
-        from amc.export.onnx import INPUT_NAME, onnx_bytes
+    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
+        """Return the ONNX file, whose batch size is free."""
+        from amc.export.onnx import onnx_bytes
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            onnx_bytes(model, input_shape), options, providers=["CPUExecutionProvider"]
-        )
-        images = np.random.default_rng(0).standard_normal((batch, *input_shape), dtype=np.float32)
+        return onnx_bytes(model, input_shape)
 
-        def run() -> None:
-            session.run(None, {INPUT_NAME: images})
+    def runtime(self) -> Any:
+        """Import onnxruntime."""
+        from amc.export.onnx import onnxruntime_module
+
+        return onnxruntime_module()
+
+    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+        """Return one run of a session."""
+        from amc.latency.remote_onnx import open_session
+
+        session = open_session(self.runtime(), content, threads, self.provider)
+        if session.get_providers()[0] != self.provider:
+            raise AmcError(
+                f"{self.name}: onnxruntime fell back to {session.get_providers()[0]}; "
+                "likely the CUDA or TensorRT libraries that it was built for are missing"
+            )
+        name = session.get_inputs()[0].name
+
+        def run() -> Any:
+            return session.run(None, {name: images})[0]
 
         return run

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from amc.latency.protocol import Prepared, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,19 +32,18 @@ class TorchEager:
 
         return str(torch.__version__)
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, int, int], batch: int, threads: int
-    ) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
         """Return one eager forward pass of a copy of ``model``; sets torch's thread count for the process."""
         import torch
 
+        from amc.export.reference import eval_on_cpu, random_batch
+
         torch.set_num_threads(threads)
-        network = copy.deepcopy(model).cpu().eval().to(memory_format=torch.channels_last)
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn((batch, *input_shape), generator=generator).to(memory_format=torch.channels_last)
+        network = eval_on_cpu(model).to(memory_format=torch.channels_last)
+        images = random_batch(input_shape, batch).to(memory_format=torch.channels_last)
 
-        def run() -> None:
+        def run() -> Any:
             with torch.inference_mode():
-                network(images)
+                return network(images)
 
-        return run
+        return Prepared(run)

@@ -44,8 +44,9 @@ class OptionAShortcut(nn.Module):
         """Apply the shortcut to a map of shape (N, in_channels, H, W)."""
         if self.stride != 1:
             x = F.avg_pool2d(x, 1, self.stride)
-        present = (self.source >= 0).to(x.dtype).view(1, -1, 1, 1)
-        return x.index_select(1, self.source.clamp(min=0)) * present
+        present = self.source >= 0
+        indices = self.source * present  # a clamp of integers is one of floats in Core ML
+        return x.index_select(1, indices) * present.to(x.dtype).view(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
         """Show the channel counts and the stride in `print(model)`."""

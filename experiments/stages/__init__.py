@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
 STAGES = (
     "train",
+    "profile",
     "search",
+    "verify",
     "prune",
     "finetune",
     "compare",
     "evaluate",
     "export",
     "benchmark",
+    "serve",
     "inspect",
     "report",
 )
-WITHOUT_BUDGET = ("train", "inspect")
+WITHOUT_BUDGET = ("train", "profile", "inspect")
 """Stages that do not ask for the budget: run once for all budgets of a job."""
-_COMPRESSING = {"search", "prune", "compare"}
+_COMPRESSING = {"search", "verify", "prune", "compare"}
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -41,6 +44,23 @@ def check_names(names: Sequence[str]) -> None:
             near = get_close_matches(name, STAGES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
+
+
+def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> list[str]:
+    """Return the stages with what a search under a latency budget needs: a profile before, a check after.
+
+    Args:
+        kinds: of the budgets.
+        profiled: whether the profile is there already.
+    """
+    found = list(names)
+    if "search" not in found or "latency" not in kinds:
+        return found
+    if "profile" not in found and not profiled:
+        found.insert(found.index("search"), "profile")
+    if "verify" not in found:
+        found.insert(found.index("search") + 1, "verify")
+    return found
 
 
 def run_stages(run: Run, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ def run(run: Run) -> dict[str, Any]:
     """Write the fine-tuned ``model.safetensors``."""
     model = run.pruned("pruned.safetensors")
     facts = finetune(run, model, run.folder / "finetune.ckpt.safetensors", "finetune")
-    run.forget("evaluate", "export", "benchmark")
+    run.forget("evaluate", "export", "benchmark", "serve")
     save_safetensors(model.cpu().state_dict(), run.folder / "model.safetensors")
     print(f"finetune: {facts['val_top1']:.2f}% on search_val after {facts['epochs']} epochs")
     return facts

@@ -34,7 +34,7 @@ def run(run: Run) -> dict[str, Any]:
     ) as bar:
         compressor = run.compressor(progress=bar.update)
     model, facts = cut(run, compressor, widths)
-    run.forget("finetune", "compare", "evaluate", "export", "benchmark")
+    run.forget_pruned()
     for name in ("pruned.safetensors", "model.safetensors"):
         save_safetensors(model.state_dict(), run.folder / name)
     print(f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left")

@@ -60,7 +60,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         report["dense"].setdefault("latency_ms", {})[name] = found["dense"]["median_ms"]
         report[final].setdefault("latency_ms", {})[name] = found["pruned"]["median_ms"]
     report["speedup"] = speedup
-    for stage in ("search", "finetune", "compare", "export"):
+    for stage in ("search", "finetune", "compare", "export", "serve"):
         if (facts := run.recorded(stage)) is not None:
             report[stage] = facts
     if (score := dense_return(run)) is not None:

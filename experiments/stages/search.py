@@ -46,7 +46,7 @@ def run(run: Run) -> dict[str, Any]:
     with (
         closing(_compressor(run)) as compressor,
         _network(run, compressor, episodes) as network,
-        EpisodeWriter(run.folder / "search.jsonl") as writer,
+        EpisodeWriter(run.folder / "search.jsonl", run.latency_model if run.profiled else None) as writer,
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
         relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
@@ -120,8 +120,8 @@ def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContext
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
-    name = f"{run.budget.kind}_ratio"
-    return f"{name} {getattr(evaluation, name):.4f}"
+    budget = run.budget
+    return f"{budget.kind}_ratio {budget.cost(evaluation.widths) / budget.dense_cost:.4f}"
 
 
 class _Keeper:
@@ -150,8 +150,8 @@ class _Keeper:
 
     def _write(self, strategy: Strategy) -> None:
         if self._old is None or self._old.groups != strategy.groups:
-            self._run.forget("prune", "pruned.safetensors", "model.safetensors")
-            self._run.forget("finetune", "compare", "evaluate", "export", "benchmark")
+            self._run.forget("verify")
+            self._run.forget_pruned()
         strategy.save(self._path)
         self._old = strategy
 

@@ -146,6 +146,14 @@ def test_following_the_best_changes_the_search_once_a_better_episode_is_found():
     assert moves[better + 1] != stays[better + 1]
 
 
+def test_seeking_new_networks_meets_more_of_them():
+    settings = replace(GUIDED, sigma=0.02, explore_share=0.5, warmup_episodes=20)
+    plain = search(settings, episodes=20, ratio=1.0)[1]
+    seeking = search(replace(settings, seek_new=True), episodes=20, ratio=1.0)[1]
+    counts = [len({episode.executed for episode in episodes}) for episodes in (plain, seeking)]
+    assert counts[1] > 1.5 * counts[0]
+
+
 @pytest.mark.parametrize("bad", [{"tau": 7.0}, {"batch_size": 0}, {"sigma": -1.0}, {"hidden": (0,)}])
 def test_impossible_settings_are_named(bad):
     with pytest.raises(ValueError, match=f"agent.{next(iter(bad))} is"):

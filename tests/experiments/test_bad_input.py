@@ -77,7 +77,13 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
         (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
         (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
-        (["stages=[benchmark]", "latency.backends=[tensorrt]"], ["tensorrt", "onnxruntime"]),
+        (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
+        (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean litert"]),
+        (["stages=[benchmark]", "latency.throughput_batch=-1"], ["latency.throughput_batch is -1"]),
+        (["stages=[benchmark]", "latency.backends=[adb]", "latency.adb.format=x"], ["latency.adb.format"]),
+        (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
+        (["stages=[serve]", "serve.batch=0"], ["serve.batch is 0"]),
+        (["stages=[serve]", "serve.backend=tflite"], ["tflite"]),
         (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
         (
             ["stages=[search]", "compressor.order=l1", "agent.guide=greedy"],
@@ -99,7 +105,7 @@ def test_a_bad_value_is_told_in_one_line(old: Path, overrides: list[str], parts:
 
 @pytest.mark.parametrize(
     "override",
-    ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tensorrt]", "compressor.order=l7"],
+    ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tflite]", "compressor.order=l7"],
 )
 def test_a_bad_value_is_told_before_the_training(tmp_path: Path, override: str) -> None:
     refused(amc(*TINY, override, "run_dir=run", cwd=workspace(tmp_path)))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from amc import Strategy, compressor
 from amc.strategy import GroupWidth
 from experiments.budgets import folder_name
-from experiments.fronts import COSTS, FILES, SCORES, fronts, write_strategies
+from experiments.fronts import FILES, SCORES, fronts, write_strategies
 from tests.amc.test_report import Page
 from tests.experiments.helpers import (
     TINY,
@@ -30,6 +30,7 @@ from tests.experiments.helpers import (
     workspace,
 )
 
+COSTS = ("macs", "params")
 JOB = (
     *TINY, "data.search_val=128", "agent.episodes=16", "agent.warmup_episodes=4", "budget.round_to=1",
     "reward=agreement", "finetune.epochs=1",

@@ -14,18 +14,21 @@ import torch
 from safetensors.torch import load_file
 
 from amc import Strategy, load_pruned
+from amc.export import FORMATS, Format
 from tests.experiments.helpers import (
     FAKE,
     MYNET,
     SMALL,
     TINY,
+    amc,
     artifacts,
     done,
     read_json,
     read_lines,
+    refused,
     timeless,
     workspace,
-)  # fmt: skip
+)
 
 ARTIFACTS = {
     ".hydra/config.yaml", ".hydra/overrides.yaml", "provenance.json", "search.jsonl", "strategy.json",
@@ -140,6 +143,60 @@ def test_a_run_is_loaded_in_inference_mode_too(full: Path) -> None:
 
 
 # --- an old run taken up again
+
+
+def test_formats_that_are_not_there_do_not_stop_the_others(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Format("model.mlpackage", ("no_such_package",), FORMATS["coreml"].write)
+    monkeypatch.setitem(FORMATS, "coreml", absent)
+    out = done(
+        "run_dir=run", "stages=[export]", "export.formats=[coreml,openvino,torch_export]", cwd=again
+    ).out
+    assert "coreml is left out: not installed: no_such_package" in out
+    facts = read_json(again / "run/stages/export.json")
+    assert [file["format"] for file in facts["files"]] == ["openvino", "torch_export"]
+    assert all(file["max_abs_difference"] < 1e-4 for file in facts["files"])
+    assert facts["left_out"] == {"coreml": "not installed: no_such_package"}
+    assert (again / "run" / facts["files"][1]["file"]).stat().st_size == facts["files"][1]["bytes"]
+
+
+def test_serving_tells_how_busy_the_machine_is(again: Path) -> None:
+    out = done(
+        "run_dir=run", "stages=[serve]", "serve.backend=torch", "serve.rate=50", "serve.seconds=0.2",
+        "serve.slices=2", cwd=again,
+    ).out  # fmt: skip
+    assert "serve: torch, 50.0 requests/s of 1, 0.2 s each" in out
+    facts = read_json(again / "run/stages/serve.json")
+    for name in ("dense", "pruned"):
+        assert f"serve: {name} CPU" in out
+        assert facts["served"][name]["requests"] == 10
+        assert 0 < facts["served"][name]["cpu_utilisation"] < 2
+
+
+def test_serving_takes_a_runtime_of_this_machine(again: Path) -> None:
+    refused(amc("run_dir=run", "stages=[serve]", "serve.backend=ssh", cwd=again), "serve.backend is ssh")
+    refused(amc("run_dir=run", "stages=[serve]", "serve.backend=tensorrt", cwd=again), "cannot run here: ")
+
+
+def test_the_benchmark_tells_throughput_and_memory(again: Path) -> None:
+    out = done(
+        "run_dir=run", "stages=[benchmark]", "latency.backends=[onnxruntime,adb]",
+        "latency.throughput_batch=4", cwd=again,
+    ).out  # fmt: skip
+    assert "adb is left out: latency.adb.runner is not set" in out
+    facts = read_json(again / "run/stages/benchmark.json")
+    assert [(found["backend"], found["batch"]) for found in facts["runtimes"]] == [
+        ("onnxruntime", 1),
+        ("adb", 1),
+    ]
+    assert facts["throughput"][0]["batch"] == 4
+    assert facts["throughput"][0]["comparison"]["dense"]["median_ms"] > 0
+    assert set(facts["runtimes"][0]["peak_memory_bytes"]) == {"dense", "pruned"}
+
+
+def test_no_format_at_all_is_an_error(again: Path) -> None:
+    refused(amc("run_dir=run", "stages=[export]", "export.tolerance=-1", cwd=again), "differs from eager")
 
 
 def test_a_single_stage_uses_the_runs_own_model_and_data(again: Path) -> None:

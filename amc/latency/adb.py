@@ -1,0 +1,266 @@
+"""An Android phone over adb: a benchmark binary that the user names runs the exported file there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amc.errors import AmcError
+from amc.latency.commands import command
+from amc.latency.protocol import FileBackend, RemoteTimes, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FOLDER = "/data/local/tmp/amc-search"
+_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How a benchmark binary is called and what it prints.
+
+    Attributes:
+        suffix: Of the file that it loads.
+        arguments: Its arguments; ``{model}``, ``{threads}``, ``{runs}`` and ``{batch}`` are filled in.
+        pattern: Regular expression that finds the mean time: the group ``s``, ``ms`` or ``us`` by its unit.
+            If there is a group ``runs``, the time is that of so many runs together.
+    """
+
+    suffix: str
+    arguments: str
+    pattern: str
+
+
+RUNNERS = {
+    # benchmark_model of TensorFlow Lite and LiteRT
+    "litert": Runner(
+        ".tflite",
+        "--graph={model} --num_threads={threads} --num_runs={runs} --min_secs=0 --use_xnnpack=true",
+        r"Inference \(avg\): (?P<us>[\d.e+]+)",
+    ),
+    # executor_runner of ExecuTorch
+    "executorch": Runner(
+        ".pte",
+        "--model_path={model} --num_executions={runs} --cpu_threads={threads}",
+        r"executed successfully (?P<runs>\d+) time\(s\) in (?P<ms>[\d.]+) ms",
+    ),
+    # onnxruntime_perf_test
+    "onnx": Runner(
+        ".onnx",
+        "-I -m times -r {runs} -x {threads} -y 1 -f batch:{batch} {model}",
+        r"Average inference time cost(?: total)?: (?P<ms>[\d.]+) ms",
+    ),
+}
+"""By export format; each binary is built for the phone by the user."""
+
+
+@dataclass(frozen=True)
+class AdbSettings:
+    """Which phone, what runs there, and when it is cool enough.
+
+    Attributes:
+        runner: The benchmark binary on this machine, built for the phone.
+        format: What it loads: a key of ``RUNNERS``.
+        serial: Serial number of the phone, as ``adb devices`` lists it; None if it is the only one.
+        cores: Hexadecimal mask of the cores to pin to, such as ``f0`` for cores 4 to 7; None for any.
+        runs: Inferences per round, averaged over by the binary.
+        max_celsius: A round starts once the temperature is at most this; None for never mind.
+        cool_seconds: Longest wait for it.
+        thermal_file: File on the phone that holds the temperature in thousandths of a degree, such as
+            /sys/class/thermal/thermal_zone0/temp; None for the battery's.
+        arguments: Instead of the binary's usual arguments, see ``Runner``.
+        pattern: Instead of its usual output, see ``Runner``.
+    """
+
+    runner: str | None = None
+    format: str = "litert"
+    serial: str | None = None
+    cores: str | None = None
+    runs: int = 50
+    max_celsius: float | None = 35.0
+    cool_seconds: float = 600.0
+    thermal_file: str | None = None
+    arguments: str | None = None
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in RUNNERS:
+            raise AmcError(f"latency.adb.format is {self.format!r}; expected one of {', '.join(RUNNERS)}")
+        if self.cores is not None and not re.fullmatch("[0-9a-fA-F]+", self.cores):
+            raise AmcError(f"latency.adb.cores is {self.cores!r}; expected a hexadecimal mask, such as f0")
+        if self.runs < 1:
+            raise AmcError(f"latency.adb.runs is {self.runs}; expected at least 1")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise AmcError(f"latency.adb.pattern is no regular expression: {error}") from error
+
+
+@dataclass(frozen=True)
+class Adb:
+    """A benchmark binary on an Android phone: float32, one process per network and round.
+
+    The exported file is checked here, by the same runtime on this machine, before it is pushed.
+    """
+
+    settings: AdbSettings = AdbSettings()
+    name: str = "adb"
+    precision: str = "float32"
+
+    def available(self) -> str | None:
+        """Return None if the phone answers and the binary is there, else the reason in one line."""
+        runner = self.settings.runner
+        if runner is None:
+            return "latency.adb.runner is not set: name a benchmark binary built for the phone"
+        if not Path(runner).is_file():
+            return f"latency.adb.runner={runner} is not a file"
+        try:
+            state = self._adb("get-state").strip()
+        except AmcError as error:
+            return str(error)
+        return None if state == "device" else f"adb: the phone is {state or 'silent'}, not ready"
+
+    def times_ms(
+        self,
+        models: Mapping[str, nn.Module],
+        input_shapes: Mapping[str, Shape],
+        *,
+        batch: int,
+        threads: int,
+        rounds: int,
+    ) -> RemoteTimes:
+        """Push the networks and time them there, in an order that alternates from round to round."""
+        names = {name: f"{i}{self._kind.suffix}" for i, name in enumerate(models)}
+        temperatures = []
+        samples: dict[str, list[float]] = {name: [] for name in models}
+        try:
+            sizes = self._push(models, input_shapes, names, batch)
+            for index in range(rounds):
+                for name in list(models)[:: -1 if index % 2 else 1]:
+                    temperatures.append(self._cooled())
+                    samples[name].append(self._round(names[name], batch, threads))
+            notes = self._notes(temperatures)
+        finally:
+            self._shell(f"rm -rf {_FOLDER}")
+        return RemoteTimes(
+            samples_ms=samples,
+            repeats=self.settings.runs,
+            clock="of the runner",
+            device=self._shell("getprop ro.product.model").strip(),
+            version=f"{Path(str(self.settings.runner)).name} on Android "
+            + self._shell("getprop ro.build.version.release").strip(),
+            file_bytes=sizes,
+            notes=notes,
+        )
+
+    @property
+    def _kind(self) -> Runner:
+        usual = RUNNERS[self.settings.format]
+        return Runner(
+            usual.suffix, self.settings.arguments or usual.arguments, self.settings.pattern or usual.pattern
+        )
+
+    def _push(
+        self,
+        models: Mapping[str, nn.Module],
+        shapes: Mapping[str, Shape],
+        names: Mapping[str, str],
+        batch: int,
+    ) -> dict[str, int]:
+        """Export, check and push the networks and the binary; return the sizes of the files."""
+        from amc.latency.measure import prepare_checked
+
+        sizes = {}
+        self._shell(f"mkdir -p {_FOLDER}")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, model in models.items():
+                content = prepare_checked(_twin(self.settings.format), model, shapes[name], batch, 1).content
+                assert content is not None  # all twins load files
+                file = Path(folder) / names[name]
+                file.write_bytes(content)
+                sizes[name] = len(content)
+                self._adb("push", str(file), f"{_FOLDER}/{file.name}", timeout=600)
+        self._adb("push", str(self.settings.runner), f"{_FOLDER}/runner", timeout=600)
+        self._shell(f"chmod 755 {_FOLDER}/runner")
+        return sizes
+
+    def _round(self, file: str, batch: int, threads: int) -> float:
+        """Run the binary once; milliseconds per inference."""
+        arguments = self._kind.arguments.format(
+            model=file, threads=threads, runs=self.settings.runs, batch=batch
+        )
+        pin = f"taskset {self.settings.cores} " if self.settings.cores else ""
+        printed = self._shell(f"cd {_FOLDER} && {pin}./runner {arguments} 2>&1", timeout=1800)
+        return parse_ms(printed, self._kind.pattern)
+
+    def _cooled(self) -> float:
+        """Wait until the phone is cool enough to begin; return its temperature in degrees Celsius."""
+        limit, deadline = self.settings.max_celsius, time.monotonic() + self.settings.cool_seconds
+        while (celsius := self._celsius()) > (limit if limit is not None else celsius):
+            if time.monotonic() >= deadline:
+                raise AmcError(
+                    f"adb: the phone is still at {celsius:.1f} degrees after waiting for "
+                    f"{self.settings.cool_seconds:.0f} s; "
+                    f"expected latency.adb.max_celsius={limit:.1f} at most"
+                )
+            time.sleep(min(_POLL_SECONDS, self.settings.cool_seconds))
+        return celsius
+
+    def _celsius(self) -> float:
+        file = self.settings.thermal_file
+        printed = self._shell(f"cat {shlex.quote(file)}" if file else "dumpsys battery")
+        found = re.search(r"^\s*(\d+)\s*$" if file else r"temperature: (\d+)", printed, re.MULTILINE)
+        if found is None:
+            raise AmcError(
+                f"adb: {file or 'dumpsys battery'} tells no temperature: {printed[-60:].strip()!r}"
+            )
+        return int(found[1]) / (1000 if file else 10)
+
+    def _notes(self, temperatures: list[float]) -> tuple[str, ...]:
+        governors = self._shell("cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor 2>/dev/null; true")
+        return (
+            f"CPU governors: {', '.join(sorted(set(governors.split()))) or 'not readable'}",
+            f"{min(temperatures):.1f} to {max(temperatures):.1f} degrees Celsius at the start of a round",
+            f"cores: {self.settings.cores or 'any'}",
+        )
+
+    def _shell(self, line: str, *, timeout: float = 60.0) -> str:
+        return self._adb("shell", line, timeout=timeout)
+
+    def _adb(self, *arguments: str, timeout: float = 60.0) -> str:
+        serial = ["-s", self.settings.serial] if self.settings.serial else []
+        return command(["adb", *serial, *arguments], f"adb {arguments[0]}", timeout=timeout)
+
+
+def parse_ms(printed: str, pattern: str) -> float:
+    """Return milliseconds per run from what a benchmark binary printed; ``pattern`` is a ``Runner``'s.
+
+    Raises:
+        AmcError: The pattern does not occur, or names no unit.
+    """
+    found = re.search(pattern, printed)
+    if found is None:
+        last = (printed.strip().splitlines() or ["nothing"])[-1]
+        raise AmcError(f"adb: the runner printed no time that latency.adb.pattern finds, but: {last[:120]}")
+    groups = found.groupdict()
+    for unit, milliseconds in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
+        if groups.get(unit) is not None:
+            return float(groups[unit]) * milliseconds / int(groups.get("runs") or 1)
+    raise AmcError("latency.adb.pattern has no group named s, ms or us: the unit of the time")
+
+
+def _twin(format_name: str) -> FileBackend:
+    """The runtime of this machine that checks what the phone's will load."""
+    from amc.latency.executorch import ExecuTorch
+    from amc.latency.litert import LiteRT
+    from amc.latency.onnxruntime import OnnxRuntime
+
+    twins: dict[str, FileBackend] = {"litert": LiteRT(), "executorch": ExecuTorch(), "onnx": OnnxRuntime()}
+    return twins[format_name]

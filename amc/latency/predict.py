@@ -1,0 +1,210 @@
+"""The latency of a whole network at any widths, from a table of its layers.
+
+A layer measured alone is not what it is inside a network: calls cost time, runtimes fuse and re-order, caches
+are colder. What is systematic in that is fitted: one factor a family of layers, a cost per element that is
+written, and a constant, all non-negative so that the prediction stays monotone in every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from amc.budget import WidthSpace
+from amc.cost import layer_widths
+from amc.errors import AmcError
+from amc.graph import Graph
+from amc.latency.table import Points, Surface, Target
+from amc.latency.units import LayerKind, spread
+
+VERSION = 1
+CONSTANT, WRITTEN = "constant", "written"
+
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """A layer's kind and the widths at which it is measured.
+
+    Attributes:
+        kind: see ``LayerKind``.
+        inputs, outputs: ascending channel counts; of a depthwise layer both are its width.
+    """
+
+    kind: LayerKind
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def points(self) -> tuple[tuple[int, int], ...]:
+        """All (input, output) widths of the grid."""
+        if self.kind.kind == "depthwise":
+            return tuple((width, width) for width in self.outputs)
+        return tuple((i, o) for i in self.inputs for o in self.outputs)
+
+
+def layer_grids(
+    graph: Graph, kinds: Sequence[LayerKind], space: WidthSpace, points: int
+) -> tuple[LayerGrid, ...]:
+    """Return the grid of every layer of the graph: at most ``points`` widths an axis, the ends included."""
+    channels = layer_widths(graph)
+    low = min(choice[0] / dense for choice, dense in zip(space.choices, space.dense, strict=True))
+    reachable = np.stack(
+        [
+            channels([space.nearest(group, float(ratio)) for group in range(len(space.dense))])
+            for ratio in np.linspace(low, 1.0, 65)
+        ]
+    )
+    grids = []
+    for layer, kind in enumerate(kinds):
+        inputs, outputs = (
+            spread([int(c) for c in np.unique(reachable[:, axis, layer])], points) for axis in (0, 1)
+        )
+        grids.append(LayerGrid(kind, inputs, outputs))
+    return tuple(grids)
+
+
+class LatencyModel:
+    """Predicts the milliseconds of one network on one target; a ``Cost`` for ``amc.budget``.
+
+    Args:
+        graph: the network's channel groups.
+        target: what the prediction holds for.
+        grids: of every layer, in forward order.
+        points: measured milliseconds at each layer's grid (more points do no harm).
+        factors: weight of every feature (``features``), by name; all 1 and no constant until fitted.
+
+    Raises:
+        AmcError: a point of a grid was not measured.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        grids: Sequence[LayerGrid],
+        points: Sequence[Points],
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
+        self.target = target
+        self.grids = tuple(grids)
+        self.points = tuple(_chosen(grid, measured) for grid, measured in zip(grids, points, strict=True))
+        families = sorted({grid.kind.family for grid in grids})
+        self.names = (*families, WRITTEN, CONSTANT)
+        self.factors = dict(factors) if factors is not None else dict.fromkeys(families, 1.0)
+        self._weights = np.array([self.factors.get(name, 0.0) for name in self.names])
+        self._family = np.array([families.index(grid.kind.family) for grid in grids])
+        self._surfaces = [Surface(own) for own in self.points]
+        self._known: list[dict[tuple[int, int], float]] = [{} for _ in grids]
+        self._channels = layer_widths(graph)
+        self._positions = np.array([layer.positions for layer in graph.layers], dtype=np.float64)
+
+    def features(self, widths: Sequence[int]) -> np.ndarray:
+        """Return (F,) what ``factors`` weigh: ms by family, 1e6 elements written by layers, and 1."""
+        inputs, outputs = self._channels(widths)
+        found = np.zeros(len(self.names))
+        layers = zip(
+            self._family, self._surfaces, self._known, inputs.tolist(), outputs.tolist(), strict=True
+        )
+        for family, surface, known, i, o in layers:
+            if (ms := known.get((i, o))) is None:
+                ms = known[i, o] = surface(i, o)
+            found[family] += ms
+        found[-2] = float(self._positions @ outputs) / 1e6
+        found[-1] = 1.0
+        return found
+
+    def __call__(self, widths: Sequence[int]) -> float:
+        """Return the predicted milliseconds at ``widths``; never falls when a width grows."""
+        return float(self._weights @ self.features(widths))
+
+    def fitted(
+        self, graph: Graph, networks: Sequence[Sequence[int]], measured: Sequence[float]
+    ) -> LatencyModel:
+        """Return the model with factors fitted to measured networks.
+
+        Non-negative least squares of the relative error.
+
+        Args:
+            networks: widths of each.
+            measured: milliseconds of each.
+        """
+        from scipy.optimize import nnls
+
+        rows = np.stack([self.features(widths) for widths in networks]) / np.asarray(measured)[:, None]
+        scale = np.maximum(rows.max(axis=0), 1e-12)
+        weights = nnls(rows / scale, np.ones(len(rows)))[0] / scale
+        factors = dict(zip(self.names, weights.tolist(), strict=True))
+        return LatencyModel(graph, self.target, self.grids, self.points, factors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, which holds all that a prediction needs besides the graph."""
+        return {
+            "_version": VERSION,
+            "target": asdict(self.target),
+            "factors": self.factors,
+            "layers": [
+                {
+                    "layer": str(grid.kind),
+                    "kind": grid.kind.to_json(),
+                    "inputs": list(grid.inputs),
+                    "outputs": list(grid.outputs),
+                    "points": [[*widths, ms] for widths, ms in sorted(points.items())],
+                }
+                for grid, points in zip(self.grids, self.points, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], graph: Graph, where: str) -> LatencyModel:
+        """Read the JSON form.
+
+        Raises:
+            AmcError: another version, a malformed field, or another network; ``where`` names the file.
+        """
+        try:
+            if data["_version"] != VERSION:
+                raise AmcError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+            if len(data["layers"]) != len(graph.layers):
+                raise AmcError(
+                    f"{where} describes {len(data['layers'])} layers, the network has {len(graph.layers)}; "
+                    "is it of another network?"
+                )
+            grids = [
+                LayerGrid(LayerKind.from_json(layer["kind"]), tuple(layer["inputs"]), tuple(layer["outputs"]))
+                for layer in data["layers"]
+            ]
+            points = [{(i, o): float(ms) for i, o, ms in layer["points"]} for layer in data["layers"]]
+            return cls(graph, Target(**data["target"]), grids, points, data["factors"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise AmcError(f"{where} is no latency model: {error!r}; run stages=[profile] again") from error
+
+
+def _chosen(grid: LayerGrid, measured: Points) -> Points:
+    try:
+        return {widths: measured[widths] for widths in grid.points}
+    except KeyError as error:
+        raise AmcError(f"{grid.kind} was not measured at {error.args[0]} channels: profile again") from error
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far predictions are from measurements of networks that were not fitted to.
+
+    Attributes:
+        median_error, worst_error: of |predicted / measured - 1|.
+        networks: how many.
+    """
+
+    median_error: float
+    worst_error: float
+    networks: int
+
+
+def accuracy(predicted: Iterable[float], measured: Iterable[float]) -> Accuracy:
+    """Compare predictions with measurements, both in milliseconds."""
+    errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    return Accuracy(median(errors), max(errors), len(errors))

@@ -1,0 +1,138 @@
+"""Measuring what latency tables hold: layers at a grid of widths, and whole networks at random widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from torch import nn
+
+from amc.budget import Cost, WidthSpace, make_budget
+from amc.graph import Graph
+from amc.latency.measure import measure_models, time_models
+from amc.latency.predict import LayerGrid
+from amc.latency.protocol import Backend, RemoteBackend, Shape
+from amc.latency.table import LatencyTable, Target
+from amc.latency.units import LayerKind
+from amc.pruning import SlicePlan, first_channels, slice_model
+
+T = TypeVar("T")
+Progress = Callable[[int, str], None]
+"""Called with how many networks were measured, and what they were."""
+
+LAYERS_AT_ONCE = 32
+"""Networks of a layer that are timed in the same rounds."""
+NETWORKS_AT_ONCE = 8
+
+
+def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Target:
+    """Return what latencies measured with ``backend`` belong to; a small network asks the device its name."""
+    probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    found = measure_models({"probe": probe}, (3, 8, 8), backend, batch=batch, threads=threads, rounds=1)
+    return Target(found.device, backend.name, found.version, backend.precision, threads, batch)
+
+
+def missing_points(
+    table: LatencyTable, grids: Sequence[LayerGrid]
+) -> list[tuple[LayerKind, list[tuple[int, int]]]]:
+    """Return the widths that the table lacks, by kind of layer."""
+    wanted: dict[LayerKind, dict[tuple[int, int], None]] = {}
+    for grid in grids:
+        known = table.layers.get(grid.kind, {})
+        wanted.setdefault(grid.kind, {}).update({p: None for p in grid.points if p not in known})
+    return [(kind, list(points)) for kind, points in wanted.items() if points]
+
+
+def measure_layers(
+    table: LatencyTable,
+    grids: Sequence[LayerGrid],
+    backend: Backend | RemoteBackend,
+    *,
+    rounds: int,
+    save: Callable[[LatencyTable], None],
+    progress: Progress,
+) -> None:
+    """Add to ``table`` what it lacks of ``grids``; it is saved after every batch, so nothing is lost."""
+    for kind, points in missing_points(table, grids):
+        for some in _batches(points, LAYERS_AT_ONCE):
+            models = {f"{i}x{o}": kind.network(i, o).eval() for i, o in some}
+            shapes = {f"{i}x{o}": kind.input_shape(i) for i, o in some}
+            timings = time_models(
+                models,
+                shapes,
+                backend,
+                batch=table.target.batch,
+                threads=table.target.threads,
+                rounds=rounds,
+            )
+            own = table.layers.setdefault(kind, {})
+            own |= {(i, o): timings[f"{i}x{o}"].median_ms for i, o in some}
+            save(table)
+            progress(len(some), str(kind))
+
+
+def measure_networks(
+    model: nn.Module,
+    graph: Graph,
+    networks: Sequence[Sequence[int]],
+    backend: Backend | RemoteBackend,
+    *,
+    batch: int,
+    threads: int,
+    rounds: int,
+    progress: Progress,
+) -> tuple[float, list[float]]:
+    """Time whole networks of the given widths, each batch of them in the same rounds as the dense one.
+
+    Returns:
+        Milliseconds of the dense network, and of each network relative to the dense one of its rounds.
+    """
+    plan, shape = SlicePlan(graph, model), graph.input_shape
+    dense_ms: list[float] = []
+    ratios: list[float] = []
+    for some in _batches(networks, NETWORKS_AT_ONCE):
+        models = {
+            str(index): slice_model(model, plan, first_channels(graph, widths)).eval()
+            for index, widths in enumerate(some)
+        }
+        timings = time_models(
+            {"dense": model, **models}, _shape(shape), backend, batch=batch, threads=threads, rounds=rounds
+        )
+        dense = np.array(timings["dense"].samples_ms)
+        dense_ms.append(timings["dense"].median_ms)
+        ratios += [float(np.median(np.array(timings[name].samples_ms) / dense)) for name in models]
+        progress(len(some), "networks")
+    return float(np.median(dense_ms)), ratios
+
+
+def random_networks(space: WidthSpace, cost: Cost, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Draw widths for networks of all sizes: random ratios, cut to a random share of the dense cost.
+
+    Args:
+        cost: any cost that rises with the widths, such as multiply-adds.
+    """
+    generator = np.random.default_rng(seed)
+    reachable = cost(space.minimum) / cost(space.dense)
+    found = []
+    for _ in range(count):
+        share = float(generator.uniform(min(1.1 * reachable, 1.0), 0.95 if reachable < 0.8 else 1.0))
+        budget = make_budget("macs", max(share, reachable), cost, space.dense)
+        widths: list[int] = []
+        for group in range(len(space.dense)):
+            requested = space.nearest(group, float(generator.uniform(0.2, 1.0)))
+            widths.append(budget.cut(space, widths, requested))
+        found.append(tuple(widths))
+    return found
+
+
+def _shape(shape: tuple[int, ...]) -> Shape:
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some

@@ -1,0 +1,61 @@
+"""Times ONNX files on the host that it is started on: ``python -m amc.latency.remote_onnx JOB.json``.
+
+It needs numpy, onnxruntime, and ``machine.py`` and ``rounds.py`` beside it, nothing else of this package:
+the three are copied to a remote host. The job lists the models, the threads and the rounds; one line of JSON
+with the samples and the logits is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from amc.latency.machine import clock_notes, cpu_model
+from amc.latency.rounds import interleaved
+
+
+def open_session(
+    onnxruntime: Any, content: bytes, threads: int, provider: str = "CPUExecutionProvider"
+) -> Any:
+    """Open a session that runs one operator after the other; threads that wait do not spin."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(content, options, providers=[provider])
+
+
+def time_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a job whose files lie in ``folder``; the values are what JSON can hold."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # reports over the network
+    import numpy as np
+    import onnxruntime
+
+    runs, logits = {}, {}
+    for name, entry in job["models"].items():
+        session = open_session(onnxruntime, (folder / entry["file"]).read_bytes(), job["threads"])
+        images = np.fromfile(folder / entry["images"], dtype=np.float32).reshape(entry["shape"])
+        feed = {session.get_inputs()[0].name: images}
+        runs[name] = lambda session=session, feed=feed: session.run(None, feed)[0]
+        logits[name] = runs[name]().tolist()
+    clock = time.process_time if job["threads"] == 1 else time.perf_counter
+    samples, repeats = interleaved(runs, job["rounds"], job["warmup"], job["min_round_seconds"], clock)
+    return {
+        "samples_ms": samples,
+        "repeats": repeats,
+        "clock": clock.__name__,
+        "logits": logits,
+        "device": cpu_model(),
+        "version": onnxruntime.__version__,
+        "notes": clock_notes(),
+    }
+
+
+if __name__ == "__main__":
+    job_file = Path(sys.argv[1])
+    print(json.dumps(time_job(json.loads(job_file.read_text()), job_file.parent)))

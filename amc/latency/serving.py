@@ -1,0 +1,205 @@
+"""Dense and pruned network under the same fixed load: how busy the machine is, and how long requests take.
+
+The load is open: request number i of a slice is due i / rate seconds after its start, whether or not those
+before it are done, and its latency counts from then. One server takes them one after the other and sleeps
+while there is none. The networks take turns, slice by slice, so that a slow spell hits both.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.latency.measure import measure, prepare_checked, quantile, torch_threads_restored
+from amc.latency.protocol import Backend, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """The load.
+
+    Attributes:
+        rate: Requests per second; half of what the first network can serve if None.
+        seconds: Length of the load on each network, all slices together.
+        slices: Number of parts that it comes in.
+        deadline_ms: Latency from which on a request counts as missed; the time between two requests if None.
+    """
+
+    rate: float | None = None
+    seconds: float = 10.0
+    slices: int = 10
+    deadline_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "seconds", "slices", "deadline_ms"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise AmcError(f"serve.{name} is {value}; expected a positive number")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one network did under the load.
+
+    Attributes:
+        requests: How many were served: all that were due.
+        p50_ms: Median latency, from when a request was due to its logits, waiting included.
+        p90_ms: 90th percentile of it.
+        p99_ms: 99th percentile of it.
+        missed: Requests that took longer than the deadline.
+        cpu_utilisation: CPU seconds of the process per second, all threads: 1 is a core that never rests.
+        gpu_utilisation: Share of the time in which the GPU did something, as its driver tells at the end of
+            each slice; None if the runtime uses none, or it is not told.
+    """
+
+    requests: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    missed: int
+    cpu_utilisation: float
+    gpu_utilisation: float | None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Where time comes from.
+
+    Attributes:
+        wall: Seconds since any fixed instant.
+        cpu: CPU seconds of the process.
+        sleep: Waits for some seconds.
+        gpu: Share of the last moments in which the GPU was busy; None if there is none to ask.
+    """
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.process_time
+    sleep: Callable[[float], None] = time.sleep
+    gpu: Callable[[], float] | None = None
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """The networks under one load.
+
+    Attributes:
+        rate: Requests per second.
+        deadline_ms: Latency from which on a request counts as missed.
+        served: What each network did, by name.
+    """
+
+    rate: float
+    deadline_ms: float
+    served: dict[str, Served]
+
+
+def serve_models(
+    models: Mapping[str, nn.Module],
+    input_shape: Shape,
+    backend: Backend,
+    settings: ServeSettings,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+) -> ServeResult:
+    """Serve requests of ``batch`` images with each model on a backend of this process.
+
+    Raises:
+        AmcError: A model does not convert, or computes something else than eager does.
+    """
+    with torch_threads_restored():
+        prepared = {
+            name: prepare_checked(backend, model, input_shape, batch, threads)
+            for name, model in models.items()
+        }
+        runs = {name: _answered(each.run) for name, each in prepared.items()}
+        on_gpu = any(each.device is not None for each in prepared.values())
+        return serve(runs, settings, Clocks(gpu=_gpu_meter() if on_gpu else None))
+
+
+def serve(
+    runs: Mapping[str, Callable[[], Any]], settings: ServeSettings, clocks: Clocks | None = None
+) -> ServeResult:
+    """Serve with callables, each of which answers one request; see :func:`serve_models`."""
+    clocks = clocks or Clocks()
+    rate = settings.rate
+    if rate is None:
+        dense = next(iter(measure(runs, rounds=5, clock=clocks.wall).values()))
+        rate = 500.0 / dense.median_ms
+    per_slice = max(1, round(rate * settings.seconds / settings.slices))
+    deadline_ms = settings.deadline_ms or 1e3 / rate
+    slices: dict[str, list[_Slice]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for index in range(settings.slices):
+        for name in list(runs)[:: -1 if index % 2 else 1]:
+            slices[name].append(_serve_slice(runs[name], rate, per_slice, clocks))
+    served = {name: _summary(parts, deadline_ms) for name, parts in slices.items()}
+    return ServeResult(rate, deadline_ms, served)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    latencies_ms: list[float]
+    wall: float
+    cpu: float
+    gpu: float | None
+
+
+def _serve_slice(run: Callable[[], Any], rate: float, requests: int, clocks: Clocks) -> _Slice:
+    latencies = []
+    start, cpu = clocks.wall(), clocks.cpu()
+    for index in range(requests):
+        due = start + index / rate
+        _sleep_until(due, clocks)
+        run()
+        latencies.append((clocks.wall() - due) * 1e3)
+    gpu = clocks.gpu() if clocks.gpu else None
+    _sleep_until(start + requests / rate, clocks)
+    return _Slice(latencies, clocks.wall() - start, clocks.cpu() - cpu, gpu)
+
+
+def _sleep_until(instant: float, clocks: Clocks) -> None:
+    if (rest := instant - clocks.wall()) > 0:
+        clocks.sleep(rest)
+
+
+def _summary(slices: list[_Slice], deadline_ms: float) -> Served:
+    latencies = [latency for part in slices for latency in part.latencies_ms]
+    gpu = [part.gpu for part in slices if part.gpu is not None]
+    return Served(
+        requests=len(latencies),
+        p50_ms=quantile(latencies, 0.5),
+        p90_ms=quantile(latencies, 0.9),
+        p99_ms=quantile(latencies, 0.99),
+        missed=sum(latency > deadline_ms for latency in latencies),
+        cpu_utilisation=sum(part.cpu for part in slices) / sum(part.wall for part in slices),
+        gpu_utilisation=sum(gpu) / len(gpu) if gpu else None,
+    )
+
+
+def _answered(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Run, and have the logits in this process's memory, which waits for a GPU."""
+
+    def answer() -> Any:
+        logits = run()
+        return logits.cpu() if hasattr(logits, "cpu") else logits
+
+    return answer
+
+
+def _gpu_meter() -> Callable[[], float] | None:
+    """Return what asks the driver how busy the GPU is, if PyTorch can (it takes nvidia-ml-py)."""
+    import torch
+
+    try:
+        torch.cuda.utilization()
+    except (ImportError, RuntimeError, AssertionError):
+        return None
+    return lambda: torch.cuda.utilization() / 100

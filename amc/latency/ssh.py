@@ -1,0 +1,144 @@
+"""A remote host over ssh: the ONNX files and a small timing script go there, onnxruntime runs them there."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.latency.commands import command
+from amc.latency.protocol import TOLERANCES, RemoteTimes, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SENT = ("machine.py", "remote_onnx.py", "rounds.py")
+"""Files of this package that the host runs; they need nothing else of it."""
+
+
+@dataclass(frozen=True)
+class SshSettings:
+    """How a host is reached, and what is there.
+
+    Attributes:
+        host: What ``ssh`` takes, such as ``pi@192.168.1.5`` or a name of ~/.ssh/config; no password is asked
+            for.
+        python: Python there, at least 3.8, with numpy and onnxruntime.
+        options: Further arguments of ``ssh``, such as ``-p`` and ``2222``.
+        timeout: Seconds after which the measurement is given up.
+    """
+
+    host: str | None = None
+    python: str = "python3"
+    options: tuple[str, ...] = ()
+    timeout: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """ONNX Runtime's CPU provider on a remote host: float32, measured there as it is measured here."""
+
+    settings: SshSettings = SshSettings()
+    name: str = "ssh"
+    precision: str = "float32"
+
+    def available(self) -> str | None:
+        """Return None if the host answers and has what is needed, else the reason in one line."""
+        if self.settings.host is None:
+            return "latency.ssh.host is not set"
+        try:
+            quietly = ["env", "ORT_DISABLE_TELEMETRY=1"]
+            self._there([*quietly, self.settings.python, "-c", "import numpy, onnxruntime"])
+        except AmcError as error:
+            return str(error)
+        return None
+
+    def times_ms(
+        self,
+        models: Mapping[str, nn.Module],
+        input_shapes: Mapping[str, Shape],
+        *,
+        batch: int,
+        threads: int,
+        rounds: int,
+    ) -> RemoteTimes:
+        """Send the networks, time them there, and compare the logits that come back with eager's."""
+        from amc.export.onnx import onnx_bytes
+        from amc.export.reference import check_agreement, eager_logits, random_batch
+
+        contents = {name: onnx_bytes(model, input_shapes[name]) for name, model in models.items()}
+        images = {name: random_batch(input_shapes[name], batch) for name in models}
+        job = {
+            "models": {
+                name: {"file": f"{i}.onnx", "images": f"{i}.bin", "shape": list(images[name].shape)}
+                for i, name in enumerate(models)
+            },
+            "threads": threads,
+            "rounds": rounds,
+            "warmup": 5,
+            "min_round_seconds": 0.02,
+        }
+        files = {"job.json": json.dumps(job).encode()}
+        for i, name in enumerate(models):
+            files |= {f"{i}.onnx": contents[name], f"{i}.bin": images[name].numpy().tobytes()}
+        found = self._run(files)
+        for name, model in models.items():
+            eager = eager_logits(model, images[name])
+            check_agreement(found["logits"][name], eager, TOLERANCES[self.precision], f"ssh ({name})")
+        return RemoteTimes(
+            samples_ms=found["samples_ms"],
+            repeats=found["repeats"],
+            clock=found["clock"],
+            device=f"{self.settings.host}: {found['device']}",
+            version=f"onnxruntime {found['version']}",
+            file_bytes={name: len(content) for name, content in contents.items()},
+            notes=tuple(found["notes"]),
+        )
+
+    def _run(self, files: Mapping[str, bytes]) -> dict[str, Any]:
+        folder = self._there(["mktemp", "-d"]).strip()
+        place = shlex.quote(folder)
+        try:
+            self._there(f"tar -xf - -C {place}", stdin=_archive(files))
+            python = shlex.quote(self.settings.python)
+            printed = self._there(
+                f"cd {place} && {python} -m amc.latency.remote_onnx job.json", timeout=self.settings.timeout
+            )
+        finally:
+            self._there(f"rm -rf {place}")
+        try:
+            found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+        except (ValueError, IndexError) as error:
+            raise AmcError(f"ssh {self.settings.host}: got no JSON but {printed[-80:]!r}") from error
+        return found
+
+    def _there(self, line: str | list[str], *, stdin: bytes = b"", timeout: float = 60.0) -> str:
+        """Run a line of the remote shell, or a program with its arguments."""
+        settings = self.settings
+        if settings.host is None:
+            raise AmcError("latency.ssh.host is not set")
+        remote = line if isinstance(line, str) else shlex.join(line)
+        options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *settings.options]
+        return command(
+            ["ssh", *options, settings.host, remote], f"ssh {settings.host}", stdin=stdin, timeout=timeout
+        )
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar of ``files`` and of what runs them, as a package that hides an installed one."""
+    here = Path(__file__).parent
+    package = {"amc/__init__.py": b"", "amc/latency/__init__.py": b""}
+    package |= {f"amc/latency/{name}": (here / name).read_bytes() for name in _SENT}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in {**package, **files}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

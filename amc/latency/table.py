@@ -1,0 +1,165 @@
+"""Measured latency of layers at a grid of widths: a readable file a device, and what lies between."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amc.errors import AmcError
+from amc.files import atomic_write_json
+from amc.latency.units import LayerKind
+
+VERSION = 1
+Points = dict[tuple[int, int], float]
+"""(input channels, output channels) -> milliseconds."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a latency belongs to: it holds for nothing else.
+
+    Attributes:
+        device: the processor's name.
+        runtime: a name in ``amc.latency.BACKENDS``.
+        version: of the runtime.
+        precision: number format, such as ``float32``.
+        threads: threads the runtime may use.
+        batch: images per call.
+    """
+
+    device: str
+    runtime: str
+    version: str
+    precision: str
+    threads: int
+    batch: int
+
+    @property
+    def file_name(self) -> str:
+        """A file name that tells targets apart."""
+        parts = (
+            self.device,
+            self.runtime,
+            self.version,
+            self.precision,
+            f"{self.threads}t",
+            f"b{self.batch}",
+        )
+        return "_".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p) for p in parts) + ".json"
+
+
+@dataclass
+class LatencyTable:
+    """Milliseconds of layers by kind and widths on one target; grows as networks are profiled.
+
+    Attributes:
+        target: what it was measured on.
+        layers: the measured points of each kind of layer.
+    """
+
+    target: Target
+    layers: dict[LayerKind, Points] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form: points are [input channels, output channels, ms]."""
+        return {
+            "_version": VERSION,
+            "target": asdict(self.target),
+            "layers": [
+                {
+                    "layer": str(kind),
+                    "kind": kind.to_json(),
+                    "points": [[*widths, ms] for widths, ms in sorted(points.items())],
+                }
+                for kind, points in sorted(self.layers.items())
+            ],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the JSON form atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> LatencyTable:
+        """Read the JSON form.
+
+        Raises:
+            AmcError: another version or a malformed field; ``where`` says in which file.
+        """
+        try:
+            if data["_version"] != VERSION:
+                raise AmcError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+            layers = {
+                LayerKind.from_json(layer["kind"]): {
+                    (int(i), int(o)): float(t) for i, o, t in layer["points"]
+                }
+                for layer in data["layers"]
+            }
+            return cls(Target(**data["target"]), layers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise AmcError(f"{where} is no latency table: {error!r}; remove it to measure again") from error
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Read a table.
+
+        Raises:
+            AmcError: missing, damaged, or no latency table.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except OSError as error:
+            raise AmcError(f"no latency table at {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise AmcError(f"{path} is damaged ({error}); remove it to measure again") from error
+        return cls.from_json(data, str(path))
+
+
+class Surface:
+    """Latency of one kind of layer over (input, output) channels: monotone, piecewise bilinear.
+
+    Measured points need not rise with the width: a width that the hardware likes can be faster than a
+    narrower one. A budget's cut needs a cost that never falls, so each point is raised to the largest one
+    at or below it on both axes. Outside of the grid the border's slope goes on.
+
+    Args:
+        points: a full grid; of a depthwise layer, which has one width, the diagonal of one.
+
+    Raises:
+        AmcError: points are missing from the grid.
+    """
+
+    def __init__(self, points: Points) -> None:
+        if all(inputs == outputs for inputs, outputs in points):
+            points = {(1, outputs): ms for (_, outputs), ms in points.items()}
+        self._inputs = sorted({widths[0] for widths in points})
+        self._outputs = sorted({widths[1] for widths in points})
+        try:
+            grid = np.array([[points[i, o] for o in self._outputs] for i in self._inputs], dtype=np.float64)
+        except KeyError as error:
+            raise AmcError(f"the latency table lacks the widths {error.args[0]}: profile again") from error
+        self._grid = np.maximum.accumulate(np.maximum.accumulate(grid, axis=0), axis=1)
+
+    def __call__(self, inputs: int, outputs: int) -> float:
+        """Return milliseconds, never below zero."""
+        i, u = _place(self._inputs, inputs)
+        j, v = _place(self._outputs, outputs)
+        corner = self._grid[i : i + 2, j : j + 2]
+        along = corner[0] if len(corner) == 1 else (1 - u) * corner[0] + u * corner[1]
+        value = along[0] if len(along) == 1 else (1 - v) * along[0] + v * along[1]
+        return max(float(value), 0.0)
+
+
+def _place(values: list[int], value: int) -> tuple[int, float]:
+    """Return the interval that holds ``value`` (or is nearest) and where in it, 0 to 1 inside the grid."""
+    if len(values) == 1:
+        return 0, 0.0
+    i = min(max(bisect_right(values, value) - 1, 0), len(values) - 2)
+    return i, (value - values[i]) / (values[i + 1] - values[i])

@@ -1,0 +1,131 @@
+"""Single layers as networks of their own, so that a runtime can time them at any width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.graph import Graph
+from amc.latency.protocol import Shape
+
+
+@dataclass(frozen=True, order=True)
+class LayerKind:
+    """What a layer's latency depends on besides its widths.
+
+    Attributes:
+        kind: ``conv``, ``depthwise``, ``grouped`` or ``linear``.
+        kernel, stride, padding, dilation: (height, width); 1, 1, 0, 1 for a linear layer.
+        groups: convolution groups; 1 for a depthwise layer, whose groups follow its width.
+        size: (height, width) of the input; (1, tokens) for a linear layer.
+        norm: whether a batch norm and an activation follow, which runtimes fuse or not.
+    """
+
+    kind: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    size: tuple[int, int]
+    norm: bool
+
+    @property
+    def family(self) -> str:
+        """The class of layers whose systematic error is alike: linear, depthwise, pointwise or spatial."""
+        if self.kind in ("linear", "depthwise"):
+            return self.kind
+        return "pointwise" if self.kernel == (1, 1) else "spatial"
+
+    def __str__(self) -> str:
+        """Describe the layer in a word or two for people."""
+        height, width = self.size
+        if self.kind == "linear":
+            return f"linear on {width} token{'s' if width > 1 else ''}"
+        return f"{self.kind} {self.kernel[0]}x{self.kernel[1]}/{self.stride[0]} on {height}x{width}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; ``from_json`` inverts it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LayerKind:
+        """Read the JSON form."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
+
+    def input_shape(self, inputs: int) -> Shape:
+        """Shape of one image (C, H, W) for ``inputs`` channels."""
+        return (inputs, *self.size)
+
+    def network(self, inputs: int, outputs: int) -> nn.Module:
+        """Return the layer alone at these widths, with random weights."""
+        if self.kind == "linear":
+            return _Tokens(nn.Linear(inputs, outputs))
+        groups = outputs if self.kind == "depthwise" else self.groups
+        conv = nn.Conv2d(
+            inputs, outputs, self.kernel, self.stride, self.padding, self.dilation, groups, bias=not self.norm
+        )
+        return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU()) if self.norm else nn.Sequential(conv)
+
+
+class _Tokens(nn.Module):
+    """A linear layer on an image whose pixels are tokens."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, 1, T) -> (N, T, C), or (N, C) for one token."""
+        if image.shape[-1] == 1:
+            return self.linear(torch.flatten(image, 1))
+        return self.linear(image.flatten(2).transpose(1, 2))
+
+
+def layer_kinds(graph: Graph, model: nn.Module) -> tuple[LayerKind, ...]:
+    """Return the kind of every layer of the graph, in its order."""
+    modules = dict(model.named_modules())
+    kinds = []
+    for layer in graph.layers:
+        module = modules[layer.name]
+        if not isinstance(module, nn.Conv2d):
+            kinds.append(LayerKind("linear", (1, 1), (1, 1), (0, 0), (1, 1), 1, layer.in_size, False))
+            continue
+        kind = "depthwise" if layer.depthwise else "grouped" if layer.groups > 1 else "conv"
+        kinds.append(
+            LayerKind(
+                kind=kind,
+                kernel=layer.kernel_size,
+                stride=layer.stride,
+                padding=_padding(module),
+                dilation=(module.dilation[0], module.dilation[1]),
+                groups=1 if layer.depthwise else layer.groups,
+                size=layer.in_size,
+                norm=layer.name in graph.norm_after,
+            )
+        )
+    return tuple(kinds)
+
+
+def _padding(module: nn.Conv2d) -> tuple[int, int]:
+    """Padding in pixels; ``same`` is given as what it comes to for odd kernels."""
+    if isinstance(module.padding, str):
+        if module.padding == "valid":
+            return (0, 0)
+        height, width = ((k - 1) * d // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True))
+        return (height, width)
+    return (module.padding[0], module.padding[1])
+
+
+def spread(values: Sequence[int], points: int) -> tuple[int, ...]:
+    """Choose at most ``points`` of ascending values, ends included, as evenly as they lie."""
+    if len(values) <= points:
+        return tuple(values)
+    low, high = values[0], values[-1]
+    wanted = [low + (high - low) * i / (points - 1) for i in range(points)]
+    return tuple(sorted({min(values, key=lambda value: abs(value - goal)) for goal in wanted}))

@@ -1,0 +1,74 @@
+"""Which widths the hardware likes: kernels work in blocks of channels, a part of one costs the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from amc.graph import Graph
+from amc.latency.measure import time_models
+from amc.latency.protocol import Backend, RemoteBackend
+from amc.latency.units import LayerKind
+
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+WIDTHS = range(33, 65)
+"""Output channels that are timed; the range starts after and ends at a multiple of the largest multiple."""
+TOLERANCE = 0.03
+"""Largest mean extra time at which rounding up is called free."""
+
+
+@dataclass(frozen=True)
+class WidthCosts:
+    """What output channels cost in one kind of layer.
+
+    Attributes:
+        layer: the kind of layer.
+        milliseconds: latency at every width of ``WIDTHS``.
+        extra: for each multiple, the mean extra time of rounding a width up to it: 0.05 is 5 percent.
+    """
+
+    layer: str
+    milliseconds: tuple[float, ...]
+    extra: Mapping[int, float]
+
+    @property
+    def cheap_multiple(self) -> int:
+        """The largest multiple to which widths can be rounded up for (next to) nothing."""
+        return max(multiple for multiple, extra in self.extra.items() if extra <= TOLERANCE)
+
+
+def extra_of_rounding(milliseconds: Mapping[int, float]) -> dict[int, float]:
+    """Return for each multiple the mean of t(width rounded up) / t(width) - 1."""
+    return {
+        multiple: fmean(
+            milliseconds[-(-width // multiple) * multiple] / ms - 1 for width, ms in milliseconds.items()
+        )
+        for multiple in MULTIPLES
+    }
+
+
+def width_costs(
+    kind: LayerKind, backend: Backend | RemoteBackend, *, batch: int, threads: int, rounds: int
+) -> WidthCosts:
+    """Time a layer of 64 input channels at every output width of ``WIDTHS``."""
+    inputs = WIDTHS[-1]
+    timings = time_models(
+        {str(width): kind.network(inputs, width).eval() for width in WIDTHS},
+        kind.input_shape(inputs),
+        backend,
+        batch=batch,
+        threads=threads,
+        rounds=rounds,
+    )
+    milliseconds = {width: timings[str(width)].median_ms for width in WIDTHS}
+    return WidthCosts(str(kind), tuple(milliseconds.values()), extra_of_rounding(milliseconds))
+
+
+def typical_layer(graph: Graph, kinds: Sequence[LayerKind]) -> LayerKind:
+    """Return the kind of layer with the most multiply-adds among those that mix channels."""
+    share: dict[LayerKind, int] = {}
+    for layer, kind in zip(graph.layers, kinds, strict=True):
+        if kind.kind in ("conv", "linear"):
+            share[kind] = share.get(kind, 0) + layer.macs
+    return max(share, key=lambda kind: share[kind])

@@ -1,0 +1,156 @@
+"""Every runtime that is installed, on a small network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from amc.errors import AmcError
+from amc.export.reference import eager_logits, largest_difference, random_batch
+from amc.latency import BACKENDS, compare, get_backend, time_models
+from amc.latency.machine import clock_notes
+from amc.latency.measure import torch_threads_restored
+from amc.latency.memory import peak_memory
+from amc.latency.protocol import FileBackend, Prepared
+
+SHAPE = (3, 32, 32)
+AVAILABLE = [name for name in sorted(BACKENDS) if get_backend(name).available() is None]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU6(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+    model[1].running_mean.normal_()
+    return model
+
+
+def busy_threads(run) -> int:
+    """How many threads of this process do at least a fifth of the work of ``run``."""
+
+    def spent() -> dict[str, int]:
+        return {task.name: int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
+
+    tasks = Path("/proc/self/task")
+    run()
+    before = spent()
+    for _ in range(40):
+        run()
+    growth = [now - before.get(task, 0) for task, now in spent().items()]
+    return sum(nanoseconds >= sum(growth) / 5 for nanoseconds in growth)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "torch_compile" else name for name in AVAILABLE],
+)
+def test_logits_are_those_of_eager_and_threads_are_respected(name, network, capfd):
+    backend = get_backend(name)
+    eager = eager_logits(network, random_batch(SHAPE, 8))
+    for threads in (1, 2):
+        with torch_threads_restored():
+            prepared = backend.prepare(network, SHAPE, 8, threads)
+            difference, scale = largest_difference(prepared.run(), eager)
+            assert difference <= 1e-4 * scale
+            assert busy_threads(prepared.run) == threads
+    assert network.training
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    if isinstance(backend, FileBackend):
+        assert len(prepared.content) > 4 * sum(p.numel() for p in network.parameters())
+    assert backend.version()[0].isdigit()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in sorted(BACKENDS) if "cuda" in name or "tensorrt" in name])
+def test_a_gpu_computes_the_same(name, network):
+    backend = get_backend(name)
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    (timing,) = time_models({"one": network}, SHAPE, backend, batch=2, rounds=3).values()
+    assert 0 < timing.median_ms < 1000
+
+
+@pytest.mark.parametrize("name", sorted(set(BACKENDS) - set(AVAILABLE)))
+def test_an_absent_runtime_says_in_a_line_why(name):
+    reason = get_backend(name).available()
+    assert reason
+    assert "\n" not in reason
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else True)
+    assert get_backend("openvino").available() == "not installed: openvino"
+
+
+def test_inductor_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert get_backend("torch_compile").available() == "no C++ compiler found: no-such-compiler"
+
+
+def test_a_network_that_was_converted_wrongly_is_not_timed(network):
+    class Wrong:
+        name, precision = "wrong", "float32"
+
+        def prepare(self, model, input_shape, batch, threads):
+            return Prepared(lambda: torch.zeros(batch, 10))
+
+    with pytest.raises(AmcError, match=r"wrong \(float32\) differs from eager by 1.00e\+00 of the largest"):
+        time_models({"dense": network}, SHAPE, Wrong())
+
+
+def test_openvino_does_not_report_itself():
+    code = (
+        "import sys; from amc.latency import get_backend; get_backend('openvino').version();"
+        "print([name for name in sys.modules if 'telemetry' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "openvino_telemetry" not in done.stdout
+
+
+def test_peak_memory_grows_with_the_network():
+    backend, peaks = get_backend("onnxruntime"), []
+    for width in (8, 2048):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.Linear(width, 8))
+        content = backend.convert(model, (3, 16, 16), 1)
+        peaks.append(peak_memory(backend, content, (3, 16, 16), 1, 1))
+    assert 5e6 < peaks[1] - peaks[0] < 60e6  # its weights are 6.4 MB
+
+
+def test_peak_memory_of_what_does_not_run_is_not_known():
+    assert peak_memory(get_backend("onnxruntime"), b"no network", SHAPE, 1, 1) is None
+
+
+def test_sizes_memory_and_notes_are_told(network):
+    (result,) = compare(network, network, SHAPE, backends=["onnxruntime"], rounds=1, memory=True)
+    assert set(result.file_bytes) == set(result.peak_memory_bytes) == {"dense", "pruned"}
+    assert result.peak_memory_bytes["dense"] > result.file_bytes["dense"]
+    assert result.notes[0].startswith("CPU governor: ")
+    (result,) = compare(network, network, SHAPE, backends=["torch"], rounds=1, memory=True)
+    assert result.file_bytes == result.peak_memory_bytes == {}
+
+
+def test_clock_notes_read_what_linux_tells(monkeypatch):
+    files = {
+        "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+        "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2500000",
+        "/sys/devices/system/cpu/intel_pstate/no_turbo": "1",
+    }
+    monkeypatch.setattr("amc.latency.machine._read", files.get)
+    assert clock_notes() == [
+        "CPU governor: performance",
+        "CPU 0 at 2.50 GHz after the measurement",
+        "turbo off",
+    ]

@@ -1,0 +1,282 @@
+"""A phone and a remote host, played by programs on PATH that run what they are sent on this machine."""
+
+import ast
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from amc.errors import AmcError
+from amc.latency import RemoteBackend, compare, ratio, time_models
+from amc.latency import adb as adb_module
+from amc.latency.adb import RUNNERS, Adb, AdbSettings, parse_ms
+from amc.latency.commands import command
+from amc.latency.ssh import Ssh, SshSettings
+
+SHAPE = (3, 16, 16)
+
+# A phone: its folder is one of this machine, its properties are files in the folder `phone`.
+ADB = """
+import os, shutil, subprocess, sys
+arguments, phone = sys.argv[1:], os.environ["PHONE"]
+with open(f"{phone}/calls", "a") as calls:
+    print(*arguments, file=calls)
+serial = "R5"
+if arguments[0] == "-s":
+    serial, arguments = arguments[1], arguments[2:]
+if serial != "R5":
+    sys.exit(f"adb: device '{serial}' not found")
+state = open(f"{phone}/state").read()
+if state != "device":
+    sys.exit(f"error: {state}")
+place = lambda text: text.replace("/data/local/tmp", f"{phone}/data")
+if arguments[0] == "get-state":
+    print(state)
+elif arguments[0] == "push":
+    shutil.copyfile(arguments[1], place(arguments[2]))
+    print("1 file pushed")
+else:
+    assert arguments[0] == "shell"
+    environment = {**os.environ, "PATH": f"{phone}/bin:" + os.environ["PATH"]}
+    sys.exit(subprocess.run(["sh", "-c", place(arguments[1])], env=environment).returncode)
+"""
+DUMPSYS = """#!/bin/sh
+echo "Current Battery Service state:"
+echo "  temperature: $(head -1 $PHONE/temperatures)"
+test $(wc -l < $PHONE/temperatures) -gt 1 && sed -i 1d $PHONE/temperatures
+exit 0
+"""
+RUNNER = f"""#!{sys.executable}
+import re, sys, time
+from ai_edge_litert.interpreter import Interpreter
+given = dict(re.findall("--([a-z_]+)=(\\\\S+)", " ".join(sys.argv)))
+network = Interpreter(given["graph"], num_threads=int(given["num_threads"]))
+network.allocate_tensors()
+start = time.perf_counter()
+for _ in range(int(given["num_runs"])):
+    network.invoke()
+mean = (time.perf_counter() - start) * 1e6 / int(given["num_runs"])
+print(f"INFO: Inference timings in us: Init: 1, First inference: 2, Inference (avg): {{mean}}")
+"""
+# A host: the last argument is what a shell there would read.
+SSH = """
+import os, subprocess, sys
+host, line = sys.argv[-2:]
+with open(os.environ["HOST_CALLS"], "a") as calls:
+    print(*sys.argv[1:], file=calls)
+if host == "nowhere":
+    sys.exit("ssh: Could not resolve hostname nowhere: Name or service not known")
+environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+sys.exit(subprocess.run(["sh", "-c", line], cwd="/", env=environment).returncode)
+"""
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if text.startswith("#!") else f"#!{sys.executable}\n{text}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def net(width: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 4),
+    )
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch):
+    folder = tmp_path / "phone"
+    program(tmp_path / "bin/adb", ADB)
+    program(folder / "bin/dumpsys", DUMPSYS)
+    program(folder / "bin/getprop", "#!/bin/sh\ncase $1 in *model) echo Pixel 9;; *) echo 16;; esac\n")
+    (folder / "data").mkdir()
+    (folder / "state").write_text("device")
+    (folder / "temperatures").write_text("305\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PHONE", str(folder))
+    monkeypatch.setattr(adb_module, "_POLL_SECONDS", 0.0)
+    return folder
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return str(program(tmp_path / "benchmark_model", RUNNER))
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    program(tmp_path / "bin/ssh", SSH)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOST_CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_phone_runs_what_is_pushed_and_is_left_clean(phone, runner):
+    (phone / "temperatures").write_text("391\n372\n349\n330\n")
+    settings = AdbSettings(runner=runner, serial="R5", cores="1", runs=20)
+    assert isinstance(Adb(settings), RemoteBackend)
+    (result,) = compare(net(256), net(8), SHAPE, backends=[Adb(settings)], rounds=2)
+    assert result.unavailable is None
+    assert result.comparison.speedup > 1.5
+    assert len(result.comparison.dense.samples_ms) == 2
+    assert result.comparison.dense.repeats == 20
+    assert (result.device, result.version) == ("Pixel 9", "benchmark_model on Android 16")
+    assert result.notes[1:] == ("33.0 to 34.9 degrees Celsius at the start of a round", "cores: 1")
+    assert result.file_bytes["dense"] > result.file_bytes["pruned"] > 0
+    assert list((phone / "data").iterdir()) == []
+    calls = (phone / "calls").read_text().splitlines()
+    assert all(call.startswith("-s R5 ") for call in calls)
+    rounds = [re.search(r"--graph=(\d)", call)[1] for call in calls if "taskset 1 ./runner" in call]
+    assert "".join(rounds) == "01" + "10"
+
+
+def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
+    (phone / "temperatures").write_text("412\n")
+    backend = Adb(AdbSettings(runner=runner, cool_seconds=0))
+    with pytest.raises(
+        AmcError, match=r"still at 41\.2 degrees after waiting for 0 s; .*max_celsius=35\.0 at most"
+    ):
+        time_models({"one": net(8)}, SHAPE, backend, rounds=1)
+    assert list((phone / "data").iterdir()) == []
+
+
+def test_a_thermal_zone_is_read_where_it_is_named(phone, runner, tmp_path):
+    (tmp_path / "zone").write_text("36500\n")
+    settings = AdbSettings(runner=runner, thermal_file=str(tmp_path / "zone"), cool_seconds=0)
+    assert Adb(settings)._celsius() == 36.5
+    (tmp_path / "zone").write_text("cold")
+    with pytest.raises(AmcError, match="zone tells no temperature: 'cold'"):
+        Adb(settings)._celsius()
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "reason"),
+    [
+        ({"runner": None}, "device", "latency.adb.runner is not set"),
+        ({"runner": "/no/such/file"}, "device", "/no/such/file is not a file"),
+        ({}, "device offline", "adb get-state: error: device offline"),
+        ({}, "no devices/emulators found", "adb get-state: error: no devices/emulators found"),
+        ({"serial": "R6"}, "device", "adb get-state: adb: device 'R6' not found"),
+    ],
+)
+def test_why_a_phone_cannot_be_measured(phone, runner, settings, state, reason):
+    (phone / "state").write_text(state)
+    (result,) = compare(net(8), net(8), SHAPE, backends=[Adb(AdbSettings(**{"runner": runner, **settings}))])
+    assert reason in result.unavailable
+    assert "\n" not in result.unavailable
+    assert result.comparison is None
+
+
+def test_without_adb(runner, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert Adb(AdbSettings(runner=runner)).available() == "adb get-state: adb is not on PATH"
+
+
+def test_a_runner_that_prints_something_else_is_told(phone, tmp_path):
+    silly = str(program(tmp_path / "silly", "#!/bin/sh\necho illegal instruction\n"))
+    with pytest.raises(AmcError, match=r"printed no time .*: illegal instruction") as error:
+        time_models({"one": net(8)}, SHAPE, Adb(AdbSettings(runner=silly)), rounds=1)
+    assert "\n" not in str(error.value)
+    broken = str(program(tmp_path / "broken", "#!/bin/sh\necho cannot open; exit 1\n"))
+    with pytest.raises(AmcError, match="adb shell: cannot open"):
+        time_models({"one": net(8)}, SHAPE, Adb(AdbSettings(runner=broken)), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "printed", "milliseconds"),
+    [
+        (
+            "litert",
+            "Init: 5388, First inference: 10172, Warmup (avg): 92755.2, Inference (avg): 90865.9",
+            90.8659,
+        ),
+        ("litert", "Inference timings in us: Inference (avg): 1.2e+06", 1200.0),
+        ("executorch", "I 00:00 Model executed successfully 50 time(s) in 125.500000 ms.", 2.51),
+        (
+            "onnx",
+            "First inference time cost: 196 ms\nAverage inference time cost total: 98.961997 ms",
+            98.961997,
+        ),
+        ("onnx", "Average inference time cost: 62.2935 ms\nNumber of inferences", 62.2935),
+    ],
+)
+def test_what_the_known_binaries_print(format_name, printed, milliseconds):
+    assert parse_ms(printed, RUNNERS[format_name].pattern) == pytest.approx(milliseconds)
+
+
+def test_a_pattern_names_its_unit():
+    assert parse_ms("took 0.5 s", r"took (?P<s>[\d.]+)") == 500
+    with pytest.raises(AmcError, match="no group named s, ms or us"):
+        parse_ms("took 0.5", r"took ([\d.]+)")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("format", "tflite"), ("cores", "4-7"), ("runs", 0), ("pattern", "(")]
+)
+def test_impossible_settings_of_a_phone(field, value):
+    with pytest.raises(AmcError, match=f"latency.adb.{field} is"):
+        AdbSettings(**{field: value})
+
+
+def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
+    before = set(host.iterdir())
+    settings = SshSettings(host="pi@board", python=sys.executable, options=("-p", "2222"))
+    assert Ssh(settings).available() is None
+    found = time_models({"dense": net(256), "pruned": net(8)}, SHAPE, Ssh(settings), batch=2, rounds=5)
+    assert ratio(found["dense"], found["pruned"]).speedup > 1.5
+    assert found["dense"].repeats == found["pruned"].repeats > 1
+    assert set(host.iterdir()) - before == {host / "calls"}
+    assert all("-p 2222 pi@board" in call for call in (host / "calls").read_text().splitlines())
+
+
+def test_a_host_that_computes_something_else_is_refused(host, monkeypatch):
+    settings = SshSettings(host="board", python=sys.executable)
+    real = Ssh._run
+
+    def wrong(self, files):
+        found = real(self, files)
+        return {**found, "logits": {"one": [[0.0] * 4]}}
+
+    monkeypatch.setattr(Ssh, "_run", wrong)
+    with pytest.raises(AmcError, match=r"ssh \(one\) differs from eager"):
+        time_models({"one": net(8)}, SHAPE, Ssh(settings), rounds=1)
+
+
+def test_why_a_host_cannot_be_measured(host):
+    assert Ssh().available() == "latency.ssh.host is not set"
+    unknown = Ssh(SshSettings(host="nowhere"))
+    assert unknown.available() == (
+        "ssh nowhere: ssh: Could not resolve hostname nowhere: Name or service not known"
+    )
+    (result,) = compare(net(8), net(8), SHAPE, backends=[unknown])
+    assert result.unavailable == unknown.available()
+    bare = program(host / "bare_python", "#!/bin/sh\necho \"No module named 'onnxruntime'\" >&2\nexit 1\n")
+    assert Ssh(SshSettings(host="board", python=str(bare))).available() == (
+        "ssh board: No module named 'onnxruntime'"
+    )
+    chatty = program(host / "chatty_python", "#!/bin/sh\necho hello\n")
+    with pytest.raises(AmcError, match=r"ssh board: got no JSON but 'hello"):
+        time_models({"one": net(8)}, SHAPE, Ssh(SshSettings(host="board", python=str(chatty))), rounds=1)
+
+
+def test_a_program_that_hangs_is_given_up():
+    with pytest.raises(AmcError, match="ssh: no answer within 0 s"):
+        command(["sleep", "5"], "ssh", timeout=0.1)
+
+
+def test_what_is_sent_reads_on_an_old_python():
+    folder = Path(adb_module.__file__).parent
+    for name in ("machine.py", "remote_onnx.py", "rounds.py"):
+        ast.parse((folder / name).read_text(), feature_version=(3, 8))

@@ -1,0 +1,297 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amc.budget import make_budget, uniform_widths, width_space
+from amc.cost import layer_widths, macs_cost
+from amc.errors import AmcError
+from amc.graph import trace
+from amc.latency import get_backend
+from amc.latency.predict import LatencyModel, accuracy, layer_grids
+from amc.latency.profile import (
+    measure_layers,
+    measure_networks,
+    missing_points,
+    random_networks,
+    target_of,
+)
+from amc.latency.table import LatencyTable, Surface, Target
+from amc.latency.units import LayerKind, layer_kinds, spread
+from amc.latency.widths import WIDTHS, WidthCosts, extra_of_rounding, typical_layer, width_costs
+from amc.pruning import SlicePlan, first_channels, slice_model
+from tests.fakes import Spinning
+from tests.networks import SHAPE, Residual, Separable
+
+TARGET = Target("A CPU @ 2 GHz", "torch", "2.0", "float32", 1, 1)
+
+
+@pytest.fixture(scope="module", params=[Residual, Separable], ids=lambda network: network.__name__)
+def network(request):
+    torch.manual_seed(0)
+    model = request.param().eval()
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    return model, graph, width_space(graph.group_names, graph.dense_widths, round_to=2)
+
+
+def made_up(grids, seed=0):
+    """Latencies that no formula gives: random, some of them falling with the width."""
+    generator = np.random.default_rng(seed)
+    return [{point: float(generator.uniform(0.1, 2.0)) for point in grid.points} for grid in grids]
+
+
+def model_of(network, points=3, seed=0, factors=None):
+    model, graph, space = network
+    grids = layer_grids(graph, layer_kinds(graph, model), space, points)
+    return LatencyModel(graph, TARGET, grids, made_up(grids, seed), factors)
+
+
+def test_spread_keeps_the_ends_and_at_most_so_many():
+    assert spread(range(10, 101, 10), 4) == (10, 40, 70, 100)
+    assert spread([8, 64], 4) == (8, 64)
+    assert spread([5], 3) == (5,)
+
+
+def test_a_surface_meets_its_points_and_is_bilinear_between():
+    surface = Surface({(2, 4): 1.0, (2, 8): 2.0, (6, 4): 3.0, (6, 8): 8.0})
+    assert [surface(2, 4), surface(2, 8), surface(6, 4), surface(6, 8)] == [1.0, 2.0, 3.0, 8.0]
+    assert surface(4, 4) == 2.0
+    assert surface(4, 6) == pytest.approx((1 + 2 + 3 + 8) / 4)
+    assert surface(8, 4) == pytest.approx(4.0)
+    assert surface(2, 0) == 0.0
+
+
+def test_a_surface_is_raised_where_a_wider_layer_is_faster():
+    surface = Surface({(1, 8): 3.0, (1, 16): 1.0, (1, 24): 4.0})
+    assert [surface(1, width) for width in (8, 12, 16, 20, 24)] == [3.0, 3.0, 3.0, 3.5, 4.0]
+
+
+def test_a_depthwise_layer_has_one_width():
+    surface = Surface({(8, 8): 1.0, (16, 16): 3.0})
+    assert surface(12, 12) == 2.0
+
+
+def test_a_surface_needs_a_full_grid():
+    with pytest.raises(AmcError, match="lacks the widths"):
+        Surface({(2, 4): 1.0, (2, 8): 2.0, (6, 4): 3.0})
+
+
+def test_layer_widths_are_those_of_the_sliced_network(network):
+    model, graph, space = network
+    channels = layer_widths(graph)
+    for widths in (graph.dense_widths, space.minimum, *random_networks(space, macs_cost(graph), 5, 0)):
+        sliced = dict(
+            slice_model(model, SlicePlan(graph, model), first_channels(graph, widths)).named_modules()
+        )
+        expected = [
+            (
+                getattr(m, "in_channels", None) or m.in_features,
+                getattr(m, "out_channels", None) or m.out_features,
+            )
+            for m in (sliced[layer.name] for layer in graph.layers)
+        ]
+        assert channels(widths).T.tolist() == [list(pair) for pair in expected]
+
+
+def test_units_do_what_the_layers_of_the_network_do(network):
+    model, graph, _ = network
+    modules = dict(model.named_modules())
+    for layer, kind in zip(graph.layers, layer_kinds(graph, model), strict=True):
+        unit = kind.network(layer.in_channels, layer.out_channels)
+        output = unit(torch.zeros(1, *kind.input_shape(layer.in_channels)))
+        assert output.shape[1] == layer.out_channels
+        assert output[0, 0].numel() == layer.positions // layer.calls
+        own = [m for m in unit.modules() if isinstance(m, type(modules[layer.name]))]
+        assert own[0].weight.shape == modules[layer.name].weight.shape
+        assert LayerKind.from_json(json.loads(json.dumps(kind.to_json()))) == kind
+
+
+def test_grids_reach_from_the_smallest_to_the_dense_network(network):
+    model, graph, space = network
+    grids = layer_grids(graph, layer_kinds(graph, model), space, 3)
+    channels = layer_widths(graph)
+    for index, grid in enumerate(grids):
+        for axis, values in enumerate((grid.inputs, grid.outputs)):
+            assert values[0] == channels(space.minimum)[axis, index]
+            assert values[-1] == channels(space.dense)[axis, index]
+            assert len(values) <= 3
+
+
+def test_a_prediction_is_the_sum_of_its_layers(network):
+    found = model_of(network)
+    _, graph, space = network
+    inputs, outputs = layer_widths(graph)(space.dense)
+    layers = zip(found.grids, found.points, inputs, outputs, strict=True)
+    assert found(space.dense) == pytest.approx(sum(Surface(points)(i, o) for _, points, i, o in layers))
+
+
+def test_fitted_factors_are_found_again(network):
+    _, graph, space = network
+    plain = model_of(network)
+    truth = {name: 0.5 + 0.25 * i for i, name in enumerate(plain.names)}
+    real = LatencyModel(graph, TARGET, plain.grids, plain.points, truth)
+    networks = random_networks(space, macs_cost(graph), 40, 1)
+    fitted = plain.fitted(graph, networks, [real(widths) for widths in networks])
+    others = random_networks(space, macs_cost(graph), 20, 2)
+    found = accuracy([fitted(w) for w in others], [real(w) for w in others])
+    assert found.worst_error < 1e-6
+    unfitted = accuracy([plain(w) for w in others], [real(w) for w in others])
+    assert unfitted.worst_error > 0.05
+    assert found.networks == 20
+
+
+def test_a_model_survives_json(network):
+    _, graph, space = network
+    plain = model_of(network, factors={"spatial": 2.0, "linear": 0.5, "constant": 0.1})
+    again = LatencyModel.from_json(json.loads(json.dumps(plain.to_json())), graph, "file")
+    for widths in random_networks(space, macs_cost(graph), 5, 0):
+        assert again(widths) == plain(widths)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_version": 9}, "_version 9"),
+        ({"layers": []}, "another network"),
+        ({"target": {}}, "no latency model"),
+    ],
+)
+def test_a_damaged_model_is_refused(network, change, message):
+    data = {**model_of(network).to_json(), **change}
+    with pytest.raises(AmcError, match=message):
+        LatencyModel.from_json(data, network[1], "latency_model.json")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_latency_budget_holds_for_any_requests(network, data):
+    _, _, space = network
+    seed = data.draw(st.integers(0, 5))
+    cost = model_of(
+        network, points=4, seed=seed, factors={"spatial": 1.5, "depthwise": 1.0, "pointwise": 0.7}
+    )
+    reachable = cost(space.minimum) / cost(space.dense)
+    budget = make_budget("latency", data.draw(st.floats(min(reachable + 1e-9, 1), 1)), cost, space.dense)
+    widths = []
+    for choices in space.choices:
+        widths.append(budget.cut(space, widths, data.draw(st.sampled_from(choices))))
+    assert cost(widths) <= budget.limit
+    assert cost(uniform_widths(space, budget)) <= budget.limit
+
+
+def test_tables_keep_what_was_measured_and_ask_for_the_rest_only(network, tmp_path):
+    model, graph, space = network
+    backend = get_backend("torch")
+    table = LatencyTable(target_of(backend, 1, 1))
+    grids = layer_grids(graph, layer_kinds(graph, model), space, 2)
+    path = tmp_path / "tables" / table.target.file_name
+    missing = sum(len(points) for _, points in missing_points(table, grids))
+    seen = []
+
+    class InterruptionError(Exception):
+        pass
+
+    def interrupt(done, what):
+        seen.append(done)
+        if len(seen) == 2:
+            raise InterruptionError
+
+    def measure(progress):
+        measure_layers(table, grids, backend, rounds=2, save=lambda t: t.save(path), progress=progress)
+
+    with pytest.raises(InterruptionError):
+        measure(interrupt)
+    kept = LatencyTable.load(path)
+    assert sum(map(len, kept.layers.values())) == sum(seen)
+    table = kept
+    measure(lambda done, what: seen.append(done))
+    assert sum(seen) == missing
+    again = LatencyTable.load(path)
+    assert missing_points(again, grids) == []
+    assert all(again.layers[kind].items() >= points.items() for kind, points in kept.layers.items())
+    assert all(ms > 0 for points in again.layers.values() for ms in points.values())
+
+
+def test_a_damaged_table_is_refused(tmp_path):
+    path = tmp_path / "table.json"
+    with pytest.raises(AmcError, match="no latency table at"):
+        LatencyTable.load(path)
+    path.write_text("{")
+    with pytest.raises(AmcError, match="is damaged"):
+        LatencyTable.load(path)
+    path.write_text("{}")
+    with pytest.raises(AmcError, match="is no latency table"):
+        LatencyTable.load(path)
+    path.write_text(json.dumps({**LatencyTable(TARGET).to_json(), "_version": 0}))
+    with pytest.raises(AmcError, match="_version 0"):
+        LatencyTable.load(path)
+
+
+def test_files_of_targets_differ_and_are_plain():
+    names = {
+        TARGET.file_name,
+        replace(TARGET, threads=2).file_name,
+        replace(TARGET, version="2.1").file_name,
+        replace(TARGET, batch=8).file_name,
+    }
+    assert len(names) == 4
+    assert all(c.isalnum() or c in "._-" for c in "".join(names))
+
+
+def test_smaller_networks_are_measured_as_faster(network):
+    model, graph, space = network
+    dense_ms, ratios = measure_networks(
+        model,
+        graph,
+        [space.minimum, space.dense],
+        Spinning(),
+        batch=16,
+        threads=1,
+        rounds=7,
+        progress=lambda done, what: None,
+    )
+    assert dense_ms > 0
+    assert ratios[0] < ratios[1]
+    assert ratios[1] == pytest.approx(1.0, rel=0.5)
+
+
+def test_random_networks_are_allowed_and_of_all_sizes(network):
+    _, graph, space = network
+    cost = macs_cost(graph)
+    found = random_networks(space, cost, 40, 0)
+    assert found == random_networks(space, cost, 40, 0) != random_networks(space, cost, 40, 1)
+    assert all(w in choices for widths in found for w, choices in zip(widths, space.choices, strict=True))
+    shares = [cost(widths) / cost(space.dense) for widths in found]
+    assert min(shares) < 0.4
+    assert max(shares) > 0.6
+
+
+def test_rounding_up_is_free_within_a_block_of_channels():
+    blocks = {width: float(-(-width // 8)) for width in WIDTHS}
+    found = WidthCosts("layer", tuple(blocks.values()), extra_of_rounding(blocks))
+    assert [found.extra[multiple] for multiple in (1, 2, 4, 8)] == [0.0, 0.0, 0.0, 0.0]
+    assert found.extra[16] > 0.05
+    assert found.cheap_multiple == 8
+
+
+def test_rounding_up_costs_what_it_adds_where_there_are_no_blocks():
+    extra = extra_of_rounding({width: float(width) for width in WIDTHS})
+    assert extra[2] == pytest.approx(sum((w + w % 2) / w - 1 for w in WIDTHS) / len(WIDTHS))
+    assert list(extra.values()) == sorted(extra.values())
+    assert WidthCosts("layer", (), extra).cheap_multiple == 2
+
+
+def test_widths_of_the_heaviest_layer_are_timed(network):
+    model, graph, _ = network
+    kinds = layer_kinds(graph, model)
+    kind = typical_layer(graph, kinds)
+    shares = {k: sum(la.macs for la, own in zip(graph.layers, kinds, strict=True) if own == k) for k in kinds}
+    assert all(shares[kind] >= share for k, share in shares.items() if k.kind == "conv")
+    found = width_costs(kind, Spinning(), batch=4, threads=1, rounds=3)
+    assert len(found.milliseconds) == len(WIDTHS)
+    assert found.milliseconds[-1] > found.milliseconds[0]
+    assert found.extra[32] > found.extra[1] == 0.0

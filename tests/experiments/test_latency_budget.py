@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from unittest import mock
+
+import pytest
+
+from amc.latency import BACKENDS
+from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
+from tests.fakes import Spinning
+
+JOB = (
+    *TINY, "budget=latency", "budget.round_to=2", "profile.backend=spinning", "profile.points=2",
+    "profile.rounds=2", "profile.fit=8", "profile.held_out=3", "profile.tables=tables", "reward=agreement",
+    "run_dir=run",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spinning():
+    with mock.patch.dict(BACKENDS, spinning=Spinning):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = workspace(tmp_path_factory.mktemp("latency"))
+    done(*JOB, "stages=[train,search,prune,report]", cwd=folder)
+    return folder
+
+
+def test_a_latency_budget_profiles_searches_and_verifies(finished):
+    run = finished / "run"
+    profile, verify, strategy = (
+        read_json(run / name) for name in ("stages/profile.json", "stages/verify.json", "strategy.json")
+    )
+    assert profile["networks"] == 3
+    assert profile["median_error"] < 0.5
+    assert profile["measured_layers"] > 10
+    assert profile["reused_layers"] == 0
+    assert profile["widths"]["cheap_multiple"] in (1, 2, 4)
+    assert verify["measured_ratio"] <= 0.5
+    assert verify["widths"] == [group["kept"] for group in strategy["groups"]]
+    assert strategy["budget"]["kind"] == "latency"
+    assert read_json(run / "stages/prune.json")["sliced_equals_cut"]
+
+
+def test_episodes_and_fronts_tell_the_predicted_latency(finished):
+    run = finished / "run"
+    episodes = read_lines(run / "search.jsonl")
+    dense = read_json(run / "stages/profile.json")["predicted_dense_ms"]
+    assert all(0 < episode["latency_ms"] <= 0.5 * dense * (1 + 1e-9) for episode in episodes)
+    front = read_json(run / "pareto.json")["latency"]["return"]
+    costs = [point["latency_ms"] for point in front]
+    assert costs == sorted(costs)
+    assert (run / front[0]["strategy"]).exists()
+
+
+def test_layers_of_the_table_are_not_measured_again(finished):
+    done(*JOB, "stages=[profile]", "run_dir=other", cwd=finished)
+    profile = read_json(finished / "other/stages/profile.json")
+    assert profile["measured_layers"] == 0
+    assert profile["reused_layers"] == read_json(finished / "run/stages/profile.json")["measured_layers"]
+    assert profile["table"] in [path.name for path in (finished / "tables").iterdir()]
+
+
+def test_the_same_table_gives_the_same_search(finished):
+    model = (finished / "run/latency_model.json").read_text()
+    for name in ("one", "two"):
+        (finished / name).mkdir()
+        (finished / name / "latency_model.json").write_text(model)
+        (finished / name / "dense.safetensors").write_bytes((finished / "run/dense.safetensors").read_bytes())
+        done(*JOB, "stages=[search]", f"run_dir={name}", cwd=finished)
+        assert not (finished / name / "stages/profile.json").exists()
+    assert (finished / "one/strategy.json").read_bytes() == (finished / "two/strategy.json").read_bytes()
+    assert timeless(finished / "one/search.jsonl") == timeless(finished / "two/search.jsonl")
+
+
+def test_a_strategy_that_measures_over_the_budget_is_repaired(finished):
+    run = finished / "run"
+    strategy = read_json(run / "strategy.json")
+    for group in strategy["groups"]:
+        group["kept"] = group["dense"]
+    (run / "strategy.json").write_text(json.dumps(strategy))
+    outcome = done(*JOB, "stages=[verify]", cwd=finished)
+    verify = read_json(run / "stages/verify.json")
+    assert verify["tries"][0]["measured_ratio"] > 0.9
+    assert verify["repairs"] == len(verify["tries"]) - 1 >= 1
+    assert verify["measured_ratio"] <= 0.5
+    repaired = read_json(run / "strategy.json")
+    assert [group["kept"] for group in repaired["groups"]] == verify["widths"]
+    assert repaired["provenance"]["repaired_from"] == [group["dense"] for group in repaired["groups"]]
+    assert f"after {verify['repairs']} repairs" in outcome.out
+    assert not (run / "pruned.safetensors").exists()
+
+
+def test_several_latency_budgets_share_one_profile(finished):
+    done(*JOB, "stages=[train,search]", "budget.latency_ratios=[0.5,0.7]", "run_dir=several", cwd=finished)
+    several = finished / "several"
+    assert (several / "stages/profile.json").exists()
+    for ratio in (0.5, 0.7):
+        part = several / f"latency_{ratio:.2f}"
+        assert not (part / "stages/profile.json").exists()
+        assert read_json(part / "stages/verify.json")["measured_ratio"] <= ratio
+        assert (part / "latency_model.json").read_bytes() == (several / "latency_model.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["profile.backend=tensorflow"], ["tensorflow", "onnxruntime"]),
+        (["budget.latency_ratio=0.001"], ["budget.latency_ratio is 0.001", "raise the budget"]),
+        (["budget.latency_ratio=null"], ["budget.latency_ratio is None"]),
+        (["profile.batch=2"], ["batch 2", "batch 1", "stages=[profile] again"]),
+        (["profile.points=1"], ["profile.points is 1", "at least 2"]),
+        (["profile.rounds=0"], ["profile.rounds is 0", "at least 1"]),
+        (["budget=macs", "stages=[verify]"], ["budget.kind is macs"]),
+    ],
+)
+def test_bad_input_ends_in_one_line(finished, overrides, parts):
+    refused(amc(*JOB, "stages=[search]", *overrides, cwd=finished), *parts)
+
+
+def test_a_model_of_another_network_is_refused(finished):
+    text = (finished / "run/latency_model.json").read_text()
+    data = json.loads(text)
+    (finished / "run/latency_model.json").write_text(json.dumps({**data, "layers": data["layers"][1:]}))
+    refused(amc(*JOB, "stages=[verify]", cwd=finished), "another network")
+    (finished / "run/latency_model.json").write_text(text[:100])
+    refused(amc(*JOB, "stages=[verify]", cwd=finished), "is damaged", "stages=[profile]")
+    (finished / "run/latency_model.json").write_text(text)
