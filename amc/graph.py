@@ -124,10 +124,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     dependencies = build_dependencies(model, example)
     groups, unprunable = _find_groups(dependencies, {layer.name: layer for layer in layers})
     if not groups:
-        reasons = (
-            "; ".join(sorted({item.reason for item in unprunable})) or "it has no Conv2d or Linear layer"
-        )
-        raise AmcError(f"{type(model).__name__} has no prunable layers: {reasons}")
+        raise AmcError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
         layers=layers,
         groups=groups,
@@ -136,6 +133,14 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         input_shape=tuple(example.shape[1:]),
         classifies=classifies,
     )
+
+
+def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
+    """Tell the first few reasons in one line."""
+    found = list(dict.fromkeys(item.reason for item in unprunable))
+    if not found:
+        return "it has no Conv2d or Linear layer"
+    return "; ".join(found[:most]) + (f"; and {len(found) - most} more" if len(found) > most else "")
 
 
 def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True) -> Graph:
