@@ -1,6 +1,7 @@
 """Weights on disk: read them safely, load them strictly, write them atomically."""
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,15 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
             raise AmcError(
                 f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
             )
-    expected = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    current = model.state_dict()
+    expected = {key: value for key, value in current.items() if isinstance(value, Tensor)}
     unexpected = [key for key in state if key not in expected]
     misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
-    fitting = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
+    kept = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
+    fitting = OrderedDict(kept)
+    if kept.keys() == expected.keys():
+        # All there, so of the network's own version, which files do not tell and MNASNet insists on.
+        vars(fitting)["_metadata"] = getattr(current, "_metadata", None)
     try:
         left_out = model.load_state_dict(fitting, strict=False).missing_keys
     except RuntimeError as error:  # a module refused its entry: torch lists the reasons, one a line

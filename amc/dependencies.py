@@ -63,8 +63,10 @@ class Dependencies:
     model: nn.Module
 
     def name_of(self, module: Any) -> str:
-        """Name of a module in the network ('' for an operation that is no module)."""
-        return self.graph._module2name.get(module, "")
+        """Name of a module or bare parameter in the network ('' for an operation, which is neither)."""
+        if isinstance(module, nn.Parameter):
+            return str(self.graph._param_to_name.get(module, "a parameter"))
+        return str(self.graph._module2name.get(module, ""))
 
     def wall(self, item: Item) -> str | None:
         """Why channels cannot be followed through an item's operation, or None."""

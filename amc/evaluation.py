@@ -111,8 +111,8 @@ def likeness(outputs: Tensor, dense_outputs: Tensor) -> float:
     """
     if outputs.shape != dense_outputs.shape:
         raise AmcError(
-            f"outputs {tuple(outputs.shape)}, dense ones {tuple(dense_outputs.shape)}: expected the same "
-            "shape; they are probably of different images or heads"
+            f"outputs {tuple(outputs.shape)} against dense ones {tuple(dense_outputs.shape)}: expected the "
+            "same shape; they are probably of different images or heads"
         )
     dense = dense_outputs.double()
     error = (outputs.double() - dense).square().sum()

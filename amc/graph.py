@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -80,7 +80,7 @@ class Graph:
         layers: convolution and linear layers in forward order.
         groups: prunable channel groups in forward order.
         unprunable: the others, with reasons.
-        norm_after: convolution -> the batch norm that alone reads its output.
+        norm_after: plain convolution -> the batch norm that alone reads its output.
         input_shape: (channels, height, width) of the traced image.
         classifies: whether the network returns one tensor of logits (N, classes).
         other_macs: multiply-adds outside of ``layers`` that no width changes, see ``amc.counting``.
@@ -124,18 +124,23 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     dependencies = build_dependencies(model, example)
     groups, unprunable = _find_groups(dependencies, {layer.name: layer for layer in layers})
     if not groups:
-        reasons = (
-            "; ".join(sorted({item.reason for item in unprunable})) or "it has no Conv2d or Linear layer"
-        )
-        raise AmcError(f"{type(model).__name__} has no prunable layers: {reasons}")
+        raise AmcError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
         layers=layers,
         groups=groups,
         unprunable=unprunable,
-        norm_after=_norm_after(dependencies),
+        norm_after=_norm_after(dependencies, {layer.name for layer in layers if layer.flaw is None}),
         input_shape=tuple(example.shape[1:]),
         classifies=classifies,
     )
+
+
+def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
+    """Tell the first few reasons in one line."""
+    found = list(dict.fromkeys(item.reason for item in unprunable))
+    if not found:
+        return "it has no Conv2d or Linear layer"
+    return "; ".join(found[:most]) + (f"; and {len(found) - most} more" if len(found) > most else "")
 
 
 def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True) -> Graph:
@@ -340,13 +345,17 @@ def _axes(dependencies: Dependencies, item: Item, module: nn.Module) -> tuple[Ax
     return ("out",)
 
 
-def _norm_after(dependencies: Dependencies) -> dict[str, str]:
-    """Pair every convolution with the batch norm that alone reads it."""
+def _norm_after(dependencies: Dependencies, plain: Set[str]) -> dict[str, str]:
+    """Pair every convolution of the plain layers with the batch norm that alone reads it.
+
+    A scale cannot be moved into a convolution that does something else with its weight.
+    """
     pairs = {}
     for module, node in dependencies.graph.module2node.items():
-        if not isinstance(module, nn.Conv2d) or len(node.outputs) != 1:
+        name = dependencies.name_of(module)
+        if not isinstance(module, nn.Conv2d) or name not in plain or len(node.outputs) != 1:
             continue
         reader = node.outputs[0]
         if isinstance(reader.module, nn.BatchNorm2d) and len(reader.inputs) == 1:
-            pairs[dependencies.name_of(module)] = dependencies.name_of(reader.module)
+            pairs[name] = dependencies.name_of(reader.module)
     return pairs

@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from amc.errors import AmcError
 from amc.layers import plain_norm
 from amc.models import OptionAShortcut
-from amc.patches import layer_patches, layer_rows, sample_positions
+from amc.patches import layer_patches, layer_rows, sample_positions, why_not_linear
 from amc.pruning import Keep
 from amc.reconstruction import shrinkage, solve_rows
 
@@ -155,6 +155,9 @@ class SequentialRefit:
             module = modules.get(str(node.target)) if node.op == "call_module" else None
             if reached and isinstance(module, nn.Conv2d | nn.Linear):
                 inputs = values[node.all_input_nodes[0]]
+                if why_not_linear(module, inputs[:1].shape) is not None:  # its weight is not what it seems
+                    altered.add(node.name)
+                    continue
                 chosen = sample_positions(module, inputs, positions, generator)
                 output = module(inputs)
                 self._targets[node.name] = self._target(node, modules, values, altered, output, chosen)

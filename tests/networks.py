@@ -348,15 +348,18 @@ class ActivatedNorm(nn.BatchNorm2d):
 
 
 class Standardised(Chain):
-    """The second convolution standardises its weight."""
+    """Two convolutions standardise their weights; a branch and the last layer can be pruned."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.second = StandardisedConv(8, 12, 3, stride=2)
-        self.third, self.head = conv_bn(12, 6), nn.Linear(6, CLASSES)
+        self.second = nn.Sequential(StandardisedConv(8, 12, 3, stride=2), nn.BatchNorm2d(12))
+        self.third, self.fourth = conv_bn(12, 8), StandardisedConv(8, 8, 3)
+        self.last, self.head = conv_bn(8, 6, 1), nn.Linear(6, CLASSES)
+        self.inner = nn.Sequential(conv_bn(8, 6), nn.Conv2d(6, 8, 3, padding=1))
 
     def features(self, x: Tensor) -> Tensor:
-        return self.third(super().features(x))
+        x = self.third(super().features(x))
+        return self.last(self.fourth(x + self.inner(x)))
 
 
 class SamePadded(Chain):

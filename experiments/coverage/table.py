@@ -49,7 +49,7 @@ def _cells(row: Mapping[str, Any]) -> list[Any]:
     name = row["network"].partition(":")[2]
     result = RESULTS[row["outcome"]]
     if row["outcome"] not in ("exact", "in part"):
-        return [name, row["size"], "", "", "", result, row["seconds"], _plain(row["reason"])]
+        return [name, row["size"], "", "", "", result, row["seconds"] or "", _plain(row["reason"])]
     reasons = Counter(kind(item["reason"]) for item in row["left_out"] if item["reason"] != _OUTPUT)
     told = [f"{count} x {reason}" for reason, count in reasons.most_common()]
     if row["other_macs"]:

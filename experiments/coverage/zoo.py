@@ -29,6 +29,7 @@ _SIZES = {
     "timm:*mixer*": 224,
     "timm:resmlp*": 224,
     "timm:*vit*": 224,
+    "timm:deit*": 224,
     "timm:levit*": 224,
     "timm:swin*": 224,
     "timm:coat*": 224,

@@ -256,3 +256,23 @@ def test_unwritable_targets(tmp_path: Path) -> None:
     one_line(lambda: atomic_write_text(tmp_path / "no" / "file", ""), "cannot write", "existing folder")
     one_line(lambda: atomic_write_text(tmp_path, ""), str(tmp_path), "cannot write")
     assert list(tmp_path.iterdir()) == []
+
+
+class Versioned(nn.Linear):
+    """Refuses weights of an unknown version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def test_modules_that_insist_on_a_version_are_loaded(tmp_path: Path) -> None:
+    source, target = nn.Sequential(Versioned(2, 3)), nn.Sequential(Versioned(2, 3))
+    save_safetensors(source.state_dict(), tmp_path / "w.safetensors")
+    load_into(target, load_state_dict(tmp_path / "w.safetensors"), "w.safetensors")
+    assert torch.equal(target[0].weight, source[0].weight)

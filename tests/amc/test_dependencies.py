@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from amc import dependencies
 from amc.errors import AmcError
@@ -12,6 +13,7 @@ from amc.graph import trace
 from amc.models import ModelSpec, build
 from amc.pruning import SlicePlan
 from tests.networks import (
+    Chain,
     Chunked,
     Encoder,
     Ghost,
@@ -31,7 +33,7 @@ from tests.networks import (
         (Multiplied, ["narrow.0", "last.0"], "stem.0", r"twice is a grouped convolution \(groups=6\)"),
         (Upscaled, ["stem.0", "last.0"], "wide.0", "pixel shuffle moves channels into space"),
         (Encoder, ["perceptron.1"], "stem", "attention is an attention layer, whose width stays"),
-        (Standardised, ["third.0"], "first.0", r"second \(StandardisedConv\) has a forward"),
+        (Standardised, ["inner.0.0", "last.0"], "first.0", r"second.0 \(StandardisedConv\) has a forward"),
         (Heads, ["stem.0", "body.0"], "map", "the network's output"),
     ],
 )  # fmt: skip
@@ -40,6 +42,29 @@ def test_what_cannot_be_followed_is_left_whole_and_named(make, pruned, whole, re
     assert list(graph.group_names) == pruned
     (item,) = [item for item in graph.unprunable if item.name == whole]
     assert re.search(reason, item.reason)
+
+
+class Tilted(Chain):
+    """A bare parameter a channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.slopes = nn.Parameter(torch.ones(8))
+
+    def features(self, x):
+        return self.second((self.first(x).permute(0, 2, 3, 1) * self.slopes).permute(0, 3, 1, 2))
+
+
+def test_a_bare_parameter_is_named_as_in_the_network(example):
+    (item,) = [item for item in trace(Tilted(), example).unprunable if item.name == "first.0"]
+    assert item.reason == "slopes is a bare parameter on the same channels"
+
+
+def test_a_network_with_many_reasons_is_refused_in_a_short_line(example):
+    normed = [layer for _ in range(6) for layer in (nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3))]
+    with pytest.raises(AmcError, match=r"no prunable layers: .*; and 4 more") as caught:
+        trace(nn.Sequential(*normed, nn.Conv2d(3, 3, 1)), example)
+    assert len(str(caught.value)) < 300
 
 
 def test_channels_that_share_a_place_are_one(example):

@@ -13,7 +13,16 @@ from amc.exactness import check_exactness
 from amc.graph import trace
 from amc.patches import layer_patches, layer_rows, sample_positions, why_not_linear
 from amc.pruning import SlicePlan
-from tests.networks import SHAPE, ChannelsLast, Residual, SameConv, SamePadded, StandardisedConv, randomised
+from tests.networks import (
+    SHAPE,
+    ChannelsLast,
+    Residual,
+    SameConv,
+    SamePadded,
+    Standardised,
+    StandardisedConv,
+    randomised,
+)
 
 
 class Wrapped(nn.Conv2d):
@@ -120,6 +129,22 @@ def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
             errors["sequence"] = (outputs(cut.eval(), images, 50) - whole).square().mean()
     assert errors[True] < 0.7 * errors[False]
     assert errors["sequence"] < errors[False]
+
+
+def test_layers_that_cannot_be_refitted_are_neither_folded_nor_refitted(data):
+    """Their inputs change where something before them is pruned, but their weights must stay."""
+    model = randomised(Standardised())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    assert "second.0" not in graph.norm_after
+    compressor = Compressor(model, graph, data.calibration, data.search_val, CompressorSettings())
+    widths = (3, 4)
+    cut = compressor.pruned_model(widths).eval()
+    images = data.search_val.images
+    folded = outputs(compressor.folded(widths), images, 50)
+    torch.testing.assert_close(folded, outputs(cut, images, 50), atol=1e-4, rtol=1e-4)
+    assert compressor.refit_in_sequence(cut, widths, data.calibration.images) == 5
+    for name in ("second.0", "fourth"):
+        assert torch.equal(cut.get_submodule(name).weight, model.get_submodule(name).weight)
 
 
 def test_stale_statistics_of_a_norm_that_stays_are_put_back(data):
