@@ -119,5 +119,5 @@ def test_likeness_by_hand():
     assert evaluation.likeness(dense.mean(0).expand(2, 2), dense) == -1
     assert evaluation.likeness(dense + torch.tensor([0.0, 1.0]), dense) == -1
     assert evaluation.likeness(dense + 1, dense) == -2
-    with pytest.raises(AmcError, match=r"\(2, 1\), dense ones \(2, 2\)"):
+    with pytest.raises(AmcError, match=r"\(2, 1\) against dense ones \(2, 2\)"):
         evaluation.likeness(dense[:, :1], dense)
