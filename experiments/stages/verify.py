@@ -82,6 +82,7 @@ def _errors(run: Run) -> Errors:
 
 def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:
     """Write the repaired strategy; what it was before is in its provenance."""
-    repaired = run.make_strategy(widths, **strategy.provenance, repaired_from=list(run.widths_of(strategy)))
+    facts = {**strategy.provenance, "repaired_from": list(run.widths_of(strategy))}
+    repaired = run.make_strategy(widths, **facts)
     replace(repaired, seed=strategy.seed).save(run.folder / "strategy.json")
     run.forget_pruned()
