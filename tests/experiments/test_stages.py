@@ -299,9 +299,7 @@ def test_one_seed_one_result(tiny: Path, tmp_path: Path) -> None:
     requested = [
         [line["requested"] for line in read_lines(runs[name] / "search.jsonl")] for name in ("a", "c")
     ]
-    # The first episode carries the guide out, whatever the seed; an episode may happen to explore nothing.
     assert requested[0] != requested[1]
-    assert requested[0][0] == requested[1][0]
 
 
 # --- other stages

@@ -85,6 +85,7 @@ def test_one_worker_makes_the_serial_search(cwd: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_search_twice(cwd: Path) -> None:
     done(*SEARCH, "workers=process", cwd=cwd)
     first = cwd.parent / "first"
