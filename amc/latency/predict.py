@@ -90,6 +90,7 @@ class LatencyModel:
         factors: Mapping[str, float] | None = None,
     ) -> None:
         self.target = target
+        self._graph = graph
         self.grids = tuple(grids)
         self.points = tuple(_chosen(grid, measured) for grid, measured in zip(grids, points, strict=True))
         families = sorted({grid.kind.family for grid in grids})
@@ -121,9 +122,7 @@ class LatencyModel:
         """Return the predicted milliseconds at ``widths``; never falls when a width grows."""
         return float(self._weights @ self.features(widths))
 
-    def fitted(
-        self, graph: Graph, networks: Sequence[Sequence[int]], measured: Sequence[float]
-    ) -> LatencyModel:
+    def fitted(self, networks: Sequence[Sequence[int]], measured: Sequence[float]) -> LatencyModel:
         """Return the model with factors fitted to measured networks.
 
         Non-negative least squares of the relative error.
@@ -138,7 +137,7 @@ class LatencyModel:
         scale = np.maximum(rows.max(axis=0), 1e-12)
         weights = nnls(rows / scale, np.ones(len(rows)))[0] / scale
         factors = dict(zip(self.names, weights.tolist(), strict=True))
-        return LatencyModel(graph, self.target, self.grids, self.points, factors)
+        return LatencyModel(self._graph, self.target, self.grids, self.points, factors)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, which holds all that a prediction needs besides the graph."""

@@ -114,7 +114,7 @@ def _fit(run: Run, model: LatencyModel, progress: Progress) -> tuple[LatencyMode
     )
     measured = [dense_ms * ratio for ratio in ratios]
     fit = config.fit
-    fitted = model.fitted(graph, [graph.dense_widths, *networks[:fit]], [dense_ms, *measured[:fit]])
+    fitted = model.fitted([graph.dense_widths, *networks[:fit]], [dense_ms, *measured[:fit]])
     return fitted, dense_ms, accuracy([fitted(widths) for widths in networks[fit:]], measured[fit:])
 
 

@@ -135,7 +135,7 @@ def test_fitted_factors_are_found_again(network):
     truth = {name: 0.5 + 0.25 * i for i, name in enumerate(plain.names)}
     real = LatencyModel(graph, TARGET, plain.grids, plain.points, truth)
     networks = random_networks(space, macs_cost(graph), 40, 1)
-    fitted = plain.fitted(graph, networks, [real(widths) for widths in networks])
+    fitted = plain.fitted(networks, [real(widths) for widths in networks])
     others = random_networks(space, macs_cost(graph), 20, 2)
     found = accuracy([fitted(w) for w in others], [real(w) for w in others])
     assert found.worst_error < 1e-6
