@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.callbacks import EpisodeCallback
@@ -158,6 +159,7 @@ def build(
         device="cpu",
         **options,
     )
+    model.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder for every search
     model.actor_lr = settings.actor_lr
     model.updates_per_step = settings.updates_per_step
     return model

@@ -1,14 +1,83 @@
-"""Allocations that need no search: widths from what each group's channels cost its readers."""
+"""Allocations that need no search: by a rule of thumb, by one ranking, by what groups lose."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from amc.budget import Budget, Cost, WidthSpace
 
 Errors = Mapping[str, Sequence[float]]
 """Group name -> output error at every width (``amc.elimination.Elimination.errors``)."""
+Scores = Mapping[str, Sequence[float]]
+"""Group name -> importance of every channel, comparable between groups (``amc.ranking``)."""
+Ratios = Callable[[float], Sequence[float]]
+"""How much is kept, in [0, 1] -> preserve ratio of every group; none may fall as the argument grows."""
+
+
+def uniform_widths(space: WidthSpace, budget: Budget) -> tuple[int, ...]:
+    """Return the widths of the largest single preserve ratio that meets the budget (AMC's uniform baseline).
+
+    All groups take the widest allowed width at or under the ratio; whatever budget is left by rounding is
+    then handed out in forward order, one rounding step at a time, so that the comparison is at the same cost.
+    """
+    groups = zip(space.choices, space.dense, strict=True)
+    ratios = sorted({width / dense for choice, dense in groups for width in choice})
+    return _largest(space, budget, ratios, lambda ratio: [ratio] * len(space.names))
+
+
+def ramp_widths(space: WidthSpace, budget: Budget, *, shallow: bool) -> tuple[int, ...]:
+    """Prune the shallow groups hardest, or the deep ones: AMC's heuristics of these names (section 4.1).
+
+    AMC gives no formula. Here preserve ratios lie on a line over the group's place in the network, from 0 at
+    one end to 1 at the other, which is shifted up or down until the budget is met; what leaves [0, 1] is cut.
+    """
+    last = max(len(space.names) - 1, 1)
+    line = [place / last if shallow else 1 - place / last for place in range(len(space.names))]
+    shifts = [step / 1000 for step in range(2001)]
+    return _largest(space, budget, shifts, lambda shift: [min(max(r + shift - 1, 0), 1) for r in line])
+
+
+def ranked_widths(space: WidthSpace, budget: Budget, scores: Scores) -> tuple[int, ...]:
+    """Keep the channels that score highest in the whole network, as many as the budget allows.
+
+    Only how many each group keeps is taken from the scores; which ones is for the channel order to say.
+    """
+    everything = np.concatenate([np.asarray(scores[name], dtype=np.float64) for name in space.names])
+    groups = np.repeat(np.arange(len(space.names)), space.dense)[np.argsort(-everything, kind="stable")]
+    kept = np.zeros((len(groups) + 1, len(space.names)), dtype=np.int64)  # of the best 0, 1, 2, ... channels
+    np.cumsum(groups[:, None] == np.arange(len(space.names)), axis=0, out=kept[1:])
+    shares = kept / np.asarray(space.dense)
+    return _largest(space, budget, range(len(shares)), lambda best: shares[int(best)])
+
+
+def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios: Ratios) -> tuple[int, ...]:
+    """Return the widths of the highest level (they are ascending) that meets the budget.
+
+    Every group takes the widest allowed width at or under its ratio; what rounding leaves of the budget is
+    handed out in forward order, one rounding step a group.
+    """
+
+    def at(level: float) -> tuple[int, ...]:
+        return tuple(
+            choice[max(bisect_right(choice, ratio * dense + 1e-9), 1) - 1]
+            for choice, dense, ratio in zip(space.choices, space.dense, ratios(level), strict=True)
+        )
+
+    index = bisect_right(levels, budget.limit, key=lambda level: budget.cost(at(level)))
+    widths = list(at(levels[max(index, 1) - 1]))
+    if not budget.enforced:
+        return tuple(widths)
+    for group, choice in enumerate(space.choices):
+        position = choice.index(widths[group])
+        if position + 1 == len(choice):
+            continue
+        grown = [*widths[:group], choice[position + 1], *widths[group + 1 :]]
+        if budget.cost(grown) <= budget.limit:
+            widths = grown
+    return tuple(widths)
 
 
 def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[int, ...]:

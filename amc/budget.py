@@ -153,31 +153,3 @@ def make_budget(
     check_ratio(kind, ratio)
     assert ratio is not None
     return Budget(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)), enforced=enforced)
-
-
-def uniform_widths(space: WidthSpace, budget: Budget) -> tuple[int, ...]:
-    """Return the widths of the largest single preserve ratio that meets the budget (AMC's uniform baseline).
-
-    All groups take the widest allowed width at or under the ratio; whatever budget is left by rounding is
-    then handed out in forward order, one rounding step at a time, so that the comparison is at the same cost.
-    """
-
-    def at(ratio: float) -> tuple[int, ...]:
-        return tuple(
-            choice[max(bisect_right(choice, ratio * dense + 1e-9), 1) - 1]
-            for choice, dense in zip(space.choices, space.dense, strict=True)
-        )
-
-    ratios = sorted({w / d for choice, d in zip(space.choices, space.dense, strict=True) for w in choice})
-    index = bisect_right(ratios, budget.limit, key=lambda ratio: budget.cost(at(ratio)))
-    widths = list(at(ratios[max(index, 1) - 1]))
-    if not budget.enforced:
-        return tuple(widths)
-    for group, choice in enumerate(space.choices):
-        position = choice.index(widths[group])
-        if position + 1 == len(choice):
-            continue
-        grown = [*widths[:group], choice[position + 1], *widths[group + 1 :]]
-        if budget.cost(grown) <= budget.limit:
-            widths = grown
-    return tuple(widths)

@@ -28,9 +28,18 @@ from agents import (
     td3_search,
     tpe_search,
 )
-from amc.allocation import greedy_widths, one_group_smaller
-from amc.budget import Budget, WidthSpace, uniform_widths
+from amc.allocation import (
+    Errors,
+    Scores,
+    greedy_widths,
+    one_group_smaller,
+    ramp_widths,
+    ranked_widths,
+    uniform_widths,
+)
+from amc.budget import Budget, WidthSpace
 from amc.errors import AmcError
+from amc.ranking import Importance
 from envs import Reward
 from experiments.schema import (
     AgentConfig,
@@ -43,9 +52,10 @@ from experiments.schema import (
 )
 
 Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
-Errors = Mapping[str, tuple[float, ...]]
 
-NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", "uniform", "greedy")
+ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "greedy")
+"""Agents that do not search: one evaluation."""
+NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", *ALLOCATIONS)
 GUIDES = ("none", "uniform", "greedy")
 LEARNERS: Mapping[type[AgentConfig], tuple[type, Callable[..., SearchResult]]] = {
     DDPGConfig: (DDPGSettings, ddpg_search),
@@ -110,7 +120,7 @@ def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> Non
 
 def episodes_of(config: AgentConfig) -> int:
     """Return how many episodes an agent will run."""
-    return 1 if config.name in ("uniform", "greedy") else config.episodes
+    return 1 if config.name in ALLOCATIONS else config.episodes
 
 
 def make_agent(
@@ -120,16 +130,19 @@ def make_agent(
     errors: Errors,
     seed: int,
     relaxed_env: Callable[[], gym.Env],
+    scores: Callable[[Importance], Scores],
 ) -> Search:
     """Bind an agent's settings; ``check_agent`` has been called.
 
     Args:
         errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
         relaxed_env: makes an environment that does not enforce the budget.
+        scores: ranks the channels of the whole network (``amc.ranking``).
     """
-    if config.name in ("uniform", "greedy"):
-        return partial(fixed_search, name=config.name, actions=_actions(config.name, space, budget, errors))
-    guide = _actions(config.guide, space, budget, errors)
+    if config.name in ALLOCATIONS:
+        widths = _allocated(config.name, space, budget, errors, scores)
+        return partial(fixed_search, name=config.name, actions=_shares(space, widths))
+    guide = _guide(config.guide, space, budget, errors)
     if type(config) in LEARNERS:
         kind, learner = LEARNERS[type(config)]
         search: Callable[..., SearchResult] = partial(
@@ -151,12 +164,35 @@ def make_agent(
     return partial(_seeded, search, config.episodes, seed)
 
 
-def _actions(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tuple[float, ...]:
-    """Return an allocation as the actions that carry it out."""
-    if name == "none":
-        return ()
-    widths = greedy_widths(space, budget, errors) if name == "greedy" else uniform_widths(space, budget)
-    return _shares(space, widths)
+def _allocated(
+    name: str,
+    space: WidthSpace,
+    budget: Budget,
+    errors: Errors,
+    scores: Callable[[Importance], Scores],
+) -> tuple[int, ...]:
+    match name:
+        case "uniform":
+            return uniform_widths(space, budget)
+        case "deep" | "shallow":
+            return ramp_widths(space, budget, shallow=name == "shallow")
+        case "global_l1":
+            return ranked_widths(space, budget, scores("l1"))
+        case "global_taylor":
+            return ranked_widths(space, budget, scores("taylor"))
+        case _:
+            return greedy_widths(space, budget, errors)
+
+
+def _guide(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tuple[float, ...]:
+    """Return the allocation that a search starts from as the actions that carry it out; () for none."""
+    match name:
+        case "none":
+            return ()
+        case "uniform":
+            return _shares(space, uniform_widths(space, budget))
+        case _:
+            return _shares(space, greedy_widths(space, budget, errors))
 
 
 def _shares(space: WidthSpace, widths: Sequence[int]) -> tuple[float, ...]:

@@ -29,10 +29,11 @@ from tqdm import tqdm
 from agents import Episode
 from amc.budget import WidthSpace
 from amc.memo import Evaluation
+from amc.ranking import global_scores
 from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments import model_source, schema
-from experiments.agents import check_agent, make_agent
+from experiments.agents import ALLOCATIONS, check_agent, make_agent
 from experiments.run import Run
 from experiments.stages import run_stage
 from experiments.statistics import bootstrap
@@ -107,6 +108,7 @@ class _Problem:
         self.space = _coarse(job.graph.group_names, job.graph.dense_widths)
         self.budget, self.reward = job.budget, job.reward
         self.errors, self.macs = self.compressor.errors, self.compressor.macs
+        self.scores = partial(global_scores, job.dense, job.graph, calibration=job.splits.calibration)
         self._features = group_features(job.graph)
         self.seen: set[tuple[int, ...]] = set()
 
@@ -135,7 +137,7 @@ def _regrets(
     config = replace(_config(*chosen).agent, episodes=options.episodes)
     check_agent(config, "obs")
     found, distinct = [], []
-    once = agent in ("uniform", "greedy", "netadapt")  # nothing in these is random
+    once = agent in (*ALLOCATIONS, "netadapt")  # nothing in these is random
     for seed in tqdm(range(1 if once else options.seeds), desc=name, disable=None):
         problem.seen.clear()
         values: list[float] = []
@@ -144,7 +146,9 @@ def _regrets(
             values.append(episode.value)
 
         relaxed = partial(problem.env, enforced=False)
-        search = make_agent(config, problem.space, problem.budget, problem.errors, seed, relaxed)
+        search = make_agent(
+            config, problem.space, problem.budget, problem.errors, seed, relaxed, problem.scores
+        )
         found.append(search([problem.env()], on_episode).best.value)
         distinct.append(len(problem.seen))
     regret = bootstrap([returns[-1] - value for value in found])

@@ -19,6 +19,7 @@ from amc.exactness import check_exactness
 from amc.memo import Evaluation
 from amc.pruning import SlicePlan
 from amc.racing import Racer
+from amc.ranking import global_scores
 from amc.strategy import Strategy
 from amc.workers import open_pool
 from envs import ChannelPruningEnv
@@ -50,8 +51,9 @@ def run(run: Run) -> dict[str, Any]:
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
         relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
+        scores = partial(global_scores, run.dense, run.graph, calibration=run.splits.calibration)
         agent = make_agent(
-            run.config.agent, run.space, run.budget, compressor.errors, run.config.seed, relaxed
+            run.config.agent, run.space, run.budget, compressor.errors, run.config.seed, relaxed, scores
         )
         envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
 

@@ -1,5 +1,6 @@
 """The learning agent: its updates by hand, its schedule, and that it learns."""
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +53,12 @@ def test_actor_and_critic_have_rates_of_their_own():
     model._update_learning_rate([model.actor.optimizer, model.critic.optimizer])
     assert model.actor.optimizer.param_groups[0]["lr"] == 3e-4
     assert model.critic.optimizer.param_groups[0]["lr"] == 2e-3
+
+
+def test_a_search_leaves_nothing_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    search()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_warm_up_is_counted_in_episodes_and_learning_starts_after_it():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import NetAdaptSettings, netadapt_search
-from amc.allocation import one_group_smaller
-from amc.budget import make_budget, uniform_widths, width_space
+from amc.allocation import one_group_smaller, uniform_widths
+from amc.budget import make_budget, width_space
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import GroupFeatures
 from tests.agents.helpers import Pausing

@@ -6,7 +6,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amc.allocation import even_errors, greedy_widths, one_group_smaller, shrink_greedily, shrink_group
+from amc.allocation import (
+    even_errors,
+    greedy_widths,
+    one_group_smaller,
+    ramp_widths,
+    ranked_widths,
+    shrink_greedily,
+    shrink_group,
+)
 from amc.budget import make_budget, width_space
 
 
@@ -92,3 +100,49 @@ def test_every_network_meets_the_limit_and_is_nowhere_wider(data, share, known):
             (group,) = changed
             wider = space.choices[group][space.choices[group].index(network[group]) + 1]
             assert chain([*network[:group], wider, *network[group + 1 :]]) > limit or wider == widths[group]
+
+
+def line(ratio, groups=5, width=10):
+    names = [str(group) for group in range(groups)]
+    space = width_space(names, [width] * groups, round_to=1, min_preserve_ratio=0.1)
+    return space, make_budget("macs", ratio, sum, space.dense)
+
+
+def test_the_shallow_and_the_deep_heuristic_are_mirror_images_on_a_line():
+    assert ramp_widths(*line(0.5), shallow=True) == (1, 2, 5, 7, 10)  # a quarter more a group
+    assert ramp_widths(*line(0.5), shallow=False) == (10, 7, 5, 2, 1)
+    assert ramp_widths(*line(0.9), shallow=True) == (6, 9, 10, 10, 10)  # moved up and cut at 1
+    assert ramp_widths(*line(1.0), shallow=True) == (10,) * 5
+
+
+def test_a_single_group_has_no_depth():
+    for shallow in (True, False):
+        assert ramp_widths(*line(0.6, groups=1), shallow=shallow) == (6,)
+
+
+def test_a_ranking_keeps_the_best_of_all_channels():
+    space, budget = line(0.5, groups=2, width=4)
+    scores = {"0": (9.0, 1.0, 8.0, 7.0), "1": (2.0, 6.0, 3.0, 0.5)}
+    assert ranked_widths(space, budget, scores) == (3, 1)  # 9, 8, 7 and 6
+    assert ranked_widths(space, budget, {"0": scores["1"], "1": scores["0"]}) == (1, 3)
+
+
+def test_where_all_channels_score_alike_the_budget_still_holds():
+    space, budget = line(0.5, groups=2, width=4)
+    assert sum(ranked_widths(space, budget, {"0": (1.0,) * 4, "1": (1.0,) * 4})) <= budget.limit
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1), min_size=6, max_size=6), min_size=3, max_size=3),
+    st.floats(0.34, 1.0),
+)
+def test_rankings_and_ramps_meet_the_budget(scores, ratio):
+    space = width_space(["a", "b", "c"], [6, 6, 6], round_to=2, min_preserve_ratio=0.3)
+    budget = make_budget("macs", ratio, lambda w: w[0] * w[1] + w[1] * w[2], space.dense)
+    for widths in (
+        ranked_widths(space, budget, dict(zip(space.names, scores, strict=True))),
+        ramp_widths(space, budget, shallow=True),
+        ramp_widths(space, budget, shallow=False),
+    ):
+        assert budget.cost(widths) <= budget.limit
+        assert all(width in choice for width, choice in zip(widths, space.choices, strict=True))

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.budget import make_budget, uniform_widths, width_space
+from amc.allocation import uniform_widths
+from amc.budget import make_budget, width_space
 from amc.errors import AmcError
 
 quick = settings(deadline=None, max_examples=60, database=None)

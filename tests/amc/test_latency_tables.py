@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.budget import make_budget, uniform_widths, width_space
+from amc.allocation import uniform_widths
+from amc.budget import make_budget, width_space
 from amc.cost import layer_widths, macs_cost
 from amc.errors import AmcError
 from amc.graph import trace

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from amc import Strategy, load_pruned
 from amc.export import FORMATS, Format
+from experiments.agents import ALLOCATIONS
 from tests.experiments.helpers import (
     FAKE,
     MYNET,
@@ -276,7 +277,7 @@ def test_a_reward_of_the_users_own(again: Path) -> None:
 # --- agents
 
 
-@pytest.mark.parametrize(("agent", "episodes"), [("random", 4), ("uniform", 1)])
+@pytest.mark.parametrize(("agent", "episodes"), [("random", 4), *((name, 1) for name in ALLOCATIONS)])
 def test_baselines_write_the_same_artifacts(tmp_path: Path, agent: str, episodes: int) -> None:
     cwd = workspace(tmp_path)
     done(*TINY, f"agent={agent}", "run_dir=run", cwd=cwd)
