@@ -18,6 +18,9 @@ from amc.outputs import as_matrix
 GRADIENT_BATCH = 50
 """Images whose activations are held for a gradient at once, at most."""
 
+SENSITIVITY_BATCHES = 20
+"""Batches that an expected square is averaged over, at most: more would cost more than all else once."""
+
 
 def gradient_batches(count: int) -> tuple[Tensor, ...]:
     """Return which images (indices) make up each batch: at most ``GRADIENT_BATCH``, as equal as can be.
@@ -110,7 +113,8 @@ def logit_sensitivity(
     Args:
         model: the dense network; frozen parameters do not matter.
         layers: names of convolution and linear layers.
-        images: calibration images (N, C, H, W); labels are not needed.
+        images: calibration images (N, C, H, W), of which ``SENSITIVITY_BATCHES`` are looked at; labels are
+            not needed.
         probes: random vectors per batch.
 
     Returns:
@@ -126,7 +130,7 @@ def logit_sensitivity(
     sums = {name: torch.zeros(()).double() for name in layers}
     logits = []
     with _recorded(model, layers, outputs):
-        for chosen in gradient_batches(len(images)):
+        for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
             batch = images[chosen].to(device).float().requires_grad_()
             with torch.enable_grad(), _differentiating(model, "obs"):
                 result = as_matrix(model(batch), len(batch))
@@ -139,8 +143,9 @@ def logit_sensitivity(
                     for name, gradient in zip(layers, gradients, strict=True):
                         sums[name] = sums[name] + _squares(modules[name], gradient)
             outputs.clear()
-    variance = float(torch.cat(logits).var(dim=0, correction=0).sum().clamp(min=1e-30))
-    found = {name: own / (len(images) * probes * variance) for name, own in sums.items()}
+    everything = torch.cat(logits)
+    variance = float(everything.var(dim=0, correction=0).sum().clamp(min=1e-30))
+    found = {name: own / (len(everything) * probes * variance) for name, own in sums.items()}
     for name, own in found.items():
         if not own.isfinite().all():
             raise AmcError(f"the logits' gradient by layer {name!r} is not finite; NaN weights or images?")

@@ -79,13 +79,16 @@ def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
         return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
     _, width = output_size(module, inputs)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(inputs, padding_of(module, inputs), mode=mode)
+    padded = F.pad(inputs, padding_of(module, inputs), mode=mode).permute(0, 2, 3, 1)
     (kh, kw), (sy, sx), (dy, dx) = module.kernel_size, module.stride, module.dilation
     tap = torch.arange(kh * kw)
     rows = (chosen // width * sy)[:, None] + (tap // kw * dy)[None, :]
     columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
-    patches = padded[:, :, rows.to(inputs.device), columns.to(inputs.device)]  # (N, C, P, kh * kw)
-    return patches.permute(0, 2, 1, 3).reshape(-1, patches.shape[1] * kh * kw)
+    count, _, across, channels = padded.shape
+    places = (rows * across + columns).flatten().to(inputs.device)
+    # All channels of a pixel lie side by side: copied in one piece, several times as fast as one by one.
+    taken = padded.reshape(count, -1, channels).index_select(1, places)
+    return taken.view(-1, kh * kw, channels).transpose(1, 2).reshape(-1, channels * kh * kw)
 
 
 def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:

@@ -34,6 +34,10 @@ class Moments:
     rows: int
 
 
+CHUNK_ROWS = 1024
+"""Patches whose products are summed in float32."""
+
+
 @dataclass(frozen=True)
 class Refit:
     """Weights that replace a layer's on its kept columns.
@@ -85,10 +89,9 @@ def collect_moments(
         def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
             inputs = layer_input(args, options)
             chosen = sample_positions(module, inputs, positions_per_image, generator)
-            patches = layer_patches(module, inputs, chosen).double()
-            ones = patches.new_ones(len(patches), 1)
-            extended = torch.cat([patches, ones], dim=1)
-            gram = extended.T @ extended
+            patches = layer_patches(module, inputs, chosen)
+            extended = torch.cat([patches, patches.new_ones(len(patches), 1)], dim=1)
+            gram = _products(extended, extended)
             sums[name] = sums[name].add_(gram) if name in sums else gram
             rows[name] += len(extended)
 
@@ -123,6 +126,21 @@ def shrinkage(ridge: float, columns: int, rows: int) -> float:
     return max(ridge, 0.1 * (columns / rows) ** 2)
 
 
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Return left^T right (..., columns, outputs), in float64, of (..., rows, columns or outputs).
+
+    Float32 rows are multiplied in float32, ``CHUNK_ROWS`` at a time, and only summed in float64. That is
+    nearly three times as fast and off by 1e-7 of the largest entry (576 columns, 8,192 rows), a thousandth of
+    the smallest ridge.
+    """
+    shape = (*left.shape[:-2], left.shape[-1], right.shape[-1])
+    total = torch.zeros(shape, dtype=torch.float64, device=left.device)
+    chunks = zip(left.split(CHUNK_ROWS, -2), right.split(CHUNK_ROWS, -2), strict=True)
+    for part, other in chunks:
+        total += part.mT @ other
+    return total
+
+
 def solve_rows(
     patches: Tensor, targets: Tensor, weight: Tensor, *, groups: int, intercept: bool, ridge: float
 ) -> tuple[Tensor, Tensor]:
@@ -138,12 +156,15 @@ def solve_rows(
         Weights in the shape of ``weight``, and the shift (out_channels,), both float32.
     """
     ones, rows = int(intercept), len(patches)
-    x = patches.double().reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, columns)
-    y = targets.double().reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, outputs)
+    x = patches.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, columns)
+    y = targets.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, outputs)
     flat = weight.double().reshape(groups, len(weight) // groups, -1).mT
+    gram, right = _products(x, x) / rows, _products(x, y) / rows
     if ones:
-        x = torch.cat([torch.ones_like(x[..., :1]), x], dim=-1)
-    gram, right = x.mT @ x / rows, x.mT @ y / rows
+        mean, wanted = (part.sum(-2, dtype=torch.float64)[:, None] / rows for part in (x, y))
+        corner = gram.new_ones(groups, 1, 1)
+        gram = torch.cat([torch.cat([corner, mean], -1), torch.cat([mean.mT, gram], -1)], -2)
+        right = torch.cat([wanted, right], -2)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
     penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
     right[..., ones:, :] += penalty[..., None] * flat
