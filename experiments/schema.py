@@ -347,6 +347,13 @@ class ServeConfig:
 
 
 @dataclass
+class CorrelateConfig:
+    """How many policies of the search are fine-tuned to see what their returns foretell."""
+
+    policies: int = 20
+
+
+@dataclass
 class TrackerConfig:
     """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
 
@@ -384,6 +391,7 @@ class Config:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 

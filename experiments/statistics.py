@@ -92,6 +92,21 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.corrcoef(ranks)[0, 1])
 
 
+def bootstrap_correlation(
+    one: Sequence[float], other: Sequence[float], *, confidence: float = 0.95, resamples: int = 2_000
+) -> Interval:
+    """Percentile bootstrap of ``rank_correlation`` over pairs; draws without variation are left out.
+
+    Raises:
+        ValueError: as ``rank_correlation``.
+    """
+    pairs = np.asarray([one, other], dtype=np.float64)
+    generator = np.random.default_rng(0)
+    drawn = (pairs[:, generator.integers(len(one), size=len(one))] for _ in range(resamples))
+    spread = [rank_correlation(*draw) for draw in drawn if np.ptp(draw, axis=1).all()]
+    return _interval(rank_correlation(one, other), np.asarray(spread), confidence)
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

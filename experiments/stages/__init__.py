@@ -21,6 +21,7 @@ STAGES = (
     "prune",
     "finetune",
     "compare",
+    "correlate",
     "evaluate",
     "export",
     "benchmark",
@@ -30,7 +31,7 @@ STAGES = (
 )
 WITHOUT_BUDGET = ("train", "profile", "inspect")
 """Stages that do not ask for the budget: run once for all budgets of a job."""
-_COMPRESSING = {"search", "verify", "prune", "compare"}
+_COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
 
 
 def check_names(names: Sequence[str]) -> None:
