@@ -1,134 +1,83 @@
-"""Tables from run folders: ``python -m experiments.reproduce RUNS --out experiments/RESULTS.md``.
+"""Tables and figures from run folders: ``python -m experiments.reproduce RUNS --out experiments/RESULTS.md``.
 
 Every run folder below the given ones that has a strategy and test accuracies is a row's seed. Runs of the
 same network, data and budget are one table; its rows are the agents, over all their seeds: interquartile mean
-and 95% bootstrap interval, and the difference to one of them.
+and 95% bootstrap interval, and the difference to one of them. The paper's figures stand beside. Beside the
+tables ``figures/`` gets a picture of every job, and ``strategies/`` the best strategy of every agent, chosen
+by the search's own return.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
+import conf
 from amc.errors import AmcError
 from amc.files import atomic_write_text
-from amc.strategy import Strategy
+from experiments.figures import job_svg
+from experiments.paper import PaperRow, paper_rows
+from experiments.results import Result, read_results
 from experiments.statistics import Interval, bootstrap, bootstrap_difference
 
-
-@dataclass(frozen=True)
-class Result:
-    """What one run has measured.
-
-    Attributes:
-        job: network, data and budget: what its table is about.
-        agent: who searched.
-        seed: of the run.
-        facts: what the stages recorded, by stage.
-        macs_ratio: of the strategy.
-        value: return of the strategy on ``search_val``.
-        provenance: commit, command, device and versions.
-    """
-
-    job: tuple[str, ...]
-    agent: str
-    seed: int
-    facts: Mapping[str, Mapping[str, Any]]
-    macs_ratio: float
-    value: float
-    provenance: Mapping[str, Any]
-
-    def top1(self, network: str) -> float | None:
-        """Test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, where it was measured."""
-        found = self.facts["evaluate"].get(network)
-        return None if found is None else float(found["top1"])
+HEAD = (
+    "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
+    "search, CPU s", "wall s",
+)  # fmt: skip
+Jobs = Mapping[tuple[str, ...], Sequence[Result]]
 
 
-def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Read all runs below ``folders``, in the order of their paths.
-
-    Raises:
-        AmcError: there are none, or a record is damaged.
-    """
-    places = sorted(
-        {path.parent.parent for folder in folders for path in folder.rglob("stages/evaluate.json")}
-    )
-    if not places:
-        raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
-    return [_read(place) for place in places]
+def by_job(results: Sequence[Result]) -> Jobs:
+    """Group runs that stand in one table."""
+    jobs: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        jobs[result.job].append(result)
+    return jobs
 
 
-def _read(folder: Path) -> Result:
-    try:
-        strategy = Strategy.load(folder / "strategy.json")
-        facts = {path.stem: json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")}
-        provenance = json.loads((folder / "provenance.json").read_text())
-        budget = strategy.budget
-        job = (
-            str(strategy.model["name"]),
-            str(provenance["data"]["name"]),
-            f"{100 * float(budget['ratio']):g}% of the {budget['kind']}",
-            *_proxy(folder),
-        )
-        found = strategy.provenance
-        return Result(
-            job, found["agent"], strategy.seed or 0, facts, strategy.macs_ratio, found["value"], provenance
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AmcError(f"{folder} is no finished run ({error!r})") from error
-
-
-def _proxy(folder: Path) -> Iterator[str]:
-    """Tell how candidates were judged, where the folder knows: searches differ in it."""
-    path = folder / ".hydra" / "config.yaml"
-    if path.exists():
-        config = OmegaConf.load(path)
-        images, refit = config.data.search_val, config.compressor.sequential_images
-        yield f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
-
-
-def tables(results: Sequence[Result], against: str) -> str:
+def tables(jobs: Jobs, against: str, figures: bool = False) -> str:
     """Return one section of markdown for every job.
 
     Args:
         against: the agent that others are compared with.
+        figures: whether to refer to the figures.
     """
-    jobs: dict[tuple[str, ...], list[Result]] = defaultdict(list)
-    for result in results:
-        jobs[result.job].append(result)
-    return "\n".join(_section(job, own, against) for job, own in jobs.items())
+    return "\n".join(_section(job, own, against, figures) for job, own in jobs.items())
 
 
-def _section(job: tuple[str, ...], results: Sequence[Result], against: str) -> str:
+def _paper(results: Sequence[Result]) -> list[PaperRow]:
+    strategy = results[0].strategy
+    return paper_rows(str(strategy.model["name"]), strategy.budget["kind"], float(strategy.budget["ratio"]))
+
+
+def _section(job: tuple[str, ...], results: Sequence[Result], against: str, figures: bool) -> str:
     agents: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         agents[result.agent].append(result)
     rows = [_row(name, own, agents.get(against, [])) for name, own in agents.items()]
     rows.sort(key=lambda row: -row[0])
-    dense = next((result.top1("dense") for result in results), None)
-    head = [
-        "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
-        "search, CPU s", f"less {against}",
-    ]  # fmt: skip
+    dense = sorted({f"{_known(result.top1('dense')):.2f}" for result in results})
+    paper = _paper(results)
+    head = [*HEAD, f"less {against}"]
     lines = [
         f"## {', '.join(job)}",
         "",
-        f"Dense network: {dense:.2f}% top-1 on the test images. Accuracies in percent: interquartile mean",
-        f"over the seeds with its 95% bootstrap interval; the last column is the row less `{against}`.",
+        f"Dense network: {' or '.join(dense)}% top-1 on the test images. Accuracies in percent:",
+        "interquartile mean over the seeds with its 95% bootstrap interval; the last column is the row less",
+        f"`{against}`.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
         *(line for _, line in rows),
+        *(_paper_line(row, len(head)) for row in paper),
         "",
+        *([f"![{', '.join(job)}](figures/{results[0].slug}.svg)", ""] if figures else []),
+        *_correlations(results),
         *_origin(agents),
+        *(["- (M): from memory of the paper"] if any(row.remembered for row in paper) else []),
         "",
     ]
     return "\n".join(lines)
@@ -141,32 +90,75 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
     drop = bootstrap([full - cut for full, cut in zip(dense, pruned, strict=True)])
     tuned = [value for result in results if (value := result.top1("finetuned")) is not None]
     searches = [result.facts["search"] for result in results if "search" in result.facts]
-    seconds = [search["evaluation_cpu_seconds"] for search in searches]
     theirs = [_known(result.top1("pruned")) for result in others]
     same = not others or results[0].agent == others[0].agent
-    evaluations = [search["evaluations"] for search in searches]
     cells = [
         name,
         ", ".join(str(result.seed) for result in results),
-        f"{bootstrap(evaluations).value:.0f}" if evaluations else "",
-        f"{100 * max(result.macs_ratio for result in results):.2f}%",
+        *_mean([search["evaluations"] for search in searches]),
+        f"{100 * max(result.strategy.macs_ratio for result in results):.2f}%",
         _text(before, len(pruned)),
         _text(drop, len(pruned)),
-        _text(bootstrap(tuned), len(tuned)) if tuned else "",
-        f"{bootstrap(seconds).value:.0f}" if seconds else "",
+        _tuned(tuned, len(results)),
+        *_mean([search["evaluation_cpu_seconds"] for search in searches]),
+        *_mean([search["seconds"] for search in searches]),
         "" if same else _text(bootstrap_difference(pruned, theirs), len(pruned)),
     ]
     return before.value, f"| {' | '.join(cells)} |"
 
 
+def _mean(values: Sequence[float]) -> list[str]:
+    return [f"{bootstrap(values).value:.0f}" if values else ""]
+
+
+def _tuned(values: Sequence[float], runs: int) -> str:
+    """Accuracies after fine-tuning; where not every run was fine-tuned it says how many were."""
+    if not values:
+        return ""
+    return _text(bootstrap(values), len(values)) + (f" ({len(values)} runs)" if len(values) < runs else "")
+
+
+def _paper_line(row: PaperRow, columns: int) -> str:
+    def cell(name: str, value: float | None) -> str:
+        mark = " (M)" if name in row.remembered else ""
+        return "" if value is None else f"{value:.2f}{mark}"
+
+    drop = "" if row.before is None else f"{row.dense - row.before:.2f}"
+    macs = "" if row.macs_ratio is None else f"{100 * row.macs_ratio:.2f}%"
+    name = f"*the paper's {row.agent}, from {row.dense:.2f} on {row.images}*"
+    cells = [name, "", "", macs, cell("before", row.before), drop, cell("after", row.after)]
+    return f"| {' | '.join(cells + [''] * (columns - len(cells)))} |"
+
+
 def _known(value: float | None) -> float:
-    assert value is not None  # the stage evaluate measures dense and pruned
+    if value is None:
+        raise AmcError(
+            "a run's evaluate.json has no dense or pruned network: run stages=[prune,evaluate] on it"
+        )
     return value
 
 
 def _text(interval: Interval, count: int) -> str:
     """An interval; of a single run there is none."""
     return str(interval) if count > 1 else f"{interval.value:.2f}"
+
+
+def _correlations(results: Sequence[Result]) -> Iterator[str]:
+    """Tell what returns foretold, where stage ``correlate`` was run."""
+    names = {"return": "return", "top1_pruned": "accuracy before", "top1_finetuned": "accuracy after"}
+    for result in results:
+        facts = result.facts.get("correlate")
+        if facts is None:
+            continue
+        yield (
+            f"Rank correlation over {facts['policies']} policies that `{result.agent}` met (seed "
+            f"{result.seed}; test images; fine-tuned for {facts['epochs']} epochs each):"
+        )
+        yield ""
+        for pair, (value, low, high) in facts["spearman"].items():
+            one, other = (names[name] for name in pair.split(" ~ "))
+            yield f"- {one} and {other} fine-tuning: {value:.2f} [{low:.2f}, {high:.2f}]"
+        yield ""
 
 
 def _origin(agents: Mapping[str, Sequence[Result]]) -> list[str]:
@@ -195,22 +187,62 @@ def shown_command(command: str) -> str:
     return " ".join(words)
 
 
+def not_run(results: Sequence[Result]) -> str:
+    """Return a section on the recipes (``conf/experiment``) that none of the runs is of."""
+    ran = {result.experiment for result in results}
+    folder = Path(conf.__file__).parent / "experiment"
+    lines = []
+    for path in sorted(folder.glob("*.yaml")):
+        if path.stem not in ran:
+            comment = [
+                line[1:].strip()
+                for line in path.read_text().splitlines()
+                if line.startswith("# ") and "@package" not in line
+            ]
+            command = next(line for line in comment if line.startswith("amc "))
+            about = " ".join(line for line in comment if not line.startswith("amc "))
+            lines.append(f"- **not run here**: `{command}`. {about}")
+    head = [
+        "## Recipes without a run",
+        "",
+        "Complete, and run at toy size by the tests; no figure of ours stands for them.",
+        "",
+    ]
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def write_strategies(jobs: Jobs, folder: Path) -> None:
+    """Write the best strategy of every job and agent by the search's return: test images choose nothing."""
+    for results in jobs.values():
+        for agent in sorted({result.agent for result in results}):
+            best = max((r for r in results if r.agent == agent), key=lambda result: result.value)
+            folder.mkdir(parents=True, exist_ok=True)
+            best.strategy.save(folder / f"{best.slug}_{agent}.json")
+
+
 def main() -> None:
-    """Write the tables."""
+    """Write the tables, and beside them figures and strategies."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of run folders")
-    parser.add_argument("--out", type=Path, help="markdown file; printed if not given")
+    parser.add_argument("--out", type=Path, help="markdown file; printed, and nothing else, if not given")
     parser.add_argument("--against", default="ddpg", help="agent that others are compared with")
     options = parser.parse_args()
     try:
-        text = "# Results\n\n" + tables(read_results(options.folders), options.against)
+        results = read_results(options.folders)
+        jobs = by_job(results)
+        text = f"# Results\n\n{tables(jobs, options.against, options.out is not None)}\n{not_run(results)}"
+        if options.out is None:
+            print(text)
+            return
+        for own in jobs.values():
+            picture = options.out.parent / "figures" / f"{own[0].slug}.svg"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(picture, job_svg(own, _paper(own)))
+        write_strategies(jobs, options.out.parent / "strategies")
+        atomic_write_text(options.out, text)
     except AmcError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(2)
-    if options.out is None:
-        print(text)
-    else:
-        atomic_write_text(options.out, text)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,18 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from experiments.reproduce import main, read_results, shown_command, tables
+import conf
+from amc.strategy import Strategy
+from experiments import reproduce
+from experiments.figures import best_so_far
+from experiments.paper import paper_rows
+from experiments.reproduce import by_job, main, not_run, shown_command, tables
+from experiments.results import read_results
 from tests.experiments.helpers import SMALL, done, workspace
 
 
@@ -21,7 +29,7 @@ def runs(tmp_path_factory):
 
 def test_a_row_an_agent_over_its_seeds_with_the_difference_to_another(runs):
     results = read_results([runs])
-    text = tables(results, "random")
+    text = tables(by_job(results), "random")
     rows = {
         line.split(" | ")[0][2:]: line.split(" | ") for line in text.splitlines() if line.startswith("| ")
     }
@@ -30,7 +38,7 @@ def test_a_row_an_agent_over_its_seeds_with_the_difference_to_another(runs):
     by_agent = {(result.agent, result.seed): result.top1("pruned") for result in results}
     mean = (by_agent["random", 0] + by_agent["random", 1]) / 2
     assert float(rows["random"][4].split()[0]) == pytest.approx(mean, abs=0.01)
-    assert float(rows["uniform"][8].split()[0].rstrip("|")) == pytest.approx(
+    assert float(rows["uniform"][9].split()[0].rstrip("|")) == pytest.approx(
         by_agent["uniform", 0] - mean, abs=0.01
     )
     assert "50% of the macs" in text
@@ -42,7 +50,9 @@ def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path
     text = config.read_text()
     assert "sequential_images: 0" in text
     config.write_text(text.replace("sequential_images: 0", "sequential_images: 16"))
-    heads = [line for line in tables(read_results([copy]), "random").splitlines() if line.startswith("## ")]
+    heads = [
+        line for line in tables(by_job(read_results([copy])), "random").splitlines() if line.startswith("## ")
+    ]
     assert sorted(head.rpartition(", ")[2] for head in heads) == [
         "judged on 32 images",
         "judged on 32 images after a refit on 16",
@@ -66,7 +76,72 @@ def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, 
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_tables_are_written_to_a_file(runs, tmp_path, monkeypatch):
+def test_the_tables_are_written_to_a_file_with_figures_and_strategies_beside(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
-    assert (tmp_path / "R.md").read_text().startswith("# Results")
+    text = (tmp_path / "R.md").read_text()
+    assert text.startswith("# Results")
+    (picture,) = (tmp_path / "figures").iterdir()
+    assert f"(figures/{picture.name})" in text
+    drawn = picture.read_bytes()
+    assert b"<svg" in drawn
+    assert all(part in drawn for part in (b"random (2)", b"uniform (one evaluation)"))
+    names = sorted(path.name for path in (tmp_path / "strategies").iterdir())
+    assert names == ["resnet20_fake_macs50_val32_random.json", "resnet20_fake_macs50_val32_uniform.json"]
+    best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
+    assert Strategy.load(tmp_path / "strategies" / names[0]) == best.strategy
+    main()
+    assert picture.read_bytes() == drawn  # the same runs, the same bytes
+
+
+def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
+    main()
+    best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
+    path = tmp_path / "strategies/resnet20_fake_macs50_val32_random.json"
+    done(
+        *SMALL, f"seed={best.seed}", f"strategy={path}", "stages=[prune,evaluate]", "run_dir=again",
+        f"model.checkpoint={best.folder / 'dense.safetensors'}", cwd=workspace(tmp_path / "cwd"),
+    )  # fmt: skip
+    (again,) = read_results([tmp_path / "cwd/again"])
+    assert again.top1("pruned") == best.top1("pruned")
+    assert again.episodes == []
+    assert "random" in tables(by_job([again]), "ddpg")
+
+
+def test_the_papers_rows_stand_beside_and_what_is_from_memory_is_marked(runs, monkeypatch):
+    (row,) = paper_rows("resnet56", "macs", 0.5)
+    assert paper_rows("resnet20", "macs", 0.5) == []
+    monkeypatch.setattr(reproduce, "paper_rows", lambda *_: [row])
+    text = tables(by_job(read_results([runs])), "random")
+    assert "from 92.80 on CIFAR-10" in text
+    assert "| 90.20 (M) | 2.60 | 91.90 |" in text
+    assert "from memory of the paper" in text
+
+
+def test_correlations_are_told_where_they_were_measured(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    facts = {"policies": 7, "epochs": 2, "spearman": {"return ~ top1_finetuned": [0.5, -0.1, 0.9]}}
+    (copy / "random_1/stages/correlate.json").write_text(json.dumps(facts))
+    text = tables(by_job(read_results([copy])), "random")
+    assert "over 7 policies that `random` met (seed 1; test images; fine-tuned for 2 epochs" in text
+    assert "- return and accuracy after fine-tuning: 0.50 [-0.10, 0.90]" in text
+
+
+def test_recipes_without_a_run_are_named(runs):
+    results = read_results([runs])
+    text = not_run(results)
+    names = sorted(path.stem for path in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
+    assert [name for name in names if f"experiment={name} " in text] == names
+    ran = replace(results[0], provenance={"command": f"amc experiment={names[0]} seed=1"})
+    assert f"experiment={names[0]} " not in not_run([ran])
+
+
+def test_the_best_so_far_does_not_count_what_is_over_the_budget():
+    episodes = [
+        {"return": value, "phase": phase}
+        for value, phase in [(9, "relaxed"), (1, "warmup"), (0, "search"), (8, "relaxed"), (2, "search")]
+    ]
+    first, *others = best_so_far(episodes)
+    assert first != first
+    assert others == [1, 1, 1, 2]

@@ -1,0 +1,49 @@
+"""Figures that AMC's authors give for the jobs that are run here, to stand beside ours.
+
+Source: He et al., AMC (ECCV 2018, arXiv 1802.03494), tables 2 and 4 and section 4.1, and the authors' release
+(mit-han-lab/amc-models). Those marked as from memory have not been checked against the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of the paper: accuracies are top-1 in percent, ``macs_ratio`` counts all of the network.
+
+    Attributes:
+        model, kind, ratio: network and budget.
+        agent: who chose the widths.
+        before: accuracy before fine-tuning; None where the paper gives none.
+        remembered: fields that are from memory.
+        images: what the accuracies are about.
+    """
+
+    model: str
+    kind: str
+    ratio: float
+    agent: str
+    dense: float
+    before: float | None
+    after: float | None
+    macs_ratio: float | None
+    images: str
+    remembered: tuple[str, ...] = ()
+
+
+CIFAR, IMAGENET = "CIFAR-10", "ImageNet's validation images"
+ROWS = (
+    PaperRow("resnet56", "macs", 0.5, "AMC", 92.8, 90.2, 91.9, 0.5, CIFAR, ("before",)),
+    PaperRow("plain20", "macs", 0.5, "AMC", 90.5, 86.4, 90.2, 0.5, CIFAR, ("before",)),
+    PaperRow("plain20", "macs", 0.5, "uniform", 90.5, 84.0, 89.7, 0.5, CIFAR, ("before", "after")),
+    PaperRow("mobilenet_v1", "macs", 0.5, "AMC", 70.9, None, 70.494, 293.87 / 568.74, IMAGENET),
+    PaperRow("mobilenet_v1", "latency", 0.5, "AMC", 70.9, None, 70.2, 273.98 / 568.74, IMAGENET),
+    PaperRow("mobilenet_v2", "macs", 0.7, "AMC", 71.8, None, 70.854, 210.62 / 300.77, IMAGENET),
+)
+
+
+def paper_rows(model: str, kind: str, ratio: float) -> list[PaperRow]:
+    """Return what the paper says of a network under a budget."""
+    return [row for row in ROWS if (row.model, row.kind, row.ratio) == (model, kind, ratio)]

@@ -1,0 +1,110 @@
+"""What runs have measured, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from amc.errors import AmcError
+from amc.strategy import Strategy
+from experiments.episodes import read_episodes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run has measured.
+
+    Attributes:
+        folder: of the run.
+        job: network, data, budget and how candidates were judged: what its table is about.
+        slug: the job in one word.
+        strategy: the widths that were found.
+        facts: what the stages recorded, by stage.
+        provenance: commit, command, device and versions.
+    """
+
+    folder: Path
+    job: tuple[str, ...]
+    slug: str
+    strategy: Strategy
+    facts: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+    @property
+    def agent(self) -> str:
+        """Who searched."""
+        return str(self.strategy.provenance["agent"])
+
+    @property
+    def value(self) -> float:
+        """Return of the strategy on ``search_val``."""
+        return float(self.strategy.provenance["value"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.strategy.seed
+
+    @property
+    def experiment(self) -> str | None:
+        """Recipe (``experiment=NAME``) that was run, if it was one."""
+        words = str(self.provenance["command"]).split()
+        return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
+
+    @cached_property
+    def episodes(self) -> list[dict[str, Any]]:
+        """Lines of ``search.jsonl``; none where another run's strategy was evaluated."""
+        log = self.folder / "search.jsonl"
+        return read_episodes(log) if log.exists() else []
+
+    def top1(self, network: str) -> float | None:
+        """Test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, where it was measured."""
+        found = self.facts["evaluate"].get(network)
+        return None if found is None else float(found["top1"])
+
+
+def read_results(folders: Iterable[Path]) -> list[Result]:
+    """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
+
+    Raises:
+        AmcError: there are none, or a record is damaged.
+    """
+    places = {path.parent.parent for folder in folders for path in folder.rglob("stages/evaluate.json")}
+    found = [_read(place) for place in sorted(places) if (place / "strategy.json").exists()]
+    if not found:
+        raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
+    return found
+
+
+def _read(folder: Path) -> Result:
+    try:
+        strategy = Strategy.load(folder / "strategy.json")
+        facts = {path.stem: json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")}
+        provenance = json.loads((folder / "provenance.json").read_text())
+        model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
+        kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
+        judged, short = _proxy(folder)
+        job = (model, data, f"{share}% of the {kind}", *judged)
+        slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
+        _ = strategy.provenance["agent"], strategy.provenance["value"], facts["evaluate"]["dense"]
+        return Result(folder, job, slug, strategy, facts, provenance)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AmcError(f"{folder} is no finished run ({error!r})") from error
+
+
+def _proxy(folder: Path) -> tuple[list[str], list[str]]:
+    """Tell how candidates were judged, in words and short, where the folder knows: searches differ in it."""
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        return [], []
+    config = OmegaConf.load(path)
+    images, refit = config.data.search_val, config.compressor.sequential_images
+    words = f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
+    return [words], [f"val{images}", *([f"refit{refit}"] if refit else [])]
