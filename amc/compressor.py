@@ -55,6 +55,7 @@ class CompressorSettings:
         cache_mib: bound on the memory for refitted weights.
         sequential_images: calibration images for a sequential refit (``amc.sequential``) of every candidate;
             0 for none. It cannot be looked up: a candidate costs more, but is judged as it is kept.
+        reestimate_norms: whether a sequential refit takes new statistics for batch norms.
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
             on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
@@ -67,6 +68,7 @@ class CompressorSettings:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
+    reestimate_norms: bool = False
     precision: str = "float32"
     racing_risk: float = 0.0
 
@@ -198,7 +200,12 @@ class Compressor:
         if self._sequence is None or tuple(widths) == self.graph.dense_widths:
             return self.folded(widths)
         model = self.pruned_model(widths).eval().to(self._device)
-        self._sequence(model, self.plan.keeps(self.kept(widths)), ridge=self.settings.ridge)
+        self._sequence(
+            model,
+            self.plan.keeps(self.kept(widths)),
+            ridge=self.settings.ridge,
+            reestimate_norms=self.settings.reestimate_norms,
+        )
         return self._shell.load_network(model)
 
     def folded(self, widths: Sequence[int], precision: str | None = None) -> nn.Module:
@@ -233,7 +240,6 @@ class Compressor:
         widths: Sequence[int],
         images: Tensor,
         *,
-        reestimate_norms: bool = True,
         progress: Callable[[int], Any] | None = None,
     ) -> int:
         """Refit a network of these widths in place and return how many layers were refitted.
@@ -247,7 +253,7 @@ class Compressor:
             model,
             self.plan.keeps(self.kept(widths)),
             ridge=self.settings.ridge,
-            reestimate_norms=reestimate_norms,
+            reestimate_norms=self.settings.reestimate_norms,
             progress=progress,
         )
         model.cpu()

@@ -143,13 +143,17 @@ def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
     return "; ".join(found[:most]) + (f"; and {len(found) - most} more" if len(found) > most else "")
 
 
-def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True) -> Graph:
+def exclude_groups(
+    graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True, max_inputs: int | None = None
+) -> Graph:
     """Return the graph with some groups left at full width.
 
     Args:
         patterns: names of groups, ``*`` and ``?`` allowed.
         prune_coupled: False also leaves out the groups that several layers produce together, such as the
             residual stream of a stage: they cost most accuracy before fine-tuning.
+        max_inputs: leaves out groups that a layer with more inputs (channels times kernel) reads: its second
+            moments take the square of them in memory.
 
     Raises:
         AmcError: a pattern fits no group, or no group would be left.
@@ -165,11 +169,18 @@ def exclude_groups(graph: Graph, patterns: Sequence[str], *, prune_coupled: bool
     if not prune_coupled:
         coupled = [group.name for group in graph.groups if len(group.producers) > 1]
         reasons |= dict.fromkeys(coupled, "coupled by a sum, and compressor.prune_coupled is false")
+    if max_inputs is not None:
+        for group in graph.groups:
+            inputs = max((graph.layer(name).inputs for name in group.readers), default=0)
+            if inputs > max_inputs:
+                reasons[group.name] = (
+                    f"read by a layer of {inputs:,} inputs, and compressor.max_inputs is {max_inputs:,}"
+                )
     if not reasons:
         return graph
     kept = tuple(group for group in graph.groups if group.name not in reasons)
     if not kept:
-        raise AmcError("compressor.exclude and prune_coupled leave no channel group to prune")
+        raise AmcError("compressor.exclude, prune_coupled and max_inputs leave no channel group to prune")
     left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
     return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))
 

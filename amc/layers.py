@@ -45,6 +45,11 @@ class Layer:
     flaw: str | None = None
 
     @property
+    def inputs(self) -> int:
+        """How many values one output is a sum over: the columns of the layer as a matrix."""
+        return self.in_channels // self.groups * prod(self.kernel_size)
+
+    @property
     def depthwise(self) -> bool:
         """Whether every channel has a filter of its own."""
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels

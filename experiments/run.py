@@ -238,7 +238,9 @@ class Run:
         config = self.config.compressor
         model = self.fresh_model()
         graph = trace(model, torch.zeros(1, *self.splits.input_shape))
-        graph = exclude_groups(graph, config.exclude, prune_coupled=config.prune_coupled)
+        graph = exclude_groups(
+            graph, config.exclude, prune_coupled=config.prune_coupled, max_inputs=config.max_inputs
+        )
         return with_other_macs(graph, model)
 
     @shared

@@ -204,7 +204,8 @@ class CompressorConfig:
     """See ``amc.compressor.CompressorSettings``.
 
     ``exclude`` lists groups (patterns) that keep every channel; ``prune_coupled`` says whether groups that
-    several layers produce together (residual streams) are pruned.
+    several layers produce together (residual streams) are pruned. A layer of N inputs (channels times kernel)
+    takes N^2 * 8 bytes a few times over; groups that one of more than ``max_inputs`` reads are left whole.
     """
 
     order: str = "obs"
@@ -214,10 +215,12 @@ class CompressorConfig:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
+    reestimate_norms: bool = False
     precision: str = "float32"
     racing_risk: float = 0.0
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
+    max_inputs: int = 10_000
 
 
 @dataclass
@@ -235,7 +238,6 @@ class PruneConfig:
     """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``)."""
 
     sequential: bool = True
-    reestimate_norms: bool = True
 
 
 @dataclass

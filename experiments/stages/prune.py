@@ -86,11 +86,10 @@ def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.M
 def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, widths: tuple[int, ...]) -> int:
     """Refit the cut network layer by layer; one that cannot be traced keeps the weights of the search."""
     refined = copy.deepcopy(model)
-    images, norms = run.splits.calibration.images, run.config.prune.reestimate_norms
     with tqdm(desc="refit", unit="operation", disable=None, leave=False) as bar:
         try:
             count = compressor.refit_in_sequence(
-                refined, widths, images, reestimate_norms=norms, progress=bar.update
+                refined, widths, run.splits.calibration.images, progress=bar.update
             )
         except AmcError as error:
             print(f"prune: no sequential refit: {error}")

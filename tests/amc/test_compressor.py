@@ -215,7 +215,7 @@ def test_fingerprint_follows_weights_groups_and_data_but_not_the_cache(trained):
 
 
 def test_candidates_refitted_in_sequence_agree_better(trained, data):
-    looked_up, sequential = make(trained, data), make(trained, data, sequential_images=16)
+    looked_up, sequential = make(trained, data), make(trained, data, sequential_images=64)
     widths = halved(looked_up)
     assert sequential.evaluate(widths).agreement > looked_up.evaluate(widths).agreement
     assert sequential.dense == looked_up.dense

@@ -146,6 +146,21 @@ def test_exclude_by_name_and_pattern(example):
     assert exclude_groups(graph, []) is graph
 
 
+def test_groups_that_a_layer_of_too_many_inputs_reads_are_left_whole():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 6), nn.Linear(6, 2)
+    )
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    assert [graph.layer(name).inputs for name in ("0", "2", "4", "5")] == [27, 36, 80, 6]
+    fewer = exclude_groups(graph, [], max_inputs=79)
+    assert fewer.group_names == ("0", "4")
+    assert fewer.unprunable[-1].name == "2"
+    assert "80 inputs, and compressor.max_inputs is 79" in fewer.unprunable[-1].reason
+    assert exclude_groups(graph, [], max_inputs=80) is graph
+    with pytest.raises(AmcError, match="max_inputs leave no channel group"):
+        exclude_groups(graph, [], max_inputs=5)
+
+
 def test_coupled_groups_can_be_left_whole(example):
     fewer = exclude_groups(trace(Residual(), example), [], prune_coupled=False)
     assert fewer.group_names == ("same.0.0", "down.0.0")

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.errors import AmcError
@@ -73,6 +74,67 @@ def test_the_error_of_the_other_branch_is_made_up_for(data):
         uncorrected = branch + network.same(network.stem(images))
         corrected = branch + broken.same(branch)
     assert (corrected - wanted).square().mean() < 0.9 * (uncorrected - wanted).square().mean()
+
+
+class LateShortcut(nn.Module):
+    """Like the blocks of most residual networks: the shortcut is computed after the layers beside it."""
+
+    def __init__(self, spoil=False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, CLASSES)
+        self.spoil = spoil
+
+    def forward(self, images):
+        x = torch.relu(self.stem(images))
+        out = self.conv(x)
+        if self.spoil:
+            x.mul_(0.5)
+        return self.head((out + self.down(x)).mean((2, 3)))
+
+
+def test_a_shortcut_that_is_computed_late_is_computed_before_the_layer_that_corrects_it(data):
+    network = randomised(LateShortcut(), seed=2).eval()
+    images = data.calibration.images
+    refit = SequentialRefit(network, images)
+    assert [node.name for node in refit._nodes if node.op == "call_module"] == [
+        "stem",
+        "down",
+        "conv",
+        "head",
+    ]
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.down.weight[:, :4] = 0
+    refit(broken, {}, reestimate_norms=False)
+    assert refit._targets["conv"].branch == "down"
+    assert refit._targets["down"].branch is None  # one corrects the other, not both each other
+
+    with torch.no_grad():
+        x = torch.relu(network.stem(images))
+        found = (broken.conv(x) + broken.down(x) - network.conv(x) - network.down(x)).square().mean()
+        alone = (broken.down(x) - network.down(x)).square().mean()
+    assert found < 0.9 * alone
+
+
+def test_an_operation_in_place_forbids_another_order(data):
+    network = randomised(LateShortcut(spoil=True), seed=2).eval()
+    refit = SequentialRefit(network, data.calibration.images)
+    assert [node.name for node in refit._nodes if node.op == "call_module"] == [
+        "stem",
+        "conv",
+        "down",
+        "head",
+    ]
+
+
+def test_residual_networks_of_the_zoo_are_corrected_in_every_block_but_the_first(data):
+    refit = SequentialRefit(randomised(resnet20(CLASSES)).eval(), data.calibration.images[:8])
+    ends = {name: target.branch for name, target in refit._targets.items() if name.endswith("conv2")}
+    assert len(ends) == 9
+    assert all(branch is not None for branch in ends.values())
 
 
 @pytest.mark.parametrize("intercept", [True, False])

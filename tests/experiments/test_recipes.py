@@ -1,0 +1,39 @@
+"""Every recipe runs to its end at toy size: other images and sizes, the same stages and settings."""
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from tests.experiments.helpers import done, read_json
+
+RECIPES = sorted(path.stem for path in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
+QUICK = {"resnet20_cifar10": 8, "plain20_cifar10": 8, "resnet56_cifar10": 8}
+"""Recipes of small networks, and the image size; the others are marked slow."""
+TOY = (
+    "data=fake", "data.num_classes=10", "data.train=160", "data.batch_size=8", "data.search_val=16",
+    "data.calibration=64", "data.test=16", "train.epochs=1", "train.lr=0.01", "finetune.epochs=1",
+    "finetune.lr=0.01", "agent.episodes=2", "agent.warmup_episodes=1", "latency.rounds=2",
+    "latency.backends=[torch]", "threads=1", "run_dir=run",
+)  # fmt: skip
+DETECTOR = (
+    *(word for word in TOY if "data.num_classes" not in word), "data.num_classes=91",
+    "data.calibration=4", "data.search_val=2",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
+def test_a_recipe_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    if name == "fasterrcnn_coco":
+        words = (*DETECTOR, "data.image_size=64", "stages=[train,search,prune,export,benchmark]")
+    else:
+        words = (*TOY, f"data.image_size={QUICK.get(name, 32)}", "compressor.sequential_images=0")
+    done(f"experiment={name}", *words, cwd=tmp_path)
+    search = read_json(tmp_path / "run/stages/search.json")
+    assert search["evaluations"] >= 1
+    facts = read_json(tmp_path / "run/stages/prune.json")
+    assert facts["sliced_equals_cut"]
+    assert facts["macs_ratio"] < 1
