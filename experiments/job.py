@@ -20,6 +20,7 @@ from amc.strategy import Strategy
 from experiments.budgets import folder_name, listed_budgets, own_overrides
 from experiments.episodes import read_episodes
 from experiments.fronts import fronts, strategy_at, write_strategies
+from experiments.lock import locked
 from experiments.provenance import provenance
 from experiments.remembered import remembering
 from experiments.run import DENSE, LATENCY_MODEL, Run
@@ -44,7 +45,8 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         for kind, ratio in budgets:
             parts.append(run.for_budget(kind, ratio, run.folder / folder_name(kind, ratio)))
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
-            with _remembering(parts[-1], own_overrides(kind, ratio, overrides)):
+            own = own_overrides(kind, ratio, overrides)
+            with locked(parts[-1].folder), _remembering(parts[-1], own):
                 run_stages(parts[-1], parts[-1].stages)
     finally:
         run.release()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,61 +19,105 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import AmcError
-from experiments import model_source, schema
+from experiments import model_source, multirun, schema
+from experiments.lock import locked
 from experiments.remembered import remembering, with_remembered
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _failures: list[AmcError] = []
+_log = logging.getLogger("amc")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(cfg: DictConfig) -> None:
+    given, folder = list(HydraConfig.get().overrides.task), Path(HydraConfig.get().runtime.output_dir)
+    if not multirun.is_multirun():
+        try:
+            _job(cfg, folder, given)
+        except AmcError as error:  # kept from Hydra, which would print more than the one line
+            _failures.append(error)
+        except OSError as error:
+            _failures.append(_file_error(error))
+        return
+    _see_current_directory()  # this may be another process than that of main
+    with locked(folder):
+        try:
+            _job(cfg, folder, given)
+        except AmcError as error:
+            _log.error("%s", error)
+            multirun.record_failure(folder, str(error), given)
+        except Exception as error:  # a fault of ours must not cost the other jobs
+            _log.exception("unexpected error")
+            multirun.record_failure(folder, f"{type(error).__name__}: {error}", given)
+
+
+def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     from experiments.budgets import check_given
     from experiments.job import run_job
     from experiments.run import Run
 
-    try:
-        for key in _unknown_keys(cfg):
-            raise AmcError(f"unknown key {key!r} in the configuration; is it a typo?")
-        config = OmegaConf.to_object(cfg)
-        assert isinstance(config, schema.Config)
-        run = Run(config, Path(HydraConfig.get().runtime.output_dir))
-        given = list(HydraConfig.get().overrides.task)
+    for key in _unknown_keys(cfg):
+        raise AmcError(f"unknown key {key!r} in the configuration; is it a typo?")
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, schema.Config)
+    run = Run(config, folder)
+    multirun.forget_failure(folder)
+    with remembering(folder, given, keep=multirun.is_multirun()):
         check_given(config.budget, given)
         run.check()
-        with remembering(run.folder, given):
-            run_job(run, given)
-    except AmcError as error:  # kept from Hydra, which would print more than the one line; other jobs go on
-        _failures.append(error)
-    except OSError as error:
-        _failures.append(_file_error(error))
+        run_job(run, given)
 
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and a non-zero status."""
     schema.register()
     model_source.register()
-    if "" not in sys.path:  # a user's own factory or reward may lie in the current directory
-        sys.path.append("")
+    _see_current_directory()
     asked = os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"  # Hydra hands its errors on instead of printing them
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.argv[1:] = with_remembered(sys.argv[1:])
         _failures.clear()
-        _app()
+        with multirun.command():
+            _app()
+            _tell_failed_jobs()
         if _failures:
             raise _failures[0]
+    except multirun.Refused as refusal:
+        _fail(str(refusal), 2)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "stopped", 130)
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
         if asked:
             raise
-        _fail(_message(error), 2)
+        _tell_failed_jobs(_message(error))
+    except Exception as error:
+        if asked or not multirun.has_many():
+            raise
+        _tell_failed_jobs(f"the launcher ended with {type(error).__name__}: {error}")
     finally:
         signal.signal(signal.SIGTERM, handler)
         if asked is None:
             del os.environ[_FULL_ERROR]
+
+
+def _see_current_directory() -> None:
+    """A user's own factory or reward may lie there."""
+    if "" not in sys.path:
+        sys.path.append("")
+
+
+def _tell_failed_jobs(error: str | None = None) -> None:
+    """End a multirun that met an ``error`` or of which jobs have failed, with a line for each of those."""
+    lines = multirun.failures()
+    if lines:
+        head = error or f"{len(lines)} of the jobs failed"
+        listed = "".join(f"\n  {_line(line)}" for line in lines)
+        print(f"amc: {_line(head)}; amc run_dir=FOLDER takes a job up again{listed}", file=sys.stderr)
+        sys.exit(2)
+    if error is not None:
+        _fail(error, 2)
 
 
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
@@ -80,8 +125,12 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"amc: {' '.join(message.split())}", file=sys.stderr)
+    print(f"amc: {_line(message)}", file=sys.stderr)
     sys.exit(status)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _message(error: Exception) -> str:

@@ -9,6 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+
+from experiments.multirun import is_multirun
+
 if TYPE_CHECKING:
     from experiments.run import Run
 
@@ -37,8 +41,9 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def command(run: Run) -> str:
-    """Return the command line that was run, without the folder it was run in."""
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("run_dir=")]
+    """Return the command line that was run, without the folder it was run in; of many jobs this one's."""
+    given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
+    arguments = [argument for argument in given if not argument.startswith("run_dir=")]
     return " ".join(["amc", *arguments])
 
 

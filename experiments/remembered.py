@@ -42,8 +42,14 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def remembering(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Keep the overrides of a command for as long as it runs, and after it if it was not refused."""
+def remembering(folder: Path, overrides: Sequence[str], *, keep: bool = False) -> Iterator[None]:
+    """Keep the overrides of a command for as long as it runs, and after it if it was not refused.
+
+    Args:
+        folder: the run folder.
+        overrides: of the command.
+        keep: even if it was refused: nobody has typed the overrides of one job of many.
+    """
     path = folder / FILE
     before = path.read_bytes() if path.exists() else None
     stages = next((o for o in overrides if key_of(o) == "stages"), None)
@@ -53,6 +59,8 @@ def remembering(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except AmcError:
+        if keep:
+            raise
         if before is None:
             path.unlink()
         else:

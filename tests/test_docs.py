@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.experiments.helpers import SMALL, done
 from tests.experiments.test_config import composed
@@ -22,8 +24,16 @@ COMMANDS = [line for line in LINES if line.startswith("amc ")]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command):
-    overrides = [word for word in shlex.split(command)[1:] if not word.startswith("-")]
-    assert composed(*overrides).stages
+    words = shlex.split(command)[1:]
+    overrides = [word for word in words if not word.startswith(("-", "hydra/launcher", "hydra.launcher"))]
+    for job in jobs(overrides) if "-m" in words else [overrides]:
+        assert composed(*job).stages
+
+
+def jobs(overrides):
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    return batch
 
 
 def test_there_are_commands_and_every_make_target_exists():

@@ -175,7 +175,9 @@ def artifacts(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".hydra" not in path.parts and path.name not in ("amc.log", "provenance.json")
+        if path.is_file()
+        and ".hydra" not in path.parts
+        and path.name not in ("amc.log", "provenance.json", ".lock")
     }
 
 

@@ -17,7 +17,11 @@ from experiments.stages import STAGES
 from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
 
 CONF = Path(conf.__file__).parent
-OPTIONS = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path != CONF / "config.yaml")
+OPTIONS = sorted(
+    path.relative_to(CONF)
+    for path in CONF.rglob("*.yaml")
+    if path.name != "config.yaml" and path.parent.name != "sweep"  # those are files for wandb
+)
 
 
 def composed(*overrides: str) -> schema.Config:

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from amc.errors import AmcError
+from experiments import lock
+from experiments.lock import locked
+from tests.experiments.helpers import TINY, amc, artifacts, done, refused, workspace
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from experiments.lock import locked
+with locked(Path("run")):
+    if "fork" in sys.argv and os.fork() == 0:
+        print("ready", os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    if "fork" not in sys.argv:
+        print("ready", os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def cwd(tmp_path: Path) -> Path:
+    return workspace(tmp_path)
+
+
+def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDER, *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(params=["alone", "fork"])
+def holder(request: pytest.FixtureRequest, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that works in the folder "run"; with "fork" it has a child that outlives it."""
+    process = start(cwd, request.param)
+    assert process.stdout is not None
+    last = int(process.stdout.readline().split()[1])
+    yield process
+    for number in {process.pid, last}:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_second_process_is_told_in_one_line_and_changes_nothing(
+    holder: subprocess.Popen[str], cwd: Path
+) -> None:
+    refused(amc(*TINY, "run_dir=run", cwd=cwd), "another process works in run")
+    assert os.listdir(cwd / "run") == [lock.FILE]
+    holder.kill()  # which says nothing to anybody
+    holder.wait()
+    done(*TINY, "stages=[train]", "run_dir=run", cwd=cwd)
+
+
+def test_a_folder_is_given_back_after_any_end(cwd: Path) -> None:
+    refused(amc(*TINY, "run_dir=run", "budget.macs_ratio=0.0001", cwd=cwd), "budget.macs_ratio")
+    done(*TINY, "run_dir=run", "stages=[train]", cwd=cwd)
+    with locked(cwd / "run"):
+        pass
+
+
+def test_a_folder_of_several_budgets_and_each_of_its_parts_is_locked(cwd: Path) -> None:
+    job = (*TINY, "run_dir=run", "stages=[train,search]", "agent=greedy", "budget.macs_ratios=[0.5,0.7]")
+    with locked(cwd / "run/macs_0.70"):
+        refused(amc(*job, cwd=cwd), "another process works in", "macs_0.70")
+    assert (cwd / "run/macs_0.50/strategy.json").exists()
+    done(*job, cwd=cwd)
+    assert (cwd / "run/macs_0.70/strategy.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    assert artifacts(tmp_path) == {}
+
+
+def test_a_lock_is_held_until_the_end(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(AmcError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
