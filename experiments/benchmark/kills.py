@@ -53,18 +53,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         expected = _results(whole)
         rows = []
         for number in tqdm(range(options.kills), desc="kills", disable=None):
-            broken = shutil.copytree(trained, Path(scratch) / f"broken_{number}")
+            broken = Path(scratch) / f"broken_{number}"
             command = [*job, STAGES, f"run_dir={broken}"]
             moment = moments.uniform(0, seconds)
-            killed = _kill(command, moment)
+            shutil.copytree(trained, broken)
+            while not _kill(command, moment):  # it was quicker this time and ended before
+                shutil.rmtree(broken)
+                shutil.copytree(trained, broken)
+                moment = moments.uniform(0, moment)
+            done = _episodes(broken)
             _finish(command)
             results = _results(broken)
             differs = sorted(name for name in expected if results.get(name) != expected[name])
-            rows.append({"after_seconds": round(moment, 2), **killed, "differs": differs})
+            rows.append({"after_seconds": round(moment, 2), "episodes_done": done, "differs": differs})
             shutil.rmtree(broken)
     return {
-        "kills": sum(row["killed"] for row in rows),
-        "identical": sum(row["killed"] and not row["differs"] for row in rows),
+        "kills": len(rows),
+        "identical": sum(not row["differs"] for row in rows),
         "unbroken_seconds": round(seconds, 2),
         "compared": sorted(expected),
         "runs": rows,
@@ -81,17 +86,19 @@ def _finish(arguments: list[str]) -> None:
         raise AmcError(f"the job failed with status {done.returncode}: {done.stderr.strip()[-400:]}")
 
 
-def _kill(arguments: list[str], moment: float) -> dict[str, Any]:
-    """Start a job and kill it; a quick one may end before."""
+def _kill(arguments: list[str], moment: float) -> bool:
+    """Start a job and kill it after so many seconds; return whether it was still at work."""
     process = subprocess.Popen(_command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
         process.kill()
-    folder = Path(arguments[-1].removeprefix("run_dir="))
+    return process.wait() < 0
+
+
+def _episodes(folder: Path) -> int:
     log = folder / "search.jsonl"
-    episodes = log.read_bytes().count(b"\n") if log.exists() else 0
-    return {"killed": process.wait() < 0, "episodes_done": episodes}
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def _results(folder: Path) -> dict[str, Any]:

@@ -61,5 +61,5 @@ def test_regret_is_never_negative_and_zero_where_the_optimum_is_found(capsys, mo
 @pytest.mark.slow
 def test_killed_jobs_end_identical(capsys, monkeypatch):
     found = measured(capsys, monkeypatch, "kills", "--kills", "2", "train.epochs=1", "agent.episodes=15")
-    assert found["identical"] == found["kills"]
+    assert found["identical"] == found["kills"] == 2
     assert {"strategy.json", "search.jsonl", "model.safetensors", "agent.zip"} <= set(found["compared"])
