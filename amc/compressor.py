@@ -55,7 +55,8 @@ class CompressorSettings:
         cache_mib: bound on the memory for refitted weights.
         sequential_images: calibration images for a sequential refit (``amc.sequential``) of every candidate;
             0 for none. It cannot be looked up: a candidate costs more, but is judged as it is kept.
-        reestimate_norms: whether a sequential refit takes new statistics for batch norms.
+        reestimate_norms: whether a sequential refit takes new statistics for batch norms
+            (``SequentialRefit.__call__`` says when that is better).
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
             on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
@@ -68,7 +69,7 @@ class CompressorSettings:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
-    reestimate_norms: bool = False
+    reestimate_norms: bool = True
     precision: str = "float32"
     racing_risk: float = 0.0
 

@@ -107,7 +107,7 @@ class SequentialRefit:
         keeps: Mapping[str, Keep],
         *,
         ridge: float = 1e-4,
-        reestimate_norms: bool = False,
+        reestimate_norms: bool = True,
         progress: Progress = None,
     ) -> int:
         """Refit ``pruned`` in place and return how many layers were refitted.
@@ -117,7 +117,8 @@ class SequentialRefit:
             keeps: kept indices of every module's axes (``SlicePlan.keeps``).
             reestimate_norms: whether batch norms take their statistics from the pruned network. What least
                 squares cannot explain it leaves out, so outputs vary less than the dense ones; new statistics
-                would blow them up again, errors included.
+                restore the scale, errors included. That is better where much is lost at every layer, and
+                worse where little is: compare the two on the network at hand.
         """
         modules = dict(pruned.named_modules())
         altered: set[str] = set()

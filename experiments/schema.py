@@ -215,7 +215,7 @@ class CompressorConfig:
     batch_size: int = 128
     cache_mib: int = 1024
     sequential_images: int = 0
-    reestimate_norms: bool = False
+    reestimate_norms: bool = True
     precision: str = "float32"
     racing_risk: float = 0.0
     exclude: list[str] = field(default_factory=list)
