@@ -29,11 +29,21 @@ def random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
 
 
 def eager_logits(model: nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
-    """Return the logits of ``model``, in eval mode on the CPU, for ``images``."""
+    """Return the logits of ``model``, in eval mode on the CPU, for ``images``.
+
+    Raises:
+        AmcError: it returns something else than one tensor.
+    """
     import torch
 
     with torch.inference_mode():
-        logits: NDArray[np.float32] = eval_on_cpu(model)(images).numpy()
+        found = eval_on_cpu(model)(images)
+    if not isinstance(found, torch.Tensor):
+        raise AmcError(
+            f"{type(model).__name__} returns a {type(found).__name__}, expected one tensor: networks with "
+            "several outputs are not exported or timed"
+        )
+    logits: NDArray[np.float32] = found.numpy()
     return logits
 
 

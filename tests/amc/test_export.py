@@ -8,6 +8,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import export_onnx
+from amc.export.reference import eager_logits
 
 
 class Residual(nn.Module):
@@ -81,3 +82,12 @@ def test_wrong_input_shape_is_told_in_one_line(model, tmp_path):
     with pytest.raises(AmcError, match=r"Residual does not export to ONNX .* \(1, 16, 16\)") as error:
         export_onnx(model, (1, 16, 16), tmp_path / "net.onnx")
     assert "\n" not in str(error.value)
+
+
+def test_a_network_with_several_outputs_is_refused_in_one_line():
+    class Two(nn.Module):
+        def forward(self, x):
+            return {"a": x, "b": x}
+
+    with pytest.raises(AmcError, match="Two returns a dict, expected one tensor"):
+        eager_logits(Two(), torch.zeros(1, 3, 4, 4))
