@@ -97,7 +97,9 @@ class SequentialRefit:
         sooner = branches_first(nodes, modules)
         wanted = graph.output_node().all_input_nodes
         found = [_run(order, self._dense, modules, self._images[:2], wanted) for order in (nodes, sooner)]
-        same = all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        same = all(
+            isinstance(one, Tensor) and torch.equal(one, other) for one, other in zip(*found, strict=True)
+        )
         return sooner if same else nodes  # an operation in place can forbid another order
 
     @torch.no_grad()
@@ -275,12 +277,12 @@ def _run(
     modules: Mapping[str, nn.Module],
     images: Tensor,
     wanted: Sequence[fx.Node],
-) -> list[Tensor]:
-    """Carry operations out in an order and return tensors that are wanted."""
+) -> list[Any]:
+    """Carry operations out in an order and return the values that are wanted."""
     values: dict[fx.Node, Any] = {}
     for node in order:
         values[node] = images.clone() if node.op == "placeholder" else _call(node, values, root, modules)
-    return [values[node] for node in wanted if isinstance(values[node], Tensor)]
+    return [values[node] for node in wanted]
 
 
 class _Tracer(fx.Tracer):

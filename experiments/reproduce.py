@@ -15,13 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 import conf
 from amc.errors import AmcError
 from amc.files import atomic_write_text
 from experiments.figures import job_svg
 from experiments.paper import PaperRow, paper_rows
 from experiments.results import Result, read_results
-from experiments.statistics import Interval, bootstrap, bootstrap_difference
+from experiments.statistics import Interval, bootstrap, bootstrap_difference, interquartile_mean
 
 HEAD = (
     "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
@@ -95,20 +97,20 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
     cells = [
         name,
         ", ".join(str(result.seed) for result in results),
-        *_mean([search["evaluations"] for search in searches]),
+        _mean([search["evaluations"] for search in searches]),
         f"{100 * max(result.strategy.macs_ratio for result in results):.2f}%",
         _text(before, len(pruned)),
         _text(drop, len(pruned)),
         _tuned(tuned, len(results)),
-        *_mean([search["evaluation_cpu_seconds"] for search in searches]),
-        *_mean([search["seconds"] for search in searches]),
+        _mean([search["evaluation_cpu_seconds"] for search in searches]),
+        _mean([search["seconds"] for search in searches]),
         "" if same else _text(bootstrap_difference(pruned, theirs), len(pruned)),
     ]
     return before.value, f"| {' | '.join(cells)} |"
 
 
-def _mean(values: Sequence[float]) -> list[str]:
-    return [f"{bootstrap(values).value:.0f}" if values else ""]
+def _mean(values: Sequence[float]) -> str:
+    return f"{interquartile_mean(np.asarray(values)):.0f}" if values else ""
 
 
 def _tuned(values: Sequence[float], runs: int) -> str:

@@ -23,6 +23,7 @@ from experiments.stages.prune import cut
 from experiments.statistics import bootstrap_correlation
 
 if TYPE_CHECKING:
+    from amc.compressor import Compressor
     from experiments.run import Run
 
 PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))
@@ -77,7 +78,7 @@ def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float
     return found
 
 
-def _judged(run: Run, compressor: Any, widths: tuple[int, ...]) -> dict[str, float]:
+def _judged(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> dict[str, float]:
     model, facts = cut(run, compressor, widths)
     row = {"macs_ratio": facts["macs_ratio"], "top1_pruned": test_top1(run, model)}
     if run.config.finetune.epochs > 0:
