@@ -1,5 +1,6 @@
 """Weights on disk: read them safely, load them strictly, write them atomically."""
 
+import hashlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -92,6 +93,15 @@ def save_safetensors(
         for key, tensor in tensors.items()
     }
     atomic_write_bytes(path, safetensors.torch.save(copies, metadata))
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Hash names, shapes, types and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _check_file(path: Path) -> None:

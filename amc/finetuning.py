@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from amc.checkpoint import state_digest
 from amc.data import Splits, check_labels
 from amc.data.splits import mix
 from amc.errors import AmcError
@@ -281,8 +282,8 @@ class _Run:
             "device": self.device.type,
             "seed": self.seed,
             "data": [self.splits.name, self.splits.fingerprint, self.splits.steps_per_epoch],
-            "model": _digest(self.model.state_dict().items()),
-            "teacher": _digest(self.teacher.state_dict().items()) if self.teacher is not None else None,
+            "model": state_digest(self.model.state_dict()),
+            "teacher": state_digest(self.teacher.state_dict()) if self.teacher is not None else None,
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -327,14 +328,6 @@ class _Run:
             _log.warning("%s cannot be read (%s): training starts anew", self.checkpoint, error)
             return 0, 0.0
         return int(about["epoch"]), float(about["best"])
-
-
-def _digest(state: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in state:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

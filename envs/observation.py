@@ -42,10 +42,15 @@ class GroupFeatures:
 
 def group_features(graph: Graph) -> tuple[GroupFeatures, ...]:
     """Describe the leading layer of every group."""
+    return layer_features(graph, [group.leading for group in graph.groups])
+
+
+def layer_features(graph: Graph, names: Sequence[str]) -> tuple[GroupFeatures, ...]:
+    """Describe layers that are decided one after the other."""
     place = {layer.name: i for i, layer in enumerate(graph.layers)}
     features = []
-    for t, group in enumerate(graph.groups):
-        layer = graph.layer(group.leading)
+    for t, name in enumerate(names):
+        layer = graph.layer(name)
         rest = sum(later.macs for later in graph.layers[place[layer.name] + 1 :])
         features.append(
             GroupFeatures(

@@ -40,6 +40,7 @@ from amc.allocation import (
 from amc.budget import Budget, WidthSpace
 from amc.errors import AmcError
 from amc.ranking import Importance
+from amc.sparsity import check_order as check_weight_order
 from envs import Reward
 from experiments.schema import (
     AgentConfig,
@@ -47,6 +48,7 @@ from experiments.schema import (
     EvolutionConfig,
     NetAdaptConfig,
     SACConfig,
+    SparsifyConfig,
     TD3Config,
     TPEConfig,
 )
@@ -55,6 +57,8 @@ Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
 
 ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "greedy")
 """Agents that do not search: one evaluation."""
+RANKED = ("global_l1", "global_taylor")
+"""Those of them that rank channels."""
 NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", *ALLOCATIONS)
 GUIDES = ("none", "uniform", "greedy")
 LEARNERS: Mapping[type[AgentConfig], tuple[type, Callable[..., SearchResult]]] = {
@@ -115,6 +119,30 @@ def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> Non
         raise AmcError(
             f"compressor.racing_risk is {racing_risk}, but the networks of agent=netadapt become smaller at "
             "every step, so that all would lose against the first; use compressor.racing_risk=0"
+        )
+
+
+def check_sparsify(config: SparsifyConfig, agent: AgentConfig, reward: Reward) -> None:
+    """Refuse rounds of fine-grained pruning that make no sense, or an agent that looks at channels only.
+
+    Raises:
+        AmcError: says which setting.
+    """
+    check_weight_order(config.order)
+    if not 0 < config.min_density <= 1:
+        raise AmcError(f"sparsify.min_density is {config.min_density}; expected a share in (0, 1]")
+    falling = sorted(set(config.densities), reverse=True)
+    if not falling or falling != config.densities or falling[0] > 1 or falling[-1] < config.min_density:
+        raise AmcError(
+            f"sparsify.densities is {config.densities}; expected falling shares of the weights, from at most "
+            f"1 to at least sparsify.min_density={config.min_density}"
+        )
+    if agent.name in RANKED:
+        raise AmcError(f"agent={agent.name} ranks channels, but stage sparsify decides single weights")
+    if not reward.enforces_budget:
+        raise AmcError(
+            f"reward={reward.name} enforces no budget, but stage sparsify has to meet sparsify.densities; "
+            "use reward=accuracy or agreement"
         )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from agents import Episode
+from tqdm import tqdm
+
+from agents import Episode, OnEpisode
 from amc.budget import Cost
 from amc.errors import AmcError
 from amc.memo import Evaluation
@@ -58,6 +61,34 @@ class EpisodeWriter:
         if improved:
             self.best_value, self.best_evaluation = episode.value, evaluation
         return improved
+
+
+def watching(
+    writer: EpisodeWriter,
+    bar: tqdm,
+    log: Callable[[dict[str, float], int], None],
+    keep: Callable[[Episode], None] = lambda episode: None,
+    name: str = "search",
+) -> OnEpisode:
+    """Return what an agent tells of its episodes: they are written, shown and sent to the tracker.
+
+    Args:
+        keep: called with every episode that is better than those before it.
+        name: of the metrics.
+    """
+
+    def on_episode(episode: Episode) -> None:
+        evaluation = episode.info["evaluation"]
+        if writer.write(episode, evaluation):
+            keep(episode)
+        best = writer.best_evaluation
+        if best is not None:
+            bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
+        bar.update()
+        metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
+        log({f"{name}/{key}": value for key, value in metrics.items()}, episode.index)
+
+    return on_episode
 
 
 def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dict[str, Any]:

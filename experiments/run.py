@@ -35,7 +35,7 @@ from amc.strategy import GroupWidth, Strategy
 from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages
-from experiments.agents import check_agent, check_search
+from experiments.agents import check_agent, check_search, check_sparsify
 from experiments.backends import backend_of, check_measuring
 from experiments.budgets import KINDS, asked_budgets, single_budget
 from experiments.provenance import provenance
@@ -115,6 +115,9 @@ class Run:
             for kind, ratio in asked_budgets(config.budget):
                 if kind != "latency" or self.profiled:  # what is not measured yet is checked by the search
                     self._budget(kind, ratio).check_feasible(self.space)
+        if "sparsify" in config.stages:
+            check_sparsify(config.sparsify, config.agent, self.reward)
+            self._check_classifies("sparsify")
         if "profile" in self.stages and not self.profiled:
             self.available_backend()
 
@@ -136,6 +139,10 @@ class Run:
                 f"reward={self.config.reward} needs a network that returns one tensor (N, classes); "
                 f"{self.spec.name} does not: reward=agreement compares what it returns with the dense network"
             )
+
+    def _check_classifies(self, stage: str) -> None:
+        if not self.graph.classifies:
+            raise AmcError(f"stage {stage} needs a classifier; {self.spec.name} does not return logits")
 
     def for_budget(self, kind: str, ratio: float, folder: Path) -> Run:
         """Return the run of one budget, in a folder of its own; it shares this run's data and compressor.

@@ -356,6 +356,19 @@ class CorrelateConfig:
 
 
 @dataclass
+class SparsifyConfig:
+    """Fine-grained pruning: what share of the weights is left after each round of search and fine-tuning.
+
+    ``order`` ranks a layer's weights: curvature or magnitude (``amc.sparsity``); ``min_density`` is the least
+    that a layer keeps.
+    """
+
+    densities: list[float] = field(default_factory=lambda: [0.5, 0.35, 0.25, 0.2])
+    min_density: float = 0.05
+    order: str = "curvature"
+
+
+@dataclass
 class TrackerConfig:
     """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
 
@@ -394,6 +407,7 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+    sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.files import atomic_write_text
-from amc.report.plots import fronts_svg, scatter_svg, search_svg, widths_svg
+from amc.report.plots import densities_svg, fronts_svg, scatter_svg, search_svg, widths_svg
 
 Json = Mapping[str, Any]
 
@@ -110,6 +110,29 @@ def write_budgets_html(
     plots = _fronts(points, fronts, dense, chosen) if points else ""
     body = (("Budgets", _table(rows)), ("Pareto fronts", plots), ("Provenance", _provenance(about)))
     page = _page(about, "Channel pruning under several budgets", (_section(*part) for part in body))
+    atomic_write_text(Path(path), "".join(page))
+
+
+def write_sparsity_html(
+    path: str | os.PathLike[str], about: Json, rows: Sequence[Sequence[str]], rounds: Sequence[Json]
+) -> None:
+    """Write what rounds of fine-grained pruning left, as ``write_html`` does for channels.
+
+    Args:
+        path: The file to write.
+        about: optionally ``model``, ``data``, ``seed`` and ``provenance``.
+        rows: the table, its head first.
+        rounds: ``density`` of each and its ``layers``, with ``name`` and the counts ``weights`` and ``kept``.
+
+    Raises:
+        AmcError: The file cannot be written.
+    """
+    parts = (
+        ("Rounds", _table(rows)),
+        ("Weights kept per layer", densities_svg(rounds)),
+        ("Provenance", _provenance(about)),
+    )
+    page = _page(about, "Fine-grained pruning", (_section(*part) for part in parts))
     atomic_write_text(Path(path), "".join(page))
 
 

@@ -60,6 +60,14 @@ def widths_svg(groups: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def densities_svg(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the share of its weights that every layer keeps, a line a round of fine-grained pruning.
+
+    Each round has ``density`` (of all weights) and ``layers`` with ``name``, ``weights`` and ``kept``.
+    """
+    return _render("densities", _INCH_WIDE, 3.6, lambda figure: _draw_densities(figure, rounds))
+
+
 def search_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
     """Draw the return of every episode, the best so far, and the warm-up as a shaded span.
 
@@ -133,6 +141,25 @@ def _draw_widths(figure: Figure, groups: Sequence[Mapping[str, Any]]) -> None:
     preserved.tick_params(axis="y", length=0, labelleft=False)
     preserved.grid(visible=False, axis="y")
     _legend(channels, columns=2)
+
+
+def _draw_densities(figure: Figure, rounds: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.add_subplot()
+    for index, own in enumerate(rounds):
+        shares = [100 * layer["kept"] / layer["weights"] for layer in own["layers"]]
+        last = index == len(rounds) - 1
+        axes.plot(
+            range(1, len(shares) + 1),
+            shares,
+            color=ACCENT if last else MUTED,
+            alpha=1.0 if last else 0.3 + 0.4 * index / len(rounds),
+            marker="o",
+            markersize=3,
+            linewidth=1.4,
+            label=f"{own['density']:.0%} of all weights",
+        )
+    axes.set(xlabel="layer, in forward order", ylabel="weights kept, %", ylim=(0, 105))
+    _legend(axes, columns=len(rounds))
 
 
 def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:

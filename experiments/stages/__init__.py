@@ -26,10 +26,11 @@ STAGES = (
     "export",
     "benchmark",
     "serve",
+    "sparsify",
     "inspect",
     "report",
 )
-WITHOUT_BUDGET = ("train", "profile", "inspect")
+WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not ask for the budget: run once for all budgets of a job."""
 _COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
 

@@ -26,7 +26,7 @@ from envs import ChannelPruningEnv
 from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.agents import episodes_of, make_agent
-from experiments.episodes import EpisodeWriter
+from experiments.episodes import EpisodeWriter, watching
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -56,20 +56,8 @@ def run(run: Run) -> dict[str, Any]:
             run.config.agent, run.space, run.budget, compressor.errors, run.config.seed, relaxed, scores
         )
         envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
-
-        def on_episode(episode: Episode) -> None:
-            evaluation = episode.info["evaluation"]
-            if writer.write(episode, evaluation):
-                keeper.offer(episode)
-            best = writer.best_evaluation
-            if best is not None:
-                bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
-            bar.update()
-            metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
-            run.tracker.log({f"search/{k}": v for k, v in metrics.items()}, episode.index)
-
         try:
-            result = agent(envs, on_episode)
+            result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
             none = "no episode within the budget had ended"

@@ -1,0 +1,140 @@
+"""Fine-grained pruning: counts, orders and curvatures by hand, zeros that stay zero."""
+
+import pytest
+import torch
+from torch import nn
+
+from amc.data import LabelledImages
+from amc.errors import AmcError
+from amc.graph import trace
+from amc.sparsity import WHOLE, WeightPruner, curvatures, magnitudes, prunable_layers, zeros_held
+
+
+def make_net(groups=1):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, groups=groups), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    net[1].running_mean.uniform_(-0.1, 0.1)
+    net[1].running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+def make_pruner(net, ceiling=(WHOLE, WHOLE), **options):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(60, 4, 6, 6, generator=generator)
+    graph = trace(net, images[:1])
+    labels = net(images).argmax(1)
+    return WeightPruner(net, graph, ceiling, images, LabelledImages(images, labels), **options)
+
+
+def test_counts_are_exact():
+    pruner = make_pruner(make_net())
+    assert pruner.names == ("0", "5")
+    assert pruner.counts == (288, 40)
+    assert pruner.kept((50, 33)) == (144, 14)  # a third of 40, rounded up
+    assert pruner.weights((50, 33)) == 158
+    assert pruner.macs((50, 33)) == 36 * 144 + 14
+    assert pruner.params((50, 33)) == 158 + 8 + 16 + 5  # biases and the norm
+    assert pruner.params((WHOLE, WHOLE)) == sum(p.numel() for p in make_net().parameters())
+
+
+@pytest.mark.parametrize("order", ["magnitude", "curvature"])
+def test_the_lowest_scores_become_zero_and_the_rest_stays(order):
+    net = make_net()
+    pruner = make_pruner(net, order=order)
+    model = pruner.sparse_model((25, 50))
+    for name, kept in zip(pruner.names, pruner.kept((25, 50)), strict=True):
+        weight, dense = model.get_submodule(name).weight, net.get_submodule(name).weight
+        stays = weight != 0
+        assert int(stays.sum()) == kept
+        assert torch.equal(weight[stays], dense[stays])
+        if order == "magnitude":
+            assert dense[stays].abs().min() >= dense[~stays].abs().max()
+    assert pruner.evaluate((25, 50)).params == pruner.params((25, 50))
+
+
+def test_the_whole_network_gives_its_own_answers():
+    net = make_net()
+    pruner = make_pruner(net)
+    found = pruner.evaluate((WHOLE, WHOLE))
+    assert found.top1 == 100.0
+    assert found.agreement == pytest.approx(0, abs=1e-6)
+    assert (found.macs_ratio, found.params_ratio) == (1.0, 1.0)
+    assert pruner.evaluate((5, 5)).agreement < found.agreement - 1e-3
+    assert torch.equal(pruner.sparse_model((WHOLE, WHOLE))[0].weight, net[0].weight)
+
+
+def test_errors_are_the_scores_of_what_goes():
+    net = make_net()
+    pruner = make_pruner(net, order="magnitude")
+    scores = magnitudes(net, pruner.layers, torch.empty(0))["5"].flatten().sort().values
+    errors = pruner.errors["5"]
+    assert len(errors) == WHOLE + 1
+    assert errors[WHOLE] == 0
+    assert errors[50] == pytest.approx(float(scores[:20].sum()))
+    assert errors[0] == pytest.approx(float(scores.sum()))
+    assert list(errors) == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_curvature_foretells_what_the_logits_lose(groups):
+    """For a linear network and independent inputs, what one lost weight costs is exact in expectation."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 1, groups=groups, bias=False), nn.Flatten(), nn.Linear(8, 6), nn.Linear(6, 3)
+    ).eval()
+    images = torch.randn(4000, 4, 1, 1)
+    graph = trace(net, images[:1])
+    layers = prunable_layers(graph, net)
+    scores = curvatures(net, layers, images)["0"]
+    dense = net(images).detach().double()
+    variance = dense.var(dim=0, correction=0).sum()
+    for output, column in ((0, 0), (5, 4 // groups - 1)):
+        with torch.no_grad():
+            kept = net[0].weight[output, column].clone()
+            net[0].weight[output, column] = 0
+            lost = (net(images).double() - dense).square().sum(1).mean() / variance
+            net[0].weight[output, column] = kept
+        assert float(scores[output, column]) == pytest.approx(float(lost), rel=0.15)
+
+
+def test_what_is_zero_goes_first_and_never_comes_back():
+    first = make_pruner(make_net())
+    model = first.sparse_model((40, 60))
+    second = make_pruner(model, ceiling=(40, 60))
+    again = second.sparse_model((40, 60))
+    assert torch.equal(again[0].weight, model[0].weight)
+    assert second.errors["0"][40] == second.errors["0"][WHOLE] == 0
+    sparser = second.sparse_model((20, 60))
+    assert int((sparser[0].weight != 0).sum()) == second.kept((20, 60))[0]
+    assert ((sparser[0].weight != 0) <= (model[0].weight != 0)).all()
+
+
+def test_shared_weights_are_counted_once():
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 3)).eval()
+    net[2].weight = net[0].weight
+    graph = trace(net, torch.zeros(1, 6))
+    assert [layer.name for layer in prunable_layers(graph, net)] == ["0", "3"]
+
+
+def test_zeros_are_held_while_the_rest_is_trained():
+    model = make_pruner(make_net()).sparse_model((30, 50))
+    names, dense = set(model.state_dict()), [model[i].weight.detach().clone() for i in (0, 5)]
+    with zeros_held(model, ("0", "5")):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(8, 4, 6, 6)), torch.arange(8) % 5).backward()
+            optimizer.step()
+    assert set(model.state_dict()) == names
+    for module, before in zip((model[0], model[5]), dense, strict=True):
+        assert ((module.weight != 0) == (before != 0)).all()
+        assert not torch.equal(module.weight, before)
+        assert isinstance(module.weight, nn.Parameter)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(AmcError, match=r"sparsify.order is 'size'; expected one of magnitude, curvature"):
+        make_pruner(make_net(), order="size")

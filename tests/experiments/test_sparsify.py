@@ -1,0 +1,82 @@
+"""Stage ``sparsify``: rounds of search, zeros and fine-tuning, resumed to the same bytes."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
+
+JOB = (
+    *TINY, "agent=random", "agent.episodes=6", "finetune.epochs=1", "sparsify.densities=[0.5,0.2]",
+    "stages=[sparsify]", "run_dir=run",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    cwd = workspace(tmp_path_factory.mktemp("sparsify"))
+    done(*TINY, "stages=[train]", "run_dir=run", cwd=cwd)
+    done(*JOB, cwd=cwd)
+    return cwd
+
+
+def test_every_round_meets_its_density_and_keeps_the_zeros_before(sparse):
+    rounds = read_json(sparse / "run/stages/sparsify.json")["rounds"]
+    assert len(rounds) == 2
+    for found, density in zip(rounds, (0.5, 0.2), strict=True):
+        assert 0.05 <= found["density"] <= density
+        assert found["density"] == pytest.approx(
+            sum(layer["kept"] for layer in found["layers"])
+            / sum(layer["weights"] for layer in found["layers"])
+        )
+        assert 0 <= found["top1_finetuned"] <= 100
+    for before, after in zip(rounds[0]["layers"], rounds[1]["layers"], strict=True):
+        assert after["kept"] <= before["kept"]
+    state = load_file(sparse / "run/sparse.safetensors")
+    for layer in rounds[-1]["layers"]:
+        assert int((state[f"{layer['name']}.weight"] != 0).sum()) <= layer["kept"]
+    lines = read_lines(sparse / "run/density_0.20/search.jsonl")
+    assert len(lines) == 6
+    assert max(line["return"] for line in lines) == pytest.approx(rounds[-1]["top1_search"] / 100 - 1)
+    page = (sparse / "run/sparsity.html").read_text()
+    assert "<svg" in page
+    assert f"{rounds[-1]['top1_finetuned']:.2f}" in page
+
+
+def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):
+    run = sparse / "run"
+    weights = (run / "sparse.safetensors").read_bytes()
+    for path in (run / "sparse.safetensors", run / "density_0.20/finetune.ckpt.safetensors"):
+        path.unlink()
+    log = run / "density_0.20/evaluations.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:2]) + b'{"half')
+    done(*JOB, cwd=sparse)
+    assert (run / "sparse.safetensors").read_bytes() == weights
+
+
+def test_an_agent_that_learns_and_one_that_does_not(sparse):
+    for agent in ("ddpg", "greedy", "uniform"):
+        words = (*JOB, f"agent={agent}", "sparsify.order=magnitude", "finetune.epochs=0")
+        done(*words, *(["agent.warmup_episodes=2"] if agent == "ddpg" else []), cwd=sparse)
+        facts = read_json(sparse / "run/stages/sparsify.json")
+        assert facts["rounds"][-1]["density"] <= 0.2
+        assert "top1_finetuned" not in facts["rounds"][-1]
+    assert torch.isfinite(load_file(sparse / "run/sparse.safetensors")["0.weight"]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sparsify.densities=[0.2,0.5]"], "sparsify.densities is [0.2, 0.5]; expected falling"),
+        (["sparsify.densities=[]"], "sparsify.densities is []"),
+        (["sparsify.densities=[0.01]"], "at least sparsify.min_density=0.05"),
+        (["sparsify.min_density=0"], "sparsify.min_density is 0.0; expected a share in (0, 1]"),
+        (["sparsify.order=l7"], "sparsify.order is 'l7'; expected one of magnitude, curvature"),
+        (["agent=global_l1"], "agent=global_l1 ranks channels"),
+        (["reward=accuracy_params"], "reward=accuracy_params enforces no budget"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_in_one_line(words, line, sparse):
+    words = [word for word in JOB if word.split("=")[0] not in {w.split("=")[0] for w in words}] + words
+    words = [word for word in words if not (word.startswith("agent.") and "agent=global_l1" in words)]
+    refused(amc(*words, cwd=sparse), line)
