@@ -59,6 +59,25 @@ def test_regret_is_never_negative_and_zero_where_the_optimum_is_found(capsys, mo
 
 
 @pytest.mark.slow
+def test_agents_are_compared_with_the_first_on_any_problem(capsys, monkeypatch, tmp_path):
+    found = measured(
+        capsys, monkeypatch, "agents", "train.epochs=1", "data.search_val=64", "threads=1",
+        "--agents", "random", "greedy", "evolution+mutations=2", "--seeds", "2", "--episodes", "12",
+        "--folder", str(tmp_path),
+    )  # fmt: skip
+    assert list(found["agents"]) == ["random", "greedy", "evolution+mutations=2"]
+    assert [own["searches"] for own in found["agents"].values()] == [2, 1, 2]
+    first = found["agents"]["random"]
+    assert "less_first" not in first
+    assert first["after"]["10"] <= first["best_return"]
+    for own in found["agents"].values():
+        assert own["interval"][0] <= own["best_return"] <= own["interval"][1]
+    less = found["agents"]["greedy"]["less_first"]
+    assert less[0] == pytest.approx(found["agents"]["greedy"]["best_return"] - first["best_return"])
+    assert (tmp_path / "evaluations.jsonl").read_text().count("\n") > 20
+
+
+@pytest.mark.slow
 def test_killed_jobs_end_identical(capsys, monkeypatch):
     found = measured(capsys, monkeypatch, "kills", "--kills", "2", "train.epochs=1", "agent.episodes=15")
     assert found["identical"] == found["kills"] == 2

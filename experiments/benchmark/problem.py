@@ -1,0 +1,105 @@
+"""A search problem that many agents are tried on: what is evaluated once is answered from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from agents import Episode
+from amc.budget import WidthSpace
+from amc.memo import Evaluation
+from amc.ranking import global_scores
+from envs import ChannelPruningEnv
+from envs.observation import group_features
+from experiments import model_source, schema
+from experiments.agents import ALLOCATIONS, check_agent, check_search, make_agent
+from experiments.run import Run
+
+FIXED = (*ALLOCATIONS, "netadapt")
+"""Agents in which nothing is random."""
+
+
+def config_of(*overrides: str) -> schema.Config:
+    """Compose a configuration as ``amc`` does."""
+    schema.register()
+    model_source.register()
+    with initialize_config_module("conf", version_base="1.3"):
+        found = OmegaConf.to_object(compose("config", overrides=[*overrides, "run_dir=none"]))
+    assert isinstance(found, schema.Config)
+    return found
+
+
+def agent_config(name: str, episodes: int) -> schema.AgentConfig:
+    """Read an agent's name with its settings after plus signs: ``ddpg+gamma=0``."""
+    agent, *settings = name.split("+")
+    found = config_of(f"agent={agent}", *(f"agent.{setting}" for setting in settings)).agent
+    config = replace(found, episodes=episodes)
+    check_agent(config, "obs")
+    return config
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One search.
+
+    Attributes:
+        values: the best return so far, after every episode that may win.
+        networks: how many different ones were met.
+    """
+
+    values: tuple[float, ...]
+    networks: int
+
+
+class Problem:
+    """A network, its data and a budget, to be searched again and again.
+
+    Args:
+        job: what describes them; its dense network is there.
+        space: the widths that groups may take.
+    """
+
+    def __init__(self, job: Run, space: WidthSpace) -> None:
+        self.compressor = job.compressor()
+        self.space = space
+        self.budget, self.reward = job.budget, job.reward
+        self.macs = self.compressor.macs
+        self._scores = partial(global_scores, job.dense, job.graph, calibration=job.splits.calibration)
+        self._features = group_features(job.graph)
+        self._seen: set[tuple[int, ...]] = set()
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        """Look the answer up, or compute it."""
+        self._seen.add(tuple(widths))
+        return self.compressor.evaluate(widths)
+
+    def try_agent(self, config: schema.AgentConfig, seed: int) -> Trial:
+        """Run one search."""
+        check_search(config, self.reward, 0.0)
+        self._seen.clear()
+        values: list[float] = []
+
+        def on_episode(episode: Episode) -> None:
+            if episode.eligible:
+                values.append(max(episode.value, values[-1] if values else episode.value))
+
+        search = make_agent(
+            config,
+            self.space,
+            self.budget,
+            self.compressor.errors,
+            seed,
+            lambda: self._env(enforced=False),
+            self._scores,
+        )
+        best = search([self._env(enforced=True)], on_episode).best.value
+        assert best == values[-1]
+        return Trial(tuple(values), len(self._seen))
+
+    def _env(self, *, enforced: bool) -> ChannelPruningEnv:
+        budget = replace(self.budget, enforced=enforced)
+        return ChannelPruningEnv(self, self.space, budget, self.reward, self._features)
