@@ -24,12 +24,14 @@ from experiments.run import DENSE, Run
 from experiments.stages import run_stage
 from experiments.statistics import bootstrap, bootstrap_difference
 
+AGENTS = ("ddpg", "greedy", "uniform", "random", "evolution")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument(
-        "--agents", nargs="+", required=True, help="the first is what others are compared with"
+        "--agents", nargs="+", default=list(AGENTS), help="the first is what others are compared with"
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=50)

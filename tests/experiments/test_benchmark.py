@@ -38,7 +38,7 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("what", ["search", "workers", "regret", "kills"])
+@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "kills"])
 def test_every_benchmark_explains_itself(what):
     options = parser().parse_args([what])
     assert isinstance(options, argparse.Namespace)
