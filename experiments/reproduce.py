@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from amc.errors import AmcError
 from amc.files import atomic_write_text
 from experiments.figures import job_svg
 from experiments.paper import PaperRow, paper_rows
-from experiments.results import Result, read_results
+from experiments.results import Result, experiment_of, read_results
+from experiments.sparse_results import read_sparse, sparse_tables
 from experiments.statistics import Interval, bootstrap, bootstrap_difference, interquartile_mean
 
 HEAD = (
@@ -166,14 +168,18 @@ def _correlations(results: Sequence[Result]) -> Iterator[str]:
 def _origin(agents: Mapping[str, Sequence[Result]]) -> list[str]:
     lines = []
     for name, results in agents.items():
-        commits = sorted({str(result.provenance.get("commit"))[:7] for result in results})
-        command = shown_command(str(results[0].provenance["command"]))
-        lines.append(f"- {name}: `{command}`, commit {', '.join(commits)}")
+        lines.append(_command_line(name, [result.provenance for result in results]))
     devices = [result.provenance["device"] for own in agents.values() for result in own]
     threads = sorted({int(device["threads"]) for device in devices})
     names = sorted({str(device.get("cpu") or device["kind"]) for device in devices})
     counted = f"{' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
     return [*lines, f"- measured on {', '.join(names)}, {counted}"]
+
+
+def _command_line(name: str, provenances: Sequence[Mapping[str, Any]]) -> str:
+    commits = sorted({str(provenance.get("commit"))[:7] for provenance in provenances})
+    command = shown_command(str(provenances[0]["command"]))
+    return f"- {name}: `{command}`, commit {', '.join(commits)}"
 
 
 def shown_command(command: str) -> str:
@@ -189,9 +195,8 @@ def shown_command(command: str) -> str:
     return " ".join(words)
 
 
-def not_run(results: Sequence[Result]) -> str:
-    """Return a section on the recipes (``conf/experiment``) that none of the runs is of."""
-    ran = {result.experiment for result in results}
+def not_run(ran: Collection[str | None]) -> str:
+    """Return a section on the recipes (``conf/experiment``) that are not among those that ran."""
     folder = Path(conf.__file__).parent / "experiment"
     lines = []
     for path in sorted(folder.glob("*.yaml")):
@@ -230,9 +235,19 @@ def main() -> None:
     parser.add_argument("--against", default="ddpg", help="agent that others are compared with")
     options = parser.parse_args()
     try:
-        results = read_results(options.folders)
+        results, sparse = read_results(options.folders), read_sparse(options.folders)
+        if not results and not sparse:
+            raise AmcError(
+                "no run below the given folders has been evaluated: run stages=[...,evaluate] first"
+            )
         jobs = by_job(results)
-        text = f"# Results\n\n{tables(jobs, options.against, options.out is not None)}\n{not_run(results)}"
+        provenances = [*(own.provenance for own in results), *(own.provenance for own in sparse)]
+        sections = (
+            tables(jobs, options.against, options.out is not None),
+            *([sparse_tables(sparse, _command_line)] if sparse else []),
+            not_run({experiment_of(facts) for facts in provenances}),
+        )
+        text = "# Results\n\n" + "\n".join(sections)
         if options.out is None:
             print(text)
             return

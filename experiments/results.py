@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.episodes import read_episodes
+from experiments.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,6 @@ class Result:
         """Seed of the run."""
         return self.strategy.seed
 
-    @property
-    def experiment(self) -> str | None:
-        """Recipe (``experiment=NAME``) that was run, if it was one."""
-        words = str(self.provenance["command"]).split()
-        return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
-
     @cached_property
     def episodes(self) -> list[dict[str, Any]]:
         """Lines of ``search.jsonl``; none where another run's strategy was evaluated."""
@@ -70,24 +65,38 @@ class Result:
         return None if found is None else float(found["top1"])
 
 
+def recorded_stages(folder: Path) -> list[str]:
+    """Return the stages that a run has a record of, in the order in which they make sense."""
+    return [name for name in STAGES if (folder / "stages" / f"{name}.json").exists()]
+
+
+def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a provenance whose command names all stages that were run: calls may have added some later."""
+    words = [word for word in str(provenance["command"]).split() if not word.startswith("stages=")]
+    return {**provenance, "command": " ".join([*words, f"stages=[{','.join(recorded_stages(folder))}]"])}
+
+
+def experiment_of(provenance: Mapping[str, Any]) -> str | None:
+    """Return the recipe (``experiment=NAME``) that was run, if it was one."""
+    words = str(provenance["command"]).split()
+    return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
+
+
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
 
     Raises:
-        AmcError: there are none, or a record is damaged.
+        AmcError: a record is damaged.
     """
     places = {path.parent.parent for folder in folders for path in folder.rglob("stages/evaluate.json")}
-    found = [_read(place) for place in sorted(places) if (place / "strategy.json").exists()]
-    if not found:
-        raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
-    return found
+    return [_read(place) for place in sorted(places) if (place / "strategy.json").exists()]
 
 
 def _read(folder: Path) -> Result:
     try:
         strategy = Strategy.load(folder / "strategy.json")
         facts = {path.stem: json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")}
-        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance = with_all_stages(json.loads((folder / "provenance.json").read_text()), folder)
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
         judged, short = _proxy(folder)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from experiments import reproduce
 from experiments.figures import best_so_far
 from experiments.paper import paper_rows
 from experiments.reproduce import by_job, main, not_run, shown_command, tables
-from experiments.results import read_results
+from experiments.results import experiment_of, read_results
 from tests.experiments.helpers import SMALL, done, workspace
 
 
@@ -62,6 +61,15 @@ def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path
 def test_a_machine_is_not_named_in_a_command():
     command = "amc model.checkpoint=/home/me/net.th data.root=/data/x seed=1 stages=[a,b] run_dir=/tmp/r"
     assert shown_command(command) == "amc model.checkpoint=FILE.th data.root=DIR seed=1 stages=[a,b]"
+
+
+def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
+    copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
+    path = copy / "provenance.json"
+    later = json.loads(path.read_text())
+    path.write_text(json.dumps({**later, "command": "amc agent=uniform stages=[evaluate] seed=0"}))
+    (result,) = read_results([copy])
+    assert result.provenance["command"] == "amc agent=uniform seed=0 stages=[train,search,prune,evaluate]"
 
 
 def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, monkeypatch):
@@ -129,11 +137,10 @@ def test_correlations_are_told_where_they_were_measured(runs, tmp_path):
 
 
 def test_recipes_without_a_run_are_named(runs):
-    results = read_results([runs])
-    text = not_run(results)
+    text = not_run([experiment_of(result.provenance) for result in read_results([runs])])
     names = sorted(path.stem for path in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
     assert [name for name in names if f"experiment={name} " in text] == names
-    ran = replace(results[0], provenance={"command": f"amc experiment={names[0]} seed=1"})
+    ran = experiment_of({"command": f"amc experiment={names[0]} seed=1"})
     assert f"experiment={names[0]} " not in not_run([ran])
 
 

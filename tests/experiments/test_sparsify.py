@@ -1,9 +1,12 @@
 """Stage ``sparsify``: rounds of search, zeros and fine-tuning, resumed to the same bytes."""
 
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.reproduce import main
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (
@@ -41,6 +44,17 @@ def test_every_round_meets_its_density_and_keeps_the_zeros_before(sparse):
     page = (sparse / "run/sparsity.html").read_text()
     assert "<svg" in page
     assert f"{rounds[-1]['top1_finetuned']:.2f}" in page
+
+
+def test_results_name_every_round(sparse, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(sparse)])
+    main()
+    text = capsys.readouterr().out
+    rounds = read_json(sparse / "run/stages/sparsify.json")["rounds"]
+    for found in rounds:
+        assert f"| random | 0 | {100 * found['density']:.2f}% | {found['top1_search']:.2f} |" in text
+        assert f"| {found['top1_finetuned']:.2f} |" in text
+    assert "- random: `amc " in text
 
 
 def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):
