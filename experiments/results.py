@@ -116,4 +116,6 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     config = OmegaConf.load(path)
     images, refit = config.data.search_val, config.compressor.sequential_images
     words = f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
+    if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
+        words += ", which are the test images too"
     return [words], [f"val{images}", *([f"refit{refit}"] if refit else [])]

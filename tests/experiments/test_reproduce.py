@@ -63,6 +63,15 @@ def test_a_machine_is_not_named_in_a_command():
     assert shown_command(command) == "amc model.checkpoint=FILE.th data.root=DIR seed=1 stages=[a,b]"
 
 
+def test_a_search_on_the_test_images_says_so(runs, tmp_path):
+    copy = shutil.copytree(runs / "random_1", tmp_path / "copy")
+    config = copy / ".hydra/config.yaml"
+    places = "data:\n  search_val_dir: photos\n  test: photos\n"
+    config.write_text(config.read_text().replace("data:\n", places, 1).replace("  test: 32\n", ""))
+    (result,) = read_results([copy])
+    assert result.job[-1] == "judged on 32 images, which are the test images too"
+
+
 def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
     copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
     path = copy / "provenance.json"
