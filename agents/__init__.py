@@ -7,6 +7,7 @@ identical and stepped at the same time.
 from agents.baselines import fixed_search, random_search
 from agents.ddpg import DDPGSettings, ddpg_search
 from agents.evolution import EvolutionSettings, evolution_search
+from agents.guided import search_from_best
 from agents.netadapt import NetAdaptSettings, netadapt_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
 from agents.sac import SACSettings, sac_search
@@ -31,6 +32,7 @@ __all__ = [
     "netadapt_search",
     "random_search",
     "sac_search",
+    "search_from_best",
     "td3_search",
     "tpe_search",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents import (
+    Agent,
     DDPGSettings,
     EvolutionSettings,
     NetAdaptSettings,
@@ -25,6 +26,7 @@ from agents import (
     netadapt_search,
     random_search,
     sac_search,
+    search_from_best,
     td3_search,
     tpe_search,
 )
@@ -54,13 +56,16 @@ from experiments.schema import (
 )
 
 Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
+Rank = Callable[[Importance], Scores]
 
 ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "greedy")
 """Agents that do not search: one evaluation."""
 RANKED = ("global_l1", "global_taylor")
 """Those of them that rank channels."""
 NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", *ALLOCATIONS)
-GUIDES = ("none", "uniform", "greedy")
+STARTS = ("greedy", "global_l1", "uniform")
+"""What ``guide=best`` chooses from, as far as errors and ranks are known."""
+GUIDES = ("none", "uniform", "greedy", "best")
 LEARNERS: Mapping[type[AgentConfig], tuple[type, Callable[..., SearchResult]]] = {
     DDPGConfig: (DDPGSettings, ddpg_search),
     TD3Config: (TD3Settings, td3_search),
@@ -158,28 +163,41 @@ def make_agent(
     errors: Errors,
     seed: int,
     relaxed_env: Callable[[], gym.Env],
-    scores: Callable[[Importance], Scores],
+    scores: Rank | None,
 ) -> Search:
     """Bind an agent's settings; ``check_agent`` has been called.
 
     Args:
         errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
         relaxed_env: makes an environment that does not enforce the budget.
-        scores: ranks the channels of the whole network (``amc.ranking``).
+        scores: ranks the channels of the whole network (``amc.ranking``); None where there are no channels.
     """
     if config.name in ALLOCATIONS:
         widths = _allocated(config.name, space, budget, errors, scores)
         return partial(fixed_search, name=config.name, actions=_shares(space, widths))
-    guide = _guide(config.guide, space, budget, errors)
+    own = partial(_guided, config, space, budget, errors, relaxed_env)
+    guides = _guides(config.guide, space, budget, errors, scores)
+    if len(guides) < 2:
+        return partial(_seeded, own(guides[0] if guides else ()), config.episodes, seed)
+    return partial(_seeded, partial(search_from_best, guides=guides, agent=own), config.episodes, seed)
+
+
+def _guided(
+    config: AgentConfig,
+    space: WidthSpace,
+    budget: Budget,
+    errors: Errors,
+    relaxed_env: Callable[[], gym.Env],
+    guide: tuple[float, ...],
+) -> Agent:
+    """Bind a searching agent's settings and its guide."""
     if type(config) in LEARNERS:
         kind, learner = LEARNERS[type(config)]
-        search: Callable[..., SearchResult] = partial(
-            learner, settings=_settings(kind, config, guide), episode_length=len(space.names)
-        )
-    elif isinstance(config, EvolutionConfig):
-        search = partial(evolution_search, settings=_settings(EvolutionSettings, config, guide))
-    elif isinstance(config, NetAdaptConfig):
-        search = partial(
+        return partial(learner, settings=_settings(kind, config, guide), episode_length=len(space.names))
+    if isinstance(config, EvolutionConfig):
+        return partial(evolution_search, settings=_settings(EvolutionSettings, config, guide))
+    if isinstance(config, NetAdaptConfig):
+        return partial(
             _netadapt,
             relaxed_env=relaxed_env,
             propose=partial(_one_group_smaller, space, budget, errors),
@@ -187,9 +205,7 @@ def make_agent(
             target=budget.ratio,
             settings=_settings(NetAdaptSettings, config, guide),
         )
-    else:
-        search = random_search
-    return partial(_seeded, search, config.episodes, seed)
+    return random_search
 
 
 def _allocated(
@@ -197,30 +213,34 @@ def _allocated(
     space: WidthSpace,
     budget: Budget,
     errors: Errors,
-    scores: Callable[[Importance], Scores],
+    scores: Rank | None,
 ) -> tuple[int, ...]:
     match name:
         case "uniform":
             return uniform_widths(space, budget)
         case "deep" | "shallow":
             return ramp_widths(space, budget, shallow=name == "shallow")
-        case "global_l1":
-            return ranked_widths(space, budget, scores("l1"))
-        case "global_taylor":
-            return ranked_widths(space, budget, scores("taylor"))
+        case "global_l1" | "global_taylor":
+            assert scores is not None, f"{name} ranks channels"
+            return ranked_widths(space, budget, scores("l1" if name == "global_l1" else "taylor"))
         case _:
             return greedy_widths(space, budget, errors)
 
 
-def _guide(name: str, space: WidthSpace, budget: Budget, errors: Errors) -> tuple[float, ...]:
-    """Return the allocation that a search starts from as the actions that carry it out; () for none."""
-    match name:
-        case "none":
-            return ()
-        case "uniform":
-            return _shares(space, uniform_widths(space, budget))
-        case _:
-            return _shares(space, greedy_widths(space, budget, errors))
+def _guides(
+    name: str,
+    space: WidthSpace,
+    budget: Budget,
+    errors: Errors,
+    scores: Rank | None,
+) -> list[tuple[float, ...]]:
+    """Return the allocations that a search may start from as the actions that carry them out."""
+    if name == "none":
+        return []
+    known = {"greedy": bool(errors), "global_l1": scores is not None}
+    names = [name] if name != "best" else [own for own in STARTS if known.get(own, True)]
+    found = [_shares(space, _allocated(own, space, budget, errors, scores)) for own in names]
+    return list(dict.fromkeys(found))
 
 
 def _shares(space: WidthSpace, widths: Sequence[int]) -> tuple[float, ...]:

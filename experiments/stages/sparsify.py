@@ -121,7 +121,7 @@ def _search(
         pruner.errors,
         run.config.seed,
         lambda: env(budget=relaxed),
-        lambda importance: {},
+        None,
     )
     with (
         EpisodeWriter(folder / "search.jsonl") as writer,

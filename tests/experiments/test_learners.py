@@ -28,6 +28,21 @@ def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: 
     assert read_json(one / "run/strategy.json")["provenance"]["agent"] == agent
 
 
+def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    for agent in ("greedy", "global_l1", "uniform"):
+        done(*SEARCH, f"agent={agent}", f"run_dir={agent}", cwd=cwd)
+    done(*SEARCH, "agent=ddpg", "agent.guide=best", "agent.episodes=6", "agent.warmup_episodes=1", cwd=cwd)
+    ruled = [read_lines(cwd / agent / "search.jsonl")[0] for agent in ("greedy", "global_l1", "uniform")]
+    episodes = read_lines(cwd / "run/search.jsonl")
+    different = list(dict.fromkeys(tuple(line["widths"]) for line in ruled))
+    assert [tuple(line["widths"]) for line in episodes[: len(different)]] == different
+    assert [line["episode"] for line in episodes] == list(range(6))
+    best = max(ruled, key=lambda line: line["return"])
+    assert episodes[len(different)]["widths"] == best["widths"]
+    assert zipfile.is_zipfile(cwd / "run/agent.zip")
+
+
 @pytest.mark.parametrize(
     ("agent", "setting", "told"),
     [
