@@ -176,7 +176,8 @@ def make_agent(
         widths = _allocated(config.name, space, budget, errors, scores)
         return partial(fixed_search, name=config.name, actions=_shares(space, widths))
     own = partial(_guided, config, space, budget, errors, relaxed_env)
-    guides = _guides(config.guide, space, budget, errors, scores)
+    start = "none" if config.name == "random" else config.guide  # what only draws begins nowhere
+    guides = _guides(start, space, budget, errors, scores)
     if len(guides) < 2:
         return partial(_seeded, own(guides[0] if guides else ()), config.episodes, seed)
     return partial(_seeded, partial(search_from_best, guides=guides, agent=own), config.episodes, seed)
