@@ -1,6 +1,7 @@
 """Stage ``sparsify``: fine-grained pruning in rounds of search, zeros and fine-tuning, each one sparser.
 
-AMC (section 4.2) prunes ResNet-50 in four such rounds, and the agent decides the density of every layer.
+AMC (section 4.2) prunes ResNet-50 in four such rounds, and the agent decides the density of every layer (from
+memory of the paper).
 """
 
 from __future__ import annotations
@@ -161,11 +162,6 @@ def _table(facts: dict[str, Any]) -> list[list[str]]:
     ]
     for found in facts["rounds"]:
         after = f"{found['top1_finetuned']:.2f}" if "top1_finetuned" in found else ""
-        cells = (
-            f"{found['density']:.2%}",
-            f"{found['top1_search']:.2f}",
-            f"{found['top1_pruned']:.2f}",
-            after,
-        )
-        rows.append([*cells])
+        top1 = [f"{found[name]:.2f}" for name in ("top1_search", "top1_pruned")]
+        rows.append([f"{found['density']:.2%}", *top1, after])
     return rows
