@@ -3,6 +3,9 @@
 A small job (digits) is run once unbroken. Then it is started again and again in folders of its own, killed
 with SIGKILL at a random moment and started a second time with the same command. Strategy, episodes (their
 times apart), the agent's weights and the pruned and fine-tuned networks must be the same to the byte.
+
+A moment is a number of recorded episodes and a time after it, so that a busy machine does not move it: the
+kills fall in turn before the first episode, at a random episode, and after the last.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -26,6 +29,32 @@ from amc.errors import AmcError
 
 JOB = ("agent.episodes=60", "finetune.epochs=2", "threads=1")
 STAGES = "stages=[search,prune,finetune]"
+POLL_SECONDS = 0.005
+
+
+class Moment(NamedTuple):
+    """When to kill: so many seconds after so many episodes are on disk."""
+
+    episodes: int
+    seconds: float
+
+
+class Timeline(NamedTuple):
+    """When the unbroken run recorded its first and its last episode and when it ended, in seconds."""
+
+    episodes: int
+    first: float
+    last: float
+    end: float
+
+    def moment(self, number: int, draws: random.Random) -> Moment:
+        """Return the ``number``-th moment: before, within and after the search in turn."""
+        episode = (self.last - self.first) / max(1, self.episodes - 1)
+        within = draws.randint(1, max(1, self.episodes - 1))
+        awaited, span = ((0, self.first), (within, episode), (self.episodes, self.end - self.last))[
+            number % 3
+        ]
+        return Moment(awaited, draws.uniform(0, span))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +70,40 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: the job itself fails.
     """
-    moments = random.Random(options.seed)
+    draws = random.Random(options.seed)
     job = [*JOB, f"seed={options.seed}", *options.overrides]
     with tempfile.TemporaryDirectory() as scratch:
         trained = Path(scratch) / "trained"
         _finish([*job, "stages=[train]", f"run_dir={trained}"])
         whole = shutil.copytree(trained, Path(scratch) / "whole")
-        start = time.perf_counter()
-        _finish([*job, STAGES, f"run_dir={whole}"])
-        seconds = time.perf_counter() - start
+        timeline = _timeline([*job, STAGES, f"run_dir={whole}"], whole)
         expected = _results(whole)
         rows = []
         for number in tqdm(range(options.kills), desc="kills", disable=None):
             broken = Path(scratch) / f"broken_{number}"
             command = [*job, STAGES, f"run_dir={broken}"]
-            moment = moments.uniform(0, seconds)
+            moment = timeline.moment(number, draws)
             shutil.copytree(trained, broken)
-            while not _kill(command, moment):  # it was quicker this time and ended before
+            while not _kill(command, broken, moment):  # it was quicker this time and ended before
                 shutil.rmtree(broken)
                 shutil.copytree(trained, broken)
-                moment = moments.uniform(0, moment)
+                moment = Moment(moment.episodes, draws.uniform(0, moment.seconds))
             done = _episodes(broken)
             _finish(command)
             results = _results(broken)
             differs = sorted(name for name in expected if results.get(name) != expected[name])
-            rows.append({"after_seconds": round(moment, 2), "episodes_done": done, "differs": differs})
+            rows.append(
+                {"after_seconds": round(moment.seconds, 2), "episodes_done": done, "differs": differs}
+            )
             shutil.rmtree(broken)
     return {
         "kills": len(rows),
         "identical": sum(not row["differs"] for row in rows),
-        "unbroken_seconds": round(seconds, 2),
+        "unbroken_seconds": {
+            "first": round(timeline.first, 2),
+            "last": round(timeline.last, 2),
+            "end": round(timeline.end, 2),
+        },
         "compared": sorted(expected),
         "runs": rows,
     }
@@ -86,11 +119,31 @@ def _finish(arguments: list[str]) -> None:
         raise AmcError(f"the job failed with status {done.returncode}: {done.stderr.strip()[-400:]}")
 
 
-def _kill(arguments: list[str], moment: float) -> bool:
-    """Start a job and kill it after so many seconds; return whether it was still at work."""
+def _timeline(arguments: list[str], folder: Path) -> Timeline:
+    """Run a job to its end and note when its episodes came."""
+    start = time.perf_counter()
+    first = last = 0.0
+    count = 0
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(_command(arguments), stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            if (found := _episodes(folder)) > count:
+                last = time.perf_counter() - start
+                first, count = first or last, found
+            time.sleep(POLL_SECONDS)
+        if process.returncode:
+            errors.seek(0)
+            raise AmcError(f"the job failed with status {process.returncode}: {errors.read().strip()[-400:]}")
+    return Timeline(count, first, last, time.perf_counter() - start)
+
+
+def _kill(arguments: list[str], folder: Path, moment: Moment) -> bool:
+    """Start a job and kill it at a moment; return whether it was still at work."""
     process = subprocess.Popen(_command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while _episodes(folder) < moment.episodes and process.poll() is None:
+        time.sleep(POLL_SECONDS)
     try:
-        process.wait(moment)
+        process.wait(moment.seconds)
     except subprocess.TimeoutExpired:
         process.kill()
     return process.wait() < 0
