@@ -10,6 +10,7 @@ by the search's own return.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -189,7 +190,7 @@ def shown_command(command: str) -> str:
         key, equals, value = word.partition("=")
         if key == "run_dir":
             continue
-        if equals and "/" in value and not value.startswith("["):
+        if equals and "/" in value and not value.startswith(("[", "experiments/")):
             value = "DIR" if key.endswith(("root", "dir")) else f"FILE{Path(value).suffix}"
         words.append(f"{key}{equals}{value}")
     return " ".join(words)
@@ -221,8 +222,9 @@ def not_run(ran: Collection[str | None]) -> str:
 def write_strategies(jobs: Jobs, folder: Path) -> None:
     """Write the best strategy of every job and agent by the search's return: test images choose nothing."""
     for results in jobs.values():
-        for agent in sorted({result.agent for result in results}):
-            best = max((r for r in results if r.agent == agent), key=lambda result: result.value)
+        searched = [result for result in results if math.isfinite(result.value)]
+        for agent in sorted({result.agent for result in searched}):
+            best = max((r for r in searched if r.agent == agent), key=lambda result: result.value)
             folder.mkdir(parents=True, exist_ok=True)
             best.strategy.save(folder / f"{best.slug}_{agent}.json")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Result:
 
     @property
     def value(self) -> float:
-        """Return of the strategy on ``search_val``."""
-        return float(self.strategy.provenance["value"])
+        """Return of the strategy on ``search_val``; -inf of a published one: no search judged it."""
+        return float(self.strategy.provenance.get("value", -math.inf))
 
     @property
     def seed(self) -> int:
@@ -102,7 +103,7 @@ def _read(folder: Path) -> Result:
         judged, short = _proxy(folder)
         job = (model, data, f"{share}% of the {kind}", *judged)
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
-        _ = strategy.provenance["agent"], strategy.provenance["value"], facts["evaluate"]["dense"]
+        _ = strategy.provenance["agent"], facts["evaluate"]["dense"]
         return Result(folder, job, slug, strategy, facts, provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AmcError(f"{folder} is no finished run ({error!r})") from error

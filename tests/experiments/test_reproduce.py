@@ -12,7 +12,7 @@ from amc.strategy import Strategy
 from experiments import reproduce
 from experiments.figures import best_so_far
 from experiments.paper import paper_rows
-from experiments.reproduce import by_job, main, not_run, shown_command, tables
+from experiments.reproduce import by_job, main, not_run, shown_command, tables, write_strategies
 from experiments.results import experiment_of, read_results
 from tests.experiments.helpers import SMALL, done, workspace
 
@@ -143,6 +143,18 @@ def test_correlations_are_told_where_they_were_measured(runs, tmp_path):
     text = tables(by_job(read_results([copy])), "random")
     assert "over 7 policies that `random` met (seed 1; test images; fine-tuned for 2 epochs" in text
     assert "- return and accuracy after fine-tuning: 0.50 [-0.10, 0.90]" in text
+
+
+def test_a_published_strategy_is_a_row_and_no_winner(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    path = copy / "uniform_0/strategy.json"
+    facts = json.loads(path.read_text())
+    facts["provenance"] = {"agent": "amc_published", "source": "elsewhere"}
+    path.write_text(json.dumps(facts))
+    jobs = by_job(read_results([copy]))
+    assert "| amc_published | 0 |" in tables(jobs, "random")
+    write_strategies(jobs, tmp_path / "strategies")
+    assert not list((tmp_path / "strategies").glob("*amc_published*"))
 
 
 def test_recipes_without_a_run_are_named(runs):
