@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from amc.errors import AmcError
 from amc.models import OptionAShortcut
 from amc.outputs import output_tensors
+from amc.packages import without
 
 WORK_LIMIT = 20_000_000
 """Steps of single channels through single operations; a network that needs more is refused at once."""
@@ -169,7 +170,8 @@ def _differentiable(output: object) -> list[Tensor]:
 
 def _graph_class() -> type[Any]:
     """torch-pruning's graph with walls; a function, as torch-pruning is imported only when it is needed."""
-    from torch_pruning import DependencyGraph
+    with without("timm"):  # which torch-pruning imports for counts that are not used here, in 5 CPU seconds
+        from torch_pruning import DependencyGraph
     from torch_pruning.ops import OPTYPE
 
     class WalledGraph(DependencyGraph):

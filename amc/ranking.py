@@ -42,9 +42,9 @@ def global_scores(
     Raises:
         AmcError: ``taylor`` for a network without logits.
     """
+    dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
     import torch_pruning
 
-    dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
     modules = dict(dependencies.model.named_modules())
     score: Any
     if importance == "l1":
