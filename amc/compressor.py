@@ -57,6 +57,8 @@ class CompressorSettings:
             0 for none. It cannot be looked up: a candidate costs more, but is judged as it is kept.
         reestimate_norms: whether a sequential refit takes new statistics for batch norms
             (``SequentialRefit.__call__`` says when that is better).
+        activation_rounds: how often a sequential refit solves a layer again with what a ReLU after it cuts
+            off left free (``amc.clipping``).
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
             on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
@@ -70,6 +72,7 @@ class CompressorSettings:
     cache_mib: int = 1024
     sequential_images: int = 0
     reestimate_norms: bool = True
+    activation_rounds: int = 0
     precision: str = "float32"
     racing_risk: float = 0.0
 
@@ -80,6 +83,7 @@ class CompressorSettings:
             ("batch_size", 1),
             ("cache_mib", 0),
             ("sequential_images", 0),
+            ("activation_rounds", 0),
         ):
             if getattr(self, name) < least:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
@@ -206,6 +210,7 @@ class Compressor:
             self.plan.keeps(self.kept(widths)),
             ridge=self.settings.ridge,
             reestimate_norms=self.settings.reestimate_norms,
+            activation_rounds=self.settings.activation_rounds,
         )
         return self._shell.load_network(model)
 
@@ -241,9 +246,13 @@ class Compressor:
         widths: Sequence[int],
         images: Tensor,
         *,
+        activation_rounds: int = 0,
         progress: Callable[[int], Any] | None = None,
     ) -> int:
         """Refit a network of these widths in place and return how many layers were refitted.
+
+        Args:
+            activation_rounds: see ``SequentialRefit``.
 
         Raises:
             AmcError: its forward pass cannot be traced symbolically.
@@ -255,6 +264,7 @@ class Compressor:
             self.plan.keeps(self.kept(widths)),
             ridge=self.settings.ridge,
             reestimate_norms=self.settings.reestimate_norms,
+            activation_rounds=activation_rounds,
             progress=progress,
         )
         model.cpu()

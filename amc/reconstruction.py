@@ -142,7 +142,15 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
 
 
 def solve_rows(
-    patches: Tensor, targets: Tensor, weight: Tensor, *, groups: int, intercept: bool, ridge: float
+    patches: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    *,
+    groups: int,
+    intercept: bool,
+    ridge: float,
+    revise: Callable[[Tensor], Tensor] | None = None,
+    rounds: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Solve ``patches @ W^T + shift = targets`` by least squares, near ``weight`` where data is scarce.
 
@@ -151,6 +159,8 @@ def solve_rows(
         targets: (rows, out_channels) wanted outputs.
         weight: current weights of the layer, in its own shape.
         groups: of the convolution; each group of outputs reads its own group of inputs only.
+        revise: what targets to solve for next, given the outputs (rows, out_channels) of a solution.
+        rounds: how many times to revise; the matrix is factorised once.
 
     Returns:
         Weights in the shape of ``weight``, and the shift (out_channels,), both float32.
@@ -159,20 +169,31 @@ def solve_rows(
     x = patches.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, columns)
     y = targets.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, outputs)
     flat = weight.double().reshape(groups, len(weight) // groups, -1).mT
-    gram, right = _products(x, x) / rows, _products(x, y) / rows
+    gram = _products(x, x) / rows
     if ones:
-        mean, wanted = (part.sum(-2, dtype=torch.float64)[:, None] / rows for part in (x, y))
+        mean = x.sum(-2, dtype=torch.float64)[:, None] / rows
         corner = gram.new_ones(groups, 1, 1)
         gram = torch.cat([torch.cat([corner, mean], -1), torch.cat([mean.mT, gram], -1)], -2)
-        right = torch.cat([wanted, right], -2)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
     penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
-    right[..., ones:, :] += penalty[..., None] * flat
     diagonal += penalty
     factor, failed = torch.linalg.cholesky_ex(gram)
-    solution = torch.linalg.solve(gram, right) if failed.any() else torch.cholesky_solve(right, factor)
-    shift = solution[:, 0].flatten() if ones else solution.new_zeros(len(weight))
-    return solution[:, ones:].mT.reshape(weight.shape).float(), shift.float()
+
+    def solve(y: Tensor) -> tuple[Tensor, Tensor]:
+        right = _products(x, y) / rows
+        if ones:
+            right = torch.cat([y.sum(-2, dtype=torch.float64)[:, None] / rows, right], -2)
+        right[..., ones:, :] += penalty[..., None] * flat
+        found = torch.linalg.solve(gram, right) if failed.any() else torch.cholesky_solve(right, factor)
+        return found[:, ones:].float(), found[:, :ones].float()
+
+    solution, shift = solve(y)
+    for _ in range(rounds if revise is not None else 0):
+        assert revise is not None
+        outputs = (x @ solution + shift.sum(1, keepdim=True)).transpose(0, 1).reshape(rows, -1)
+        solution, shift = solve(revise(outputs).reshape(rows, groups, -1).transpose(0, 1))
+    flat_shift = shift.flatten() if ones else shift.new_zeros(len(weight))
+    return solution.mT.reshape(weight.shape), flat_shift
 
 
 def expand_columns(positions: Tensor, taps: int) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from amc.clipping import Bounds, bounds_after, revision
 from amc.errors import AmcError
 from amc.layers import plain_norm
 from amc.models import OptionAShortcut
@@ -43,6 +44,7 @@ class _Target:
         norm: name of the batch norm's module that alone reads the output, if there is one.
         branch: node whose value is added to the output (after the norm), if it can carry an error.
         branch_rows: (N * P, out) dense values of the branch.
+        bounds: of the activation that alone reads the output, after norm and sum, if there is one.
     """
 
     chosen: Tensor
@@ -50,6 +52,7 @@ class _Target:
     norm: str | None
     branch: str | None = None
     branch_rows: Tensor | None = None
+    bounds: Bounds | None = None
 
 
 class SequentialRefit:
@@ -110,6 +113,7 @@ class SequentialRefit:
         *,
         ridge: float = 1e-4,
         reestimate_norms: bool = True,
+        activation_rounds: int = 0,
         progress: Progress = None,
     ) -> int:
         """Refit ``pruned`` in place and return how many layers were refitted.
@@ -121,6 +125,8 @@ class SequentialRefit:
                 squares cannot explain it leaves out, so outputs vary less than the dense ones; new statistics
                 restore the scale, errors included. That is better where much is lost at every layer, and
                 worse where little is: compare the two on the network at hand.
+            activation_rounds: how often a layer before a ReLU is solved again with what the ReLU cuts off
+                left free (``amc.clipping``).
         """
         modules = dict(pruned.named_modules())
         altered: set[str] = set()
@@ -135,7 +141,7 @@ class SequentialRefit:
                 _reestimate(module, values[node.all_input_nodes[0]])
             elif node.name in self._targets:
                 assert isinstance(module, nn.Conv2d | nn.Linear)
-                self._refit(node, module, modules, values, keeps, ridge)
+                self._refit(node, module, modules, values, keeps, ridge, activation_rounds)
         return len(self._targets)
 
     def _walk(
@@ -188,17 +194,19 @@ class SequentialRefit:
         name = str(norm.target) if norm else None
         module = modules[str(node.target)]
         rows = layer_rows(module, output, chosen)
-        other = _addend(norm or node)
+        tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
-            other = (
-                None  # an activation in the norm's module: a sum's error cannot be followed back through it
-            )
-        if other is None or other.name not in altered or other not in values:
+            return _Target(
+                chosen, rows, name
+            )  # an activation in the norm's module: nothing is seen through it
+        other = _addend(tail)
+        if other is None:
+            return _Target(chosen, rows, name, bounds=bounds_after(tail, modules))
+        value = values.get(other)
+        if other.name not in altered or not isinstance(value, Tensor) or value.shape != output.shape:
             return _Target(chosen, rows, name)
-        value = values[other]
-        if not isinstance(value, Tensor) or value.shape != output.shape:
-            return _Target(chosen, rows, name)
-        return _Target(chosen, rows, name, other.name, layer_rows(module, value, chosen))
+        bounds = bounds_after(next(iter(tail.users)), modules)
+        return _Target(chosen, rows, name, other.name, layer_rows(module, value, chosen), bounds)
 
     def _differs(self, node: fx.Node) -> bool:
         """Whether an operation may give other results in a pruned network for the same input."""
@@ -215,16 +223,20 @@ class SequentialRefit:
         values: Mapping[fx.Node, Any],
         keeps: Mapping[str, Keep],
         ridge: float,
+        activation_rounds: int,
     ) -> None:
         """Give a layer of the pruned network its new weights before it runs."""
         target = self._targets[node.name]
         outputs = keeps.get(str(node.target), Keep()).outputs
         norm = modules[target.norm] if target.norm else None
+        scale, offset = self._affine(target, norm, outputs, like=module.weight)
         rows = _select(target.rows, outputs)
         if target.branch is not None and target.branch_rows is not None:
-            branch = next(value for source, value in values.items() if source.name == target.branch)
-            error = _select(target.branch_rows, outputs) - layer_rows(module, branch, target.chosen)
-            rows = rows + (error if norm is None else error * _inverse_scale(norm))
+            value = next(value for source, value in values.items() if source.name == target.branch)
+            branch = layer_rows(module, value, target.chosen)
+            error = _select(target.branch_rows, outputs) - branch
+            rows = rows + error * torch.where(scale == 0, scale, 1 / scale)
+            offset = offset + branch
         patches = layer_patches(module, values[node.all_input_nodes[0]], target.chosen)
         weight, shift = solve_rows(
             patches,
@@ -233,6 +245,8 @@ class SequentialRefit:
             groups=getattr(module, "groups", 1),
             intercept=module.bias is not None or norm is not None,
             ridge=shrinkage(ridge, module.weight[0].numel(), len(patches)),
+            revise=target.bounds and revision(rows, scale, offset, target.bounds),
+            rounds=activation_rounds,
         )
         module.weight.copy_(weight)
         if module.bias is not None:
@@ -240,6 +254,23 @@ class SequentialRefit:
         elif norm is not None:
             dense = self._dense.get_submodule(str(target.norm))
             norm.running_mean.copy_(_select(dense.running_mean, outputs, dim=0) - shift)  # type: ignore
+
+    def _affine(
+        self, target: _Target, norm: nn.Module | None, outputs: Tensor | None, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the norm after a layer makes of its output: scale (0 if too flat to correct), and offset."""
+        if norm is None:
+            return like.new_ones(len(like)), like.new_zeros(len(like))
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        mean = self._dense.get_submodule(str(target.norm)).running_mean
+        assert isinstance(mean, Tensor)
+        if norm.affine:
+            scale = scale * norm.weight
+        offset = -_select(mean, outputs, dim=0) * scale + (norm.bias if norm.affine else 0)
+        flat = scale.abs() < 0.05 * scale.abs().mean()
+        return torch.where(flat, torch.zeros_like(scale), scale), offset
 
 
 def branches_first(nodes: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -> list[fx.Node]:
@@ -324,17 +355,6 @@ def _addend(tail: fx.Node) -> fx.Node | None:
     if len(users) != 1 or users[0].target not in _ADDITIONS:
         return None
     return next((source for source in users[0].all_input_nodes if source is not tail), None)
-
-
-def _inverse_scale(norm: nn.Module) -> Tensor:
-    """1 / (slope of a batch norm) per channel; 0 where the slope is too flat to correct anything."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
-    flat = scale.abs() < 0.05 * scale.abs().mean()
-    return torch.where(flat, torch.zeros_like(scale), 1 / scale)
 
 
 def _reestimate(norm: nn.BatchNorm2d, inputs: Tensor) -> None:

@@ -217,6 +217,7 @@ class CompressorConfig:
     cache_mib: int = 1024
     sequential_images: int = 0
     reestimate_norms: bool = True
+    activation_rounds: int = 0
     precision: str = "float32"
     racing_risk: float = 0.0
     exclude: list[str] = field(default_factory=list)
@@ -236,9 +237,13 @@ class WorkersConfig:
 
 @dataclass
 class PruneConfig:
-    """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``)."""
+    """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``).
+
+    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.clipping``).
+    """
 
     sequential: bool = True
+    activation_rounds: int = 3
 
 
 @dataclass

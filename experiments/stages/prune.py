@@ -89,7 +89,11 @@ def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, width
     with tqdm(desc="refit", unit="operation", disable=None, leave=False) as bar:
         try:
             count = compressor.refit_in_sequence(
-                refined, widths, run.splits.calibration.images, progress=bar.update
+                refined,
+                widths,
+                run.splits.calibration.images,
+                activation_rounds=run.config.prune.activation_rounds,
+                progress=bar.update,
             )
         except AmcError as error:
             print(f"prune: no sequential refit: {error}")

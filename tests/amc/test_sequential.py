@@ -31,10 +31,14 @@ def refitted(network, compressor, images, widths, **options):
 
 
 @pytest.mark.parametrize("make", [Chain, Residual, Separable, Grouped, lambda: resnet20(CLASSES)])
-def test_an_uncut_network_keeps_its_outputs(make, data):
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_an_uncut_network_keeps_its_outputs(make, rounds, data):
     network = randomised(make(), seed=1).eval()
     compressor, images = prepared(network, data)
-    same, _ = refitted(network, compressor, images, compressor.graph.dense_widths, reestimate_norms=False)
+    same, _ = refitted(
+        network, compressor, images, compressor.graph.dense_widths,
+        reestimate_norms=False, activation_rounds=rounds,
+    )  # fmt: skip
     held = data.search_val.images
     assert torch.allclose(logits(same, held, 64), logits(network, held, 64), rtol=1e-3, atol=1e-3)
 
@@ -48,6 +52,20 @@ def test_it_agrees_better_with_the_dense_network_than_the_looked_up_refit(traine
     held = data.search_val.images
     assert count > 0
     assert agreement(logits(pruned, held, 64), logits(trained, held, 64)) > before
+
+
+def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
+    compressor, images = prepared(trained, data)
+    widths = tuple(max(1, width // 2) for width in compressor.graph.dense_widths)
+    held = data.search_val.images
+    wanted = logits(trained, held, 64)
+    errors = []
+    for rounds in (0, 3):
+        pruned, _ = refitted(
+            trained, compressor, images, widths, reestimate_norms=False, activation_rounds=rounds
+        )
+        errors.append(float((logits(pruned, held, 64) - wanted).square().mean()))
+    assert errors[1] < errors[0]
 
 
 def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
