@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.multirun import is_multirun
+from experiments.stages import STAGES
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -38,6 +40,24 @@ def provenance(run: Run) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str | None]:
+    """Return the commit at which each stage of a run folder was last run, ``stage`` now at ``commit``.
+
+    Stages of a folder whose provenance does not tell them apart were run at its one commit.
+    """
+    try:
+        before = json.loads((folder / "provenance.json").read_text())
+        found = before.get("stage_commits") or dict.fromkeys(recorded_stages(folder), before["commit"])
+    except (OSError, ValueError, KeyError, AttributeError):
+        found = {}
+    return {**found, stage: commit}
+
+
+def recorded_stages(folder: Path) -> list[str]:
+    """Return the stages that a run has a record of, in the order in which they make sense."""
+    return [name for name in STAGES if (folder / "stages" / f"{name}.json").exists()]
 
 
 def command(run: Run) -> str:

@@ -26,6 +26,7 @@ from experiments.figures import job_svg
 from experiments.paper import PaperRow, paper_rows
 from experiments.results import Result, experiment_of, read_results
 from experiments.sparse_results import read_sparse, sparse_tables
+from experiments.stages import STAGES
 from experiments.statistics import Interval, bootstrap, bootstrap_difference, interquartile_mean
 
 HEAD = (
@@ -178,9 +179,22 @@ def _origin(agents: Mapping[str, Sequence[Result]]) -> list[str]:
 
 
 def _command_line(name: str, provenances: Sequence[Mapping[str, Any]]) -> str:
-    commits = sorted({str(provenance.get("commit"))[:7] for provenance in provenances})
     command = shown_command(str(provenances[0]["command"]))
-    return f"- {name}: `{command}`, commit {', '.join(commits)}"
+    return f"- {name}: `{command}`, commit {_commits(provenances)}"
+
+
+def _commits(provenances: Sequence[Mapping[str, Any]]) -> str:
+    """The commits that runs were made at; where stages differ in it, which stages."""
+    made: dict[str, set[str]] = defaultdict(set)
+    for facts in provenances:
+        for stage, commit in facts["stage_commits"].items():
+            made[str(commit)[:7]].add(stage)
+    if len({frozenset(stages) for stages in made.values()}) == 1:
+        return ", ".join(sorted(made))
+    return "; ".join(
+        f"{commit} ({', '.join(name for name in STAGES if name in stages)})"
+        for commit, stages in sorted(made.items(), key=lambda item: sorted(map(STAGES.index, item[1])))
+    )
 
 
 def shown_command(command: str) -> str:

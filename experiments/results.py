@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.episodes import read_episodes
-from experiments.stages import STAGES
+from experiments.provenance import recorded_stages
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class Result:
         return None if found is None else float(found["top1"])
 
 
-def recorded_stages(folder: Path) -> list[str]:
-    """Return the stages that a run has a record of, in the order in which they make sense."""
-    return [name for name in STAGES if (folder / "stages" / f"{name}.json").exists()]
-
-
 def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a provenance whose command names all stages that were run: calls may have added some later."""
+    """Return a provenance that names all stages that were run, with commits: calls may have added some."""
     words = [word for word in str(provenance["command"]).split() if not word.startswith("stages=")]
-    return {**provenance, "command": " ".join([*words, f"stages=[{','.join(recorded_stages(folder))}]"])}
+    stages = recorded_stages(folder)
+    return {
+        "stage_commits": dict.fromkeys(stages, provenance["commit"]),
+        **provenance,
+        "command": " ".join([*words, f"stages=[{','.join(stages)}]"]),
+    }
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:

@@ -38,7 +38,7 @@ from experiments import stages
 from experiments.agents import check_agent, check_search, check_sparsify
 from experiments.backends import backend_of, check_measuring
 from experiments.budgets import KINDS, asked_budgets, single_budget
-from experiments.provenance import provenance
+from experiments.provenance import provenance, stage_commits
 from experiments.schema import Config, TrainConfig
 from experiments.trackers import Tracker, make_tracker
 
@@ -426,8 +426,10 @@ class Run:
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write what a stage found, and bring the provenance up to date."""
+        origin = provenance(self)
+        origin["stage_commits"] = stage_commits(self.folder, stage, origin["commit"])
         atomic_write_json(self._record_of(stage), facts)
-        atomic_write_json(self.folder / "provenance.json", provenance(self))
+        atomic_write_json(self.folder / "provenance.json", origin)
 
     def recorded(self, stage: str) -> dict[str, Any] | None:
         """Return what a stage found, if it has been run."""

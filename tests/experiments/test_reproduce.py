@@ -12,6 +12,7 @@ from amc.strategy import Strategy
 from experiments import reproduce
 from experiments.figures import best_so_far
 from experiments.paper import paper_rows
+from experiments.provenance import stage_commits
 from experiments.reproduce import by_job, main, not_run, shown_command, tables, write_strategies
 from experiments.results import experiment_of, read_results
 from tests.experiments.helpers import SMALL, done, workspace
@@ -79,6 +80,36 @@ def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
     path.write_text(json.dumps({**later, "command": "amc agent=uniform stages=[evaluate] seed=0"}))
     (result,) = read_results([copy])
     assert result.provenance["command"] == "amc agent=uniform seed=0 stages=[train,search,prune,evaluate]"
+
+
+def test_commits_are_told_by_stage_where_they_differ(runs, tmp_path):
+    def origin(places):
+        return next(
+            line
+            for line in tables(by_job(read_results([places])), "random").splitlines()
+            if "- uniform" in line
+        )
+
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    path = copy / "uniform_0/provenance.json"
+    facts = json.loads(path.read_text())
+    assert set(facts["stage_commits"]) == {"train", "search", "prune", "evaluate"}
+    assert origin(copy).endswith(f"commit {str(facts['commit'])[:7]}")
+    one, other = "1" * 40, "2" * 40
+    facts["stage_commits"] = {"train": other, "search": other, "prune": one, "evaluate": one}
+    path.write_text(json.dumps(facts))
+    assert origin(copy).endswith("commit 2222222 (train, search); 1111111 (prune, evaluate)")
+
+
+def test_stages_that_are_not_told_apart_have_the_one_commit(runs, tmp_path):
+    copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
+    path = copy / "provenance.json"
+    facts = json.loads(path.read_text())
+    del facts["stage_commits"]
+    path.write_text(json.dumps({**facts, "commit": "old"}))
+    found = stage_commits(copy, "prune", "new")
+    assert found == {"train": "old", "search": "old", "prune": "new", "evaluate": "old"}
+    assert stage_commits(tmp_path, "train", None) == {"train": None}
 
 
 def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, monkeypatch):
