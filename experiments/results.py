@@ -110,7 +110,7 @@ def _read(folder: Path) -> Result:
 
 
 def _proxy(folder: Path) -> tuple[list[str], list[str]]:
-    """Tell how candidates were judged, in words and short, where the folder knows: searches differ in it."""
+    """Tell how candidates were judged and the winner refitted, in words and short, where the folder knows."""
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
         return [], []
@@ -119,4 +119,7 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     words = f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
-    return [words], [f"val{images}", *([f"refit{refit}"] if refit else [])]
+    short = [f"val{images}", *([f"refit{refit}"] if refit else [])]
+    if not config.get("prune", {}).get("activation_rounds", 0):  # older runs do not have it
+        return [f"{words}, kept with `prune.activation_rounds=0`"], [*short, "rounds0"]
+    return [words], short

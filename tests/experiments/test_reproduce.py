@@ -73,6 +73,15 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     assert result.job[-1] == "judged on 32 images, which are the test images too"
 
 
+def test_a_winner_that_was_refitted_in_another_way_has_a_table_of_its_own(runs, tmp_path):
+    copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
+    config = copy / ".hydra/config.yaml"
+    config.write_text(config.read_text().replace("activation_rounds: 3", "activation_rounds: 0"))
+    (result,) = read_results([copy])
+    assert result.job[-1] == "judged on 32 images, kept with `prune.activation_rounds=0`"
+    assert result.slug.endswith("_rounds0")
+
+
 def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
     copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
     path = copy / "provenance.json"
