@@ -121,7 +121,8 @@ def _tuned(values: Sequence[float], runs: int) -> str:
     """Accuracies after fine-tuning; where not every run was fine-tuned it says how many were."""
     if not values:
         return ""
-    return _text(bootstrap(values), len(values)) + (f" ({len(values)} runs)" if len(values) < runs else "")
+    some = f" ({len(values)} run{'s' if len(values) > 1 else ''})" if len(values) < runs else ""
+    return _text(bootstrap(values), len(values)) + some
 
 
 def _paper_line(row: PaperRow, columns: int) -> str:

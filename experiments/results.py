@@ -120,6 +120,6 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
     short = [f"val{images}", *([f"refit{refit}"] if refit else [])]
-    if not config.get("prune", {}).get("activation_rounds", 0):  # older runs do not have it
+    if not OmegaConf.select(config, "prune.activation_rounds", default=0):  # older runs do not have it
         return [f"{words}, kept with `prune.activation_rounds=0`"], [*short, "rounds0"]
     return [words], short
