@@ -196,9 +196,7 @@ class SequentialRefit:
         rows = layer_rows(module, output, chosen)
         tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
-            return _Target(
-                chosen, rows, name
-            )  # an activation in the norm's module: nothing is seen through it
+            return _Target(chosen, rows, name)  # an activation in it: nothing is seen through it
         other = _addend(tail)
         if other is None:
             return _Target(chosen, rows, name, bounds=bounds_after(tail, modules))

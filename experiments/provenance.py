@@ -49,7 +49,8 @@ def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str
     """
     try:
         before = json.loads((folder / "provenance.json").read_text())
-        found = before.get("stage_commits") or dict.fromkeys(recorded_stages(folder), before["commit"])
+        told = before.get("stage_commits") or {}
+        found = {name: told.get(name, before["commit"]) for name in recorded_stages(folder)}
     except (OSError, ValueError, KeyError, AttributeError):
         found = {}
     return {**found, stage: commit}

@@ -105,6 +105,10 @@ class Run:
             check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
             TrainSettings(**asdict(section))
+        if config.prune.activation_rounds < 0:
+            raise AmcError(
+                f"prune.activation_rounds is {config.prune.activation_rounds}; expected 0 (none) or more"
+            )
         for name in config.export.formats:
             get_format(name)
         check_measuring(config)
