@@ -188,10 +188,10 @@ def solve_rows(
         return found[:, ones:].float(), found[:, :ones].float()
 
     solution, shift = solve(y)
-    for _ in range(rounds if revise is not None else 0):
-        assert revise is not None
-        outputs = (x @ solution + shift.sum(1, keepdim=True)).transpose(0, 1).reshape(rows, -1)
-        solution, shift = solve(revise(outputs).reshape(rows, groups, -1).transpose(0, 1))
+    if revise is not None:
+        for _ in range(rounds):
+            outputs = (x @ solution + shift.sum(1, keepdim=True)).transpose(0, 1).flatten(1)
+            solution, shift = solve(revise(outputs).reshape(rows, groups, -1).transpose(0, 1))
     flat_shift = shift.flatten() if ones else shift.new_zeros(len(weight))
     return solution.mT.reshape(weight.shape), flat_shift
 

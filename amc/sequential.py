@@ -228,13 +228,14 @@ class SequentialRefit:
         outputs = keeps.get(str(node.target), Keep()).outputs
         norm = modules[target.norm] if target.norm else None
         scale, offset = self._affine(target, norm, outputs, like=module.weight)
+        bounds = target.bounds if activation_rounds else None  # a plain refit has no work added
         rows = _select(target.rows, outputs)
         if target.branch is not None and target.branch_rows is not None:
             value = next(value for source, value in values.items() if source.name == target.branch)
             branch = layer_rows(module, value, target.chosen)
             error = _select(target.branch_rows, outputs) - branch
             rows = rows + error * torch.where(scale == 0, scale, 1 / scale)
-            offset = offset + branch
+            offset = offset + branch if bounds else offset
         patches = layer_patches(module, values[node.all_input_nodes[0]], target.chosen)
         weight, shift = solve_rows(
             patches,
@@ -243,7 +244,7 @@ class SequentialRefit:
             groups=getattr(module, "groups", 1),
             intercept=module.bias is not None or norm is not None,
             ridge=shrinkage(ridge, module.weight[0].numel(), len(patches)),
-            revise=target.bounds and revision(rows, scale, offset, target.bounds),
+            revise=revision(rows, scale, offset, bounds) if bounds else None,
             rounds=activation_rounds,
         )
         module.weight.copy_(weight)
