@@ -50,6 +50,16 @@ def _bounds(node: fx.Node, modules: Mapping[str, nn.Module]) -> Bounds | None:
             return None
 
 
+def passing(scale: Tensor, offset: Tensor, bounds: Bounds | None) -> Callable[[Tensor], Tensor]:
+    """Return what makes of a layer's outputs what the network gets of them; ``revision`` says of what."""
+
+    def passed(outputs: Tensor) -> Tensor:
+        got = outputs * scale + offset
+        return got if bounds is None else got.clamp(*bounds)
+
+    return passed
+
+
 def revision(rows: Tensor, scale: Tensor, offset: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
     """Return what makes new targets of a layer's present outputs; see the module's docstring.
 

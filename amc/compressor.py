@@ -226,9 +226,16 @@ class Compressor:
         return shell.load(self._tensors(widths))
 
     def sequential_refit(
-        self, images: Tensor, progress: Callable[[int], Any] | None = None
+        self,
+        images: Tensor,
+        *,
+        held_out: float = 0.0,
+        progress: Callable[[int], Any] | None = None,
     ) -> SequentialRefit:
         """Prepare the sequential refit of pruned versions on calibration images, on the candidates' device.
+
+        Args:
+            held_out: see ``SequentialRefit``.
 
         Raises:
             AmcError: the forward pass cannot be traced symbolically.
@@ -237,6 +244,7 @@ class Compressor:
             copy.deepcopy(self._model).to(self._device),
             images.to(self._device),
             positions_per_image=self.settings.positions_per_image,
+            held_out=held_out,
             progress=progress,
         )
 
@@ -246,18 +254,19 @@ class Compressor:
         widths: Sequence[int],
         images: Tensor,
         *,
+        held_out: float = 0.0,
         activation_rounds: int = 0,
         progress: Callable[[int], Any] | None = None,
     ) -> int:
         """Refit a network of these widths in place and return how many layers were refitted.
 
         Args:
-            activation_rounds: see ``SequentialRefit``.
+            held_out, activation_rounds: see ``SequentialRefit``.
 
         Raises:
             AmcError: its forward pass cannot be traced symbolically.
         """
-        refit = self.sequential_refit(images, progress)
+        refit = self.sequential_refit(images, held_out=held_out, progress=progress)
         model.to(self._device)
         count = refit(
             model,

@@ -16,6 +16,10 @@ Padding = tuple[int, int, int, int]
 """Pixels added on the left, right, top and bottom of a map, as ``torch.nn.functional.pad`` takes them."""
 
 
+POSITION_BLOCK = 32
+"""Images that share sampled positions. With few places for all images, large maps are not covered."""
+
+
 def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
     """Return the input of a layer that was called with these arguments."""
     return args[0] if args else next(iter(options.values()))
@@ -97,6 +101,24 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
     if isinstance(module, nn.Conv2d):  # a linear layer's channels are the last axis of a map, too
         return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
+
+
+def block_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Choose output positions as ``sample_positions`` does, anew for every block of images: (blocks, P)."""
+    blocks = -(-len(inputs) // POSITION_BLOCK)
+    return torch.stack([sample_positions(module, inputs, limit, generator) for _ in range(blocks)])
+
+
+def block_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
+    """Unfold a layer's input at its block's positions, image by image; else as ``layer_patches``."""
+    blocks = zip(inputs.split(POSITION_BLOCK), chosen, strict=True)
+    return torch.cat([layer_patches(module, block, own) for block, own in blocks])
+
+
+def block_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
+    """Take a layer's output at its block's positions, image by image; else as ``layer_rows``."""
+    blocks = zip(outputs.split(POSITION_BLOCK), chosen, strict=True)
+    return torch.cat([layer_rows(module, block, own) for block, own in blocks])
 
 
 def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str | None:

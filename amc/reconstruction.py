@@ -19,6 +19,7 @@ from amc.errors import AmcError
 from amc.evaluation import evaluating
 from amc.graph import Graph
 from amc.patches import layer_input, layer_patches, sample_positions
+from amc.rows import products
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,6 @@ class Moments:
 
     gram: Tensor
     rows: int
-
-
-CHUNK_ROWS = 1024
-"""Patches whose products are summed in float32."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def collect_moments(
             chosen = sample_positions(module, inputs, positions_per_image, generator)
             patches = layer_patches(module, inputs, chosen)
             extended = torch.cat([patches, patches.new_ones(len(patches), 1)], dim=1)
-            gram = _products(extended, extended)
+            gram = products(extended, extended)
             sums[name] = sums[name].add_(gram) if name in sums else gram
             rows[name] += len(extended)
 
@@ -124,76 +121,6 @@ def shrinkage(ridge: float, columns: int, rows: int) -> float:
     that were seen often alone: 5e-4 at 8,192 rows of 576 columns, 0.1 at as many rows as columns.
     """
     return max(ridge, 0.1 * (columns / rows) ** 2)
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Return left^T right (..., columns, outputs), in float64, of (..., rows, columns or outputs).
-
-    Float32 rows are multiplied in float32, ``CHUNK_ROWS`` at a time, and only summed in float64. That is
-    nearly three times as fast and off by 1e-7 of the largest entry (576 columns, 8,192 rows), a thousandth of
-    the smallest ridge.
-    """
-    shape = (*left.shape[:-2], left.shape[-1], right.shape[-1])
-    total = torch.zeros(shape, dtype=torch.float64, device=left.device)
-    chunks = zip(left.split(CHUNK_ROWS, -2), right.split(CHUNK_ROWS, -2), strict=True)
-    for part, other in chunks:
-        total += part.mT @ other
-    return total
-
-
-def solve_rows(
-    patches: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    *,
-    groups: int,
-    intercept: bool,
-    ridge: float,
-    revise: Callable[[Tensor], Tensor] | None = None,
-    rounds: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Solve ``patches @ W^T + shift = targets`` by least squares, near ``weight`` where data is scarce.
-
-    Args:
-        patches: (rows, in_channels * taps) inputs.
-        targets: (rows, out_channels) wanted outputs.
-        weight: current weights of the layer, in its own shape.
-        groups: of the convolution; each group of outputs reads its own group of inputs only.
-        revise: what targets to solve for next, given the outputs (rows, out_channels) of a solution.
-        rounds: how many times to revise; the matrix is factorised once.
-
-    Returns:
-        Weights in the shape of ``weight``, and the shift (out_channels,), both float32.
-    """
-    ones, rows = int(intercept), len(patches)
-    x = patches.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, columns)
-    y = targets.reshape(rows, groups, -1).transpose(0, 1)  # (groups, rows, outputs)
-    flat = weight.double().reshape(groups, len(weight) // groups, -1).mT
-    gram = _products(x, x) / rows
-    if ones:
-        mean = x.sum(-2, dtype=torch.float64)[:, None] / rows
-        corner = gram.new_ones(groups, 1, 1)
-        gram = torch.cat([torch.cat([corner, mean], -1), torch.cat([mean.mT, gram], -1)], -2)
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
-    penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
-    diagonal += penalty
-    factor, failed = torch.linalg.cholesky_ex(gram)
-
-    def solve(y: Tensor) -> tuple[Tensor, Tensor]:
-        right = _products(x, y) / rows
-        if ones:
-            right = torch.cat([y.sum(-2, dtype=torch.float64)[:, None] / rows, right], -2)
-        right[..., ones:, :] += penalty[..., None] * flat
-        found = torch.linalg.solve(gram, right) if failed.any() else torch.cholesky_solve(right, factor)
-        return found[:, ones:].float(), found[:, :ones].float()
-
-    solution, shift = solve(y)
-    if revise is not None:
-        for _ in range(rounds):
-            outputs = (x @ solution + shift.sum(1, keepdim=True)).transpose(0, 1).flatten(1)
-            solution, shift = solve(revise(outputs).reshape(rows, groups, -1).transpose(0, 1))
-    flat_shift = shift.flatten() if ones else shift.new_zeros(len(weight))
-    return solution.mT.reshape(weight.shape), flat_shift
 
 
 def expand_columns(positions: Tensor, taps: int) -> Tensor:

@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from amc.clipping import Bounds, bounds_after, revision
+from amc.clipping import Bounds, bounds_after, passing, revision
 from amc.errors import AmcError
 from amc.layers import plain_norm
 from amc.models import OptionAShortcut
-from amc.patches import layer_patches, layer_rows, sample_positions, why_not_linear
+from amc.patches import block_patches, block_positions, block_rows, why_not_linear
 from amc.pruning import Keep
-from amc.reconstruction import shrinkage, solve_rows
+from amc.reconstruction import shrinkage
+from amc.rows import HeldOut, Problem, solve_rows
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 Progress = Callable[[int], Any] | None
@@ -39,7 +40,7 @@ class _Target:
     """What one layer is refitted to.
 
     Attributes:
-        chosen: (P,) sampled output positions.
+        chosen: (blocks, P) sampled output positions (``amc.patches.block_positions``).
         rows: (N * P, out) dense outputs there.
         norm: name of the batch norm's module that alone reads the output, if there is one.
         branch: node whose value is added to the output (after the norm), if it can carry an error.
@@ -62,6 +63,8 @@ class SequentialRefit:
         dense: the dense network, in eval mode.
         images: calibration images (N, C, H, W); their activations are held in memory at once.
         positions_per_image: output positions sampled from each image and layer.
+        held_out: share of the images, the last ones, that no layer is solved on: on those the ridge of every
+            layer is chosen (``amc.rows``), which needs some hundred images and several times the solving.
         progress: called with 1 after every operation of the network.
 
     Raises:
@@ -74,11 +77,13 @@ class SequentialRefit:
         images: Tensor,
         *,
         positions_per_image: int = 32,
+        held_out: float = 0.0,
         seed: int = 0,
         progress: Progress = None,
     ) -> None:
         self._dense = dense
         self._images = images.contiguous(memory_format=torch.channels_last)
+        self._held_out = int(held_out * len(images))
         self._targets: dict[str, _Target] = {}
         self._record(positions_per_image, torch.Generator().manual_seed(seed), progress)
 
@@ -121,6 +126,7 @@ class SequentialRefit:
         Args:
             pruned: in eval mode, on the device of the calibration images.
             keeps: kept indices of every module's axes (``SlicePlan.keeps``).
+            ridge: see ``amc.rows.solve_rows``; the least one, with images held out.
             reestimate_norms: whether batch norms take their statistics from the pruned network. What least
                 squares cannot explain it leaves out, so outputs vary less than the dense ones; new statistics
                 restore the scale, errors included. That is better where much is lost at every layer, and
@@ -175,7 +181,7 @@ class SequentialRefit:
                 if why_not_linear(module, inputs[:1].shape) is not None:  # its weight is not what it seems
                     altered.add(node.name)
                     continue
-                chosen = sample_positions(module, inputs, positions, generator)
+                chosen = block_positions(module, inputs, positions, generator)
                 output = module(inputs)
                 self._targets[node.name] = self._target(node, modules, values, altered, output, chosen)
             if reached or self._differs(node):
@@ -193,7 +199,7 @@ class SequentialRefit:
         norm = _norm_after(node, modules)
         name = str(norm.target) if norm else None
         module = modules[str(node.target)]
-        rows = layer_rows(module, output, chosen)
+        rows = block_rows(module, output, chosen)
         tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
             return _Target(chosen, rows, name)  # an activation in it: nothing is seen through it
@@ -204,7 +210,7 @@ class SequentialRefit:
         if other.name not in altered or not isinstance(value, Tensor) or value.shape != output.shape:
             return _Target(chosen, rows, name)
         bounds = bounds_after(next(iter(tail.users)), modules)
-        return _Target(chosen, rows, name, other.name, layer_rows(module, value, chosen), bounds)
+        return _Target(chosen, rows, name, other.name, block_rows(module, value, chosen), bounds)
 
     def _differs(self, node: fx.Node) -> bool:
         """Whether an operation may give other results in a pruned network for the same input."""
@@ -232,19 +238,26 @@ class SequentialRefit:
         rows = _select(target.rows, outputs)
         if target.branch is not None and target.branch_rows is not None:
             value = next(value for source, value in values.items() if source.name == target.branch)
-            branch = layer_rows(module, value, target.chosen)
+            branch = block_rows(module, value, target.chosen)
             error = _select(target.branch_rows, outputs) - branch
             rows = rows + error * torch.where(scale == 0, scale, 1 / scale)
-            offset = offset + branch if bounds else offset
-        patches = layer_patches(module, values[node.all_input_nodes[0]], target.chosen)
-        weight, shift = solve_rows(
-            patches,
-            rows,
+            offset = offset + branch
+        patches = block_patches(module, values[node.all_input_nodes[0]], target.chosen)
+        offset = offset.expand_as(rows)
+        fit = len(rows) - self._held_out * (len(rows) // len(self._images))
+        problem = Problem(
+            patches[:fit],
+            rows[:fit],
             module.weight,
             groups=getattr(module, "groups", 1),
             intercept=module.bias is not None or norm is not None,
-            ridge=shrinkage(ridge, module.weight[0].numel(), len(patches)),
-            revise=revision(rows, scale, offset, bounds) if bounds else None,
+        )
+        judged = HeldOut(patches[fit:], rows[fit:], passing(scale, offset[fit:], target.bounds))
+        weight, shift = solve_rows(
+            problem,
+            ridge=ridge if self._held_out else shrinkage(ridge, module.weight[0].numel(), fit),
+            held_out=judged if self._held_out else None,
+            revise=revision(rows[:fit], scale, offset[:fit], bounds) if bounds else None,
             rounds=activation_rounds,
         )
         module.weight.copy_(weight)

@@ -109,6 +109,10 @@ class Run:
             raise AmcError(
                 f"prune.activation_rounds is {config.prune.activation_rounds}; expected 0 (none) or more"
             )
+        if not 0 <= config.prune.held_out <= 0.5:
+            raise AmcError(
+                f"prune.held_out is {config.prune.held_out}; expected a share of the images, 0 to 0.5"
+            )
         for name in config.export.formats:
             get_format(name)
         check_measuring(config)

@@ -239,11 +239,13 @@ class WorkersConfig:
 class PruneConfig:
     """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``).
 
-    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.clipping``).
+    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.clipping``); ``held_out`` the
+    share of the calibration images on which every layer's ridge is chosen (``amc.rows``), 0 for a fixed one.
     """
 
     sequential: bool = True
     activation_rounds: int = 3
+    held_out: float = 0.2
 
 
 @dataclass

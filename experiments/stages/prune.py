@@ -92,6 +92,7 @@ def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, width
                 refined,
                 widths,
                 run.splits.calibration.images,
+                held_out=run.config.prune.held_out,
                 activation_rounds=run.config.prune.activation_rounds,
                 progress=bar.update,
             )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from amc.clipping import RELU, RELU6, Bounds, bounds_after, revision
-from amc.reconstruction import solve_rows
+from amc.rows import Problem, solve_rows
 
 
 def counted(got, wanted, bounds):
@@ -30,7 +30,7 @@ def test_every_round_lowers_the_error_that_counts(bounds, groups):
     errors = []
     for rounds in range(6):
         solved, shift = solve_rows(
-            patches, rows, weight, groups=groups, intercept=True, ridge=0.0,
+            Problem(patches, rows, weight, groups, intercept=True), ridge=0.0,
             revise=revision(rows, scale, offset, bounds), rounds=rounds,
         )  # fmt: skip
         outputs = F.conv2d(patches[..., None, None], solved, shift, groups=groups).flatten(1)

@@ -11,7 +11,16 @@ from amc.compressor import Compressor, CompressorSettings
 from amc.evaluation import outputs
 from amc.exactness import check_exactness
 from amc.graph import trace
-from amc.patches import layer_patches, layer_rows, sample_positions, why_not_linear
+from amc.patches import (
+    POSITION_BLOCK,
+    block_patches,
+    block_positions,
+    block_rows,
+    layer_patches,
+    layer_rows,
+    sample_positions,
+    why_not_linear,
+)
 from amc.pruning import SlicePlan
 from tests.networks import (
     SHAPE,
@@ -156,3 +165,15 @@ def test_stale_statistics_of_a_norm_that_stays_are_put_back(data):
     compressor.candidate(tuple(width // 2 for width in graph.dense_widths))
     after = outputs(compressor.candidate(graph.dense_widths), data.search_val.images, 50)
     assert torch.equal(before, after)
+
+
+def test_blocks_of_images_have_positions_of_their_own_and_rows_stay_image_by_image():
+    layer = nn.Conv2d(3, 4, 3, padding=1)
+    images = torch.randn(2 * POSITION_BLOCK + 5, 3, 12, 12)
+    chosen = block_positions(layer, images, 7, torch.Generator().manual_seed(0))
+    assert chosen.shape == (3, 7)
+    assert len({tuple(own.tolist()) for own in chosen}) == 3
+    patches, rows = block_patches(layer, images, chosen), block_rows(layer, layer(images), chosen)
+    torch.testing.assert_close(patches @ layer.weight.flatten(1).T + layer.bias, rows, atol=1e-5, rtol=1e-5)
+    last = layer_rows(layer, layer(images[-5:]), chosen[2])
+    torch.testing.assert_close(rows[-5 * 7 :], last, atol=1e-6, rtol=1e-6)

@@ -8,11 +8,9 @@ from torch import nn
 from amc.errors import AmcError
 from amc.graph import trace
 from amc.reconstruction import (
-    CHUNK_ROWS,
     Moments,
     Refit,
     RefitCache,
-    _products,
     collect_moments,
     expand_columns,
     has_intercept,
@@ -80,16 +78,6 @@ def test_moments_are_those_of_the_raw_features(layer):
     assert moments.rows == len(features)
     expected = extended.T @ extended / len(features)
     torch.testing.assert_close(moments.gram, expected, rtol=0, atol=1e-6 * expected.max().item())
-
-
-def test_products_in_float32_are_summed_in_float64():
-    torch.manual_seed(0)
-    left, right = torch.rand(2, 5 * CHUNK_ROWS + 7, 30), torch.rand(2, 5 * CHUNK_ROWS + 7, 3)
-    exact = left.double().mT @ right.double()
-    found = _products(left, right)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, exact, rtol=1e-6, atol=0)
-    torch.testing.assert_close(_products(left.double(), right.double()), exact, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("intercept", [True, False])

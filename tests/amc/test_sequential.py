@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings
+from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.evaluation import agreement, logits
 from amc.graph import trace
 from amc.models import resnet20
-from amc.reconstruction import solve_rows
 from amc.sequential import SequentialRefit
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
 
@@ -66,6 +67,25 @@ def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
         )
         errors.append(float((logits(pruned, held, 64) - wanted).square().mean()))
     assert errors[1] < errors[0]
+
+
+def test_where_places_of_an_image_are_alike_held_out_images_keep_the_refit_from_following_the_others():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(240, 3, 2, 2, generator=generator)
+    images = F.interpolate(coarse, SHAPE[1:])  # four places each, however many are looked at
+    network = randomised(Separable(), seed=1).eval()
+    graph = trace(network, torch.zeros(1, *SHAPE))
+    data = LabelledImages(images[:40], torch.zeros(40, dtype=torch.long))
+    compressor = Compressor(network, graph, data, data, CompressorSettings())
+    widths = tuple(max(1, 3 * width // 4) for width in graph.dense_widths)
+    errors = []
+    for held_out in (0.0, 0.2):
+        pruned = compressor.pruned_model(widths).eval()
+        refit = SequentialRefit(network, images[:40], held_out=held_out)
+        refit(pruned, compressor.plan.keeps(compressor.kept(widths)), reestimate_norms=False)
+        unseen = images[40:]
+        errors.append(float((logits(pruned, unseen, 64) - logits(network, unseen, 64)).square().mean()))
+    assert errors[1] < errors[0], errors
 
 
 def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
@@ -153,21 +173,6 @@ def test_residual_networks_of_the_zoo_are_corrected_in_every_block_but_the_first
     ends = {name: target.branch for name, target in refit._targets.items() if name.endswith("conv2")}
     assert len(ends) == 9
     assert all(branch is not None for branch in ends.values())
-
-
-@pytest.mark.parametrize("intercept", [True, False])
-def test_depthwise_solution_equals_lstsq_per_channel(intercept):
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 1, 3, 3, generator=generator)
-    patches = torch.randn(200, 27, generator=generator)
-    targets = torch.randn(200, 3, generator=generator)
-    solved, shift = solve_rows(patches, targets, weight, groups=3, intercept=intercept, ridge=1e-9)
-    for channel in range(3):
-        x = patches[:, 9 * channel : 9 * channel + 9]
-        x = torch.cat([x, torch.ones(200, 1)], dim=1) if intercept else x
-        expected = torch.linalg.lstsq(x, targets[:, channel : channel + 1]).solution[:, 0]
-        assert torch.allclose(solved[channel].flatten(), expected[:9], atol=1e-4)
-        assert shift[channel].item() == pytest.approx(expected[9].item() if intercept else 0.0, abs=1e-4)
 
 
 def test_a_network_that_cannot_be_traced_is_named(data):
