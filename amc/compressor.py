@@ -21,6 +21,7 @@ from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
 from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph import Graph
 from amc.importance import channel_orders, check_order
+from amc.measuring import measured_curves
 from amc.memo import Evaluation, Memo
 from amc.models import OptionAShortcut
 from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
@@ -59,6 +60,8 @@ class CompressorSettings:
             (``SequentialRefit.__call__`` says when that is better).
         activation_rounds: how often a sequential refit solves a layer again with what a ReLU after it cuts
             off left free (``amc.clipping``).
+        measured_images: images of ``search_val`` on which the groups' error curves are corrected by real
+            ones, without labels (``amc.measuring``); 0 leaves them estimated.
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
             on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
@@ -75,6 +78,7 @@ class CompressorSettings:
     activation_rounds: int = 0
     precision: str = "float32"
     racing_risk: float = 0.0
+    measured_images: int = 64
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -84,6 +88,7 @@ class CompressorSettings:
             ("cache_mib", 0),
             ("sequential_images", 0),
             ("activation_rounds", 0),
+            ("measured_images", 0),
         ):
             if getattr(self, name) < least:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
@@ -141,7 +146,8 @@ class Compressor:
             graph, self._model, settings.order, moments, calibration, device=device, ridge=settings.ridge
         )
         self._orders = found.orders
-        self.errors = found.errors
+        self._estimated_errors = found.errors
+        self._errors: Mapping[str, tuple[float, ...]] | None = None
         self._moments = moments if settings.refit else {}
         self._nested: dict[str, NestedRefit] = {}
         self._input_slots = _input_slots(graph)
@@ -175,6 +181,33 @@ class Compressor:
         evaluation = self.judge(widths, found, time.process_time() - start)
         self._memo.put(evaluation)
         return evaluation
+
+    def errors(self, progress: Callable[[int], Any] | None = None) -> Mapping[str, tuple[float, ...]]:
+        """Return what each group's pruning does to the outputs, at every width: {} if the order is not obs.
+
+        Computed when first asked for.
+
+        Args:
+            progress: called with 1 after every network that is measured.
+        """
+        if self._errors is None:
+            self._errors = self._estimated_errors
+            if self._errors and (count := self.settings.measured_images):
+                error_of = self._output_error(self.images[:count].float())
+                self._errors = measured_curves(
+                    self._errors, self.graph.dense_widths, error_of, progress=progress
+                )
+        return self._errors
+
+    def _output_error(self, images: Tensor) -> Callable[[Sequence[int]], float]:
+        """Return what tells the squared error of a candidate's outputs, as a share of their variance."""
+        shell = Shell(self._model, self.graph, self._device, torch.float32)
+
+        def run(widths: Sequence[int]) -> Tensor:
+            return outputs(shell.load(self._tensors(widths)), images, self.settings.batch_size)
+
+        dense = run(self.graph.dense_widths)
+        return lambda widths: -likeness(run(widths), dense)
 
     def prepare(self) -> None:
         """Compute what all evaluations need, once and outside of their clock."""
@@ -397,6 +430,8 @@ def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    kept = {key: value for key, value in asdict(settings).items() if key != "cache_mib"}
+    kept = {
+        key: value for key, value in asdict(settings).items() if key not in ("cache_mib", "measured_images")
+    }
     digest.update(repr(sorted(kept.items())).encode())
     return digest.hexdigest()[:16]

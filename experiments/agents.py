@@ -57,6 +57,7 @@ from experiments.schema import (
 
 Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
 Rank = Callable[[Importance], Scores]
+Curves = Callable[[], Errors]
 
 ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "greedy")
 """Agents that do not search: one evaluation."""
@@ -160,7 +161,7 @@ def make_agent(
     config: AgentConfig,
     space: WidthSpace,
     budget: Budget,
-    errors: Errors,
+    errors: Curves,
     seed: int,
     relaxed_env: Callable[[], gym.Env],
     scores: Rank | None,
@@ -168,7 +169,7 @@ def make_agent(
     """Bind an agent's settings; ``check_agent`` has been called.
 
     Args:
-        errors: the groups' errors at every width (``Compressor.errors``), for allocations made from them.
+        errors: gives the groups' errors at every width (``Compressor.errors``) to those that use them.
         relaxed_env: makes an environment that does not enforce the budget.
         scores: ranks the channels of the whole network (``amc.ranking``); None where there are no channels.
     """
@@ -187,7 +188,7 @@ def _guided(
     config: AgentConfig,
     space: WidthSpace,
     budget: Budget,
-    errors: Errors,
+    errors: Curves,
     relaxed_env: Callable[[], gym.Env],
     guide: tuple[float, ...],
 ) -> Agent:
@@ -213,7 +214,7 @@ def _allocated(
     name: str,
     space: WidthSpace,
     budget: Budget,
-    errors: Errors,
+    errors: Curves,
     scores: Rank | None,
 ) -> tuple[int, ...]:
     match name:
@@ -225,21 +226,23 @@ def _allocated(
             assert scores is not None, f"{name} ranks channels"
             return ranked_widths(space, budget, scores("l1" if name == "global_l1" else "taylor"))
         case _:
-            return greedy_widths(space, budget, errors)
+            return greedy_widths(space, budget, errors())
 
 
 def _guides(
     name: str,
     space: WidthSpace,
     budget: Budget,
-    errors: Errors,
+    errors: Curves,
     scores: Rank | None,
 ) -> list[tuple[float, ...]]:
     """Return the allocations that a search may start from as the actions that carry them out."""
     if name == "none":
         return []
-    known = {"greedy": bool(errors), "global_l1": scores is not None}
-    names = [name] if name != "best" else [own for own in STARTS if known.get(own, True)]
+    names = [name]
+    if name == "best":
+        known = {"greedy": bool(errors()), "global_l1": scores is not None}
+        names = [own for own in STARTS if known.get(own, True)]
     found = [_shares(space, _allocated(own, space, budget, errors, scores)) for own in names]
     return list(dict.fromkeys(found))
 
@@ -249,11 +252,11 @@ def _shares(space: WidthSpace, widths: Sequence[int]) -> tuple[float, ...]:
 
 
 def _one_group_smaller(
-    space: WidthSpace, budget: Budget, errors: Errors, actions: Sequence[float], share: float
+    space: WidthSpace, budget: Budget, errors: Curves, actions: Sequence[float], share: float
 ) -> list[tuple[float, ...]]:
     """Return the actions of the networks that meet a share of the dense cost by one group alone."""
     widths = [space.nearest(group, action) for group, action in enumerate(actions)]
-    networks = one_group_smaller(space, budget.cost, share * budget.dense_cost, widths, errors)
+    networks = one_group_smaller(space, budget.cost, share * budget.dense_cost, widths, errors())
     return [_shares(space, network) for network in networks]
 
 

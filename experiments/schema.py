@@ -220,6 +220,7 @@ class CompressorConfig:
     activation_rounds: int = 0
     precision: str = "float32"
     racing_risk: float = 0.0
+    measured_images: int = 64
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
     max_inputs: int = 10_000

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from agents import Episode
+from amc.allocation import Errors
 from amc.budget import Budget
 from amc.compressor import Compressor
 from amc.errors import Stopped
@@ -52,9 +53,8 @@ def run(run: Run) -> dict[str, Any]:
     ):
         relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
         scores = partial(global_scores, run.dense, run.graph, calibration=run.splits.calibration)
-        agent = make_agent(
-            run.config.agent, run.space, run.budget, compressor.errors, run.config.seed, relaxed, scores
-        )
+        errors = partial(_errors, compressor)
+        agent = make_agent(run.config.agent, run.space, run.budget, errors, run.config.seed, relaxed, scores)
         envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
@@ -98,6 +98,11 @@ def _compressor(run: Run) -> Compressor:
         total=len(run.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
     ) as bar:
         return run.compressor(progress=bar.update)
+
+
+def _errors(compressor: Compressor) -> Errors:
+    with tqdm(desc="measure", unit="network", disable=None, leave=False) as bar:
+        return compressor.errors(bar.update)
 
 
 def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContextManager[Network]:

@@ -119,7 +119,7 @@ def _search(
         run.config.agent,
         space,
         budget,
-        pruner.errors,
+        lambda: pruner.errors,
         run.config.seed,
         lambda: env(budget=relaxed),
         None,

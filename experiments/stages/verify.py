@@ -77,7 +77,7 @@ def _measure(run: Run, widths: tuple[int, ...]) -> tuple[float, float]:
 
 def _errors(run: Run) -> Errors:
     """Return what channels cost in accuracy, where the channel order has found it out."""
-    return run.compressor().errors or even_errors(run.space)
+    return run.compressor().errors() or even_errors(run.space)
 
 
 def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:

@@ -96,7 +96,8 @@ def test_the_error_curves_tell_how_far_the_logits_move():
     graph = trace(network, torch.zeros(1, *SHAPE))
     images = torch.randn(120, *SHAPE, generator=torch.Generator().manual_seed(0))
     data = LabelledImages(images, torch.zeros(120, dtype=torch.long))
-    compressor = Compressor(network, graph, data, data, CompressorSettings(positions_per_image=64))
+    settings = CompressorSettings(positions_per_image=64, measured_images=0)
+    compressor = Compressor(network, graph, data, data, settings)
     dense = logits(network, images, 64)
     predicted, real = [], []
     for place, group in enumerate(graph.groups):
@@ -105,6 +106,6 @@ def test_the_error_curves_tell_how_far_the_logits_move():
             widths[place] = width
             moved = logits(compressor.candidate(widths), images, 64) - dense
             real.append(float(moved.square().sum(1).mean() / dense.var(0, correction=0).sum()))
-            predicted.append(compressor.errors[group.name][width])
+            predicted.append(compressor.errors()[group.name][width])
     assert np.corrcoef(np.log(predicted), np.log(real))[0, 1] > 0.95
     assert 0.2 < np.median(np.array(predicted) / np.array(real)) < 5

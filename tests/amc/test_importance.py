@@ -266,7 +266,7 @@ def test_taylor_orders_are_nested_and_refitted(trained, data):
         previous = kept
     widths = tuple((width + 1) // 2 for width in graph.dense_widths)
     assert refitted.evaluate(widths).agreement > plain.evaluate(widths).agreement
-    assert refitted.errors == {}
+    assert refitted.errors() == {}
 
 
 def test_a_network_that_is_sure_of_its_labels_keeps_a_gradient():
