@@ -6,6 +6,7 @@ for layers that may compute otherwise, before any of them is pruned.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -103,21 +104,22 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
 
 
-def block_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+def block_positions(
+    module: nn.Module, inputs: Sequence[Tensor], limit: int, generator: torch.Generator
+) -> Tensor:
     """Choose output positions as ``sample_positions`` does, anew for every block of images: (blocks, P)."""
-    blocks = -(-len(inputs) // POSITION_BLOCK)
-    return torch.stack([sample_positions(module, inputs, limit, generator) for _ in range(blocks)])
+    return torch.stack([sample_positions(module, block, limit, generator) for block in inputs])
 
 
-def block_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
-    """Unfold a layer's input at its block's positions, image by image; else as ``layer_patches``."""
-    blocks = zip(inputs.split(POSITION_BLOCK), chosen, strict=True)
+def block_patches(module: nn.Module, inputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
+    """Unfold blocks of a layer's inputs, each at its positions, image by image; else as ``layer_patches``."""
+    blocks = zip(inputs, chosen, strict=True)
     return torch.cat([layer_patches(module, block, own) for block, own in blocks])
 
 
-def block_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
-    """Take a layer's output at its block's positions, image by image; else as ``layer_rows``."""
-    blocks = zip(outputs.split(POSITION_BLOCK), chosen, strict=True)
+def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
+    """Take blocks of a layer's outputs, each at its positions, image by image; else as ``layer_rows``."""
+    blocks = zip(outputs, chosen, strict=True)
     return torch.cat([layer_rows(module, block, own) for block, own in blocks])
 
 

@@ -101,7 +101,7 @@ def solve_rows(
         solver, solution = _best(system, right, ridge, held_out)
     if revise is not None:
         for _ in range(rounds):
-            solution = solver(system.right(revise(solution.outputs(problem.patches))))
+            solution = solver(system.right(revise(solution.outputs(system.x))))
     return solution.weight.mT.reshape(problem.weight.shape), solution.shift.flatten()
 
 
@@ -112,8 +112,8 @@ class _Solution:
     weight: Tensor
     shift: Tensor
 
-    def outputs(self, patches: Tensor) -> Tensor:
-        x = _grouped(patches, len(self.weight))
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return (rows, out_channels) for ``_grouped`` rows."""
         return (x @ self.weight + self.shift).transpose(0, 1).flatten(1)
 
 
@@ -124,11 +124,12 @@ _Solver = Callable[[Tensor], _Solution]
 def _best(system: _Normal, right: Tensor, ridge: float, held_out: HeldOut) -> tuple[_Solver, _Solution]:
     """Return the solution, and its solver, whose error on the held-out rows is least."""
     wanted = held_out.passed(held_out.targets)
+    x = _grouped(held_out.patches, len(system.x))
     found: tuple[float, _Solver, _Solution] | None = None
     for step in range(RIDGE_STEPS):
         solver = system.solver(ridge * 10**step)
         solution = solver(right)
-        passed = held_out.passed(solution.outputs(held_out.patches))
+        passed = held_out.passed(solution.outputs(x))
         error = float((passed - wanted).square().sum(dtype=torch.float64))
         if found is None or error < found[0]:
             found = error, solver, solution
@@ -140,14 +141,14 @@ class _Normal:
     """Normal equations of a problem, the column of ones first if there is one."""
 
     def __init__(self, problem: Problem) -> None:
-        self._x = _grouped(problem.patches, problem.groups)
+        self.x = _grouped(problem.patches, problem.groups)
         self._groups, self._rows = problem.groups, len(problem.patches)
         self._ones = int(problem.intercept)
         weight = problem.weight
         self._weight = weight.double().reshape(self._groups, len(weight) // self._groups, -1).mT
-        gram = products(self._x, self._x) / self._rows
+        gram = products(self.x, self.x) / self._rows
         if self._ones:
-            mean = self._mean(self._x)
+            mean = self._mean(self.x)
             corner = gram.new_ones(self._groups, 1, 1)
             gram = torch.cat([torch.cat([corner, mean], -1), torch.cat([mean.mT, gram], -1)], -2)
         self._gram = gram
@@ -155,7 +156,7 @@ class _Normal:
     def right(self, targets: Tensor) -> Tensor:
         """Return the right-hand side for targets (rows, out_channels)."""
         y = _grouped(targets, self._groups)
-        right = products(self._x, y) / self._rows
+        right = products(self.x, y) / self._rows
         return torch.cat([self._mean(y), right], -2) if self._ones else right
 
     def solver(self, ridge: float) -> _Solver:
@@ -182,5 +183,5 @@ class _Normal:
 
 
 def _grouped(rows: Tensor, groups: int) -> Tensor:
-    """(rows, groups * n) -> (groups, rows, n)."""
-    return rows.reshape(len(rows), groups, -1).transpose(0, 1)
+    """(rows, groups * n) -> (groups, rows, n), copied: every product would do it again."""
+    return rows.reshape(len(rows), groups, -1).transpose(0, 1).contiguous()

@@ -19,18 +19,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from amc.clipping import Bounds, bounds_after, passing, revision
 from amc.errors import AmcError
 from amc.layers import plain_norm
 from amc.models import OptionAShortcut
-from amc.patches import block_patches, block_positions, block_rows, why_not_linear
+from amc.patches import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
 from amc.pruning import Keep
 from amc.reconstruction import shrinkage
 from amc.rows import HeldOut, Problem, solve_rows
 
+_Values = dict[fx.Node, list[Any]]
+"""Results of operations, for every block of images."""
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 Progress = Callable[[int], Any] | None
 
@@ -61,7 +62,7 @@ class SequentialRefit:
 
     Args:
         dense: the dense network, in eval mode.
-        images: calibration images (N, C, H, W); their activations are held in memory at once.
+        images: calibration images (N, C, H, W); what is still needed of their activations is held in memory.
         positions_per_image: output positions sampled from each image and layer.
         held_out: share of the images, the last ones, that no layer is solved on: on those the ridge of every
             layer is chosen (``amc.rows``), which needs some hundred images and several times the solving.
@@ -82,7 +83,8 @@ class SequentialRefit:
         progress: Progress = None,
     ) -> None:
         self._dense = dense
-        self._images = images.contiguous(memory_format=torch.channels_last)
+        self._images = images.contiguous(memory_format=torch.channels_last).split(POSITION_BLOCK)
+        self._count = len(images)
         self._held_out = int(held_out * len(images))
         self._targets: dict[str, _Target] = {}
         self._record(positions_per_image, torch.Generator().manual_seed(seed), progress)
@@ -104,7 +106,7 @@ class SequentialRefit:
         modules = dict(self._dense.named_modules())
         sooner = branches_first(nodes, modules)
         wanted = graph.output_node().all_input_nodes
-        found = [_run(order, self._dense, modules, self._images[:2], wanted) for order in (nodes, sooner)]
+        found = [_run(order, self._dense, modules, self._images[0][:2], wanted) for order in (nodes, sooner)]
         same = all(
             isinstance(one, Tensor) and torch.equal(one, other) for one, other in zip(*found, strict=True)
         )
@@ -136,7 +138,7 @@ class SequentialRefit:
         """
         modules = dict(pruned.named_modules())
         altered: set[str] = set()
-        for node, values in self._walk(pruned, modules, progress):
+        for node, values in self._walk(pruned, modules, progress, carried_out=False):
             if not any(source.name in altered for source in node.all_input_nodes):
                 if self._differs(node):
                     altered.add(node.name)
@@ -151,17 +153,28 @@ class SequentialRefit:
         return len(self._targets)
 
     def _walk(
-        self, root: nn.Module, modules: Mapping[str, nn.Module], progress: Progress
-    ) -> Iterator[tuple[fx.Node, dict[fx.Node, Any]]]:
-        """Run the graph; yield every operation before it is carried out, with the values that are alive."""
+        self, root: nn.Module, modules: Mapping[str, nn.Module], progress: Progress, *, carried_out: bool
+    ) -> Iterator[tuple[fx.Node, _Values]]:
+        """Run the graph, every operation on all blocks of images before the next.
+
+        Yields:
+            Every operation, before or after it is ``carried_out``, with the values that are alive.
+        """
         last_use = {source: node for node in self._nodes for source in node.all_input_nodes}
-        values: dict[fx.Node, Any] = {}
+        values: _Values = {}
         for node in self._nodes:
             if node.op == "placeholder":
-                values[node] = self._images.clone()  # the network may work in place
+                values[node] = [block.clone() for block in self._images]  # the network may work in place
                 continue
-            yield node, values
-            values[node] = _call(node, values, root, modules)
+            if not carried_out:
+                yield node, values
+            inputs = {source: values[source] for source in node.all_input_nodes}
+            values[node] = [
+                _call(node, {source: blocks[place] for source, blocks in inputs.items()}, root, modules)
+                for place in range(len(self._images))
+            ]
+            if carried_out:
+                yield node, values
             for source in node.all_input_nodes:
                 if last_use[source] is node:
                     del values[source]
@@ -173,17 +186,16 @@ class SequentialRefit:
         """Run the dense network and keep what its layers deliver."""
         modules = dict(self._dense.named_modules())
         altered: set[str] = set()
-        for node, values in self._walk(self._dense, modules, progress):
+        for node, values in self._walk(self._dense, modules, progress, carried_out=True):
             reached = any(source.name in altered for source in node.all_input_nodes)
             module = modules.get(str(node.target)) if node.op == "call_module" else None
             if reached and isinstance(module, nn.Conv2d | nn.Linear):
                 inputs = values[node.all_input_nodes[0]]
-                if why_not_linear(module, inputs[:1].shape) is not None:  # its weight is not what it seems
+                if why_not_linear(module, inputs[0][:1].shape) is not None:  # its weight is not what it seems
                     altered.add(node.name)
                     continue
                 chosen = block_positions(module, inputs, positions, generator)
-                output = module(inputs)
-                self._targets[node.name] = self._target(node, modules, values, altered, output, chosen)
+                self._targets[node.name] = self._target(node, modules, values, altered, chosen)
             if reached or self._differs(node):
                 altered.add(node.name)
 
@@ -191,14 +203,14 @@ class SequentialRefit:
         self,
         node: fx.Node,
         modules: Mapping[str, nn.Module],
-        values: Mapping[fx.Node, Any],
+        values: _Values,
         altered: set[str],
-        output: Tensor,
         chosen: Tensor,
     ) -> _Target:
         norm = _norm_after(node, modules)
         name = str(norm.target) if norm else None
         module = modules[str(node.target)]
+        output = values[node]
         rows = block_rows(module, output, chosen)
         tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
@@ -207,7 +219,7 @@ class SequentialRefit:
         if other is None:
             return _Target(chosen, rows, name, bounds=bounds_after(tail, modules))
         value = values.get(other)
-        if other.name not in altered or not isinstance(value, Tensor) or value.shape != output.shape:
+        if other.name not in altered or value is None or not _alike(value[0], output[0]):
             return _Target(chosen, rows, name)
         bounds = bounds_after(next(iter(tail.users)), modules)
         return _Target(chosen, rows, name, other.name, block_rows(module, value, chosen), bounds)
@@ -224,7 +236,7 @@ class SequentialRefit:
         node: fx.Node,
         module: nn.Conv2d | nn.Linear,
         modules: Mapping[str, nn.Module],
-        values: Mapping[fx.Node, Any],
+        values: _Values,
         keeps: Mapping[str, Keep],
         ridge: float,
         activation_rounds: int,
@@ -244,7 +256,7 @@ class SequentialRefit:
             offset = offset + branch
         patches = block_patches(module, values[node.all_input_nodes[0]], target.chosen)
         offset = offset.expand_as(rows)
-        fit = len(rows) - self._held_out * (len(rows) // len(self._images))
+        fit = len(rows) - self._held_out * (len(rows) // self._count)
         problem = Problem(
             patches[:fit],
             rows[:fit],
@@ -283,6 +295,11 @@ class SequentialRefit:
         offset = -_select(mean, outputs, dim=0) * scale + (norm.bias if norm.affine else 0)
         flat = scale.abs() < 0.05 * scale.abs().mean()
         return torch.where(flat, torch.zeros_like(scale), scale), offset
+
+
+def _alike(value: Any, output: Any) -> bool:
+    """Whether a value has the shape of a layer's output."""
+    return isinstance(value, Tensor) and value.shape == output.shape
 
 
 def branches_first(nodes: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -> list[fx.Node]:
@@ -369,11 +386,17 @@ def _addend(tail: fx.Node) -> fx.Node | None:
     return next((source for source in users[0].all_input_nodes if source is not tail), None)
 
 
-def _reestimate(norm: nn.BatchNorm2d, inputs: Tensor) -> None:
-    """Take the statistics of ``inputs``: a pass in training mode with momentum 1 does just that."""
+def _reestimate(norm: nn.BatchNorm2d, blocks: Sequence[Tensor]) -> None:
+    """Take the statistics of blocks of inputs (N, C, H, W)."""
     if norm.running_mean is None or norm.running_var is None:
         return
-    F.batch_norm(inputs, norm.running_mean, norm.running_var, training=True, momentum=1.0)
+    count = sum(block.numel() for block in blocks) // blocks[0].shape[1]
+    total = [block.sum((0, 2, 3), dtype=torch.float64) for block in blocks]
+    mean = torch.stack(total).sum(0) / count
+    centre = mean.to(blocks[0].dtype)[:, None, None]
+    squares = [(block - centre).square().sum((0, 2, 3), dtype=torch.float64) for block in blocks]
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(torch.stack(squares).sum(0) / max(count - 1, 1))
 
 
 def _select(tensor: Tensor, indices: Tensor | None, dim: int = 1) -> Tensor:

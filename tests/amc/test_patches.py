@@ -170,10 +170,12 @@ def test_stale_statistics_of_a_norm_that_stays_are_put_back(data):
 def test_blocks_of_images_have_positions_of_their_own_and_rows_stay_image_by_image():
     layer = nn.Conv2d(3, 4, 3, padding=1)
     images = torch.randn(2 * POSITION_BLOCK + 5, 3, 12, 12)
-    chosen = block_positions(layer, images, 7, torch.Generator().manual_seed(0))
+    blocks = images.split(POSITION_BLOCK)
+    chosen = block_positions(layer, blocks, 7, torch.Generator().manual_seed(0))
     assert chosen.shape == (3, 7)
     assert len({tuple(own.tolist()) for own in chosen}) == 3
-    patches, rows = block_patches(layer, images, chosen), block_rows(layer, layer(images), chosen)
+    patches = block_patches(layer, blocks, chosen)
+    rows = block_rows(layer, layer(images).split(POSITION_BLOCK), chosen)
     torch.testing.assert_close(patches @ layer.weight.flatten(1).T + layer.bias, rows, atol=1e-5, rtol=1e-5)
     last = layer_rows(layer, layer(images[-5:]), chosen[2])
     torch.testing.assert_close(rows[-5 * 7 :], last, atol=1e-6, rtol=1e-6)
