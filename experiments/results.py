@@ -83,6 +83,14 @@ def experiment_of(provenance: Mapping[str, Any]) -> str | None:
     return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
 
 
+_IMPROVEMENTS = {
+    "prune.activation_rounds": "rounds0",
+    "prune.held_out": "heldout0",
+    "compressor.measured_images": "measured0",
+}
+"""Settings that older runs do not have, which is as if they were 0, and what file names say of that."""
+
+
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
 
@@ -120,6 +128,7 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
     short = [f"val{images}", *([f"refit{refit}"] if refit else [])]
-    if not OmegaConf.select(config, "prune.activation_rounds", default=0):  # older runs do not have it
-        return [f"{words}, kept with `prune.activation_rounds=0`"], [*short, "rounds0"]
-    return [words], short
+    off = {key: tag for key, tag in _IMPROVEMENTS.items() if not OmegaConf.select(config, key, default=0)}
+    if off:
+        words += ", with " + ", ".join(f"`{key}=0`" for key in off)
+    return [words], [*short, *off.values()]

@@ -73,13 +73,15 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     assert result.job[-1] == "judged on 32 images, which are the test images too"
 
 
-def test_a_winner_that_was_refitted_in_another_way_has_a_table_of_its_own(runs, tmp_path):
+def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
     copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
     config = copy / ".hydra/config.yaml"
-    config.write_text(config.read_text().replace("activation_rounds: 3", "activation_rounds: 0"))
+    older = config.read_text().replace("activation_rounds: 3", "activation_rounds: 0")
+    config.write_text(older.replace("  measured_images: 64\n", ""))
     (result,) = read_results([copy])
-    assert result.job[-1] == "judged on 32 images, kept with `prune.activation_rounds=0`"
-    assert result.slug.endswith("_rounds0")
+    settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`"
+    assert result.job[-1] == f"judged on 32 images, with {settings}"
+    assert result.slug.endswith("_rounds0_measured0")
 
 
 def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
