@@ -1,0 +1,55 @@
+"""What agents ask of the compressor before they search."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+import gymnasium as gym
+import pytest
+
+from amc.allocation import Errors
+from amc.budget import make_budget, width_space
+from experiments.agents import make_agent
+from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig
+
+SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
+BUDGET = make_budget("macs", 0.5, lambda widths: 3.0 * widths[0] + widths[1], SPACE.dense)
+CURVES: Errors = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.0)}
+
+
+def no_env() -> gym.Env:
+    raise AssertionError("no search is run here")
+
+
+def bind(config: AgentConfig) -> int:
+    """Bind an agent; return how often it asked for the curves."""
+    asked = 0
+
+    def curves() -> Errors:
+        nonlocal asked
+        asked += 1
+        return CURVES
+
+    make_agent(config, SPACE, BUDGET, curves, 0, no_env, None)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["uniform", "deep", "shallow", "random"])
+def test_agents_that_know_of_no_errors_have_none_measured(name: str) -> None:
+    def measured() -> NoReturn:
+        raise AssertionError("measuring takes time")
+
+    make_agent(AgentConfig(name=name), SPACE, BUDGET, measured, 0, no_env, None)
+
+
+@pytest.mark.parametrize(
+    "config", [AgentConfig(name="greedy"), DDPGConfig(guide="greedy"), EvolutionConfig(guide="best")]
+)
+def test_agents_that_start_from_errors_ask_for_them(config: AgentConfig) -> None:
+    assert bind(config) > 0
+
+
+@pytest.mark.parametrize("config", [DDPGConfig(guide="none"), NetAdaptConfig(guide="none")])
+def test_without_a_guide_nothing_is_measured_before_the_search(config: AgentConfig) -> None:
+    assert bind(config) == 0
