@@ -64,7 +64,8 @@ def test_logits_are_those_of_eager_and_threads_are_respected(name, network, capf
             prepared = backend.prepare(network, SHAPE, 8, threads)
             difference, scale = largest_difference(prepared.run(), eager)
             assert difference <= 1e-4 * scale
-            assert threads in [busy_threads(prepared.run) for _ in range(3)]  # a busy machine may hide one
+            # A busy machine may hide one.
+            assert any(busy_threads(prepared.run) == threads for _ in range(50))
     assert network.training
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
