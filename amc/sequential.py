@@ -65,7 +65,8 @@ class SequentialRefit:
         images: calibration images (N, C, H, W); what is still needed of their activations is held in memory.
         positions_per_image: output positions sampled from each image and layer.
         held_out: share of the images, the last ones, that no layer is solved on: on those the ridge of every
-            layer is chosen (``amc.rows``), which needs some hundred images and up to twice the time of solving.
+            layer is chosen (``amc.rows``), which needs some hundred images and up to twice the time of
+            solving.
         progress: called with 1 after every operation of the network.
 
     Raises:
