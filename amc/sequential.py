@@ -64,7 +64,8 @@ class SequentialRefit:
         dense: the dense network, in eval mode.
         images: calibration images (N, C, H, W); what is still needed of their activations is held in memory.
         positions_per_image: output positions sampled from each image and layer.
-        held_out: share of the images, the last ones, that no layer is solved on: on those the ridge of every
+        held_out: share of the images, the last ones (which should be of all classes, see
+            ``amc.data.splits.stratified_pick``), that no layer is solved on: on those the ridge of every
             layer is chosen (``amc.rows``), which needs some hundred images and up to twice the time of
             solving.
         progress: called with 1 after every operation of the network.

@@ -88,9 +88,11 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return `count` sorted indices into `labels` (N,), each class in proportion to its size to within one.
+    """Return `count` indices into `labels` (N,), each class in proportion to its size to within one.
 
-    Every image gets its shuffled place within its class as a fraction of the class; the lowest fractions win.
+    Every image gets its shuffled place within its class as a fraction of the class; the lowest fractions win,
+    the lowest first. So the first images of a pick, however many, are stratified too, and so are the last:
+    whoever takes a part of them (as many as a layer is solved on, say) sees all classes.
     """
     order = torch.randperm(len(labels), generator=generator(seed))
     fraction = torch.empty(len(labels), dtype=torch.float64)
@@ -98,7 +100,7 @@ def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
         members = order[labels[order] == label]
         fraction[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
     ranked = order[fraction[order].argsort(stable=True)]
-    return ranked[:count].sort().values
+    return ranked[:count]
 
 
 def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor, Tensor]:
