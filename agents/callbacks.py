@@ -60,6 +60,5 @@ class EpisodeCallback(BaseCallback):
 def _episode(index: int, phase: str, infos: tuple[dict[str, Any], ...], reward: float) -> Episode:
     """Gather an episode; vector environments store rewards in float32, the exact return travels in info."""
     requested = tuple(float(info["requested"]) for info in infos)
-    executed = tuple(float(info["executed"]) for info in infos)
     last = infos[-1]
-    return Episode(index, phase, requested, executed, float(last.get("return", reward)), last)
+    return Episode(index, phase, requested, tuple(last["ratios"]), float(last.get("return", reward)), last)

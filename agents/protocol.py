@@ -134,11 +134,9 @@ def rollout(env: gym.Env, policy: Policy, index: int, phase: str) -> Episode:
     """Run one episode under ``policy``."""
     observation, _ = env.reset()
     requested: list[float] = []
-    executed: list[float] = []
     while True:
         action = policy(observation, len(requested))
         observation, reward, terminated, truncated, info = env.step(np.array([action], dtype=np.float32))
         requested.append(float(info["requested"]))
-        executed.append(float(info["executed"]))
         if terminated or truncated:
-            return Episode(index, phase, tuple(requested), tuple(executed), float(reward), info)
+            return Episode(index, phase, tuple(requested), tuple(info["ratios"]), float(reward), info)

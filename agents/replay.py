@@ -13,8 +13,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
     """Replay buffer with AMC's reward shaping.
 
     - The reward of the last step is given to every step of its episode (AMC section 3.2).
-    - The stored action is the executed one (``info["executed"]``, after rounding and budget cut), scaled to
-      [-1, 1]; with ``store_executed=False`` the requested one, as in the official code.
+    - The stored action is the executed one (of the last ``info["ratios"]``, after rounding and the budget),
+      scaled to [-1, 1]; with ``store_executed=False`` the requested one, as in the official code.
     - Environments that are stepped together end their episodes together; each episode has its own return.
       ``buffer_size`` counts the transitions of all environments.
     - Sampled rewards have a baseline subtracted: the moving average ``b <- b + alpha * (mean(r) - b)`` of the
@@ -55,13 +55,13 @@ class EpisodeReplayBuffer(ReplayBuffer):
 
         All arguments have one row an environment.
         """
-        if self._store_executed:
-            executed = [2.0 * info["executed"] - 1.0 for info in infos]
-            action = np.array(executed, dtype=action.dtype).reshape(action.shape)
         self._episode.append((obs, next_obs, action, done, infos))
         if done.any():
             assert done.all(), "environments that are stepped together have episodes of the same length"
-            for step_obs, step_next, step_action, step_done, step_infos in self._episode:
+            for step, (step_obs, step_next, step_action, step_done, step_infos) in enumerate(self._episode):
+                if self._store_executed:
+                    executed = [2.0 * info["ratios"][step] - 1.0 for info in infos]
+                    step_action = np.array(executed, dtype=action.dtype).reshape(action.shape)
                 super().add(step_obs, step_next, step_action, reward, step_done, step_infos)
             self._episode = []
 

@@ -20,12 +20,10 @@ Ratios = Callable[[float], Sequence[float]]
 def uniform_widths(space: WidthSpace, budget: Budget) -> tuple[int, ...]:
     """Return the widths of the largest single preserve ratio that meets the budget (AMC's uniform baseline).
 
-    All groups take the widest allowed width at or under the ratio; whatever budget is left by rounding is
-    then handed out in forward order, one rounding step at a time, so that the comparison is at the same cost.
+    All groups take the widest allowed width at or under the ratio; what rounding leaves of the budget goes to
+    those that are nearest to their next width (``Budget.scale``), so that comparisons are at the same cost.
     """
-    groups = zip(space.choices, space.dense, strict=True)
-    ratios = sorted({width / dense for choice, dense in groups for width in choice})
-    return _largest(space, budget, ratios, lambda ratio: [ratio] * len(space.names))
+    return budget.scale(space, [1.0] * len(space.names))
 
 
 def ramp_widths(space: WidthSpace, budget: Budget, *, shallow: bool) -> tuple[int, ...]:
@@ -56,8 +54,8 @@ def ranked_widths(space: WidthSpace, budget: Budget, scores: Scores) -> tuple[in
 def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios: Ratios) -> tuple[int, ...]:
     """Return the widths of the highest level (they are ascending) that meets the budget.
 
-    Every group takes the widest allowed width at or under its ratio; what rounding leaves of the budget is
-    handed out in forward order, one rounding step a group.
+    Every group takes the widest allowed width at or under its ratio; ``Budget.scale`` hands out what rounding
+    leaves of the budget.
     """
 
     def at(level: float) -> tuple[int, ...]:
@@ -67,17 +65,8 @@ def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios:
         )
 
     index = bisect_right(levels, budget.limit, key=lambda level: budget.cost(at(level)))
-    widths = list(at(levels[max(index, 1) - 1]))
-    if not budget.enforced:
-        return tuple(widths)
-    for group, choice in enumerate(space.choices):
-        position = choice.index(widths[group])
-        if position + 1 == len(choice):
-            continue
-        grown = [*widths[:group], choice[position + 1], *widths[group + 1 :]]
-        if budget.cost(grown) <= budget.limit:
-            widths = grown
-    return tuple(widths)
+    widths = at(levels[max(index, 1) - 1])
+    return budget.scale(space, [width / dense for width, dense in zip(widths, space.dense, strict=True)])
 
 
 def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
-"""Budgets that hold by construction: allowed widths, feasibility and the cut of a request. Pure numbers.
+"""Budgets that hold by construction: allowed widths, feasibility, and requests made to fit. Pure numbers.
 
-The cut is AMC's algorithm 1 made exact: a width is lowered until the network would meet the budget with
-every later group at its smallest allowed width. Widths are multiples of ``round_to`` before the cut is
-taken, so rounding can never carry the result over the budget.
+AMC cuts a request as it comes: a width is lowered until the network would meet the budget with every later
+group at its smallest allowed width. So whatever comes last pays for what was asked too much before, and what
+was asked too little is lost. Here requests are scaled instead, all by one factor once they are known; the cut
+is there for comparison. Widths are multiples of ``round_to`` before either, so that rounding can never carry
+the result over the budget.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal, get_args
 
 from amc.errors import AmcError
 
 Cost = Callable[[Sequence[int]], float]
 """Cost of a network from its group widths; must not fall when a width grows."""
+
+Fit = Literal["scale", "cut"]
+"""How requests are made to fit: scaled by one factor once all are known, or cut each as it comes (AMC)."""
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,9 @@ class Budget:
         cost: the cost as a function of the widths, in the unit of ``kind``.
         ratio: allowed share of the dense cost, in (0, 1].
         dense_cost: cost of the dense network.
-        enforced: whether the cut is applied; the rewards of AMC's accuracy-guaranteed mode need no limit.
+        enforced: whether requests are made to fit; the rewards of AMC's accuracy-guaranteed mode need no
+            limit.
+        fit: how; see ``Fit``.
     """
 
     kind: str
@@ -88,6 +97,7 @@ class Budget:
     ratio: float
     dense_cost: float
     enforced: bool = True
+    fit: Fit = "cut"
 
     @property
     def limit(self) -> float:
@@ -109,7 +119,7 @@ class Budget:
             )
 
     def cut(self, space: WidthSpace, decided: Sequence[int], requested: int) -> int:
-        """Return the largest allowed width <= ``requested`` that keeps the budget reachable.
+        """Return the largest allowed width <= ``requested`` with which the budget can be met (AMC, alg. 1).
 
         Args:
             space: allowed widths.
@@ -119,14 +129,64 @@ class Budget:
         The invariant ``cost(decided + minimum of the rest) <= limit`` holds before (feasibility, or the
         last cut) and after, so the final network is at or under the budget for any request sequence.
         """
-        if not self.enforced:
-            return requested
         group = len(decided)
         rest = space.minimum[group + 1 :]
         choices = space.choices[group]
         allowed = choices[: bisect_right(choices, requested)]
         index = bisect_right(allowed, self.limit, key=lambda width: self.cost((*decided, width, *rest)))
         return allowed[max(index, 1) - 1]
+
+    def scale(self, space: WidthSpace, ratios: Sequence[float]) -> tuple[int, ...]:
+        """Return the widths of ``ratios`` times the largest factor that the budget allows.
+
+        Args:
+            space: allowed widths.
+            ratios: preserve ratio wanted of every group, in [0, 1]; only what they are to each other counts,
+                but that none falls below its group's minimum.
+
+        Every group takes the widest allowed width at or under its share. What rounding leaves of the budget
+        goes to the groups that are nearest to their next width, until no group can grow any more; so widths
+        that were made in this way, wanted again, are returned as they are.
+        """
+        smallest = zip(ratios, space.minimum, space.dense, strict=True)
+        wanted = [max(ratio, width / dense) * dense for ratio, width, dense in smallest]
+        # Group g reaches a width at the factor width / wanted: all growth in the order in which it happens.
+        growth = sorted(
+            (width / wanted[group], group, width)
+            for group, choices in enumerate(space.choices)
+            for width in choices[1:]
+        )
+
+        def after(steps: int) -> list[int]:
+            widths = list(space.minimum)
+            for _, group, width in growth[:steps]:
+                widths[group] = width
+            return widths
+
+        fitting = bisect_right(range(len(growth) + 1), self.limit, key=lambda steps: self.cost(after(steps)))
+        widths = after(max(fitting, 1) - 1)
+        full: set[int] = set()
+        for _, group, width in growth[max(fitting, 1) - 1 :]:
+            if group in full:
+                continue
+            grown = [*widths[:group], width, *widths[group + 1 :]]
+            if self.cost(grown) > self.limit:
+                full.add(group)
+            else:
+                widths = grown
+        return tuple(widths)
+
+
+def get_fit(name: str) -> Fit:
+    """Return what a configuration names.
+
+    Raises:
+        AmcError: there is no such way.
+    """
+    for fit in FITS:
+        if name == fit:
+            return fit
+    raise AmcError(f"budget.fit is {name!r}; expected one of {', '.join(FITS)}")
 
 
 def check_ratio(kind: str, ratio: float | None) -> None:
@@ -143,7 +203,13 @@ def check_ratio(kind: str, ratio: float | None) -> None:
 
 
 def make_budget(
-    kind: str, ratio: float | None, cost: Cost, dense: Sequence[int], *, enforced: bool = True
+    kind: str,
+    ratio: float | None,
+    cost: Cost,
+    dense: Sequence[int],
+    *,
+    enforced: bool = True,
+    fit: Fit = "cut",
 ) -> Budget:
     """Build a budget after checking its ratio.
 
@@ -152,4 +218,11 @@ def make_budget(
     """
     check_ratio(kind, ratio)
     assert ratio is not None
-    return Budget(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)), enforced=enforced)
+    return Budget(
+        kind=kind,
+        cost=cost,
+        ratio=float(ratio),
+        dense_cost=float(cost(dense)),
+        enforced=enforced,
+        fit=fit,
+    )

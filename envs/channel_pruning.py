@@ -34,17 +34,20 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
     next; the last observation of an episode repeats the last group with what was executed.
 
     **Action** ``Box(0, 1, (1,), float32)``: preserve ratio wanted for the group. It is rounded to the nearest
-    allowed width (multiples of ``round_to``, at least ``min_preserve_ratio``, or the full width) and then cut
-    to the largest allowed width with which the budget can still be met when every later group is at its
-    minimum. The final network is therefore at or under the budget for any sequence of actions.
+    allowed width (multiples of ``round_to``, at least ``min_preserve_ratio``, or the full width). Where a
+    budget is enforced the last step makes the network fit: with ``fit="scale"`` all ratios wanted are
+    multiplied by the largest factor that the budget allows (``Budget.scale``). With ``fit="cut"`` (AMC) every
+    width is cut as it is decided, to the largest with which the budget can still be met when every later
+    group is at its minimum. The final network is at or under the budget for any sequence of actions.
 
     **Reward** zero until the last step, then ``reward.score`` of the evaluated network.
 
     **Episode end** ``terminated`` after the last group; never truncated.
 
     **Info** of every step: ``requested`` (ratio asked for), ``executed`` (ratio after rounding and cut),
-    ``width``, ``cut`` (channels taken off by the budget), ``macs_ratio`` (decided groups at their widths, the
-    rest dense). Of the last step also ``evaluation``: the ``Evaluation`` of the network, and ``return``.
+    ``width``, ``cut`` (channels taken off at once), ``macs_ratio`` (decided groups at their widths, the rest
+    dense). Of the last step also ``ratios``, those that the network has in the end, ``evaluation``: the
+    ``Evaluation`` of the network, and ``return``.
 
     The environment is deterministic. Its version moves when learning results could.
 
@@ -73,9 +76,11 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         self._network = network
         self._space = space
         self._budget = budget
+        self._fit = budget.fit if budget.enforced else None
         self._reward = reward
         self._dense_macs = network.macs(space.dense)
         self._observe = ObservationTable(features, self._dense_macs)
+        self._wanted: list[float] = []
         self._widths: list[int] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
@@ -90,7 +95,7 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict]:
         """Start a pass over the dense network; ``seed`` and ``options`` change nothing."""
         super().reset(seed=seed)
-        self._widths = []
+        self._wanted, self._widths = [], []
         return self._observe(0, 1.0, 1.0), {"macs_ratio": 1.0}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -100,7 +105,9 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("the episode has ended; call reset() before step()")
         ratio = float(np.clip(np.asarray(action, dtype=np.float64).reshape(-1)[0], 0.0, 1.0))
         requested = self._space.nearest(group, ratio)
-        width = self._budget.cut(self._space, self._widths, requested)
+        cuts = self._fit == "cut"
+        width = self._budget.cut(self._space, self._widths, requested) if cuts else requested
+        self._wanted.append(ratio)
         self._widths.append(width)
         executed = width / self._space.dense[group]
         macs_ratio = self._network.macs((*self._widths, *self._space.dense[group + 1 :])) / self._dense_macs
@@ -118,9 +125,13 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         return observation, reward, terminated, False, info
 
     def _finish(self, info: dict[str, Any]) -> float:
-        evaluation = self._network.evaluate(self._widths)
+        widths = tuple(self._widths)
+        if self._fit == "scale":
+            widths = self._budget.scale(self._space, self._wanted)
+        evaluation = self._network.evaluate(widths)
         value = self._reward(evaluation)
-        info.update({"evaluation": evaluation, "return": value})
+        ratios = tuple(width / dense for width, dense in zip(widths, self._space.dense, strict=True))
+        info.update({"ratios": ratios, "evaluation": evaluation, "return": value})
         return value
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from amc import data as datasets
-from amc.budget import Budget, Cost, WidthSpace, check_ratio, make_budget, width_space
+from amc.budget import Budget, Cost, WidthSpace, check_ratio, get_fit, make_budget, width_space
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost
@@ -101,6 +101,7 @@ class Run:
         self._check_racing(self.settings().racing_risk, self.workers().kind)
         check_agent(config.agent, config.compressor.order)
         _ = self.reward
+        get_fit(config.budget.fit)
         for kind, ratio in asked_budgets(config.budget):
             check_ratio(kind, ratio)
         for section in (config.train, config.finetune):
@@ -280,8 +281,14 @@ class Run:
         return self._budget(*single_budget(self.config.budget))
 
     def _budget(self, kind: str, ratio: float | None) -> Budget:
-        enforced = self.reward.enforces_budget
-        return make_budget(kind, ratio, self._cost(kind), self.graph.dense_widths, enforced=enforced)
+        return make_budget(
+            kind,
+            ratio,
+            self._cost(kind),
+            self.graph.dense_widths,
+            enforced=self.reward.enforces_budget,
+            fit=get_fit(self.config.budget.fit),
+        )
 
     def _cost(self, kind: str) -> Cost:
         match kind:
@@ -394,6 +401,7 @@ class Run:
                 "kind": self.budget.kind,
                 "ratio": self.budget.ratio,
                 "enforced": self.budget.enforced,
+                "fit": self.budget.fit,
                 "round_to": self.config.budget.round_to,
                 "min_preserve_ratio": self.config.budget.min_preserve_ratio,
             },

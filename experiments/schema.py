@@ -97,7 +97,8 @@ class BudgetConfig:
     """The limit: a share of the dense cost, and the widths that are allowed.
 
     ``macs_ratios`` and the like list several budgets, in place of the one of ``kind``: the job is run for
-    each (``experiments.job``). Latency is that of ``profile``'s runtime.
+    each (``experiments.job``). Latency is that of ``profile``'s runtime. ``fit`` says how an agent's requests
+    meet the limit: ``scale``, all by one factor, or ``cut``, each as it comes (AMC).
     """
 
     kind: str = MISSING
@@ -107,6 +108,7 @@ class BudgetConfig:
     macs_ratios: list[float] = field(default_factory=list)
     params_ratios: list[float] = field(default_factory=list)
     latency_ratios: list[float] = field(default_factory=list)
+    fit: str = "scale"
     round_to: int = 4
     min_preserve_ratio: float = 0.2
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from amc.budget import Budget, WidthSpace, make_budget, width_space
+from amc.budget import Budget, Fit, WidthSpace, make_budget, width_space
 from amc.export.reference import eager_logits, random_batch
 from amc.latency import Prepared
 from amc.layers import trace_layers
@@ -60,6 +60,7 @@ def fake_problem(
     ratio: float = 0.6,
     reward: Reward | None = None,
     round_to: int = 4,
+    fit: Fit = "scale",
 ) -> tuple[ChannelPruningEnv, FakeNetwork, WidthSpace, Budget]:
     """Return an environment over a fake network of 40 channels a group, and its parts."""
     dense = (40,) * len(optimum)
@@ -67,7 +68,7 @@ def fake_problem(
     names = [f"layer{i}" for i in range(len(dense))]
     space = width_space(names, dense, round_to=round_to, min_preserve_ratio=0.2)
     reward = reward or get_reward("accuracy")
-    budget = make_budget("macs", ratio, network.macs, dense, enforced=reward.enforces_budget)
+    budget = make_budget("macs", ratio, network.macs, dense, enforced=reward.enforces_budget, fit=fit)
     features = [
         GroupFeatures(
             t=i,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm import tqdm
 
-from amc.budget import Budget, WidthSpace
+from amc.budget import Budget, WidthSpace, get_fit
 from amc.checkpoint import save_safetensors
 from amc.errors import AmcError, Stopped
 from amc.files import atomic_write_json
@@ -106,14 +107,14 @@ def _search(
     choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.ceiling)
     space = WidthSpace(pruner.names, pruner.ceiling, choices)
     whole = float(pruner.weights((WHOLE,) * len(choices)))
-    budget = Budget("weights", pruner.weights, density, whole)
+    budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
     if pruner.weights(space.minimum) > budget.limit:
         raise AmcError(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
             "weights are left with every layer at its least; lower sparsify.min_density"
         )
     features = layer_features(run.graph, pruner.names)
-    relaxed = Budget("weights", pruner.weights, density, whole, enforced=False)
+    relaxed = replace(budget, enforced=False)
     env = partial(ChannelPruningEnv, pruner, space, reward=run.reward, features=features)
     agent = make_agent(
         run.config.agent,

@@ -19,7 +19,7 @@ def test_random_search_is_seeded_and_returns_its_best_episode():
 
 
 def test_a_fixed_allocation_is_carried_out():
-    env, network, _, _ = fake_problem(ratio=1.0)
+    env, network, _, _ = fake_problem(ratio=1.0, fit="cut")
     seen = []
     result = fixed_search([env], seen.append, name="uniform", actions=[0.5, 0.6, 0.7, 0.8])
     assert result.best.executed == (0.5, 0.6, 0.7, 0.8)

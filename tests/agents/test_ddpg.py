@@ -14,8 +14,8 @@ from tests.fakes import fake_problem
 QUICK = DDPGSettings(warmup_episodes=3, hidden=(16, 16), batch_size=8)
 
 
-def search(settings=QUICK, episodes=6, seed=0, optimum=(0.9, 0.3, 0.8, 0.4), ratio=0.6):
-    env, _, _, _ = fake_problem(optimum, ratio=ratio)
+def search(settings=QUICK, episodes=6, seed=0, optimum=(0.9, 0.3, 0.8, 0.4), ratio=0.6, fit="scale"):
+    env, _, _, _ = fake_problem(optimum, ratio=ratio, fit=fit)
     seen = []
     result = ddpg_search([env], episodes, seed, seen.append, settings=settings, episode_length=4)
     return result, seen
@@ -31,7 +31,7 @@ def test_one_critic_step_equals_the_hand_computed_one():
     for step in range(4):
         observation, following = rng.random((2, 1, 11), np.float32)
         action, done = rng.random((1, 1), np.float32), np.array([step == 3])
-        batch.add(observation, following, action, np.array([-0.3], np.float32), done, [{"executed": 0.4}])
+        batch.add(observation, following, action, np.array([-0.3], np.float32), done, [{"ratios": [0.4] * 4}])
     for group in model.critic.optimizer.param_groups:
         group["lr"] = 0.0
     data = batch.sample(4)
@@ -94,7 +94,7 @@ GUIDED = DDPGSettings(
 
 
 def test_a_guided_agent_starts_at_its_guide_and_explores_around_it():
-    _, seen = search(GUIDED, ratio=1.0)
+    _, seen = search(GUIDED, ratio=1.0, fit="cut")
     assert seen[0].requested == pytest.approx(GUIDED.guide, abs=1e-5)
     for episode in seen[1:3]:
         assert np.abs(np.array(episode.requested) - GUIDED.guide).max() < 0.3
@@ -103,7 +103,7 @@ def test_a_guided_agent_starts_at_its_guide_and_explores_around_it():
 @pytest.mark.parametrize(("steps", "share", "expected"), [(20, 0.3, 0.3), (20, 0.01, 0.1), (4, 0.01, 0.5)])
 def test_a_share_of_the_steps_explores_two_an_episode_at_least(steps, share, expected):
     settings = replace(GUIDED, guide=(0.6,) * steps, explore_share=share, warmup_episodes=50)
-    env, _, _, _ = fake_problem((0.5,) * steps, ratio=1.0)
+    env, _, _, _ = fake_problem((0.5,) * steps, ratio=1.0, fit="cut")
     seen = []
     ddpg_search([env], 30, 0, seen.append, settings=settings, episode_length=steps)
     moved = [abs(action - 0.6) > 1e-4 for episode in seen[1:] for action in episode.requested]
@@ -163,7 +163,9 @@ def test_a_pull_keeps_the_actor_near_its_guide():
     settings = replace(GUIDED, warmup_episodes=5, actor_lr=0.01, explore_share=0.3)
     distance = []
     for pull in (0.0, 30.0):
-        _, seen = search(replace(settings, pull=pull), episodes=30, optimum=(0.1, 0.9, 0.1, 0.9), ratio=1.0)
+        _, seen = search(
+            replace(settings, pull=pull), episodes=30, optimum=(0.1, 0.9, 0.1, 0.9), ratio=1.0, fit="cut"
+        )
         actions = np.array([episode.requested for episode in seen[10:]])
         distance.append(np.median(np.abs(actions - GUIDED.guide)))
     assert distance[1] < 0.5 * distance[0]
@@ -171,8 +173,8 @@ def test_a_pull_keeps_the_actor_near_its_guide():
 
 def test_following_the_best_changes_the_search_once_a_better_episode_is_found():
     settings = replace(GUIDED, guide=(0.3, 0.9, 0.3, 0.9), warmup_episodes=10, sigma=0.3)
-    stays = search(settings, episodes=10, ratio=1.0)[1]
-    moves = search(replace(settings, follow_best=True), episodes=10, ratio=1.0)[1]
+    stays = search(settings, episodes=10, ratio=1.0, fit="cut")[1]
+    moves = search(replace(settings, follow_best=True), episodes=10, ratio=1.0, fit="cut")[1]
     better = next(e.index for e in stays if e.value > stays[0].value)
     assert moves[: better + 1] == stays[: better + 1]
     assert moves[better + 1] != stays[better + 1]
@@ -180,8 +182,8 @@ def test_following_the_best_changes_the_search_once_a_better_episode_is_found():
 
 def test_seeking_new_networks_meets_more_of_them():
     settings = replace(GUIDED, sigma=0.02, explore_share=0.5, warmup_episodes=20)
-    plain = search(settings, episodes=20, ratio=1.0)[1]
-    seeking = search(replace(settings, seek_new=True), episodes=20, ratio=1.0)[1]
+    plain = search(settings, episodes=20, ratio=1.0, fit="cut")[1]
+    seeking = search(replace(settings, seek_new=True), episodes=20, ratio=1.0, fit="cut")[1]
     counts = [len({episode.executed for episode in episodes}) for episodes in (plain, seeking)]
     assert counts[1] > 1.5 * counts[0]
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ def test_it_ends_within_the_count_and_the_budget(
     candidates = min(candidates, episodes)
     guide = problem.shares(problem.space.minimum) if guided else ()
     result, seen = problem.search(episodes, envs=envs, steps=steps, candidates=candidates, guide=guide)
-    assert not guided or episodes == 1 or seen[0].executed == guide
+    assert not guided or episodes == 1 or seen[0].requested == pytest.approx(guide)
     assert 1 <= len(seen) == result.episodes == network.calls <= episodes
     assert [episode.index for episode in seen] == list(range(len(seen)))
     assert seen[-1].phase == "search"
@@ -180,7 +181,7 @@ def test_it_ends_within_the_count_and_the_budget(
     for episode in seen:
         if episode.eligible:
             assert episode.info["evaluation"].macs <= problem.budget.limit
-            assert episode.requested == pytest.approx(episode.executed)  # the cut had nothing to do
+            assert (np.array(episode.executed) >= np.array(episode.requested) - 1e-6).all()  # they fit
             assert episode.value <= result.best.value
 
 

@@ -129,7 +129,7 @@ def test_a_surplus_environment_is_never_stepped():
 
 
 def test_a_vector_of_environments_starts_over_after_the_last_step():
-    envs, _ = problems(2)
+    envs, _ = problems(2, fit="cut")
     vector, start = ThreadedVecEnv(envs), problems(1)[0][0].reset()[0]
     assert vector.reset().tolist() == [start.tolist()] * 2
     for _ in OPTIMUM:

@@ -25,7 +25,7 @@ def add_episodes(buffer, executed, values):
             np.full((count, 1), 0.123, np.float32),
             np.array([value if last else 0.0 for value in values], np.float32),
             np.array([last] * count),
-            [{"executed": row[step]} for row in executed],
+            [{"ratios": row} for row in executed],
         )
 
 
@@ -52,7 +52,7 @@ def test_an_unfinished_episode_is_not_stored():
         np.zeros((1, 1)),
         np.zeros(1),
         np.array([False]),
-        [{"executed": 1.0}],
+        [{"ratios": [1.0]}],
     )
     assert buffer.size() == 0
 

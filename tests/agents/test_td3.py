@@ -55,7 +55,7 @@ def test_one_critic_step_equals_the_hand_computed_one():
     for step in range(LENGTH):
         observation, following = rng.random((2, 1, 11), np.float32)
         action, done = rng.random((1, 1), np.float32), np.array([step == LENGTH - 1])
-        info = [{"executed": 0.4}]
+        info = [{"ratios": [0.4] * LENGTH}]
         model.replay_buffer.add(observation, following, action, np.array([-0.3], np.float32), done, info)
     data = model.replay_buffer.sample(4)
     torch.manual_seed(0)

@@ -1,11 +1,12 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc.allocation import uniform_widths
-from amc.budget import make_budget, width_space
+from amc.budget import get_fit, make_budget, width_space
 from amc.errors import AmcError
 
 quick = settings(deadline=None, max_examples=60, database=None)
@@ -94,10 +95,51 @@ def test_cut_lowers_an_early_group_for_the_later_ones(two_groups):
     assert budget.cut(two_groups, [], 16) == 8  # 256 > 220, but 24 + 64 + 80 = 168
 
 
-def test_unenforced_budget_cuts_nothing(two_groups):
-    budget = make_budget("macs", 0.01, chain_cost, two_groups.dense, enforced=False)
-    budget.check_feasible(two_groups)
-    assert budget.cut(two_groups, [16], 32) == 32
+def test_a_budget_that_is_not_enforced_is_always_feasible(two_groups):
+    make_budget("macs", 0.01, chain_cost, two_groups.dense, enforced=False).check_feasible(two_groups)
+
+
+def test_scale_by_hand(two_groups):
+    """With half of 880: (16, 16) costs 464, (16, 8) 256, (8, 16) 312 and (8, 24) 456."""
+    budget = make_budget("macs", 0.5, chain_cost, two_groups.dense)
+    assert budget.scale(two_groups, [1.0, 1.0]) == (8, 16)
+    assert budget.scale(two_groups, [0.1, 0.1]) == (16, 8)  # below the least of both: as if that were wanted
+    assert budget.scale(two_groups, [1.0, 0.3]) == (16, 8)
+    assert budget.scale(two_groups, [0.5, 1.0]) == (8, 16)
+    assert make_budget("macs", 0.52, chain_cost, two_groups.dense).scale(two_groups, [0.5, 1.0]) == (8, 24)
+    assert make_budget("macs", 1.0, chain_cost, two_groups.dense).scale(two_groups, [0.0, 0.4]) == (16, 32)
+
+
+def test_an_unknown_fit_is_refused():
+    assert get_fit("cut") == "cut"
+    with pytest.raises(AmcError, match=r"budget.fit is 'squeeze'; expected one of scale, cut"):
+        get_fit("squeeze")
+
+
+@quick
+@given(feasible(), st.data())
+def test_scaled_requests_meet_the_budget_and_leave_no_room(problem, data):
+    space, budget = problem
+    ratios = [data.draw(st.floats(0, 1)) for _ in space.names]
+    widths = budget.scale(space, ratios)
+    assert chain_cost(widths) <= budget.limit
+    for group, choices in enumerate(space.choices):
+        assert widths[group] in choices
+        larger = [choice for choice in choices if choice > widths[group]]
+        if larger:
+            assert chain_cost([*widths[:group], larger[0], *widths[group + 1 :]]) > budget.limit
+    wanted = np.array([width / dense for width, dense in zip(widths, space.dense, strict=True)], np.float32)
+    assert budget.scale(space, wanted.tolist()) == widths  # also where actions travel in float32
+
+
+@quick
+@given(feasible(), st.data())
+def test_only_the_proportions_of_requests_count(problem, data):
+    space, budget = problem
+    ratios = [data.draw(st.floats(0.25, 1)) for _ in space.names]
+    low = max(w / d / r for w, d, r in zip(space.minimum, space.dense, ratios, strict=True))
+    if low <= 0.5:
+        assert budget.scale(space, [ratio / 2 for ratio in ratios]) == budget.scale(space, ratios)
 
 
 @pytest.mark.parametrize("ratio", [None, 0, -0.1, 1.01])

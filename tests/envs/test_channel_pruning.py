@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs  # registers the environment
+from amc.budget import FITS
 from amc.errors import AmcError
 from envs import FEATURES, get_reward
 from tests.fakes import fake_problem
@@ -38,34 +39,59 @@ def test_passes_gymnasiums_checker_with_warnings_as_errors():
 def test_the_episode_has_one_step_a_group_and_a_reward_at_its_end_only():
     env, network, _, _ = fake_problem()
     steps = play(env, [0.5] * 4)
+    widths = [round(40 * ratio) for ratio in steps[-1][4]["ratios"]]
     assert [terminated for _, _, terminated, _, _ in steps] == [False, False, False, True]
     assert not any(truncated for *_, truncated, _ in steps)
     assert [reward for _, reward, *_ in steps[:3]] == [0.0] * 3
-    assert steps[-1][1] == pytest.approx(-network.evaluate([s[4]["width"] for s in steps]).loss)
+    assert steps[-1][1] == pytest.approx(-network.evaluate(widths).loss)
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.array([0.5], np.float32))
 
 
 @settings(deadline=None, max_examples=100)
-@given(actions=ratios, ratio=st.floats(0.25, 1.0))
-def test_any_actions_meet_the_budget_and_observations_stay_in_the_space(actions, ratio):
-    env, network, space, budget = fake_problem(ratio=ratio)
+@given(actions=ratios, ratio=st.floats(0.25, 1.0), fit=st.sampled_from(FITS))
+def test_any_actions_meet_the_budget_and_observations_stay_in_the_space(actions, ratio, fit):
+    env, network, space, budget = fake_problem(ratio=ratio, fit=fit)
     steps = play(env, actions)
-    widths = tuple(step[4]["width"] for step in steps)
+    last = steps[-1][4]
+    widths = last["evaluation"].widths
     assert network.macs(widths) <= budget.limit
     assert all(width in choices for width, choices in zip(widths, space.choices, strict=True))
+    assert last["ratios"] == tuple(width / 40 for width in widths)
     assert all(env.observation_space.contains(step[0]) for step in steps)
-    assert steps[-1][4]["macs_ratio"] == pytest.approx(network.macs(widths) / network.macs(space.dense))
+    if fit == "cut":
+        assert widths == tuple(step[4]["width"] for step in steps)
+        assert last["macs_ratio"] == pytest.approx(network.macs(widths) / network.macs(space.dense))
 
 
 def test_info_tells_what_was_asked_for_and_what_was_cut():
-    env, _, space, _ = fake_problem(ratio=0.3)
+    env, _, space, _ = fake_problem(ratio=0.3, fit="cut")
     infos = [step[4] for step in play(env, [1.0] * 4)]
     assert all(info["requested"] == 1.0 for info in infos)
     assert any(info["cut"] > 0 for info in infos)
     for info, dense in zip(infos, space.dense, strict=True):
         assert info["width"] + info["cut"] == dense
         assert info["executed"] == info["width"] / dense
+    assert infos[-1]["ratios"] == tuple(info["executed"] for info in infos)
+
+
+def test_scaled_requests_favour_no_place_in_the_network():
+    """AMC's cut gives the first groups all they ask for, and the last ones the rest."""
+    scaled, cut = (
+        play(fake_problem(ratio=0.3, fit=fit)[0], [1.0] * 4)[-1][4]["ratios"] for fit in ("scale", "cut")
+    )
+    assert max(scaled) - min(scaled) <= 0.1
+    assert cut[0] == 1.0
+    assert cut[-1] == 0.2
+
+
+def test_what_a_request_leaves_of_the_budget_is_used():
+    env, network, space, budget = fake_problem()
+    widths = play(env, [0.2, 0.1, 0.2, 0.1])[-1][4]["evaluation"].widths
+    for group, width in enumerate(widths):
+        larger = [choice for choice in space.choices[group] if choice > width]
+        if larger:
+            assert network.macs((*widths[:group], larger[0], *widths[group + 1 :])) > budget.limit
 
 
 def test_twin_rollouts_are_equal():

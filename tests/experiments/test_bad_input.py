@@ -58,6 +58,7 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[search]", "budget.macs_ration=0.5"], ["macs_ration"]),
         (["stages=[search]", "budget.kind=watts"], ["watts", "macs", "params"]),
         (["stages=[search]", "budget.macs_ratio=0"], ["budget.macs_ratio is 0", "(0, 1]"]),
+        (["stages=[search]", "budget.fit=squeeze"], ["budget.fit is 'squeeze'", "scale, cut"]),
         (["stages=[search]", "budget.macs_ratio=-1"], ["budget.macs_ratio is -1", "(0, 1]"]),
         (["stages=[search]", "budget.macs_ratio=1.5"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
         (["stages=[search]", "budget.macs_ratio=nan"], ["budget.macs_ratio is nan", "(0, 1]"]),
