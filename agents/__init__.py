@@ -12,6 +12,7 @@ from agents.netadapt import NetAdaptSettings, netadapt_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
 from agents.sac import SACSettings, sac_search
 from agents.td3 import TD3Settings, td3_search
+from agents.thompson import ThompsonSettings, thompson_search
 from agents.tpe import TPESettings, import_optuna, tpe_search
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SearchResult",
     "TD3Settings",
     "TPESettings",
+    "ThompsonSettings",
     "ddpg_search",
     "evolution_search",
     "fixed_search",
@@ -34,5 +36,6 @@ __all__ = [
     "sac_search",
     "search_from_best",
     "td3_search",
+    "thompson_search",
     "tpe_search",
 ]

@@ -18,6 +18,7 @@ from agents import (
     SACSettings,
     SearchResult,
     TD3Settings,
+    ThompsonSettings,
     TPESettings,
     ddpg_search,
     evolution_search,
@@ -28,6 +29,7 @@ from agents import (
     sac_search,
     search_from_best,
     td3_search,
+    thompson_search,
     tpe_search,
 )
 from amc.allocation import (
@@ -52,6 +54,7 @@ from experiments.schema import (
     SACConfig,
     SparsifyConfig,
     TD3Config,
+    ThompsonConfig,
     TPEConfig,
 )
 
@@ -63,7 +66,9 @@ ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "gree
 """Agents that do not search: one evaluation."""
 RANKED = ("global_l1", "global_taylor")
 """Those of them that rank channels."""
-NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "random", *ALLOCATIONS)
+NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "thompson", "random", *ALLOCATIONS)
+CURVED = ("greedy", "thompson")
+"""Agents that cannot do without error curves."""
 STARTS = ("greedy", "global_l1", "uniform")
 """What ``guide=best`` chooses from, as far as errors and ranks are known."""
 GUIDES = ("none", "uniform", "greedy", "best")
@@ -92,15 +97,18 @@ def check_agent(config: AgentConfig, order: str) -> None:
         raise AmcError(f"agent.warmup_episodes is {config.warmup_episodes}; expected 0 or more")
     if config.guide not in GUIDES:
         raise AmcError(f"agent.guide is {config.guide!r}; expected one of {', '.join(GUIDES)}")
-    if "greedy" in (config.name, config.guide) and order != "obs":
+    if (config.name in CURVED or config.guide == "greedy") and order != "obs":
+        needs = f"agent={config.name}" if config.name in CURVED else "the greedy allocation"
         raise AmcError(
-            f"compressor.order is {order!r}, but the greedy allocation needs order=obs, which estimates what "
-            "widths cost; or use agent.guide=uniform"
+            f"compressor.order is {order!r}, but {needs} needs order=obs, which estimates what widths cost; "
+            "or use agent.guide=uniform with another agent"
         )
     if type(config) in LEARNERS:
         _settings(LEARNERS[type(config)][0], config, ())
     if isinstance(config, EvolutionConfig):
         _settings(EvolutionSettings, config, ())
+    if isinstance(config, ThompsonConfig):
+        _settings(ThompsonSettings, config, ())
     if isinstance(config, NetAdaptConfig):
         _checked(_settings(NetAdaptSettings, config, ()).check, config.episodes)
 
@@ -116,9 +124,9 @@ def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> Non
     """
     if isinstance(config, TPEConfig):
         _checked(import_optuna)
-    if isinstance(config, NetAdaptConfig) and not reward.enforces_budget:
+    if isinstance(config, NetAdaptConfig | ThompsonConfig) and not reward.enforces_budget:
         raise AmcError(
-            f"agent=netadapt stops where the budget is met, but reward={reward.name} enforces no budget; use "
+            f"agent={config.name} goes by the budget, but reward={reward.name} enforces none; use "
             "reward=accuracy or agreement"
         )
     if isinstance(config, NetAdaptConfig) and racing_risk:
@@ -165,6 +173,7 @@ def make_agent(
     seed: int,
     relaxed_env: Callable[[], gym.Env],
     scores: Rank | None,
+    ceiling: Callable[[], float],
 ) -> Search:
     """Bind an agent's settings; ``check_agent`` has been called.
 
@@ -172,11 +181,12 @@ def make_agent(
         errors: gives the groups' errors at every width (``Compressor.errors``) to those that use them.
         relaxed_env: makes an environment that does not enforce the budget.
         scores: ranks the channels of the whole network (``amc.ranking``); None where there are no channels.
+        ceiling: gives the return of the network that nothing was taken from.
     """
     if config.name in ALLOCATIONS:
         widths = _allocated(config.name, space, budget, errors, scores)
         return partial(fixed_search, name=config.name, actions=_shares(space, widths))
-    own = partial(_guided, config, space, budget, errors, relaxed_env)
+    own = partial(_guided, config, space, budget, errors, relaxed_env, ceiling)
     start = "none" if config.name == "random" else config.guide  # what only draws begins nowhere
     guides = _guides(start, space, budget, errors, scores)
     if len(guides) < 2:
@@ -190,6 +200,7 @@ def _guided(
     budget: Budget,
     errors: Curves,
     relaxed_env: Callable[[], gym.Env],
+    ceiling: Callable[[], float],
     guide: tuple[float, ...],
 ) -> Agent:
     """Bind a searching agent's settings and its guide."""
@@ -198,6 +209,15 @@ def _guided(
         return partial(learner, settings=_settings(kind, config, guide), episode_length=len(space.names))
     if isinstance(config, EvolutionConfig):
         return partial(evolution_search, settings=_settings(EvolutionSettings, config, guide))
+    if isinstance(config, ThompsonConfig):
+        return partial(
+            thompson_search,
+            allocate=partial(_greedy_under, space, budget, errors),
+            losses=partial(_errors_at, space, errors),
+            ceiling=ceiling,
+            groups=len(space.names),
+            settings=_settings(ThompsonSettings, config, guide),
+        )
     if isinstance(config, NetAdaptConfig):
         return partial(
             _netadapt,
@@ -258,6 +278,25 @@ def _one_group_smaller(
     widths = [space.nearest(group, action) for group, action in enumerate(actions)]
     networks = one_group_smaller(space, budget.cost, share * budget.dense_cost, widths, errors())
     return [_shares(space, network) for network in networks]
+
+
+def _greedy_under(
+    space: WidthSpace, budget: Budget, errors: Curves, factors: Sequence[float]
+) -> tuple[float, ...]:
+    """Return the actions of the greedy allocation whose error curves are multiplied by factors."""
+    curves = errors()
+    scaled = {
+        name: [factor * error for error in curves[name]]
+        for name, factor in zip(space.names, factors, strict=True)
+    }
+    return _shares(space, greedy_widths(space, budget, scaled))
+
+
+def _errors_at(space: WidthSpace, errors: Curves, actions: Sequence[float]) -> list[float]:
+    """Return each group's error at the width that an action means."""
+    curves = errors()
+    widths = [space.nearest(group, action) for group, action in enumerate(actions)]
+    return [curves[name][width] for name, width in zip(space.names, widths, strict=True)]
 
 
 def _netadapt(

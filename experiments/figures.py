@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLORS = {
     "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999", "td3": "#cc79a7",
-    "sac": "#e69f00", "netadapt": "#56b4e9", "greedy": "#000000", "uniform": "#b07d2b",
+    "sac": "#e69f00", "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
 }  # fmt: skip
 """Okabe and Ito's colours, which the colour-blind can tell apart; other agents are grey."""
 OTHER = "#777777"

@@ -195,6 +195,15 @@ class TPEConfig(AgentConfig):
 
 
 @dataclass
+class ThompsonConfig(AgentConfig):
+    """See ``agents.thompson.ThompsonSettings``."""
+
+    name: str = "thompson"
+    prior: float = 0.3
+    noise: float = 0.02
+
+
+@dataclass
 class NetAdaptConfig(AgentConfig):
     """See ``agents.netadapt.NetAdaptSettings``."""
 
@@ -436,3 +445,4 @@ def register() -> None:
     store.store(group="agent", name="base_evolution", node=EvolutionConfig)
     store.store(group="agent", name="base_tpe", node=TPEConfig)
     store.store(group="agent", name="base_netadapt", node=NetAdaptConfig)
+    store.store(group="agent", name="base_thompson", node=ThompsonConfig)

@@ -95,6 +95,7 @@ class Problem:
             seed,
             lambda: self._env(enforced=False),
             self._scores,
+            lambda: self.reward(self.compressor.dense),
         )
         best = search([self._env(enforced=True)], on_episode).best.value
         assert best == values[-1]

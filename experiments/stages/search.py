@@ -54,7 +54,16 @@ def run(run: Run) -> dict[str, Any]:
         relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
         scores = partial(global_scores, run.dense, run.graph, calibration=run.splits.calibration)
         errors = partial(_errors, compressor)
-        agent = make_agent(run.config.agent, run.space, run.budget, errors, run.config.seed, relaxed, scores)
+        agent = make_agent(
+            run.config.agent,
+            run.space,
+            run.budget,
+            errors,
+            run.config.seed,
+            relaxed,
+            scores,
+            lambda: run.reward(compressor.dense),
+        )
         envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))

@@ -124,6 +124,7 @@ def _search(
         run.config.seed,
         lambda: env(budget=relaxed),
         None,
+        lambda: run.reward(pruner.dense),
     )
     with (
         EpisodeWriter(folder / "search.jsonl") as writer,

@@ -10,7 +10,7 @@ import pytest
 from amc.allocation import Errors
 from amc.budget import make_budget, width_space
 from experiments.agents import make_agent
-from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig
+from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
 BUDGET = make_budget("macs", 0.5, lambda widths: 3.0 * widths[0] + widths[1], SPACE.dense)
@@ -30,7 +30,7 @@ def bind(config: AgentConfig) -> int:
         asked += 1
         return CURVES
 
-    make_agent(config, SPACE, BUDGET, curves, 0, no_env, None)
+    make_agent(config, SPACE, BUDGET, curves, 0, no_env, None, lambda: 0.0)
     return asked
 
 
@@ -46,6 +46,8 @@ def test_agents_that_start_from_errors_ask_for_them(config: AgentConfig) -> None
     assert bind(config) > 0
 
 
-@pytest.mark.parametrize("config", [DDPGConfig(guide="none"), NetAdaptConfig(guide="none")])
+@pytest.mark.parametrize(
+    "config", [DDPGConfig(guide="none"), NetAdaptConfig(guide="none"), ThompsonConfig(guide="none")]
+)
 def test_without_a_guide_nothing_is_measured_before_the_search(config: AgentConfig) -> None:
     assert bind(config) == 0

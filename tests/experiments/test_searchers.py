@@ -1,4 +1,4 @@
-"""``agent=tpe`` and ``agent=netadapt`` as a user runs them."""
+"""``agent=tpe``, ``agent=netadapt`` and ``agent=thompson`` as a user runs them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str, more:
     assert facts["best_return"] == best["return"]
 
 
-@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
+@pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
 def test_the_stages_after_the_search_follow(cwd: Path, agent: str) -> None:
     run = search(cwd, f"agent={agent}", "stages=[search,prune,finetune,report]")
     report = read_json(run / "report.json")
@@ -93,7 +93,7 @@ def test_the_stages_after_the_search_follow(cwd: Path, agent: str) -> None:
     assert not (run / "agent.zip").exists()
 
 
-@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
+@pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
 def test_one_seed_one_result(cwd: Path, tmp_path: Path, agent: str) -> None:
     again = shutil.copytree(cwd, tmp_path / "again")
     one, other = (search(folder, f"agent={agent}", "seed=0") for folder in (cwd, again))
@@ -144,6 +144,9 @@ def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
         (["agent=netadapt", "agent.steps=4", "agent.candidates=4"], ["agent.candidates=4", "16"]),
         (["agent=netadapt", "agent.candidates=-1"], ["agent.candidates is -1"]),
         (["agent=netadapt", "compressor.order=l1"], ["compressor.order is 'l1'", "obs"]),
+        (["agent=thompson", "reward=accuracy_params"], ["thompson", "accuracy_params", "reward=accuracy"]),
+        (["agent=thompson", "compressor.order=l1", "agent.guide=none"], ["agent=thompson needs order=obs"]),
+        (["agent=thompson", "agent.noise=0"], ["agent.noise is 0"]),
         (["agent=tpe", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
     ],
 )
