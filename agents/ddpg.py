@@ -31,8 +31,6 @@ class DDPGSettings(OffPolicySettings):
         sigma, sigma_decay: exploration in units of the action, and its factor per episode after warm-up.
         explore_share: share of steps whose action is perturbed, two an episode at least on average; 1 for
             every step (AMC).
-        pull: weight of the squared distance from the guide in what a guided actor makes large
-            (``agents.policy.PullingCritic``), in units of the stored return; 0 for none.
         follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
         seek_new: whether exploration widens, by half each time, while episodes end in networks that were met
             before, as they do where widths are coarse.
@@ -41,7 +39,6 @@ class DDPGSettings(OffPolicySettings):
     sigma: float = 0.5
     sigma_decay: float = 0.95
     explore_share: float = 1.0
-    pull: float = 0.0
     follow_best: bool = False
     seek_new: bool = False
 
@@ -64,7 +61,7 @@ def policy_options(settings: DDPGSettings, episode_length: int) -> dict[str, Any
     Of a short episode so small a share of the steps would often be none: the same network again.
     """
     share = max(settings.explore_share, min(1.0, 2 / episode_length))
-    return {"guide": settings.guide, "explore_share": share, "pull": settings.pull}
+    return {"guide": settings.guide, "explore_share": share}
 
 
 def build_ddpg(envs: Sequence[gym.Env], settings: DDPGSettings, seed: int, episode_length: int) -> AMCDDPG:

@@ -32,7 +32,6 @@ LIMITS: Mapping[str, Limit] = {
     "updates_per_step": (lambda value: value >= 1, "at least 1"),
     "sigma": (lambda value: value >= 0, "0 or more"),
     "sigma_decay": (lambda value: 0 < value <= 1, "a factor in (0, 1]"),
-    "pull": (lambda value: value >= 0, "0 or more"),
     "explore_share": (lambda value: 0 < value <= 1, "a share in (0, 1]"),
     "policy_delay": (lambda value: value >= 1, "at least 1"),
     "target_sigma": (lambda value: value >= 0, "0 or more"),

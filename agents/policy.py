@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor
@@ -49,34 +48,10 @@ class GuidedActor(Actor):
     def forward(self, obs: Tensor) -> Tensor:
         """Return the action (batch, 1) in [-1, 1]."""
         features = self.extract_features(obs, self.features_extractor)
-        return torch.tanh(self.mu[:-1](features) + self._start(obs))
-
-    def guided(self, obs: Tensor) -> Tensor:
-        """Return the action (batch, 1) of the allocation that the actor has started from."""
-        return torch.tanh(self._start(obs))
-
-    def _start(self, obs: Tensor) -> Tensor:
         offset = self.offset
         assert isinstance(offset, Tensor)
         step = (obs[:, 0] * (len(offset) - 1)).round().long()
-        return offset[step, None]
-
-
-class PullingCritic(ContinuousCritic):
-    """A critic that tells the actor less of actions far from the guide: ``Q(s, a) - pull (a - guide_t)^2``.
-
-    A critic of few episodes knows nothing of actions that nobody has tried; without a pull the actor follows
-    it there, all steps at once. Only the actor's objective is changed (as in TD3+BC, Fujimoto and Gu,
-    NeurIPS 2021), not what the critic learns. Actions in the environment's units.
-    """
-
-    pull: float = 0.0
-    guided: Callable[[Tensor], Tensor]
-
-    def q1_forward(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Return what the actor makes large: (batch, 1)."""
-        distance = (actions - self.guided(obs)) / 2.0  # networks' actions lie in [-1, 1]
-        return super().q1_forward(obs, actions) - self.pull * distance.square()
+        return torch.tanh(self.mu[:-1](features) + offset[step, None])
 
 
 class TruncatedNormalPolicy(TD3Policy):
@@ -95,11 +70,9 @@ class TruncatedNormalPolicy(TD3Policy):
         *args: Any,
         guide: Sequence[float] = (),
         explore_share: float = 1.0,
-        pull: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.guide = tuple(guide)
-        self.pull = pull
         self.explore_share = explore_share
         super().__init__(*args, **kwargs)
 
@@ -117,16 +90,6 @@ class TruncatedNormalPolicy(TD3Policy):
         actor = GuidedActor(**options).to(self.device)
         actor.start_from(torch.tensor(self.guide, dtype=torch.float32))
         return actor
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        """Build a critic, one that pulls the actor to the guide if there is one."""
-        if not self.guide or not self.pull:
-            return super().make_critic(features_extractor)
-        options = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        critic = PullingCritic(**options).to(self.device)
-        assert isinstance(self.actor, GuidedActor)
-        critic.pull, critic.guided = self.pull, self.actor.guided
-        return critic
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         mean = self.actor(observation)

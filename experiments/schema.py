@@ -153,7 +153,6 @@ class DDPGConfig(OffPolicyConfig):
     sigma: float = 0.5
     sigma_decay: float = 0.95
     explore_share: float = 1.0
-    pull: float = 0.0
     follow_best: bool = False
     seek_new: bool = False
 

@@ -144,33 +144,6 @@ def test_step_features_tell_actor_and_critic_the_step():
         observation = env.step(np.array([0.5]))[0]
 
 
-def test_a_pull_counts_the_squared_distance_from_the_guide_of_the_step():
-    env, _, _, _ = fake_problem()
-    model = build_ddpg([env], replace(GUIDED, pull=5.0), seed=0, episode_length=4)
-    free = build_ddpg([env], GUIDED, seed=0, episode_length=4)
-    free.policy.critic.load_state_dict(model.policy.critic.state_dict())
-    observation = torch.from_numpy(env.reset()[0])[None]
-    for guide in (0.8, 0.2):
-        model.policy.move_guide((guide, 0.6, 0.5, 0.5))
-        for action in (0.1, 0.8):
-            given = torch.tensor([[2 * action - 1]])
-            lost = free.critic.q1_forward(observation, given) - model.critic.q1_forward(observation, given)
-            assert lost.item() == pytest.approx(5.0 * (action - guide) ** 2, abs=1e-5)
-            assert torch.equal(model.critic(observation, given)[0], free.critic(observation, given)[0])
-
-
-def test_a_pull_keeps_the_actor_near_its_guide():
-    settings = replace(GUIDED, warmup_episodes=5, actor_lr=0.01, explore_share=0.3)
-    distance = []
-    for pull in (0.0, 30.0):
-        _, seen = search(
-            replace(settings, pull=pull), episodes=30, optimum=(0.1, 0.9, 0.1, 0.9), ratio=1.0, fit="cut"
-        )
-        actions = np.array([episode.requested for episode in seen[10:]])
-        distance.append(np.median(np.abs(actions - GUIDED.guide)))
-    assert distance[1] < 0.5 * distance[0]
-
-
 def test_following_the_best_changes_the_search_once_a_better_episode_is_found():
     settings = replace(GUIDED, guide=(0.3, 0.9, 0.3, 0.9), warmup_episodes=10, sigma=0.3)
     stays = search(settings, episodes=10, ratio=1.0, fit="cut")[1]
