@@ -28,7 +28,9 @@ from experiments.run import Run
 from experiments.stages import run_stage
 from experiments.statistics import bootstrap
 
-AGENTS = ("uniform", "greedy", "random", "evolution", "tpe", "netadapt", "ddpg", "ddpg_paper", "td3", "sac")
+AGENTS = (
+    "uniform", "greedy", "random", "evolution", "tpe", "netadapt", "thompson", "ddpg", "ddpg_paper", "td3", "sac",
+)  # fmt: skip
 SHARES = (0.25, 0.5, 1.0)
 
 
