@@ -29,7 +29,8 @@ from experiments.stages import run_stage
 from experiments.statistics import bootstrap
 
 AGENTS = (
-    "uniform", "greedy", "random", "evolution", "tpe", "netadapt", "thompson", "ddpg", "ddpg_paper", "td3", "sac",
+    "uniform", "greedy", "random", "evolution", "tpe", "netadapt", "thompson",
+    "ddpg", "ddpg_paper", "td3", "sac",
 )  # fmt: skip
 SHARES = (0.25, 0.5, 1.0)
 
