@@ -83,12 +83,13 @@ def experiment_of(provenance: Mapping[str, Any]) -> str | None:
     return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
 
 
-_IMPROVEMENTS = {
-    "prune.activation_rounds": "rounds0",
-    "prune.held_out": "heldout0",
-    "compressor.measured_images": "measured0",
+_BEFORE = {
+    "prune.activation_rounds": (0, "rounds0"),
+    "prune.held_out": (0, "heldout0"),
+    "compressor.measured_images": (0, "measured0"),
+    "budget.fit": ("cut", "cut"),
 }
-"""Settings that older runs do not have, which is as if they were 0, and what file names say of that."""
+"""Settings that older runs do not have, the value that is as if they had, and what file names say of it."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -128,7 +129,11 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
     short = [f"val{images}", *([f"refit{refit}"] if refit else [])]
-    off = {key: tag for key, tag in _IMPROVEMENTS.items() if not OmegaConf.select(config, key, default=0)}
-    if off:
-        words += ", with " + ", ".join(f"`{key}=0`" for key in off)
-    return [words], [*short, *off.values()]
+    before = [
+        (f"`{key}={value}`", tag)
+        for key, (value, tag) in _BEFORE.items()
+        if OmegaConf.select(config, key, default=value) == value
+    ]
+    if before:
+        words += ", with " + ", ".join(setting for setting, _ in before)
+    return [words], [*short, *(tag for _, tag in before)]

@@ -77,11 +77,11 @@ def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
     copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
     config = copy / ".hydra/config.yaml"
     older = config.read_text().replace("activation_rounds: 3", "activation_rounds: 0")
-    config.write_text(older.replace("  measured_images: 64\n", ""))
+    config.write_text(older.replace("  measured_images: 64\n", "").replace("  fit: scale\n", ""))
     (result,) = read_results([copy])
-    settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`"
+    settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`, `budget.fit=cut`"
     assert result.job[-1] == f"judged on 32 images, with {settings}"
-    assert result.slug.endswith("_rounds0_measured0")
+    assert result.slug.endswith("_rounds0_measured0_cut")
 
 
 def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
