@@ -31,7 +31,7 @@ from experiments.statistics import Interval, bootstrap, bootstrap_difference, in
 
 HEAD = (
     "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
-    "search, CPU s", "wall s",
+    "search, CPU s", "wall s", "divergence",
 )  # fmt: skip
 Jobs = Mapping[tuple[str, ...], Sequence[Result]]
 
@@ -72,8 +72,9 @@ def _section(job: tuple[str, ...], results: Sequence[Result], against: str, figu
         f"## {', '.join(job)}",
         "",
         f"Dense network: {' or '.join(dense)}% top-1 on the test images. Accuracies in percent:",
-        "interquartile mean over the seeds with its 95% bootstrap interval; the last column is the row less",
-        f"`{against}`.",
+        "interquartile mean over the seeds with its 95% bootstrap interval. Divergence: the mean KL divergence",
+        "(nats) from the dense network on the test images before fine-tuning, which varies less by chance than",
+        f"accuracy does. The last column is the row's accuracy less that of `{against}`.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -108,9 +109,20 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
         _tuned(tuned, len(results)),
         _mean([search["evaluation_cpu_seconds"] for search in searches]),
         _mean([search["seconds"] for search in searches]),
+        _divergence(results),
         "" if same else _text(bootstrap_difference(pruned, theirs), len(pruned)),
     ]
     return before.value, f"| {' | '.join(cells)} |"
+
+
+def _divergence(results: Sequence[Result]) -> str:
+    """Divergence before fine-tuning, where it was measured for all."""
+    found = [value for result in results if (value := result.divergence("pruned")) is not None]
+    if not found or len(found) < len(results):
+        return ""
+    interval = bootstrap(found)
+    limits = f" [{interval.low:.3f}, {interval.high:.3f}]" if len(found) > 1 else ""
+    return f"{interval.value:.3f}{limits}"
 
 
 def _mean(values: Sequence[float]) -> str:

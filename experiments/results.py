@@ -62,8 +62,15 @@ class Result:
 
     def top1(self, network: str) -> float | None:
         """Test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, where it was measured."""
-        found = self.facts["evaluate"].get(network)
-        return None if found is None else float(found["top1"])
+        return self._judged(network, "top1")
+
+    def divergence(self, network: str) -> float | None:
+        """Mean KL(dense || network) on the test images, in nats, where it was measured."""
+        return self._judged(network, "divergence")
+
+    def _judged(self, network: str, what: str) -> float | None:
+        found = self.facts["evaluate"].get(network, {}).get(what)
+        return None if found is None else float(found)
 
 
 def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -77,6 +77,8 @@ def test_report_tells_all_three_networks(full: Path) -> None:
     report = read_json(full / "report.json")
     for name in ("dense", "pruned", "finetuned"):
         assert 0 <= report[name]["top1"] <= 100
+        assert (name == "dense") == ("divergence" not in report[name])
+        assert report[name].get("divergence", 0) >= 0
     assert report["pruned"]["macs"] == report["finetuned"]["macs"] < report["dense"]["macs"]
     assert report["pruned"]["params"] == report["finetuned"]["params"] < report["dense"]["params"]
     assert report["macs_ratio"] == pytest.approx(report["pruned"]["macs"] / report["dense"]["macs"])
