@@ -46,8 +46,8 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
 
     **Info** of every step: ``requested`` (ratio asked for), ``executed`` (ratio after rounding and cut),
     ``width``, ``cut`` (channels taken off at once), ``macs_ratio`` (decided groups at their widths, the rest
-    dense). Of the last step also ``ratios``, those that the network has in the end, ``evaluation``: the
-    ``Evaluation`` of the network, and ``return``.
+    dense). With ``fit="scale"`` these are before scaling. Of the last step also ``ratios``, those that the
+    network has in the end, ``evaluation``: the ``Evaluation`` of the network, and ``return``.
 
     The environment is deterministic. Its version moves when learning results could.
 

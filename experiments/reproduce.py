@@ -45,13 +45,14 @@ def by_job(results: Sequence[Result]) -> Jobs:
 
 
 def tables(jobs: Jobs, against: str, figures: bool = False) -> str:
-    """Return one section of markdown for every job.
+    """Return one section of markdown for every job, those without settings of older runs first.
 
     Args:
         against: the agent that others are compared with.
         figures: whether to refer to the figures.
     """
-    return "\n".join(_section(job, own, against, figures) for job, own in jobs.items())
+    todays_first = sorted(jobs.items(), key=lambda item: " ".join(item[0]).count("`"))
+    return "\n".join(_section(job, own, against, figures) for job, own in todays_first)
 
 
 def _paper(results: Sequence[Result]) -> list[PaperRow]:
