@@ -164,9 +164,10 @@ class Budget:
             return widths
 
         fitting = bisect_right(range(len(growth) + 1), self.limit, key=lambda steps: self.cost(after(steps)))
-        widths = after(max(fitting, 1) - 1)
+        reached = max(fitting, 1) - 1  # the smallest network may be over the limit
+        widths = after(reached)
         full: set[int] = set()
-        for _, group, width in growth[max(fitting, 1) - 1 :]:
+        for _, group, width in growth[reached:]:
             if group in full:
                 continue
             grown = [*widths[:group], width, *widths[group + 1 :]]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -96,7 +97,11 @@ def test_cut_lowers_an_early_group_for_the_later_ones(two_groups):
 
 
 def test_a_budget_that_is_not_enforced_is_always_feasible(two_groups):
-    make_budget("macs", 0.01, chain_cost, two_groups.dense, enforced=False).check_feasible(two_groups)
+    budget = make_budget("macs", 0.01, chain_cost, two_groups.dense, enforced=False)
+    assert budget.cost(two_groups.minimum) > budget.limit
+    budget.check_feasible(two_groups)
+    with pytest.raises(AmcError, match="smallest allowed network"):
+        replace(budget, enforced=True).check_feasible(two_groups)
 
 
 def test_scale_by_hand(two_groups):
