@@ -52,9 +52,9 @@ class Shell:
         for norm in self._folded.values():
             self._shell.set_submodule(norm, nn.Identity())
         self._modules = dict(self._shell.named_modules())
-        self._whole: Tensors = {
-            name: sliced_tensors(self._dense[name], Keep()) for pair in tracked.items() for name in pair
-        }
+        # Of all modules: what one candidate has changed, the next gets back.
+        whole = ((name, sliced_tensors(module, Keep())) for name, module in self._dense.items())
+        self._whole: Tensors = {name: tensors for name, tensors in whole if tensors}
 
     def load(self, tensors: Tensors) -> nn.Module:
         """Put a candidate's tensors in; the network returned is valid until the next call."""

@@ -221,6 +221,21 @@ def test_candidates_refitted_in_sequence_agree_better(trained, data):
     assert sequential.dense == looked_up.dense
 
 
+def test_a_looked_up_candidate_keeps_nothing_of_one_refitted_in_sequence(trained, data):
+    graph = exclude_groups(trace(trained, torch.zeros(1, *SHAPE)), [], prune_coupled=False)
+
+    def alone():
+        settings = CompressorSettings(order="l1", batch_size=64, sequential_images=64)
+        return Compressor(trained, graph, data.calibration, data.search_val, settings)
+
+    compressor = alone()
+    widths = halved(compressor)
+    outputs(
+        compressor.candidate(widths), data
+    )  # has refitted the classifier too, which no pruned group feeds
+    assert torch.equal(outputs(compressor.folded(widths), data), outputs(alone().folded(widths), data))
+
+
 def test_networks_without_logits_are_judged_by_their_outputs(data):
     compressor = make(randomised(Heads()), data)
     assert compressor.dense.agreement == 0
