@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from amc.importance import channel_orders, check_order
 from amc.measuring import measured_curves
 from amc.memo import Evaluation, Memo
 from amc.models import OptionAShortcut
+from amc.precision import PRECISIONS
 from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
 from amc.reconstruction import (
     Moments,
@@ -38,9 +39,6 @@ from amc.reconstruction import (
     shrinkage,
 )
 from amc.sequential import SequentialRefit
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""In which candidates run."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class CompressorSettings:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
         if not self.ridge >= 0:
             raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
-        if self.precision not in PRECISIONS:
+        if self.precision not in PRECISIONS:  # auto is for `chosen_precision`, which knows the device
             raise AmcError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
@@ -400,11 +398,13 @@ class Compressor:
         dense = self.graph.dense_widths
         macs, params = self.macs(widths), self.params(widths)
         classifies = self.graph.classifies
+        alike = likeness(found, self.dense_outputs)
         return Evaluation(
             widths=tuple(int(w) for w in widths),
             top1=top1(found, self.labels) if classifies else 0.0,
             loss=cross_entropy(found, self.labels) if classifies else 0.0,
-            agreement=(agreement if classifies else likeness)(found, self.dense_outputs),
+            agreement=agreement(found, self.dense_outputs) if classifies else alike,
+            likeness=alike,
             macs=macs,
             params=params,
             macs_ratio=macs / self.macs(dense),
@@ -426,6 +426,7 @@ def _input_slots(graph: Graph) -> dict[str, list[tuple[str, Tensor]]]:
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
     """Hash all that determines an evaluation: network, groups, images and settings that change results."""
     digest = hashlib.sha256(data_fingerprint.encode())
+    digest.update(repr(sorted(field.name for field in fields(Evaluation))).encode())
     digest.update(repr((graph.layers, graph.group_names)).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -29,6 +29,7 @@ from amc.data.splits import mix
 from amc.errors import AmcError
 from amc.evaluation import as_logits, evaluating, logits, top1
 from amc.files import atomic_write_bytes
+from amc.precision import computes_bf16
 
 EVALUATION_BATCH = 256
 LOSS_CHECK_STEPS = 16
@@ -154,14 +155,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
     )
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Return whether `device` computes in bfloat16: CUDA capability 8 and up, AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 class _Run:

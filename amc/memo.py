@@ -26,7 +26,9 @@ class Evaluation:
         top1: accuracy in percent.
         loss: cross-entropy in nats.
         agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
-            a network without logits ``top1`` and ``loss`` are 0 and this is ``amc.evaluation.likeness``.
+            a network without logits ``top1`` and ``loss`` are 0 and this is ``likeness``.
+        likeness: minus the squared error of the outputs, relative to the dense outputs' variance over images
+            (``amc.evaluation.likeness``); 0 is perfect.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
         seconds: CPU time that the evaluation took.
         stopped_after: images seen when a race was given up (``amc.racing``); None for a full evaluation.
@@ -37,6 +39,7 @@ class Evaluation:
     top1: float
     loss: float
     agreement: float
+    likeness: float
     macs: int
     params: int
     macs_ratio: float

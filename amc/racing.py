@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.compressor import Compressor
-from amc.evaluation import logits
+from amc.evaluation import likeness, logits
 from amc.memo import Evaluation
 
 SHARES = (0.1, 0.2, 0.4, 0.7)
@@ -105,7 +105,7 @@ class Racer:
                 continue
             difference = self._scores(torch.cat(parts)).minus(incumbent)
             if clearly_worse(difference.correct, self._threshold):
-                return self._stopped(widths, difference, stage, time.process_time() - start)
+                return self._stopped(widths, difference, torch.cat(parts), time.process_time() - start)
         outputs = torch.cat(parts)
         if incumbent is None:
             self._best_scores = (widths, self._scores(outputs))
@@ -135,9 +135,12 @@ class Racer:
             F.kl_div(log, dense_log, reduction="none", log_target=True).sum(1),
         )
 
-    def _stopped(self, widths: tuple[int, ...], difference: _Scores, seen: int, seconds: float) -> Evaluation:
-        best = self._best
+    def _stopped(
+        self, widths: tuple[int, ...], difference: _Scores, outputs: Tensor, seconds: float
+    ) -> Evaluation:
+        best, seen = self._best, len(outputs)
         assert best is not None
+        dense = self._compressor.dense_outputs[self._order[:seen]]
         macs, params = self._compressor.macs(widths), self._compressor.params(widths)
         return replace(
             best,
@@ -145,6 +148,7 @@ class Racer:
             top1=best.top1 + 100 * float(difference.correct.mean()),
             loss=best.loss + float(difference.loss.mean()),
             agreement=best.agreement - float(difference.divergence.mean()),
+            likeness=likeness(outputs, dense),
             macs=macs,
             params=params,
             macs_ratio=best.macs_ratio * macs / best.macs,

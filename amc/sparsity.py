@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from amc.checkpoint import state_digest
-from amc.compressor import PRECISIONS
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import agreement, cross_entropy, outputs, top1
+from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
 from amc.gradients import SENSITIVITY_BATCHES, gradient_batches, logit_sensitivity
 from amc.graph import Graph
 from amc.layers import Layer
 from amc.memo import Evaluation, Memo
+from amc.precision import PRECISIONS
 
 WHOLE = 100
 """The width of a layer that has all its weights."""
@@ -203,6 +203,7 @@ class WeightPruner:
             top1=top1(found, self._labels),
             loss=cross_entropy(found, self._labels),
             agreement=agreement(found, self._dense_outputs),
+            likeness=likeness(found, self._dense_outputs),
             macs=macs,
             params=params,
             macs_ratio=macs / self.macs(whole),

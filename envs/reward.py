@@ -74,11 +74,21 @@ def agreement(evaluation: Evaluation) -> float:
     return evaluation.agreement
 
 
+def likeness(evaluation: Evaluation) -> float:
+    """Minus the squared error of the outputs, relative to the dense outputs' variance; 0 is perfect.
+
+    It weighs all outputs of all images alike, where ``agreement`` looks at the few images on which the dense
+    network is unsure, and those are fewest among images that it was trained on.
+    """
+    return evaluation.likeness
+
+
 REWARDS: dict[str, Reward] = {
     "accuracy": Reward("accuracy", accuracy, needs_logits=True),
     "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
     "accuracy_params": Reward("accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True),
     "agreement": Reward("agreement", agreement),
+    "likeness": Reward("likeness", likeness),
 }
 
 

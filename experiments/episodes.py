@@ -99,6 +99,7 @@ def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dic
         "top1": evaluation.top1,
         "loss": evaluation.loss,
         "agreement": evaluation.agreement,
+        "likeness": evaluation.likeness,
         "macs": evaluation.macs,
         "params": evaluation.params,
         "macs_ratio": evaluation.macs_ratio,

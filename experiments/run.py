@@ -31,6 +31,7 @@ from amc.latency.predict import LatencyModel
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
+from amc.precision import chosen_precision
 from amc.strategy import GroupWidth, Strategy
 from amc.workers import WorkerSettings
 from envs import Reward, get_reward
@@ -340,7 +341,8 @@ class Run:
     def settings(self) -> CompressorSettings:
         """How candidates are made."""
         config = self.config.compressor
-        return CompressorSettings(**{f.name: getattr(config, f.name) for f in fields(CompressorSettings)})
+        given = {f.name: getattr(config, f.name) for f in fields(CompressorSettings)}
+        return CompressorSettings(**{**given, "precision": chosen_precision(config.precision, self.device)})
 
     def workers(self) -> WorkerSettings:
         """Who evaluates candidates."""

@@ -46,6 +46,7 @@ class FakeNetwork:
             top1=100.0 * (1.0 - loss),
             loss=loss,
             agreement=-loss,
+            likeness=-loss,
             macs=macs,
             params=macs,
             macs_ratio=macs / self.macs(self.dense),

@@ -78,7 +78,7 @@ def dense_return(run: Run) -> float | None:
     macs, params = macs_cost(run.graph)(dense), run.params(dense)
     top1, loss = found["dense_top1"], found["dense_loss"]
     try:
-        return run.reward(Evaluation(dense, top1, loss, 0.0, macs, params, 1.0, 1.0, seconds=0.0))
+        return run.reward(Evaluation(dense, top1, loss, 0.0, 0.0, macs, params, 1.0, 1.0, seconds=0.0))
     except AmcError:  # a user's own function may be made for smaller networks only
         return None
 

@@ -85,6 +85,7 @@ def run(run: Run) -> dict[str, Any]:
     return {
         "agent": result.agent,
         "reward": run.reward.name,
+        "precision": compressor.settings.precision,
         "episodes": result.episodes,
         "best_return": result.best.value,
         "best_episode": result.best.index,

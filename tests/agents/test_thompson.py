@@ -32,7 +32,7 @@ class WrongCurves:
     def evaluate(self, widths):
         loss = sum(factor * CURVE[width] for factor, width in zip(FACTORS, widths, strict=True)) / 10
         share = sum(widths) / (DENSE * GROUPS)
-        return Evaluation(tuple(widths), 0.0, loss, -loss, sum(widths), sum(widths), share, share, 0.0)
+        return Evaluation(tuple(widths), 0.0, loss, -loss, -loss, sum(widths), sum(widths), share, share, 0.0)
 
 
 BUDGET = make_budget("macs", 0.5, sum, SPACE.dense, fit="scale")

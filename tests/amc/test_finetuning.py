@@ -13,7 +13,6 @@ from amc.errors import AmcError
 from amc.evaluation import logits, top1
 from amc.finetuning import (
     TrainSettings,
-    computes_bf16,
     distillation_loss,
     learning_rate,
     parameter_groups,
@@ -291,17 +290,6 @@ def test_bad_networks():
     model.register_forward_hook(lambda module, args, output: (output, output))
     with pytest.raises(AmcError, match="returned a tuple of 2"):
         train(model, FAKE, SHORT, seed=0)
-
-
-def test_precision_auto_follows_the_cpu(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert not computes_bf16(torch.device("cpu"))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert computes_bf16(torch.device("cpu"))
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert not computes_bf16(torch.device("cpu"))
 
 
 def test_the_teacher_is_left_as_it_was():

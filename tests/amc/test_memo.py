@@ -9,7 +9,7 @@ from amc.memo import Evaluation, Memo
 
 def make(widths=(4, 5), loss=0.1, seconds=0.2):
     return Evaluation(
-        widths=widths, top1=33.3, loss=loss, agreement=-1e-17, macs=10**12 + 1, params=7,
+        widths=widths, top1=33.3, loss=loss, agreement=-1e-17, likeness=-0.5, macs=10**12 + 1, params=7,
         macs_ratio=1 / 3, params_ratio=0.7, seconds=seconds,
     )  # fmt: skip
 

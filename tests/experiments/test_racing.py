@@ -1,9 +1,12 @@
 """Racing and bfloat16 through the command."""
 
+import json
+
 import pytest
 import torch
 
 from amc.checkpoint import load_state_dict
+from amc.precision import computes_bf16
 from tests.experiments.helpers import TINY, amc, done, read_lines, refused, timeless, workspace
 
 RACE = (
@@ -52,3 +55,9 @@ def test_an_unknown_precision_is_refused(cwd):
     refused(
         amc(*TINY, "compressor.precision=int3", "run_dir=other", cwd=cwd), "compressor.precision is 'int3'"
     )
+
+
+def test_precision_auto_is_recorded_as_what_the_hardware_computes_in(cwd):
+    done(*TINY, "compressor.precision=auto", "stages=[train,search]", "run_dir=auto", cwd=cwd)
+    found = json.loads((cwd / "auto/stages/search.json").read_text())["precision"]
+    assert found == ("bfloat16" if computes_bf16(torch.device("cpu")) else "float32")

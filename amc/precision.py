@@ -1,0 +1,35 @@
+"""Number formats that candidates run in."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from amc.errors import AmcError
+
+PRECISIONS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO: Final = "auto"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether `device` computes in bfloat16: CUDA capability 8 and up, AVX512-BF16 or AMX.
+
+    Elsewhere it is emulated, and slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def chosen_precision(name: str, device: torch.device) -> str:
+    """Return the precision that ``compressor.precision`` stands for: auto is bfloat16 where it is computed in.
+
+    Raises:
+        AmcError: unknown name.
+    """
+    if name != AUTO and name not in PRECISIONS:
+        expected = ", ".join((*PRECISIONS, AUTO))
+        raise AmcError(f"compressor.precision is {name!r}; expected one of {expected}")
+    return name if name != AUTO else "bfloat16" if computes_bf16(device) else "float32"
