@@ -36,6 +36,42 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return _strip_prefixes(_unwrap(content, path), path)
 
 
+def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> list[str]:
+    """Load what of `state` fits `model` by name and shape: weights to start a training from.
+
+    Args:
+        model: Network to fill.
+        state: State dict, as `load_state_dict` returns it.
+        origin: Where `state` comes from, for messages.
+
+    Returns:
+        Names of the tensors of `model` that stay as they are.
+
+    Raises:
+        AmcError: A tensor is not finite, or less than half of the network is in `state`.
+    """
+    _check_finite(state, origin)
+    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    fitting = {
+        key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
+    }
+    if 2 * len(fitting) < len(own):
+        raise AmcError(
+            f"{origin}: only {len(fitting)} of the {len(own)} tensors of {type(model).__name__} are in it, "
+            "expected at least half; likely cause: another architecture"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting]
+
+
+def _check_finite(state: Mapping[str, Tensor], origin: str | Path) -> None:
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise AmcError(
+                f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
+            )
+
+
 def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
     """Load `state` into `model`; every tensor must be there, fit and be finite.
 
@@ -47,11 +83,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     Raises:
         AmcError: Names the first tensor that is missing, unexpected, of another shape, or not finite.
     """
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise AmcError(
-                f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
-            )
+    _check_finite(state, origin)
     current = model.state_dict()
     expected = {key: value for key, value in current.items() if isinstance(value, Tensor)}
     unexpected = [key for key in state if key not in expected]

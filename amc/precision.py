@@ -24,7 +24,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def chosen_precision(name: str, device: torch.device) -> str:
-    """Return the precision that ``compressor.precision`` stands for: auto is bfloat16 where it is computed in.
+    """Return what ``compressor.precision`` stands for: auto is bfloat16 where it is computed in.
 
     Raises:
         AmcError: unknown name.

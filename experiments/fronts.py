@@ -26,8 +26,8 @@ SCORES = ("return", "top1")
 FILES = 12
 """Most strategy files for one cost."""
 _FIELDS = (
-    "folder", "episode", "return", "top1", "agreement", "likeness", "macs", "params", "macs_ratio", "params_ratio",
-    "latency_ms", "widths",
+    "folder", "episode", "return", "top1", "agreement", "likeness", "macs", "params", "macs_ratio",
+    "params_ratio", "latency_ms", "widths",
 )  # fmt: skip
 
 

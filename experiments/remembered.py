@@ -16,7 +16,7 @@ from amc.errors import AmcError
 from amc.files import atomic_write_bytes, atomic_write_json
 
 FILE = "overrides.json"
-_PATHS = ("model.checkpoint", "data.root", "strategy")
+_PATHS = ("model.checkpoint", "model.start", "data.root", "strategy")
 """Overrides that name files: remembered absolutely, so that a run can be asked from any folder."""
 
 

@@ -100,6 +100,11 @@ class Run:
         config = self.config
         stages.check_names(config.stages)
         self._check_racing(self.settings().racing_risk, self.workers().kind)
+        if config.model.start is not None and self.comes_trained:
+            raise AmcError(
+                f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
+                "model.pretrained gives a trained network; use one of them"
+            )
         check_agent(config.agent, config.compressor.order)
         _ = self.reward
         get_fit(config.budget.fit)

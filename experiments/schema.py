@@ -17,12 +17,14 @@ class ModelConfig:
     """The dense network.
 
     ``checkpoint`` is a .safetensors, .pth or .th file; ``pretrained`` downloads torchvision's or timm's
-    weights; ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it.
+    weights; ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it, from those in
+    the file ``start`` if there is one: tensors of other shapes, as of a classifier of other classes, are new.
     """
 
     name: str = MISSING
     checkpoint: str | None = None
     pretrained: bool = False
+    start: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amc.checkpoint import save_safetensors
+from torch import nn
+
+from amc.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.evaluation import logits, top1
 from amc.finetuning import train
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Write ``dense.safetensors``; a network that comes with weights is only judged."""
     if not run.comes_trained:
-        model = run.fresh_model()
+        model = _untrained(run)
         settings = run.train_settings(run.config.train)
         checkpoint = run.folder / "train.ckpt.safetensors"
         train(
@@ -36,3 +38,12 @@ def run(run: Run) -> dict[str, Any]:
     val_top1 = top1(logits(run.dense, images.images, 256), images.labels)
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
     return {"trained_here": not run.comes_trained, "val_top1": val_top1}
+
+
+def _untrained(run: Run) -> nn.Module:
+    """Build what is trained: with initial weights, or those of ``model.start`` as far as they fit."""
+    model = run.fresh_model()
+    if (start := run.config.model.start) is not None:
+        new = load_matching(model, load_state_dict(start), start)
+        print(f"train: starts from {start}" + (f"; new are {', '.join(new)}" if new else ""))
+    return model

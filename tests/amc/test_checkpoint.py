@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from amc.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from amc.models import resnet20
@@ -192,6 +192,28 @@ def test_load_into_refuses_channels_that_do_not_exist() -> None:
     state = resnet20().state_dict()
     state["layer2.0.shortcut.source"][0] = 16
     one_line(lambda: load_into(resnet20(), state, "w.th"), "layer2.0.shortcut.source", "expected -1 to 15")
+
+
+# --- weights to start from
+
+
+def test_a_start_fills_all_but_a_classifier_of_other_classes() -> None:
+    source, target = resnet20(100), resnet20(10)
+    classifier = target.linear.weight.detach().clone()
+    new = load_matching(target, source.state_dict() | {"extra": torch.ones(1)}, "w.th")
+    assert new == ["linear.weight", "linear.bias"]
+    assert torch.equal(target.linear.weight, classifier)
+    assert torch.equal(target.layer3[2].conv2.weight, source.layer3[2].conv2.weight)
+
+
+def test_a_start_from_another_architecture_is_refused() -> None:
+    one_line(lambda: load_matching(resnet20(), STATE, "w.th"), "w.th", "only 0 of the", "architecture")
+
+
+def test_a_start_that_is_not_finite_is_refused() -> None:
+    state = resnet20().state_dict()
+    state["conv1.weight"][0] = math.nan
+    one_line(lambda: load_matching(resnet20(), state, "w.th"), "conv1.weight holds NaN or Inf")
 
 
 # --- writing

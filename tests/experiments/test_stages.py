@@ -379,6 +379,19 @@ def test_a_checkpoint_of_a_wrapped_network_replaces_the_training(tiny: Path, tmp
     assert (cwd / "run/strategy.json").read_bytes() == (tiny / "run/strategy.json").read_bytes()
 
 
+def test_a_training_starts_from_given_weights(tiny: Path, tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    start = f"model.start={tiny / 'run/dense.safetensors'}"
+    told = done(*TINY, start, "train.epochs=0", "run_dir=same", "stages=[train]", cwd=cwd)
+    assert "starts from" in told.out
+    given, kept = (load_file(place / "dense.safetensors") for place in (tiny / "run", cwd / "same"))
+    assert all(torch.equal(kept[key], given[key]) for key in given)
+    more = done(*TINY, start, "data.num_classes=5", "run_dir=more", "stages=[train]", cwd=cwd)
+    assert "new are 9.weight, 9.bias" in more.out
+    both = amc(*TINY, start, "model.checkpoint=x.pth", "run_dir=both", "stages=[train]", cwd=cwd)
+    refused(both, "model.start=", "model.checkpoint")
+
+
 def test_a_strategy_of_another_run_is_pruned_and_judged(full: Path, tiny: Path, tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     strategy = tiny / "run/strategy.json"
