@@ -3,8 +3,9 @@
 Every run folder below the given ones that has a strategy and test accuracies is a row's seed. Runs of the
 same network, data and budget are one table; its rows are the agents, over all their seeds: interquartile mean
 and 95% bootstrap interval, and the difference to one of them. The paper's figures stand beside. Beside the
-tables ``figures/`` gets a picture of every job, and ``strategies/`` the best strategy of every agent, chosen
-by the search's own return.
+tables ``figures/`` gets a picture of every job, ``strategies/`` the best strategy of every agent, chosen
+by the search's own return, and ``records/`` what all this was drawn from: the next call adds its runs to
+them, one without RUNS draws them again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from amc.errors import AmcError
 from amc.files import atomic_write_text
 from experiments.figures import job_svg
 from experiments.paper import PaperRow, paper_rows
-from experiments.results import Result, experiment_of, read_results
+from experiments.records import merged, read_records, write_records
+from experiments.results import Result, experiment_of, read_results, shown_command
 from experiments.sparse_results import read_sparse, sparse_tables
 from experiments.stages import STAGES
 from experiments.statistics import Interval, bootstrap, bootstrap_difference, interquartile_mean
@@ -211,19 +213,6 @@ def _commits(provenances: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def shown_command(command: str) -> str:
-    """Return a command without the places of one machine, which ``DIR`` and ``FILE`` stand for."""
-    words = []
-    for word in command.split():
-        key, equals, value = word.partition("=")
-        if key == "run_dir":
-            continue
-        if equals and "/" in value and not value.startswith(("[", "experiments/")):
-            value = "DIR" if key.endswith(("root", "dir")) else f"FILE{Path(value).suffix}"
-        words.append(f"{key}{equals}{value}")
-    return " ".join(words)
-
-
 def not_run(ran: Collection[str | None]) -> str:
     """Return a section on the recipes (``conf/experiment``) that are not among those that ran."""
     folder = Path(conf.__file__).parent / "experiment"
@@ -260,12 +249,14 @@ def write_strategies(jobs: Jobs, folder: Path) -> None:
 def main() -> None:
     """Write the tables, and beside them figures and strategies."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of run folders")
-    parser.add_argument("--out", type=Path, help="markdown file; printed, and nothing else, if not given")
+    parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of run folders")
+    parser.add_argument("--out", type=Path, help="markdown file; printed, without records, if not given")
     parser.add_argument("--against", default="ddpg", help="agent that others are compared with")
     options = parser.parse_args()
     try:
         results, sparse = read_results(options.folders), read_sparse(options.folders)
+        if options.out is not None:
+            results = merged(read_records(options.out.parent / "records"), results)
         if not results and not sparse:
             raise AmcError(
                 "no run below the given folders has been evaluated: run stages=[...,evaluate] first"
@@ -286,6 +277,7 @@ def main() -> None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_text(picture, job_svg(own, _paper(own)))
         write_strategies(jobs, options.out.parent / "strategies")
+        write_records(results, options.out.parent / "records")
         atomic_write_text(options.out, text)
     except AmcError as error:
         print(f"reproduce: {error}", file=sys.stderr)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,20 @@ class Result:
     """What one run has measured.
 
     Attributes:
-        folder: of the run.
         job: network, data, budget and how candidates were judged: what its table is about.
         slug: the job in one word.
         strategy: the widths that were found.
         facts: what the stages recorded, by stage.
         provenance: commit, command, device and versions.
+        episodes: lines of ``search.jsonl``; none where another run's strategy was evaluated.
     """
 
-    folder: Path
     job: tuple[str, ...]
     slug: str
     strategy: Strategy
     facts: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    episodes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def agent(self) -> str:
@@ -53,12 +52,6 @@ class Result:
     def seed(self) -> int:
         """Seed of the run."""
         return self.strategy.seed
-
-    @cached_property
-    def episodes(self) -> list[dict[str, Any]]:
-        """Lines of ``search.jsonl``; none where another run's strategy was evaluated."""
-        log = self.folder / "search.jsonl"
-        return read_episodes(log) if log.exists() else []
 
     def top1(self, network: str) -> float | None:
         """Test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, where it was measured."""
@@ -88,6 +81,19 @@ def experiment_of(provenance: Mapping[str, Any]) -> str | None:
     """Return the recipe (``experiment=NAME``) that was run, if it was one."""
     words = str(provenance["command"]).split()
     return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
+
+
+def shown_command(command: str) -> str:
+    """Return a command without the places of one machine, which ``DIR`` and ``FILE`` stand for."""
+    words = []
+    for word in command.split():
+        key, equals, value = word.partition("=")
+        if key == "run_dir":
+            continue
+        if equals and "/" in value and not value.startswith(("[", "experiments/")):
+            value = "DIR" if key.endswith(("root", "dir")) else f"FILE{Path(value).suffix}"
+        words.append(f"{key}{equals}{value}")
+    return " ".join(words)
 
 
 _BEFORE = {
@@ -120,7 +126,9 @@ def _read(folder: Path) -> Result:
         job = (model, data, f"{share}% of the {kind}", *judged)
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
         _ = strategy.provenance["agent"], facts["evaluate"]["dense"]
-        return Result(folder, job, slug, strategy, facts, provenance)
+        log = folder / "search.jsonl"
+        episodes = read_episodes(log) if log.exists() else []
+        return Result(job, slug, strategy, facts, provenance, episodes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AmcError(f"{folder} is no finished run ({error!r})") from error
 
@@ -132,10 +140,12 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
         return [], []
     config = OmegaConf.load(path)
     images, refit = config.data.search_val, config.compressor.sequential_images
-    words = f"judged on {images:,} images" + (f" after a refit on {refit:,}" if refit else "")
+    words = f"judged by {config.reward} on {images:,} images" + (
+        f" after a refit on {refit:,}" if refit else ""
+    )
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
-    short = [f"val{images}", *([f"refit{refit}"] if refit else [])]
+    short = [config.reward, f"val{images}", *([f"refit{refit}"] if refit else [])]
     before = [
         (f"`{key}={value}`", tag)
         for key, (value, tag) in _BEFORE.items()

@@ -13,9 +13,12 @@ from experiments import reproduce
 from experiments.figures import best_so_far
 from experiments.paper import paper_rows
 from experiments.provenance import stage_commits
-from experiments.reproduce import by_job, main, not_run, shown_command, tables, write_strategies
-from experiments.results import experiment_of, read_results
+from experiments.records import merged
+from experiments.reproduce import by_job, main, not_run, tables, write_strategies
+from experiments.results import experiment_of, read_results, shown_command
 from tests.experiments.helpers import SMALL, done, workspace
+
+SLUG = "resnet20_fake_macs50_accuracy_val32"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,8 @@ def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path
         line for line in tables(by_job(read_results([copy])), "random").splitlines() if line.startswith("## ")
     ]
     assert sorted(head.rpartition(", ")[2] for head in heads) == [
-        "judged on 32 images",
-        "judged on 32 images after a refit on 16",
+        "judged by accuracy on 32 images",
+        "judged by accuracy on 32 images after a refit on 16",
     ]
 
 
@@ -72,7 +75,7 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     places = "data:\n  search_val_dir: photos\n  test: photos\n"
     config.write_text(config.read_text().replace("data:\n", places, 1).replace("  test: 32\n", ""))
     (result,) = read_results([copy])
-    assert result.job[-1] == "judged on 32 images, which are the test images too"
+    assert result.job[-1] == "judged by accuracy on 32 images, which are the test images too"
 
 
 def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
@@ -82,7 +85,7 @@ def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
     config.write_text(older.replace("  measured_images: 64\n", "").replace("  fit: scale\n", ""))
     (result,) = read_results([copy])
     settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`, `budget.fit=cut`"
-    assert result.job[-1] == f"judged on 32 images, with {settings}"
+    assert result.job[-1] == f"judged by accuracy on 32 images, with {settings}"
     assert result.slug.endswith("_rounds0_measured0_cut")
 
 
@@ -148,25 +151,58 @@ def test_the_tables_are_written_to_a_file_with_figures_and_strategies_beside(run
     assert b"<svg" in drawn
     assert all(part in drawn for part in (b"random (2)", b"uniform (one evaluation)"))
     names = sorted(path.name for path in (tmp_path / "strategies").iterdir())
-    assert names == ["resnet20_fake_macs50_val32_random.json", "resnet20_fake_macs50_val32_uniform.json"]
+    assert names == [f"{SLUG}_random.json", f"{SLUG}_uniform.json"]
     best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
     assert Strategy.load(tmp_path / "strategies" / names[0]) == best.strategy
     main()
     assert picture.read_bytes() == drawn  # the same runs, the same bytes
 
 
+def test_results_are_drawn_again_from_records_alone(runs, tmp_path, monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments), "--out", str(tmp_path / "R.md")])
+        main()
+        return {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    call(runs / "uniform_0", runs / "random_0")
+    both = call(runs / "random_1")
+    assert "| random | 0, 1 |" in both[Path("R.md")].decode()
+    assert call() == both
+    assert call(runs) == both  # runs that are known already
+    (records,) = (tmp_path / "records").iterdir()
+    assert str(runs) not in records.read_text()  # no places of one machine
+    (tmp_path / "all").mkdir()
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "all/R.md")])
+    main()
+    assert (tmp_path / "all/R.md").read_bytes() == both[Path("R.md")]
+
+
+def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
+    main()
+    (path,) = (tmp_path / "records").iterdir()
+    path.write_text(path.read_text().replace('"evaluate"', '"evaluated"', 1))
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"{path} line 1 is no record" in told
+
+
 def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
     best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
-    path = tmp_path / "strategies/resnet20_fake_macs50_val32_random.json"
+    path = tmp_path / f"strategies/{SLUG}_random.json"
     done(
         *SMALL, f"seed={best.seed}", f"strategy={path}", "stages=[prune,evaluate]", "run_dir=again",
-        f"model.checkpoint={best.folder / 'dense.safetensors'}", cwd=workspace(tmp_path / "cwd"),
+        f"model.checkpoint={runs / f'random_{best.seed}/dense.safetensors'}", cwd=workspace(tmp_path / "cwd"),
     )  # fmt: skip
     (again,) = read_results([tmp_path / "cwd/again"])
+    assert merged([best], [again]) == [best]  # the search is worth keeping
+    assert merged([again], [best]) == [best]
     assert again.top1("pruned") == best.top1("pruned")
-    assert again.episodes == []
+    assert list(again.episodes) == []
     assert "random" in tables(by_job([again]), "ddpg")
 
 
