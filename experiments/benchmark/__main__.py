@@ -7,13 +7,14 @@ import json
 import sys
 
 from amc.errors import AmcError
-from experiments.benchmark import agents, kills, regret, search, workers
+from experiments.benchmark import agents, kills, proxies, regret, search, workers
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
     ("workers", workers, "evaluations per minute with worker processes"),
     ("regret", regret, "agents against the true optimum of a small problem"),
     ("agents", agents, "agents on one real problem, over many seeds"),
+    ("proxies", proxies, "scores on the search's images against the test images"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),
 )
 

@@ -3,10 +3,15 @@
 import argparse
 import json
 import sys
+from itertools import islice
 
+import numpy as np
 import pytest
 
+from amc.budget import make_budget, width_space
+from amc.errors import AmcError
 from experiments.benchmark.__main__ import main, parser
+from experiments.benchmark.proxies import around
 
 
 def measured(capsys, monkeypatch, *arguments):
@@ -38,7 +43,7 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "kills"])
+@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "kills"])
 def test_every_benchmark_explains_itself(what):
     options = parser().parse_args([what])
     assert isinstance(options, argparse.Namespace)
@@ -75,6 +80,32 @@ def test_agents_are_compared_with_the_first_on_any_problem(capsys, monkeypatch, 
     less = found["agents"]["greedy"]["less_first"]
     assert less[0] == pytest.approx(found["agents"]["greedy"]["best_return"] - first["best_return"])
     assert (tmp_path / "evaluations.jsonl").read_text().count("\n") > 20
+
+
+def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
+    found = measured(
+        capsys, monkeypatch, "proxies", "train.epochs=1", "data.search_val=64", "threads=1",
+        "budget.round_to=1", "--networks", "6", "--images", "32",
+    )  # fmt: skip
+    names = ("accuracy", "loss", "agreement", "likeness")
+    assert set(found["spearman"]) == {f"{name} on {count}" for name in names for count in (32, 64)}
+    for score in found["spearman"].values():
+        for value, low, high in score.values():
+            assert -1 <= low <= value <= high <= 1
+    low, high = found["test_accuracy"]
+    assert 0 <= low <= high <= 100
+
+
+def test_networks_around_an_allocation_keep_the_budget():
+    space = width_space(["a", "b", "c"], [40, 40, 40], round_to=1, min_preserve_ratio=0.1)
+    budget = make_budget("macs", 0.5, sum, space.dense, fit="scale")
+    drawn = list(islice(around((20, 30, 10), space, budget, 0.2, seed=0), 50))
+    assert len(set(drawn)) == 50
+    assert all(58 <= sum(widths) <= 60 for widths in drawn)
+    assert np.mean(drawn, axis=0) == pytest.approx([20, 30, 10], abs=2.5)
+    assert drawn == list(islice(around((20, 30, 10), space, budget, 0.2, seed=0), 50))
+    with pytest.raises(AmcError, match="different networks"):
+        list(islice(around((20, 30, 10), space, budget, 0.0, seed=0), 2))
 
 
 @pytest.mark.slow

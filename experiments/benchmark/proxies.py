@@ -1,0 +1,128 @@
+"""Which score on the search's images foretells the test images: ``... benchmark proxies OVERRIDE ...``.
+
+The problem is what the overrides say to ``amc``. Networks within the budget are drawn around the greedy
+allocation: as alike as those among which a search has to choose. Each is judged as in a search, by every
+score and on several numbers of images, and on the test images: how well do the ranks agree?
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from amc.allocation import greedy_widths
+from amc.budget import Budget, WidthSpace
+from amc.errors import AmcError
+from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
+from experiments.benchmark.problem import config_of
+from experiments.run import Run
+from experiments.stages import run_stage
+from experiments.statistics import bootstrap_correlation
+
+Scores = Mapping[str, Callable[[Tensor, Tensor, Tensor], float]]
+
+SCORES: Scores = {
+    "accuracy": lambda found, dense, labels: top1(found, labels),
+    "loss": lambda found, dense, labels: -cross_entropy(found, labels),
+    "agreement": lambda found, dense, labels: agreement(found, dense),
+    "likeness": lambda found, dense, labels: likeness(found, dense),
+}
+"""Of logits, the dense network's logits and labels; higher is better."""
+TRUTH = ("accuracy", "agreement")
+"""What is to be foretold."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument(
+        "--spread", type=float, default=0.2, help="standard deviation of a preserve ratio's logarithm"
+    )
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[500, 1000], help="numbers of search images; all are added"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure; see the module's docstring."""
+    if options.networks < 5:
+        raise AmcError(f"--networks is {options.networks}; expected at least 5 for a rank correlation")
+    with tempfile.TemporaryDirectory() as folder:
+        job = Run(config_of(*options.overrides), Path(folder))
+        if not job.comes_trained:
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
+                run_stage(job, "train")
+        judge = _judge(job, options.images)
+        rows = [judge(widths) for widths in tqdm(_networks(job, options), disable=None)]
+        job.release()
+    truth = {name: [row[f"test {name}"] for row in rows] for name in TRUTH}
+    return {
+        "overrides": options.overrides,
+        "networks": len(rows),
+        "spread": options.spread,
+        "test_accuracy": [min(truth["accuracy"]), max(truth["accuracy"])],
+        "spearman": {
+            name: {kind: _correlation([row[name] for row in rows], truth[kind]) for kind in TRUTH}
+            for name in rows[0]
+            if not name.startswith("test ")
+        },
+    }
+
+
+def _correlation(one: list[float], other: list[float]) -> list[float]:
+    found = bootstrap_correlation(one, other)
+    return [found.value, found.low, found.high]
+
+
+def _networks(job: Run, options: argparse.Namespace) -> list[tuple[int, ...]]:
+    start = greedy_widths(job.space, job.budget, job.compressor().errors())
+    drawn = around(start, job.space, job.budget, options.spread, job.config.seed)
+    return list(islice(drawn, options.networks))
+
+
+def around(
+    widths: tuple[int, ...], space: WidthSpace, budget: Budget, spread: float, seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Yield different networks at the budget, preserve ratios log-normal around those of ``widths``."""
+    random, seen = np.random.default_rng(seed), set()
+    ratios = np.asarray(widths) / np.asarray(space.dense)
+    for _ in range(100_000):
+        drawn = budget.scale(
+            space, list(np.minimum(ratios * np.exp(random.normal(0, spread, len(ratios))), 1))
+        )
+        if drawn not in seen:
+            seen.add(drawn)
+            yield drawn
+    raise AmcError(f"only {len(seen)} different networks were found; use fewer, or a larger --spread")
+
+
+def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], dict[str, float]]:
+    """Return what judges one network on the search's images and the test images."""
+    compressor, test = job.compressor(), job.splits.test()
+    images, batch = test.images.to(compressor.images), compressor.settings.batch_size
+    dense = compressor.dense_outputs
+    dense_on_test = outputs(compressor.candidate(job.graph.dense_widths), images, batch)
+    sizes = sorted({min(count, len(dense)) for count in (*counts, len(dense))})
+
+    def judge(widths: tuple[int, ...]) -> dict[str, float]:
+        model = compressor.candidate(widths)
+        found, on_test = compressor.outputs(model), outputs(model, images, batch)
+        row = {
+            f"{name} on {n}": score(found[:n], dense[:n], compressor.labels[:n])
+            for n in sizes
+            for name, score in SCORES.items()
+        }
+        return row | {f"test {name}": SCORES[name](on_test, dense_on_test, test.labels) for name in TRUTH}
+
+    return judge
