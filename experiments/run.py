@@ -152,7 +152,7 @@ class Run:
         if self.reward.needs_logits and not self.graph.classifies:
             raise AmcError(
                 f"reward={self.config.reward} needs a network that returns one tensor (N, classes); "
-                f"{self.spec.name} does not: reward=agreement compares what it returns with the dense network"
+                f"{self.spec.name} does not: reward=likeness compares what it returns with the dense network"
             )
 
     def _check_classifies(self, stage: str) -> None:

@@ -37,7 +37,7 @@ def run(run: Run) -> dict[str, Any]:
     if graph.other_macs:
         print(f"{graph.other_macs / dense:.1%} of the MACs are outside of Conv2d and Linear layers: constant")
     if not graph.classifies:
-        print("no classifier: reward=agreement compares what it returns with the dense network")
+        print("no classifier: reward=likeness compares what it returns with the dense network")
     print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
     return {
         "dense_macs": dense,

@@ -263,7 +263,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (["model=mynet.small_head"], ["labels run from 0 to 3", "2 outputs"]),
         (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
-        (["model=mynet.Pair"], ["reward=accuracy needs", "reward=agreement"]),
+        (["model=mynet.Pair"], ["reward=accuracy needs", "reward=likeness"]),
         (["model=mynet.Pair", "reward=agreement"], ["a tuple of 2, expected one tensor of logits"]),
         (
             ["model=mynet.Hidden", "stages=[train,search]"],
