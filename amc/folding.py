@@ -52,38 +52,51 @@ class Shell:
         for norm in self._folded.values():
             self._shell.set_submodule(norm, nn.Identity())
         self._modules = dict(self._shell.named_modules())
-        # Of all modules: what one candidate has changed, the next gets back.
-        whole = ((name, sliced_tensors(module, Keep())) for name, module in self._dense.items())
-        self._whole: Tensors = {name: tensors for name, tensors in whole if tensors}
+        self._whole: Tensors = {
+            name: sliced_tensors(self._dense[name], Keep()) for pair in tracked.items() for name in pair
+        }
+        # Of all others, in place already: what one candidate has changed, the next gets back.
+        self._others: Tensors = {
+            name: _own_tensors(module) for name, module in self._modules.items() if name not in self._whole
+        }
 
     def load(self, tensors: Tensors) -> nn.Module:
         """Put a candidate's tensors in; the network returned is valid until the next call."""
         current = {**self._whole, **tensors}
         norms = set(self._folded.values())
+        for name, own in self._others.items():
+            if own and name not in tensors:
+                self._set(name, own)
         for name, own in current.items():
             if name in norms:
                 continue
             if name in self._folded:
                 own = fold(own, current[self._folded[name]], self._dense[self._folded[name]])
-            module = self._modules[name]
-            set_tensors(module, {key: self._place(tensor) for key, tensor in own.items()})
-            if isinstance(module, OptionAShortcut):
-                module.out_channels = len(own["source"])
+            self._set(name, {key: self._place(tensor) for key, tensor in own.items()})
         return self._shell
 
     def load_network(self, model: nn.Module) -> nn.Module:
         """Put in the tensors of a sliced network, as ``load`` does."""
-        own: Tensors = {name: {} for name in self._modules}
-        for path, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
-            module, _, name = path.rpartition(".")
-            own[module][name] = tensor.detach()
+        own = {name: _own_tensors(module) for name, module in model.named_modules()}
         return self.load({name: tensors for name, tensors in own.items() if tensors})
+
+    def _set(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        module = self._modules[name]
+        set_tensors(module, tensors)
+        if isinstance(module, OptionAShortcut):
+            module.out_channels = len(tensors["source"])
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
         if tensor.ndim == 4:
             return tensor.to(self._device, dtype, memory_format=torch.channels_last)
         return tensor.to(self._device, dtype)
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module without its children."""
+    own = itertools.chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    return {name: tensor.detach() for name, tensor in own}
 
 
 def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
