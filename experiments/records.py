@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,29 @@ def write_records(results: Iterable[Result], folder: Path) -> None:
         atomic_write_text(folder / f"{slug}.jsonl", "\n".join([*lines, ""]))
 
 
-def merged(records: Iterable[Result], results: Iterable[Result]) -> list[Result]:
+def merged(records: Iterable[Result], results: Iterable[Result], tell: Callable[[str], None]) -> list[Result]:
     """Return both, tables and agents in order.
 
-    A new result replaces the record of the same search, unless it has only judged its strategy anew.
+    A new result replaces the record of the same table, agent and seed, unless it has only judged its strategy
+    anew. ``tell`` is told where it has found another network.
     """
     found = {_key(record): record for record in records}
     for result in results:
         known = found.get(_key(result))
-        if known is None or result.episodes or not known.episodes:
-            found[_key(result)] = result
+        if known is not None and not result.episodes and known.episodes:
+            continue
+        if known is not None and known.strategy.groups != result.strategy.groups:
+            tell(
+                f"{result.agent} seed {result.seed} of {result.slug} has found another network than the run "
+                f"that it replaces: {_origin(result)} after {_origin(known)}"
+            )
+        found[_key(result)] = result
     return [found[key] for key in sorted(found)]
+
+
+def _origin(result: Result) -> str:
+    commit = str(result.provenance["commit"])[:7]
+    return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
 
 
 def _key(result: Result) -> tuple[str, str, int]:

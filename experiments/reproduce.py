@@ -246,6 +246,10 @@ def write_strategies(jobs: Jobs, folder: Path) -> None:
             best.strategy.save(folder / f"{best.slug}_{agent}.json")
 
 
+def _tell(line: str) -> None:
+    print(f"reproduce: {line}", file=sys.stderr)
+
+
 def main() -> None:
     """Write the tables, and beside them figures and strategies."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
@@ -256,7 +260,7 @@ def main() -> None:
     try:
         results, sparse = read_results(options.folders), read_sparse(options.folders)
         if options.out is not None:
-            results = merged(read_records(options.out.parent / "records"), results)
+            results = merged(read_records(options.out.parent / "records"), results, _tell)
         if not results and not sparse:
             raise AmcError(
                 "no run below the given folders has been evaluated: run stages=[...,evaluate] first"
@@ -280,7 +284,7 @@ def main() -> None:
         write_records(results, options.out.parent / "records")
         atomic_write_text(options.out, text)
     except AmcError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        _tell(str(error))
         sys.exit(2)
 
 

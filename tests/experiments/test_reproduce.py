@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,18 @@ def test_results_are_drawn_again_from_records_alone(runs, tmp_path, monkeypatch)
     assert (tmp_path / "all/R.md").read_bytes() == both[Path("R.md")]
 
 
+def test_a_run_that_found_another_network_says_which_it_replaces(runs):
+    one, other = (result for result in read_results([runs]) if result.agent == "random")
+    groups = tuple(replace(group, kept=group.kept - 1) for group in one.strategy.groups)
+    assert one.strategy.groups != groups
+    changed = replace(one, strategy=replace(one.strategy, groups=groups))
+    told = []
+    assert merged([one, other], [changed], told.append) == [changed, other]
+    (line,) = told
+    assert f"random seed {one.seed} of {SLUG} has found another network" in line
+    assert line.count("agent=random") == 2
+
+
 def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
@@ -199,8 +212,8 @@ def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(runs, tmp_
         f"model.checkpoint={runs / f'random_{best.seed}/dense.safetensors'}", cwd=workspace(tmp_path / "cwd"),
     )  # fmt: skip
     (again,) = read_results([tmp_path / "cwd/again"])
-    assert merged([best], [again]) == [best]  # the search is worth keeping
-    assert merged([again], [best]) == [best]
+    assert merged([best], [again], pytest.fail) == [best]  # the search is worth keeping
+    assert merged([again], [best], pytest.fail) == [best]
     assert again.top1("pruned") == best.top1("pruned")
     assert list(again.episodes) == []
     assert "random" in tables(by_job([again]), "ddpg")
