@@ -40,9 +40,6 @@ from amc.reconstruction import (
 )
 from amc.sequential import SequentialRefit
 
-_NOISE_SEED = 0
-"""The same noise for all seeds of a search, like the images themselves."""
-
 
 @dataclass(frozen=True)
 class CompressorSettings:
@@ -66,9 +63,6 @@ class CompressorSettings:
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
             on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
-        noise: standard deviation of Gaussian noise on the images of ``search_val``, in units of normalised
-            images, so that candidates are judged, and errors measured, on images that the dense network does
-            not know by heart, whatever it was trained on.
     """
 
     order: str = "obs"
@@ -83,7 +77,6 @@ class CompressorSettings:
     precision: str = "float32"
     racing_risk: float = 0.0
     measured_images: int = 64
-    noise: float = 0.0
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -97,9 +90,8 @@ class CompressorSettings:
         ):
             if getattr(self, name) < least:
                 raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
-        for name in ("ridge", "noise"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected 0 or more")
+        if not self.ridge >= 0:
+            raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
         if self.precision not in PRECISIONS:  # auto is for `chosen_precision`, which knows the device
             raise AmcError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
@@ -161,8 +153,7 @@ class Compressor:
         self._memo = memo if memo is not None else Memo()
         self._device = torch.device(device)
         dtype = PRECISIONS[settings.precision]
-        judged = _noisy(search_val.images, settings.noise)
-        self.images = judged.to(self._device, dtype, memory_format=torch.channels_last)
+        self.images = search_val.images.to(self._device, dtype, memory_format=torch.channels_last)
         self._sequential_images = calibration.images[: settings.sequential_images]
         self.labels = search_val.labels.cpu()  # logits come back to the CPU
         self._shell = Shell(self._model, graph, self._device, dtype)
@@ -430,14 +421,6 @@ def _input_slots(graph: Graph) -> dict[str, list[tuple[str, Tensor]]]:
             if slot.axis == "in":
                 slots[slot.module].append((group.name, torch.tensor(slot.positions)))
     return slots
-
-
-def _noisy(images: Tensor, noise: float) -> Tensor:
-    """Return images with Gaussian noise, the same at every call."""
-    if not noise:
-        return images
-    draws = torch.randn(images.shape, generator=torch.Generator().manual_seed(_NOISE_SEED))
-    return images + noise * draws.to(images)
 
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:

@@ -140,20 +140,12 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
         return [], []
     config = OmegaConf.load(path)
     images, refit = config.data.search_val, config.compressor.sequential_images
-    noise = config.compressor.get("noise", 0)
-    words = (
-        f"judged by {config.reward} on {images:,} images"
-        + (f" with noise of {noise:g}" if noise else "")
-        + (f" after a refit on {refit:,}" if refit else "")
+    words = f"judged by {config.reward} on {images:,} images" + (
+        f" after a refit on {refit:,}" if refit else ""
     )
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
-    short = [
-        config.reward,
-        f"val{images}",
-        *([f"noise{noise:g}"] if noise else []),
-        *([f"refit{refit}"] if refit else []),
-    ]
+    short = [config.reward, f"val{images}", *([f"refit{refit}"] if refit else [])]
     before = [
         (f"`{key}={value}`", tag)
         for key, (value, tag) in _BEFORE.items()

@@ -234,7 +234,6 @@ class CompressorConfig:
     precision: str = "float32"
     racing_risk: float = 0.0
     measured_images: int = 64
-    noise: float = 0.0
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
     max_inputs: int = 10_000

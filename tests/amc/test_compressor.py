@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings, fingerprint
-from amc.errors import AmcError
 from amc.evaluation import cross_entropy, logits, top1
 from amc.graph import exclude_groups, trace
 from amc.memo import Memo
@@ -192,7 +191,6 @@ SETTINGS = CompressorSettings(order="l1")
         {"ridge": 1e-3},
         {"positions_per_image": 8},
         {"batch_size": 32},
-        {"noise": 0.3},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -245,23 +243,3 @@ def test_networks_without_logits_are_judged_by_their_outputs(data):
     assert (found.top1, found.loss) == (0.0, 0.0)
     bare = make(randomised(Heads()), data, refit=False).evaluate(found.widths)
     assert bare.agreement < found.agreement < 0
-
-
-def test_noise_is_on_the_images_that_judge_and_the_same_every_time(trained, data):
-    plain, noisy, again = (make(trained, data, noise=noise) for noise in (0.0, 0.3, 0.3))
-    assert torch.equal(noisy.images, again.images)
-    added = noisy.images - plain.images
-    assert added.mean().abs() < 0.02
-    assert added.std().item() == pytest.approx(0.3, rel=0.05)
-    assert noisy.dense.likeness == 0  # the dense network sees the same noise
-    widths = halved(noisy)
-    assert noisy.evaluate(widths).likeness == again.evaluate(widths).likeness
-    assert noisy.evaluate(widths).likeness != plain.evaluate(widths).likeness
-    ours, theirs = (made.pruned_model(widths).state_dict() for made in (noisy, plain))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # weights are no matter of noise
-
-
-@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
-def test_noise_that_is_none_is_refused(noise):
-    with pytest.raises(AmcError, match=r"compressor\.noise is"):
-        CompressorSettings(noise=noise)

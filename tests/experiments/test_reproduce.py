@@ -79,15 +79,6 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     assert result.job[-1] == "judged by accuracy on 32 images, which are the test images too"
 
 
-def test_a_search_on_noisy_images_has_a_table_of_its_own(runs, tmp_path):
-    copy = shutil.copytree(runs / "random_1", tmp_path / "copy")
-    config = copy / ".hydra/config.yaml"
-    config.write_text(config.read_text().replace("  noise: 0.0\n", "  noise: 0.25\n"))
-    (result,) = read_results([copy])
-    assert result.job[-1] == "judged by accuracy on 32 images with noise of 0.25"
-    assert result.slug.endswith("val32_noise0.25")
-
-
 def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
     copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
     config = copy / ".hydra/config.yaml"
