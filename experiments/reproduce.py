@@ -230,7 +230,7 @@ def not_run(ran: Collection[str | None]) -> str:
     head = [
         "## Recipes without a run",
         "",
-        "Complete, and run at toy size by the tests; no table above is theirs.",
+        "Complete, and run at toy size by the tests. A table above of the same network is of other images.",
         "",
     ]
     return "\n".join([*head, *lines, ""]) if lines else ""

@@ -78,8 +78,13 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:
-    """Return the recipe (``experiment=NAME``) that was run, if it was one."""
+    """Return the recipe (``experiment=NAME``) that was run, if it was one, on images of its own kind.
+
+    A search on images of another folder (``data.search_val_dir``) is not the recipe's.
+    """
     words = str(provenance["command"]).split()
+    if any(word.startswith("data.search_val_dir=") for word in words):
+        return None
     return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
 
 

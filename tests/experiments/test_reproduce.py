@@ -256,6 +256,7 @@ def test_recipes_without_a_run_are_named(runs):
     assert [name for name in names if f"experiment={name} " in text] == names
     ran = experiment_of({"command": f"amc experiment={names[0]} seed=1"})
     assert f"experiment={names[0]} " not in not_run([ran])
+    assert experiment_of({"command": f"amc experiment={names[0]} data.search_val_dir=photos"}) is None
 
 
 def test_the_best_so_far_does_not_count_what_is_over_the_budget():
