@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
 from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph import Graph
 from amc.importance import channel_orders, check_order
 from amc.measuring import measured_curves
-from amc.memo import Evaluation, Memo
+from amc.memo import Memo
 from amc.models import OptionAShortcut
-from amc.precision import PRECISIONS
 from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
 from amc.reconstruction import (
     Moments,
@@ -38,6 +36,10 @@ from amc.reconstruction import (
     refit_layers,
     shrinkage,
 )
+from amc.result import Evaluation
+from amc.scoring.precision import PRECISIONS
+from amc.scoring.run import outputs
+from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from amc.sequential import SequentialRefit
 
 

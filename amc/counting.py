@@ -18,8 +18,8 @@ from amc.cost import macs_cost
 from amc.errors import AmcError
 from amc.graph import Graph
 from amc.layers import blank_image
-from amc.outputs import as_matrix
 from amc.pruning import SlicePlan, first_channels, slice_model
+from amc.scoring.flatten import as_matrix
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
 """Operators whose multiply-adds count; normalisation, pooling and interpolation do not."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.models import OptionAShortcut
-from amc.outputs import output_tensors
-from amc.packages import without
+from amc.scoring.flatten import output_tensors
+from amc.third_party import without
 
 WORK_LIMIT = 20_000_000
 """Steps of single channels through single operations; a network that needs more is refused at once."""

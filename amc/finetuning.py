@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from amc.checkpoint import state_digest
 from amc.data import Splits, check_labels
-from amc.data.splits import mix
 from amc.errors import AmcError
-from amc.evaluation import as_logits, evaluating, logits, top1
 from amc.files import atomic_write_bytes
-from amc.precision import computes_bf16
+from amc.scoring.precision import computes_bf16
+from amc.scoring.run import as_logits, evaluating, logits
+from amc.scoring.scores import top1
+from amc.seeds import mix
 
 EVALUATION_BATCH = 256
 LOSS_CHECK_STEPS = 16

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
-from amc.evaluation import as_logits
-from amc.outputs import as_matrix
+from amc.scoring.flatten import as_matrix
+from amc.scoring.run import as_logits
 
 GRADIENT_BATCH = 50
 """Images whose activations are held for a gradient at once, at most."""

@@ -117,8 +117,8 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         example: one image (1, C, H, W).
 
     Raises:
-        AmcError: the forward pass fails, returns nothing to compare (``amc.outputs``), or no channel can be
-            pruned.
+        AmcError: the forward pass fails, returns nothing to compare (``amc.scoring.flatten``), or no channel
+            can be pruned.
     """
     layers, classifies = trace_layers(model, example)
     dependencies = build_dependencies(model, example)

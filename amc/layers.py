@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.evaluation import evaluating
-from amc.outputs import as_matrix, is_logits
 from amc.patches import layer_input, why_not_linear
+from amc.scoring.flatten import as_matrix, is_logits
+from amc.scoring.run import evaluating
 
 
 @dataclass(frozen=True)

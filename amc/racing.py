@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.compressor import Compressor
-from amc.evaluation import likeness, logits
-from amc.memo import Evaluation
+from amc.result import Evaluation
+from amc.scoring.run import logits
+from amc.scoring.scores import likeness
 
 SHARES = (0.1, 0.2, 0.4, 0.7)
 """Shares of the images after which a candidate may be stopped."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from amc.data import LabelledImages
 from amc.dependencies import build_dependencies
 from amc.errors import AmcError
-from amc.evaluation import as_logits
 from amc.gradients import gradient_batches
 from amc.graph import ChannelGroup, Graph
 from amc.layers import blank_image
+from amc.scoring.run import as_logits
 
 Importance = Literal["l1", "taylor"]
 TAYLOR_IMAGES = 1000

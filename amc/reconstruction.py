@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.evaluation import evaluating
 from amc.graph import Graph
 from amc.patches import layer_input, layer_patches, sample_positions
 from amc.rows import products
+from amc.scoring.run import evaluating
 
 
 @dataclass(frozen=True)

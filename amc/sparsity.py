@@ -21,12 +21,14 @@ from torch.nn.utils import parametrize
 from amc.checkpoint import state_digest
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
 from amc.gradients import SENSITIVITY_BATCHES, gradient_batches, logit_sensitivity
 from amc.graph import Graph
 from amc.layers import Layer
-from amc.memo import Evaluation, Memo
-from amc.precision import PRECISIONS
+from amc.memo import Memo
+from amc.result import Evaluation
+from amc.scoring.precision import PRECISIONS
+from amc.scoring.run import outputs
+from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 
 WHOLE = 100
 """The width of a layer that has all its weights."""

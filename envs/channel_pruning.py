@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from amc.budget import Budget, WidthSpace
-from amc.memo import Evaluation
+from amc.result import Evaluation
 from envs.observation import FEATURES, GroupFeatures, ObservationTable
 from envs.reward import Reward
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from amc.errors import AmcError
-from amc.memo import Evaluation
+from amc.result import Evaluation
 
 Score = Callable[[Evaluation], float]
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from agents import Episode, OnEpisode
 from amc.budget import Cost
 from amc.errors import AmcError
-from amc.memo import Evaluation
+from amc.result import Evaluation
 
 
 class EpisodeWriter:

@@ -21,7 +21,6 @@ from amc.cost import BilinearCost, macs_cost, params_cost
 from amc.counting import with_other_macs
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
-from amc.evaluation import outputs
 from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
@@ -31,7 +30,8 @@ from amc.latency.predict import LatencyModel
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
-from amc.precision import chosen_precision
+from amc.scoring.precision import chosen_precision
+from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
 from amc.workers import WorkerSettings
 from envs import Reward, get_reward

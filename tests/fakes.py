@@ -13,7 +13,7 @@ from amc.budget import Budget, Fit, WidthSpace, make_budget, width_space
 from amc.export.reference import eager_logits, random_batch
 from amc.latency import Prepared
 from amc.layers import trace_layers
-from amc.memo import Evaluation
+from amc.result import Evaluation
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import GroupFeatures
 

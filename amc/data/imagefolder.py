@@ -25,12 +25,12 @@ from amc.data.splits import (
     channel_statistics,
     fingerprint,
     hold_out,
-    mix,
     pick_from,
     require_positive,
     steps_per_epoch,
 )
 from amc.errors import AmcError
+from amc.seeds import mix
 
 DECODE_BATCH = 64
 BAR_AFTER_SECONDS = 2.0

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
 from amc.errors import AmcError
+from amc.seeds import generator, mix
 
 SPLIT_SEED = 20180810
 """Decides which images are held out, whatever the seed of the run."""
+
 
 TrainBatches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]
 """(epoch, seed) to (images (B,C,H,W) float32, labels (B,) int64); same arguments, same batches."""
@@ -74,17 +76,6 @@ class RawImages:
 
     def __getitem__(self, index: Tensor) -> RawImages:
         return RawImages(self.images[index], self.labels[index])
-
-
-def mix(*parts: int | str) -> int:
-    """Hash numbers and names into one 63-bit seed; neighbouring (seed, epoch) pairs share no stream."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def generator(*parts: int | str) -> torch.Generator:
-    """Return a CPU generator seeded with `mix(*parts)`."""
-    return torch.Generator().manual_seed(mix(*parts))
 
 
 def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from amc.data.augment import random_flip, resize
-from amc.data.splits import RawImages, Splits, from_memory, generator, require_positive
+from amc.data.splits import RawImages, Splits, from_memory, require_positive
+from amc.seeds import generator
 
 PATTERN_CELLS = 4
 NOISE = 0.15

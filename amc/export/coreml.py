@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amc.errors import AmcError
 from amc.export.exported import Exported
 from amc.export.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
-from amc.quiet import quiet
+from amc.third_party import quiet
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from amc.errors import AmcError
 from amc.export.exported import Exported, write_checked
 from amc.export.onnx import export_onnx
-from amc.packages import missing
+from amc.third_party import missing
 
 if TYPE_CHECKING:
     from torch import nn

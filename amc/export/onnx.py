@@ -14,7 +14,7 @@ from amc.errors import AmcError
 from amc.export.exported import PARITY_BATCH
 from amc.export.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
 from amc.files import atomic_write_bytes
-from amc.quiet import quiet
+from amc.third_party import quiet
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.export.reference import cause, eval_on_cpu, random_batch
-from amc.quiet import quiet
+from amc.third_party import quiet
 
 if TYPE_CHECKING:
     from torch import nn

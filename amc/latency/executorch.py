@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from amc.latency.protocol import Prepared, Shape, prepare_file
-from amc.packages import missing
+from amc.third_party import missing
 
 if TYPE_CHECKING:
     from torch import nn

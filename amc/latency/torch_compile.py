@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.latency.protocol import Prepared, Shape
-from amc.quiet import quiet
+from amc.third_party import quiet
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from amc.errors import AmcError
-from amc.memo import Evaluation
+from amc.result import Evaluation
 from amc.workers.payload import pack
 from amc.workers.protocol import Answer, Backend, Worker, WorkerLost, WorkerSettings
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from amc.errors import AmcError
-from amc.memo import Evaluation
+from amc.result import Evaluation
 
 KINDS = ("serial", "process", "ray")
 """``serial`` is no worker at all: the compressor itself evaluates."""

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from agents import Episode
 from amc.budget import WidthSpace
-from amc.memo import Evaluation
 from amc.ranking import global_scores
+from amc.result import Evaluation
 from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments import model_source, schema

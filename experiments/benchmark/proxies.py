@@ -23,7 +23,8 @@ from tqdm import tqdm
 from amc.allocation import greedy_widths
 from amc.budget import Budget, WidthSpace
 from amc.errors import AmcError
-from amc.evaluation import agreement, cross_entropy, likeness, outputs, top1
+from amc.scoring.run import outputs
+from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from experiments.benchmark.problem import config_of
 from experiments.run import Run
 from experiments.stages import run_stage

@@ -26,11 +26,11 @@ from amc.budget import make_budget, width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.graph import Graph, exclude_groups, trace
-from amc.memo import Evaluation
 from amc.models import ModelSpec, build
 from amc.patches import layer_patches, layer_rows, sample_positions
-from amc.precision import PRECISIONS
 from amc.reconstruction import refit_layers
+from amc.result import Evaluation
+from amc.scoring.precision import PRECISIONS
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
 

@@ -17,11 +17,11 @@ from amc.cost import macs_cost
 from amc.counting import with_other_macs
 from amc.data import LabelledImages
 from amc.errors import AmcError, out_of_memory
-from amc.evaluation import outputs
 from amc.exactness import InexactError, check_exactness
 from amc.graph import Graph, exclude_groups, trace
 from amc.models import ModelSpec, build
 from amc.pruning import SlicePlan
+from amc.scoring.run import outputs
 from experiments.coverage.zoo import Case
 from experiments.stages.prune import FOLDED_TOLERANCE
 

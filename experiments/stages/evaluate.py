@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from amc.cost import macs_cost
 from amc.data import check_labels
-from amc.evaluation import agreement, logits, top1
+from amc.scoring.run import logits
+from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:

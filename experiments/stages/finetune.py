@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from amc.checkpoint import save_safetensors
-from amc.evaluation import logits, top1
 from amc.finetuning import train
+from amc.scoring.run import logits
+from amc.scoring.scores import top1
 
 if TYPE_CHECKING:
     from experiments.run import Run

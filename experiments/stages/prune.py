@@ -13,8 +13,8 @@ from amc.checkpoint import save_safetensors
 from amc.compressor import Compressor
 from amc.counting import count_macs
 from amc.errors import AmcError
-from amc.evaluation import outputs
 from amc.pruning import surgery
+from amc.scoring.run import outputs
 
 if TYPE_CHECKING:
     from experiments.run import Run

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from amc.cost import macs_cost
 from amc.errors import AmcError
 from amc.files import atomic_write_json
-from amc.memo import Evaluation
 from amc.report import write_html
+from amc.result import Evaluation
 from amc.strategy import Strategy
 from experiments.episodes import read_episodes
 from experiments.fronts import strategy_at, write_fronts

@@ -17,10 +17,10 @@ from amc.budget import Budget
 from amc.compressor import Compressor
 from amc.errors import Stopped
 from amc.exactness import check_exactness
-from amc.memo import Evaluation
 from amc.pruning import SlicePlan
 from amc.racing import Racer
 from amc.ranking import global_scores
+from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers import open_pool
 from envs import ChannelPruningEnv

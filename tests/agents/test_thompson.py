@@ -11,7 +11,7 @@ from agents.evolution import EvolutionSettings
 from agents.thompson import LEAST_FACTOR, _Belief
 from amc.allocation import greedy_widths
 from amc.budget import make_budget, width_space
-from amc.memo import Evaluation
+from amc.result import Evaluation
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import GroupFeatures
 

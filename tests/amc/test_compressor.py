@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings, fingerprint
-from amc.evaluation import cross_entropy, logits, top1
 from amc.graph import exclude_groups, trace
 from amc.memo import Memo
 from amc.models import resnet20
 from amc.pruning import slice_model
+from amc.scoring.run import logits
+from amc.scoring.scores import cross_entropy, top1
 from tests.networks import PRUNABLE, SHAPE, Chain, Heads, Residual, Separable, randomised
 
 

@@ -7,8 +7,8 @@ from amc.errors import AmcError
 from amc.graph import trace
 from amc.models import ModelSpec, build
 from amc.models.detection import RawDetector
-from amc.outputs import as_matrix
 from amc.pruning import SlicePlan, first_channels, slice_model
+from amc.scoring.flatten import as_matrix
 
 SIZE = 64
 

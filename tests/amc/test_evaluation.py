@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from amc import evaluation
 from amc.errors import AmcError
+from amc.scoring import run as evaluation
 
 
 class Returns(nn.Module):

@@ -10,7 +10,6 @@ from torch import nn
 
 from amc import data
 from amc.errors import AmcError
-from amc.evaluation import logits, top1
 from amc.finetuning import (
     TrainSettings,
     distillation_loss,
@@ -18,6 +17,8 @@ from amc.finetuning import (
     parameter_groups,
     train,
 )
+from amc.scoring.run import logits
+from amc.scoring.scores import top1
 
 FAKE = data.synthetic(
     num_classes=4, image_size=8, train=64, search_val=32, calibration=8, test=8, batch_size=16

@@ -11,9 +11,9 @@ from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.elimination import eliminate, make_reader
 from amc.errors import AmcError
-from amc.evaluation import logits
 from amc.gradients import logit_sensitivity
 from amc.graph import trace
+from amc.scoring.run import logits
 from tests.networks import SHAPE, Chain, randomised
 
 

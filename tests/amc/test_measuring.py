@@ -12,9 +12,9 @@ from torch import nn
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import logits
 from amc.graph import trace
 from amc.measuring import SHARES, measured_curves, measured_widths
+from amc.scoring.run import logits
 from tests.networks import CLASSES, randomised
 
 CURVE = (math.inf, *(float(10 - width) for width in range(1, 11)))

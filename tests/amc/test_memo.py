@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.memo import Evaluation, Memo
+from amc.memo import Memo
+from amc.result import Evaluation
 
 
 def make(widths=(4, 5), loss=0.1, seconds=0.2):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from amc.errors import AmcError
-from amc.outputs import as_matrix, is_logits
+from amc.scoring.flatten import as_matrix, is_logits
 
 Pair = namedtuple("Pair", "first second")
 

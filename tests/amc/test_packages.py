@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from amc.packages import missing, without
+from amc.third_party import missing, without
 
 
 def test_missing_packages_are_named():

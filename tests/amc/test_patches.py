@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from amc.compressor import Compressor, CompressorSettings
-from amc.evaluation import outputs
 from amc.exactness import check_exactness
 from amc.graph import trace
 from amc.patches import (
@@ -22,6 +21,7 @@ from amc.patches import (
     why_not_linear,
 )
 from amc.pruning import SlicePlan
+from amc.scoring.run import outputs
 from tests.networks import (
     SHAPE,
     ChannelsLast,

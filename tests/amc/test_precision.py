@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amc.errors import AmcError
-from amc.precision import PRECISIONS, chosen_precision, computes_bf16
+from amc.scoring.precision import PRECISIONS, chosen_precision, computes_bf16
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,10 @@ from torch import nn
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.evaluation import agreement, logits
 from amc.graph import trace
 from amc.models import resnet20
+from amc.scoring.run import logits
+from amc.scoring.scores import agreement
 from amc.sequential import SequentialRefit
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
 

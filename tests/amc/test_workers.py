@@ -448,7 +448,6 @@ PARENT = """
 import sys, threading
 from amc.workers.payload import pack
 from amc.workers.process import ProcessBackend
-from tests.amc.test_workers import Probe
 
 if __name__ == "__main__":
     workers = [ProcessBackend(pack(Probe(8)), 1).start() for _ in range(2)]

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from amc.packages import missing
+from amc.third_party import missing
 from experiments import model_source, schema
 from experiments.lock import locked
 from tests.experiments.helpers import TINY, Outcome, amc, done, read_json, refused, spawn, workspace

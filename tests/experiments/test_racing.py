@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amc.checkpoint import load_state_dict
-from amc.precision import computes_bf16
+from amc.scoring.precision import computes_bf16
 from tests.experiments.helpers import TINY, amc, done, read_lines, refused, timeless, workspace
 
 RACE = (

@@ -1,8 +1,9 @@
-"""Silence for libraries that talk while they convert a network."""
+"""Libraries of others: which are installed, how to do without one, and how to keep them silent."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -48,3 +49,22 @@ def _null_descriptors() -> Iterator[None]:
         for number, copy in kept:
             os.dup2(copy, number)
             os.close(copy)
+
+
+def missing(*packages: str) -> str | None:
+    """Return None if all top-level ``packages`` can be imported, else which are not installed."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+@contextlib.contextmanager
+def without(package: str) -> Iterator[None]:
+    """Let ``import package`` fail meanwhile, as where it is not installed; one already imported stays."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # how Python marks a name that must not be imported
+    try:
+        yield
+    finally:
+        del sys.modules[package]

@@ -1,0 +1,37 @@
+"""What one candidate network achieves: the value that every reward receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one candidate network achieves on ``search_val``, without fine-tuning.
+
+    Attributes:
+        widths: kept channels of every group.
+        top1: accuracy in percent.
+        loss: cross-entropy in nats.
+        agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
+            a network without logits ``top1`` and ``loss`` are 0 and this is ``likeness``.
+        likeness: minus the squared error of the outputs, relative to the dense outputs' variance over images
+            (``amc.scoring.scores.likeness``); 0 is perfect.
+        macs, params: of the candidate; ``*_ratio`` relative to the dense network.
+        seconds: CPU time that the evaluation took.
+        stopped_after: images seen when a race was given up (``amc.racing``); None for a full evaluation.
+        against: widths of the candidate that the race was lost to.
+    """
+
+    widths: tuple[int, ...]
+    top1: float
+    loss: float
+    agreement: float
+    likeness: float
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    seconds: float = field(compare=False)
+    stopped_after: int | None = None
+    against: tuple[int, ...] | None = None

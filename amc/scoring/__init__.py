@@ -1,0 +1,1 @@
+"""Running a network on images, and the scores of what it returns."""
