@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from amc.budget import Budget, WidthSpace
+from amc.budget.budget import Budget
+from amc.budget.widths import WidthSpace
 from amc.result import Evaluation
 from envs.observation import FEATURES, GroupFeatures, ObservationTable
 from envs.reward import Reward

@@ -32,7 +32,7 @@ from agents import (
     thompson_search,
     tpe_search,
 )
-from amc.allocation import (
+from amc.budget.allocation import (
     Errors,
     Scores,
     greedy_widths,
@@ -41,7 +41,8 @@ from amc.allocation import (
     ranked_widths,
     uniform_widths,
 )
-from amc.budget import Budget, WidthSpace
+from amc.budget.budget import Budget
+from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
 from amc.ranking import Importance
 from amc.sparsity import check_order as check_weight_order

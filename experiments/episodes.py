@@ -12,7 +12,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from agents import Episode, OnEpisode
-from amc.budget import Cost
+from amc.budget.budget import Cost
 from amc.errors import AmcError
 from amc.result import Evaluation
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from amc import data as datasets
-from amc.budget import Budget, Cost, WidthSpace, check_ratio, get_fit, make_budget, width_space
+from amc.budget.budget import Budget, Cost, check_ratio, get_fit, make_budget
+from amc.budget.widths import WidthSpace, width_space
 from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost

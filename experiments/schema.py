@@ -119,8 +119,8 @@ class BudgetConfig:
 class AgentConfig:
     """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``.
 
-    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.allocation``), or best: that
-    of the highest return of these two and ``global_l1``, an evaluation each.
+    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best:
+    that of the highest return of these two and ``global_l1``, an evaluation each.
     """
 
     name: str = MISSING

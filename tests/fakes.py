@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from amc.budget import Budget, Fit, WidthSpace, make_budget, width_space
+from amc.budget.budget import Budget, Fit, make_budget
+from amc.budget.widths import WidthSpace, width_space
 from amc.export.reference import eager_logits, random_batch
 from amc.latency import Prepared
 from amc.layers import trace_layers

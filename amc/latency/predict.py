@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from amc.budget import WidthSpace
+from amc.budget.widths import WidthSpace
 from amc.cost import layer_widths
 from amc.errors import AmcError
 from amc.graph import Graph
@@ -68,7 +68,7 @@ def layer_grids(
 
 
 class LatencyModel:
-    """Predicts the milliseconds of one network on one target; a ``Cost`` for ``amc.budget``.
+    """Predicts the milliseconds of one network on one target; a ``Cost`` for ``amc.budget.budget``.
 
     Args:
         graph: the network's channel groups.

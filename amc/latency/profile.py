@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from amc.budget import Cost, WidthSpace, make_budget
+from amc.budget.budget import Cost, make_budget
+from amc.budget.widths import WidthSpace
 from amc.graph import Graph
 from amc.latency.measure import measure_models, time_models
 from amc.latency.predict import LayerGrid

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from agents import Episode
-from amc.budget import WidthSpace
+from amc.budget.widths import WidthSpace
 from amc.ranking import global_scores
 from amc.result import Evaluation
 from envs import ChannelPruningEnv

@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from amc.allocation import greedy_widths
-from amc.budget import Budget, WidthSpace
+from amc.budget.allocation import greedy_widths
+from amc.budget.budget import Budget
+from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1

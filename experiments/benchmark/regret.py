@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from amc.budget import WidthSpace
+from amc.budget.widths import WidthSpace
 from experiments.benchmark.problem import FIXED, Problem, agent_config, config_of
 from experiments.run import Run
 from experiments.stages import run_stage

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents import DDPGSettings, Episode, ddpg_search
-from amc.budget import make_budget, width_space
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.graph import Graph, exclude_groups, trace

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.budget import width_space
+from amc.budget.widths import width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.cost import macs_cost
 from amc.counting import with_other_macs

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from amc.allocation import uniform_widths
+from amc.budget.allocation import uniform_widths
 from experiments.stages.evaluate import test_top1
 from experiments.stages.finetune import finetune
 from experiments.stages.prune import cut

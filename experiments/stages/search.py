@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from agents import Episode
-from amc.allocation import Errors
-from amc.budget import Budget
+from amc.budget.allocation import Errors
+from amc.budget.budget import Budget
 from amc.compressor import Compressor
 from amc.errors import Stopped
 from amc.exactness import check_exactness

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm import tqdm
 
-from amc.budget import Budget, WidthSpace, get_fit
+from amc.budget.budget import Budget, get_fit
+from amc.budget.widths import WidthSpace
 from amc.checkpoint import save_safetensors
 from amc.errors import AmcError, Stopped
 from amc.files import atomic_write_json

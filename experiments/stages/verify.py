@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from amc.allocation import Errors, even_errors, shrink_greedily
+from amc.budget.allocation import Errors, even_errors, shrink_greedily
 from amc.errors import AmcError
 from amc.latency.profile import measure_networks
 from amc.strategy import Strategy

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import NetAdaptSettings, netadapt_search
-from amc.allocation import one_group_smaller, uniform_widths
-from amc.budget import make_budget, width_space
+from amc.budget.allocation import one_group_smaller, uniform_widths
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import GroupFeatures
 from tests.agents.helpers import Pausing

@@ -9,8 +9,9 @@ import pytest
 from agents import ThompsonSettings, evolution_search, thompson_search
 from agents.evolution import EvolutionSettings
 from agents.thompson import LEAST_FACTOR, _Belief
-from amc.allocation import greedy_widths
-from amc.budget import make_budget, width_space
+from amc.budget.allocation import greedy_widths
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from amc.result import Evaluation
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import GroupFeatures

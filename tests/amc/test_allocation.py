@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amc.allocation import (
+from amc.budget.allocation import (
     even_errors,
     greedy_widths,
     one_group_smaller,
@@ -15,7 +15,8 @@ from amc.allocation import (
     shrink_greedily,
     shrink_group,
 )
-from amc.budget import make_budget, width_space
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 
 
 def cost(widths):

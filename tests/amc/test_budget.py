@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.allocation import uniform_widths
-from amc.budget import get_fit, make_budget, width_space
+from amc.budget.allocation import uniform_widths
+from amc.budget.budget import get_fit, make_budget
+from amc.budget.widths import width_space
 from amc.errors import AmcError
 
 quick = settings(deadline=None, max_examples=60, database=None)

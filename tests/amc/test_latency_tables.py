@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.allocation import uniform_widths
-from amc.budget import make_budget, width_space
+from amc.budget.allocation import uniform_widths
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from amc.cost import layer_widths, macs_cost
 from amc.errors import AmcError
 from amc.graph import trace

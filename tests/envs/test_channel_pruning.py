@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs  # registers the environment
-from amc.budget import FITS
+from amc.budget.budget import FITS
 from amc.errors import AmcError
 from envs import FEATURES, get_reward
 from tests.fakes import fake_problem

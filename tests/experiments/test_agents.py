@@ -7,8 +7,9 @@ import math
 import gymnasium as gym
 import pytest
 
-from amc.allocation import Errors
-from amc.budget import make_budget, width_space
+from amc.budget.allocation import Errors
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from experiments.agents import make_agent
 from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
 

@@ -8,7 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from amc.budget import make_budget, width_space
+from amc.budget.budget import make_budget
+from amc.budget.widths import width_space
 from amc.errors import AmcError
 from experiments.benchmark.__main__ import main, parser
 from experiments.benchmark.proxies import around

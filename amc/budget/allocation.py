@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from amc.budget import Budget, Cost, WidthSpace
+from amc.budget.budget import Budget, Cost
+from amc.budget.widths import WidthSpace
 
 Errors = Mapping[str, Sequence[float]]
 """Group name -> output error at every width (``amc.elimination.Elimination.errors``)."""

@@ -1,0 +1,1 @@
+"""Budgets and allocations: pure numbers, no network and no torch."""
