@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from amc.checkpoint import state_digest
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes
+from amc.models.checkpoint import state_digest
 from amc.scoring.precision import computes_bf16
 from amc.scoring.run import as_logits, evaluating, logits
 from amc.scoring.scores import top1

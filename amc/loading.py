@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from amc.checkpoint import load_into, load_state_dict
 from amc.errors import AmcError
 from amc.graph import trace
 from amc.layers import blank_image
 from amc.models import ModelSpec, build
+from amc.models.checkpoint import load_into, load_state_dict
 from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.strategy import Strategy
 

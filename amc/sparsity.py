@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from amc.checkpoint import state_digest
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.gradients import SENSITIVITY_BATCHES, gradient_batches, logit_sensitivity
 from amc.graph import Graph
 from amc.layers import Layer
 from amc.memo import Memo
+from amc.models.checkpoint import state_digest
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
 from amc.scoring.run import outputs

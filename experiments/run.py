@@ -16,7 +16,6 @@ from torch import nn
 from amc import data as datasets
 from amc.budget.budget import Budget, Cost, check_ratio, get_fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
-from amc.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost
 from amc.counting import with_other_macs
@@ -31,6 +30,7 @@ from amc.latency.predict import LatencyModel
 from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
+from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.checkpoint import save_safetensors
 from amc.finetuning import train
+from amc.models.checkpoint import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 

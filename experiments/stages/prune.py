@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from amc.checkpoint import save_safetensors
 from amc.compressor import Compressor
 from amc.counting import count_macs
 from amc.errors import AmcError
+from amc.models.checkpoint import save_safetensors
 from amc.pruning import surgery
 from amc.scoring.run import outputs
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.finetuning import train
+from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 

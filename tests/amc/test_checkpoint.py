@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from amc.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from amc.models import resnet20
+from amc.models.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 SUFFIXES = (".pth", ".pt", ".th", ".bin")

@@ -5,9 +5,9 @@ import torch
 
 import amc
 from amc import AmcError, GroupWidth, Strategy
-from amc.checkpoint import save_safetensors
 from amc.graph import trace
 from amc.models import ModelSpec, build
+from amc.models.checkpoint import save_safetensors
 from amc.pruning import SlicePlan, slice_model
 from tests.networks import CLASSES, SHAPE, Chain, randomised
 

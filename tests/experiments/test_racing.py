@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from amc.checkpoint import load_state_dict
+from amc.models.checkpoint import load_state_dict
 from amc.scoring.precision import computes_bf16
 from tests.experiments.helpers import TINY, amc, done, read_lines, refused, timeless, workspace
 

@@ -1,0 +1,82 @@
+"""The parameter-free shortcut of CIFAR ResNets (option A of He et al. 2016), and how its channels are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def option_a_source(in_channels: int, out_channels: int) -> Tensor:
+    """Channel map of the dense option-A shortcut.
+
+    Returns a long tensor of shape (out_channels,): the index of the input channel that each output channel
+    copies, -1 for a zero channel. Zero channels lie on both sides, as in akamaster's `F.pad`.
+    """
+    index = torch.arange(out_channels) - (out_channels - in_channels) // 2
+    return torch.where((index >= 0) & (index < in_channels), index, -1)
+
+
+class OptionAShortcut(nn.Module):
+    """Parameter-free shortcut: subsample space, copy channels, fill the other channels with zeros.
+
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). It has neither a
+    slice nor a pad, which graph-based pruners cannot follow; after pruning only `source` and the two channel
+    counts have to be set anew.
+    """
+
+    source: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        self.register_buffer("source", option_a_source(in_channels, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the shortcut to a map of shape (N, in_channels, H, W)."""
+        if self.stride != 1:
+            x = F.avg_pool2d(x, 1, self.stride)
+        present = self.source >= 0
+        indices = self.source * present  # a clamp of integers is one of floats in Core ML
+        return x.index_select(1, indices) * present.to(x.dtype).view(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        """Show the channel counts and the stride in `print(model)`."""
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+    def _is_dense(self) -> bool:
+        dense = option_a_source(self.in_channels, self.out_channels).to(self.source.device)
+        return torch.equal(self.source, dense)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Accept checkpoints without `source` while dense, refuse indices that are not input channels."""
+        key = f"{prefix}source"
+        if key not in state_dict and self._is_dense():
+            state_dict = {**state_dict, key: self.source}
+        source = state_dict.get(key)
+        if (
+            source is not None
+            and source.numel()
+            and not -1 <= source.min() <= source.max() < self.in_channels
+        ):
+            error_msgs.append(
+                f"{key} holds {source.min()} to {source.max()}, expected -1 to {self.in_channels - 1}"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
