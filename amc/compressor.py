@@ -18,7 +18,7 @@ from amc.cost import macs_cost, params_cost
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.folding import Shell, Tensors, sliced_shortcut
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.importance import channel_orders, check_order
 from amc.measuring import measured_curves
 from amc.memo import Memo

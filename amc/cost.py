@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 from torch import nn
 
-from amc.graph import Graph
+from amc.graph.groups import Graph
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from amc.cost import macs_cost
 from amc.errors import AmcError
-from amc.graph import Graph
-from amc.layers import blank_image
+from amc.graph.groups import Graph
+from amc.graph.layers import blank_image
 from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.scoring.flatten import as_matrix
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError, out_of_memory
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.loading import shaped
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.pruning import Kept, SlicePlan, first_channels, slice_model, surgery, zero_model

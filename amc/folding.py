@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from amc.dependencies import slice_shortcut
-from amc.graph import Graph
-from amc.layers import plain_norm
+from amc.graph.groups import Graph
+from amc.graph.layers import plain_norm
 from amc.models import OptionAShortcut
+from amc.models.shortcut import slice_shortcut
 from amc.pruning import Keep, set_tensors, sliced_tensors
 
 Tensors = dict[str, dict[str, Tensor]]

@@ -16,7 +16,7 @@ from amc.data import LabelledImages
 from amc.elimination import Elimination, eliminate, make_reader
 from amc.errors import AmcError
 from amc.gradients import logit_sensitivity, taylor_terms
-from amc.graph import ChannelGroup, Graph, Slot
+from amc.graph.groups import ChannelGroup, Graph, Slot
 from amc.reconstruction import Moments, expand_columns, refit_layers, shrinkage
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from amc.errors import AmcError
-from amc.graph import trace
-from amc.layers import blank_image
+from amc.graph.layers import blank_image
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.pruning import SlicePlan, first_channels, slice_model

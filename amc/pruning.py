@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from amc.dependencies import build_dependencies, slice_shortcut
 from amc.errors import AmcError
-from amc.graph import ChannelGroup, Graph
-from amc.layers import blank_image
+from amc.graph.dependencies import build_dependencies
+from amc.graph.groups import ChannelGroup, Graph
+from amc.graph.layers import blank_image
 from amc.models import OptionAShortcut
+from amc.models.shortcut import slice_shortcut
 
 Kept = Mapping[str, Tensor]
 """Group name -> kept channel indices of the group, ascending int64."""

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data import LabelledImages
-from amc.dependencies import build_dependencies
 from amc.errors import AmcError
 from amc.gradients import gradient_batches
-from amc.graph import ChannelGroup, Graph
-from amc.layers import blank_image
+from amc.graph.dependencies import build_dependencies
+from amc.graph.groups import ChannelGroup, Graph
+from amc.graph.layers import blank_image
 from amc.scoring.run import as_logits
 
 Importance = Literal["l1", "taylor"]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.graph import Graph
-from amc.patches import layer_input, layer_patches, sample_positions
+from amc.graph.groups import Graph
+from amc.graph.unfolding import layer_input, layer_patches, sample_positions
 from amc.rows import products
 from amc.scoring.run import evaluating
 

@@ -23,9 +23,9 @@ from torch import Tensor, fx, nn
 
 from amc.clipping import Bounds, bounds_after, passing, revision
 from amc.errors import AmcError
-from amc.layers import plain_norm
+from amc.graph.layers import plain_norm
+from amc.graph.unfolding import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
 from amc.models import OptionAShortcut
-from amc.patches import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
 from amc.pruning import Keep
 from amc.reconstruction import shrinkage
 from amc.rows import HeldOut, Problem, solve_rows
@@ -41,7 +41,7 @@ class _Target:
     """What one layer is refitted to.
 
     Attributes:
-        chosen: (blocks, P) sampled output positions (``amc.patches.block_positions``).
+        chosen: (blocks, P) sampled output positions (``amc.graph.unfolding.block_positions``).
         rows: (N * P, out) dense outputs there.
         norm: name of the batch norm's module that alone reads the output, if there is one.
         branch: node whose value is added to the output (after the norm), if it can carry an error.

@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.gradients import SENSITIVITY_BATCHES, gradient_batches, logit_sensitivity
-from amc.graph import Graph
-from amc.layers import Layer
+from amc.graph.groups import Graph
+from amc.graph.layers import Layer
 from amc.memo import Memo
 from amc.models.checkpoint import state_digest
 from amc.result import Evaluation

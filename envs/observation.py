@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from amc.graph import Graph
+    from amc.graph.groups import Graph
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "macs", "reduced", "rest", "previous")
 """Index, output and input channels, input height and width, stride, kernel size, MACs of the leading layer,

@@ -24,7 +24,8 @@ from amc.errors import AmcError
 from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.finetuning import EpochRecord, TrainSettings
-from amc.graph import Graph, exclude_groups, trace
+from amc.graph.groups import Graph, exclude_groups
+from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.predict import LatencyModel
 from amc.loading import shaped

@@ -17,7 +17,7 @@ import numpy as np
 from amc.budget.widths import WidthSpace
 from amc.cost import layer_widths
 from amc.errors import AmcError
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.latency.table import Points, Surface, Target
 from amc.latency.units import LayerKind, spread
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from amc.budget.budget import Cost, make_budget
 from amc.budget.widths import WidthSpace
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.latency.measure import measure_models, time_models
 from amc.latency.predict import LayerGrid
 from amc.latency.protocol import Backend, RemoteBackend, Shape

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.latency.protocol import Shape
 
 

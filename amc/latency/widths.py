@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from amc.graph import Graph
+from amc.graph.groups import Graph
 from amc.latency.measure import time_models
 from amc.latency.protocol import Backend, RemoteBackend
 from amc.latency.units import LayerKind

@@ -80,3 +80,17 @@ class OptionAShortcut(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def slice_shortcut(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> None:
+    """Keep the given channels of an option-A shortcut, in place; a removed source becomes a zero channel."""
+    source = module.source
+    if keep_out is not None:
+        source = source[keep_out]
+    if keep_in is not None:
+        moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
+        moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
+        source = torch.where(source >= 0, moved[source.clamp(min=0)], source)
+        module.in_channels = len(keep_in)
+    module.source = source
+    module.out_channels = len(source)

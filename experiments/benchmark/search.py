@@ -26,9 +26,10 @@ from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
-from amc.graph import Graph, exclude_groups, trace
+from amc.graph.groups import Graph, exclude_groups
+from amc.graph.trace import trace
+from amc.graph.unfolding import layer_patches, layer_rows, sample_positions
 from amc.models import ModelSpec, build
-from amc.patches import layer_patches, layer_rows, sample_positions
 from amc.reconstruction import refit_layers
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.result import Evaluation
 from amc.workers import WorkerPool, WorkerSettings, open_pool

@@ -18,7 +18,8 @@ from amc.counting import with_other_macs
 from amc.data import LabelledImages
 from amc.errors import AmcError, out_of_memory
 from amc.exactness import InexactError, check_exactness
-from amc.graph import Graph, exclude_groups, trace
+from amc.graph.groups import Graph, exclude_groups
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.pruning import SlicePlan
 from amc.scoring.run import outputs

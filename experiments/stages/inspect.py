@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from amc.cost import macs_cost
-from amc.graph import Graph
+from amc.graph.groups import Graph
 
 if TYPE_CHECKING:
     from experiments.run import Run

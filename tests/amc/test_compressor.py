@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings, fingerprint
-from amc.graph import exclude_groups, trace
+from amc.graph.groups import exclude_groups
+from amc.graph.trace import trace
 from amc.memo import Memo
 from amc.models import resnet20
 from amc.pruning import slice_model

@@ -4,7 +4,7 @@ from torchvision.models import mobilenet_v2
 
 from amc.cost import macs_cost, params_cost
 from amc.counting import count_macs, with_other_macs
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import mobilenet_v1, resnet20
 from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.networks import PRUNABLE, SHAPE, Chain

@@ -6,7 +6,8 @@ from torch import nn
 from amc.cost import macs_cost
 from amc.counting import count_macs, with_other_macs
 from amc.errors import AmcError
-from amc.graph import exclude_groups, trace
+from amc.graph.groups import exclude_groups
+from amc.graph.trace import trace
 from tests.networks import CLASSES, SHAPE, Chain, Encoder, Headed, Heads, conv_bn
 
 

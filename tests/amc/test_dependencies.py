@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from amc import dependencies
 from amc.errors import AmcError
 from amc.exactness import check_exactness
-from amc.graph import trace
+from amc.graph import dependencies
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.pruning import SlicePlan
 from tests.networks import (

@@ -4,7 +4,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.detection import RawDetector
 from amc.pruning import SlicePlan, first_channels, slice_model

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from amc.exactness import InexactError, check_exactness
-from amc.graph import exclude_groups, trace
+from amc.graph.groups import exclude_groups
+from amc.graph.trace import trace
 from amc.models import mobilenet_v2, plain20, resnet20
 from amc.pruning import SlicePlan
 from tests.networks import (

@@ -12,7 +12,7 @@ from amc.data import LabelledImages
 from amc.elimination import eliminate, make_reader
 from amc.errors import AmcError
 from amc.gradients import logit_sensitivity
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.scoring.run import logits
 from tests.networks import SHAPE, Chain, randomised
 

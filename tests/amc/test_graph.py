@@ -7,7 +7,8 @@ from torch import nn
 
 from amc.cost import macs_cost
 from amc.errors import AmcError
-from amc.graph import exclude_groups, trace
+from amc.graph.groups import exclude_groups
+from amc.graph.trace import trace
 from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.networks import (
     CLASSES,

@@ -8,7 +8,7 @@ from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.gradients import gradient_batches, taylor_terms
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.importance import ORDERS, channel_orders
 from amc.reconstruction import collect_moments, refit_layers
 from tests.networks import CLASSES, Dense, Flattened, Residual, Separable, Shared, SqueezeExcite, randomised

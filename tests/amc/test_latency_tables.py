@@ -12,7 +12,7 @@ from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.cost import layer_widths, macs_cost
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.latency import get_backend
 from amc.latency.predict import LatencyModel, accuracy, layer_grids
 from amc.latency.profile import (

@@ -5,7 +5,7 @@ import torch
 
 import amc
 from amc import AmcError, GroupWidth, Strategy
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import save_safetensors
 from amc.pruning import SlicePlan, slice_model

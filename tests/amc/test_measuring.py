@@ -12,7 +12,7 @@ from torch import nn
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.measuring import SHARES, measured_curves, measured_widths
 from amc.scoring.run import logits
 from tests.networks import CLASSES, randomised

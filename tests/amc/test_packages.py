@@ -26,7 +26,7 @@ def test_a_package_is_hidden_only_meanwhile(monkeypatch):
 def test_a_trace_does_not_import_timm():
     pytest.importorskip("timm")
     code = (
-        "import sys, torch; from amc.graph import trace; from amc.models import resnet20; "
+        "import sys, torch; from amc.graph.trace import trace; from amc.models import resnet20; "
         "trace(resnet20(), torch.zeros(1, 3, 8, 8)); print('timm' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ from torch.nn.utils import parametrizations
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.exactness import check_exactness
-from amc.graph import trace
-from amc.patches import (
+from amc.graph.trace import trace
+from amc.graph.unfolding import (
     POSITION_BLOCK,
     block_patches,
     block_positions,

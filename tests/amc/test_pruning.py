@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import resnet20
 from amc.pruning import (
     SlicePlan,

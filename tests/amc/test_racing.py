@@ -8,7 +8,7 @@ import torch
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.memo import Memo
 from amc.racing import Racer, clearly_worse
 from tests.networks import SHAPE

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.reconstruction import (
     Moments,
     Refit,

@@ -10,7 +10,7 @@ from torch import nn
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import resnet20
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement

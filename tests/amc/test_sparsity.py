@@ -6,7 +6,7 @@ from torch import nn
 
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.sparsity import WHOLE, WeightPruner, curvatures, magnitudes, prunable_layers, zeros_held
 
 

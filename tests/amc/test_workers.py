@@ -16,7 +16,7 @@ from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.errors import AmcError
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.memo import Memo
 from amc.workers import WorkerLost, WorkerPool, WorkerSettings, open_pool
 from amc.workers.payload import pack, unpack

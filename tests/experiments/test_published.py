@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amc.cost import macs_cost, params_cost
-from amc.graph import trace
+from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.strategy import Strategy
 

@@ -10,33 +10,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.graph.walls import _judge
 from amc.models import OptionAShortcut
+from amc.models.shortcut import slice_shortcut
 from amc.scoring.flatten import output_tensors
 from amc.third_party import without
 
 WORK_LIMIT = 20_000_000
 """Steps of single channels through single operations; a network that needs more is refused at once."""
-
-_WALLS = {
-    "pixelshuffle": "pixel shuffle moves channels into space",
-    "pixelunshuffle": "pixel unshuffle moves space into channels",
-    "bmm": "a matrix product mixes the channels",
-    "scaleddotproduct": "attention mixes the channels",
-    "stack": "a stack puts the channels on a new axis",
-    "repeat": "the channels are repeated",
-    "im2col": "an unfold moves space into channels",
-    "cumsum": "a cumulative sum mixes positions",
-}
-"""Backward functions (parts of their names) through which no channel can be followed, and why."""
 
 
 @dataclass(frozen=True)
@@ -191,80 +180,6 @@ def _graph_class() -> type[Any]:
     return WalledGraph
 
 
-def _judge(node: Any) -> tuple[bool, str | None]:
-    """Whether an operation leaves every channel where it is, and else why channels end there, or None."""
-    kind = node.grad_fn.name().lower() if hasattr(node.grad_fn, "name") else ""
-    if type(node.module).__module__ != "torch_pruning.ops":
-        return False, None  # a module of the network, which has a pruner of its own
-    for part, reason in _WALLS.items():
-        if kind.startswith(part):
-            return False, reason
-    if kind.startswith("cat"):
-        return False, _judge_concat(node)
-    if not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
-        return False, None
-    before = tuple(node.grad_fn._saved_self_sym_sizes)
-    if kind.startswith(("view", "reshape", "unsafeview", "expand")):
-        return _judge_reshape(before, tuple(node.grad_fn._input_metadata[0].shape))
-    if kind.startswith(("split", "slice", "unbind")):
-        dim = _dim(node.grad_fn._saved_dim, len(before))
-        if dim not in _channel_dims(before) or _whole(node.grad_fn, before[dim]):
-            return True, None
-        return False, "the forward pass splits the channels at places that are written in its code"
-    return False, None
-
-
-def _judge_concat(node: Any) -> str | None:
-    """Why channels end at a concatenation, or None; the sizes of its parts, which are known, are noted."""
-    shape = tuple(node.grad_fn._input_metadata[0].shape)
-    dim = _dim(node.grad_fn._saved_dim, len(shape))
-    if len(shape) == 4 and dim == 3:
-        return "maps are concatenated along their last axis"
-    if dim == 1:
-        parts = node.grad_fn.next_functions
-        if any(function is None for function, _ in parts) or len(parts) != len(node.inputs):
-            return "a constant is concatenated to the channels"
-        node.module.concat_sizes = [function._input_metadata[index].shape[1] for function, index in parts]
-    return None
-
-
-def _judge_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[bool, str | None]:
-    """A reshape keeps the channels, flattens a map's, or is a wall."""
-    if len(before) == 4 and tuple(after) == (before[0], prod(before[1:])):
-        return before[1] == after[1], None  # flattened, which torch-pruning maps
-    shuffled = {len(before), len(after)} == {4, 5} and before[-2:] == after[-2:] and before[1] != after[1]
-    kept_first = len(before) in (3, 4) and len(after) > 1 and before[:2] == after[:2]
-    kept_last = before[-1:] == after[-1:]
-    if not shuffled and (kept_first or kept_last or _only_ones_differ(before, after)):
-        return True, None
-    return False, f"a reshape from {_text(before)} to {_text(after)} rearranges the channels"
-
-
-def _only_ones_differ(before: Sequence[int], after: Sequence[int]) -> bool:
-    return [n for n in before if n != 1] == [n for n in after if n != 1]
-
-
-def _text(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _channel_dims(shape: Sequence[int]) -> tuple[int, ...]:
-    """Axes on which channels may lie: the second of maps and vectors, and the last of tokens."""
-    return {2: (1,), 3: (1, 2), 4: (1,)}.get(len(shape), tuple(range(1, len(shape))))
-
-
-def _dim(saved: int, ndim: int) -> int:
-    """A saved axis; autograd keeps negative ones as huge unsigned numbers."""
-    return (saved - 2**64 if saved > 2**32 else saved) % ndim
-
-
-def _whole(grad_fn: Any, size: int) -> bool:
-    """Whether a slice takes everything."""
-    if not hasattr(grad_fn, "_saved_step"):
-        return False
-    return grad_fn._saved_start == 0 and grad_fn._saved_end >= size and grad_fn._saved_step == 1
-
-
 def _shortcut_pruner() -> Any:
     """Teach torch-pruning that an option-A shortcut has an input and an output axis of its own."""
     from torch_pruning.pruner.function import BasePruningFunc
@@ -291,17 +206,3 @@ def _shortcut_pruner() -> Any:
             return layer.in_channels
 
     return ShortcutPruner()
-
-
-def slice_shortcut(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> None:
-    """Keep the given channels of an option-A shortcut, in place; a removed source becomes a zero channel."""
-    source = module.source
-    if keep_out is not None:
-        source = source[keep_out]
-    if keep_in is not None:
-        moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
-        moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
-        source = torch.where(source >= 0, moved[source.clamp(min=0)], source)
-        module.in_channels = len(keep_in)
-    module.source = source
-    module.out_channels = len(source)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.patches import layer_input, why_not_linear
+from amc.graph.unfolding import layer_input, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.run import evaluating
 

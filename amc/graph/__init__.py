@@ -1,0 +1,1 @@
+"""From a network to its channel groups: layers, dependencies between them, walls, groups."""
