@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from amc.cost import macs_cost, params_cost
+from amc.cutting.modules import Keep, set_tensors, sliced_tensors
+from amc.cutting.slicing import SlicePlan, kept_channels, slice_model
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.folding import Shell, Tensors, sliced_shortcut
@@ -23,7 +25,6 @@ from amc.importance import channel_orders, check_order
 from amc.measuring import measured_curves
 from amc.memo import Memo
 from amc.models import OptionAShortcut
-from amc.pruning import Keep, SlicePlan, kept_channels, set_tensors, slice_model, sliced_tensors
 from amc.reconstruction import (
     Moments,
     NestedRefit,

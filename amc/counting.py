@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from amc.cost import macs_cost
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.graph.layers import blank_image
-from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.scoring.flatten import as_matrix
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")

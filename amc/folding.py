@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.modules import Keep, set_tensors, sliced_tensors
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
 from amc.models import OptionAShortcut
 from amc.models.shortcut import slice_shortcut
-from amc.pruning import Keep, set_tensors, sliced_tensors
 
 Tensors = dict[str, dict[str, Tensor]]
 """Module name -> tensor name -> tensor."""

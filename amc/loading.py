@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from amc.cutting.slicing import shaped
 from amc.errors import AmcError
-from amc.graph.layers import blank_image
-from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
-from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.strategy import Strategy
 
 WEIGHTS = "model.safetensors"
@@ -44,10 +41,3 @@ def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     pruned = shaped(dense, spec.input_shape, strategy)
     load_into(pruned, load_state_dict(folder / weights), str(folder / weights))
     return pruned.eval()
-
-
-def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> nn.Module:
-    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
-    graph = trace(dense, blank_image(dense, input_shape))
-    widths = strategy.widths_for(graph.group_names, graph.dense_widths)
-    return slice_model(dense, SlicePlan(graph, dense), first_channels(graph, widths))

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from amc.clipping import Bounds, bounds_after, passing, revision
+from amc.cutting.modules import Keep
 from amc.errors import AmcError
 from amc.graph.layers import plain_norm
 from amc.graph.unfolding import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
 from amc.models import OptionAShortcut
-from amc.pruning import Keep
 from amc.reconstruction import shrinkage
 from amc.rows import HeldOut, Problem, solve_rows
 

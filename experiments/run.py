@@ -19,6 +19,7 @@ from amc.budget.widths import WidthSpace, width_space
 from amc.compressor import Compressor, CompressorSettings, fingerprint
 from amc.cost import BilinearCost, macs_cost, params_cost
 from amc.counting import with_other_macs
+from amc.cutting.slicing import shaped
 from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.export import get_format
@@ -28,7 +29,6 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.predict import LatencyModel
-from amc.loading import shaped
 from amc.memo import Memo
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors

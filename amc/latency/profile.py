@@ -11,13 +11,13 @@ from torch import nn
 
 from amc.budget.budget import Cost, make_budget
 from amc.budget.widths import WidthSpace
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.graph.groups import Graph
 from amc.latency.measure import measure_models, time_models
 from amc.latency.predict import LayerGrid
 from amc.latency.protocol import Backend, RemoteBackend, Shape
 from amc.latency.table import LatencyTable, Target
 from amc.latency.units import LayerKind
-from amc.pruning import SlicePlan, first_channels, slice_model
 
 T = TypeVar("T")
 Progress = Callable[[int, str], None]

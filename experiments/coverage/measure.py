@@ -15,13 +15,13 @@ from amc.budget.widths import width_space
 from amc.compressor import Compressor, CompressorSettings
 from amc.cost import macs_cost
 from amc.counting import with_other_macs
+from amc.cutting.exactness import InexactError, check_exactness
+from amc.cutting.slicing import SlicePlan
 from amc.data import LabelledImages
 from amc.errors import AmcError, out_of_memory
-from amc.exactness import InexactError, check_exactness
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
-from amc.pruning import SlicePlan
 from amc.scoring.run import outputs
 from experiments.coverage.zoo import Case
 from experiments.stages.prune import FOLDED_TOLERANCE

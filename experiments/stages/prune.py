@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from amc.compressor import Compressor
 from amc.counting import count_macs
+from amc.cutting.surgery import surgery
 from amc.errors import AmcError
 from amc.models.checkpoint import save_safetensors
-from amc.pruning import surgery
 from amc.scoring.run import outputs
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from agents import Episode
 from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
 from amc.compressor import Compressor
+from amc.cutting.exactness import check_exactness
+from amc.cutting.slicing import SlicePlan
 from amc.errors import Stopped
-from amc.exactness import check_exactness
-from amc.pruning import SlicePlan
 from amc.racing import Racer
 from amc.ranking import global_scores
 from amc.result import Evaluation

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings, fingerprint
+from amc.cutting.slicing import slice_model
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.memo import Memo
 from amc.models import resnet20
-from amc.pruning import slice_model
 from amc.scoring.run import logits
 from amc.scoring.scores import cross_entropy, top1
 from tests.networks import PRUNABLE, SHAPE, Chain, Heads, Residual, Separable, randomised

@@ -4,9 +4,9 @@ from torchvision.models import mobilenet_v2
 
 from amc.cost import macs_cost, params_cost
 from amc.counting import count_macs, with_other_macs
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.graph.trace import trace
 from amc.models import mobilenet_v1, resnet20
-from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.networks import PRUNABLE, SHAPE, Chain
 
 # AMC's MobileNet v2 at 70% of the FLOPs (github.com/mit-han-lab/amc-models): the stem, the first block's

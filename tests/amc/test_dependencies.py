@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from amc.cutting.exactness import check_exactness
+from amc.cutting.slicing import SlicePlan
 from amc.errors import AmcError
-from amc.exactness import check_exactness
 from amc.graph import dependencies
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
-from amc.pruning import SlicePlan
 from tests.networks import (
     Chain,
     Chunked,

@@ -3,11 +3,11 @@ import torch
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.detection import RawDetector
-from amc.pruning import SlicePlan, first_channels, slice_model
 from amc.scoring.flatten import as_matrix
 
 SIZE = 64

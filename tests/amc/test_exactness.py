@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from amc.exactness import InexactError, check_exactness
+from amc.cutting.exactness import InexactError, check_exactness
+from amc.cutting.slicing import SlicePlan
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.models import mobilenet_v2, plain20, resnet20
-from amc.pruning import SlicePlan
 from tests.networks import (
     PRUNABLE,
     SHAPE,

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from amc.cost import macs_cost
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
-from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.networks import (
     CLASSES,
     SHAPE,

@@ -11,6 +11,7 @@ from amc.budget.allocation import uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.cost import layer_widths, macs_cost
+from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.latency import get_backend
@@ -25,7 +26,6 @@ from amc.latency.profile import (
 from amc.latency.table import LatencyTable, Surface, Target
 from amc.latency.units import LayerKind, layer_kinds, spread
 from amc.latency.widths import WIDTHS, WidthCosts, extra_of_rounding, typical_layer, width_costs
-from amc.pruning import SlicePlan, first_channels, slice_model
 from tests.fakes import Spinning
 from tests.networks import SHAPE, Residual, Separable
 

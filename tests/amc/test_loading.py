@@ -5,10 +5,10 @@ import torch
 
 import amc
 from amc import AmcError, GroupWidth, Strategy
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import save_safetensors
-from amc.pruning import SlicePlan, slice_model
 from tests.networks import CLASSES, SHAPE, Chain, randomised
 
 ZOO = ModelSpec("resnet20", 10, SHAPE)

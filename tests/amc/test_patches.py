@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from amc.compressor import Compressor, CompressorSettings
-from amc.exactness import check_exactness
+from amc.cutting.exactness import check_exactness
+from amc.cutting.slicing import SlicePlan
 from amc.graph.trace import trace
 from amc.graph.unfolding import (
     POSITION_BLOCK,
@@ -20,7 +21,6 @@ from amc.graph.unfolding import (
     sample_positions,
     why_not_linear,
 )
-from amc.pruning import SlicePlan
 from amc.scoring.run import outputs
 from tests.networks import (
     SHAPE,

@@ -1,16 +1,11 @@
 import pytest
 import torch
 
+from amc.cutting.slicing import SlicePlan, first_channels, kept_channels, slice_model
+from amc.cutting.surgery import surgery
+from amc.cutting.zeroing import zero_model
 from amc.graph.trace import trace
 from amc.models import resnet20
-from amc.pruning import (
-    SlicePlan,
-    first_channels,
-    kept_channels,
-    slice_model,
-    surgery,
-    zero_model,
-)
 from tests.networks import (
     PRUNABLE,
     SHAPE,

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.slicing import Kept, SlicePlan, first_channels, shaped, slice_model
+from amc.cutting.surgery import surgery
+from amc.cutting.zeroing import zero_model
 from amc.errors import AmcError, out_of_memory
 from amc.graph.groups import Graph
-from amc.loading import shaped
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
-from amc.pruning import Kept, SlicePlan, first_channels, slice_model, surgery, zero_model
 from amc.scoring.flatten import as_matrix
 from amc.strategy import GroupWidth, Strategy
 
