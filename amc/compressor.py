@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.cost import macs_cost, params_cost
+from amc.cost.closed_form import macs_cost, params_cost
 from amc.cutting.modules import Keep, set_tensors, sliced_tensors
 from amc.cutting.slicing import SlicePlan, kept_channels, slice_model
 from amc.data import LabelledImages

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from amc.report import write_budgets_html
 from amc.strategy import Strategy

@@ -17,8 +17,8 @@ from amc import data as datasets
 from amc.budget.budget import Budget, Cost, check_ratio, get_fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
 from amc.compressor import Compressor, CompressorSettings, fingerprint
-from amc.cost import BilinearCost, macs_cost, params_cost
-from amc.counting import with_other_macs
+from amc.cost.closed_form import BilinearCost, macs_cost, params_cost
+from amc.cost.constant import with_other_macs
 from amc.cutting.slicing import shaped
 from amc.data import Splits, check_labels
 from amc.errors import AmcError

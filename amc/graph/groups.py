@@ -73,7 +73,7 @@ class Graph:
         norm_after: plain convolution -> the batch norm that alone reads its output.
         input_shape: (channels, height, width) of the traced image.
         classifies: whether the network returns one tensor of logits (N, classes).
-        other_macs: multiply-adds outside of ``layers`` that no width changes, see ``amc.counting``.
+        other_macs: multiply-adds outside of ``layers`` that no width changes, see ``amc.cost.counted``.
     """
 
     layers: tuple[Layer, ...]

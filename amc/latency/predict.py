@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from amc.budget.widths import WidthSpace
-from amc.cost import layer_widths
+from amc.cost.closed_form import layer_widths
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.latency.table import Points, Surface, Target

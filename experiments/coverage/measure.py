@@ -13,8 +13,8 @@ from torch import nn
 
 from amc.budget.widths import width_space
 from amc.compressor import Compressor, CompressorSettings
-from amc.cost import macs_cost
-from amc.counting import with_other_macs
+from amc.cost.closed_form import macs_cost
+from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import InexactError, check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.data import LabelledImages

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.data import check_labels
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement, top1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.graph.groups import Graph
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_json
 from amc.latency.predict import Accuracy, LatencyModel, LayerGrid, accuracy, layer_grids
 from amc.latency.profile import (

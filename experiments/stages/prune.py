@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from amc.compressor import Compressor
-from amc.counting import count_macs
+from amc.cost.counted import count_macs
 from amc.cutting.surgery import surgery
 from amc.errors import AmcError
 from amc.models.checkpoint import save_safetensors

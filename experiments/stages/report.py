@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.errors import AmcError
 from amc.files import atomic_write_json
 from amc.report import write_html

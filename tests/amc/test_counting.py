@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amc.cost import macs_cost
-from amc.counting import count_macs, with_other_macs
+from amc.cost.closed_form import macs_cost
+from amc.cost.constant import with_other_macs
+from amc.cost.counted import count_macs
 from amc.errors import AmcError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from amc.cost import macs_cost
+from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.groups import exclude_groups

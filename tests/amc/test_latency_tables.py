@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from amc.budget.allocation import uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from amc.cost import layer_widths, macs_cost
+from amc.cost.closed_form import layer_widths, macs_cost
 from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace

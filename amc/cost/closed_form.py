@@ -2,7 +2,7 @@
 
 Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, bias and
 normalisation not counted; what a network multiplies outside of them (attention) is a constant that no width
-changes (``amc.counting``). AMC, fvcore and most of the pruning literature call the same number "FLOPs".
+changes (``amc.cost.counted``). AMC, fvcore and most of the pruning literature call the same number "FLOPs".
 """
 
 from __future__ import annotations
