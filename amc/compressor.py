@@ -25,23 +25,14 @@ from amc.importance import channel_orders, check_order
 from amc.measuring import measured_curves
 from amc.memo import Memo
 from amc.models import OptionAShortcut
-from amc.reconstruction import (
-    Moments,
-    NestedRefit,
-    Refit,
-    RefitCache,
-    collect_moments,
-    expand_columns,
-    has_intercept,
-    refit,
-    refit_layers,
-    shrinkage,
-)
+from amc.refit.lookup import RefitCache
+from amc.refit.moments import Moments, collect_moments, refit_layers
+from amc.refit.nested import NestedRefit, Refit, expand_columns, has_intercept, refit, shrinkage
+from amc.refit.sequential import SequentialRefit
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
-from amc.sequential import SequentialRefit
 
 
 @dataclass(frozen=True)
@@ -51,16 +42,17 @@ class CompressorSettings:
     Attributes:
         order: channel order, one of ``amc.importance.ORDERS``.
         refit: whether layers that lost inputs are refitted by least squares.
-        ridge: see ``amc.reconstruction.refit``.
+        ridge: see ``amc.refit.nested.refit``.
         positions_per_image: output positions sampled per calibration image and layer.
         batch_size: images per forward pass of an evaluation.
         cache_mib: bound on the memory for refitted weights.
-        sequential_images: calibration images for a sequential refit (``amc.sequential``) of every candidate;
-            0 for none. It cannot be looked up: a candidate costs more, but is judged as it is kept.
+        sequential_images: calibration images for a sequential refit (``amc.refit.sequential``) of every
+            candidate; 0 for none. It cannot be looked up: a candidate costs more, but is judged as it is
+            kept.
         reestimate_norms: whether a sequential refit takes new statistics for batch norms
             (``SequentialRefit.__call__`` says when that is better).
         activation_rounds: how often a sequential refit solves a layer again with what a ReLU after it cuts
-            off left free (``amc.clipping``).
+            off left free (``amc.refit.activations``).
         measured_images: images of ``search_val`` on which the groups' error curves are corrected by real
             ones, without labels (``amc.measuring``); 0 leaves them estimated.
         racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged

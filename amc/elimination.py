@@ -44,7 +44,7 @@ def make_reader(
     """Prepare a reader.
 
     Args:
-        gram: (D + 1, D + 1) second moments, the last column of ones (``amc.reconstruction.Moments.gram``).
+        gram: (D + 1, D + 1) second moments, the last column of ones (``amc.refit.moments.Moments.gram``).
         weight: (out, D) dense weights.
         columns: (channels, B) columns that each channel of the group owns; others always stay.
         sensitivity: (out,) what an output's error of variance 1 costs.

@@ -17,7 +17,8 @@ from amc.elimination import Elimination, eliminate, make_reader
 from amc.errors import AmcError
 from amc.gradients import logit_sensitivity, taylor_terms
 from amc.graph.groups import ChannelGroup, Graph, Slot
-from amc.reconstruction import Moments, expand_columns, refit_layers, shrinkage
+from amc.refit.moments import Moments, refit_layers
+from amc.refit.nested import expand_columns, shrinkage
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]
 
@@ -124,7 +125,7 @@ def channel_orders(
         moments: second moments of the readers' inputs; only ``obs`` needs them.
         calibration: training images; ``obs`` and ``taylor`` look at them, ``taylor`` at the labels too.
         device: where gradients are computed.
-        ridge: as for ``amc.reconstruction.refit``.
+        ridge: as for ``amc.refit.nested.refit``.
 
     Raises:
         AmcError: unknown order; see also ``amc.gradients``.

@@ -251,10 +251,11 @@ class WorkersConfig:
 
 @dataclass
 class PruneConfig:
-    """The network that is kept: ``sequential`` refits it layer by layer (``amc.sequential``).
+    """The network that is kept: ``sequential`` refits it layer by layer (``amc.refit.sequential``).
 
-    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.clipping``); ``held_out`` the
-    share of the calibration images on which every layer's ridge is chosen (``amc.rows``), 0 for a fixed one.
+    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.refit.activations``);
+    ``held_out`` the share of the calibration images on which every layer's ridge is chosen
+    (``amc.refit.least_squares``), 0 for a fixed one.
     """
 
     sequential: bool = True

@@ -30,7 +30,7 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.graph.unfolding import layer_patches, layer_rows, sample_positions
 from amc.models import ModelSpec, build
-from amc.reconstruction import refit_layers
+from amc.refit.moments import refit_layers
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
 from envs import ChannelPruningEnv, get_reward

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from amc.clipping import RELU, RELU6, Bounds, bounds_after, revision
-from amc.rows import Problem, solve_rows
+from amc.refit.activations import RELU, RELU6, Bounds, bounds_after, revision
+from amc.refit.least_squares import Problem, solve_rows
 
 
 def counted(got, wanted, bounds):

@@ -10,7 +10,7 @@ from amc.errors import AmcError
 from amc.gradients import gradient_batches, taylor_terms
 from amc.graph.trace import trace
 from amc.importance import ORDERS, channel_orders
-from amc.reconstruction import collect_moments, refit_layers
+from amc.refit.moments import collect_moments, refit_layers
 from tests.networks import CLASSES, Dense, Flattened, Residual, Separable, Shared, SqueezeExcite, randomised
 
 

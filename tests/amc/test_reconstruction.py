@@ -7,16 +7,9 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.reconstruction import (
-    Moments,
-    Refit,
-    RefitCache,
-    collect_moments,
-    expand_columns,
-    has_intercept,
-    refit,
-    refit_layers,
-)
+from amc.refit.lookup import RefitCache
+from amc.refit.moments import Moments, collect_moments, refit_layers
+from amc.refit.nested import Refit, expand_columns, has_intercept, refit
 from tests.networks import ConvHead, Dense, Flattened, Residual
 
 EVERYWHERE = 10**6

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amc.rows import CHUNK_ROWS, RIDGE_STEPS, HeldOut, Problem, products, solve_rows
+from amc.refit.least_squares import CHUNK_ROWS, RIDGE_STEPS, HeldOut, Problem, products, solve_rows
 
 
 def test_products_in_float32_are_summed_in_float64():

@@ -12,9 +12,9 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.models import resnet20
+from amc.refit.sequential import SequentialRefit
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement
-from amc.sequential import SequentialRefit
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
 
 

@@ -8,31 +8,15 @@ to patches, with a column of ones so that the bias is refitted too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.graph.groups import Graph
-from amc.graph.unfolding import layer_input, layer_patches, sample_positions
-from amc.rows import products
-from amc.scoring.run import evaluating
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of a layer's input.
-
-    Attributes:
-        gram: (D + 1, D + 1) float64, ``[X, 1]^T [X, 1] / rows``; D = in_channels * kh * kw.
-        rows: number of patches seen.
-    """
-
-    gram: Tensor
-    rows: int
+from amc.refit.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -51,66 +35,6 @@ class Refit:
     def nbytes(self) -> int:
         """Memory that the refit holds."""
         return self.weight.nbytes + self.shift.nbytes
-
-
-def refit_layers(graph: Graph) -> tuple[str, ...]:
-    """Return the layers that read prunable channels, in forward order."""
-    readers = {name for group in graph.groups for name in group.readers}
-    return tuple(layer.name for layer in graph.layers if layer.name in readers)
-
-
-@torch.inference_mode()
-def collect_moments(
-    model: nn.Module,
-    layers: Sequence[str],
-    images: Tensor,
-    *,
-    positions_per_image: int = 16,
-    batch_size: int = 50,
-    seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
-) -> dict[str, Moments]:
-    """Collect the second moments of every named layer in one pass, in eval mode.
-
-    Args:
-        images: calibration images (N, C, H, W), normalised.
-        positions_per_image: output positions sampled from each image (all, where a map has fewer).
-        progress: called with the number of images done after every batch.
-    """
-    modules = dict(model.named_modules())
-    generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, Tensor] = {}
-    rows: dict[str, int] = dict.fromkeys(layers, 0)
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
-            inputs = layer_input(args, options)
-            chosen = sample_positions(module, inputs, positions_per_image, generator)
-            patches = layer_patches(module, inputs, chosen)
-            extended = torch.cat([patches, patches.new_ones(len(patches), 1)], dim=1)
-            gram = products(extended, extended)
-            sums[name] = sums[name].add_(gram) if name in sums else gram
-            rows[name] += len(extended)
-
-        return hook
-
-    hooks = [modules[name].register_forward_pre_hook(record(name), with_kwargs=True) for name in layers]
-    try:
-        with evaluating(model):
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                model(batch)
-                if progress is not None:
-                    progress(len(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, gram in sums.items():
-        if not torch.isfinite(gram).all():
-            raise AmcError(
-                f"the input of layer {name!r} is not finite on the calibration images; NaN weights?"
-            )
-    return {name: Moments((sums[name] / rows[name]).cpu(), rows[name]) for name in layers}
 
 
 def shrinkage(ridge: float, columns: int, rows: int) -> float:
@@ -221,34 +145,6 @@ def _factorise(system: Tensor, penalty: float, *, skip: int) -> Tensor:
             return factor
         penalty = max(10 * penalty, 1e-12)
     raise AmcError("the second moments of a layer's input cannot be factorised; is its input finite?")
-
-
-class RefitCache:
-    """Refits by (layer, kept columns), so that an episode looks weights up; least recently used go first.
-
-    Args:
-        solve: ``(layer, kept input channels, ascending) -> Refit``.
-        limit_bytes: bound on the memory held.
-    """
-
-    def __init__(self, solve: Callable[[str, Tensor], Refit], limit_bytes: int) -> None:
-        self._solve = solve
-        self._limit = limit_bytes
-        self._entries: dict[tuple[str, bytes], Refit] = {}
-        self._bytes = 0
-
-    def __call__(self, layer: str, channels: Tensor) -> Refit:
-        """Return the refit of ``layer`` when only ``channels`` of its input are kept."""
-        key = (layer, channels.numpy().tobytes())
-        found = self._entries.pop(key, None)
-        if found is None:
-            found = self._solve(layer, channels)
-            self._bytes += found.nbytes
-        self._entries[key] = found
-        while self._bytes > self._limit and len(self._entries) > 1:
-            oldest = next(iter(self._entries))
-            self._bytes -= self._entries.pop(oldest).nbytes
-        return found
 
 
 def has_intercept(graph: Graph, modules: Mapping[str, nn.Module], layer: str) -> bool:

@@ -1,0 +1,1 @@
+"""New weights for layers that lost inputs: looked up during a search, or solved in forward order."""
