@@ -21,7 +21,7 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph.groups import Graph
-from amc.importance import channel_orders, check_order
+from amc.importance.orders import channel_orders, check_order
 from amc.measuring import measured_curves
 from amc.memo import Memo
 from amc.models import OptionAShortcut
@@ -40,7 +40,7 @@ class CompressorSettings:
     """How candidates are made and judged.
 
     Attributes:
-        order: channel order, one of ``amc.importance.ORDERS``.
+        order: channel order, one of ``amc.importance.orders.ORDERS``.
         refit: whether layers that lost inputs are refitted by least squares.
         ridge: see ``amc.refit.nested.refit``.
         positions_per_image: output positions sampled per calibration image and layer.

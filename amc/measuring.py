@@ -1,9 +1,9 @@
 """Error curves of channel groups, corrected by what pruning them really does to the outputs.
 
-The curves of ``amc.elimination`` take errors at different places of a map for independent. They are alike:
-a global average evens independent errors out and keeps common ones, so that the last layers before it are
-underestimated most, by up to 90 times on MobileNet-V2. The form of a curve is right all the same: a factor
-that was measured at two widths, and varies little between them, is enough.
+The curves of ``amc.importance.elimination`` take errors at different places of a map for independent. They
+are alike: a global average evens independent errors out and keeps common ones, so that the last layers
+before it are underestimated most, by up to 90 times on MobileNet-V2. The form of a curve is right all the
+same: a factor that was measured at two widths, and varies little between them, is enough.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measured_curves(
     """Scale estimated curves to measured errors.
 
     Args:
-        curves: group name -> error at every width (``amc.elimination.Elimination.errors``).
+        curves: group name -> error at every width (``amc.importance.elimination.Elimination.errors``).
         dense: channels of every group, in the order of ``curves``.
         error_of: error of the network's outputs at some widths, in the unit of the curves.
         progress: called with 1 after every measurement.

@@ -20,9 +20,10 @@ from torch.nn.utils import parametrize
 
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.gradients import SENSITIVITY_BATCHES, gradient_batches, logit_sensitivity
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
+from amc.importance.gradients import gradient_batches
+from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
 from amc.memo import Memo
 from amc.models.checkpoint import state_digest
 from amc.result import Evaluation
@@ -59,7 +60,8 @@ def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dic
     """Score a weight by what its loss does to the logits: the diagonal of Gauss-Newton, to second order.
 
     ``w^2 E[x^2] s``, where x is the input that the weight is multiplied with and s the logits' sensitivity to
-    the output it adds to (``amc.gradients.logit_sensitivity``): optimal brain damage (LeCun et al. 1990).
+    the output it adds to (``amc.importance.sensitivity.logit_sensitivity``): optimal brain damage (LeCun et
+    al. 1990).
     """
     names = [layer.name for layer in layers]
     sensitivity = logit_sensitivity(model, names, images)

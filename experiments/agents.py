@@ -44,7 +44,7 @@ from amc.budget.allocation import (
 from amc.budget.budget import Budget
 from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
-from amc.ranking import Importance
+from amc.importance.global_ranking import Importance
 from amc.sparsity import check_order as check_weight_order
 from envs import Reward
 from experiments.schema import (
@@ -181,7 +181,8 @@ def make_agent(
     Args:
         errors: gives the groups' errors at every width (``Compressor.errors``) to those that use them.
         relaxed_env: makes an environment that does not enforce the budget.
-        scores: ranks the channels of the whole network (``amc.ranking``); None where there are no channels.
+        scores: ranks the channels of the whole network (``amc.importance.global_ranking``); None where there
+            are no channels.
         ceiling: gives the return of the network that nothing was taken from.
     """
     if config.name in ALLOCATIONS:

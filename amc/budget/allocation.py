@@ -11,9 +11,9 @@ from amc.budget.budget import Budget, Cost
 from amc.budget.widths import WidthSpace
 
 Errors = Mapping[str, Sequence[float]]
-"""Group name -> output error at every width (``amc.elimination.Elimination.errors``)."""
+"""Group name -> output error at every width (``amc.importance.elimination.Elimination.errors``)."""
 Scores = Mapping[str, Sequence[float]]
-"""Group name -> importance of every channel, comparable between groups (``amc.ranking``)."""
+"""Group name -> importance of every channel, comparable between groups (see ``importance.global_ranking``)."""
 Ratios = Callable[[float], Sequence[float]]
 """How much is kept, in [0, 1] -> preserve ratio of every group; none may fall as the argument grows."""
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from agents import Episode
 from amc.budget.widths import WidthSpace
-from amc.ranking import global_scores
+from amc.importance.global_ranking import global_scores
 from amc.result import Evaluation
 from envs import ChannelPruningEnv
 from envs.observation import group_features

@@ -18,8 +18,8 @@ from amc.compressor import Compressor
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.errors import Stopped
+from amc.importance.global_ranking import global_scores
 from amc.racing import Racer
-from amc.ranking import global_scores
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers import open_pool

@@ -9,10 +9,10 @@ from torch import nn
 
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
-from amc.elimination import eliminate, make_reader
 from amc.errors import AmcError
-from amc.gradients import logit_sensitivity
 from amc.graph.trace import trace
+from amc.importance.elimination import eliminate, make_reader
+from amc.importance.sensitivity import logit_sensitivity
 from amc.scoring.run import logits
 from tests.networks import SHAPE, Chain, randomised
 

@@ -7,9 +7,10 @@ from torch import nn
 from amc.compressor import Compressor, CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.gradients import gradient_batches, taylor_terms
 from amc.graph.trace import trace
-from amc.importance import ORDERS, channel_orders
+from amc.importance.gradients import gradient_batches
+from amc.importance.orders import ORDERS, channel_orders
+from amc.importance.taylor import taylor_terms
 from amc.refit.moments import collect_moments, refit_layers
 from tests.networks import CLASSES, Dense, Flattened, Residual, Separable, Shared, SqueezeExcite, randomised
 

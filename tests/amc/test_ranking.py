@@ -7,8 +7,8 @@ from torch import nn
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
+from amc.importance.global_ranking import global_scores
 from amc.models import ModelSpec, build
-from amc.ranking import global_scores
 
 
 def flattened():

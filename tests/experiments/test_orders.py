@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amc.importance import ORDERS
+from amc.importance.orders import ORDERS
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 UNIFORM = (*TINY, "agent=uniform", "run_dir=run")

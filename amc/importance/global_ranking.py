@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from amc.data import LabelledImages
 from amc.errors import AmcError
-from amc.gradients import gradient_batches
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
+from amc.importance.gradients import gradient_batches
 from amc.scoring.run import as_logits
 
 Importance = Literal["l1", "taylor"]

@@ -1,4 +1,4 @@
-"""What gradients tell of layers: first-order Taylor terms of inputs, sensitivity of the logits to outputs."""
+"""How much an error in the outputs of a layer moves the logits."""
 
 from __future__ import annotations
 
@@ -7,92 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
+from amc.importance.gradients import _differentiating, gradient_batches
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import as_logits
-
-GRADIENT_BATCH = 50
-"""Images whose activations are held for a gradient at once, at most."""
 
 SENSITIVITY_BATCHES = 20
 """Batches that an expected square is averaged over, at most: more would cost more than all else once."""
-
-
-def gradient_batches(count: int) -> tuple[Tensor, ...]:
-    """Return which images (indices) make up each batch: at most ``GRADIENT_BATCH``, as equal as can be.
-
-    A short last batch would have a noisier gradient, and its square counts noise as importance. The images
-    are shuffled, always in the same way: where they come sorted by class, a batch must not be one class.
-    """
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return shuffled.tensor_split(-(-count // GRADIENT_BATCH))
-
-
-def taylor_terms(
-    model: nn.Module,
-    layers: Sequence[str],
-    calibration: LabelledImages,
-    *,
-    device: str | torch.device = "cpu",
-) -> dict[str, Tensor]:
-    """Sum weight x gradient over all weights that read an input channel, for every batch of images.
-
-    To first order this is what the mean cross-entropy falls by when the layer loses that input. The network
-    computes in eval mode and float32; frozen parameters count as any others.
-
-    Args:
-        layers: names of convolution (not in groups) and linear layers.
-
-    Returns:
-        For each layer (batches, in_channels) float64, on the CPU.
-
-    Raises:
-        AmcError: no images, labels without an output of the network, or a network that gives NaN or cannot be
-            differentiated.
-    """
-    if not len(calibration):
-        raise AmcError("got no calibration images, expected at least one: compressor.order=taylor needs them")
-    model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
-    modules = dict(model.named_modules())
-    weights = [modules[name].weight.requires_grad_() for name in layers]
-    rows = []
-    for chosen in gradient_batches(len(calibration)):
-        batch = LabelledImages(calibration.images[chosen].float(), calibration.labels[chosen]).to(device)
-        rows.append(_batch_terms(model, weights, batch))
-    terms = {name: torch.stack(own) for name, own in zip(layers, zip(*rows, strict=True), strict=True)}
-    for name, own in terms.items():
-        if not own.isfinite().all():
-            raise AmcError(f"the loss's gradient by layer {name!r} is not finite; NaN weights or images?")
-    return terms
-
-
-@torch.enable_grad()
-def _batch_terms(model: nn.Module, weights: Sequence[Tensor], batch: LabelledImages) -> list[Tensor]:
-    """Return the terms of every weight (in_channels,) for one batch."""
-    with _differentiating(model, "taylor"):
-        outputs = as_logits(model(batch.images))
-        check_labels(batch.labels, outputs.shape[1])
-        # In double precision, so that images which the network is sure of keep a gradient.
-        gradients = torch.autograd.grad(F.cross_entropy(outputs.double(), batch.labels), weights)
-    products = [w.detach() * g for w, g in zip(weights, gradients, strict=True)]
-    return [product.sum((0, *range(2, product.ndim)), dtype=torch.float64).cpu() for product in products]
-
-
-@contextmanager
-def _differentiating(model: nn.Module, order: str) -> Iterator[None]:
-    """Compute gradients reproducibly; a network that has none is named."""
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise AmcError(
-            f"{type(model).__name__} cannot be differentiated for compressor.order={order}: {reason}"
-        ) from error
 
 
 def logit_sensitivity(

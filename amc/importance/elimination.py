@@ -4,8 +4,8 @@ For a layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the c
 the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and
 ``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of
 columns). Unlike a norm, this counts what the remaining channels can take over. Each output's error is
-weighted by what it does to the logits (``amc.gradients.logit_sensitivity``), so that outputs, readers and
-groups are measured alike.
+weighted by what it does to the logits (``amc.importance.sensitivity.logit_sensitivity``), so that outputs,
+readers and groups are measured alike.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from amc.data import LabelledImages
-from amc.elimination import Elimination, eliminate, make_reader
 from amc.errors import AmcError
-from amc.gradients import logit_sensitivity, taylor_terms
 from amc.graph.groups import ChannelGroup, Graph, Slot
+from amc.importance.elimination import Elimination, eliminate, make_reader
+from amc.importance.sensitivity import logit_sensitivity
+from amc.importance.taylor import taylor_terms
 from amc.refit.moments import Moments, refit_layers
 from amc.refit.nested import expand_columns, shrinkage
 
@@ -79,7 +80,7 @@ SCORERS: dict[str, Scorer] = {"l1": _norm(1), "l2": _norm(2), "random": _random}
 
 ORDERS = ("obs", "taylor", *SCORERS)
 """All orders; ``obs`` eliminates backwards by what the readers' least-squares errors do to the logits
-(``amc.elimination``);
+(``amc.importance.elimination``);
 ``taylor`` squares the sum of weight x gradient of the loss (Molchanov et al., Importance Estimation for
 Neural Network Pruning, CVPR 2019) over the readers' weights, as ``l1`` does with their sizes."""
 
@@ -100,8 +101,8 @@ class ChannelOrders:
 
     Attributes:
         orders: group name -> permutation of its channels, most important first.
-        errors: group name -> error at every width (``amc.elimination.Elimination``); empty for orders that do
-            not estimate one.
+        errors: group name -> error at every width (``amc.importance.elimination.Elimination``); empty for
+            orders that do not estimate one.
     """
 
     orders: Mapping[str, Tensor]
@@ -128,7 +129,7 @@ def channel_orders(
         ridge: as for ``amc.refit.nested.refit``.
 
     Raises:
-        AmcError: unknown order; see also ``amc.gradients``.
+        AmcError: unknown order; see also ``amc.importance.gradients``.
     """
     check_order(name)
     modules = dict(model.named_modules())
