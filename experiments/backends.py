@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from amc.errors import AmcError
 from amc.latency import Backend, RemoteBackend, get_backend
-from amc.latency.adb import Adb, AdbSettings
+from amc.latency.remote.adb import Adb, AdbSettings
+from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.latency.serving import ServeSettings
-from amc.latency.ssh import Ssh, SshSettings
 from experiments.schema import Config, LatencyConfig, ServeConfig
 
 

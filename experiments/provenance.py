@@ -28,7 +28,7 @@ def provenance(run: Run) -> dict[str, Any]:
     """Return the facts that are needed to make a run's figures again."""
     import torch
 
-    from amc.latency.machine import cpu_model
+    from amc.latency.portable.machine import cpu_model
 
     return {
         "command": command(run),

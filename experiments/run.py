@@ -28,7 +28,7 @@ from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
-from amc.latency.predict import LatencyModel
+from amc.latency.prediction.model import LatencyModel
 from amc.memo import Memo
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors

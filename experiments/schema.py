@@ -294,7 +294,7 @@ class ExportConfig:
 
 @dataclass
 class AdbConfig:
-    """An Android phone: see ``amc.latency.adb.AdbSettings``."""
+    """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
 
     runner: str | None = None
     format: str = "litert"
@@ -310,7 +310,7 @@ class AdbConfig:
 
 @dataclass
 class SshConfig:
-    """A remote host: see ``amc.latency.ssh.SshSettings``."""
+    """A remote host: see ``amc.latency.remote.ssh.SshSettings``."""
 
     host: str | None = None
     python: str = "python3"
@@ -339,7 +339,7 @@ class LatencyConfig:
 
 @dataclass
 class ProfileConfig:
-    """The latency table of ``budget=latency``: see ``amc.latency.profile``.
+    """The latency table of ``budget=latency``: see ``amc.latency.prediction.profile``.
 
     ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
     ``held_out`` are numbers of whole networks; ``widths`` asks which multiples of channels are cheap.

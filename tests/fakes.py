@@ -11,10 +11,10 @@ from torch import nn
 
 from amc.budget.budget import Budget, Fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
-from amc.export.reference import eager_logits, random_batch
 from amc.graph.layers import trace_layers
 from amc.latency import Prepared
 from amc.result import Evaluation
+from amc.runtimes.reference import eager_logits, random_batch
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import GroupFeatures
 

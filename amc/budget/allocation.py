@@ -13,7 +13,7 @@ from amc.budget.widths import WidthSpace
 Errors = Mapping[str, Sequence[float]]
 """Group name -> output error at every width (``amc.importance.elimination.Elimination.errors``)."""
 Scores = Mapping[str, Sequence[float]]
-"""Group name -> importance of every channel, comparable between groups (see ``importance.global_ranking``)."""
+"""Group name -> importance of every channel, comparable between groups (``amc.importance``)."""
 Ratios = Callable[[float], Sequence[float]]
 """How much is kept, in [0, 1] -> preserve ratio of every group; none may fall as the argument grows."""
 

@@ -2,7 +2,8 @@
 
 from amc.export.exported import Exported
 from amc.export.formats import FORMATS, ExportSettings, Format, get_format
-from amc.export.onnx import OnnxExport, export_onnx, onnx_bytes
+from amc.export.onnx import OnnxExport, export_onnx
+from amc.runtimes.onnx_file import onnx_bytes
 
 __all__ = [
     "FORMATS",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.export.exported import Exported
-from amc.export.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
+from amc.runtimes.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
 from amc.third_party import quiet
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.export.reference import check_agreement, eager_logits, random_batch
 from amc.files import atomic_write_bytes
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
     from torch import nn

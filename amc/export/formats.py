@@ -72,7 +72,7 @@ def _onnx(model: nn.Module, shape: tuple[int, int, int], path: Path, settings: E
 def _executorch(
     model: nn.Module, shape: tuple[int, int, int], path: Path, settings: ExportSettings
 ) -> Exported:
-    from amc.export.executorch import executorch_bytes, load_executorch
+    from amc.runtimes.executorch import executorch_bytes, load_executorch
 
     content = executorch_bytes(model, shape)
     return write_checked(
@@ -81,7 +81,7 @@ def _executorch(
 
 
 def _litert(model: nn.Module, shape: tuple[int, int, int], path: Path, settings: ExportSettings) -> Exported:
-    from amc.export.litert import litert_bytes, load_litert
+    from amc.runtimes.litert import litert_bytes, load_litert
 
     content = litert_bytes(model, shape)
     return write_checked(

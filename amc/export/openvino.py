@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amc.export.exported import PARITY_BATCH, Exported
-from amc.export.onnx import onnx_bytes
-from amc.export.reference import check_agreement, eager_logits, random_batch
+from amc.runtimes.onnx_file import onnx_bytes
+from amc.runtimes.openvino import load_openvino, openvino_core, openvino_module
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,51 +37,3 @@ def export_openvino(
         os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(made, path)
     return Exported("openvino", path, size, None, difference)
-
-
-def load_openvino(source: bytes | Path, images: Any, threads: int) -> Callable[[], Any]:
-    """Return one inference request, compiled for the shape of ``images``; it returns the logits.
-
-    ``source`` is the content of an ONNX file, or the path of any file that OpenVINO reads.
-    """
-    core = openvino_core()
-    network = core.read_model(source)
-    network.reshape(list(images.shape))
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 is the default where the CPU has it
-    }
-    request = core.compile_model(network, "CPU", settings).create_infer_request()
-
-    def run() -> Any:
-        return request.infer([images], share_inputs=True, share_outputs=True)[0]
-
-    return run
-
-
-@functools.cache
-def openvino_core() -> Any:
-    """Return the one Core of this process.
-
-    Where the last Core goes, its plugins are unloaded, and what they have left registered crashes the next
-    fork of the process.
-    """
-    return openvino_module().Core()
-
-
-def openvino_module() -> Any:
-    """Import OpenVINO without the package by which it reports its import to its maker over the network.
-
-    OpenVINO has a stub for where ``openvino_telemetry`` is not installed; None stands for that here.
-    """
-    blocked = "openvino_telemetry" not in sys.modules
-    if blocked:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    finally:
-        if blocked:
-            del sys.modules["openvino_telemetry"]
-    return openvino

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.export.reference import cause, eval_on_cpu, random_batch
+from amc.runtimes.reference import cause, eval_on_cpu, random_batch
 from amc.third_party import quiet
 
 if TYPE_CHECKING:

@@ -1,18 +1,18 @@
 """Latency of the dense and the pruned network on the same device, per runtime, in interleaved rounds."""
 
-from amc.latency.backends import BACKENDS, get_backend
-from amc.latency.measure import (
-    BackendResult,
+from amc.latency.comparison import BackendResult, compare
+from amc.latency.registry import BACKENDS, get_backend
+from amc.latency.remote.protocol import RemoteBackend, RemoteTimes
+from amc.latency.timing.measure import (
     Comparison,
     Measurement,
     Timing,
-    compare,
     measure,
     measure_models,
     ratio,
     time_models,
 )
-from amc.latency.protocol import Backend, FileBackend, Prepared, RemoteBackend, RemoteTimes
+from amc.runtimes.protocol import Backend, FileBackend, Prepared
 
 __all__ = [
     "BACKENDS",

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.measure import measure, prepare_checked, quantile, torch_threads_restored
-from amc.latency.protocol import Backend, Shape
+from amc.latency.timing.measure import measure, quantile, torch_threads_restored
+from amc.runtimes.checked import prepare_checked
+from amc.runtimes.protocol import Backend, Shape
 
 if TYPE_CHECKING:
     from torch import nn

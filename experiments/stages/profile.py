@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_json
-from amc.latency.predict import Accuracy, LatencyModel, LayerGrid, accuracy, layer_grids
-from amc.latency.profile import (
+from amc.latency.prediction.cheap_widths import WIDTHS, typical_layer, width_costs
+from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds
+from amc.latency.prediction.model import Accuracy, LatencyModel, LayerGrid, accuracy, layer_grids
+from amc.latency.prediction.profile import (
     Progress,
     measure_layers,
     measure_networks,
@@ -21,9 +23,7 @@ from amc.latency.profile import (
     random_networks,
     target_of,
 )
-from amc.latency.table import LatencyTable
-from amc.latency.units import LayerKind, layer_kinds
-from amc.latency.widths import WIDTHS, typical_layer, width_costs
+from amc.latency.prediction.table import LatencyTable
 
 if TYPE_CHECKING:
     from experiments.run import Run

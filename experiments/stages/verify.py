@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from amc.budget.allocation import Errors, even_errors, shrink_greedily
 from amc.errors import AmcError
-from amc.latency.profile import measure_networks
+from amc.latency.prediction.profile import measure_networks
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:

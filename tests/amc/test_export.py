@@ -8,7 +8,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import export_onnx
-from amc.export.reference import eager_logits
+from amc.runtimes.reference import eager_logits
 
 
 class Residual(nn.Module):

@@ -9,11 +9,11 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import FORMATS, ExportSettings, get_format
-from amc.export.executorch import executorch_bytes, load_executorch
-from amc.export.litert import load_litert
-from amc.export.openvino import load_openvino
-from amc.export.reference import check_agreement
 from amc.export.torch_export import load_torch_export
+from amc.runtimes.executorch import executorch_bytes, load_executorch
+from amc.runtimes.litert import load_litert
+from amc.runtimes.openvino import load_openvino
+from amc.runtimes.reference import check_agreement
 
 SHAPE = (3, 12, 12)
 AVAILABLE = [

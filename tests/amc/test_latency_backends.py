@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from amc.errors import AmcError
-from amc.export.reference import eager_logits, largest_difference, random_batch
 from amc.latency import BACKENDS, compare, get_backend, time_models
-from amc.latency.machine import clock_notes
-from amc.latency.measure import torch_threads_restored
-from amc.latency.memory import peak_memory
-from amc.latency.protocol import FileBackend, Prepared
+from amc.latency.portable.machine import clock_notes
+from amc.latency.timing.measure import torch_threads_restored
+from amc.latency.timing.peak_memory import peak_memory
+from amc.runtimes.protocol import FileBackend, Prepared
+from amc.runtimes.reference import eager_logits, largest_difference, random_batch
 
 SHAPE = (3, 32, 32)
 AVAILABLE = [name for name in sorted(BACKENDS) if get_backend(name).available() is None]
@@ -150,7 +150,7 @@ def test_clock_notes_read_what_linux_tells(monkeypatch):
         "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2500000",
         "/sys/devices/system/cpu/intel_pstate/no_turbo": "1",
     }
-    monkeypatch.setattr("amc.latency.machine._read", files.get)
+    monkeypatch.setattr("amc.latency.portable.machine._read", files.get)
     assert clock_notes() == [
         "CPU governor: performance",
         "CPU 0 at 2.50 GHz after the measurement",

@@ -13,10 +13,10 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.latency import RemoteBackend, compare, ratio, time_models
-from amc.latency import adb as adb_module
-from amc.latency.adb import RUNNERS, Adb, AdbSettings, parse_ms
-from amc.latency.commands import command
-from amc.latency.ssh import Ssh, SshSettings
+from amc.latency.remote import adb as adb_module
+from amc.latency.remote.adb import RUNNERS, Adb, AdbSettings, parse_ms
+from amc.latency.remote.commands import command
+from amc.latency.remote.ssh import Ssh, SshSettings
 
 SHAPE = (3, 16, 16)
 

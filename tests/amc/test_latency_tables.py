@@ -15,17 +15,23 @@ from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.latency import get_backend
-from amc.latency.predict import LatencyModel, accuracy, layer_grids
-from amc.latency.profile import (
+from amc.latency.prediction.cheap_widths import (
+    WIDTHS,
+    WidthCosts,
+    extra_of_rounding,
+    typical_layer,
+    width_costs,
+)
+from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds, spread
+from amc.latency.prediction.model import LatencyModel, accuracy, layer_grids
+from amc.latency.prediction.profile import (
     measure_layers,
     measure_networks,
     missing_points,
     random_networks,
     target_of,
 )
-from amc.latency.table import LatencyTable, Surface, Target
-from amc.latency.units import LayerKind, layer_kinds, spread
-from amc.latency.widths import WIDTHS, WidthCosts, extra_of_rounding, typical_layer, width_costs
+from amc.latency.prediction.table import LatencyTable, Surface, Target
 from tests.fakes import Spinning
 from tests.networks import SHAPE, Residual, Separable
 

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from amc.latency import BACKENDS
-from amc.latency.widths import TOLERANCE
+from amc.latency.prediction.cheap_widths import TOLERANCE
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
 from tests.fakes import Spinning
 

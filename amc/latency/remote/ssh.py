@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.commands import command
-from amc.latency.protocol import TOLERANCES, RemoteTimes, Shape
+from amc.latency.remote.commands import command
+from amc.latency.remote.protocol import RemoteTimes
+from amc.runtimes.protocol import TOLERANCES, Shape
 
 if TYPE_CHECKING:
     from torch import nn
 
-_SENT = ("machine.py", "remote_onnx.py", "rounds.py")
-"""Files of this package that the host runs; they need nothing else of it."""
+_JOB = "amc.latency.portable.onnx_job"
+_SENT = (
+    "latency/portable/machine.py",
+    "latency/portable/onnx_job.py",
+    "latency/portable/rounds.py",
+    "runtimes/onnx_session.py",
+)
+"""Files of the package ``amc`` that the host runs; they need nothing else of it."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ class Ssh:
         rounds: int,
     ) -> RemoteTimes:
         """Send the networks, time them there, and compare the logits that come back with eager's."""
-        from amc.export.onnx import onnx_bytes
-        from amc.export.reference import check_agreement, eager_logits, random_batch
+        from amc.runtimes.onnx_file import onnx_bytes
+        from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
         contents = {name: onnx_bytes(model, input_shapes[name]) for name, model in models.items()}
         images = {name: random_batch(input_shapes[name], batch) for name in models}
@@ -108,7 +115,8 @@ class Ssh:
             self._there(f"tar -xf - -C {place}", stdin=_archive(files))
             python = shlex.quote(self.settings.python)
             printed = self._there(
-                f"cd {place} && {python} -m amc.latency.remote_onnx job.json", timeout=self.settings.timeout
+                f"cd {place} && {python} -m {_JOB} job.json",
+                timeout=self.settings.timeout,
             )
         finally:
             self._there(f"rm -rf {place}")
@@ -132,9 +140,10 @@ class Ssh:
 
 def _archive(files: Mapping[str, bytes]) -> bytes:
     """Return a tar of ``files`` and of what runs them, as a package that hides an installed one."""
-    here = Path(__file__).parent
-    package = {"amc/__init__.py": b"", "amc/latency/__init__.py": b""}
-    package |= {f"amc/latency/{name}": (here / name).read_bytes() for name in _SENT}
+    source = Path(__file__).parents[2]
+    package = {f"amc/{name}": (source / name).read_bytes() for name in _SENT}
+    folders = {parent for name in package for parent in Path(name).parents if parent.name}
+    package |= {f"{folder}/__init__.py": b"" for folder in folders}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in {**package, **files}.items():

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amc.errors import AmcError
-from amc.latency.commands import command
-from amc.latency.protocol import FileBackend, RemoteTimes, Shape
+from amc.latency.remote.commands import command
+from amc.latency.remote.protocol import RemoteTimes
+from amc.runtimes.protocol import FileBackend, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +176,7 @@ class Adb:
         batch: int,
     ) -> dict[str, int]:
         """Export, check and push the networks and the binary; return the sizes of the files."""
-        from amc.latency.measure import prepare_checked
+        from amc.runtimes.checked import prepare_checked
 
         sizes = {}
         self._shell(f"mkdir -p {_FOLDER}")
@@ -258,9 +259,9 @@ def parse_ms(printed: str, pattern: str) -> float:
 
 def _twin(format_name: str) -> FileBackend:
     """The runtime of this machine that checks what the phone's will load."""
-    from amc.latency.executorch import ExecuTorch
-    from amc.latency.litert import LiteRT
-    from amc.latency.onnxruntime import OnnxRuntime
+    from amc.runtimes.executorch import ExecuTorch
+    from amc.runtimes.litert import LiteRT
+    from amc.runtimes.onnxruntime import OnnxRuntime
 
     twins: dict[str, FileBackend] = {"litert": LiteRT(), "executorch": ExecuTorch(), "onnx": OnnxRuntime()}
     return twins[format_name]

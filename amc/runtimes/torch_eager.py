@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amc.latency.protocol import Prepared, Shape
+from amc.runtimes.protocol import Prepared, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class TorchEager:
         """Return one eager forward pass of a copy of ``model``; sets torch's thread count for the process."""
         import torch
 
-        from amc.export.reference import eval_on_cpu, random_batch
+        from amc.runtimes.reference import eval_on_cpu, random_batch
 
         torch.set_num_threads(threads)
         network = eval_on_cpu(model).to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.protocol import Prepared, Shape, prepare_file
+from amc.runtimes.protocol import Prepared, Shape, prepare_file
 from amc.third_party import missing
 
 if TYPE_CHECKING:
@@ -51,19 +51,19 @@ class OnnxRuntime:
 
     def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
         """Return the ONNX file, whose batch size is free."""
-        from amc.export.onnx import onnx_bytes
+        from amc.runtimes.onnx_file import onnx_bytes
 
         return onnx_bytes(model, input_shape)
 
     def runtime(self) -> Any:
         """Import onnxruntime."""
-        from amc.export.onnx import onnxruntime_module
+        from amc.runtimes.onnx_file import onnxruntime_module
 
         return onnxruntime_module()
 
     def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
         """Return one run of a session."""
-        from amc.latency.remote_onnx import open_session
+        from amc.runtimes.onnx_session import open_session
 
         session = open_session(self.runtime(), content, threads, self.provider)
         if session.get_providers()[0] != self.provider:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.protocol import Prepared, Shape
+from amc.runtimes.protocol import Prepared, Shape
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TorchCompile:
         import torch
         import torch._inductor.config
 
-        from amc.export.reference import cause, eval_on_cpu, random_batch
+        from amc.runtimes.reference import cause, eval_on_cpu, random_batch
 
         torch.set_num_threads(threads)
         network = eval_on_cpu(model).to(memory_format=torch.channels_last)

@@ -13,11 +13,12 @@ from amc.budget.budget import Cost, make_budget
 from amc.budget.widths import WidthSpace
 from amc.cutting.slicing import SlicePlan, first_channels, slice_model
 from amc.graph.groups import Graph
-from amc.latency.measure import measure_models, time_models
-from amc.latency.predict import LayerGrid
-from amc.latency.protocol import Backend, RemoteBackend, Shape
-from amc.latency.table import LatencyTable, Target
-from amc.latency.units import LayerKind
+from amc.latency.prediction.layer_kinds import LayerKind
+from amc.latency.prediction.model import LayerGrid
+from amc.latency.prediction.table import LatencyTable, Target
+from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.timing.measure import measure_models, time_models
+from amc.runtimes.protocol import Backend, Shape
 
 T = TypeVar("T")
 Progress = Callable[[int, str], None]

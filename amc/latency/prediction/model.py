@@ -18,8 +18,8 @@ from amc.budget.widths import WidthSpace
 from amc.cost.closed_form import layer_widths
 from amc.errors import AmcError
 from amc.graph.groups import Graph
-from amc.latency.table import Points, Surface, Target
-from amc.latency.units import LayerKind, spread
+from amc.latency.prediction.layer_kinds import LayerKind, spread
+from amc.latency.prediction.table import Points, Surface, Target
 
 VERSION = 1
 CONSTANT, WRITTEN = "constant", "written"

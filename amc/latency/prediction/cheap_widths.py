@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from amc.graph.groups import Graph
-from amc.latency.measure import time_models
-from amc.latency.protocol import Backend, RemoteBackend
-from amc.latency.units import LayerKind
+from amc.latency.prediction.layer_kinds import LayerKind
+from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.timing.measure import time_models
+from amc.runtimes.protocol import Backend
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 WIDTHS = range(33, 65)

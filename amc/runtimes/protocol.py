@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 """Seconds since any fixed instant, like ``time.process_time``."""
 
+
 Shape = tuple[int, int, int]
 """One image: channels, height, width."""
+
 
 TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
 """Largest difference of the logits from eager's, relative to the largest logit, that is timed at a precision.
@@ -27,7 +29,7 @@ class Prepared:
     """A network that is loaded into a runtime, with its input.
 
     Attributes:
-        run: One inference on the images of ``amc.export.reference.random_batch``; returns the logits,
+        run: One inference on the images of ``amc.runtimes.reference.random_batch``; returns the logits,
             (batch, classes), as an array or a tensor. On a GPU it may return early: reading the logits or
             ``clock`` waits.
         clock: Name and function of the clock that times such a run; None for that of the process.
@@ -93,66 +95,8 @@ def prepare_file(
     backend: FileBackend, model: nn.Module, input_shape: Shape, batch: int, threads: int
 ) -> Prepared:
     """Convert and load; what ``Backend.prepare`` is for a runtime that loads files."""
-    from amc.export.reference import random_batch
+    from amc.runtimes.reference import random_batch
 
     content = backend.convert(model, input_shape, batch)
     images = random_batch(input_shape, batch).numpy()
     return Prepared(backend.load(content, images, threads), content=content)
-
-
-@dataclass(frozen=True)
-class RemoteTimes:
-    """What another device measured.
-
-    Attributes:
-        samples_ms: Milliseconds per call of each round, by name of the network; interleaved.
-        repeats: Calls per round, averaged over.
-        clock: Name of the clock.
-        device: What ran them.
-        version: Version of the runtime there.
-        file_bytes: Size of the file that the runtime loads, by name.
-        notes: What is known of the device's clock and temperature, a line each.
-    """
-
-    samples_ms: Mapping[str, Sequence[float]]
-    repeats: int
-    clock: str
-    device: str
-    version: str
-    file_bytes: Mapping[str, int]
-    notes: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class RemoteBackend(Protocol):
-    """A runtime on another device, which runs all rounds by itself."""
-
-    @property
-    def name(self) -> str:
-        """Key in the registry, such as ``adb``."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """Number format of weights and activations, such as ``float32``."""
-        ...
-
-    def available(self) -> str | None:
-        """Return None if the device answers and can measure, else the reason in one line."""
-        ...
-
-    def times_ms(
-        self,
-        models: Mapping[str, nn.Module],
-        input_shapes: Mapping[str, Shape],
-        *,
-        batch: int,
-        threads: int,
-        rounds: int,
-    ) -> RemoteTimes:
-        """Convert the models, check them, and time them in the same rounds.
-
-        Raises:
-            AmcError: A model does not convert or computes something else, or the device fails.
-        """
-        ...

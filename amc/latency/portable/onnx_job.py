@@ -1,8 +1,8 @@
-"""Times ONNX files on the host that it is started on: ``python -m amc.latency.remote_onnx JOB.json``.
+"""Times ONNX files on the host that it is started on: ``python -m amc.latency.portable.onnx_job JOB.json``.
 
-It needs numpy, onnxruntime, and ``machine.py`` and ``rounds.py`` beside it, nothing else of this package:
-the three are copied to a remote host. The job lists the models, the threads and the rounds; one line of JSON
-with the samples and the logits is printed.
+It needs numpy, onnxruntime, ``machine.py`` and ``rounds.py`` beside it, and ``runtimes/onnx_session.py``:
+these four files are copied to a remote host. The job lists the models, the threads and the rounds; one line
+of JSON with the samples and the logits is printed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from amc.latency.machine import clock_notes, cpu_model
-from amc.latency.rounds import interleaved
-
-
-def open_session(
-    onnxruntime: Any, content: bytes, threads: int, provider: str = "CPUExecutionProvider"
-) -> Any:
-    """Open a session that runs one operator after the other; threads that wait do not spin."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(content, options, providers=[provider])
+from amc.latency.portable.machine import clock_notes, cpu_model
+from amc.latency.portable.rounds import interleaved
+from amc.runtimes.onnx_session import open_session
 
 
 def time_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amc.latency.protocol import Prepared, Shape
+from amc.runtimes.protocol import Prepared, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +40,7 @@ class TorchCuda:
         """Move a copy of ``model`` to the device; ``threads`` has no meaning there."""
         import torch
 
-        from amc.export.reference import eval_on_cpu, random_batch
+        from amc.runtimes.reference import eval_on_cpu, random_batch
 
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -6,17 +6,18 @@ import difflib
 from collections.abc import Callable
 
 from amc.errors import AmcError
-from amc.latency.adb import Adb
-from amc.latency.executorch import ExecuTorch
-from amc.latency.litert import LiteRT
-from amc.latency.onnxruntime import OnnxRuntime
-from amc.latency.openvino import OpenVino
-from amc.latency.protocol import Backend, RemoteBackend
-from amc.latency.ssh import Ssh
-from amc.latency.tensorrt import TensorRT
-from amc.latency.torch_compile import TorchCompile
-from amc.latency.torch_cuda import TorchCuda
-from amc.latency.torch_eager import TorchEager
+from amc.latency.remote.adb import Adb
+from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.remote.ssh import Ssh
+from amc.runtimes.executorch import ExecuTorch
+from amc.runtimes.litert import LiteRT
+from amc.runtimes.onnxruntime import OnnxRuntime
+from amc.runtimes.openvino import OpenVino
+from amc.runtimes.protocol import Backend
+from amc.runtimes.tensorrt import TensorRT
+from amc.runtimes.torch_compile import TorchCompile
+from amc.runtimes.torch_cuda import TorchCuda
+from amc.runtimes.torch_eager import TorchEager
 
 BACKENDS: dict[str, Callable[[], Backend | RemoteBackend]] = {
     "torch": TorchEager,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.groups import Graph
-from amc.latency.protocol import Shape
+from amc.runtimes.protocol import Shape
 
 
 @dataclass(frozen=True, order=True)

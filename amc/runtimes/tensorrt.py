@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.protocol import Prepared, Shape
+from amc.runtimes.protocol import Prepared, Shape
 from amc.third_party import missing
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class TensorRT:
         import tensorrt
         import torch
 
-        from amc.export.reference import random_batch
-        from amc.latency.torch_cuda import EventClock
+        from amc.runtimes.reference import random_batch
+        from amc.runtimes.torch_cuda import EventClock
 
         images = random_batch(input_shape, batch).cuda()
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
@@ -64,7 +64,7 @@ class TensorRT:
 
 def _plan(tensorrt: Any, logger: Any, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
     """Return the serialised engine."""
-    from amc.export.onnx import INPUT_NAME, onnx_bytes
+    from amc.runtimes.onnx_file import INPUT_NAME, onnx_bytes
 
     builder = tensorrt.Builder(logger)
     network = builder.create_network(0)

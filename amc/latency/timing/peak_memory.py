@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from amc.latency.protocol import FileBackend, Shape
+from amc.runtimes.protocol import FileBackend, Shape
 
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"  # see proc(5), clear_refs
@@ -33,7 +33,7 @@ def peak_memory(
         file.write_bytes(content)
         arguments = [backend.name, str(file), *map(str, (batch, *input_shape, threads))]
         done = subprocess.run(
-            [sys.executable, "-c", "from amc.latency.memory import child; child()", *arguments],
+            [sys.executable, "-c", "from amc.latency.timing.peak_memory import child; child()", *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -46,7 +46,7 @@ def peak_memory(
 def _grown_by(name: str, file: Path, batch: int, input_shape: Shape, threads: int) -> int:
     import numpy as np
 
-    from amc.latency.backends import get_backend
+    from amc.latency.registry import get_backend
 
     backend = get_backend(name)
     assert isinstance(backend, FileBackend)

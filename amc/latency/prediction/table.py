@@ -13,7 +13,7 @@ import numpy as np
 
 from amc.errors import AmcError
 from amc.files import atomic_write_json
-from amc.latency.units import LayerKind
+from amc.latency.prediction.layer_kinds import LayerKind
 
 VERSION = 1
 Points = dict[tuple[int, int], float]

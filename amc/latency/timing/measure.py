@@ -10,16 +10,17 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
-from amc.latency.backends import get_backend
-from amc.latency.machine import clock_notes, cpu_model
-from amc.latency.memory import peak_memory
-from amc.latency.protocol import TOLERANCES, Backend, Clock, FileBackend, Prepared, RemoteBackend, Shape
-from amc.latency.rounds import interleaved
+from amc.latency.portable.machine import clock_notes, cpu_model
+from amc.latency.portable.rounds import interleaved
+from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.timing.peak_memory import peak_memory
+from amc.runtimes.checked import prepare_checked
+from amc.runtimes.protocol import Backend, Clock, FileBackend, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,8 +77,8 @@ class Measurement:
         device: What ran them.
         version: Version of the runtime.
         file_bytes: Size of the file that the runtime loads, by name; empty if it loads none.
-        peak_memory_bytes: What a network takes at most, by name (``amc.latency.memory``, or device memory as
-            the runtime tells it); empty where it is not known.
+        peak_memory_bytes: What a network takes at most, by name (``amc.latency.timing.peak_memory``, or
+            device memory as the runtime tells it); empty where it is not known.
         notes: What is known of the device's clock rate and temperature, a line each.
     """
 
@@ -90,45 +91,6 @@ class Measurement:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class BackendResult:
-    """One runtime's comparison, or why there is none.
-
-    Attributes:
-        backend: Name of the runtime.
-        precision: Number format, such as ``float32``.
-        input_shape: One image, (C, H, W).
-        batch: Images per call.
-        threads: Threads the runtime may use.
-        clock: As in ``Measurement``; what a runtime of this machine's CPU would use, if unavailable.
-        device: What ran the networks, such as the model of the CPU.
-        version: Version of the runtime; None if unavailable.
-        comparison: The measurement; None if unavailable.
-        unavailable: Why the runtime could not be measured; None if it was.
-        file_bytes: As in ``Measurement``, of ``dense`` and ``pruned``.
-        peak_memory_bytes: Likewise.
-        notes: Likewise.
-    """
-
-    backend: str
-    precision: str
-    input_shape: tuple[int, int, int]
-    batch: int
-    threads: int
-    clock: str
-    device: str
-    version: str | None = None
-    comparison: Comparison | None = None
-    unavailable: str | None = None
-    file_bytes: dict[str, int] = field(default_factory=dict)
-    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as nested dictionaries that ``json.dump`` accepts."""
-        return asdict(self)
-
-
 def measure(
     runs: Mapping[str, Callable[[], Any]],
     *,
@@ -137,7 +99,7 @@ def measure(
     min_round_seconds: float = 0.02,
     clock: Clock = time.process_time,
 ) -> dict[str, Timing]:
-    """Time every callable in each of ``rounds`` rounds, interleaved (``amc.latency.rounds``).
+    """Time every callable in each of ``rounds`` rounds, interleaved (``amc.latency.portable.rounds``).
 
     Args:
         runs: The callables, by name.
@@ -258,90 +220,6 @@ def _measured_there(
         peak_memory_bytes={},
         notes=found.notes,
     )
-
-
-def prepare_checked(
-    backend: Backend, model: nn.Module, input_shape: Shape, batch: int, threads: int
-) -> Prepared:
-    """Prepare ``model`` and compare its logits with eager's.
-
-    Raises:
-        AmcError: It does not convert, or computes something else than eager does.
-    """
-    from amc.export.reference import check_agreement, eager_logits, random_batch
-
-    prepared = backend.prepare(model, input_shape, batch, threads)
-    eager = eager_logits(model, random_batch(input_shape, batch))
-    tolerance = TOLERANCES.get(backend.precision, math.inf)
-    check_agreement(prepared.run(), eager, tolerance, f"{backend.name} ({backend.precision})")
-    return prepared
-
-
-def compare(
-    dense_model: nn.Module,
-    pruned_model: nn.Module,
-    input_shape: tuple[int, int, int],
-    *,
-    backends: Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
-    batch: int = 1,
-    threads: int = 1,
-    rounds: int = 30,
-    memory: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> list[BackendResult]:
-    """Measure the dense against the pruned network on each backend.
-
-    Args:
-        dense_model: The network before pruning.
-        pruned_model: The network after pruning.
-        input_shape: One image, (C, H, W), the same for both.
-        backends: Names in ``BACKENDS``, or backends.
-        batch: Images per call.
-        threads: Threads a runtime may use.
-        rounds: Interleaved rounds per backend.
-        memory: Whether fresh processes load the files, for their peak memory.
-        progress: Called with each backend's name before its turn.
-
-    Returns:
-        A result per backend, in order; a backend that does not run here gives its reason instead of numbers.
-
-    Raises:
-        AmcError: A backend is unknown (checked before the first measurement), a count is below 1, or a
-            model does not convert.
-    """
-    if batch < 1 or threads < 1:
-        raise AmcError(f"got batch {batch} and {threads} threads, expected at least 1 of each; likely a typo")
-    models = {"dense": dense_model, "pruned": pruned_model}
-    results = []
-    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
-        if progress is not None:
-            progress(backend.name)
-        result = BackendResult(
-            backend=backend.name,
-            precision=backend.precision,
-            input_shape=input_shape,
-            batch=batch,
-            threads=threads,
-            clock=clock_for(threads)[0],
-            device=cpu_model(),
-            unavailable=backend.available(),
-        )
-        if result.unavailable is None:
-            found = measure_models(
-                models, input_shape, backend, batch=batch, threads=threads, rounds=rounds, memory=memory
-            )
-            result = replace(
-                result,
-                clock=found.clock,
-                device=found.device,
-                version=found.version,
-                comparison=ratio(found.timings["dense"], found.timings["pruned"]),
-                file_bytes=found.file_bytes,
-                peak_memory_bytes=found.peak_memory_bytes,
-                notes=found.notes,
-            )
-        results.append(result)
-    return results
 
 
 def clock_for(threads: int) -> tuple[str, Clock]:

@@ -1,0 +1,123 @@
+"""Dense beside pruned on one or more runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.latency.portable.machine import cpu_model
+from amc.latency.registry import get_backend
+from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.timing.measure import Comparison, clock_for, measure_models, ratio
+from amc.runtimes.protocol import Backend
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class BackendResult:
+    """One runtime's comparison, or why there is none.
+
+    Attributes:
+        backend: Name of the runtime.
+        precision: Number format, such as ``float32``.
+        input_shape: One image, (C, H, W).
+        batch: Images per call.
+        threads: Threads the runtime may use.
+        clock: As in ``Measurement``; what a runtime of this machine's CPU would use, if unavailable.
+        device: What ran the networks, such as the model of the CPU.
+        version: Version of the runtime; None if unavailable.
+        comparison: The measurement; None if unavailable.
+        unavailable: Why the runtime could not be measured; None if it was.
+        file_bytes: As in ``Measurement``, of ``dense`` and ``pruned``.
+        peak_memory_bytes: Likewise.
+        notes: Likewise.
+    """
+
+    backend: str
+    precision: str
+    input_shape: tuple[int, int, int]
+    batch: int
+    threads: int
+    clock: str
+    device: str
+    version: str | None = None
+    comparison: Comparison | None = None
+    unavailable: str | None = None
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as nested dictionaries that ``json.dump`` accepts."""
+        return asdict(self)
+
+
+def compare(
+    dense_model: nn.Module,
+    pruned_model: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    backends: Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
+    batch: int = 1,
+    threads: int = 1,
+    rounds: int = 30,
+    memory: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[BackendResult]:
+    """Measure the dense against the pruned network on each backend.
+
+    Args:
+        dense_model: The network before pruning.
+        pruned_model: The network after pruning.
+        input_shape: One image, (C, H, W), the same for both.
+        backends: Names in ``BACKENDS``, or backends.
+        batch: Images per call.
+        threads: Threads a runtime may use.
+        rounds: Interleaved rounds per backend.
+        memory: Whether fresh processes load the files, for their peak memory.
+        progress: Called with each backend's name before its turn.
+
+    Returns:
+        A result per backend, in order; a backend that does not run here gives its reason instead of numbers.
+
+    Raises:
+        AmcError: A backend is unknown (checked before the first measurement), a count is below 1, or a
+            model does not convert.
+    """
+    if batch < 1 or threads < 1:
+        raise AmcError(f"got batch {batch} and {threads} threads, expected at least 1 of each; likely a typo")
+    models = {"dense": dense_model, "pruned": pruned_model}
+    results = []
+    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
+        if progress is not None:
+            progress(backend.name)
+        result = BackendResult(
+            backend=backend.name,
+            precision=backend.precision,
+            input_shape=input_shape,
+            batch=batch,
+            threads=threads,
+            clock=clock_for(threads)[0],
+            device=cpu_model(),
+            unavailable=backend.available(),
+        )
+        if result.unavailable is None:
+            found = measure_models(
+                models, input_shape, backend, batch=batch, threads=threads, rounds=rounds, memory=memory
+            )
+            result = replace(
+                result,
+                clock=found.clock,
+                device=found.device,
+                version=found.version,
+                comparison=ratio(found.timings["dense"], found.timings["pruned"]),
+                file_bytes=found.file_bytes,
+                peak_memory_bytes=found.peak_memory_bytes,
+                notes=found.notes,
+            )
+        results.append(result)
+    return results

@@ -1,0 +1,1 @@
+"""A latency model: measured layers, and what whole networks take."""

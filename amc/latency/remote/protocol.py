@@ -1,0 +1,70 @@
+"""What a runtime on another device provides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from amc.runtimes.protocol import Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class RemoteTimes:
+    """What another device measured.
+
+    Attributes:
+        samples_ms: Milliseconds per call of each round, by name of the network; interleaved.
+        repeats: Calls per round, averaged over.
+        clock: Name of the clock.
+        device: What ran them.
+        version: Version of the runtime there.
+        file_bytes: Size of the file that the runtime loads, by name.
+        notes: What is known of the device's clock and temperature, a line each.
+    """
+
+    samples_ms: Mapping[str, Sequence[float]]
+    repeats: int
+    clock: str
+    device: str
+    version: str
+    file_bytes: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class RemoteBackend(Protocol):
+    """A runtime on another device, which runs all rounds by itself."""
+
+    @property
+    def name(self) -> str:
+        """Key in the registry, such as ``adb``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Number format of weights and activations, such as ``float32``."""
+        ...
+
+    def available(self) -> str | None:
+        """Return None if the device answers and can measure, else the reason in one line."""
+        ...
+
+    def times_ms(
+        self,
+        models: Mapping[str, nn.Module],
+        input_shapes: Mapping[str, Shape],
+        *,
+        batch: int,
+        threads: int,
+        rounds: int,
+    ) -> RemoteTimes:
+        """Convert the models, check them, and time them in the same rounds.
+
+        Raises:
+            AmcError: A model does not convert or computes something else, or the device fails.
+        """
+        ...

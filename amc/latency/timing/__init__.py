@@ -1,0 +1,1 @@
+"""Interleaved timing of networks, and their peak memory."""

@@ -1,0 +1,17 @@
+"""A session of onnxruntime with a fixed number of threads. It is also sent to remote hosts as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def open_session(
+    onnxruntime: Any, content: bytes, threads: int, provider: str = "CPUExecutionProvider"
+) -> Any:
+    """Open a session that runs one operator after the other; threads that wait do not spin."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(content, options, providers=[provider])
