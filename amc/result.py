@@ -19,7 +19,8 @@ class Evaluation:
             (``amc.scoring.scores.likeness``); 0 is perfect.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
         seconds: CPU time that the evaluation took.
-        stopped_after: images seen when a race was given up (``amc.racing``); None for a full evaluation.
+        stopped_after: images seen when a race was given up (``amc.candidate.racing``); None for a full
+            evaluation.
         against: widths of the candidate that the race was lost to.
     """
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from amc.candidate.memo import Memo
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
-from amc.memo import Memo
 from amc.models.checkpoint import state_digest
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS

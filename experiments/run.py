@@ -16,7 +16,9 @@ from torch import nn
 from amc import data as datasets
 from amc.budget.budget import Budget, Cost, check_ratio, get_fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
-from amc.compressor import Compressor, CompressorSettings, fingerprint
+from amc.candidate.evaluator import Compressor
+from amc.candidate.memo import Memo
+from amc.candidate.settings import CompressorSettings, fingerprint
 from amc.cost.closed_form import BilinearCost, macs_cost, params_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.slicing import shaped
@@ -29,7 +31,6 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.prediction.model import LatencyModel
-from amc.memo import Memo
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.precision import chosen_precision

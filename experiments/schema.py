@@ -215,7 +215,7 @@ class NetAdaptConfig(AgentConfig):
 
 @dataclass
 class CompressorConfig:
-    """See ``amc.compressor.CompressorSettings``.
+    """See ``amc.candidate.settings.CompressorSettings``.
 
     ``exclude`` lists groups (patterns) that keep every channel; ``prune_coupled`` says whether groups that
     several layers produce together (residual streams) are pruned. A layer of N inputs (channels times kernel)

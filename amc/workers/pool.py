@@ -14,7 +14,7 @@ from amc.workers.payload import pack
 from amc.workers.protocol import Answer, Backend, Worker, WorkerLost, WorkerSettings
 
 if TYPE_CHECKING:
-    from amc.compressor import Compressor
+    from amc.candidate.evaluator import Compressor
 
 RERUNS = 3
 """How often an evaluation whose worker was lost is run again."""

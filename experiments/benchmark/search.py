@@ -24,7 +24,8 @@ from tqdm import tqdm
 from agents import DDPGSettings, Episode, ddpg_search
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.settings import CompressorSettings
 from amc.data import LabelledImages
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace

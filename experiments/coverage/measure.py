@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from amc.budget.widths import width_space
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.settings import CompressorSettings
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import InexactError, check_exactness

@@ -23,7 +23,7 @@ from experiments.stages.prune import cut
 from experiments.statistics import bootstrap_correlation
 
 if TYPE_CHECKING:
-    from amc.compressor import Compressor
+    from amc.candidate.evaluator import Compressor
     from experiments.run import Run
 
 PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))

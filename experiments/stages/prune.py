@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from amc.compressor import Compressor
+from amc.candidate.evaluator import Compressor
 from amc.cost.counted import count_macs
 from amc.cutting.surgery import surgery
 from amc.errors import AmcError

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from agents import Episode
 from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
-from amc.compressor import Compressor
+from amc.candidate.evaluator import Compressor
+from amc.candidate.racing import Racer
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.errors import Stopped
 from amc.importance.global_ranking import global_scores
-from amc.racing import Racer
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers import open_pool

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from amc.budget.budget import Budget, get_fit
 from amc.budget.widths import WidthSpace
+from amc.candidate.memo import Memo
 from amc.errors import AmcError, Stopped
 from amc.files import atomic_write_json
-from amc.memo import Memo
 from amc.models.checkpoint import save_safetensors
 from amc.report import write_sparsity_html
 from amc.sparsity import WHOLE, WeightPruner, prunable_layers, sparsity_fingerprint, zeros_held

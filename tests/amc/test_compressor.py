@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from amc.compressor import Compressor, CompressorSettings, fingerprint
+from amc.candidate.evaluator import Compressor
+from amc.candidate.memo import Memo
+from amc.candidate.settings import CompressorSettings, fingerprint
 from amc.cutting.slicing import slice_model
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
-from amc.memo import Memo
 from amc.models import resnet20
 from amc.scoring.run import logits
 from amc.scoring.scores import cross_entropy, top1

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.settings import CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace

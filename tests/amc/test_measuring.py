@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.error_curves import SHARES, measured_curves, measured_widths
+from amc.candidate.evaluator import Compressor
+from amc.candidate.settings import CompressorSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.measuring import SHARES, measured_curves, measured_widths
 from amc.scoring.run import logits
 from tests.networks import CLASSES, randomised
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.memo import Memo
+from amc.candidate.memo import Memo
 from amc.result import Evaluation
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.settings import CompressorSettings
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.graph.trace import trace

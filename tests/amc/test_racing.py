@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.memo import Memo
+from amc.candidate.racing import Racer, clearly_worse
+from amc.candidate.settings import CompressorSettings
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.memo import Memo
-from amc.racing import Racer, clearly_worse
 from tests.networks import SHAPE
 
 

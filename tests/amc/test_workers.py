@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from amc.compressor import Compressor, CompressorSettings
+from amc.candidate.evaluator import Compressor
+from amc.candidate.memo import Memo
+from amc.candidate.settings import CompressorSettings
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.memo import Memo
 from amc.workers import WorkerLost, WorkerPool, WorkerSettings, open_pool
 from amc.workers.payload import pack, unpack
 from amc.workers.pool import RERUNS

@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from amc import Strategy, compressor
+from amc import Strategy
+from amc.candidate import evaluator as compressor
 from amc.strategy import GroupWidth
 from experiments.budgets import folder_name
 from experiments.fronts import FILES, SCORES, fronts, write_strategies

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _JOB = "amc.latency.portable.onnx_job"
-_SENT = (
+SENT = (
     "latency/portable/machine.py",
     "latency/portable/onnx_job.py",
     "latency/portable/rounds.py",
@@ -141,7 +141,7 @@ class Ssh:
 def _archive(files: Mapping[str, bytes]) -> bytes:
     """Return a tar of ``files`` and of what runs them, as a package that hides an installed one."""
     source = Path(__file__).parents[2]
-    package = {f"amc/{name}": (source / name).read_bytes() for name in _SENT}
+    package = {f"amc/{name}": (source / name).read_bytes() for name in SENT}
     folders = {parent for name in package for parent in Path(name).parents if parent.name}
     package |= {f"{folder}/__init__.py": b"" for folder in folders}
     buffer = io.BytesIO()

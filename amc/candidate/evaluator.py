@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from amc.candidate.error_curves import measured_curves
+from amc.candidate.folding import Shell, Tensors, sliced_shortcut
+from amc.candidate.memo import Memo
+from amc.candidate.settings import CompressorSettings
 from amc.cost.closed_form import macs_cost, params_cost
 from amc.cutting.modules import Keep, set_tensors, sliced_tensors
 from amc.cutting.slicing import SlicePlan, kept_channels, slice_model
 from amc.data import LabelledImages
-from amc.errors import AmcError
-from amc.folding import Shell, Tensors, sliced_shortcut
 from amc.graph.groups import Graph
-from amc.importance.orders import channel_orders, check_order
-from amc.measuring import measured_curves
-from amc.memo import Memo
+from amc.importance.orders import channel_orders
 from amc.models import OptionAShortcut
 from amc.refit.lookup import RefitCache
 from amc.refit.moments import Moments, collect_moments, refit_layers
@@ -33,68 +31,6 @@ from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
-
-
-@dataclass(frozen=True)
-class CompressorSettings:
-    """How candidates are made and judged.
-
-    Attributes:
-        order: channel order, one of ``amc.importance.orders.ORDERS``.
-        refit: whether layers that lost inputs are refitted by least squares.
-        ridge: see ``amc.refit.nested.refit``.
-        positions_per_image: output positions sampled per calibration image and layer.
-        batch_size: images per forward pass of an evaluation.
-        cache_mib: bound on the memory for refitted weights.
-        sequential_images: calibration images for a sequential refit (``amc.refit.sequential``) of every
-            candidate; 0 for none. It cannot be looked up: a candidate costs more, but is judged as it is
-            kept.
-        reestimate_norms: whether a sequential refit takes new statistics for batch norms
-            (``SequentialRefit.__call__`` says when that is better).
-        activation_rounds: how often a sequential refit solves a layer again with what a ReLU after it cuts
-            off left free (``amc.refit.activations``).
-        measured_images: images of ``search_val`` on which the groups' error curves are corrected by real
-            ones, without labels (``amc.measuring``); 0 leaves them estimated.
-        racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
-            on a part of the images only (``amc.racing``); 0 judges every candidate on all images.
-        precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
-    """
-
-    order: str = "obs"
-    refit: bool = True
-    ridge: float = 1e-4
-    positions_per_image: int = 16
-    batch_size: int = 128
-    cache_mib: int = 1024
-    sequential_images: int = 0
-    reestimate_norms: bool = True
-    activation_rounds: int = 0
-    precision: str = "float32"
-    racing_risk: float = 0.0
-    measured_images: int = 64
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-        for name, least in (
-            ("positions_per_image", 1),
-            ("batch_size", 1),
-            ("cache_mib", 0),
-            ("sequential_images", 0),
-            ("activation_rounds", 0),
-            ("measured_images", 0),
-        ):
-            if getattr(self, name) < least:
-                raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
-        if not self.ridge >= 0:
-            raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
-        if self.precision not in PRECISIONS:  # auto is for `chosen_precision`, which knows the device
-            raise AmcError(
-                f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
-            )
-        if not 0 <= self.racing_risk < 0.5:
-            raise AmcError(
-                f"compressor.racing_risk is {self.racing_risk}; expected 0 (off) or a probability below 0.5"
-            )
 
 
 class Compressor:
@@ -416,18 +352,3 @@ def _input_slots(graph: Graph) -> dict[str, list[tuple[str, Tensor]]]:
             if slot.axis == "in":
                 slots[slot.module].append((group.name, torch.tensor(slot.positions)))
     return slots
-
-
-def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
-    """Hash all that determines an evaluation: network, groups, images and settings that change results."""
-    digest = hashlib.sha256(data_fingerprint.encode())
-    digest.update(repr(sorted(field.name for field in fields(Evaluation))).encode())
-    digest.update(repr((graph.layers, graph.group_names)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    kept = {
-        key: value for key, value in asdict(settings).items() if key not in ("cache_mib", "measured_images")
-    }
-    digest.update(repr(sorted(kept.items())).encode())
-    return digest.hexdigest()[:16]

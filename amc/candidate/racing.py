@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amc.compressor import Compressor
+from amc.candidate.evaluator import Compressor
 from amc.result import Evaluation
 from amc.scoring.run import logits
 from amc.scoring.scores import likeness

@@ -1,0 +1,1 @@
+"""A candidate network: widths in, what it achieves out."""
