@@ -45,7 +45,7 @@ from amc.budget.budget import Budget
 from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
 from amc.importance.global_ranking import Importance
-from amc.sparsity import check_order as check_weight_order
+from amc.sparsity.scores import check_order as check_weight_order
 from envs import Reward
 from experiments.schema import (
     AgentConfig,

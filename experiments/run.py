@@ -26,7 +26,6 @@ from amc.data import Splits, check_labels
 from amc.errors import AmcError
 from amc.export import get_format
 from amc.files import atomic_write_json
-from amc.finetuning import EpochRecord, TrainSettings
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
@@ -36,6 +35,7 @@ from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
+from amc.training.settings import EpochRecord, TrainSettings
 from amc.workers import WorkerSettings
 from envs import Reward, get_reward
 from experiments import stages

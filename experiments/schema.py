@@ -265,7 +265,7 @@ class PruneConfig:
 
 @dataclass
 class TrainConfig:
-    """See ``amc.finetuning.TrainSettings``."""
+    """See ``amc.training.settings.TrainSettings``."""
 
     epochs: int = MISSING
     lr: float = 0.1
@@ -382,8 +382,8 @@ class CorrelateConfig:
 class SparsifyConfig:
     """Fine-grained pruning: what share of the weights is left after each round of search and fine-tuning.
 
-    ``order`` ranks a layer's weights: curvature or magnitude (``amc.sparsity``); ``min_density`` is the least
-    that a layer keeps.
+    ``order`` ranks a layer's weights: curvature or magnitude (``amc.sparsity.weights``); ``min_density`` is
+    the least that a layer keeps.
     """
 
     densities: list[float] = field(default_factory=lambda: [0.5, 0.35, 0.25, 0.2])

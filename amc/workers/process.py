@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from amc.workers.payload import Payload, unpack
 from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
+from amc.workers.shared_memory import Payload, unpack
 
 
 class ProcessBackend:

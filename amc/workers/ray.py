@@ -22,8 +22,8 @@ import ray
 import torch
 
 from amc.errors import AmcError
-from amc.workers.payload import Payload, unpack
 from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt, set_up
+from amc.workers.shared_memory import Payload, unpack
 
 
 class RayBackend:

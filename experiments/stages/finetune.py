@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.finetuning import train
 from amc.models.checkpoint import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
+from amc.training.loop import train
 
 if TYPE_CHECKING:
     from experiments.run import Run

@@ -23,7 +23,8 @@ from amc.errors import AmcError, Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
 from amc.report import write_sparsity_html
-from amc.sparsity import WHOLE, WeightPruner, prunable_layers, sparsity_fingerprint, zeros_held
+from amc.sparsity.training import zeros_held
+from amc.sparsity.weights import WHOLE, WeightPruner, prunable_layers, sparsity_fingerprint
 from envs import ChannelPruningEnv
 from envs.observation import layer_features
 from experiments.agents import episodes_of, make_agent

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.finetuning import train
 from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
+from amc.training.loop import train
 
 if TYPE_CHECKING:
     from experiments.run import Run

@@ -10,15 +10,10 @@ from torch import nn
 
 from amc import data
 from amc.errors import AmcError
-from amc.finetuning import (
-    TrainSettings,
-    distillation_loss,
-    learning_rate,
-    parameter_groups,
-    train,
-)
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
+from amc.training.loop import distillation_loss, parameter_groups, train
+from amc.training.settings import TrainSettings, learning_rate
 
 FAKE = data.synthetic(
     num_classes=4, image_size=8, train=64, search_val=32, calibration=8, test=8, batch_size=16

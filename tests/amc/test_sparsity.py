@@ -7,7 +7,9 @@ from torch import nn
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.sparsity import WHOLE, WeightPruner, curvatures, magnitudes, prunable_layers, zeros_held
+from amc.sparsity.scores import curvatures, magnitudes
+from amc.sparsity.training import zeros_held
+from amc.sparsity.weights import WHOLE, WeightPruner, prunable_layers
 
 
 def make_net(groups=1):

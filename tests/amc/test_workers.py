@@ -20,10 +20,10 @@ from amc.candidate.settings import CompressorSettings
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.workers import WorkerLost, WorkerPool, WorkerSettings, open_pool
-from amc.workers.payload import pack, unpack
 from amc.workers.pool import RERUNS
 from amc.workers.process import ProcessBackend
 from amc.workers.protocol import attempt
+from amc.workers.shared_memory import pack, unpack
 from tests.networks import SHAPE, Chain
 
 ROOT = Path(__file__).parents[2]

@@ -9,33 +9,25 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from amc.candidate.memo import Memo
 from amc.data import LabelledImages
-from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
-from amc.importance.gradients import gradient_batches
-from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
 from amc.models.checkpoint import state_digest
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
+from amc.sparsity.scores import SCORES, check_order
 
 WHOLE = 100
 """The width of a layer that has all its weights."""
-
-Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
-"""Network, layers, calibration images -> what the loss of each single weight costs, by layer."""
 
 
 def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
@@ -47,38 +39,6 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
             seen.add(id(weight))
             found.append(layer)
     return tuple(found)
-
-
-def magnitudes(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """Score a weight by its square relative to its layer's mean (Han et al. 2015 order by magnitude)."""
-    modules = dict(model.named_modules())
-    squares = {layer.name: modules[layer.name].weight.detach().double().square() for layer in layers}
-    return {name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()}
-
-
-def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """Score a weight by what its loss does to the logits: the diagonal of Gauss-Newton, to second order.
-
-    ``w^2 E[x^2] s``, where x is the input that the weight is multiplied with and s the logits' sensitivity to
-    the output it adds to (``amc.importance.sensitivity.logit_sensitivity``): optimal brain damage (LeCun et
-    al. 1990).
-    """
-    names = [layer.name for layer in layers]
-    sensitivity = logit_sensitivity(model, names, images)
-    powers = _input_powers(model, names, images)
-    modules = dict(model.named_modules())
-    scores = {}
-    for layer in layers:
-        weight = modules[layer.name].weight.detach().double()
-        inputs = powers[layer.name].reshape(layer.groups, -1)
-        inputs = inputs.repeat_interleave(layer.out_channels // layer.groups, dim=0)
-        factor = sensitivity[layer.name][:, None] * inputs
-        scores[layer.name] = weight.square() * factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
-    return scores
-
-
-SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures}
-"""How weights are ranked within their layer, and what their loss is taken to cost."""
 
 
 class WeightPruner:
@@ -216,40 +176,10 @@ class WeightPruner:
         )
 
 
-def check_order(order: str) -> None:
-    """Refuse an unknown order of weights."""
-    if order not in SCORES:
-        raise AmcError(f"sparsify.order is {order!r}; expected one of {', '.join(SCORES)}")
-
-
 def sparsity_fingerprint(model: nn.Module, data_fingerprint: str, *settings: object) -> str:
     """Hash all that determines an evaluation: weights, images and settings."""
     about = (data_fingerprint, state_digest(model.state_dict()), *settings)
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def zeros_held(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Keep the zeros of these layers' weights zero while the network is trained."""
-    modules = [dict(model.named_modules())[name] for name in names]
-    for module in modules:
-        parametrize.register_parametrization(module, "weight", _Held(module.weight.detach() != 0))
-    try:
-        yield
-    finally:
-        for module in modules:
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-
-
-class _Held(nn.Module):
-    kept: Tensor
-
-    def __init__(self, kept: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("kept", kept)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.kept
 
 
 def _ranks(scores: Tensor) -> Tensor:
@@ -266,28 +196,3 @@ def _errors(scores: Tensor) -> tuple[float, ...]:
     lost = torch.cat([torch.zeros(1).double(), ascending.cumsum(0)])
     count = len(ascending)
     return tuple(float(lost[count + (-count * width // WHOLE)]) for width in range(WHOLE + 1))
-
-
-@torch.no_grad()
-def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """Return the mean square of every input channel (or feature) of layers: (in_channels,) float64."""
-    model = copy.deepcopy(model).float().eval()
-    modules = dict(model.named_modules())
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-
-    def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            axis = 1 if isinstance(module, nn.Conv2d) else inputs[0].ndim - 1
-            others = [dim for dim in range(inputs[0].ndim) if dim != axis]
-            power = inputs[0].double().square().sum(others)
-            sums[name] = sums.get(name, torch.zeros(())) + power
-            counts[name] = counts.get(name, 0) + prod(inputs[0].shape[dim] for dim in others)
-
-        return hook
-
-    for name in names:
-        modules[name].register_forward_pre_hook(add(name))
-    for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
-        model(images[chosen].float())
-    return {name: sums[name] / counts[name] for name in names}

@@ -1,0 +1,1 @@
+"""Fine-grained pruning: single weights become zero, shapes stay."""

@@ -1,0 +1,81 @@
+"""What the loss of a single weight costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+from amc.graph.layers import Layer
+from amc.importance.gradients import gradient_batches
+from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
+
+Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
+"""Network, layers, calibration images -> what the loss of each single weight costs, by layer."""
+
+
+def magnitudes(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
+    """Score a weight by its square relative to its layer's mean (Han et al. 2015 order by magnitude)."""
+    modules = dict(model.named_modules())
+    squares = {layer.name: modules[layer.name].weight.detach().double().square() for layer in layers}
+    return {name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()}
+
+
+def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
+    """Score a weight by what its loss does to the logits: the diagonal of Gauss-Newton, to second order.
+
+    ``w^2 E[x^2] s``, where x is the input that the weight is multiplied with and s the logits' sensitivity to
+    the output it adds to (``amc.importance.sensitivity.logit_sensitivity``): optimal brain damage (LeCun et
+    al. 1990).
+    """
+    names = [layer.name for layer in layers]
+    sensitivity = logit_sensitivity(model, names, images)
+    powers = _input_powers(model, names, images)
+    modules = dict(model.named_modules())
+    scores = {}
+    for layer in layers:
+        weight = modules[layer.name].weight.detach().double()
+        inputs = powers[layer.name].reshape(layer.groups, -1)
+        inputs = inputs.repeat_interleave(layer.out_channels // layer.groups, dim=0)
+        factor = sensitivity[layer.name][:, None] * inputs
+        scores[layer.name] = weight.square() * factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
+    return scores
+
+
+SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures}
+"""How weights are ranked within their layer, and what their loss is taken to cost."""
+
+
+def check_order(order: str) -> None:
+    """Refuse an unknown order of weights."""
+    if order not in SCORES:
+        raise AmcError(f"sparsify.order is {order!r}; expected one of {', '.join(SCORES)}")
+
+
+@torch.no_grad()
+def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """Return the mean square of every input channel (or feature) of layers: (in_channels,) float64."""
+    model = copy.deepcopy(model).float().eval()
+    modules = dict(model.named_modules())
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            axis = 1 if isinstance(module, nn.Conv2d) else inputs[0].ndim - 1
+            others = [dim for dim in range(inputs[0].ndim) if dim != axis]
+            power = inputs[0].double().square().sum(others)
+            sums[name] = sums.get(name, torch.zeros(())) + power
+            counts[name] = counts.get(name, 0) + prod(inputs[0].shape[dim] for dim in others)
+
+        return hook
+
+    for name in names:
+        modules[name].register_forward_pre_hook(add(name))
+    for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
+        model(images[chosen].float())
+    return {name: sums[name] / counts[name] for name in names}
