@@ -5,13 +5,13 @@ identical and stepped at the same time.
 """
 
 from agents.baselines import fixed_search, random_search
-from agents.ddpg import DDPGSettings, ddpg_search
+from agents.best_start import search_from_best
 from agents.evolution import EvolutionSettings, evolution_search
-from agents.guided import search_from_best
 from agents.netadapt import NetAdaptSettings, netadapt_search
+from agents.offpolicy.ddpg import DDPGSettings, ddpg_search
+from agents.offpolicy.sac import SACSettings, sac_search
+from agents.offpolicy.td3 import TD3Settings, td3_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
-from agents.sac import SACSettings, sac_search
-from agents.td3 import TD3Settings, td3_search
 from agents.thompson import ThompsonSettings, thompson_search
 from agents.tpe import TPESettings, import_optuna, tpe_search
 

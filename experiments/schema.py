@@ -131,7 +131,7 @@ class AgentConfig:
 
 @dataclass
 class OffPolicyConfig(AgentConfig):
-    """See ``agents.offpolicy.OffPolicySettings``."""
+    """See ``agents.offpolicy.learner.OffPolicySettings``."""
 
     hidden: list[int] = field(default_factory=lambda: [300, 300])
     actor_lr: float = 1e-4
@@ -149,7 +149,7 @@ class OffPolicyConfig(AgentConfig):
 
 @dataclass
 class DDPGConfig(OffPolicyConfig):
-    """See ``agents.ddpg.DDPGSettings``."""
+    """See ``agents.offpolicy.ddpg.DDPGSettings``."""
 
     name: str = "ddpg"
     sigma: float = 0.5
@@ -161,7 +161,7 @@ class DDPGConfig(OffPolicyConfig):
 
 @dataclass
 class TD3Config(DDPGConfig):
-    """See ``agents.td3.TD3Settings``."""
+    """See ``agents.offpolicy.td3.TD3Settings``."""
 
     name: str = "td3"
     policy_delay: int = 2
@@ -171,7 +171,7 @@ class TD3Config(DDPGConfig):
 
 @dataclass
 class SACConfig(OffPolicyConfig):
-    """See ``agents.sac.SACSettings``."""
+    """See ``agents.offpolicy.sac.SACSettings``."""
 
     name: str = "sac"
     entropy_weight: float = 0.01

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import DDPGSettings, ddpg_search, random_search
-from agents.ddpg import AMCDDPG, build_ddpg
+from agents.offpolicy.ddpg import AMCDDPG, build_ddpg
 from tests.fakes import fake_problem
 
 QUICK = DDPGSettings(warmup_episodes=3, hidden=(16, 16), batch_size=8)

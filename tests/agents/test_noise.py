@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.noise import sigma_at, truncated_normal
+from agents.offpolicy.noise import sigma_at, truncated_normal
 
 
 def test_samples_lie_in_the_range_and_have_the_closed_form_mean():

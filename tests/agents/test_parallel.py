@@ -17,8 +17,8 @@ from agents import (
     sac_search,
     td3_search,
 )
-from agents.ddpg import build_ddpg, explore
-from agents.vectorized import ThreadedVecEnv
+from agents.offpolicy.ddpg import build_ddpg, explore
+from agents.offpolicy.vectorized import ThreadedVecEnv
 from tests.agents.helpers import OPTIMUM, Pausing, problems, uneven
 
 SMALL = {"warmup_episodes": 3, "hidden": (8,), "batch_size": 8}

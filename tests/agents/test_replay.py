@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents.replay import EpisodeReplayBuffer
+from agents.offpolicy.replay import EpisodeReplayBuffer
 
 
 def make_buffer(size=16, **options):

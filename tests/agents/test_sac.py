@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from agents import SACSettings, random_search, sac_search
-from agents.offpolicy import learn
-from agents.sac import AMCSAC, build_sac
+from agents.offpolicy.learner import learn
+from agents.offpolicy.sac import AMCSAC, build_sac
 from tests.agents.helpers import OPTIMUM, problems
 
 LENGTH = len(OPTIMUM)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agents import TD3Settings, random_search, td3_search
-from agents.td3 import AMCTD3, build_td3, explore
+from agents.offpolicy.td3 import AMCTD3, build_td3, explore
 from tests.agents.helpers import OPTIMUM, problems
 
 LENGTH = len(OPTIMUM)

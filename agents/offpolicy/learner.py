@@ -12,11 +12,11 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from agents.callbacks import EpisodeCallback
-from agents.policy import StepFeatures
+from agents.offpolicy.callbacks import EpisodeCallback
+from agents.offpolicy.policy import StepFeatures
+from agents.offpolicy.replay import EpisodeReplayBuffer
+from agents.offpolicy.vectorized import ThreadedVecEnv
 from agents.protocol import Episode, OnEpisode, SearchResult, batches
-from agents.replay import EpisodeReplayBuffer
-from agents.vectorized import ThreadedVecEnv
 
 Limit = tuple[Callable[[Any], bool], str]
 LIMITS: Mapping[str, Limit] = {

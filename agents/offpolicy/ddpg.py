@@ -14,9 +14,9 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3 import DDPG
 
-from agents.noise import sigma_at
-from agents.offpolicy import EpisodicUpdates, OffPolicySettings, build, learn
-from agents.policy import TruncatedNormalPolicy
+from agents.offpolicy.learner import EpisodicUpdates, OffPolicySettings, build, learn
+from agents.offpolicy.noise import sigma_at
+from agents.offpolicy.policy import TruncatedNormalPolicy
 from agents.protocol import Episode, OnEpisode, SearchResult
 
 
@@ -65,7 +65,7 @@ def policy_options(settings: DDPGSettings, episode_length: int) -> dict[str, Any
 
 
 def build_ddpg(envs: Sequence[gym.Env], settings: DDPGSettings, seed: int, episode_length: int) -> AMCDDPG:
-    """Assemble the agent; see ``agents.offpolicy.build``."""
+    """Assemble the agent; see ``agents.offpolicy.learner.build``."""
     options = policy_options(settings, episode_length)
     return build(AMCDDPG, TruncatedNormalPolicy, envs, settings, seed, episode_length, options)
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor
 
-from agents.noise import truncated_normal
+from agents.offpolicy.noise import truncated_normal
 
 
 class StepFeatures(BaseFeaturesExtractor):

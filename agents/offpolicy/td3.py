@@ -1,6 +1,6 @@
 """TD3 (Fujimoto et al., ICML 2018) in the place of DDPG.
 
-What it shares with AMC's agent is in ``agents.ddpg``.
+What it shares with AMC's agent is in ``agents.offpolicy.ddpg``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 from stable_baselines3 import TD3
 
-from agents.ddpg import DDPGSettings, GuidedExploration, explore, policy_options
-from agents.offpolicy import build
-from agents.policy import TruncatedNormalPolicy
+from agents.offpolicy.ddpg import DDPGSettings, GuidedExploration, explore, policy_options
+from agents.offpolicy.learner import build
+from agents.offpolicy.policy import TruncatedNormalPolicy
 from agents.protocol import OnEpisode, SearchResult
 
 
@@ -37,7 +37,7 @@ class AMCTD3(GuidedExploration, TD3):
 
 
 def build_td3(envs: Sequence[gym.Env], settings: TD3Settings, seed: int, episode_length: int) -> AMCTD3:
-    """Assemble the agent; see ``agents.offpolicy.build``."""
+    """Assemble the agent; see ``agents.offpolicy.learner.build``."""
     return build(
         AMCTD3,
         TruncatedNormalPolicy,

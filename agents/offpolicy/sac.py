@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3 import SAC
 
-from agents.offpolicy import EpisodicUpdates, OffPolicySettings, build, learn
+from agents.offpolicy.learner import EpisodicUpdates, OffPolicySettings, build, learn
 from agents.protocol import OnEpisode, SearchResult
 
 
@@ -45,7 +45,7 @@ class AMCSAC(EpisodicUpdates, SAC):
 
 
 def build_sac(envs: Sequence[gym.Env], settings: SACSettings, seed: int, episode_length: int) -> AMCSAC:
-    """Assemble the agent; see ``agents.offpolicy.build``."""
+    """Assemble the agent; see ``agents.offpolicy.learner.build``."""
     model = build(
         AMCSAC,
         "MlpPolicy",

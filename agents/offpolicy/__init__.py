@@ -1,0 +1,1 @@
+"""Off-policy learners: all that stable-baselines3 needs of us."""
