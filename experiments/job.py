@@ -15,17 +15,19 @@ from omegaconf import OmegaConf
 
 from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from amc.report import write_budgets_html
 from amc.strategy import Strategy
-from experiments.budgets import folder_name, listed_budgets, own_overrides
-from experiments.episodes import read_episodes
-from experiments.fronts import fronts, strategy_at, write_strategies
-from experiments.lock import locked
-from experiments.provenance import provenance
-from experiments.remembered import remembering
-from experiments.run import DENSE, LATENCY_MODEL, Run
-from experiments.stages import WITHOUT_BUDGET, run_stages
-from experiments.stages.report import aligned, dense_return
+from experiments.command.lock import locked
+from experiments.command.remembered import remembering
+from experiments.config.budgets import folder_name, listed_budgets, own_overrides
+from experiments.config.stages import WITHOUT_BUDGET
+from experiments.report import write_budgets_html
+from experiments.report.text import aligned
+from experiments.run.episodes import read_episodes
+from experiments.run.fronts import fronts, strategy_at, write_strategies
+from experiments.run.provenance import provenance
+from experiments.run.run import DENSE, LATENCY_MODEL, Run
+from experiments.stages.pipeline import run_stages
+from experiments.stages.report import dense_return
 
 VERSION = 1
 

@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import AmcError
-from experiments import model_source, multirun, schema
-from experiments.lock import locked
-from experiments.remembered import remembering, with_remembered
+from experiments.command import model_source, multirun
+from experiments.command.lock import locked
+from experiments.command.remembered import remembering, with_remembered
+from experiments.config import schema
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _failures: list[AmcError] = []
@@ -52,9 +53,9 @@ def _app(cfg: DictConfig) -> None:
 
 
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
-    from experiments.budgets import check_given
+    from experiments.config.budgets import check_given
     from experiments.job import run_job
-    from experiments.run import Run
+    from experiments.run.run import Run
 
     for key in _unknown_keys(cfg):
         raise AmcError(f"unknown key {key!r} in the configuration; is it a typo?")

@@ -7,7 +7,8 @@ import json
 import sys
 
 from amc.errors import AmcError
-from experiments.benchmark import agents, kills, proxies, regret, search, workers
+from experiments.benchmark import comparison as agents
+from experiments.benchmark import kills, proxies, regret, search, workers
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),

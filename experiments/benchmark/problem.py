@@ -15,9 +15,10 @@ from amc.importance.global_ranking import global_scores
 from amc.result import Evaluation
 from envs import ChannelPruningEnv
 from envs.observation import group_features
-from experiments import model_source, schema
-from experiments.agents import ALLOCATIONS, check_agent, check_search, make_agent
-from experiments.run import Run
+from experiments.command import model_source
+from experiments.config import schema
+from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent
+from experiments.run.run import Run
 
 FIXED = (*ALLOCATIONS, "netadapt")
 """Agents in which nothing is random."""

@@ -27,8 +27,8 @@ from amc.errors import AmcError
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from experiments.benchmark.problem import config_of
-from experiments.run import Run
-from experiments.stages import run_stage
+from experiments.run.run import Run
+from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap_correlation
 
 Scores = Mapping[str, Callable[[Tensor, Tensor, Tensor], float]]

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from amc.budget.widths import WidthSpace
 from experiments.benchmark.problem import FIXED, Problem, agent_config, config_of
-from experiments.run import Run
-from experiments.stages import run_stage
+from experiments.run.run import Run
+from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap
 
 AGENTS = (

@@ -23,7 +23,7 @@ from amc.files import atomic_write_text
 from experiments.coverage.measure import NO_MEMORY, limit_memory, measure
 from experiments.coverage.table import table
 from experiments.coverage.zoo import ZOOS, Case, cases
-from experiments.provenance import commit
+from experiments.run.provenance import commit
 
 PACKAGES = ("torch", "torchvision", "timm", "torch-pruning", "fvcore")
 

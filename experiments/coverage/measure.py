@@ -25,7 +25,7 @@ from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.scoring.run import outputs
 from experiments.coverage.zoo import Case
-from experiments.stages.prune import FOLDED_TOLERANCE
+from experiments.stages.networks.prune import FOLDED_TOLERANCE
 
 CLASSES = 10
 NO_MEMORY = "needs more memory than --memory-mib allows"

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amc.cost.closed_form import macs_cost
 from amc.errors import AmcError
 from amc.files import atomic_write_json
-from amc.report import write_html
 from amc.result import Evaluation
 from amc.strategy import Strategy
-from experiments.episodes import read_episodes
-from experiments.fronts import strategy_at, write_fronts
-from experiments.provenance import provenance
+from experiments.report import write_html
+from experiments.report.text import aligned
+from experiments.run.episodes import read_episodes
+from experiments.run.fronts import strategy_at, write_fronts
+from experiments.run.provenance import provenance
 
 if TYPE_CHECKING:
-    from experiments.run import Run
+    from experiments.run.run import Run
 
 NETWORKS = ("dense", "pruned", "finetuned")
 
 
 def run(run: Run) -> dict[str, Any]:
     """Write the reports; the accuracies are measured here on the test images."""
-    from experiments.stages import run_stage
+    from experiments.stages.pipeline import run_stage
 
     strategy = Strategy.load(run.require("strategy.json", "search"))
     run.require("pruned.safetensors", "prune")
@@ -100,15 +100,3 @@ def table(report: dict[str, Any]) -> str:
     )
     rows[-1] += [f"{report['speedup'][r]:.2f}x" for r in runtimes]
     return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equal length as lines, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )

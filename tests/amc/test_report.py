@@ -3,7 +3,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 
-from amc.report import write_html
+from experiments.report import write_html
 
 VOID = {"meta", "br"}
 SECTIONS = ["Results", "Channels per group", "Search", "Accuracy against MACs", "Provenance"]

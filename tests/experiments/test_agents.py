@@ -10,8 +10,8 @@ import pytest
 from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from experiments.agents import make_agent
-from experiments.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
+from experiments.config.agents import make_agent
+from experiments.config.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
 BUDGET = make_budget("macs", 0.5, lambda widths: 3.0 * widths[0] + widths[1], SPACE.dense)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from amc import Strategy
 from amc.candidate import evaluator as compressor
 from amc.strategy import GroupWidth
-from experiments.budgets import folder_name
-from experiments.fronts import FILES, SCORES, fronts, write_strategies
+from experiments.config.budgets import folder_name
+from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
 from tests.amc.test_report import Page
 from tests.experiments.helpers import (
     TINY,

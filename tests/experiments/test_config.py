@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 import conf
 from envs import get_reward
 from envs.reward import REWARDS
-from experiments import model_source, schema
-from experiments.agents import NAMES
-from experiments.stages import STAGES
+from experiments.command import model_source
+from experiments.config import schema
+from experiments.config.agents import NAMES
+from experiments.config.stages import STAGES
 from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
 
 CONF = Path(conf.__file__).parent

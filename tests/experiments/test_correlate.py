@@ -5,7 +5,7 @@ import json
 import pytest
 
 from amc.errors import AmcError
-from experiments.stages.correlate import correlations, policies
+from experiments.stages.policies.correlate import correlations, policies
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (*TINY, "agent=random", "agent.episodes=12", "budget.round_to=1", "run_dir=run")

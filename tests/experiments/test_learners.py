@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents import Episode
-from experiments.episodes import EpisodeWriter
+from experiments.run.episodes import EpisodeWriter
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
 from tests.fakes import FakeNetwork
 

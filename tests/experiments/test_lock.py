@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from amc.errors import AmcError
-from experiments import lock
-from experiments.lock import locked
+from experiments.command import lock
+from experiments.command.lock import locked
 from tests.experiments.helpers import TINY, amc, artifacts, done, refused, workspace
 
 HOLDER = """

@@ -13,8 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from amc.third_party import missing
-from experiments import model_source, schema
-from experiments.lock import locked
+from experiments.command import model_source
+from experiments.command.lock import locked
+from experiments.config import schema
 from tests.experiments.helpers import TINY, Outcome, amc, done, read_json, refused, spawn, workspace
 
 JOB = (*TINY, "agent=greedy", "stages=[train,search,prune,evaluate]")

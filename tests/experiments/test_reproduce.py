@@ -10,13 +10,13 @@ import pytest
 
 import conf
 from amc.strategy import Strategy
-from experiments import reproduce
-from experiments.figures import best_so_far
-from experiments.paper import paper_rows
-from experiments.provenance import stage_commits
-from experiments.records import merged
-from experiments.reproduce import by_job, main, not_run, tables, write_strategies
-from experiments.results import experiment_of, read_results, shown_command
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce.__main__ import by_job, main, not_run, tables, write_strategies
+from experiments.reproduce.figures import best_so_far
+from experiments.reproduce.paper import paper_rows
+from experiments.reproduce.records import merged
+from experiments.reproduce.runs import experiment_of, read_results, shown_command
+from experiments.run.provenance import stage_commits
 from tests.experiments.helpers import SMALL, done, workspace
 
 SLUG = "resnet20_fake_macs50_accuracy_val32"

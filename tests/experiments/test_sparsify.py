@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.reproduce import main
+from experiments.reproduce.__main__ import main
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (

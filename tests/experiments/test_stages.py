@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from amc import Strategy, load_pruned
 from amc.export import FORMATS, Format
-from experiments.agents import ALLOCATIONS
+from experiments.config.agents import ALLOCATIONS
 from tests.experiments.helpers import (
     FAKE,
     MYNET,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amc.strategy import Strategy
-from experiments.stages.search import _same_search
+from experiments.stages.policies.search import _same_search
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
 
 SEARCH = (

@@ -1,0 +1,85 @@
+"""Agents on one real problem, over many seeds: ``python -m experiments.benchmark agents OVERRIDE ...``.
+
+The problem is what the overrides say to ``amc``, such as ``experiment=resnet20_cifar10 data.root=DIR
+model.checkpoint=FILE``. Networks are evaluated once for all agents, so a search costs only what is new in it.
+The result is the best return that a search has found after so many episodes, without regard to test images.
+
+An agent is named as on the command line of ``amc``, settings after a plus sign: ``ddpg``, ``ddpg+gamma=1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, config_of
+from experiments.run.run import DENSE, Run
+from experiments.stages.pipeline import run_stage
+from experiments.statistics import bootstrap, bootstrap_difference
+
+AGENTS = ("ddpg", "greedy", "uniform", "random", "evolution")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument(
+        "--agents", nargs="+", default=list(AGENTS), help="the first is what others are compared with"
+    )
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--folder", help="keep evaluations here, for further calls")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure; see the module's docstring."""
+    configs = {name: agent_config(name, options.episodes) for name in options.agents}
+    with tempfile.TemporaryDirectory() as folder:
+        job = Run(config_of(*options.overrides), Path(options.folder or folder))
+        if not job.comes_trained and not (job.folder / DENSE).exists():
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
+                run_stage(job, "train")
+        problem = Problem(job, job.space)
+        trials: dict[str, list[Trial]] = {}
+        for name, config in configs.items():
+            seeds = 1 if config.name in FIXED else options.seeds
+            bar = tqdm(range(seeds), desc=name, disable=None)
+            trials[name] = [problem.try_agent(config, seed) for seed in bar]
+        dense = problem.compressor.dense.top1
+        job.release()
+    first = trials[options.agents[0]]
+    return {
+        "overrides": options.overrides,
+        "episodes": options.episodes,
+        "seeds": options.seeds,
+        "dense_top1": dense,
+        "agents": {name: _summary(own, first) for name, own in trials.items()},
+    }
+
+
+def _summary(trials: Sequence[Trial], others: Sequence[Trial]) -> dict[str, Any]:
+    last = [trial.values[-1] for trial in trials]
+    found = bootstrap(last)
+    facts: dict[str, Any] = {
+        "best_return": found.value,
+        "interval": [found.low, found.high],
+        "different_networks": sum(trial.networks for trial in trials) / len(trials),
+        "searches": len(trials),
+    }
+    episodes = min(len(trial.values) for trial in trials)
+    facts["after"] = {
+        str(count): bootstrap([trial.values[count - 1] for trial in trials]).value
+        for count in (10, 20, 30, 50, 100, 200, 400)
+        if count < episodes
+    }
+    if trials is not others:
+        less = bootstrap_difference(last, [trial.values[-1] for trial in others])
+        facts["less_first"] = [less.value, less.low, less.high]
+    return facts

@@ -1,0 +1,56 @@
+"""The runtimes that the configuration names, with its settings for other devices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from amc.errors import AmcError
+from amc.latency import Backend, RemoteBackend, get_backend
+from amc.latency.remote.adb import Adb, AdbSettings
+from amc.latency.remote.ssh import Ssh, SshSettings
+from amc.latency.serving import ServeSettings
+from experiments.config.schema import Config, LatencyConfig, ServeConfig
+
+
+def backend_of(name: str, config: LatencyConfig) -> Backend | RemoteBackend:
+    """Return the backend called ``name``.
+
+    Raises:
+        AmcError: There is none, or its settings are impossible.
+    """
+    if name == "adb":
+        return Adb(AdbSettings(**asdict(config.adb)))
+    if name == "ssh":
+        return Ssh(SshSettings(**{**asdict(config.ssh), "options": tuple(config.ssh.options)}))
+    return get_backend(name)
+
+
+def serve_settings(config: ServeConfig) -> ServeSettings:
+    """Turn the section of the configuration into settings.
+
+    Raises:
+        AmcError: One of them is impossible.
+    """
+    return ServeSettings(config.rate, config.seconds, config.slices, config.deadline_ms)
+
+
+def check_measuring(config: Config) -> None:
+    """Find what is wrong with how the configuration measures.
+
+    Raises:
+        AmcError: Says what, and what was expected.
+    """
+    latency, serve, profile = config.latency, config.serve, config.profile
+    for name in (*latency.backends, serve.backend, profile.backend):
+        backend_of(name, latency)
+    serve_settings(serve)
+    least = {"latency.rounds": (latency.rounds, 1), "latency.batch": (latency.batch, 1)}
+    least |= {"latency.threads": (latency.threads, 1), "serve.batch": (serve.batch, 1)}
+    least |= {
+        f"profile.{n}": (getattr(profile, n), 1) for n in ("rounds", "batch", "threads", "fit", "held_out")
+    }
+    least |= {"profile.points": (profile.points, 2), "profile.repairs": (profile.repairs, 0)}
+    least |= {"latency.throughput_batch": (latency.throughput_batch, 0)}  # 0 leaves it out
+    for name, (count, smallest) in least.items():
+        if count < smallest:
+            raise AmcError(f"{name} is {count}; expected at least {smallest}")

@@ -1,0 +1,61 @@
+"""The names of the stages, in the order in which they make sense, and which of them a job needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+
+from amc.errors import AmcError
+
+STAGES: Mapping[str, str] = {
+    "train": "networks.train",
+    "profile": "policies.profile",
+    "search": "policies.search",
+    "verify": "policies.verify",
+    "prune": "networks.prune",
+    "finetune": "networks.finetune",
+    "compare": "networks.compare",
+    "correlate": "policies.correlate",
+    "evaluate": "networks.evaluate",
+    "export": "devices.export",
+    "benchmark": "devices.benchmark",
+    "serve": "devices.serve",
+    "sparsify": "policies.sparsify",
+    "inspect": "policies.inspect",
+    "report": "report",
+}
+"""Name of a stage -> its module in ``experiments.stages``."""
+
+
+WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
+"""Stages that do not ask for the budget: run once for all budgets of a job."""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse an unknown stage.
+
+    Raises:
+        AmcError: says which there are, and the nearest.
+    """
+    for name in names:
+        if name not in STAGES:
+            near = get_close_matches(name, STAGES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
+
+
+def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> list[str]:
+    """Return the stages with what a search under a latency budget needs: a profile before, a check after.
+
+    Args:
+        kinds: of the budgets.
+        profiled: whether the profile is there already.
+    """
+    found = list(names)
+    if "search" not in found or "latency" not in kinds:
+        return found
+    if "profile" not in found and not profiled:
+        found.insert(found.index("search"), "profile")
+    if "verify" not in found:
+        found.insert(found.index("search") + 1, "verify")
+    return found

@@ -1,0 +1,146 @@
+"""The figures of ``experiments.reproduce``: one SVG a job, the same bytes for the same runs."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, zip_longest
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.reproduce.paper import PaperRow
+from experiments.reproduce.runs import Result
+from experiments.run.pareto import pareto_front
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = {
+    "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999", "td3": "#cc79a7",
+    "sac": "#e69f00", "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
+}  # fmt: skip
+"""Okabe and Ito's colours, which the colour-blind can tell apart; other agents are grey."""
+OTHER = "#777777"
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "figures",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e6eb",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
+    """Draw accuracy against MACs, return against episodes, preserve ratios and Pareto fronts of one job."""
+    import matplotlib.style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    agents: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        agents[result.agent].append(result)
+    buffer = io.StringIO()
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(11, 8), layout="constrained")
+        FigureCanvasSVG(figure)
+        (accuracy, returns), (ratios, fronts) = figure.subplots(2, 2)
+        _draw_accuracy(accuracy, agents, paper)
+        _draw_returns(returns, agents)
+        _draw_ratios(ratios, agents)
+        _draw_fronts(fronts, agents)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=no_metadata)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _draw_accuracy(axes: Axes, agents: Mapping[str, Sequence[Result]], paper: Sequence[PaperRow]) -> None:
+    """Test accuracy against MACs: a dot a run right after pruning, a triangle after fine-tuning."""
+    for name, results in agents.items():
+        style: dict[str, Any] = {"color": _color(name), "alpha": 0.75, "markeredgewidth": 0}
+        costs = [100 * result.strategy.macs_ratio for result in results]
+        axes.plot(costs, [result.top1("pruned") or 0 for result in results], "o", **style, label=name)
+        tuned = [
+            (c, v) for c, r in zip(costs, results, strict=True) if (v := r.top1("finetuned")) is not None
+        ]
+        if tuned:
+            axes.plot(*zip(*tuned, strict=True), "^", **style)
+    dense = next(iter(agents.values()))[0].top1("dense")
+    axes.axhline(dense or 0, color="#000000", lw=0.8, ls=":", label="dense")
+    for row in paper:
+        points = [(row.before, "o"), (row.after, "^")]
+        for value, marker in points:
+            if value is not None and row.macs_ratio is not None:
+                axes.plot(100 * row.macs_ratio, value, marker, mfc="none", mec="#000000")
+    title = "test accuracy; dots: after pruning, triangles: fine-tuned"
+    axes.set_title(title + (", hollow: the paper" if paper else ""), fontsize=9)
+    axes.set_xlabel("MACs, % of dense")
+    axes.set_ylabel("top-1, %")
+    axes.legend(ncols=2)
+
+
+def _draw_returns(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
+    """Best return so far against episodes: mean and range over the seeds."""
+    for name, results in agents.items():
+        curves = [curve for result in results if (curve := best_so_far(result.episodes))]
+        if not curves:
+            continue
+        if max(map(len, curves)) == 1:
+            value = float(np.mean([curve[0] for curve in curves]))
+            axes.axhline(value, color=_color(name), lw=1, ls="--", label=f"{name} (one evaluation)")
+            continue
+        table = np.array(list(zip_longest(*curves, fillvalue=np.nan)))
+        numbers = np.arange(1, len(table) + 1)
+        axes.plot(numbers, np.nanmean(table, axis=1), color=_color(name), label=f"{name} ({len(curves)})")
+        low, high = np.nanmin(table, axis=1), np.nanmax(table, axis=1)
+        axes.fill_between(numbers, low, high, color=_color(name), alpha=0.15, lw=0)
+    axes.set_title("best return so far: mean and range over the seeds (their number)", fontsize=9)
+    axes.set_xlabel("episodes")
+    axes.set_ylabel("return on the search's images")
+    if axes.lines:
+        axes.legend(loc="lower right")
+
+
+def best_so_far(episodes: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Best return after each episode; those over the budget on purpose take an episode and do not count."""
+    values = [e["return"] if e["phase"] != "relaxed" else -np.inf for e in episodes]
+    best = np.array(list(accumulate(values, max)))
+    return [float(value) for value in np.where(np.isfinite(best), best, np.nan)]
+
+
+def _draw_ratios(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
+    """Preserve ratio of every group in forward order, of each agent's best run by the search's own return."""
+    for name, results in agents.items():
+        best = max(results, key=lambda result: result.value)
+        shares = [100 * group.preserve_ratio for group in best.strategy.groups]
+        axes.step(range(len(shares)), shares, where="mid", color=_color(name), lw=1.3, alpha=0.8, label=name)
+    axes.set_title("preserve ratio of every channel group, each agent's best run", fontsize=9)
+    axes.set_xlabel("channel group, in forward order")
+    axes.set_ylabel("channels kept, %")
+    axes.set_ylim(0, 104)
+
+
+def _draw_fronts(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
+    """Pareto front over all networks that an agent has met."""
+    for name, results in agents.items():
+        met = [e for result in results for e in result.episodes if e["stopped_after"] is None]
+        if len(met) < 2:
+            continue
+        front = pareto_front(met, itemgetter("macs_ratio"), itemgetter("return"))
+        costs, values = [100 * e["macs_ratio"] for e in front], [e["return"] for e in front]
+        axes.plot(costs, values, "o-", color=_color(name), ms=3, lw=1, label=name)
+    axes.set_title("Pareto fronts of the networks met: return against MACs", fontsize=9)
+    axes.set_xlabel("MACs, % of dense")
+    axes.set_ylabel("return on the search's images")
+
+
+def _color(agent: str) -> str:
+    return COLORS.get(agent, OTHER)

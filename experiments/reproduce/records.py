@@ -1,0 +1,114 @@
+"""What is kept of runs whose folders may be gone: a line of JSON a run, a file a table.
+
+Run folders are large and live on the machine that made them. A record holds what tables and figures are drawn
+from, so that results of many machines come together and can be drawn again from the repository alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amc.errors import AmcError
+from amc.files import atomic_write_text
+from amc.strategy import Strategy
+from experiments.reproduce.runs import Result, shown_command
+
+VERSION = 1
+_STAGES = ("search", "evaluate", "correlate")
+_PROVENANCE = ("command", "commit", "stage_commits", "seed", "data", "device", "python", "versions")
+_EPISODE = ("phase", "return", "top1", "macs_ratio", "stopped_after")
+
+
+def read_records(folder: Path) -> list[Result]:
+    """Read all records in a folder; none if it is not there.
+
+    Raises:
+        AmcError: a line is no record.
+    """
+    results = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            try:
+                results.append(_result(json.loads(line), path.stem))
+            except (ValueError, KeyError, TypeError, AttributeError, AmcError) as error:
+                raise AmcError(f"{path} line {number} is no record of a run ({error!r})") from error
+    return results
+
+
+def write_records(results: Iterable[Result], folder: Path) -> None:
+    """Write a file for every table; agents by name, seeds in order."""
+    tables: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        tables[result.slug].append(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    for slug, own in tables.items():
+        lines = [json.dumps(_record(result), allow_nan=False) for result in sorted(own, key=_key)]
+        atomic_write_text(folder / f"{slug}.jsonl", "\n".join([*lines, ""]))
+
+
+def merged(records: Iterable[Result], results: Iterable[Result], tell: Callable[[str], None]) -> list[Result]:
+    """Return both, tables and agents in order.
+
+    A new result replaces the record of the same table, agent and seed, unless it has only judged its strategy
+    anew. ``tell`` is told where it has found another network.
+    """
+    found = {_key(record): record for record in records}
+    for result in results:
+        known = found.get(_key(result))
+        if known is not None and not result.episodes and known.episodes:
+            continue
+        if known is not None and known.strategy.groups != result.strategy.groups:
+            tell(
+                f"{result.agent} seed {result.seed} of {result.slug} has found another network than the run "
+                f"that it replaces: {_origin(result)} after {_origin(known)}"
+            )
+        found[_key(result)] = result
+    return [found[key] for key in sorted(found)]
+
+
+def _origin(result: Result) -> str:
+    commit = str(result.provenance["commit"])[:7]
+    return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
+
+
+def _key(result: Result) -> tuple[str, str, int]:
+    return result.slug, result.agent, result.seed
+
+
+def _record(result: Result) -> dict[str, Any]:
+    facts = {name: dict(result.facts[name]) for name in _STAGES if name in result.facts}
+    provenance = {name: result.provenance[name] for name in _PROVENANCE if name in result.provenance}
+    provenance["command"] = shown_command(str(provenance["command"]))
+    return {
+        "_version": VERSION,
+        "job": list(result.job),
+        "strategy": result.strategy.to_json(),
+        "facts": facts,
+        "provenance": provenance,
+        "episodes": _columns(result.episodes),
+    }
+
+
+def _result(record: Mapping[str, Any], slug: str) -> Result:
+    if record["_version"] != VERSION:
+        raise AmcError(f"_version is {record['_version']!r}; this release reads {VERSION}")
+    columns = record["episodes"]
+    rows = zip(*(columns[name] for name in _EPISODE), strict=True)
+    result = Result(
+        tuple(record["job"]),
+        slug,
+        Strategy.from_json(record["strategy"]),
+        record["facts"],
+        record["provenance"],
+        [dict(zip(_EPISODE, row, strict=True)) for row in rows],
+    )
+    _ = result.agent, result.facts["evaluate"]["dense"], result.provenance["command"]
+    return result
+
+
+def _columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [episode[name] for episode in episodes] for name in _EPISODE}

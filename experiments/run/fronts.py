@@ -1,0 +1,104 @@
+"""The Pareto fronts of what was searched: cost against score, and strategy files for points on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.files import atomic_write_json
+from amc.strategy import Strategy
+from experiments.run.pareto import evenly, pareto_front
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+Point = Mapping[str, Any]
+"""A line of ``search.jsonl``."""
+
+VERSION = 1
+COSTS = {"macs": "macs", "params": "params", "latency": "latency_ms"}
+"""Costs, and where a point holds them; latency only where it was profiled."""
+_ALWAYS = ("macs", "params")
+SCORES = ("return", "top1")
+FILES = 12
+"""Most strategy files for one cost."""
+_FIELDS = (
+    "folder", "episode", "return", "top1", "agreement", "likeness", "macs", "params", "macs_ratio",
+    "params_ratio", "latency_ms", "widths",
+)  # fmt: skip
+
+
+def fronts(points: Sequence[Point]) -> dict[str, Any]:
+    """Return for each cost the front of each score: ``{"macs": {"return": [point, ...], ...}, ...}``.
+
+    Episodes that are over the budget on purpose count as well: the front is about networks, not a budget.
+    Those that were given up half-way (``stopped_after``) are only estimated and do not count. Of equal points
+    the earliest episode is taken.
+    """
+    whole = [point for point in points if point.get("stopped_after") is None]
+    return {
+        cost: {
+            score: [
+                {name: point[name] for name in _FIELDS if name in point}
+                for point in pareto_front(whole, itemgetter(field), itemgetter(score))
+            ]
+            for score in SCORES
+        }
+        for cost, field in COSTS.items()
+        if cost in _ALWAYS or (whole and all(field in point for point in whole))
+    }
+
+
+def write_strategies(
+    folder: Path, found: Mapping[str, Any], strategy_of: Callable[[Point], Strategy]
+) -> None:
+    """Write ``pareto/macs_00.json`` and so on, cost ascending, and name each file in the point it is of.
+
+    The points are taken evenly from the fronts of the return; files of an earlier front are removed.
+    """
+    place = folder / "pareto"
+    place.mkdir(exist_ok=True)
+    old = {path for cost in COSTS for path in place.glob(f"{cost}_*.json")}
+    for cost in found:
+        for number, point in enumerate(evenly(found[cost]["return"], FILES)):
+            path = place / f"{cost}_{number:02}.json"
+            strategy_of(point).save(path)
+            point["strategy"] = f"{place.name}/{path.name}"
+            old.discard(path)
+    for path in old:
+        path.unlink()
+
+
+def strategy_at(run: Run, point: Point) -> Strategy:
+    """Return the strategy of one point of a run's search.
+
+    Raises:
+        AmcError: the search was for other channel groups than the run has now.
+    """
+    if (count := len(point["widths"])) != (groups := len(run.graph.groups)):
+        raise AmcError(
+            f"{run.folder}/search.jsonl is about {count} channel groups, the run has {groups}: were settings "
+            "changed since? Run stages=[search] again"
+        )
+    search = run.recorded("search") or {}
+    return run.make_strategy(
+        tuple(point["widths"]),
+        agent=search.get("agent"),
+        reward=search.get("reward"),
+        value=point["return"],
+        episode=point["episode"],
+        search_val_top1=point["top1"],
+    )
+
+
+def write_fronts(
+    folder: Path, points: Sequence[Point], strategy_of: Callable[[Point], Strategy]
+) -> dict[str, Any]:
+    """Write ``pareto.json`` and its strategy files; return the fronts."""
+    found = fronts(points)
+    write_strategies(folder, found, strategy_of)
+    atomic_write_json(folder / "pareto.json", {"version": VERSION, **found})
+    return found

@@ -1,0 +1,83 @@
+"""Where metrics go besides the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from amc.errors import AmcError
+from experiments.config.schema import Config
+
+Metrics = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Two functions: ``log(metrics, step)`` during a stage and ``finish(summary)`` at the end."""
+
+    log: Callable[[Metrics, int], None]
+    finish: Callable[[Metrics], None]
+
+
+def make_tracker(config: Config, folder: Path) -> Tracker:
+    """Start the tracker that the configuration names.
+
+    Raises:
+        AmcError: unknown tracker, or its package is missing.
+    """
+    makers = {"none": _none, "wandb": _wandb, "tensorboard": _tensorboard}
+    name = config.tracker.name
+    if name not in makers:
+        raise AmcError(f"tracker.name is {name!r}; expected one of {', '.join(makers)}")
+    return makers[name](config, folder)
+
+
+def _none(config: Config, folder: Path) -> Tracker:
+    return Tracker(lambda metrics, step: None, lambda summary: None)
+
+
+def _wandb(config: Config, folder: Path) -> Tracker:
+    import wandb
+
+    tracker = config.tracker
+    try:
+        run = wandb.init(
+            project=tracker.project,
+            entity=tracker.entity,
+            group=tracker.group,
+            mode=tracker.mode,  # type: ignore[arg-type]
+            dir=str(folder),
+            name=folder.name,
+            config=asdict(config),
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.Error as error:
+        raise AmcError(f"wandb cannot start: {error}; tracker.mode=offline needs no account") from error
+
+    def finish(summary: Metrics) -> None:
+        run.summary.update(dict(summary))
+        run.finish()
+
+    def log(metrics: Metrics, step: int) -> None:
+        # Stages count their own steps; wandb's must rise, so theirs is a metric.
+        run.log({**metrics, "step": step})
+
+    return Tracker(log, finish)
+
+
+def _tensorboard(config: Config, folder: Path) -> Tracker:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise AmcError(
+            "tracker=tensorboard needs its package: pip install amc-search[tensorboard]"
+        ) from error
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(metrics: Metrics, step: int) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(name, value, step)
+
+    return Tracker(log, lambda summary: writer.close())

@@ -1,0 +1,1 @@
+"""Stages that leave PyTorch: files, latency, a fixed load."""

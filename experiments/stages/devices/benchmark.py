@@ -1,0 +1,69 @@
+"""Stage ``benchmark``: latency of the dense and the final network, interleaved, on every runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from tqdm import tqdm
+
+from amc.latency import BackendResult, compare
+from experiments.config.runtimes import backend_of
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Measure both networks side by side, at the batch size of latency and at that of throughput."""
+    config = run.config.latency
+    model = run.pruned("model.safetensors")
+    results = _measured(run, model, config.backends, config.batch, config.rounds, memory=config.memory)
+    facts = {"runtimes": results}
+    if config.throughput_batch and config.throughput_batch != config.batch:
+        names = [result.backend for result in results if result.comparison is not None]
+        rounds = math.ceil(config.rounds / 3)
+        facts["throughput"] = _measured(run, model, names, config.throughput_batch, rounds, memory=False)
+    return {name: [result.to_json() for result in found] for name, found in facts.items()}
+
+
+def _measured(
+    run: Run, model: nn.Module, names: Sequence[str], batch: int, rounds: int, *, memory: bool
+) -> list[BackendResult]:
+    """Compare on the named runtimes, and print a line for each."""
+    config = run.config.latency
+    with tqdm(total=len(names), desc="benchmark", unit="runtime", disable=None, leave=False) as bar:
+
+        def progress(name: str) -> None:
+            bar.set_postfix(runtime=name)
+            bar.update()
+
+        results = compare(
+            run.dense,
+            model,
+            run.splits.input_shape,
+            backends=[backend_of(name, config) for name in names],
+            batch=batch,
+            threads=config.threads,
+            rounds=rounds,
+            memory=memory,
+            progress=progress,
+        )
+    for result in results:
+        print(f"benchmark: {_line(result)}")
+    return results
+
+
+def _line(result: BackendResult) -> str:
+    if result.comparison is None:
+        return f"{result.backend} is left out: {result.unavailable}"
+    found = result.comparison
+    times = f"{found.dense.median_ms:.3f} -> {found.pruned.median_ms:.3f} ms"
+    spread = f"{found.speedup:.2f}x ({found.speedup_q1:.2f} to {found.speedup_q3:.2f})"
+    line = f"{result.backend}, batch {result.batch}: {times}, {spread}"
+    for what, by_name in (("file", result.file_bytes), ("memory", result.peak_memory_bytes)):
+        if by_name:
+            line += f", {what} {by_name['dense'] / 2**20:.1f} -> {by_name['pruned'] / 2**20:.1f} MiB"
+    return line

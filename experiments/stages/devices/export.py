@@ -1,0 +1,60 @@
+"""Stage ``export``: the final network in every format that is asked for, each checked where it can run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.export import Exported, ExportSettings, get_format
+from amc.strategy import Strategy
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write a file for each format into ``exports``; what one format lacks does not stop the others.
+
+    Raises:
+        AmcError: None of the formats could be written; says why, of the first.
+    """
+    model = run.pruned("model.safetensors")
+    strategy = Strategy.load(run.require("strategy.json", "search"))
+    (run.folder / "exports").mkdir(exist_ok=True)
+    settings = ExportSettings(
+        tolerance=run.config.export.tolerance,
+        opset=run.config.export.opset,
+        name=run.spec.name,
+        widths={group.name: str(group.kept) for group in strategy.groups},
+    )
+    files: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    for name in run.config.export.formats:
+        kind = get_format(name)
+        path = run.folder / "exports" / kind.file
+        try:
+            if (reason := kind.unavailable()) is not None:
+                raise AmcError(reason)
+            files.append(_facts(kind.write(model, run.splits.input_shape, path, settings)))
+        except AmcError as error:
+            failures[name] = str(error)
+            print(f"export: {name} is left out: {error}")
+    if failures and not files:
+        raise AmcError(next(iter(failures.values())))
+    return {"files": files, "left_out": failures}
+
+
+def _facts(exported: Exported) -> dict[str, Any]:
+    """Print a line about a file, and return what is kept of it."""
+    difference = exported.max_abs_difference
+    checked = exported.note if difference is None else f"parity {difference:.1e}"
+    print(f"export: {exported.path} ({exported.bytes / 2**20:.2f} MiB), {checked}")
+    return {
+        "format": exported.format,
+        "file": f"exports/{exported.path.name}",
+        "bytes": exported.bytes,
+        "batch": exported.batch,
+        "precision": exported.precision,
+        "max_abs_difference": difference,
+        "note": exported.note,
+    }

@@ -1,0 +1,42 @@
+"""Stage ``serve``: the dense and the final network under the same fixed load, in turns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from amc.errors import AmcError
+from amc.latency import RemoteBackend
+from amc.latency.serving import serve_models
+from experiments.config.runtimes import backend_of, serve_settings
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Serve at a fixed rate, and tell how busy the machine was and how long requests took.
+
+    Raises:
+        AmcError: The runtime is not available, or runs on another device.
+    """
+    config, threads = run.config.serve, run.config.latency.threads
+    backend = backend_of(config.backend, run.config.latency)
+    if isinstance(backend, RemoteBackend):
+        raise AmcError(f"serve.backend is {backend.name}, another device; expected a runtime of this machine")
+    if (reason := backend.available()) is not None:
+        raise AmcError(f"serve.backend={backend.name} cannot run here: {reason}")
+    models = {"dense": run.dense, "pruned": run.pruned("model.safetensors")}
+    found = serve_models(
+        models, run.splits.input_shape, backend, serve_settings(config), batch=config.batch, threads=threads
+    )
+    print(f"serve: {backend.name}, {found.rate:.1f} requests/s of {config.batch}, {config.seconds:g} s each")
+    for name, served in found.served.items():
+        gpu = "" if served.gpu_utilisation is None else f", GPU {100 * served.gpu_utilisation:.0f}%"
+        print(
+            f"serve: {name} CPU {100 * served.cpu_utilisation:.1f}% of a core{gpu}, latency p50 "
+            f"{served.p50_ms:.2f}, p90 {served.p90_ms:.2f}, p99 {served.p99_ms:.2f} ms, "
+            f"{served.missed} of {served.requests} later than {found.deadline_ms:.2f} ms"
+        )
+    setup = {"backend": backend.name, "version": backend.version(), "batch": config.batch, "threads": threads}
+    return {**setup, **asdict(found)}

@@ -1,0 +1,50 @@
+"""Stage ``train``: the dense network, trained here or taken from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
+from amc.scoring.run import logits
+from amc.scoring.scores import top1
+from amc.training.loop import train
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``dense.safetensors``; a network that comes with weights is only judged."""
+    if not run.comes_trained:
+        model = _untrained(run)
+        settings = run.train_settings(run.config.train)
+        checkpoint = run.folder / "train.ckpt.safetensors"
+        train(
+            model,
+            run.splits,
+            settings,
+            seed=run.config.seed,
+            device=run.device,
+            checkpoint=checkpoint,
+            on_epoch=run.log_epochs("train"),
+        )
+        save_safetensors(model.cpu().state_dict(), run.folder / "dense.safetensors")
+    if not run.graph.classifies:
+        print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
+        _ = run.dense
+        return {"trained_here": False, "val_top1": None}
+    images = run.splits.search_val
+    val_top1 = top1(logits(run.dense, images.images, 256), images.labels)
+    print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
+    return {"trained_here": not run.comes_trained, "val_top1": val_top1}
+
+
+def _untrained(run: Run) -> nn.Module:
+    """Build what is trained: with initial weights, or those of ``model.start`` as far as they fit."""
+    model = run.fresh_model()
+    if (start := run.config.model.start) is not None:
+        new = load_matching(model, load_state_dict(start), start)
+        print(f"train: starts from {start}" + (f"; new are {', '.join(new)}" if new else ""))
+    return model

@@ -1,0 +1,38 @@
+"""Running stages one after the other, and recording what each found."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.stages import STAGES
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+_COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
+
+
+def run_stages(run: Run, names: Sequence[str]) -> None:
+    """Run stages in the order given; ``run.check()`` has been called."""
+    tracker = run.tracker
+    summary: dict[str, Any] = {}
+    try:
+        for index, name in enumerate(names):
+            if not _COMPRESSING & set(names[index:]):
+                run.release()  # training needs the memory
+            summary |= {f"{name}/{key}": value for key, value in run_stage(run, name).items()}
+    finally:
+        run.release()
+        tracker.finish({key: value for key, value in summary.items() if isinstance(value, int | float | str)})
+
+
+def run_stage(run: Run, name: str) -> dict[str, Any]:
+    """Run one stage and record its facts with the wall-clock seconds it took."""
+    start = time.perf_counter()
+    facts = importlib.import_module(f"experiments.stages.{STAGES[name]}").run(run)
+    facts = {**facts, "stage_seconds": round(time.perf_counter() - start, 2)}
+    run.record(name, facts)
+    return facts

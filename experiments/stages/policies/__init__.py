@@ -1,0 +1,1 @@
+"""Stages that decide widths, or measure what decides them."""

@@ -1,0 +1,96 @@
+"""Stage ``correlate``: how well the return of the search foretells the accuracy on the test images.
+
+Policies that the search has met, evenly spread over their returns, are carried out, judged on the test
+images, fine-tuned and judged again. Nothing is chosen by these accuracies: the run's strategy stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from amc.errors import AmcError
+from amc.files import atomic_write_text
+from experiments.run.episodes import read_episodes
+from experiments.run.pareto import evenly
+from experiments.stages.networks.evaluate import test_top1
+from experiments.stages.networks.finetune import finetune
+from experiments.stages.networks.prune import cut
+from experiments.statistics import bootstrap_correlation
+
+if TYPE_CHECKING:
+    from amc.candidate.evaluator import Compressor
+    from experiments.run.run import Run
+
+PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``correlate.jsonl``, a line a policy; a stage that was killed goes on with the next one."""
+    if run.config.correlate.policies < 3:
+        raise AmcError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
+    chosen = policies(read_episodes(run.require("search.jsonl", "search")), run.config.correlate.policies)
+    path = run.folder / "correlate.jsonl"
+    rows = _known(path)
+    with tqdm(total=len(chosen), desc="correlate", unit="policy", disable=None) as bar:
+        compressor = run.compressor()
+        for point in chosen:
+            key = json.dumps(point["widths"])
+            if key not in rows:
+                rows[key] = {**point, **_judged(run, compressor, tuple(point["widths"]))}
+                atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows.values()))
+            bar.update()
+    found = [rows[json.dumps(point["widths"])] for point in chosen]
+    spearman = correlations(found)
+    for pair, (value, low, high) in spearman.items():
+        print(f"correlate: {pair}: {value:.2f} [{low:.2f}, {high:.2f}] over {len(found)} policies")
+    return {"policies": len(found), "epochs": run.config.finetune.epochs, "spearman": spearman}
+
+
+def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Choose different networks within the budget, evenly by the rank of their returns.
+
+    Raises:
+        AmcError: the search has met fewer than 3.
+    """
+    different = {
+        tuple(episode["widths"]): {"return": episode["return"], "widths": episode["widths"]}
+        for episode in episodes
+        if episode["phase"] != "relaxed" and episode["stopped_after"] is None
+    }
+    if len(different) < 3:
+        raise AmcError(f"the search has met {len(different)} networks; a correlation needs at least 3")
+    return list(evenly(sorted(different.values(), key=lambda point: point["return"]), count))
+
+
+def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Return Spearman's rank correlation with its 95% bootstrap interval, of the pairs that vary."""
+    found = {}
+    for pair in PAIRS:
+        one, other = ([row[name] for row in rows if name in row] for name in pair)
+        if min(len(set(one)), len(set(other))) > 1:
+            interval = bootstrap_correlation(one, other)
+            found[" ~ ".join(pair)] = (interval.value, interval.low, interval.high)
+    return found
+
+
+def _judged(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> dict[str, float]:
+    model, facts = cut(run, compressor, widths)
+    row = {"macs_ratio": facts["macs_ratio"], "top1_pruned": test_top1(run, model)}
+    if run.config.finetune.epochs > 0:
+        checkpoint = run.folder / "correlate.ckpt.safetensors"
+        finetune(run, model, checkpoint, "correlate")
+        checkpoint.unlink(missing_ok=True)
+        row["top1_finetuned"] = test_top1(run, model)
+    return row
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {json.dumps(row["widths"]): row for row in rows}

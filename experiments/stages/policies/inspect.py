@@ -1,0 +1,81 @@
+"""Stage ``inspect``: the channel groups, what they cost, what cannot be pruned and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from amc.cost.closed_form import macs_cost
+from amc.graph.groups import Graph
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+WIDTH = 110
+"""Columns of the printed page."""
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Print what can be pruned; no trained weights are needed."""
+    graph = run.graph
+    macs = macs_cost(graph)
+    dense = macs(graph.dense_widths)
+    minimum = macs(run.space.minimum) / dense
+    rows = [_row(graph, index, dense) for index in range(len(graph.groups))]
+    print(f"{'channel group':<40} {'width':>6} {'choices':>8} {'MACs':>7}")
+    for row, choices in zip(rows, run.space.choices, strict=True):
+        print(f"{row['name']:<40} {row['width']:>6} {len(choices):>8} {row['macs_share']:>7.1%}")
+        for what, layers in _coupled(row):
+            print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
+    if graph.unprunable:
+        print(f"\n{'left whole':<40} {'width':>6}  why")
+    for item in graph.unprunable:
+        print(f"{item.name:<40} {item.width:>6}  {item.reason}")
+    reach = 1 - macs([0] * len(graph.groups)) / dense
+    print(f"\n{len(rows)} groups; {reach:.1%} of the MACs are in layers that lie on some of them")
+    if graph.other_macs:
+        print(f"{graph.other_macs / dense:.1%} of the MACs are outside of Conv2d and Linear layers: constant")
+    if not graph.classifies:
+        print("no classifier: reward=likeness compares what it returns with the dense network")
+    print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
+    return {
+        "dense_macs": dense,
+        "other_macs": graph.other_macs,
+        "prunable_macs_share": reach,
+        "minimum_macs_ratio": minimum,
+        "classifies": graph.classifies,
+        "groups": rows,
+        "unprunable": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
+    }
+
+
+_INDENT: dict[str, Any] = {
+    "initial_indent": "    ",
+    "subsequent_indent": " " * 8,
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
+
+
+def _coupled(row: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
+    """What to print of a group's layers, kind by kind; what makes a group alone is its name."""
+    kinds = [("through", row["followers"]), ("read by", row["readers"])]
+    if len(row["producers"]) > 1:
+        kinds.insert(0, ("made by", row["producers"]))
+    return [(what, layers) for what, layers in kinds if layers]
+
+
+def _row(graph: Graph, index: int, dense: int) -> dict[str, Any]:
+    """Describe one group; its share is what the MACs fall by when it loses all its channels."""
+    group = graph.groups[index]
+    without = list(graph.dense_widths)
+    without[index] = 0
+    return {
+        "name": group.name,
+        "width": group.width,
+        "producers": list(group.producers),
+        "followers": list(group.followers),
+        "readers": list(group.readers),
+        "macs_share": 1 - macs_cost(graph)(without) / dense,
+    }

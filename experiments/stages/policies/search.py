@@ -1,0 +1,186 @@
+"""Stage ``search``: an agent looks for the widths of every channel group."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from agents import Episode
+from amc.budget.allocation import Errors
+from amc.budget.budget import Budget
+from amc.candidate.evaluator import Compressor
+from amc.candidate.racing import Racer
+from amc.cutting.exactness import check_exactness
+from amc.cutting.slicing import SlicePlan
+from amc.errors import Stopped
+from amc.importance.global_ranking import global_scores
+from amc.result import Evaluation
+from amc.strategy import Strategy
+from amc.workers import open_pool
+from envs import ChannelPruningEnv
+from envs.channel_pruning import Network
+from envs.observation import group_features
+from experiments.config.agents import episodes_of, make_agent
+from experiments.run.episodes import EpisodeWriter, watching
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``search.jsonl``, ``strategy.json`` and, where the agent learns, ``agent.zip``.
+
+    An interrupted search keeps its best strategy; run again on the same folder it answers all that was
+    evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run. With K workers the
+    agent learns after every K episodes: their number is a part of what a search is, their kind is not.
+    """
+    start = time.perf_counter()
+    run.budget.check_feasible(run.space)
+    episodes = episodes_of(run.config.agent)
+    difference = check_exactness(run.dense, run.graph, SlicePlan(run.graph, run.dense), samples=1)
+    keeper = _Keeper(run, episodes)
+    with (
+        closing(_compressor(run)) as compressor,
+        _network(run, compressor, episodes) as network,
+        EpisodeWriter(run.folder / "search.jsonl", run.latency_model if run.profiled else None) as writer,
+        tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
+    ):
+        relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
+        scores = partial(global_scores, run.dense, run.graph, calibration=run.splits.calibration)
+        errors = partial(_errors, compressor)
+        agent = make_agent(
+            run.config.agent,
+            run.space,
+            run.budget,
+            errors,
+            run.config.seed,
+            relaxed,
+            scores,
+            lambda: run.reward(compressor.dense),
+        )
+        envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
+        try:
+            result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
+        except KeyboardInterrupt as stop:
+            kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
+            none = "no episode within the budget had ended"
+            again = f"the same command with run_dir={run.top.folder} goes on"
+            raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
+        dense = compressor.dense
+    keeper.settle(result.best)
+    if result.save is not None:
+        result.save(run.folder / "agent.zip")
+    else:
+        run.forget("agent.zip")
+    best = result.best.info["evaluation"]
+    score = f"{best.top1:.2f}%" if run.graph.classifies else f"agreement {best.agreement:.4g}"
+    found = f"{score} on search_val at {_cost(run, best)}"
+    print(f"search: {result.agent} found {found} in {result.episodes} episodes")
+    return {
+        "agent": result.agent,
+        "reward": run.reward.name,
+        "precision": compressor.settings.precision,
+        "episodes": result.episodes,
+        "best_return": result.best.value,
+        "best_episode": result.best.index,
+        "best_top1": best.top1,
+        "dense_top1": dense.top1,
+        "dense_loss": dense.loss,
+        "evaluations": writer.distinct,
+        "evaluation_cpu_seconds": writer.cpu_seconds,
+        "seconds": round(time.perf_counter() - start, 2),
+        "exactness": difference,
+    }
+
+
+def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
+    return ChannelPruningEnv(network, run.space, budget, run.reward, group_features(run.graph))
+
+
+def _compressor(run: Run) -> Compressor:
+    with tqdm(
+        total=len(run.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
+    ) as bar:
+        return run.compressor(progress=bar.update)
+
+
+def _errors(compressor: Compressor) -> Errors:
+    with tqdm(desc="measure", unit="network", disable=None, leave=False) as bar:
+        return compressor.errors(bar.update)
+
+
+def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContextManager[Network]:
+    """Return what evaluates: the compressor itself, a race, or workers that share the compressor."""
+    settings, risk = run.workers(), compressor.settings.racing_risk
+    if settings.kind == "serial":
+        return nullcontext(Racer(compressor, risk) if risk else compressor)
+    needed = replace(settings, count=min(settings.count, episodes))
+    return closing(open_pool(compressor, needed, lambda line: tqdm.write(f"search: {line}", file=sys.stderr)))
+
+
+def _cost(run: Run, evaluation: Evaluation) -> str:
+    budget = run.budget
+    return f"{budget.kind}_ratio {budget.cost(evaluation.widths) / budget.dense_cost:.4f}"
+
+
+class _Keeper:
+    """Keeps ``strategy.json`` at the best episode, and the run folder free of what no longer fits it.
+
+    A search that is run again passes through worse episodes first; a better strategy that an earlier try of
+    the very same search has left stays until it is reached.
+    """
+
+    def __init__(self, run: Run, episodes: int) -> None:
+        self._run = run
+        self._episodes = episodes
+        self._path = run.folder / "strategy.json"
+        self._old = Strategy.load(self._path) if self._path.exists() else None
+
+    def offer(self, episode: Episode) -> None:
+        """Keep an episode's strategy, unless an earlier try of this search had a better one."""
+        strategy = self._strategy(episode)
+        old = self._old
+        if old is None or not _same_search(old, strategy) or old.provenance["value"] < episode.value:
+            self._write(strategy)
+
+    def settle(self, best: Episode) -> None:
+        """Keep the result of a search that was run to its end."""
+        self._write(self._strategy(best))
+
+    def _write(self, strategy: Strategy) -> None:
+        if self._old is None or self._old.groups != strategy.groups:
+            self._run.forget("verify")
+            self._run.forget_pruned()
+        strategy.save(self._path)
+        self._old = strategy
+
+    def _strategy(self, episode: Episode) -> Strategy:
+        evaluation = episode.info["evaluation"]
+        at_once = self._run.workers().concurrency
+        return self._run.make_strategy(
+            evaluation.widths,
+            agent=self._run.config.agent.name,
+            reward=self._run.reward.name,
+            value=episode.value,
+            episode=episode.index,
+            episodes=self._episodes,
+            search_val_top1=evaluation.top1,
+            fingerprint=self._run.fingerprint,
+            **({"workers": at_once} if at_once > 1 else {}),
+        )
+
+
+def _same_search(one: Strategy, other: Strategy) -> bool:
+    """Whether two strategies come from the same search of the same network and data."""
+    names = ("agent", "reward", "episodes", "fingerprint", "workers")
+    return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
+        other.seed,
+        other.budget,
+        [other.provenance.get(n) for n in names],
+    )

@@ -1,0 +1,171 @@
+"""Stage ``sparsify``: fine-grained pruning in rounds of search, zeros and fine-tuning, each one sparser.
+
+AMC (section 4.2) prunes ResNet-50 in four such rounds, and the agent decides the density of every layer (from
+memory of the paper).
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from tqdm import tqdm
+
+from amc.budget.budget import Budget, get_fit
+from amc.budget.widths import WidthSpace
+from amc.candidate.memo import Memo
+from amc.errors import AmcError, Stopped
+from amc.files import atomic_write_json
+from amc.models.checkpoint import save_safetensors
+from amc.sparsity.training import zeros_held
+from amc.sparsity.weights import WHOLE, WeightPruner, prunable_layers, sparsity_fingerprint
+from envs import ChannelPruningEnv
+from envs.observation import layer_features
+from experiments.config.agents import episodes_of, make_agent
+from experiments.report import write_sparsity_html
+from experiments.run.episodes import EpisodeWriter, watching
+from experiments.run.provenance import provenance
+from experiments.stages.networks.evaluate import test_top1
+from experiments.stages.networks.finetune import finetune
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+VERSION = 1
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``sparse.safetensors`` (of the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
+
+    Each round has a folder ``density_0.50`` with its ``search.jsonl``; a stage that was stopped goes on where
+    it was, as all that was evaluated or trained is remembered there.
+    """
+    model = copy.deepcopy(run.dense)
+    layers = prunable_layers(run.graph, model)
+    ceiling = (WHOLE,) * len(layers)
+    facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.dense)}, "rounds": []}
+    for density in run.config.sparsify.densities:
+        folder = run.folder / f"density_{density:.2f}"
+        folder.mkdir(exist_ok=True)
+        with closing(_pruner(run, model, ceiling, folder)) as pruner:
+            ceiling, found = _search(run, pruner, density, folder)
+            model = pruner.sparse_model(ceiling)
+            found |= {"density": pruner.weights(ceiling) / pruner.weights((WHOLE,) * len(layers))}
+            found |= {"params_ratio": pruner.params(ceiling) / sum(p.numel() for p in model.parameters())}
+            kept = pruner.kept(ceiling)
+        found |= {"top1_pruned": test_top1(run, model), **_finetuned(run, model, pruner.names, folder)}
+        found["layers"] = [
+            {"name": layer.name, "weights": count, "kept": own}
+            for layer, count, own in zip(layers, pruner.counts, kept, strict=True)
+        ]
+        facts["rounds"].append(found)
+        after = f", {found['top1_finetuned']:.2f}% fine-tuned" if "top1_finetuned" in found else ""
+        print(f"sparsify: {found['density']:.4f} of the weights: {found['top1_pruned']:.2f}% pruned{after}")
+    save_safetensors(model.state_dict(), run.folder / "sparse.safetensors")
+    about = {"model": run.spec.to_json(), "agent": run.config.agent.name, "seed": run.config.seed}
+    atomic_write_json(run.folder / "sparsity.json", {"_version": VERSION, **about, "rounds": facts["rounds"]})
+    write_sparsity_html(
+        run.folder / "sparsity.html",
+        {
+            "model": run.spec.name,
+            "data": run.splits.name,
+            "seed": run.config.seed,
+            "provenance": provenance(run),
+        },
+        _table(facts),
+        facts["rounds"],
+    )
+    return facts
+
+
+def _pruner(run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: Path) -> WeightPruner:
+    order, compressor = run.config.sparsify.order, run.settings()
+    about = (order, ceiling, compressor.batch_size, compressor.precision)
+    fingerprint = sparsity_fingerprint(model, run.splits.fingerprint, *about)
+    return WeightPruner(
+        model,
+        run.graph,
+        ceiling,
+        run.splits.calibration.images,
+        run.splits.search_val,
+        order=order,
+        batch_size=compressor.batch_size,
+        precision=compressor.precision,
+        memo=Memo(folder / "evaluations.jsonl", fingerprint),
+        device=run.device,
+    )
+
+
+def _search(
+    run: Run, pruner: WeightPruner, density: float, folder: Path
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Let the agent decide what each layer keeps of what it has."""
+    least = max(round(run.config.sparsify.min_density * WHOLE), 1)
+    choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.ceiling)
+    space = WidthSpace(pruner.names, pruner.ceiling, choices)
+    whole = float(pruner.weights((WHOLE,) * len(choices)))
+    budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
+    if pruner.weights(space.minimum) > budget.limit:
+        raise AmcError(
+            f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
+            "weights are left with every layer at its least; lower sparsify.min_density"
+        )
+    features = layer_features(run.graph, pruner.names)
+    relaxed = replace(budget, enforced=False)
+    env = partial(ChannelPruningEnv, pruner, space, reward=run.reward, features=features)
+    agent = make_agent(
+        run.config.agent,
+        space,
+        budget,
+        lambda: pruner.errors,
+        run.config.seed,
+        lambda: env(budget=relaxed),
+        None,
+        lambda: run.reward(pruner.dense),
+    )
+    with (
+        EpisodeWriter(folder / "search.jsonl") as writer,
+        tqdm(
+            total=episodes_of(run.config.agent), desc=f"density {density:.2f}", unit="episode", disable=None
+        ) as bar,
+    ):
+        watch = watching(writer, bar, run.tracker.log, name=folder.name)
+        try:
+            result = agent([env(budget=budget)], watch)
+        except KeyboardInterrupt as stop:
+            raise Stopped(
+                f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; the "
+                f"same command with run_dir={run.top.folder} goes on"
+            ) from stop
+    best = result.best.info["evaluation"]
+    return best.widths, {
+        "episodes": result.episodes,
+        "evaluations": writer.distinct,
+        "top1_search": best.top1,
+    }
+
+
+def _finetuned(run: Run, model: nn.Module, names: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Train what is left, the zeros held; nothing where fine-tuning is off."""
+    if run.config.finetune.epochs == 0:
+        return {}
+    with zeros_held(model, names):
+        finetune(run, model, folder / "finetune.ckpt.safetensors", folder.name)
+    return {"top1_finetuned": test_top1(run, model)}
+
+
+def _table(facts: dict[str, Any]) -> list[list[str]]:
+    rows = [
+        ["weights left", "search", "test", "fine-tuned"],
+        ["100%", "", f"{facts['dense']['top1']:.2f}", ""],
+    ]
+    for found in facts["rounds"]:
+        after = f"{found['top1_finetuned']:.2f}" if "top1_finetuned" in found else ""
+        top1 = [f"{found[name]:.2f}" for name in ("top1_search", "top1_pruned")]
+        rows.append([f"{found['density']:.2%}", *top1, after])
+    return rows
