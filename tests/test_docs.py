@@ -8,8 +8,8 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from tests.experiments.config.test_config import composed
 from tests.experiments.helpers import SMALL, done
-from tests.experiments.test_config import composed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -26,7 +26,7 @@ from amc.workers.protocol import attempt
 from amc.workers.shared_memory import pack, unpack
 from tests.networks import SHAPE, Chain
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Picky(Chain):

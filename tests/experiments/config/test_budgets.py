@@ -17,7 +17,6 @@ from amc.candidate import evaluator as compressor
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
-from tests.amc.test_report import Page
 from tests.experiments.helpers import (
     TINY,
     amc,
@@ -30,6 +29,7 @@ from tests.experiments.helpers import (
     timeless,
     workspace,
 )
+from tests.experiments.report.test_report import Page
 
 COSTS = ("macs", "params")
 JOB = (

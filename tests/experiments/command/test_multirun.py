@@ -51,7 +51,7 @@ def overrides(folder: Path) -> list[str]:
 
 def reproduced(cwd: Path) -> str:
     """Collect all runs below ``cwd`` as the documentation says."""
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "experiments.reproduce", "runs", "--out", "out/RESULTS.md"],
         cwd=cwd, env=environment, check=True, timeout=200,

@@ -10,7 +10,7 @@ from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.strategy import Strategy
 
-FOLDER = Path(__file__).parents[2] / "experiments/strategies/published"
+FOLDER = Path(__file__).parents[3] / "experiments/strategies/published"
 REPORTED_M_MACS = {
     "mobilenet_v1_macs50": 293.87,
     "mobilenet_v1_latency50": 273.98,
