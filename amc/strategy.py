@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.files import atomic_write_json
 
 VERSION = 1
@@ -54,7 +54,7 @@ class Strategy:
         """Refuse widths that no network can have."""
         for group in self.groups:
             if not 1 <= group.kept <= group.dense:
-                raise AmcError(
+                raise FileError(
                     f"strategy keeps {group.kept} of {group.dense} channels in group {group.name!r}; "
                     f"expected 1 to {group.dense}"
                 )
@@ -78,14 +78,17 @@ class Strategy:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Strategy:
+    def from_json(cls, data: Mapping[str, Any], where: str = "strategy") -> Strategy:
         """Read the JSON form.
 
+        Args:
+            where: names the source of ``data`` in messages.
+
         Raises:
-            AmcError: another version, or a missing or malformed field.
+            FileError: another version, or a missing or malformed field.
         """
         if data.get("_version") != VERSION:
-            raise AmcError(f"strategy has _version {data.get('_version')!r}; this release reads {VERSION}")
+            raise FileError(f"{where} has _version {data.get('_version')!r}; this release reads {VERSION}")
         try:
             return cls(
                 groups=tuple(
@@ -98,11 +101,9 @@ class Strategy:
                 budget=data.get("budget", {}),
                 provenance=data.get("provenance", {}),
             )
-        except AmcError:
-            raise
         except (KeyError, TypeError, ValueError) as error:
-            raise AmcError(
-                f"strategy is malformed: {error!r}; expected the fields of strategy.json"
+            raise FileError(
+                f"{where} is malformed: {error!r}; expected the fields of strategy.json"
             ) from error
 
     def save(self, path: Path) -> None:
@@ -114,17 +115,17 @@ class Strategy:
         """Read a ``strategy.json``.
 
         Raises:
-            AmcError: the file is missing, is no JSON object, or is malformed.
+            FileError: the file is missing, is no JSON object, or is malformed.
         """
         try:
             data = json.loads(Path(path).read_text())
         except OSError as error:
-            raise AmcError(f"no strategy at {path}: {error.strerror}") from error
+            raise FileError(f"no strategy at {path}: {error.strerror}") from error
         except ValueError as error:
-            raise AmcError(f"strategy {path} is not JSON ({error}); is the file truncated?") from error
+            raise FileError(f"strategy {path} is not JSON ({error}); is the file truncated?") from error
         if not isinstance(data, dict):
-            raise AmcError(f"strategy {path} holds a {type(data).__name__}; expected a JSON object")
-        return cls.from_json(data)
+            raise FileError(f"strategy {path} holds a {type(data).__name__}; expected a JSON object")
+        return cls.from_json(data, f"strategy {path}")
 
     def widths_for(self, names: Sequence[str], dense: Sequence[int]) -> tuple[int, ...]:
         """Return the widths of a network's groups; groups that the strategy does not name stay whole.
@@ -133,17 +134,17 @@ class Strategy:
             names, dense: the network's groups, in forward order, and their dense widths.
 
         Raises:
-            AmcError: the strategy names a group that the network does not have, or of another width.
+            FileError: the strategy names a group that the network does not have, or of another width.
         """
         full = dict(zip(names, dense, strict=True))
         for group in self.groups:
             if group.name not in full:
-                raise AmcError(
+                raise FileError(
                     f"strategy has channel group {group.name!r}, which the network does not have or leaves "
                     "whole; is it for another network?"
                 )
             if group.dense != full[group.name]:
-                raise AmcError(
+                raise FileError(
                     f"strategy has {group.dense} channels in group {group.name!r}, the network has "
                     f"{full[group.name]}; is it for another network?"
                 )

@@ -6,9 +6,9 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from amc.errors import AmcError
+from amc.registry import Registry
 from amc.result import Evaluation
 
 Score = Callable[[Evaluation], float]
@@ -83,13 +83,18 @@ def likeness(evaluation: Evaluation) -> float:
     return evaluation.likeness
 
 
-REWARDS: dict[str, Reward] = {
-    "accuracy": Reward("accuracy", accuracy, needs_logits=True),
-    "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
-    "accuracy_params": Reward("accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True),
-    "agreement": Reward("agreement", agreement),
-    "likeness": Reward("likeness", likeness),
-}
+REWARDS: Registry[Reward] = Registry(
+    "reward",
+    {
+        "accuracy": Reward("accuracy", accuracy, needs_logits=True),
+        "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
+        "accuracy_params": Reward(
+            "accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True
+        ),
+        "agreement": Reward("agreement", agreement),
+        "likeness": Reward("likeness", likeness),
+    },
+)
 
 
 def get_reward(name: str) -> Reward:
@@ -102,11 +107,7 @@ def get_reward(name: str) -> Reward:
         return REWARDS[name]
     module, _, function = name.replace(":", ".").rpartition(".")
     if not module:
-        near = get_close_matches(name, REWARDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AmcError(
-            f"unknown reward {name!r}; expected one of {', '.join(REWARDS)} or a dotted path{hint}"
-        )
+        return REWARDS.find(name, hint=" or a dotted path")
     try:
         score = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

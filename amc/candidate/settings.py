@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, fields
 
-import torch
 from torch import nn
 
+from amc.digest import digest, named
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.importance.orders import check_order
@@ -79,14 +78,13 @@ class CompressorSettings:
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
     """Hash all that determines an evaluation: network, groups, images and settings that change results."""
-    digest = hashlib.sha256(data_fingerprint.encode())
-    digest.update(repr(sorted(field.name for field in fields(Evaluation))).encode())
-    digest.update(repr((graph.layers, graph.group_names)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     kept = {
         key: value for key, value in asdict(settings).items() if key not in ("cache_mib", "measured_images")
     }
-    digest.update(repr(sorted(kept.items())).encode())
-    return digest.hexdigest()[:16]
+    return digest(
+        data_fingerprint,
+        repr(sorted(field.name for field in fields(Evaluation))),
+        repr((graph.layers, graph.group_names)),
+        *named(model.state_dict()),
+        repr(sorted(kept.items())),
+    )[:16]

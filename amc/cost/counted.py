@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.graph.layers import blank_image
 from amc.scoring.flatten import as_matrix
 
@@ -33,7 +33,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             return _count(model, input_shape)
     except Exception as error:  # whatever tracing a user's network raises
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise AmcError(
             f"the multiply-adds of {type(model).__name__} cannot be counted: {type(error).__name__}: {reason}"
         ) from error

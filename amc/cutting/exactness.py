@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from amc.cutting.slicing import Kept, SlicePlan, first_channels, shaped, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.zeroing import zero_model
-from amc.errors import AmcError, out_of_memory
+from amc.errors import NotPrunableError, out_of_memory
 from amc.graph.groups import Graph
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
@@ -29,7 +29,7 @@ IMAGES = 4
 """Random images that the networks are compared on."""
 
 
-class InexactError(AmcError):
+class InexactError(NotPrunableError):
     """A network cannot be pruned exactly; ``groups`` are those to blame, where they could be found."""
 
     def __init__(self, message: str, groups: Sequence[str]) -> None:

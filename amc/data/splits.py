@@ -8,7 +8,6 @@ network trained under one seed has not seen the search images of another.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
+from amc.digest import digest
 from amc.errors import AmcError
 from amc.seeds import generator, mix
 
@@ -152,11 +152,8 @@ def check_labels(labels: Tensor, num_classes_of_head: int) -> None:
 
 def fingerprint(*parts: LabelledImages) -> str:
     """Return the sha256 (hex) over shapes, images and labels."""
-    digest = hashlib.sha256()
-    for tensor in (tensor for part in parts for tensor in (part.images, part.labels)):
-        digest.update(repr(tuple(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+    tensors = [tensor for part in parts for tensor in (part.images, part.labels)]
+    return digest(*[entry for tensor in tensors for entry in (repr(tuple(tensor.shape)), tensor)])
 
 
 def batch_indices(count: int, batch_size: int, epoch: int, seed: int) -> list[Tensor]:

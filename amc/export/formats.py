@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amc.errors import AmcError
 from amc.export.exported import Exported, write_checked
 from amc.export.onnx import export_onnx
+from amc.registry import Registry
 from amc.third_party import missing
 
 if TYPE_CHECKING:
@@ -121,14 +120,17 @@ def _torch_export(
     )
 
 
-FORMATS: dict[str, Format] = {
-    "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _onnx),
-    "executorch": Format("model.pte", ("executorch", "torchao"), _executorch),
-    "litert": Format("model.tflite", ("litert_torch", "ai_edge_litert"), _litert),
-    "openvino": Format("model.xml", ("openvino", "onnx", "onnxscript"), _openvino),
-    "coreml": Format("model.mlpackage", ("coremltools",), _coreml),
-    "torch_export": Format("model.pt2", (), _torch_export),
-}
+FORMATS: Registry[Format] = Registry(
+    "export format",
+    {
+        "onnx": Format("model.onnx", ("onnx", "onnxscript", "onnxruntime"), _onnx),
+        "executorch": Format("model.pte", ("executorch", "torchao"), _executorch),
+        "litert": Format("model.tflite", ("litert_torch", "ai_edge_litert"), _litert),
+        "openvino": Format("model.xml", ("openvino", "onnx", "onnxscript"), _openvino),
+        "coreml": Format("model.mlpackage", ("coremltools",), _coreml),
+        "torch_export": Format("model.pt2", (), _torch_export),
+    },
+)
 
 
 def get_format(name: str) -> Format:
@@ -137,8 +139,4 @@ def get_format(name: str) -> Format:
     Raises:
         AmcError: There is none.
     """
-    if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise AmcError(f"unknown export format {name!r}, expected some of {', '.join(FORMATS)}{hint}")
-    return FORMATS[name]
+    return FORMATS.find(name)

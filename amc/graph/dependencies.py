@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.graph.walls import _judge
 from amc.models import OptionAShortcut
 from amc.models.shortcut import slice_shortcut
@@ -145,7 +145,7 @@ def build_dependencies(model: nn.Module, example: Tensor) -> Dependencies:
                 verbose=False,
             )
     except Exception as error:  # torch-pruning fails in many ways on graphs that it does not know
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise AmcError(
             f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {reason}; "
             "the network uses an operation that the channel graph does not support"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
 
-from amc.errors import AmcError
+from amc.errors import AmcError, did_you_mean
 from amc.graph.layers import Layer
 
 Axis = Literal["in", "out"]
@@ -118,8 +117,7 @@ def exclude_groups(
     for pattern in patterns:
         fitting = fnmatch.filter(graph.group_names, pattern)
         if not fitting:
-            near = get_close_matches(pattern, graph.group_names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; stages=[inspect] lists them"
+            hint = did_you_mean(pattern, graph.group_names) or "; stages=[inspect] lists them"
             raise AmcError(f"compressor.exclude has {pattern!r}, which fits no channel group{hint}")
         reasons |= dict.fromkeys(fitting, "excluded by compressor.exclude")
     if not prune_coupled:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.graph.unfolding import layer_input, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.run import evaluating
@@ -94,7 +94,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         with torch.no_grad(), evaluating(model):
             output = model(example)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        first = str(error).strip().split("\n", 1)[0]
+        first = first_line(error)
         raise AmcError(
             f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
             "does the data's image size fit the model?"

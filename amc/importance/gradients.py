@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 
 GRADIENT_BATCH = 50
 """Images whose activations are held for a gradient at once, at most."""
@@ -31,7 +31,7 @@ def _differentiating(model: nn.Module, order: str) -> Iterator[None]:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
     except RuntimeError as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise AmcError(
             f"{type(model).__name__} cannot be differentiated for compressor.order={order}: {reason}"
         ) from error

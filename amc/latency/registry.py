@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
-from amc.errors import AmcError
 from amc.latency.remote.adb import Adb
 from amc.latency.remote.protocol import RemoteBackend
 from amc.latency.remote.ssh import Ssh
+from amc.registry import Registry
 from amc.runtimes.executorch import ExecuTorch
 from amc.runtimes.litert import LiteRT
 from amc.runtimes.onnxruntime import OnnxRuntime
@@ -19,23 +18,28 @@ from amc.runtimes.torch_compile import TorchCompile
 from amc.runtimes.torch_cuda import TorchCuda
 from amc.runtimes.torch_eager import TorchEager
 
-BACKENDS: dict[str, Callable[[], Backend | RemoteBackend]] = {
-    "torch": TorchEager,
-    "torch_compile": TorchCompile,
-    "torch_cuda": TorchCuda,
-    "torch_cuda_fp16": lambda: TorchCuda("torch_cuda_fp16", "float16"),
-    "torch_cuda_graph": lambda: TorchCuda("torch_cuda_graph", graph=True),
-    "torch_cuda_graph_fp16": lambda: TorchCuda("torch_cuda_graph_fp16", "float16", graph=True),
-    "onnxruntime": OnnxRuntime,
-    "onnxruntime_cuda": lambda: OnnxRuntime("onnxruntime_cuda", provider="CUDAExecutionProvider"),
-    "onnxruntime_tensorrt": lambda: OnnxRuntime("onnxruntime_tensorrt", provider="TensorrtExecutionProvider"),
-    "openvino": OpenVino,
-    "executorch": ExecuTorch,
-    "litert": LiteRT,
-    "tensorrt": TensorRT,
-    "adb": Adb,
-    "ssh": Ssh,
-}
+BACKENDS: Registry[Callable[[], Backend | RemoteBackend]] = Registry(
+    "runtime",
+    {
+        "torch": TorchEager,
+        "torch_compile": TorchCompile,
+        "torch_cuda": TorchCuda,
+        "torch_cuda_fp16": lambda: TorchCuda("torch_cuda_fp16", "float16"),
+        "torch_cuda_graph": lambda: TorchCuda("torch_cuda_graph", graph=True),
+        "torch_cuda_graph_fp16": lambda: TorchCuda("torch_cuda_graph_fp16", "float16", graph=True),
+        "onnxruntime": OnnxRuntime,
+        "onnxruntime_cuda": lambda: OnnxRuntime("onnxruntime_cuda", provider="CUDAExecutionProvider"),
+        "onnxruntime_tensorrt": lambda: OnnxRuntime(
+            "onnxruntime_tensorrt", provider="TensorrtExecutionProvider"
+        ),
+        "openvino": OpenVino,
+        "executorch": ExecuTorch,
+        "litert": LiteRT,
+        "tensorrt": TensorRT,
+        "adb": Adb,
+        "ssh": Ssh,
+    },
+)
 """Constructors by name; add an entry to measure another runtime."""
 
 
@@ -43,12 +47,6 @@ def get_backend(name: str) -> Backend | RemoteBackend:
     """Construct the backend called ``name``.
 
     Raises:
-        AmcError: No backend has that name.
+        SettingError: No backend has that name.
     """
-    if name not in BACKENDS:
-        close = difflib.get_close_matches(name, BACKENDS)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; likely a backend of another version"
-        raise AmcError(
-            f"unknown latency backend {name!r}, expected one of {', '.join(sorted(BACKENDS))}{hint}"
-        )
-    return BACKENDS[name]()
+    return BACKENDS.find(name)()

@@ -1,6 +1,5 @@
 """Weights on disk: read them safely, load them strictly, write them atomically."""
 
-import hashlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from amc.digest import digest, named
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes
 
@@ -129,11 +129,8 @@ def save_safetensors(
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """Hash names, shapes, types and bytes of tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    about = {f"{name} {tuple(tensor.shape)} {tensor.dtype}": tensor for name, tensor in state.items()}
+    return digest(*named(about))
 
 
 def _check_file(path: Path) -> None:

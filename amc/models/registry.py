@@ -3,7 +3,6 @@
 The libraries are imported only when a name needs them.
 """
 
-import difflib
 import importlib
 import inspect
 import json
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError, did_you_mean
 from amc.models import cifar_resnet, mobilenet, vgg
 
 _Factory = Callable[..., nn.Module]
@@ -303,10 +302,9 @@ def _check_pretrained_classes(spec: ModelSpec, classes: int | None) -> None:
 
 
 def _unknown(name: str, known: list[str]) -> AmcError:
-    close = difflib.get_close_matches(name, dict.fromkeys(known), n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"the zoo has {', '.join(available())}"
+    hint = did_you_mean(name, dict.fromkeys(known), most=3) or f"; the zoo has {', '.join(available())}"
     timm = "" if _import_timm() else f" (timm models need {_TIMM_HINT})"
-    return AmcError(f"model {name!r}: unknown name; {hint}{timm}")
+    return SettingError(f"model {name!r}: unknown name{hint}{timm}")
 
 
 def _torchvision_names() -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from amc.cutting.modules import Keep
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.graph.layers import plain_norm
 from amc.graph.unfolding import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
 from amc.models import OptionAShortcut
@@ -97,7 +97,7 @@ class SequentialRefit:
         try:
             graph = _Tracer().trace(self._dense)
         except Exception as error:  # data-dependent control flow and the like, of many types
-            reason = str(error).strip().split("\n", 1)[0]
+            reason = first_line(error)
             raise AmcError(
                 f"{type(self._dense).__name__} cannot be traced for the sequential refit: {reason}"
             ) from error

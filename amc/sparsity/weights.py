@@ -7,7 +7,6 @@ runtime or the file format: MACs and parameters count the weights that are left.
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from amc.candidate.memo import Memo
 from amc.data import LabelledImages
+from amc.digest import digest
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
@@ -179,7 +179,7 @@ class WeightPruner:
 def sparsity_fingerprint(model: nn.Module, data_fingerprint: str, *settings: object) -> str:
     """Hash all that determines an evaluation: weights, images and settings."""
     about = (data_fingerprint, state_digest(model.state_dict()), *settings)
-    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    return digest(repr(about))[:16]
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ ends with the same weights bit for bit (on one kind of device and number of thre
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from amc.data import Splits, check_labels
+from amc.digest import digest
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes
 from amc.models.checkpoint import state_digest
@@ -216,7 +216,7 @@ class _Run:
             "model": state_digest(self.model.state_dict()),
             "teacher": state_digest(self.teacher.state_dict()) if self.teacher is not None else None,
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return digest(json.dumps(about, sort_keys=True))
 
     def _momentum(self) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
         for name, parameter in self.model.named_parameters():

@@ -21,7 +21,7 @@ import numpy as np
 import ray
 import torch
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt, set_up
 from amc.workers.shared_memory import Payload, unpack
 
@@ -107,7 +107,7 @@ def _result(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayActorError as error:
-        raise WorkerLost(str(error).strip().split("\n", 1)[0]) from error
+        raise WorkerLost(first_line(error)) from error
 
 
 def _connect(settings: WorkerSettings) -> None:
@@ -122,7 +122,7 @@ def _connect(settings: WorkerSettings) -> None:
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n", 1)[0]
+            reason = first_line(error)
             raise AmcError(f"Ray at workers.address={settings.address} cannot be used: {reason}") from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 
 _ALIGNMENT = 64
 """Bytes; that of PyTorch's own memory, so that kernels take the same paths in a worker."""
@@ -149,7 +149,7 @@ def _shared(size: int) -> Tensor:
     try:
         return torch.empty(size, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise AmcError(
             f"{size / 2**20:.0f} MiB of shared memory for workers cannot be had: {reason}"
         ) from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 
-from amc.errors import AmcError
+from amc.errors import AmcError, did_you_mean
 
 STAGES: Mapping[str, str] = {
     "train": "networks.train",
@@ -39,8 +38,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in STAGES:
-            near = get_close_matches(name, STAGES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, STAGES)
             raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
 
 

@@ -23,7 +23,7 @@ from amc.cost.closed_form import BilinearCost, macs_cost, params_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.slicing import shaped
 from amc.data import Splits, check_labels
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
 from amc.export import get_format
 from amc.files import atomic_write_json
 from amc.graph.groups import Graph, exclude_groups
@@ -196,7 +196,7 @@ class Run:
             device = torch.device(self.config.device)
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().split("\n", 1)[0]
+            reason = first_line(error)
             raise AmcError(f"device={self.config.device} cannot be used: {reason}") from error
         return device
 

@@ -1,0 +1,39 @@
+"""One hash for all records that say what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def digest(*parts: str | bytes | Tensor) -> str:
+    """Return the SHA-256 of all parts, one after the other, as 64 hexadecimal digits.
+
+    A string counts as its UTF-8 bytes, a tensor as its raw values in row-major order: its shape and type
+    have to be a part of their own where they may differ.
+    """
+    hashed = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            hashed.update(part.encode())
+        elif isinstance(part, bytes):
+            hashed.update(part)
+        else:
+            hashed.update(_values(part))
+    return hashed.hexdigest()
+
+
+def named(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
+    """Return the names and tensors of a state dict as parts of a digest."""
+    return [part for item in tensors.items() for part in item]
+
+
+def _values(tensor: Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
