@@ -9,8 +9,6 @@ from agents.best_start import search_from_best
 from agents.evolution import EvolutionSettings, evolution_search
 from agents.netadapt import NetAdaptSettings, netadapt_search
 from agents.offpolicy.ddpg import DDPGSettings, ddpg_search
-from agents.offpolicy.sac import SACSettings, sac_search
-from agents.offpolicy.td3 import TD3Settings, td3_search
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
 from agents.thompson import ThompsonSettings, thompson_search
 from agents.tpe import TPESettings, import_optuna, tpe_search
@@ -22,9 +20,7 @@ __all__ = [
     "EvolutionSettings",
     "NetAdaptSettings",
     "OnEpisode",
-    "SACSettings",
     "SearchResult",
-    "TD3Settings",
     "TPESettings",
     "ThompsonSettings",
     "ddpg_search",
@@ -33,9 +29,7 @@ __all__ = [
     "import_optuna",
     "netadapt_search",
     "random_search",
-    "sac_search",
     "search_from_best",
-    "td3_search",
     "thompson_search",
     "tpe_search",
 ]

@@ -19,9 +19,6 @@ class Evaluation:
             (``amc.scoring.scores.likeness``); 0 is perfect.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
         seconds: CPU time that the evaluation took.
-        stopped_after: images seen when a race was given up (``amc.candidate.racing``); None for a full
-            evaluation.
-        against: widths of the candidate that the race was lost to.
     """
 
     widths: tuple[int, ...]
@@ -34,5 +31,3 @@ class Evaluation:
     macs_ratio: float
     params_ratio: float
     seconds: float = field(compare=False)
-    stopped_after: int | None = None
-    against: tuple[int, ...] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -33,11 +32,6 @@ LIMITS: Mapping[str, Limit] = {
     "sigma": (lambda value: value >= 0, "0 or more"),
     "sigma_decay": (lambda value: 0 < value <= 1, "a factor in (0, 1]"),
     "explore_share": (lambda value: 0 < value <= 1, "a share in (0, 1]"),
-    "policy_delay": (lambda value: value >= 1, "at least 1"),
-    "target_sigma": (lambda value: value >= 0, "0 or more"),
-    "target_clip": (lambda value: value >= 0, "0 or more"),
-    "entropy_weight": (lambda value: value > 0, "a positive number"),
-    "target_entropy": (lambda value: value < math.log(2), "less than 0.69, the entropy of a uniform action"),
 }
 """What each setting may be, for all of these agents."""
 

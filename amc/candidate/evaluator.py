@@ -241,9 +241,9 @@ class Compressor:
         model.cpu()
         return count
 
-    def known(self, widths: Sequence[int], against: tuple[int, ...] | None = None) -> Evaluation | None:
+    def known(self, widths: Sequence[int]) -> Evaluation | None:
         """Return what is remembered of these widths; see ``Memo.get``."""
-        return self._memo.get(widths, against)
+        return self._memo.get(widths)
 
     def remember(self, evaluation: Evaluation) -> None:
         """Keep an evaluation that was made elsewhere (``amc.workers``)."""

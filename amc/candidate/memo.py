@@ -17,9 +17,6 @@ from typing import IO
 from amc.errors import AmcError
 from amc.result import Evaluation
 
-_Key = tuple[tuple[int, ...], tuple[int, ...] | None]
-"""Widths, and what they lost a race against."""
-
 
 class Memo:
     """Evaluations by widths, optionally backed by a file.
@@ -31,7 +28,7 @@ class Memo:
 
     def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
         self._fingerprint = fingerprint
-        self._known: dict[_Key, Evaluation] = {}
+        self._known: dict[tuple[int, ...], Evaluation] = {}
         self._file: IO[str] | None = None
         if path is not None:
             self._read(path)
@@ -50,10 +47,8 @@ class Memo:
                 record = json.loads(line)
                 if record.pop("fingerprint") == self._fingerprint:
                     record["widths"] = tuple(record["widths"])
-                    if record.get("against") is not None:
-                        record["against"] = tuple(record["against"])
                     evaluation = Evaluation(**record)
-                    self._known[evaluation.widths, evaluation.against] = evaluation
+                    self._known[evaluation.widths] = evaluation
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise AmcError(
                     f"{path} line {number} is no evaluation ({error!r}); was it edited? Remove that line"
@@ -62,13 +57,13 @@ class Memo:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, widths: Sequence[int], against: tuple[int, ...] | None = None) -> Evaluation | None:
-        """Return the full evaluation of ``widths``, or how they lost a race ``against`` others."""
-        return self._known.get((tuple(widths), against))
+    def get(self, widths: Sequence[int]) -> Evaluation | None:
+        """Return the evaluation of ``widths``, or None if they are new."""
+        return self._known.get(tuple(widths))
 
     def put(self, evaluation: Evaluation) -> None:
         """Remember an evaluation, on disk before anything else is done with it."""
-        self._known[evaluation.widths, evaluation.against] = evaluation
+        self._known[evaluation.widths] = evaluation
         if self._path is not None:
             if self._file is None:
                 self._file = self._path.open("a")

@@ -34,8 +34,6 @@ class CompressorSettings:
             off left free (``amc.refit.activations``).
         measured_images: images of ``search_val`` on which the groups' error curves are corrected by real
             ones, without labels (``amc.candidate.error_curves``); 0 leaves them estimated.
-        racing_risk: largest probability of stopping a candidate that is no worse than the best so far, judged
-            on a part of the images only (``amc.candidate.racing``); 0 judges every candidate on all images.
         precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
     """
 
@@ -49,7 +47,6 @@ class CompressorSettings:
     reestimate_norms: bool = True
     activation_rounds: int = 0
     precision: str = "float32"
-    racing_risk: float = 0.0
     measured_images: int = 64
 
     def __post_init__(self) -> None:
@@ -70,20 +67,21 @@ class CompressorSettings:
             raise AmcError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
-        if not 0 <= self.racing_risk < 0.5:
-            raise AmcError(
-                f"compressor.racing_risk is {self.racing_risk}; expected 0 (off) or a probability below 0.5"
-            )
 
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
-    """Hash all that determines an evaluation: network, groups, images and settings that change results."""
-    kept = {
-        key: value for key, value in asdict(settings).items() if key not in ("cache_mib", "measured_images")
-    }
+    """Hash all that determines an evaluation: network, groups, images and settings that change results.
+
+    Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published
+    strategies stay what they are.
+    """
+    kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
+    for unimportant in ("cache_mib", "measured_images"):
+        del kept[unimportant]
+    names = [*(field.name for field in fields(Evaluation)), "against", "stopped_after"]
     return digest(
         data_fingerprint,
-        repr(sorted(field.name for field in fields(Evaluation))),
+        repr(sorted(names)),
         repr((graph.layers, graph.group_names)),
         *named(model.state_dict()),
         repr(sorted(kept.items())),

@@ -80,7 +80,7 @@ class Problem:
 
     def try_agent(self, config: schema.AgentConfig, seed: int) -> Trial:
         """Run one search."""
-        check_search(config, self.reward, 0.0)
+        check_search(config, self.reward)
         self._seen.clear()
         values: list[float] = []
 

@@ -30,7 +30,7 @@ from experiments.statistics import bootstrap
 
 AGENTS = (
     "uniform", "greedy", "random", "evolution", "tpe", "netadapt", "thompson",
-    "ddpg", "ddpg_paper", "td3", "sac",
+    "ddpg", "ddpg_paper",
 )  # fmt: skip
 SHARES = (0.25, 0.5, 1.0)
 

@@ -15,9 +15,7 @@ from agents import (
     EvolutionSettings,
     NetAdaptSettings,
     OnEpisode,
-    SACSettings,
     SearchResult,
-    TD3Settings,
     ThompsonSettings,
     TPESettings,
     ddpg_search,
@@ -26,9 +24,7 @@ from agents import (
     import_optuna,
     netadapt_search,
     random_search,
-    sac_search,
     search_from_best,
-    td3_search,
     thompson_search,
     tpe_search,
 )
@@ -52,9 +48,7 @@ from experiments.config.schema import (
     DDPGConfig,
     EvolutionConfig,
     NetAdaptConfig,
-    SACConfig,
     SparsifyConfig,
-    TD3Config,
     ThompsonConfig,
     TPEConfig,
 )
@@ -67,7 +61,7 @@ ALLOCATIONS = ("uniform", "deep", "shallow", "global_l1", "global_taylor", "gree
 """Agents that do not search: one evaluation."""
 RANKED = ("global_l1", "global_taylor")
 """Those of them that rank channels."""
-NAMES = ("ddpg", "td3", "sac", "tpe", "netadapt", "evolution", "thompson", "random", *ALLOCATIONS)
+NAMES = ("ddpg", "tpe", "netadapt", "evolution", "thompson", "random", *ALLOCATIONS)
 CURVED = ("greedy", "thompson")
 """Agents that cannot do without error curves."""
 STARTS = ("greedy", "global_l1", "uniform")
@@ -75,8 +69,6 @@ STARTS = ("greedy", "global_l1", "uniform")
 GUIDES = ("none", "uniform", "greedy", "best")
 LEARNERS: Mapping[type[AgentConfig], tuple[type, Callable[..., SearchResult]]] = {
     DDPGConfig: (DDPGSettings, ddpg_search),
-    TD3Config: (TD3Settings, td3_search),
-    SACConfig: (SACSettings, sac_search),
     TPEConfig: (TPESettings, tpe_search),
 }
 
@@ -114,11 +106,8 @@ def check_agent(config: AgentConfig, order: str) -> None:
         _checked(_settings(NetAdaptSettings, config, ()).check, config.episodes)
 
 
-def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> None:
+def check_search(config: AgentConfig, reward: Reward) -> None:
     """Refuse an agent that cannot search here or under this reward.
-
-    Args:
-        racing_risk: of the compressor; above 0, networks are judged against the best so far.
 
     Raises:
         AmcError: says what is missing or does not go together.
@@ -129,11 +118,6 @@ def check_search(config: AgentConfig, reward: Reward, racing_risk: float) -> Non
         raise AmcError(
             f"agent={config.name} goes by the budget, but reward={reward.name} enforces none; use "
             "reward=accuracy or agreement"
-        )
-    if isinstance(config, NetAdaptConfig) and racing_risk:
-        raise AmcError(
-            f"compressor.racing_risk is {racing_risk}, but the networks of agent=netadapt become smaller at "
-            "every step, so that all would lose against the first; use compressor.racing_risk=0"
         )
 
 

@@ -160,25 +160,6 @@ class DDPGConfig(OffPolicyConfig):
 
 
 @dataclass
-class TD3Config(DDPGConfig):
-    """See ``agents.offpolicy.td3.TD3Settings``."""
-
-    name: str = "td3"
-    policy_delay: int = 2
-    target_sigma: float = 0.1
-    target_clip: float = 0.25
-
-
-@dataclass
-class SACConfig(OffPolicyConfig):
-    """See ``agents.offpolicy.sac.SACSettings``."""
-
-    name: str = "sac"
-    entropy_weight: float = 0.01
-    target_entropy: float = -1.0
-
-
-@dataclass
 class EvolutionConfig(AgentConfig):
     """See ``agents.evolution.EvolutionSettings``."""
 
@@ -232,7 +213,6 @@ class CompressorConfig:
     reestimate_norms: bool = True
     activation_rounds: int = 0
     precision: str = "float32"
-    racing_risk: float = 0.0
     measured_images: int = 64
     exclude: list[str] = field(default_factory=list)
     prune_coupled: bool = True
@@ -442,8 +422,6 @@ def register() -> None:
         store.store(group="data", name=f"base_{node.name}", node=node)
     store.store(group="agent", name="base_agent", node=AgentConfig)
     store.store(group="agent", name="base_ddpg", node=DDPGConfig)
-    store.store(group="agent", name="base_td3", node=TD3Config)
-    store.store(group="agent", name="base_sac", node=SACConfig)
     store.store(group="agent", name="base_evolution", node=EvolutionConfig)
     store.store(group="agent", name="base_tpe", node=TPEConfig)
     store.store(group="agent", name="base_netadapt", node=NetAdaptConfig)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = {
-    "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999", "td3": "#cc79a7",
-    "sac": "#e69f00", "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
+    "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999",
+    "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
 }  # fmt: skip
 """Okabe and Ito's colours, which the colour-blind can tell apart; other agents are grey."""
 OTHER = "#777777"
@@ -131,7 +131,7 @@ def _draw_ratios(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
 def _draw_fronts(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
     """Pareto front over all networks that an agent has met."""
     for name, results in agents.items():
-        met = [e for result in results for e in result.episodes if e["stopped_after"] is None]
+        met = [e for result in results for e in result.episodes]
         if len(met) < 2:
             continue
         front = pareto_front(met, itemgetter("macs_ratio"), itemgetter("return"))

@@ -108,7 +108,7 @@ def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dic
         "widths": list(evaluation.widths),
         "requested": list(episode.requested),
         "executed": list(episode.executed),
-        "stopped_after": evaluation.stopped_after,
+        "stopped_after": None,  # of earlier releases, which could stop an evaluation early
         "seconds": evaluation.seconds,
     }
 

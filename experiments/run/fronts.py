@@ -35,20 +35,18 @@ def fronts(points: Sequence[Point]) -> dict[str, Any]:
     """Return for each cost the front of each score: ``{"macs": {"return": [point, ...], ...}, ...}``.
 
     Episodes that are over the budget on purpose count as well: the front is about networks, not a budget.
-    Those that were given up half-way (``stopped_after``) are only estimated and do not count. Of equal points
-    the earliest episode is taken.
+    Of equal points the earliest episode is taken.
     """
-    whole = [point for point in points if point.get("stopped_after") is None]
     return {
         cost: {
             score: [
                 {name: point[name] for name in _FIELDS if name in point}
-                for point in pareto_front(whole, itemgetter(field), itemgetter(score))
+                for point in pareto_front(points, itemgetter(field), itemgetter(score))
             ]
             for score in SCORES
         }
         for cost, field in COSTS.items()
-        if cost in _ALWAYS or (whole and all(field in point for point in whole))
+        if cost in _ALWAYS or (points and all(field in point for point in points))
     }
 
 

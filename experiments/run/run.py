@@ -102,7 +102,8 @@ class Run:
         """
         config = self.config
         stages.check_names(config.stages)
-        self._check_racing(self.settings().racing_risk, self.workers().kind)
+        self.settings()
+        self.workers()
         if config.model.start is not None and self.comes_trained:
             raise AmcError(
                 f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
@@ -128,7 +129,7 @@ class Run:
         check_measuring(config)
         _ = self.splits
         if "search" in config.stages:
-            check_search(config.agent, self.reward, config.compressor.racing_risk)
+            check_search(config.agent, self.reward)
             self._check_outputs()
             for kind, ratio in asked_budgets(config.budget):
                 if kind != "latency" or self.profiled:  # what is not measured yet is checked by the search
@@ -138,18 +139,6 @@ class Run:
             self._check_classifies("sparsify")
         if "profile" in self.stages and not self.profiled:
             self.available_backend()
-
-    def _check_racing(self, risk: float, workers: str) -> None:
-        if risk and self.config.reward != "accuracy":
-            raise AmcError(
-                f"compressor.racing_risk is {risk}, but reward={self.config.reward}: races are decided by "
-                "right and wrong answers, which is sound for reward=accuracy only"
-            )
-        if risk and workers != "serial":
-            raise AmcError(
-                f"compressor.racing_risk is {risk}, but workers={workers}: the best so far is not known "
-                "to others in time; use workers=serial"
-            )
 
     def _check_outputs(self) -> None:
         if self.reward.needs_logits and not self.graph.classifies:

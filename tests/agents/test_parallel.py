@@ -9,13 +9,9 @@ import pytest
 from agents import (
     DDPGSettings,
     EvolutionSettings,
-    SACSettings,
-    TD3Settings,
     ddpg_search,
     evolution_search,
     random_search,
-    sac_search,
-    td3_search,
 )
 from agents.offpolicy.ddpg import build_ddpg, explore
 from agents.offpolicy.vectorized import ThreadedVecEnv
@@ -34,10 +30,8 @@ AGENTS = {
         settings=DDPGSettings(**SMALL, guide=GUIDE, follow_best=True, sigma=0.15, explore_share=0.5),
         **LENGTH,
     ),
-    "td3": partial(td3_search, settings=TD3Settings(**SMALL), **LENGTH),
-    "sac": partial(sac_search, settings=SACSettings(**SMALL, guide=GUIDE), **LENGTH),
 }
-GUIDED = ("evolution-guided", "ddpg-guided", "sac")
+GUIDED = ("evolution-guided", "ddpg-guided")
 
 
 def run(name, envs, episodes, seed=0):

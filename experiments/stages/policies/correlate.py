@@ -60,7 +60,7 @@ def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, A
     different = {
         tuple(episode["widths"]): {"return": episode["return"], "widths": episode["widths"]}
         for episode in episodes
-        if episode["phase"] != "relaxed" and episode["stopped_after"] is None
+        if episode["phase"] != "relaxed"
     }
     if len(different) < 3:
         raise AmcError(f"the search has met {len(different)} networks; a correlation needs at least 3")

@@ -15,7 +15,6 @@ from agents import Episode
 from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
 from amc.candidate.evaluator import Compressor
-from amc.candidate.racing import Racer
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.errors import Stopped
@@ -116,10 +115,10 @@ def _errors(compressor: Compressor) -> Errors:
 
 
 def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContextManager[Network]:
-    """Return what evaluates: the compressor itself, a race, or workers that share the compressor."""
-    settings, risk = run.workers(), compressor.settings.racing_risk
+    """Return what evaluates: the compressor itself, or workers that share it."""
+    settings = run.workers()
     if settings.kind == "serial":
-        return nullcontext(Racer(compressor, risk) if risk else compressor)
+        return nullcontext(compressor)
     needed = replace(settings, count=min(settings.count, episodes))
     return closing(open_pool(compressor, needed, lambda line: tqdm.write(f"search: {line}", file=sys.stderr)))
 

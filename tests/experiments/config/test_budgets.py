@@ -158,15 +158,7 @@ def test_what_counts_for_the_front() -> None:
     points: list[dict[str, Any]] = [
         {**same, "episode": 0, "phase": "search", "macs": 10, "return": 0.1, "top1": 10.0},
         {**same, "episode": 1, "phase": "relaxed", "macs": 20, "return": 0.2, "top1": 20.0},
-        {
-            **same,
-            "episode": 2,
-            "phase": "search",
-            "macs": 15,
-            "return": 0.15,
-            "top1": 15.0,
-            "stopped_after": 9,
-        },
+        {**same, "episode": 2, "phase": "search", "macs": 15, "return": 0.05, "top1": 5.0},
     ]
     assert [point["episode"] for point in fronts(points)["macs"]["return"]] == [0, 1]
 

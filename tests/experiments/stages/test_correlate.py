@@ -43,7 +43,7 @@ def test_policies_are_judged_before_and_after_fine_tuning_and_remembered(searche
 
 def test_policies_are_spread_over_the_returns_and_within_the_budget():
     episodes = [
-        {"return": value, "widths": [value], "phase": phase, "stopped_after": None}
+        {"return": value, "widths": [value], "phase": phase}
         for value, phase in [
             (5, "search"),
             (1, "warmup"),

@@ -1,4 +1,4 @@
-"""TD3 and SAC through the command, and which episodes a run folder takes for its best."""
+"""DDPG through the command, and which episodes a run folder takes for its best."""
 
 import zipfile
 from pathlib import Path
@@ -13,8 +13,8 @@ from tests.fakes import FakeNetwork
 SEARCH = (*TINY, "run_dir=run", "stages=[train,search]")
 
 
-@pytest.mark.parametrize("agent", ["td3", "sac"])
-def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: Path, agent: str) -> None:
+def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: Path) -> None:
+    agent = "ddpg"
     one, other, greedy = (workspace(tmp_path / name) for name in ("one", "other", "greedy"))
     for cwd in (one, other):
         outcome = done(*SEARCH, f"agent={agent}", cwd=cwd)
@@ -49,10 +49,8 @@ def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path:
 @pytest.mark.parametrize(
     ("agent", "setting", "told"),
     [
-        ("td3", "policy_delay=0", "agent.policy_delay is 0; expected at least 1"),
-        ("sac", "entropy_weight=0", "agent.entropy_weight is 0.0; expected a positive number"),
-        ("sac", "target_entropy=2", "agent.target_entropy is 2.0; expected less than 0.69"),
-        ("sac", "sigma=0.3", "sigma"),  # its own policy explores
+        ("ddpg", "sigma=0", "agent.sigma is 0.0; expected"),
+        ("evolution", "tau=0.1", "tau"),  # it learns nothing
     ],
 )
 def test_impossible_settings_are_refused_before_any_work(

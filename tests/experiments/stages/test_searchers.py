@@ -139,7 +139,6 @@ def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
     ("overrides", "parts"),
     [
         (["agent=netadapt", "reward=accuracy_macs"], ["netadapt", "accuracy_macs", "reward=accuracy"]),
-        (["agent=netadapt", "compressor.racing_risk=0.05"], ["netadapt", "racing_risk is 0.05"]),
         (["agent=netadapt", "agent.steps=13"], ["agent.steps=13", "agent.episodes is 12"]),
         (["agent=netadapt", "agent.steps=4", "agent.candidates=4"], ["agent.candidates=4", "16"]),
         (["agent=netadapt", "agent.candidates=-1"], ["agent.candidates is -1"]),
