@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from tests.experiments.helpers import TINY, done, workspace
-from tests.experiments.test_config import composed
+from tests.experiments.config.test_config import composed
 from tests.experiments.wandb_stub import wandb_service
 
 FILES = sorted((Path(conf.__file__).parent / "sweep").glob("*.yaml"))
