@@ -18,7 +18,7 @@ class TrainSettings:
     """
 
     epochs: int
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = True

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from amc.errors import AmcError
 from amc.result import Evaluation
-from amc.workers.protocol import Answer, Backend, Worker, WorkerLost, WorkerSettings
+from amc.workers.protocol import Answer, Backend, Worker, WorkerLost
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import pack
 
 if TYPE_CHECKING:

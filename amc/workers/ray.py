@@ -22,7 +22,8 @@ import ray
 import torch
 
 from amc.errors import AmcError, first_line
-from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt, set_up
+from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import Payload, unpack
 
 

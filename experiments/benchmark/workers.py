@@ -27,7 +27,8 @@ from amc.data import LabelledImages
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.result import Evaluation
-from amc.workers import WorkerPool, WorkerSettings, open_pool
+from amc.workers.pool import WorkerPool, open_pool
+from amc.workers.settings import WorkerSettings
 
 Widths = Sequence[int]
 

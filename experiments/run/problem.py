@@ -14,8 +14,9 @@ from amc import data as datasets
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import Evaluator, channel_evaluator
+from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
-from amc.candidate.settings import CandidateSettings, fingerprint
+from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import BilinearCost, params_cost
 from amc.cost.constant import with_other_macs
 from amc.data import Splits, check_labels

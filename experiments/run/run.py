@@ -20,7 +20,7 @@ from amc.files import atomic_write_json
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import EpochRecord, TrainSettings
-from amc.workers import WorkerSettings
+from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
 from experiments.config import stages
 from experiments.config.budgets import KINDS, asked_budgets, single_budget

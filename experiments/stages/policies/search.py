@@ -22,7 +22,7 @@ from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.result import Evaluation
 from amc.strategy import Strategy
-from amc.workers import open_pool
+from amc.workers.pool import open_pool
 from envs import ChannelPruningEnv
 from envs.channel_pruning import Network
 from envs.observation import group_features

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
-from amc.candidate.settings import CandidateSettings, fingerprint
+from amc.candidate.settings import CandidateSettings
 from amc.cutting.slicing import slice_model
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace

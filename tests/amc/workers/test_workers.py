@@ -19,10 +19,10 @@ from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.workers import WorkerLost, WorkerPool, WorkerSettings, open_pool
-from amc.workers.pool import RERUNS
+from amc.workers.pool import RERUNS, WorkerPool, open_pool
 from amc.workers.process import ProcessBackend
-from amc.workers.protocol import attempt
+from amc.workers.protocol import WorkerLost, attempt
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import pack, unpack
 from tests.networks import SHAPE, Chain
 
