@@ -1,4 +1,4 @@
-"""Refitted weights by layer and kept channels, so that an episode looks them up."""
+"""Refitted weights by layer and kept channels, so that a candidate looks them up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amc.refit.nested import Refit
 
 
 class RefitCache:
-    """Refits by (layer, kept columns), so that an episode looks weights up; least recently used go first.
+    """Refits by (layer, kept columns), so that a candidate looks weights up; least recently used go first.
 
     Args:
         solve: ``(layer, kept input channels, ascending) -> Refit``.
