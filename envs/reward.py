@@ -47,6 +47,8 @@ class Reward:
 
 
 def _error(evaluation: Evaluation) -> float:
+    if evaluation.top1 is None:
+        raise AmcError("this reward needs the accuracy of a network that returns logits (N, classes)")
     return 1.0 - evaluation.top1 / 100.0
 
 

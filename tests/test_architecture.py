@@ -18,9 +18,7 @@ ALLOWED = {
     "envs": {"amc"},
     "experiments": {"agents", "amc", "conf", "envs"},
 }
-EXCUSED = {
-    ("experiments.run.provenance", "experiments.run.run"): "an annotation: provenance takes a whole Run",
-}
+EXCUSED: dict[tuple[str, str], str] = {}
 """Imports that may close a circle, with the reason: (importer, imported)."""
 FILES_A_FOLDER = 13
 WORDS_OF_THE_SEARCH = re.compile(

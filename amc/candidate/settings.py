@@ -15,7 +15,7 @@ from amc.scoring.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
-class CompressorSettings:
+class CandidateSettings:
     """How candidates are made and judged.
 
     Attributes:
@@ -69,7 +69,7 @@ class CompressorSettings:
             )
 
 
-def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
+def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CandidateSettings) -> str:
     """Hash all that determines an evaluation: network, groups, images and settings that change results.
 
     Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published

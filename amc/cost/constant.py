@@ -9,7 +9,7 @@ from torch import nn
 
 from amc.cost.closed_form import macs_cost
 from amc.cost.counted import count_macs
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 
@@ -32,7 +32,7 @@ def with_other_macs(graph: Graph, model: nn.Module) -> Graph:
     plan = SlicePlan(graph, model)
 
     def differs(widths: Sequence[int]) -> bool:
-        cut = slice_model(model, plan, first_channels(graph, widths))
+        cut = slice_model(model, plan.cut(widths))
         try:
             return count_macs(cut, graph.input_shape) - cost(widths) != outside
         except AmcError:  # it does not even run any more: what is outside reads the channels

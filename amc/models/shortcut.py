@@ -82,15 +82,26 @@ class OptionAShortcut(nn.Module):
         )
 
 
+def sliced_source(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> Tensor:
+    """Return the channel map of a shortcut that is cut; a removed source becomes a zero channel.
+
+    Args:
+        keep_in, keep_out: (n,) int64 kept channels, ascending; None keeps all.
+
+    Returns:
+        (kept outputs,) int64, as ``option_a_source``.
+    """
+    source = module.source if keep_out is None else module.source[keep_out]
+    if keep_in is None:
+        return source
+    moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
+    moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
+    return torch.where(source >= 0, moved[source.clamp(min=0)], source)
+
+
 def slice_shortcut(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> None:
-    """Keep the given channels of an option-A shortcut, in place; a removed source becomes a zero channel."""
-    source = module.source
-    if keep_out is not None:
-        source = source[keep_out]
+    """Cut a shortcut in place; see ``sliced_source``."""
+    module.source = sliced_source(module, keep_in, keep_out)
+    module.out_channels = len(module.source)
     if keep_in is not None:
-        moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
-        moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
-        source = torch.where(source >= 0, moved[source.clamp(min=0)], source)
         module.in_channels = len(keep_in)
-    module.source = source
-    module.out_channels = len(source)

@@ -18,7 +18,7 @@ from amc.errors import AmcError
 from amc.result import Evaluation
 
 KINDS = ("serial", "process", "ray")
-"""``serial`` is no worker at all: the compressor itself evaluates."""
+"""``serial`` is no worker at all: the evaluator itself evaluates."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``."""
@@ -32,13 +32,13 @@ class WorkerLost(RuntimeError):  # noqa: N818 - an event, handled by the pool
 
 
 class Worker(Protocol):
-    """A process that holds the compressor; one evaluation at a time, from any one thread."""
+    """A process that holds the evaluator; one evaluation at a time, from any one thread."""
 
     def ready(self) -> None:
         """Wait until the worker can evaluate.
 
         Raises:
-            AmcError: it cannot rebuild the compressor.
+            AmcError: it cannot rebuild the evaluator.
             WorkerLost: it died.
         """
         ...
@@ -76,7 +76,7 @@ class WorkerSettings:
         kind: one of ``KINDS``.
         count: number of workers.
         threads: of each worker. The last bits of a sum can depend on the number of threads: workers give the
-            bits of a compressor in this process if both compute with one thread.
+            bits of an evaluator in this process if both compute with one thread.
         address: of a running Ray cluster (``auto``, or ``HOST:PORT``); None starts Ray on this machine.
     """
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from amc.cost.closed_form import macs_cost
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.errors import AmcError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
@@ -199,7 +199,7 @@ def test_frozen_parameters_are_pruned_all_the_same(example):
     model, frozen = Residual(), Residual().requires_grad_(False)
     graph = trace(frozen, example)
     assert graph == trace(model, example)
-    sliced = slice_model(frozen, SlicePlan(graph, frozen), first_channels(graph, (4, 3, 5, 6)))
+    sliced = slice_model(frozen, SlicePlan(graph, frozen).cut((4, 3, 5, 6)))
     assert sliced.stem[0].weight.shape == (4, 3, 3, 3)
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
