@@ -1,4 +1,4 @@
-"""What one candidate network achieves: the value that every reward receives."""
+"""The scores and costs of one candidate network."""
 
 from __future__ import annotations
 

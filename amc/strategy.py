@@ -39,7 +39,7 @@ class Strategy:
         seed: seed of the search that found it.
         model: what rebuilds the dense network (``amc.models.ModelSpec.to_json()``).
         budget: the constraint it was searched under, e.g. ``{"kind": "macs", "ratio": 0.5}``.
-        provenance: free-form facts, e.g. the agent and the value of the reward.
+        provenance: free-form facts, e.g. who found the widths and their score.
     """
 
     groups: tuple[GroupWidth, ...]

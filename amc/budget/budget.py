@@ -37,8 +37,7 @@ class Budget:
         cost: the cost as a function of the widths, in the unit of ``kind``.
         ratio: allowed share of the dense cost, in (0, 1].
         dense_cost: cost of the dense network.
-        enforced: whether requests are made to fit; the rewards of AMC's accuracy-guaranteed mode need no
-            limit.
+        enforced: whether requests are made to fit; False where cost is part of the score.
         fit: how; see ``Fit``.
     """
 

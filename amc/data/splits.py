@@ -49,7 +49,7 @@ class LabelledImages:
 class Splits:
     """A data set cut up for a search.
 
-    `calibration` is part of the training images, `search_val` is held out of them and gives the reward,
+    `calibration` is part of the training images, `search_val` is held out of them and judges candidates,
     `test` is for the one number at the end. `input_shape` is (C,H,W), `mean` and `std` are per channel on the
     [0, 1] scale, and `fingerprint` is the sha256 (hex) of `calibration` and `search_val`.
     """

@@ -76,7 +76,9 @@ def _by_channel(group: ChannelGroup, outputs: list[int], found: Tensor) -> tuple
 def _accumulate_gradients(model: nn.Module, graph: Graph, calibration: LabelledImages) -> None:
     """Sum the loss's gradient over calibration images into the parameters of torch-pruning's copy."""
     if not graph.classifies:
-        raise AmcError("agent=global_taylor needs the loss of a network that returns logits (N, classes)")
+        raise AmcError(
+            "the ranking global_taylor needs the loss of a network that returns logits (N, classes)"
+        )
     for chosen in gradient_batches(min(len(calibration), TAYLOR_IMAGES)):
         logits = as_logits(model(calibration.images[chosen].float()))
         F.cross_entropy(logits, calibration.labels[chosen], reduction="sum").backward()

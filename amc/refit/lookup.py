@@ -1,4 +1,4 @@
-"""Refitted weights by layer and kept channels, so that an episode looks them up."""
+"""Refitted weights by layer and kept channels, so that a candidate looks them up."""
 
 from __future__ import annotations
 
