@@ -1,8 +1,8 @@
 """Golden traces: the episodes of every agent on a toy network, as they were when they were last written.
 
-A line of ``NAME.jsonl`` is one episode: phase, widths, return. ``python -m tests.golden`` lists the traces that
-differ, ``python -m tests.golden --write`` writes them anew. Write them only with a change that is meant to move
-results, and say so in the commit.
+A line of ``NAME.jsonl`` is one episode: phase, widths, return. ``python -m tests.golden`` lists the traces
+that differ, ``python -m tests.golden --write`` writes them anew. Write them only with a change that is
+meant to move results, and say so in the commit.
 
 The toy must not turn a last bit into another width, so that the traces are the same on every x86 machine. The
 widths are coarse, and DDPG meets its budget by ``fit="cut"``, which rounds each request by itself: a scaled
