@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, zip_longest
 from operator import itemgetter
@@ -12,7 +11,7 @@ import numpy as np
 
 from experiments.report.svg import svg
 from experiments.reproduce.paper import PaperRow
-from experiments.reproduce.runs import Result
+from experiments.reproduce.runs import Result, by_agent
 from experiments.run.pareto import pareto_front
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ _STYLE = {"font.size": 9, "grid.color": "#e3e6eb", "legend.fontsize": 8}
 
 def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
     """Draw accuracy against MACs, return against episodes, preserve ratios and Pareto fronts of one job."""
-    agents: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        agents[result.agent].append(result)
+    agents = by_agent(results)
 
     def draw(figure: Figure) -> None:
         (accuracy, returns), (ratios, fronts) = figure.subplots(2, 2)
