@@ -129,8 +129,10 @@ def bootstrap_correlation(
     Raises:
         ValueError: as ``rank_correlation``.
     """
+    value = rank_correlation(one, other)
     pairs = np.asarray([one, other], dtype=np.float64)
-    generator = np.random.default_rng(0)
-    drawn = (pairs[:, generator.integers(len(one), size=len(one))] for _ in range(resamples))
-    spread = [rank_correlation(*draw) for draw in drawn if np.ptp(draw, axis=1).all()]
-    return _interval(rank_correlation(one, other), np.asarray(spread), confidence)
+    drawn = np.random.default_rng(0).integers(len(one), size=(resamples, len(one)))
+    ranks = stats.rankdata(pairs[:, drawn], axis=-1).swapaxes(0, 1)  # (resamples, 2, pairs)
+    varying = ranks[np.ptp(ranks, axis=-1).all(axis=-1)]
+    spread = [np.corrcoef(ranked)[0, 1] for ranked in varying]
+    return _interval(value, np.asarray(spread), confidence)
