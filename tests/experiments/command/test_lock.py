@@ -19,7 +19,7 @@ from tests.experiments.helpers import TINY, amc, artifacts, done, refused, works
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from experiments.lock import locked
+from experiments.command.lock import locked
 with locked(Path("run")):
     if "fork" in sys.argv and os.fork() == 0:
         print("ready", os.getpid(), flush=True)
@@ -37,7 +37,7 @@ def cwd(tmp_path: Path) -> Path:
 
 
 def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", HOLDER, *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from tests.experiments.helpers import TINY, done, workspace
-from tests.experiments.test_config import composed
+from tests.experiments.config.test_config import composed
 from tests.experiments.wandb_stub import wandb_service
 
 FILES = sorted((Path(conf.__file__).parent / "sweep").glob("*.yaml"))
@@ -132,7 +132,7 @@ def _environment(url: str, home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "WANDB_API_KEY": "0" * 40,
         "WANDB_BASE_URL": url,
     }
