@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import AmcError, SettingError, did_you_mean
-from experiments.command import config_store, model_source, multirun
+from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
 from experiments.command.lock import locked
 from experiments.command.messages import message, one_line
@@ -62,7 +62,7 @@ def main() -> None:
 @cache
 def prepare_hydra() -> None:
     """Make the schema and the networks' names known to Hydra, before it composes a configuration."""
-    config_store.share()
+    quick_hydra.quicken()
     schema.register()
     model_source.register()
 

@@ -14,7 +14,7 @@ import pytest
 from amc.errors import AmcError
 from experiments.command import lock
 from experiments.command.lock import locked
-from tests.experiments.helpers import TINY, amc, artifacts, done, refused, workspace
+from tests.experiments.helpers import TINY, amc, artifacts, done, refused
 
 HOLDER = """
 import os, sys, time
@@ -29,11 +29,6 @@ with locked(Path("run")):
         print("ready", os.getpid(), flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture
-def cwd(tmp_path: Path) -> Path:
-    return workspace(tmp_path)
 
 
 def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -55,12 +50,12 @@ def holder(request: pytest.FixtureRequest, cwd: Path) -> Iterator[subprocess.Pop
     process.communicate()
 
 
-def test_a_second_process_is_told_in_one_line_and_changes_nothing(
+def test_a_second_process_is_refused_in_one_line_and_changes_nothing(
     holder: subprocess.Popen[str], cwd: Path
 ) -> None:
     refused(amc(*TINY, "run_dir=run", cwd=cwd), "another process works in run")
     assert os.listdir(cwd / "run") == [lock.FILE]
-    holder.kill()  # which says nothing to anybody
+    holder.kill()  # it has no chance to unlock
     holder.wait()
     done(*TINY, "stages=[train]", "run_dir=run", cwd=cwd)
 
