@@ -14,7 +14,7 @@ import pytest
 from amc.errors import AmcError
 from experiments.command import lock
 from experiments.command.lock import locked
-from tests.experiments.helpers import TINY, amc, done, refused, workspace
+from tests.experiments.helpers import TINY, amc, done, refused
 
 HOLDER = """
 import os, sys, time
@@ -29,11 +29,6 @@ with locked(Path("run")):
         print("ready", os.getpid(), flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture
-def cwd(tmp_path: Path) -> Path:
-    return workspace(tmp_path)
 
 
 def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:

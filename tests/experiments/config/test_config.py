@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 import conf
 from envs import get_reward
 from envs.reward import REWARDS
-from experiments.command import model_source
 from experiments.config import schema
 from experiments.config.agents import AGENTS
 from experiments.config.stages import STAGES
+from experiments.main import prepare_hydra
 from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
 
 CONF = Path(conf.__file__).parent
@@ -26,8 +26,7 @@ OPTIONS = sorted(
 
 
 def composed(*overrides: str) -> schema.Config:
-    schema.register()
-    model_source.register()
+    prepare_hydra()
     with initialize_config_module("conf", version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
     assert isinstance(config, schema.Config)
