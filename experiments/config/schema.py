@@ -15,7 +15,7 @@ from omegaconf import MISSING
 
 from agents import EvolutionSettings, NetAdaptSettings, ThompsonSettings, TPESettings
 from agents.offpolicy.settings import DDPGSettings
-from amc.candidate.settings import CandidateSettings
+from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.latency.remote.adb import AdbSettings
 from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
         exclude: list[str]
         prune_coupled: bool
         max_inputs: int
+
+    class PruneConfig(PruneSettings):
+        """See ``amc.candidate.settings.PruneSettings``."""
 
     class WorkersConfig(WorkerSettings):
         """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
@@ -62,6 +65,11 @@ else:
         CandidateSettings,
         "See ``amc.candidate.settings.CandidateSettings``.",
         {"exclude": (list[str], []), "prune_coupled": (bool, True), "max_inputs": (int, 10_000)},
+    )
+    PruneConfig = section(
+        "PruneConfig",
+        PruneSettings,
+        "See ``amc.candidate.settings.PruneSettings``.",
     )
     WorkersConfig = section(
         "WorkersConfig",
@@ -231,20 +239,6 @@ AGENT_SECTIONS: Mapping[str, type[AgentConfig]] = {
     "tpe": _agent("tpe", TPESettings),
 }
 """``base_NAME`` in the files of ``conf/agent`` -> the section that it declares."""
-
-
-@dataclass
-class PruneConfig:
-    """The network that is kept: ``sequential`` refits it layer by layer (``amc.refit.sequential``).
-
-    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.refit.activations``);
-    ``held_out`` the share of the calibration images on which every layer's ridge is chosen
-    (``amc.refit.least_squares``), 0 for a fixed one.
-    """
-
-    sequential: bool = True
-    activation_rounds: int = 3
-    held_out: float = 0.2
 
 
 @dataclass
