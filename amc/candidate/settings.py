@@ -1,21 +1,14 @@
-"""How candidates are made and judged, and the fingerprint of all that decides a result."""
+"""How candidates are made and judged, and how the winner is pruned."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
-from torch import nn
-
-from amc.digest import digest, named
-from amc.errors import AmcError
-from amc.graph.groups import Graph
-from amc.importance.orders import check_order
-from amc.result import Evaluation
-from amc.scoring.precision import PRECISIONS
+from amc.errors import AmcError, SettingError
 
 
 @dataclass(frozen=True)
-class CompressorSettings:
+class CandidateSettings:
     """How candidates are made and judged.
 
     Attributes:
@@ -50,6 +43,11 @@ class CompressorSettings:
     measured_images: int = 64
 
     def __post_init__(self) -> None:
+        from amc.importance.orders import (
+            check_order,  # these import torch, which the command line can do without
+        )
+        from amc.scoring.precision import PRECISIONS
+
         check_order(self.order)
         for name, least in (
             ("positions_per_image", 1),
@@ -69,20 +67,26 @@ class CompressorSettings:
             )
 
 
-def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
-    """Hash all that determines an evaluation: network, groups, images and settings that change results.
+@dataclass(frozen=True)
+class PruneSettings:
+    """How the winner is refitted.
 
-    Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published
-    strategies stay what they are.
+    Attributes:
+        sequential: whether it is refitted layer by layer (``amc.refit.sequential``).
+        activation_rounds: how often a layer before a ReLU is solved again with the outputs that the ReLU
+            cuts off left free (``amc.refit.activations``).
+        held_out: share of the calibration images on which every layer's ridge is chosen
+            (``amc.refit.least_squares``); 0 for a fixed one.
     """
-    kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
-    for unimportant in ("cache_mib", "measured_images"):
-        del kept[unimportant]
-    names = [*(field.name for field in fields(Evaluation)), "against", "stopped_after"]
-    return digest(
-        data_fingerprint,
-        repr(sorted(names)),
-        repr((graph.layers, graph.group_names)),
-        *named(model.state_dict()),
-        repr(sorted(kept.items())),
-    )[:16]
+
+    sequential: bool = True
+    activation_rounds: int = 3
+    held_out: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.activation_rounds < 0:
+            raise SettingError(
+                f"prune.activation_rounds is {self.activation_rounds}; expected 0 (none) or more"
+            )
+        if not 0 <= self.held_out <= 0.5:
+            raise SettingError(f"prune.held_out is {self.held_out}; expected a share of the images, 0 to 0.5")

@@ -1,15 +1,104 @@
 """The configuration, typed: Hydra refuses any key that is not declared here.
 
-Only the standard library, Hydra and OmegaConf are imported, so that ``amc --help`` answers at once.
+Sections that fill settings of the library are derived from them (``derive``). Nothing here imports torch, so
+that ``amc --help`` answers at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from agents import EvolutionSettings, NetAdaptSettings, ThompsonSettings, TPESettings
+from agents.offpolicy.settings import DDPGSettings
+from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.latency.remote.adb import AdbSettings
+from amc.latency.remote.ssh import SshSettings
+from amc.latency.serving import ServeSettings
+from amc.training.settings import TrainSettings
+from amc.workers.settings import WorkerSettings
+from experiments.config.derive import path, section
+
+if TYPE_CHECKING:
+
+    class CompressorConfig(CandidateSettings):
+        """See ``amc.candidate.settings.CandidateSettings``.
+
+        ``exclude`` lists groups (patterns) that keep every channel. ``prune_coupled`` says whether groups
+        that several layers produce together (residual streams) are pruned. A layer of N inputs (channels
+        times kernel) takes a few times N^2 * 8 bytes; groups read by a layer of more than ``max_inputs``
+        inputs stay whole.
+        """
+
+        exclude: list[str]
+        prune_coupled: bool
+        max_inputs: int
+
+    class PruneConfig(PruneSettings):
+        """See ``amc.candidate.settings.PruneSettings``."""
+
+    class WorkersConfig(WorkerSettings):
+        """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
+
+    class TrainConfig(TrainSettings):
+        """See ``amc.training.settings.TrainSettings``."""
+
+    class AdbConfig(AdbSettings):
+        """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
+
+    class SshConfig(SshSettings):
+        """A remote host: see ``amc.latency.remote.ssh.SshSettings``."""
+
+    class ServeConfig(ServeSettings):
+        """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
+
+        backend: str
+        batch: int
+
+else:
+    CompressorConfig = section(
+        "CompressorConfig",
+        CandidateSettings,
+        "See ``amc.candidate.settings.CandidateSettings``.",
+        {"exclude": (list[str], []), "prune_coupled": (bool, True), "max_inputs": (int, 10_000)},
+    )
+    PruneConfig = section(
+        "PruneConfig",
+        PruneSettings,
+        "See ``amc.candidate.settings.PruneSettings``.",
+    )
+    WorkersConfig = section(
+        "WorkersConfig",
+        WorkerSettings,
+        "Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``.",
+        {"kind": (str, MISSING)},
+    )
+    TrainConfig = section(
+        "TrainConfig",
+        TrainSettings,
+        "See ``amc.training.settings.TrainSettings``.",
+    )
+    AdbConfig = section(
+        "AdbConfig",
+        AdbSettings,
+        "An Android phone: see ``amc.latency.remote.adb.AdbSettings``.",
+        {"runner": (str | None, path())},
+    )
+    SshConfig = section(
+        "SshConfig",
+        SshSettings,
+        "A remote host: see ``amc.latency.remote.ssh.SshSettings``.",
+    )
+    ServeConfig = section(
+        "ServeConfig",
+        ServeSettings,
+        "A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``.",
+        {"backend": (str, "onnxruntime"), "batch": (int, 1)},
+    )
 
 
 @dataclass
@@ -22,9 +111,9 @@ class ModelConfig:
     """
 
     name: str = MISSING
-    checkpoint: str | None = None
+    checkpoint: str | None = path()
     pretrained: bool = False
-    start: str | None = None
+    start: str | None = path()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +144,7 @@ class Cifar10Data(DataConfig):
     """CIFAR-10 from ``root``/cifar-10-batches-py."""
 
     name: str = "cifar10"
-    root: str | None = None
+    root: str | None = path()
     download: bool = False
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -66,7 +155,7 @@ class ImageFolderData(DataConfig):
     """Folders of images in ImageNet's layout under ``root``."""
 
     name: str = "imagefolder"
-    root: str | None = None
+    root: str | None = path()
     train: str = "train"
     test: str = "val"
     search_val_dir: str | None = None
@@ -119,8 +208,8 @@ class BudgetConfig:
 class AgentConfig:
     """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``.
 
-    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best:
-    that of the highest return of these two and ``global_l1``, an evaluation each.
+    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best: the
+    one of highest return among these two and ``global_l1``, an evaluation each.
     """
 
     name: str = MISSING
@@ -129,135 +218,27 @@ class AgentConfig:
     guide: str = "none"
 
 
-@dataclass
-class OffPolicyConfig(AgentConfig):
-    """See ``agents.offpolicy.learner.OffPolicySettings``."""
-
-    hidden: list[int] = field(default_factory=lambda: [300, 300])
-    actor_lr: float = 1e-4
-    critic_lr: float = 1e-3
-    tau: float = 0.01
-    gamma: float = 1.0
-    batch_size: int = 64
-    replay_size: int = 2000
-    baseline_alpha: float = 0.5
-    standardise: bool = False
-    step_features: bool = False
-    store_executed: bool = True
-    updates_per_step: int = 1
+def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:
+    """Derive the section of one agent from its settings; the guide is a name here, actions there."""
+    return section(
+        f"{settings.__name__.removesuffix('Settings')}Config",
+        settings,
+        f"See ``{settings.__module__}.{settings.__name__}``.",
+        {"name": (str, name)},
+        without={"guide"},
+        bases=(AgentConfig,),
+    )
 
 
-@dataclass
-class DDPGConfig(OffPolicyConfig):
-    """See ``agents.offpolicy.ddpg.DDPGSettings``."""
-
-    name: str = "ddpg"
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
-    explore_share: float = 1.0
-    follow_best: bool = False
-    seek_new: bool = False
-
-
-@dataclass
-class EvolutionConfig(AgentConfig):
-    """See ``agents.evolution.EvolutionSettings``."""
-
-    name: str = "evolution"
-    population: int = 8
-    mutations: float = 3.0
-    sigma: float = 0.15
-
-
-@dataclass
-class TPEConfig(AgentConfig):
-    """See ``agents.tpe.TPESettings``."""
-
-    name: str = "tpe"
-
-
-@dataclass
-class ThompsonConfig(AgentConfig):
-    """See ``agents.thompson.ThompsonSettings``."""
-
-    name: str = "thompson"
-    prior: float = 0.3
-    noise: float = 0.02
-
-
-@dataclass
-class NetAdaptConfig(AgentConfig):
-    """See ``agents.netadapt.NetAdaptSettings``."""
-
-    name: str = "netadapt"
-    steps: int = 0
-    candidates: int = 0
-
-
-@dataclass
-class CompressorConfig:
-    """See ``amc.candidate.settings.CompressorSettings``.
-
-    ``exclude`` lists groups (patterns) that keep every channel; ``prune_coupled`` says whether groups that
-    several layers produce together (residual streams) are pruned. A layer of N inputs (channels times kernel)
-    takes N^2 * 8 bytes a few times over; groups that one of more than ``max_inputs`` reads are left whole.
-    """
-
-    order: str = "obs"
-    refit: bool = True
-    ridge: float = 1e-4
-    positions_per_image: int = 16
-    batch_size: int = 128
-    cache_mib: int = 1024
-    sequential_images: int = 0
-    reestimate_norms: bool = True
-    activation_rounds: int = 0
-    precision: str = "float32"
-    measured_images: int = 64
-    exclude: list[str] = field(default_factory=list)
-    prune_coupled: bool = True
-    max_inputs: int = 10_000
-
-
-@dataclass
-class WorkersConfig:
-    """Who evaluates candidates: see ``amc.workers.WorkerSettings``; ``serial`` uses no other key."""
-
-    kind: str = MISSING
-    count: int = 2
-    threads: int = 1
-    address: str | None = None
-
-
-@dataclass
-class PruneConfig:
-    """The network that is kept: ``sequential`` refits it layer by layer (``amc.refit.sequential``).
-
-    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.refit.activations``);
-    ``held_out`` the share of the calibration images on which every layer's ridge is chosen
-    (``amc.refit.least_squares``), 0 for a fixed one.
-    """
-
-    sequential: bool = True
-    activation_rounds: int = 3
-    held_out: float = 0.2
-
-
-@dataclass
-class TrainConfig:
-    """See ``amc.training.settings.TrainSettings``."""
-
-    epochs: int = MISSING
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = True
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    precision: str = "auto"
-    distill_weight: float = 0.0
-    distill_temperature: float = 4.0
-    grad_clip: float | None = None
+AGENT_SECTIONS: Mapping[str, type[AgentConfig]] = {
+    "agent": AgentConfig,
+    "ddpg": _agent("ddpg", DDPGSettings),
+    "evolution": _agent("evolution", EvolutionSettings),
+    "netadapt": _agent("netadapt", NetAdaptSettings),
+    "thompson": _agent("thompson", ThompsonSettings),
+    "tpe": _agent("tpe", TPESettings),
+}
+"""``base_NAME`` in the files of ``conf/agent`` -> the section that it declares."""
 
 
 @dataclass
@@ -270,32 +251,6 @@ class ExportConfig:
     formats: list[str] = field(default_factory=lambda: ["onnx"])
     tolerance: float = 1e-4
     opset: int | None = None
-
-
-@dataclass
-class AdbConfig:
-    """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
-
-    runner: str | None = None
-    format: str = "litert"
-    serial: str | None = None
-    cores: str | None = None
-    runs: int = 50
-    max_celsius: float | None = 35.0
-    cool_seconds: float = 600.0
-    thermal_file: str | None = None
-    arguments: str | None = None
-    pattern: str | None = None
-
-
-@dataclass
-class SshConfig:
-    """A remote host: see ``amc.latency.remote.ssh.SshSettings``."""
-
-    host: str | None = None
-    python: str = "python3"
-    options: list[str] = field(default_factory=list)
-    timeout: float = 1800.0
 
 
 @dataclass
@@ -335,20 +290,8 @@ class ProfileConfig:
     fit: int = 12
     held_out: int = 10
     widths: bool = True
-    tables: str | None = None
+    tables: str | None = path()
     repairs: int = 5
-
-
-@dataclass
-class ServeConfig:
-    """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
-
-    backend: str = "onnxruntime"
-    batch: int = 1
-    rate: float | None = None
-    seconds: float = 10.0
-    slices: int = 10
-    deadline_ms: float | None = None
 
 
 @dataclass
@@ -390,7 +333,7 @@ class Config:
     name: str = MISSING
     seed: int = 0
     run_dir: str = MISSING
-    strategy: str | None = None
+    strategy: str | None = path()
     reward: str = MISSING
     device: str = "auto"
     threads: int | None = None
@@ -420,9 +363,5 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
         store.store(group="data", name=f"base_{node.name}", node=node)
-    store.store(group="agent", name="base_agent", node=AgentConfig)
-    store.store(group="agent", name="base_ddpg", node=DDPGConfig)
-    store.store(group="agent", name="base_evolution", node=EvolutionConfig)
-    store.store(group="agent", name="base_tpe", node=TPEConfig)
-    store.store(group="agent", name="base_netadapt", node=NetAdaptConfig)
-    store.store(group="agent", name="base_thompson", node=ThompsonConfig)
+    for name, agent in AGENT_SECTIONS.items():
+        store.store(group="agent", name=f"base_{name}", node=agent)

@@ -11,7 +11,7 @@ from torch import nn
 
 from amc.budget.budget import Cost, make_budget
 from amc.budget.widths import WidthSpace
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.model import LayerGrid
@@ -126,8 +126,7 @@ def measure_networks(
     ratios: list[float] = []
     for some in _batches(networks, NETWORKS_AT_ONCE):
         models = {
-            str(index): slice_model(model, plan, first_channels(graph, widths)).eval()
-            for index, widths in enumerate(some)
+            str(index): slice_model(model, plan.cut(widths)).eval() for index, widths in enumerate(some)
         }
         timings = time_models(
             {"dense": model, **models}, _shape(shape), backend, batch=batch, threads=threads, rounds=rounds

@@ -2,102 +2,71 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from tqdm import tqdm
 
-from amc.candidate.evaluator import Compressor
-from amc.cost.counted import count_macs
-from amc.cutting.surgery import surgery
+from amc.budget.budget import Budget
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.pruning import prune
+from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError
 from amc.models.checkpoint import save_safetensors
-from amc.scoring.run import outputs
+from amc.progress import progress
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
-
-FOLDED_TOLERANCE = 1e-3
-"""Allowed float32 difference between the searched network (batch norm folded) and the cut one, relative to
-the largest output."""
 
 
 def run(run: Run) -> dict[str, Any]:
     """Write ``pruned.safetensors`` (and ``model.safetensors``, until fine-tuning replaces it)."""
     strategy = run.strategy()
     widths = run.widths_of(strategy)
-    strategy.save(run.folder / "strategy.json")
-    with tqdm(
-        total=len(run.splits.calibration), desc="prune", unit="image", disable=None, leave=False
-    ) as bar:
-        compressor = run.compressor(progress=bar.update)
-    model, facts = cut(run, compressor, widths)
-    run.forget_pruned()
-    for name in ("pruned.safetensors", "model.safetensors"):
-        save_safetensors(model.state_dict(), run.folder / name)
+    strategy.save(run.folder.strategy)
+    with progress(len(run.problem.splits.calibration), "prune", "image") as bar:
+        builder = run.problem.evaluator(bar.update).builder
+    model, facts = cut(run, builder, widths)
+    run.folder.forget_pruned()
+    for path in (run.folder.pruned, run.folder.model):
+        save_safetensors(model.state_dict(), path)
     print(f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left")
     return facts
 
 
-def cut(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
-    """Remove the channels by surgery, put the refitted weights in and compare with the sliced candidate.
+def cut(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
+    """Prune the dense network to ``widths``; see ``amc.candidate.pruning.prune``.
 
     Raises:
-        AmcError: the cut network is over the budget or differs from the one that the search judged.
+        AmcError: the network is over the budget, or differs from the one that the search judged.
     """
-    sliced = compressor.pruned_model(widths).eval()
-    model = surgery(run.dense, run.graph, compressor.kept(widths)).eval()
-    model.load_state_dict(sliced.state_dict())
-    images = run.splits.calibration.images[:64]
-    found, expected = outputs(model, images, 64), outputs(sliced, images, 64)
-    if not torch.equal(found, expected):
-        raise AmcError("the cut network differs from the sliced one; please report this network")
-    candidate = outputs(compressor.folded(widths, "float32"), images.to(run.device), 64)
-    difference = float((found - candidate).abs().max() / found.abs().max())
-    if not difference <= FOLDED_TOLERANCE:
-        raise AmcError(
-            f"the cut network differs from the searched one by {difference:.3g} of the largest output "
-            f"(allowed {FOLDED_TOLERANCE:g})"
+    _check_budget(run.budget, widths)
+    problem, settings = run.problem, PruneSettings(**asdict(run.config.prune))
+    with progress(None, "refit", "operation") as bar:
+        pruned = prune(
+            builder,
+            problem.splits.calibration.images,
+            widths,
+            settings,
+            progress=bar.update,
         )
-    macs = count_macs(model, run.splits.input_shape)
-    if macs != compressor.macs(widths):
-        raise AmcError(f"fvcore counts {macs} MACs in the cut network, expected {compressor.macs(widths)}")
-    cost = run.budget.cost(widths)
-    if run.budget.enforced and cost > run.budget.limit:
-        raise AmcError(
-            f"the strategy costs {cost / run.budget.dense_cost:.4f} of the dense {run.budget.kind}, over "
-            f"budget.{run.budget.kind}_ratio={run.budget.ratio:g}; it was made for another budget"
-        )
-    params = sum(parameter.numel() for parameter in model.parameters())
-    refitted = _refit_in_sequence(run, compressor, model, widths) if run.config.prune.sequential else 0
-    return model, {
-        "macs": macs,
-        "params": params,
-        "macs_ratio": macs / compressor.macs(run.graph.dense_widths),
-        "params_ratio": params / compressor.params(run.graph.dense_widths),
+    if pruned.note is not None:
+        print(f"prune: no sequential refit: {pruned.note}")
+    return pruned.model, {
+        "macs": pruned.macs,
+        "params": pruned.params,
+        "macs_ratio": pruned.macs_ratio,
+        "params_ratio": pruned.params_ratio,
         "sliced_equals_cut": True,
-        "folded_difference": difference,
-        "sequentially_refitted_layers": refitted,
+        "folded_difference": pruned.folded_difference,
+        "sequentially_refitted_layers": pruned.refitted_layers,
     }
 
 
-def _refit_in_sequence(run: Run, compressor: Compressor, model: nn.Module, widths: tuple[int, ...]) -> int:
-    """Refit the cut network layer by layer; one that cannot be traced keeps the weights of the search."""
-    refined = copy.deepcopy(model)
-    with tqdm(desc="refit", unit="operation", disable=None, leave=False) as bar:
-        try:
-            count = compressor.refit_in_sequence(
-                refined,
-                widths,
-                run.splits.calibration.images,
-                held_out=run.config.prune.held_out,
-                activation_rounds=run.config.prune.activation_rounds,
-                progress=bar.update,
-            )
-        except AmcError as error:
-            print(f"prune: no sequential refit: {error}")
-            return 0
-    model.load_state_dict(refined.state_dict())
-    return count
+def _check_budget(budget: Budget, widths: tuple[int, ...]) -> None:
+    cost = budget.cost(widths)
+    if budget.enforced and cost > budget.limit:
+        raise AmcError(
+            f"the strategy costs {cost / budget.dense_cost:.4f} of the dense {budget.kind}, over "
+            f"budget.{budget.kind}_ratio={budget.ratio:g}; it was made for another budget"
+        )

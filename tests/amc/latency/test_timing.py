@@ -13,7 +13,7 @@ from torch import nn
 import amc.latency
 from amc.errors import AmcError, SettingError
 from amc.latency import BACKENDS, Timing, compare, get_backend, measure, ratio
-from amc.registry import Registry
+from tests.fakes import registered
 
 
 def busy(steps: int) -> Callable[[], None]:
@@ -117,7 +117,7 @@ def test_several_threads_use_the_wall_clock_and_are_restored():
     assert torch.get_num_threads() == threads
 
 
-def test_the_reason_of_an_unavailable_backend_is_kept(monkeypatch):
+def test_the_reason_of_an_unavailable_backend_is_kept():
     class Absent:
         name = "absent"
         precision = "int8"
@@ -125,9 +125,8 @@ def test_the_reason_of_an_unavailable_backend_is_kept(monkeypatch):
         def available(self):
             return "not installed: absent"
 
-    backends = Registry("runtime", {**BACKENDS, "absent": Absent()})
-    monkeypatch.setattr("amc.latency.registry.BACKENDS", backends)
-    (result,) = compare(conv_net(4), conv_net(4), (3, 8, 8), backends=["absent"])
+    with registered(BACKENDS, absent=Absent()):
+        (result,) = compare(conv_net(4), conv_net(4), (3, 8, 8), backends=["absent"])
     assert result.unavailable == "not installed: absent"
     assert result.comparison is result.version is None
 
