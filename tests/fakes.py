@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
+from typing import TypeVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,10 +16,18 @@ from amc.budget.budget import Budget, Fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
 from amc.graph.layers import trace_layers
 from amc.latency import Prepared
+from amc.registry import Registry
 from amc.result import Evaluation
 from amc.runtimes.reference import eager_logits, random_batch
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import GroupFeatures
+
+T = TypeVar("T")
+
+
+def registered(registry: Registry[T], **entries: T) -> AbstractContextManager[object]:
+    """Have entries in a registry, new ones or others, for as long as the context lasts."""
+    return mock.patch.dict(registry._entries, entries)
 
 
 class FakeNetwork:

@@ -34,8 +34,23 @@ TINY = (*SMALL, "model=mynet.make")
 """The smallest job: a user's factory from the current directory, see ``MYNET``."""
 
 MYNET = """
+import os
+import signal
+from pathlib import Path
+
 import torch
 from torch import nn
+
+calls = 0
+
+def score(evaluation):
+    global calls
+    calls += 1
+    if (file := Path("interrupt")).exists():
+        name, call = file.read_text().split()
+        if calls == int(call):
+            os.kill(os.getpid(), getattr(signal, name))
+    return evaluation.agreement
 
 def make(num_classes):
     return nn.Sequential(
@@ -105,9 +120,15 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
+def interrupt(cwd: Path, call: int, name: str = "SIGINT") -> None:
+    """Have ``reward=mynet.score`` send its own process this signal at its ``call``-th call."""
+    (cwd / "interrupt").write_text(f"{name} {call}")
+
+
 def amc(*arguments: str, cwd: Path) -> Outcome:
     """Run the command in this process as the console script would: ``cwd`` is not on the import path."""
     out, err, status = io.StringIO(), io.StringIO(), 0
+    before = set(sys.modules)
     with _isolated(), contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         sys.argv[:] = ["amc", *arguments]
         try:
@@ -118,7 +139,7 @@ def amc(*arguments: str, cwd: Path) -> Outcome:
             status = 1
             traceback.print_exc()
         finally:
-            _forget_modules(cwd)
+            _forget_modules(cwd, before)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
@@ -203,10 +224,11 @@ def _isolated() -> Iterator[None]:
             root.setLevel(level)
 
 
-def _forget_modules(folder: Path) -> None:
-    for name in list(sys.modules):
+def _forget_modules(folder: Path, before: set[str]) -> None:
+    """Drop the user's own modules of ``folder``, which other tests have under the same names."""
+    for name in set(sys.modules) - before:
         # Looked up in the module's dictionary: lazy modules import others when an attribute is asked for.
-        file = vars(sys.modules[name]).get("__file__") if name in sys.modules else None
+        file = vars(sys.modules[name]).get("__file__")
         if file is not None and Path(file).is_relative_to(folder):
             del sys.modules[name]
     importlib.invalidate_caches()

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
+from tests.experiments.config.test_config import composed
 from tests.experiments.helpers import TINY, done, workspace
-from tests.experiments.test_config import composed
 from tests.experiments.wandb_stub import wandb_service
 
 FILES = sorted((Path(conf.__file__).parent / "sweep").glob("*.yaml"))
@@ -47,15 +47,17 @@ def values(parameter: dict[str, Any]) -> list[Any]:
 def test_every_parameter_and_value_composes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
     sweep = read(file)
-    for name, parameter in sweep["parameters"].items():
-        found = []
-        for value in values(parameter):
-            assert isinstance(value, int | float | str)
-            config = OmegaConf.structured(composed(*own_overrides(sweep), f"{name}={value}"))
-            assert config.run_dir == "runs/sweep/abc"
-            assert (config.tracker.name, config.tracker.mode) == ("wandb", "online")
-            found.append(config.agent.name if name == "agent" else OmegaConf.select(config, name))
-        assert found == values(parameter)
+    parameters = {name: values(parameter) for name, parameter in sweep["parameters"].items()}
+    assert "agent" not in parameters or not [name for name in parameters if name.startswith("agent.")]
+    for index in range(max(map(len, parameters.values()))):  # the values of all parameters side by side
+        chosen = {name: options[index % len(options)] for name, options in parameters.items()}
+        assert all(isinstance(value, int | float | str) for value in chosen.values())
+        words = [f"{name}={value}" for name, value in chosen.items()]
+        config = OmegaConf.structured(composed(*own_overrides(sweep), *words))
+        assert config.run_dir == "runs/sweep/abc"
+        assert (config.tracker.name, config.tracker.mode) == ("wandb", "online")
+        for name, value in chosen.items():
+            assert (config.agent.name if name == "agent" else OmegaConf.select(config, name)) == value
 
 
 @each_sweep
@@ -132,7 +134,7 @@ def _environment(url: str, home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "WANDB_API_KEY": "0" * 40,
         "WANDB_BASE_URL": url,
     }

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from amc import Strategy
-from amc.candidate import evaluator as compressor
+from amc.candidate import builder
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
@@ -22,6 +22,7 @@ from tests.experiments.helpers import (
     amc,
     artifacts,
     done,
+    interrupt,
     read_json,
     read_lines,
     refused,
@@ -44,26 +45,13 @@ ARTIFACTS = {
     "dense.safetensors", "overrides.json",
 }  # fmt: skip
 
-REWARD = """
-import os, signal
-from pathlib import Path
-
-calls = 0
-
-def score(evaluation):
-    global calls
-    calls += 1
-    if calls == 18 and Path("interrupt").exists():
-        os.kill(os.getpid(), signal.SIGINT)
-    return evaluation.agreement
-"""
-
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A current directory with a finished run of one budget, 0.8 of the MACs."""
     cwd = workspace(tmp_path_factory.mktemp("alone"))
-    done(*JOB, "budget.macs_ratio=0.8", "run_dir=run", cwd=cwd)
+    stages = "stages=[train,search,prune,finetune,report]"
+    done(*JOB, "budget.macs_ratio=0.8", stages, "run_dir=run", cwd=cwd)
     return cwd
 
 
@@ -71,14 +59,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
     """A current directory with a run of two budgets, its output, and how often moments were collected."""
     cwd = workspace(tmp_path_factory.mktemp("several"))
-    collect, calls = compressor.collect_moments, []
+    collect, calls = builder.collect_moments, []
 
     def counting(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         return collect(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compressor, "collect_moments", counting)
+        patch.setattr(builder, "collect_moments", counting)
         outcome = done(*SEVERAL, cwd=cwd)
     return cwd, outcome.out, len(calls)
 
@@ -253,7 +241,7 @@ def test_the_folder_of_a_budget_is_a_run_of_its_own(again: Path) -> None:
     assert not (again / "run/macs_0.40/macs_0.40").exists()
 
 
-def test_summary_tells_every_budget_and_the_joint_front(several: tuple[Path, str, int]) -> None:
+def test_summary_has_every_budget_and_the_joint_front(several: tuple[Path, str, int]) -> None:
     run = several[0] / "run"
     summary = read_json(run / "budgets.json")
     assert (summary["version"], summary["model"], summary["data"]) == (1, "mynet.make", "fake")
@@ -330,6 +318,7 @@ def test_folder_names_tell_budgets_apart(ratio: float, name: str) -> None:
 # --- stopped and taken up again
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_to_the_same_result(several: tuple[Path, str, int], tmp_path: Path) -> None:
     cwd, unbroken = workspace(tmp_path), several[0] / "run"
     process = spawn(*SEVERAL, "stages=[train,search,prune,finetune]", cwd=cwd)
@@ -364,19 +353,24 @@ def test_a_killed_job_goes_on_to_the_same_result(several: tuple[Path, str, int],
     assert len(widths[0]) == len(set(widths[0]))
 
 
-def test_ctrl_c_names_the_folder_of_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cwd = workspace(tmp_path)
-    monkeypatch.syspath_prepend(cwd)
-    (cwd / "myreward.py").write_text(REWARD)
-    (cwd / "interrupt").touch()
+def test_a_stopped_job_names_its_folder_and_goes_on_to_the_same_result(
+    several: tuple[Path, str, int], cwd: Path
+) -> None:
+    interrupt(cwd, 18)
     line = refused(
-        amc(*SEVERAL, "reward=myreward.score", "stages=[train,search]", cwd=cwd),
+        amc(*SEVERAL, "reward=mynet.score", "stages=[train,search]", cwd=cwd),
         f"the best strategy of 1 episodes is in {cwd}/run/macs_0.80/strategy.json",
         f"run_dir={cwd}/run goes on",
         status=130,
     )
     assert "run_dir=" + str(cwd / "run/macs") not in line
     assert read_json(cwd / "run/overrides.json")["unfinished"] == "stages=[train,search]"
+
+    (cwd / "interrupt").unlink()
+    done("run_dir=run", cwd=cwd)
+    for name in PARTS:
+        mine, theirs = cwd / "run" / name, several[0] / "run" / name
+        assert timeless(mine / "search.jsonl") == timeless(theirs / "search.jsonl")
 
 
 def test_a_budget_is_added_to_a_finished_job(again: Path) -> None:
@@ -418,7 +412,7 @@ def test_a_budget_is_added_to_a_finished_job(again: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("budget.") and "=" in value[0] else "",
 )
-def test_a_bad_list_is_told_before_any_work(
+def test_a_bad_list_is_refused_before_any_work(
     tmp_path: Path, overrides: Sequence[str], parts: list[str]
 ) -> None:
     refused(amc(*JOB, *overrides, "run_dir=run", cwd=workspace(tmp_path)), *parts)

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 import conf
 from envs import get_reward
 from envs.reward import REWARDS
-from experiments.command import model_source
 from experiments.config import schema
-from experiments.config.agents import NAMES
+from experiments.config.agents import AGENTS
 from experiments.config.stages import STAGES
+from experiments.main import prepare_hydra
 from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
 
 CONF = Path(conf.__file__).parent
@@ -26,8 +26,7 @@ OPTIONS = sorted(
 
 
 def composed(*overrides: str) -> schema.Config:
-    schema.register()
-    model_source.register()
+    prepare_hydra()
     with initialize_config_module("conf", version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
     assert isinstance(config, schema.Config)
@@ -52,7 +51,7 @@ def test_every_yaml_composes_against_the_schema(option: Path) -> None:
     group = option.parent.as_posix()
     config = composed(f"{group}={option.stem}")
     assert set(config.stages) <= set(STAGES)
-    assert config.agent.name in NAMES
+    assert config.agent.name in AGENTS
     assert get_reward(config.reward).name == config.reward
     chosen = {"data": config.data.name, "agent": config.agent.name, "tracker": config.tracker.name}
     assert option.stem.startswith(chosen.get(group, option.stem))  # ddpg_paper is a preset of ddpg

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from amc.importance.orders import ORDERS
-from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
+from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused
 
 UNIFORM = (*TINY, "agent=uniform", "run_dir=run")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's network, trained; the folder that all orders work in."""
-    cwd = workspace(tmp_path_factory.mktemp("orders"))
-    done(*UNIFORM, "stages=[train]", cwd=cwd)
-    return cwd
+    return shutil.copytree(trained_once, tmp_path_factory.mktemp("orders") / "cwd")
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_order_searches_and_prunes(trained: Path, order: str) -> None:
-    done(*UNIFORM, f"compressor.order={order}", "stages=[search,prune]", cwd=trained)
-    run = trained / "run"
-    (only,) = read_lines(run / "search.jsonl")
-    assert 0 < only["macs_ratio"] <= 0.5
-    pruned = read_json(run / "stages/prune.json")
-    assert pruned["macs"] == only["macs"]
-    assert pruned["sliced_equals_cut"]
-
-
-def test_orders_keep_different_channels(trained: Path) -> None:
+def test_every_order_searches_and_prunes_and_keeps_its_own_channels(trained: Path) -> None:
     found = {}
-    for order in ("taylor", "l1"):
-        done(*UNIFORM, f"compressor.order={order}", "stages=[search]", cwd=trained)
-        (line,) = read_lines(trained / "run/search.jsonl")
-        found[order] = line
+    for order in ORDERS:
+        done(*UNIFORM, f"compressor.order={order}", "stages=[search,prune]", cwd=trained)
+        (found[order],) = read_lines(trained / "run/search.jsonl")
+        assert 0 < found[order]["macs_ratio"] <= 0.5
+        pruned = read_json(trained / "run/stages/prune.json")
+        assert pruned["macs"] == found[order]["macs"]
+        assert pruned["sliced_equals_cut"]
     assert found["taylor"]["widths"] == found["l1"]["widths"]
     assert found["taylor"]["agreement"] != found["l1"]["agreement"]
 

@@ -18,6 +18,7 @@ from tests.experiments.helpers import (
     TINY,
     amc,
     done,
+    interrupt,
     read_json,
     read_lines,
     refused,
@@ -31,26 +32,11 @@ SEARCH = (
     "budget.round_to=1",
 )  # fmt: skip
 
-REWARD = """
-import os, signal
-from pathlib import Path
-
-calls = 0
-
-def score(evaluation):
-    global calls
-    calls += 1
-    if calls == 3 and Path("interrupt").exists():
-        os.kill(os.getpid(), getattr(signal, Path("interrupt").read_text()))
-    return evaluation.agreement
-"""
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A current directory with a trained run; its tests work on copies."""
     cwd = workspace(tmp_path_factory.mktemp("trained"))
-    (cwd / "myreward.py").write_text(REWARD)
     done(*TINY, "data.search_val=256", "run_dir=run", "stages=[train]", cwd=cwd)
     return cwd
 
@@ -69,6 +55,10 @@ def agent_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def assert_same_result(run: Path, unbroken: Path) -> None:
     assert (run / "strategy.json").read_bytes() == (unbroken / "strategy.json").read_bytes()
+    assert_same_search(run, unbroken)
+
+
+def assert_same_search(run: Path, unbroken: Path) -> None:
     assert timeless(run / "search.jsonl") == timeless(unbroken / "search.jsonl")
     mine, theirs = agent_tensors(run), agent_tensors(unbroken)
     assert mine.keys() == theirs.keys()
@@ -112,6 +102,7 @@ def test_a_killed_search_goes_on_to_the_same_result(trained: Path, unbroken: Pat
     assert all(line["seconds"] == seconds[tuple(line["widths"])] for line in episodes)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_best_strategy_and_says_how_to_go_on(
     trained: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -133,16 +124,19 @@ def test_ctrl_c_keeps_the_best_strategy_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_between_two_episodes(
-    trained: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_search_stopped_by_a_signal_goes_on_to_the_same_result(
+    trained: Path, unbroken: Path, tmp_path: Path, name: str
 ) -> None:
     cwd = shutil.copytree(trained, tmp_path / "cwd")
-    monkeypatch.syspath_prepend(cwd)
-    (cwd / "interrupt").write_text(name)
-    outcome = amc(*SEARCH, "reward=myreward.score", cwd=cwd)
+    interrupt(cwd, 3, name)
+    outcome = amc(*SEARCH, "reward=mynet.score", cwd=cwd)
     refused(outcome, "best strategy of 2 episodes", "run_dir=", "goes on", status=130)
     assert len(read_lines(cwd / "run/search.jsonl")) == 2
     assert (cwd / "run/strategy.json").exists()
+
+    (cwd / "interrupt").unlink()
+    done("run_dir=run", cwd=cwd)
+    assert_same_search(cwd / "run", unbroken)
 
 
 def test_a_half_written_line_of_a_killed_search_is_dropped(
@@ -158,14 +152,13 @@ def test_a_half_written_line_of_a_killed_search_is_dropped(
 
 
 def test_a_search_stopped_early_a_second_time_keeps_the_better_strategy(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path
 ) -> None:
     cwd = shutil.copytree(trained, tmp_path / "cwd")
-    monkeypatch.syspath_prepend(cwd)
-    done(*SEARCH, "reward=myreward.score", cwd=cwd)
+    done(*SEARCH, "reward=mynet.score", "agent.episodes=12", cwd=cwd)
     value = read_json(cwd / "run/strategy.json")["provenance"]["value"]
-    (cwd / "interrupt").write_text("SIGINT")
-    refused(amc(*SEARCH, "reward=myreward.score", cwd=cwd), "best strategy", status=130)
+    interrupt(cwd, 3)
+    refused(amc(*SEARCH, "reward=mynet.score", "agent.episodes=12", cwd=cwd), "best strategy", status=130)
     assert read_json(cwd / "run/strategy.json")["provenance"]["value"] == value
 
 

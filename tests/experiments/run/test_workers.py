@@ -9,7 +9,17 @@ import pytest
 
 from amc.strategy import Strategy
 from experiments.stages.policies.search import _same_search
-from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
+from tests.experiments.helpers import (
+    TINY,
+    amc,
+    done,
+    interrupt,
+    read_json,
+    read_lines,
+    refused,
+    timeless,
+    workspace,
+)
 
 SEARCH = (
     "run_dir=run", "stages=[search]", "threads=1", "budget.round_to=1", "model=mynet.Net", "seed=1",
@@ -17,9 +27,6 @@ SEARCH = (
 )  # fmt: skip
 
 NET = """
-import os, signal
-from pathlib import Path
-
 class Net(nn.Module):  # of a class that workers have to import
     def __init__(self, num_classes):
         super().__init__()
@@ -27,15 +34,6 @@ class Net(nn.Module):  # of a class that workers have to import
 
     def forward(self, images):
         return self.body(images)
-
-calls = 0
-
-def score(evaluation):
-    global calls
-    calls += 1
-    if calls == 3 and Path("interrupt").exists():
-        os.kill(os.getpid(), signal.SIGINT)
-    return evaluation.agreement
 """
 
 
@@ -68,7 +66,9 @@ def cwd(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=lambda value: value[-1],
 )
-def test_bad_workers_are_told_before_any_work(tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+def test_bad_workers_are_refused_before_any_work(
+    tmp_path: Path, overrides: list[str], parts: list[str]
+) -> None:
     refused(amc(*TINY, *overrides, "run_dir=run", cwd=workspace(tmp_path)), *parts)
     assert not (tmp_path / "run/dense.safetensors").exists()
 
@@ -109,7 +109,7 @@ def test_two_workers_make_the_same_search_twice(cwd: Path) -> None:
 def test_a_stopped_search_with_workers_goes_on_to_the_same_result(cwd: Path) -> None:
     search = (*SEARCH, "workers=process", "reward=mynet.score")
     whole = shutil.copytree(cwd, cwd.parent / "whole")
-    (cwd / "interrupt").touch()
+    interrupt(cwd, 3)
     refused(amc(*search, cwd=cwd), "best strategy of 2 episodes", "run_dir=", status=130)
     assert not multiprocessing.active_children()
     assert len(read_lines(cwd / "run/search.jsonl")) == 2

@@ -14,6 +14,7 @@ from tests.experiments.helpers import (
     amc,
     artifacts,
     done,
+    interrupt,
     read_json,
     read_lines,
     refused,
@@ -22,32 +23,6 @@ from tests.experiments.helpers import (
 )
 
 FINE = "budget.round_to=1"
-INTERRUPTED = """
-from pathlib import Path
-
-calls = 0
-
-def score(evaluation):
-    global calls
-    calls += 1
-    if calls == 3 and Path("interrupt").exists():
-        raise KeyboardInterrupt
-    return evaluation.agreement
-"""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A current directory with a trained run; its tests work on copies."""
-    cwd = workspace(tmp_path_factory.mktemp("trained"))
-    (cwd / "myreward.py").write_text(INTERRUPTED)
-    done(*TINY, "run_dir=run", "stages=[train]", cwd=cwd)
-    return cwd
-
-
-@pytest.fixture
-def cwd(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "cwd")
 
 
 class WithoutOptuna:
@@ -64,41 +39,41 @@ def without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [WithoutOptuna(), *sys.meta_path])
 
 
+@pytest.fixture
+def cwd(trained_run: Path) -> Path:
+    """A current directory with a trained run."""
+    return trained_run
+
+
 def search(cwd: Path, *overrides: str) -> Path:
     done("run_dir=run", "stages=[search]", "agent.episodes=12", FINE, *overrides, cwd=cwd)
     return cwd / "run"
 
 
 @pytest.mark.parametrize("agent", ["tpe", "netadapt"])
-@pytest.mark.parametrize("more", [(), ("compressor.order=l1", "agent.guide=none"), ("agent.guide=uniform",)])
-def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str, more: tuple[str, ...]) -> None:
-    run = search(cwd, f"agent={agent}", "reward=agreement", *more)
-    episodes = read_lines(run / "search.jsonl")
-    facts = read_json(run / "stages/search.json")
-    assert facts["agent"] == agent
-    assert facts["episodes"] == len(episodes) <= 12
-    within = [line for line in episodes if line["phase"] != "relaxed"]
-    best = max(within, key=lambda line: line["return"])
-    assert all(line["macs_ratio"] <= 0.5 for line in within)
-    assert list(Strategy.load(run / "strategy.json").widths) == best["widths"]
-    assert facts["best_return"] == best["return"]
+def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str) -> None:
+    for more in ((), ("compressor.order=l1", "agent.guide=none"), ("agent.guide=uniform",)):
+        run = search(cwd, f"agent={agent}", "reward=agreement", *more)
+        episodes = read_lines(run / "search.jsonl")
+        facts = read_json(run / "stages/search.json")
+        assert facts["agent"] == agent
+        assert facts["episodes"] == len(episodes) <= 12
+        within = [line for line in episodes if line["phase"] != "relaxed"]
+        best = max(within, key=lambda line: line["return"])
+        assert all(line["macs_ratio"] <= 0.5 for line in within)
+        assert list(Strategy.load(run / "strategy.json").widths) == best["widths"]
+        assert facts["best_return"] == best["return"]
 
 
 @pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
-def test_the_stages_after_the_search_follow(cwd: Path, agent: str) -> None:
-    run = search(cwd, f"agent={agent}", "stages=[search,prune,finetune,report]")
-    report = read_json(run / "report.json")
-    assert report["search"]["agent"] == agent
-    assert report["macs_ratio"] <= 0.5
-    assert not (run / "agent.zip").exists()
-
-
-@pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
-def test_one_seed_one_result(cwd: Path, tmp_path: Path, agent: str) -> None:
+def test_one_seed_one_result_which_later_stages_take(cwd: Path, tmp_path: Path, agent: str) -> None:
     again = shutil.copytree(cwd, tmp_path / "again")
     one, other = (search(folder, f"agent={agent}", "seed=0") for folder in (cwd, again))
     assert timeless(one / "search.jsonl") == timeless(other / "search.jsonl")
     assert (one / "strategy.json").read_bytes() == (other / "strategy.json").read_bytes()
+    done("run_dir=run", "stages=[prune,finetune]", cwd=cwd)
+    assert read_json(one / "stages/prune.json")["macs_ratio"] <= 0.5
+    assert not (one / "agent.zip").exists()
 
 
 def test_netadapt_comes_down_from_the_dense_network(cwd: Path) -> None:
@@ -116,16 +91,10 @@ def test_netadapt_searches_parameters_too(cwd: Path) -> None:
     assert read_json(run / "strategy.json")["params_ratio"] <= 0.4
 
 
-def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
-    cwd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("agent=netadapt", "agent.guide=none", "reward=myreward.score")
-    whole = shutil.copytree(cwd, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.syspath_prepend(whole)
-        unbroken = search(whole, *arguments)
-    monkeypatch.syspath_prepend(cwd)
-    (cwd / "interrupt").touch()
+def test_a_search_stopped_before_anything_meets_the_budget_goes_on(cwd: Path, tmp_path: Path) -> None:
+    arguments = ("agent=netadapt", "agent.guide=none", "reward=mynet.score")
+    unbroken = search(shutil.copytree(cwd, tmp_path / "whole"), *arguments)
+    interrupt(cwd, 3)
     stopped = amc("run_dir=run", "stages=[search]", "agent.episodes=12", FINE, *arguments, cwd=cwd)
     refused(stopped, "no episode within the budget", "goes on", status=130)
     assert not (cwd / "run/strategy.json").exists()
@@ -149,7 +118,7 @@ def test_a_search_stopped_before_anything_meets_the_budget_goes_on(
         (["agent=tpe", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
     ],
 )
-def test_what_does_not_go_together_is_told_in_one_line(
+def test_settings_that_exclude_each_other_are_refused_in_one_line(
     cwd: Path, overrides: list[str], parts: list[str]
 ) -> None:
     before = artifacts(cwd / "run")
@@ -158,7 +127,7 @@ def test_what_does_not_go_together_is_told_in_one_line(
 
 
 @pytest.mark.usefixtures("without_optuna")
-def test_a_missing_optuna_is_told_before_the_training(tmp_path: Path) -> None:
+def test_a_missing_optuna_is_reported_before_the_training(tmp_path: Path) -> None:
     arguments = (*TINY, "agent=tpe", "run_dir=run")
     refused(amc(*arguments, cwd=workspace(tmp_path)), "agent=tpe", "pip install 'amc-search[tpe]'")
     assert not (tmp_path / "run/dense.safetensors").exists()

@@ -30,6 +30,7 @@ from tests.experiments.helpers import (
     timeless,
     workspace,
 )
+from tests.fakes import registered
 
 ARTIFACTS = {
     ".hydra/config.yaml", ".hydra/overrides.yaml", "provenance.json", "search.jsonl", "strategy.json",
@@ -60,7 +61,8 @@ def again(tiny: Path, tmp_path: Path) -> Path:
 
 
 def search(cwd: Path, *overrides: str) -> list[dict[str, Any]]:
-    done("run_dir=run", "stages=[search]", *overrides, cwd=cwd)
+    stages = [] if any(word.startswith("stages=") for word in overrides) else ["stages=[search]"]
+    done("run_dir=run", *stages, *overrides, cwd=cwd)
     return read_lines(cwd / "run/search.jsonl")
 
 
@@ -73,7 +75,7 @@ def test_all_artifacts_are_there(full: Path) -> None:
     assert "<html" in (full / "report.html").read_text()
 
 
-def test_report_tells_all_three_networks(full: Path) -> None:
+def test_report_has_all_three_networks(full: Path) -> None:
     report = read_json(full / "report.json")
     for name in ("dense", "pruned", "finetuned"):
         assert 0 <= report[name]["top1"] <= 100
@@ -88,7 +90,7 @@ def test_report_tells_all_three_networks(full: Path) -> None:
     assert report["finetuned"]["params"] == count
 
 
-def test_report_tells_the_latency(full: Path) -> None:
+def test_report_has_the_latency(full: Path) -> None:
     report = read_json(full / "report.json")
     dense, final = report["dense"]["latency_ms"]["torch"], report["finetuned"]["latency_ms"]["torch"]
     assert 0 < final < 1000
@@ -96,7 +98,7 @@ def test_report_tells_the_latency(full: Path) -> None:
     assert report["speedup"]["torch"] == pytest.approx(dense / final, rel=0.5)
 
 
-def test_report_tells_the_search(full: Path) -> None:
+def test_report_has_the_search(full: Path) -> None:
     report, episodes = read_json(full / "report.json"), read_lines(full / "search.jsonl")
     found = report["search"]
     assert (found["agent"], found["episodes"], report["seed"]) == ("ddpg", 4, 0)
@@ -148,23 +150,21 @@ def test_a_run_is_loaded_in_inference_mode_too(full: Path) -> None:
 # --- an old run taken up again
 
 
-def test_formats_that_are_not_there_do_not_stop_the_others(
-    again: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_formats_that_are_not_there_do_not_stop_the_others(again: Path) -> None:
     absent = Format("model.mlpackage", ("no_such_package",), FORMATS["coreml"].write)
-    monkeypatch.setitem(FORMATS, "coreml", absent)
-    out = done(
-        "run_dir=run", "stages=[export]", "export.formats=[coreml,openvino,torch_export]", cwd=again
-    ).out
+    with registered(FORMATS, coreml=absent):
+        out = done(
+            "run_dir=run", "stages=[export]", "export.formats=[coreml,onnx,torch_export]", cwd=again
+        ).out
     assert "coreml is left out: not installed: no_such_package" in out
     facts = read_json(again / "run/stages/export.json")
-    assert [file["format"] for file in facts["files"]] == ["openvino", "torch_export"]
+    assert [file["format"] for file in facts["files"]] == ["onnx", "torch_export"]
     assert all(file["max_abs_difference"] < 1e-4 for file in facts["files"])
     assert facts["left_out"] == {"coreml": "not installed: no_such_package"}
     assert (again / "run" / facts["files"][1]["file"]).stat().st_size == facts["files"][1]["bytes"]
 
 
-def test_serving_tells_how_busy_the_machine_is(again: Path) -> None:
+def test_serving_records_how_busy_the_machine_is(again: Path) -> None:
     out = done(
         "run_dir=run", "stages=[serve]", "serve.backend=torch", "serve.rate=50", "serve.seconds=0.2",
         "serve.slices=2", cwd=again,
@@ -182,7 +182,7 @@ def test_serving_takes_a_runtime_of_this_machine(again: Path) -> None:
     refused(amc("run_dir=run", "stages=[serve]", "serve.backend=tensorrt", cwd=again), "cannot run here: ")
 
 
-def test_the_benchmark_tells_throughput_and_memory(again: Path) -> None:
+def test_the_benchmark_records_throughput_and_memory(again: Path) -> None:
     out = done(
         "run_dir=run", "stages=[benchmark]", "latency.backends=[onnxruntime,adb]",
         "latency.throughput_batch=4", cwd=again,
@@ -279,15 +279,22 @@ def test_a_reward_of_the_users_own(again: Path) -> None:
 # --- agents
 
 
-@pytest.mark.parametrize(("agent", "episodes"), [("random", 4), *((name, 1) for name in ALLOCATIONS)])
-def test_baselines_write_the_same_artifacts(tmp_path: Path, agent: str, episodes: int) -> None:
-    cwd = workspace(tmp_path)
-    done(*TINY, f"agent={agent}", "run_dir=run", cwd=cwd)
+def test_a_baseline_writes_the_same_artifacts(cwd: Path) -> None:
+    done(*TINY, "agent=random", "run_dir=run", cwd=cwd)
     assert {name for name in ARTIFACTS if not (cwd / "run" / name).is_file()} == set()
     assert not (cwd / "run/agent.zip").exists()
     found = read_json(cwd / "run/report.json")["search"]
-    assert (found["agent"], found["episodes"]) == (agent, episodes)
-    assert len(read_lines(cwd / "run/search.jsonl")) == episodes
+    assert (found["agent"], found["episodes"]) == ("random", 4)
+    assert len(read_lines(cwd / "run/search.jsonl")) == 4
+
+
+def test_allocations_are_one_episode_that_is_pruned(again: Path) -> None:
+    for agent in ALLOCATIONS:
+        assert len(search(again, f"agent={agent}", "stages=[search,prune]")) == 1
+        assert not (again / "run/agent.zip").exists()
+        found = read_json(again / "run/stages/search.json")
+        assert (found["agent"], found["episodes"]) == (agent, 1)
+        assert 0 < read_json(again / "run/stages/prune.json")["macs_ratio"] <= 0.5
 
 
 def test_one_seed_one_result(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""One call of ``amc``, around Hydra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
+
+from amc.errors import AmcError
+from experiments.command.lock import locked
+from experiments.command.messages import file_error
+from experiments.command.multirun import Sweep
+from experiments.command.remembered import key_of
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+class Refused(BaseException):
+    """Carries the message of an `AmcError` out of one of Hydra's callbacks; see `Command`."""
+
+
+class Command:
+    """One call of ``amc`` in this process: the folders it locks and the errors it keeps away from Hydra.
+
+    Hydra runs between ``main`` and the job and passes no object on. It forces four detours, all of them here:
+
+    - Hydra makes its callbacks itself, from a name in the configuration. `Folders` therefore finds the
+      command as ``Command.current``, and its locks last until `running` ends.
+    - Hydra turns an `Exception` of a callback into a warning. A callback that refuses raises `Refused`,
+      which is a `BaseException`.
+    - Hydra prints several lines about an error of a job. `keep_errors` holds it back, and `raise_error`
+      raises it once Hydra has returned.
+    - Hydra prints errors of the configuration and exits, unless ``HYDRA_FULL_ERROR`` is set: then it raises
+      them. `running` sets it; ``wants_traceback`` says whether the user had set it.
+
+    The jobs of a multirun may run in other processes. There is no command there: such jobs leave notes
+    (`multirun.record_failure`).
+    """
+
+    current: ClassVar[Command]
+
+    def __init__(self) -> None:
+        self.wants_traceback = bool(os.environ.get(_FULL_ERROR))
+        self.sweep: Sweep | None = None
+        self._error: AmcError | None = None
+        self._locks = ExitStack()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be the current command; unlock its folders and restore the environment at any end."""
+        before = os.environ.get(_FULL_ERROR)
+        os.environ[_FULL_ERROR] = "1"
+        Command.current = self
+        try:
+            with self._locks:
+                yield
+        finally:
+            if before is None:
+                del os.environ[_FULL_ERROR]
+            else:
+                os.environ[_FULL_ERROR] = before
+
+    def lock(self, folder: Path) -> None:
+        """Keep other processes out of ``folder`` until the command ends.
+
+        Raises:
+            Refused: another process works in it.
+        """
+        try:
+            self._locks.enter_context(locked(folder))
+        except AmcError as error:
+            raise Refused(str(error)) from error
+
+    @contextmanager
+    def keep_errors(self) -> Iterator[None]:
+        """Hold back an `AmcError` or a failed file operation of the one job."""
+        try:
+            yield
+        except AmcError as error:
+            self._error = error
+        except OSError as error:
+            self._error = file_error(error)
+
+    def raise_error(self) -> None:
+        """Raise what `keep_errors` has held back, if anything.
+
+        Raises:
+            AmcError: the error of the job.
+        """
+        if self._error is not None:
+            raise self._error
+
+
+class Folders(Callback):
+    """Locks the folder of a command before Hydra writes into it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Lock a run folder.
+
+        Raises:
+            Refused: another process works in it.
+        """
+        Command.current.lock(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Lock a sweep folder; make all jobs use it, whatever is swept and wherever they run.
+
+        Raises:
+            Refused: another process works in it, or the jobs were given one run folder.
+        """
+        given = config.hydra.overrides.task
+        if any(key_of(override) == "run_dir" for override in given):
+            raise Refused(
+                "run_dir is given for many jobs; expected hydra.sweep.dir=DIR, a folder for them all"
+            )
+        folder = Path(os.path.abspath(config.hydra.sweep.dir))
+        Command.current.lock(folder)
+        Command.current.sweep = Sweep.start(folder, given)
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
