@@ -13,6 +13,7 @@ from torch import nn
 
 from amc.budget.widths import width_space
 from amc.candidate.builder import CandidateBuilder
+from amc.candidate.pruning import FOLDED_TOLERANCE
 from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs
@@ -25,7 +26,6 @@ from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.scoring.run import outputs
 from experiments.coverage.zoo import Case
-from experiments.stages.networks.prune import FOLDED_TOLERANCE
 
 CLASSES = 10
 NO_MEMORY = "needs more memory than --memory-mib allows"
