@@ -1,4 +1,11 @@
-"""Evaluations of many candidates at the same time: worker processes, on this machine or in a Ray cluster."""
+"""Evaluating many candidates at the same time: worker processes on this machine or in a Ray cluster.
+
+- ``protocol.py``: ``WorkerSettings``, and what a worker and a backend provide.
+- ``pool.py``: ``WorkerPool``, which distributes evaluations and replaces lost workers.
+- ``process.py``: workers as processes of this machine.
+- ``ray.py``: workers as Ray actors.
+- ``shared_memory.py``: an object packed into one block of memory that all workers share.
+"""
 
 from amc.workers.pool import WorkerPool, open_pool
 from amc.workers.protocol import KINDS, Answer, Backend, Worker, WorkerLost, WorkerSettings

@@ -1,4 +1,4 @@
-"""What a kind of workers provides, and how many of which kind are asked for."""
+"""The interface of workers and backends, and the settings that choose them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any, Protocol
 
 import torch
 
-from amc.errors import AmcError
+from amc.errors import SettingError, UnavailableError
 from amc.result import Evaluation
 
 KINDS = ("serial", "process", "ray")
-"""``serial`` is no worker at all: the compressor itself evaluates."""
+"""``serial`` uses no workers: the compressor evaluates in this process."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``."""
 
 Answer = Evaluation | Exception
-"""What became of an evaluation; the exception is one that it raised in the worker."""
+"""The result of an evaluation, or the exception that it raised in the worker."""
 
 
 class WorkerLost(RuntimeError):  # noqa: N818 - an event, handled by the pool
-    """A worker died, whatever it was asked; the message says how."""
+    """A worker died; the message says how."""
 
 
 class Worker(Protocol):
-    """A process that holds the compressor; one evaluation at a time, from any one thread."""
+    """A process with a copy of the compressor. It evaluates one candidate at a time, for any thread."""
 
     def ready(self) -> None:
         """Wait until the worker can evaluate.
@@ -46,38 +46,45 @@ class Worker(Protocol):
     def evaluate(self, widths: Sequence[int]) -> Answer:
         """Wait for an evaluation.
 
+        Args:
+            widths: kept channels of every group.
+
         Raises:
-            WorkerLost: the worker died; it is of no use any more.
+            WorkerLost: the worker died and cannot be used any more.
         """
         ...
 
     def close(self) -> None:
-        """End the worker, in the middle of its work if need be."""
+        """End the worker, even in the middle of an evaluation."""
         ...
 
 
 class Backend(Protocol):
-    """Where workers run."""
+    """Starts workers of one kind."""
 
     def start(self) -> Worker:
         """Start a worker without waiting for it."""
         ...
 
     def close(self) -> None:
-        """Give back what is not a worker's own; the workers are closed."""
+        """Free what the workers share; all workers are closed before."""
         ...
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Who evaluates candidates.
+    """Where candidates are evaluated.
 
     Attributes:
         kind: one of ``KINDS``.
         count: number of workers.
-        threads: of each worker. The last bits of a sum can depend on the number of threads: workers give the
-            bits of a compressor in this process if both compute with one thread.
-        address: of a running Ray cluster (``auto``, or ``HOST:PORT``); None starts Ray on this machine.
+        threads: number of threads of each worker. The last bits of a sum can depend on it: workers give the
+            same bits as a compressor in this process if both compute with one thread.
+        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine.
+
+    Raises:
+        SettingError: an impossible value.
+        UnavailableError: Ray is not installed.
     """
 
     kind: str = "serial"
@@ -87,46 +94,48 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise AmcError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+            raise SettingError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         for name in ("count", "threads"):
             if getattr(self, name) < 1:
-                raise AmcError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
+                raise SettingError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
         if self.address is not None and self.kind != "ray":
-            raise AmcError(f"workers.address is {self.address!r}, which only workers=ray uses")
+            raise SettingError(f"workers.address is {self.address!r}, which only workers=ray uses")
         if self.kind == "ray" and importlib.util.find_spec("ray") is None:
-            raise AmcError("workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'")
+            raise UnavailableError(
+                "workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'"
+            )
 
     @property
     def concurrency(self) -> int:
-        """How many candidates are evaluated at the same time."""
+        """Number of candidates that are evaluated at the same time."""
         return 1 if self.kind == "serial" else self.count
 
 
 def set_up(threads: int) -> None:
-    """Set a fresh worker's threads, and have it keep freed memory for the next layer.
+    """Set the number of threads of a new worker, and keep its freed memory for the next layer.
 
-    glibc gives large freed blocks back to the system, unless it has learned not to: the process that
-    calibrated has, a worker would get its memory anew, page by page, for every layer of every candidate.
+    glibc returns large freed blocks to the system until its thresholds have adapted. Without fixed
+    thresholds, a new worker would get its memory again, page by page, for every layer of every candidate.
     """
     torch.set_num_threads(threads)
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library than glibc
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that is allowed
+            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value that is allowed
             mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
-    """Return the result or the exception of ``work(argument)``; where it happened goes along as a note."""
+    """Return the result or the exception of ``work(argument)``; the exception has its traceback as a note."""
     try:
         return work(argument)
-    except Exception as error:  # any: it is raised again in the process that asked
+    except Exception as error:  # any kind: it is raised again in the asking process
         error.add_note("".join(["in a worker:\n", *traceback.format_tb(error.__traceback__)]))
-        return error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}")
+        return error if _can_be_pickled(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _travels(error: Exception) -> bool:
+def _can_be_pickled(error: Exception) -> bool:
     try:
         return type(pickle.loads(pickle.dumps(error))) is type(error)
-    except Exception:  # an exception class of someone else may do anything
+    except Exception:  # an unknown exception class may do anything
         return False
