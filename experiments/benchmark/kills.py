@@ -82,13 +82,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for number in tqdm(range(options.kills), desc="kills", disable=None):
             broken = Path(scratch) / f"broken_{number}"
             command = [*job, STAGES, f"run_dir={broken}"]
-            moment = timeline.moment(number, draws)
-            shutil.copytree(trained, broken)
-            while not _kill(command, broken, moment):  # this time the job ended before the moment
-                shutil.rmtree(broken)
-                shutil.copytree(trained, broken)
-                moment = Moment(moment.episodes, draws.uniform(0, moment.seconds))
-            done = _episodes(broken)
+            moment, done = _broken(command, trained, broken, timeline.moment(number, draws), draws)
             _finish(command)
             results = _results(broken)
             differs = sorted(name for name in expected if results.get(name) != expected[name])
@@ -99,14 +93,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "kills": len(rows),
         "identical": sum(not row["differs"] for row in rows),
-        "unbroken_seconds": {
-            "first": round(timeline.first, 2),
-            "last": round(timeline.last, 2),
-            "end": round(timeline.end, 2),
-        },
+        "unbroken_seconds": {name: round(getattr(timeline, name), 2) for name in ("first", "last", "end")},
         "compared": sorted(expected),
         "runs": rows,
     }
+
+
+def _broken(
+    command: list[str], trained: Path, folder: Path, moment: Moment, draws: random.Random
+) -> tuple[Moment, int]:
+    """Run a job until it is killed; return the moment of that and the number of recorded episodes."""
+    shutil.copytree(trained, folder)
+    while not _kill(command, folder, moment):  # this time the job ended before the moment
+        shutil.rmtree(folder)
+        shutil.copytree(trained, folder)
+        moment = Moment(moment.episodes, draws.uniform(0, moment.seconds))
+    return moment, _episodes(folder)
 
 
 def _command(arguments: list[str]) -> list[str]:

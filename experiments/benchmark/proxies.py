@@ -116,7 +116,7 @@ def around(
         space: The widths that groups may take.
         budget: Networks are scaled to it.
         spread: Standard deviation of a preserve ratio's logarithm.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         AmcError: ``DRAWS`` draws gave too few different networks.

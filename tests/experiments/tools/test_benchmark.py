@@ -43,9 +43,9 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert told.startswith("benchmark: --networks is 1; expected at least 5")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("benchmark: --networks is 1; expected at least 5")
 
 
 @pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "kills"])

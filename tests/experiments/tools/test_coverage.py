@@ -181,7 +181,7 @@ def test_bad_input_ends_in_one_line(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "--out", str(tmp_path / "x.md"), "--only", "nothing")
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert told.count("\n") == 1
-    assert told.startswith("coverage: --only nothing: fits none of")
+    assert error.count("\n") == 1
+    assert error.startswith("coverage: --only nothing: fits none of")
