@@ -1,14 +1,15 @@
-"""Searchers over episodes of Gymnasium environments with a one-dimensional action in [0, 1].
+"""Agents that search over episodes of Gymnasium environments with a one-dimensional action in [0, 1].
 
-Every agent is ``(envs, episodes, seed, on_episode) -> SearchResult`` and is counted in episodes. ``envs`` are
-identical and stepped at the same time.
+Every agent is a function ``(envs, episodes, seed, on_episode) -> SearchResult`` with its settings bound: see
+``agents.protocol.Agent``. The environments are identical and are stepped at the same time.
 """
 
 from agents.baselines import fixed_search, random_search
 from agents.best_start import search_from_best
 from agents.evolution import EvolutionSettings, evolution_search
 from agents.netadapt import NetAdaptSettings, netadapt_search
-from agents.offpolicy.ddpg import DDPGSettings, ddpg_search
+from agents.offpolicy.ddpg import ddpg_search
+from agents.offpolicy.settings import DDPGSettings
 from agents.protocol import Agent, Episode, OnEpisode, SearchResult
 from agents.thompson import ThompsonSettings, thompson_search
 from agents.tpe import TPESettings, import_optuna, tpe_search

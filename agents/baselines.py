@@ -1,4 +1,4 @@
-"""Searches without learning: what reinforcement learning has to beat at the same number of evaluations."""
+"""Searches without learning: the baselines of reinforcement learning at the same number of evaluations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def uniform(generator: np.random.Generator) -> Policy:
 
 
 def carry_out(actions: Sequence[float]) -> Policy:
-    """Return a policy that takes given actions."""
+    """Return a policy that takes given actions, one a step."""
     return lambda _observation, step: actions[step]
 
 
 def random_search(envs: Sequence[gym.Env], episodes: int, seed: int, on_episode: OnEpisode) -> SearchResult:
-    """Draw every action uniformly from [0, 1]: AMC's warm-up, carried on."""
+    """Draw every action uniformly from [0, 1]: AMC's warm-up without an end."""
     generator = np.random.default_rng(seed)
     best: Episode | None = None
     for batch in batches(episodes, len(envs)):

@@ -1,4 +1,4 @@
-"""A search that starts from the best of several allocations: no rule of thumb is best for every network."""
+"""A search that starts from the best of several allocations: no heuristic is best for every network."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def search_from_best(
     guides: Sequence[Actions],
     agent: Callable[[Actions], Agent],
 ) -> SearchResult:
-    """Judge all guides, an episode each; the agent of the best one searches in the episodes that are left.
+    """Evaluate all guides, one episode each; an agent searches from the best one with the remaining episodes.
 
     Args:
-        guides: different allocations; of few episodes one at least is kept for the agent.
-        agent: makes the agent that starts from a guide.
+        guides: allocations to try. The last ones are skipped if no episode would be left for the agent.
+        agent: makes the agent that starts from a given allocation.
     """
     tried = list(guides)[: episodes - 1]
     best: Episode | None = None

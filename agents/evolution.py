@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium as gym
 import numpy as np
 
 from agents.baselines import carry_out, uniform
+from agents.checks import POSITIVE, at_least, validate
 from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, rollouts, streams
 
 
@@ -17,28 +18,23 @@ class EvolutionSettings:
     """Hyper-parameters.
 
     Attributes:
-        population: parents that are kept.
+        population: number of parents.
         mutations: how many actions of a child change, on average.
         sigma: standard deviation of a change, in units of the action.
-        guide: an allocation to start from; empty to start from random episodes.
+        guide: the initial allocation, one action (preserve ratio) a step; empty to start from random
+            episodes.
+
+    Raises:
+        ValueError: names an impossible setting, its value and what is expected.
     """
 
-    population: int = 8
-    mutations: float = 3.0
-    sigma: float = 0.15
+    population: int = field(default=8, metadata=at_least(1))
+    mutations: float = field(default=3.0, metadata=POSITIVE)
+    sigma: float = field(default=0.15, metadata=POSITIVE)
     guide: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that no search can use.
-
-        Raises:
-            ValueError: names the setting, what it is and what is expected.
-        """
-        if self.population < 1:
-            raise ValueError(f"agent.population is {self.population}; expected at least 1")
-        for name in ("mutations", "sigma"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; expected a positive number")
+        validate(self)
 
 
 def evolution_search(
@@ -46,9 +42,9 @@ def evolution_search(
 ) -> SearchResult:
     """Search by mutation of the best episodes so far; see ``agents.protocol.Agent``.
 
-    A parent is drawn from the ``population`` best episodes, some of its executed actions are shifted by
-    normal noise, and the child joins if it is better than the worst. Without a guide the population starts
-    from uniform random episodes. All of a batch is proposed from the parents before it.
+    A parent is drawn from the ``population`` best episodes. Normal noise shifts some of its executed actions.
+    The child replaces the worst parent if it is better. Without a guide the population starts from uniform
+    random episodes. All episodes of a batch descend from the parents before it.
     """
     generator = np.random.default_rng(seed)
     parents: list[Episode] = []
@@ -70,7 +66,7 @@ def evolution_search(
 def _proposal(
     index: int, parents: Sequence[Episode], settings: EvolutionSettings, generator: np.random.Generator
 ) -> Sequence[float]:
-    """The guide first, then mutated parents; the guide's own while there are none."""
+    """Return the guide first, then mutated parents, or mutations of the guide while there are no parents."""
     if settings.guide and index == 0:
         return settings.guide
     if not parents:
@@ -81,7 +77,7 @@ def _proposal(
 def _mutated(
     actions: Sequence[float], settings: EvolutionSettings, generator: np.random.Generator
 ) -> tuple[float, ...]:
-    """Shift some actions; at least one."""
+    """Shift at least one action; the result stays in [0, 1]."""
     changed = generator.random(len(actions)) < settings.mutations / len(actions)
     changed[generator.integers(len(actions))] = True
     shifted = np.asarray(actions) + changed * generator.normal(0.0, settings.sigma, len(actions))

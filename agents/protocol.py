@@ -1,4 +1,4 @@
-"""What all agents share: the record of an episode, the result of a search, and one way to run episodes."""
+"""The interface of all agents: the record of an episode, the result of a search, and rollouts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import gymnasium as gym
 import numpy as np
 
 Policy = Callable[[np.ndarray, int], float]
-"""(observation, step) -> action in [0, 1]."""
+"""(observation (features,), step) -> action in [0, 1]."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished pass.
+    """One finished pass over all groups.
 
     Attributes:
         index: number of the episode, from 0.
-        phase: ``warmup`` while actions ignore what was learned, ``relaxed`` where the limit is exceeded on
-            purpose, else ``search``.
-        requested, executed: action asked for and carried out at every step, in [0, 1].
-        value: the return: reward of the last step (all others are zero).
+        phase: ``warmup`` before the agent uses what it has learned, ``relaxed`` if the episode may exceed the
+            budget on purpose, else ``search``.
+        requested: the action of every step, in [0, 1].
+        executed: the preserve ratio of every group of the evaluated network, in (0, 1].
+        value: the return, which is the reward of the last step (all others are zero).
         info: the environment's info of the last step.
     """
 
@@ -49,13 +50,13 @@ OnEpisode = Callable[[Episode], None]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         agent: name of the agent.
         episodes: how many episodes were run.
-        best: the first episode of the highest return.
-        save: writes the trained agent to a path, where there is one to keep.
+        best: the first eligible episode of the highest return.
+        save: writes the trained agent to a path; None for an agent without parameters.
     """
 
     agent: str
@@ -70,42 +71,42 @@ class Agent(Protocol):
     def __call__(
         self, envs: Sequence[gym.Env], episodes: int, seed: int, on_episode: OnEpisode
     ) -> SearchResult:
-        """Run ``episodes`` episodes and tell ``on_episode`` of each as it ends.
+        """Run ``episodes`` episodes and pass each to ``on_episode`` as it ends.
 
         Args:
             envs: one or more identical environments. They are stepped at the same time, each in a thread of
-                its own, so an agent learns after every batch of ``len(envs)`` episodes: the result depends on
-                the seed and on their number, never on how long a step takes.
-            episodes: how many in all; the last batch is smaller where they do not divide.
-            seed: of all that is drawn.
+                its own, and an agent learns after every batch of ``len(envs)`` episodes. So the result
+                depends on the seed and on the number of environments, never on how long a step takes.
+            episodes: number of episodes; the last batch is smaller if ``len(envs)`` does not divide it.
+            seed: seed of all random draws.
             on_episode: called in the order of the episodes' indices, from the calling thread.
         """
         ...
 
 
 def better(best: Episode | None, episode: Episode) -> Episode | None:
-    """Return the eligible episode of the higher return; the earlier one on a tie."""
+    """Return the eligible episode with the higher return; the earlier one on a tie."""
     if not episode.eligible:
         return best
     return episode if best is None or episode.value > best.value else best
 
 
 def batches(episodes: int, size: int) -> Iterator[range]:
-    """Yield the indices of all episodes, ``size`` at a time and the rest at the end."""
+    """Yield the indices of all episodes in batches of ``size``; the last batch may be smaller."""
     for first in range(0, episodes, size):
         yield range(first, min(first + size, episodes))
 
 
 def streams(generator: np.random.Generator, count: int) -> list[np.random.Generator]:
-    """Return a generator for each of ``count`` episodes that draw at the same time; itself for one."""
+    """Return a generator for each of ``count`` concurrent episodes: ``generator`` itself for one."""
     return [generator] if count == 1 else generator.spawn(count)
 
 
 def concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Make all calls at once, each in a thread of its own, and return their results in order.
+    """Run all calls at once, each in a thread of its own, and return their results in order.
 
-    A single call is made in the calling thread. An exception is raised once all calls have ended; the first
-    in order if there are several.
+    A single call runs in the calling thread. An exception is raised once all calls have ended: the first in
+    order if there are several.
     """
     if len(calls) == 1:
         return [calls[0]()]
@@ -117,9 +118,15 @@ def concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
 def rollouts(
     envs: Sequence[gym.Env], policies: Sequence[Policy], first_index: int, phase: str
 ) -> list[Episode]:
-    """Run one episode under each policy, at most ``len(envs)`` of them, all at once; return them in order.
+    """Run one episode under each policy, all at once, and return the episodes in order.
 
-    Policies are called from threads: what they draw from must be their own (see ``streams``).
+    Policies are called from threads, so each needs a random generator of its own (see ``streams``).
+
+    Args:
+        envs: identical environments; those after the last policy are not used.
+        policies: at most ``len(envs)``.
+        first_index: index of the first episode.
+        phase: phase of all episodes.
     """
     assert 1 <= len(policies) <= len(envs), f"{len(policies)} policies for {len(envs)} environments"
     return concurrently(

@@ -1,32 +1,33 @@
-"""Thompson sampling over what each group's pruning costs (Thompson 1933; Russo et al., arXiv 1707.02038).
+"""Thompson sampling over the cost of pruning each group (Thompson 1933; Russo et al., arXiv 1707.02038).
 
-Error curves say what every width of a group does to the network, each group alone. What they get wrong is,
-to begin with, a factor a group: that many unknowns can be learned from as many episodes. Every episode draws
-factors from what is believed of them, carries out the allocation that is best under the draw, and learns from
-its return. Where beliefs are unsure draws differ, which explores; where returns have spoken they do not.
+An error curve gives the error of every width of a group, with all other groups whole. The model is that
+each curve is wrong by one factor, so there are as many unknowns as groups. Every episode draws factors from
+the posterior, carries out the allocation that is best under them, and updates the posterior with its
+return. Draws vary where the posterior is wide, which explores, and agree where returns have narrowed it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium as gym
 import numpy as np
 
 from agents.baselines import carry_out
+from agents.checks import POSITIVE, validate
 from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, rollouts
 
 Actions = tuple[float, ...]
 Allocate = Callable[[Sequence[float]], Actions]
-"""A factor for every group's error curve -> the preserve ratios that are best under them."""
+"""(G,) factors of the groups' error curves -> (G,) preserve ratios that are best under them."""
 Losses = Callable[[Sequence[float]], Sequence[float]]
-"""Executed preserve ratios -> every group's error at its ratio, by its curve."""
+"""(G,) executed preserve ratios -> (G,) errors of the groups, by their curves."""
 
 LEAST_FACTOR = 0.05
-"""Of an error: a group that loses nothing, or less, would be pruned to nothing."""
+"""Smallest factor. Under a factor of zero or less a group would be pruned to its minimum."""
 DRAWS = 10
-"""How often factors are drawn for an allocation that was not met before, ever more widely."""
+"""How often factors are drawn, each time with a wider spread, until their allocation is a new one."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,24 @@ class ThompsonSettings:
     """Hyper-parameters.
 
     Attributes:
-        prior: standard deviation of the groups' factors around 1 before anything is learned.
-        noise: standard deviation of what factors cannot explain, as a share of the first episode's loss.
-        guide: an allocation to begin with; empty for that of the curves as they are.
+        prior: standard deviation of the factors' prior, whose mean is 1.
+        noise: standard deviation of the observation noise, as a share of the first episode's loss.
+        guide: the first episode's allocation; empty for the best one under the curves as they are.
+
+    Raises:
+        ValueError: names an impossible setting, its value and what is expected.
     """
 
-    prior: float = 0.3
-    noise: float = 0.02
+    prior: float = field(default=0.3, metadata=POSITIVE)
+    noise: float = field(default=0.02, metadata=POSITIVE)
     guide: Actions = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that no search can use.
-
-        Raises:
-            ValueError: names the setting, what it is and what is expected.
-        """
-        for name in ("prior", "noise"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"agent.{name} is {getattr(self, name)}; expected a positive number")
+        validate(self)
 
 
-class _Belief:
-    """Normal belief about the groups' factors: Bayesian linear regression of losses on curves' errors."""
+class Belief:
+    """Normal posterior of the groups' factors: Bayesian linear regression of losses on the curves' errors."""
 
     def __init__(self, groups: int, settings: ThompsonSettings) -> None:
         self._noise = settings.noise
@@ -63,12 +60,12 @@ class _Belief:
         self._moment = self._precision @ np.ones(groups)
 
     def learn(self, errors: np.ndarray, loss: float) -> None:
-        """Take in one network: its groups' errors (G,) and its loss, in the same unit."""
+        """Update with one network: its groups' errors (G,) by the curves and its loss, in the same unit."""
         self._precision += np.outer(errors, errors) / self._noise**2
         self._moment += errors * loss / self._noise**2
 
     def draw(self, generator: np.random.Generator, spread: float) -> np.ndarray:
-        """Return factors (G,); ``spread`` widens the belief."""
+        """Draw factors (G,); ``spread`` multiplies the standard deviation."""
         root = np.linalg.cholesky(self._precision)  # of the inverse covariance
         mean = np.linalg.solve(self._precision, self._moment)
         shift = np.linalg.solve(root.T, generator.standard_normal(len(mean)))
@@ -89,16 +86,19 @@ def thompson_search(
 ) -> SearchResult:
     """Search among allocations that are best under some factors; see ``agents.protocol.Agent``.
 
-    The loss of a network is what its return lacks to ``ceiling``. All of a batch is drawn from the same
-    belief.
+    The loss of a network is ``ceiling()`` minus its return. All episodes of a batch are drawn from the same
+    posterior.
 
     Args:
-        ceiling: return of the network that nothing was taken from.
-        groups: steps of an episode.
+        allocate: gives the best allocation under factors.
+        losses: gives the groups' errors of an allocation.
+        ceiling: gives the return of the dense network.
+        groups: number of groups G, which is the number of steps of an episode.
+        settings: the hyper-parameters.
     """
     generator = np.random.default_rng(seed)
-    belief = _Belief(groups, settings)
-    scale: tuple[float, float] | None = None  # of errors and losses: both are 1 for the first network
+    belief = Belief(groups, settings)
+    scale: tuple[float, float] | None = None  # normalises errors and losses: both are 1 for the first network
     met: set[Actions] = set()
     best: Episode | None = None
     for batch in batches(episodes, len(envs)):
@@ -120,8 +120,8 @@ def thompson_search(
     return SearchResult("thompson", episodes, best)
 
 
-def _unmet(belief: _Belief, allocate: Allocate, met: set[Actions], generator: np.random.Generator) -> Actions:
-    """Draw an allocation that was not met before, if one comes up."""
+def _unmet(belief: Belief, allocate: Allocate, met: set[Actions], generator: np.random.Generator) -> Actions:
+    """Draw an allocation that was not met before; the last of ``DRAWS`` if there is none."""
     actions: Actions = ()
     for attempt in range(DRAWS):
         actions = allocate(belief.draw(generator, 1.5**attempt).tolist())

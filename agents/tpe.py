@@ -1,15 +1,16 @@
-"""The tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011) of Optuna, over all steps at once."""
+"""Optuna's tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011) over whole allocations."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 
 from agents.baselines import carry_out
+from agents.checks import at_least, validate
 from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, rollouts
 
 
@@ -18,28 +19,25 @@ class TPESettings:
     """Hyper-parameters.
 
     Attributes:
-        warmup_episodes: episodes before the estimator is used, drawn uniformly but for the guide.
-        guide: an allocation to begin with; empty for none.
+        warmup_episodes: episodes before the estimator is used; all but the guide are drawn uniformly.
+        guide: the first episode's allocation; empty for none.
+
+    Raises:
+        ValueError: names an impossible setting, its value and what is expected.
     """
 
-    warmup_episodes: int = 10
+    warmup_episodes: int = field(default=10, metadata=at_least(0))
     guide: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that no search can use.
-
-        Raises:
-            ValueError: names the setting, what it is and what is expected.
-        """
-        if self.warmup_episodes < 0:
-            raise ValueError(f"agent.warmup_episodes is {self.warmup_episodes}; expected 0 or more")
+        validate(self)
 
 
 def import_optuna() -> Any:
     """Return the ``optuna`` module, which is an optional dependency.
 
     Raises:
-        ValueError: it is not installed; says how to install it.
+        ValueError: it is not installed; the message says how to install it.
     """
     try:
         import optuna
@@ -59,11 +57,13 @@ def tpe_search(
 ) -> SearchResult:
     """Search by Optuna's TPE sampler; see ``agents.protocol.Agent``.
 
-    An allocation is one point of the unit cube with a dimension for every step, sampled as a whole before its
-    episode: observations are not used. The sampler is told what was executed rather than what it asked for,
-    and of a batch once all of it has ended; until then it keeps away from the other points of the batch.
+    An allocation is one point of the unit cube with a dimension for every step. It is sampled as a whole
+    before its episode, so observations are not used. The sampler learns from the executed actions instead
+    of the requested ones. It learns from a batch once all of its episodes have ended; until then it avoids
+    the points of the batch (Optuna's constant liar).
 
     Args:
+        settings: the hyper-parameters.
         episode_length: steps of an episode.
 
     Raises:
@@ -83,7 +83,7 @@ def tpe_search(
         for trial, episode in zip(trials, rollouts(envs, policies, batch.start, phase), strict=True):
             on_episode(episode)
             best = better(best, episode)
-            # Parameters of a trial are final: it is closed, and what was carried out is a trial of its own.
+            # A trial's parameters are final: close it, and add the executed actions as another trial.
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             executed = dict(zip(names, episode.executed, strict=True))
             study.add_trial(
@@ -94,9 +94,9 @@ def tpe_search(
 
 
 def _study(optuna: Any, seed: int, warmup_episodes: int, *, lie: bool) -> Any:
-    """Return an empty study in memory."""
+    """Return an empty study in memory; ``lie`` switches the constant liar on."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():  # both options are called experimental before Optuna 5
+    with warnings.catch_warnings():  # both options are experimental before Optuna 5
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=warmup_episodes, multivariate=True, constant_liar=lie, seed=seed

@@ -1,4 +1,4 @@
-"""Files that are either the old or the new version, never a part of one."""
+"""Atomic writes: a file holds either its old or its new content, never a part of one."""
 
 import json
 import os
@@ -6,14 +6,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from amc.errors import AmcError
+from amc.errors import FileError
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it, fsync and `os.replace`.
+    """Write ``data`` to ``path`` through a temporary file in the same folder, fsync and ``os.replace``.
 
     Raises:
-        AmcError: The file cannot be written; an old file at `path` is then still whole.
+        FileError: the file cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -27,22 +27,30 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise AmcError(
+        raise FileError(
             f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"
         ) from error
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, as `atomic_write_bytes` does."""
+    """Write ``text`` as UTF-8 by ``atomic_write_bytes``.
+
+    Raises:
+        FileError: as ``atomic_write_bytes``.
+    """
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_json(path: str | Path, obj: Any) -> None:
-    """Write `obj` as indented JSON, as `atomic_write_bytes` does; NaN and infinity are refused."""
+    """Write ``obj`` as indented JSON by ``atomic_write_bytes``.
+
+    Raises:
+        FileError: ``obj`` holds NaN, infinity or a type that JSON lacks; or as ``atomic_write_bytes``.
+    """
     try:
         text = json.dumps(obj, indent=2, sort_keys=False, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise AmcError(
+        raise FileError(
             f"{path}: cannot write as JSON: {error}; expected finite numbers and plain types"
         ) from error
     atomic_write_text(path, text + "\n")

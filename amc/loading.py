@@ -13,6 +13,7 @@ from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.strategy import Strategy
 
+STRATEGY = "strategy.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -35,7 +36,7 @@ def load_pruned(run_dir: str | Path, model: nn.Module | None = None, *, weights:
 def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     if not folder.is_dir():
         raise AmcError(f"no run folder at {folder}")
-    strategy = Strategy.load(folder / "strategy.json")
+    strategy = Strategy.load(folder / STRATEGY)
     spec = ModelSpec.from_json(dict(strategy.model))
     dense = model if model is not None else build(spec, trust_dotted_path=False)
     pruned = shaped(dense, spec.input_shape, strategy)

@@ -1,4 +1,4 @@
-"""What one candidate network achieves: the value that every reward receives."""
+"""The scores and costs of one candidate network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Evaluation:
 
     Attributes:
         widths: kept channels of every group.
-        top1: accuracy in percent.
-        loss: cross-entropy in nats.
+        top1: accuracy in percent; None for a network that returns no logits.
+        loss: cross-entropy in nats; None for a network that returns no logits.
         agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
-            a network without logits ``top1`` and ``loss`` are 0 and this is ``likeness``.
+            a network without logits it is ``likeness``.
         likeness: minus the squared error of the outputs, relative to the dense outputs' variance over images
             (``amc.scoring.scores.likeness``); 0 is perfect.
         macs, params: of the candidate; ``*_ratio`` relative to the dense network.
@@ -22,8 +22,8 @@ class Evaluation:
     """
 
     widths: tuple[int, ...]
-    top1: float
-    loss: float
+    top1: float | None
+    loss: float | None
     agreement: float
     likeness: float
     macs: int

@@ -1,4 +1,4 @@
-"""A pruning strategy: how many channels each group keeps, as a frozen, versioned, readable value."""
+"""A pruning strategy: how many channels each group keeps, as a frozen value and a versioned JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class GroupWidth:
-    """Width of one channel group: ``kept`` of ``dense`` channels stay."""
+    """The width of one channel group: ``kept`` of its ``dense`` channels stay."""
 
     name: str
     dense: int
@@ -30,16 +30,16 @@ class GroupWidth:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Widths of all channel groups of one network, in forward order.
+    """The widths of all channel groups of one network, in forward order.
 
     Attributes:
-        groups: one entry a channel group.
+        groups: one entry per channel group.
         macs_ratio: pruned / dense multiply-adds at these widths.
         params_ratio: pruned / dense parameters at these widths.
         seed: seed of the search that found it.
-        model: what rebuilds the dense network (``amc.models.ModelSpec.to_json()``).
+        model: the description of the dense network (``amc.models.ModelSpec.to_json()``).
         budget: the constraint it was searched under, e.g. ``{"kind": "macs", "ratio": 0.5}``.
-        provenance: free-form facts, e.g. the agent and the value of the reward.
+        provenance: free-form facts, e.g. the name of the agent and the reward.
     """
 
     groups: tuple[GroupWidth, ...]
@@ -51,7 +51,11 @@ class Strategy:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse widths that no network can have."""
+        """Check the widths.
+
+        Raises:
+            FileError: a group keeps less than one channel, or more than it has.
+        """
         for group in self.groups:
             if not 1 <= group.kept <= group.dense:
                 raise FileError(
@@ -107,7 +111,11 @@ class Strategy:
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write the JSON form atomically."""
+        """Write the JSON form atomically.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
         atomic_write_json(path, self.to_json())
 
     @classmethod
@@ -115,7 +123,7 @@ class Strategy:
         """Read a ``strategy.json``.
 
         Raises:
-            FileError: the file is missing, is no JSON object, or is malformed.
+            FileError: the file is missing, is not a JSON object, is of another version, or is malformed.
         """
         try:
             data = json.loads(Path(path).read_text())
@@ -128,13 +136,14 @@ class Strategy:
         return cls.from_json(data, f"strategy {path}")
 
     def widths_for(self, names: Sequence[str], dense: Sequence[int]) -> tuple[int, ...]:
-        """Return the widths of a network's groups; groups that the strategy does not name stay whole.
+        """Return the width of every group of a network; groups that the strategy lacks keep all channels.
 
         Args:
-            names, dense: the network's groups, in forward order, and their dense widths.
+            names: the network's groups in forward order.
+            dense: their dense widths.
 
         Raises:
-            FileError: the strategy names a group that the network does not have, or of another width.
+            FileError: the network lacks a group of the strategy, or has it with another dense width.
         """
         full = dict(zip(names, dense, strict=True))
         for group in self.groups:
@@ -154,5 +163,5 @@ class Strategy:
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no number of channels")
+        raise TypeError(f"{value!r} is not a number of channels")
     return value

@@ -1,23 +1,27 @@
-"""Libraries of others: which are installed, how to do without one, and how to keep them silent."""
+"""Libraries of others: whether one is installed, how to import without one, and how to work around them."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import gc
 import importlib.util
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep prints, log lines and warnings of Python and C++ code off the console; errors still propagate.
 
-    C++ code writes to the file descriptors 1 and 2, which point to the null device meanwhile: for the whole
-    process, all threads included.
+    C++ code writes to the file descriptors 1 and 2. Both point to the null device meanwhile, for all threads
+    of the process.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -52,19 +56,55 @@ def _null_descriptors() -> Iterator[None]:
 
 
 def missing(*packages: str) -> str | None:
-    """Return None if all top-level ``packages`` can be imported, else which are not installed."""
+    """Return None if all top-level ``packages`` are installed, else a line that names those that are not."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
 @contextlib.contextmanager
 def without(package: str) -> Iterator[None]:
-    """Let ``import package`` fail meanwhile, as where it is not installed; one already imported stays."""
+    """Let ``import package`` fail meanwhile, as if it were not installed.
+
+    Nothing changes if the package is imported already.
+    """
     if package in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]  # how Python marks a name that must not be imported
+    sys.modules[package] = None  # type: ignore[assignment]  # Python's mark of a name that cannot be imported
     try:
         yield
     finally:
         del sys.modules[package]
+
+
+@contextlib.contextmanager
+def onnx_operators_kept() -> Iterator[None]:
+    """Let ``torch.onnx.export`` reuse its table of operators: making it is over half of a small export.
+
+    An export does not change the table. Nothing changes with a version of torch that has it elsewhere.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        own = vars(ONNXRegistry)["from_torchlib"]
+    except (ImportError, KeyError):
+        yield
+        return
+    setattr(ONNXRegistry, "from_torchlib", staticmethod(_cached(ONNXRegistry.from_torchlib)))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", own)  # noqa: B010
+
+
+@functools.cache
+def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the one cached version of ``function``, which outlives each use of it."""
+    return functools.cache(function)
+
+
+def return_free_memory() -> None:
+    """Give the heap's free memory back to the kernel, so that the resident set holds what is in use."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

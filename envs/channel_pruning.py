@@ -1,4 +1,4 @@
-"""Layer-wise channel pruning under a budget as a Markov decision process."""
+"""Channel pruning under a budget, group by group, as a Markov decision process."""
 
 from __future__ import annotations
 
@@ -17,50 +17,127 @@ from envs.reward import Reward
 
 
 class Network(Protocol):
-    """What the environment needs of the physics."""
+    """The network that is pruned, as far as the environment needs it."""
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Multiply-adds at ``widths``."""
+        """Return the multiply-adds at ``widths``, one a group."""
         ...
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Build and judge the network of these widths."""
+        """Build and evaluate the network of these widths, one a group."""
         ...
 
 
 class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
-    """``AMC/ChannelPruning-v0``: one step a channel group, in forward order.
+    """Channel pruning under a budget: ``AMC/ChannelPruning-v0``.
 
-    **Observation** ``Box(0, 1, (11,), float32)``: ``envs.observation.FEATURES`` of the group that is decided
-    next; the last observation of an episode repeats the last group with what was executed.
+    ## Description
 
-    **Action** ``Box(0, 1, (1,), float32)``: preserve ratio wanted for the group. It is rounded to the nearest
-    allowed width (multiples of ``round_to``, at least ``min_preserve_ratio``, or the full width). Where a
-    budget is enforced the last step makes the network fit: with ``fit="scale"`` all ratios wanted are
-    multiplied by the largest factor that the budget allows (``Budget.scale``). With ``fit="cut"`` (AMC) every
-    width is cut as it is decided, to the largest with which the budget can still be met when every later
-    group is at its minimum. The final network is at or under the budget for any sequence of actions.
+    An episode is one pass over the channel groups of a network, in forward order. A step decides the width
+    (number of channels) of one group. The last step evaluates the pruned network. The environment is
+    deterministic.
 
-    **Reward** zero until the last step, then ``reward.score`` of the evaluated network.
+    ## Action Space
 
-    **Episode end** ``terminated`` after the last group; never truncated.
+    The action is a ``ndarray`` of shape ``(1,)`` and type float32: the share of the group's channels to keep.
 
-    **Info** of every step: ``requested`` (ratio asked for), ``executed`` (ratio after rounding and cut),
-    ``width``, ``cut`` (channels taken off at once), ``macs_ratio`` (decided groups at their widths, the rest
-    dense). With ``fit="scale"`` these are before scaling. Of the last step also ``ratios``, those that the
-    network has in the end, ``evaluation``: the ``Evaluation`` of the network, and ``return``.
+    | Num | Action         | Min | Max |
+    |-----|----------------|-----|-----|
+    | 0   | preserve ratio | 0.0 | 1.0 |
 
-    The environment is deterministic. Its version moves when learning results could.
+    The ratio is rounded to the nearest allowed width: a multiple of ``round_to`` that keeps at least
+    ``min_preserve_ratio`` of the channels, or the full width. If the budget is enforced, the final network is
+    at or under it for any sequence of actions:
+
+    - ``fit="scale"``: the last step multiplies all requested ratios by the largest factor that the budget
+      allows (``Budget.scale``).
+    - ``fit="cut"`` (AMC): every step cuts its width to the largest with which the budget can still be met
+      when all later groups are at their minimum (``Budget.cut``).
+
+    ## Observation Space
+
+    The observation is a ``ndarray`` of shape ``(11,)`` and type float32, for the group that is decided next.
+    The last observation of an episode shows the last group again, after its decision. Features 0 to 7 are of
+    the group's leading layer (the first that produces its channels) and are scaled to [0, 1] by their
+    smallest and largest value over all groups.
+
+    | Num | Feature    | Meaning                                          | Unit before scaling | Min | Max |
+    |-----|------------|--------------------------------------------------|---------------------|-----|-----|
+    | 0   | `t`        | index of the group                               | groups              | 0.0 | 1.0 |
+    | 1   | `n`        | output channels                                  | channels            | 0.0 | 1.0 |
+    | 2   | `c`        | input channels                                   | channels            | 0.0 | 1.0 |
+    | 3   | `h`        | input height                                     | pixels              | 0.0 | 1.0 |
+    | 4   | `w`        | input width                                      | pixels              | 0.0 | 1.0 |
+    | 5   | `stride`   | stride                                           | pixels              | 0.0 | 1.0 |
+    | 6   | `k`        | kernel height                                    | pixels              | 0.0 | 1.0 |
+    | 7   | `macs`     | multiply-adds of the leading layer, dense        | multiply-adds       | 0.0 | 1.0 |
+    | 8   | `reduced`  | multiply-adds removed so far                     | share of the dense  | 0.0 | 1.0 |
+    | 9   | `rest`     | multiply-adds of all layers after it, dense      | share of the dense  | 0.0 | 1.0 |
+    | 10  | `previous` | executed preserve ratio of the previous group    | share of channels   | 0.0 | 1.0 |
+
+    ## Rewards
+
+    Zero at every step but the last, whose reward is ``reward(evaluation)`` of the final network, e.g. minus
+    its error (``envs.reward``).
+
+    ## Starting State
+
+    The first group with the dense network: ``reduced`` is 0 and ``previous`` is 1. ``seed`` and ``options``
+        of
+    ``reset`` have no effect.
+
+    ## Episode End
+
+    The episode terminates after the last group. It is never truncated.
+
+    ## Info
+
+    Every step: ``group`` (its name), ``requested`` (the ratio asked for), ``executed`` (the ratio after
+    rounding and ``fit="cut"``), ``width``, ``cut`` (channels that ``fit="cut"`` removed) and ``macs_ratio``
+    (multiply-adds with the later groups dense, relative to the dense network). With ``fit="scale"`` these are
+    the values before scaling. The last step adds ``ratios`` (preserve ratios of the final network, one a
+    group), ``evaluation`` (its ``Evaluation``) and ``return`` (the reward in double precision).
+
+    ## Arguments
 
     Args:
-        network: the physics.
-        space: allowed widths.
-        budget: the limit; feasibility is checked here.
-        reward: score of the finished network.
-        features: static features of the groups.
+        network: what is pruned.
+        space: the allowed widths of every group.
+        budget: the limit, and whether and how it is enforced.
+        reward: the score of the final network.
+        features: the constant features of the groups, in forward order.
 
     Raises:
-        AmcError: the budget is below the reachable minimum.
+        AmcError: the budget is enforced and even the smallest allowed network exceeds it.
+
+    A network of two layers that is worth its number of channels:
+
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from amc.budget.budget import make_budget
+    >>> from amc.budget.widths import width_space
+    >>> from envs import ChannelPruningEnv, GroupFeatures, Reward
+    >>> macs = lambda widths: 3 * widths[0] + widths[0] * widths[1]
+    >>> network = SimpleNamespace(macs=macs, evaluate=lambda widths: SimpleNamespace(widths=widths))
+    >>> space = width_space(["conv1", "conv2"], [16, 32], round_to=4)
+    >>> budget = make_budget("macs", 0.5, macs, space.dense, fit="scale")
+    >>> layers = [GroupFeatures(0, 16, 3, 8, 8, 1, 1, 48, 512), GroupFeatures(1, 32, 16, 8, 8, 1, 1, 512, 0)]
+    >>> env = ChannelPruningEnv(network, space, budget, Reward("size", lambda e: sum(e.widths)), layers)
+    >>> observation, info = env.reset()
+    >>> observation.shape, info
+    ((11,), {'macs_ratio': 1.0})
+    >>> _, reward, terminated, _, info = env.step(np.array([0.5], dtype=np.float32))
+    >>> reward, terminated, info["width"]
+    (0.0, False, 8)
+    >>> _, reward, terminated, _, info = env.step(np.array([1.0], dtype=np.float32))
+    >>> reward, terminated, info["evaluation"].widths
+    (40.0, True, (8, 32))
+
+    ## Version History
+
+    * v0: Initial version. Results moved once: ``fit="scale"`` came later and became the default of the
+      configuration; ``fit="cut"`` gives the earlier results. The version rises with the next change that
+      moves results.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own interface
@@ -94,13 +171,24 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Start a pass over the dense network; ``seed`` and ``options`` change nothing."""
+        """Start a pass over the dense network; return the observation (11,) and ``macs_ratio``."""
         super().reset(seed=seed)
         self._wanted, self._widths = [], []
         return self._observe(0, 1.0, 1.0), {"macs_ratio": 1.0}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Decide the width of the next group; the last step evaluates the network."""
+        """Decide the width of the next group; the last step evaluates the network.
+
+        Args:
+            action: preserve ratio (1,); values outside [0, 1] are clipped.
+
+        Returns:
+            Observation (11,), reward, terminated, truncated (always False) and info.
+
+        Raises:
+            ResetNeeded: the episode has ended.
+            AmcError: the reward cannot score the network.
+        """
         group = len(self._widths)
         if group == self.episode_length:
             raise gym.error.ResetNeeded("the episode has ended; call reset() before step()")
@@ -139,6 +227,6 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
 def make_channel_pruning(factory: Callable[[], ChannelPruningEnv]) -> ChannelPruningEnv:
     """Entry point of ``gymnasium.make("AMC/ChannelPruning-v0", factory=...)``.
 
-    A factory is passed rather than the network: wrappers copy the arguments of ``make`` deeply.
+    It takes a factory instead of the network, since Gymnasium's wrappers deep-copy the arguments of ``make``.
     """
     return factory()

@@ -1,4 +1,4 @@
-"""The state that the agent sees: AMC's eleven features of a layer (section 3.1), each in [0, 1]."""
+"""The observation: AMC's eleven features of a layer (section 3.1), each in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ if TYPE_CHECKING:
     from amc.graph.groups import Graph
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "macs", "reduced", "rest", "previous")
-"""Index, output and input channels, input height and width, stride, kernel size, MACs of the leading layer,
-MACs reduced so far, MACs of the layers after it, and the preserve ratio executed for the group before."""
+"""Names of the features, in order; the table in ``ChannelPruningEnv`` explains them."""
 
 
 @dataclass(frozen=True)
 class GroupFeatures:
-    """Features of a group's leading layer that do not change during an episode, in raw units.
+    """Features of a group's leading layer that are constant in an episode, before scaling.
 
     Attributes:
         t: index of the group.
         n, c: output and input channels.
-        h, w: input height and width.
-        stride, k: of the convolution (its height).
+        h, w: input height and width, in pixels.
+        stride, k: vertical stride and kernel height, in pixels.
         macs: multiply-adds of the layer in the dense network.
         rest: multiply-adds of all layers after it in the dense network.
     """
@@ -41,12 +40,12 @@ class GroupFeatures:
 
 
 def group_features(graph: Graph) -> tuple[GroupFeatures, ...]:
-    """Describe the leading layer of every group."""
+    """Return the features of every group, in forward order."""
     return layer_features(graph, [group.leading for group in graph.groups])
 
 
 def layer_features(graph: Graph, names: Sequence[str]) -> tuple[GroupFeatures, ...]:
-    """Describe layers that are decided one after the other."""
+    """Return the features of layers, each decided on its own, in the order of ``names``."""
     place = {layer.name: i for i, layer in enumerate(graph.layers)}
     features = []
     for t, name in enumerate(names):
@@ -69,10 +68,15 @@ def layer_features(graph: Graph, names: Sequence[str]) -> tuple[GroupFeatures, .
 
 
 class ObservationTable:
-    """Observations from a scaled table: constant features are looked up, two are filled in.
+    """A table of the constant features; ``reduced`` and ``previous`` are filled in at each step.
 
-    Every column but ``rest`` is scaled to [0, 1] by its smallest and largest value over the groups, as in the
-    official code (a column that does not vary is 0); ``rest`` and ``reduced`` are shares of the dense MACs.
+    Every constant feature but ``rest`` is scaled to [0, 1] by its smallest and largest value over the groups,
+    as in the official code; one that does not vary is 0. ``rest`` and ``reduced`` are shares of the dense
+    multiply-adds.
+
+    Args:
+        groups: the constant features of every group.
+        dense_macs: multiply-adds of the dense network.
     """
 
     def __init__(self, groups: Sequence[GroupFeatures], dense_macs: float) -> None:
@@ -87,8 +91,9 @@ class ObservationTable:
         """Return the observation (11,) float32 before group ``group`` is decided.
 
         Args:
-            macs_ratio: MACs with the decided groups at their widths and the rest dense, relative to dense.
-            previous: preserve ratio executed for the group before; 1 for the first.
+            group: index of the group.
+            macs_ratio: multiply-adds with the later groups dense, relative to the dense network.
+            previous: executed preserve ratio of the previous group; 1 for the first.
         """
         varying = (1.0 - macs_ratio, self._rest[group], previous)
         return np.clip(np.concatenate([self._static[group], varying]), 0.0, 1.0).astype(np.float32)

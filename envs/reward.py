@@ -1,4 +1,7 @@
-"""Rewards of a finished episode: pure functions of what the pruned network achieves."""
+"""Rewards of a finished episode: pure functions of the pruned network's evaluation.
+
+A new reward is one function and one row of ``REWARDS``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.registry import Registry
 from amc.result import Evaluation
 
@@ -16,14 +19,14 @@ Score = Callable[[Evaluation], float]
 
 @dataclass(frozen=True)
 class Reward:
-    """A score and whether the budget is enforced under it.
+    """A score and its demands.
 
     Attributes:
-        name: as written in the configuration.
-        score: higher is better.
+        name: its name in the configuration.
+        score: the function; higher is better.
         enforces_budget: False for AMC's accuracy-guaranteed rewards, which trade cost against accuracy
             themselves (section 3.3) and search without a hard limit.
-        needs_logits: whether it is an accuracy, which only a classifier has.
+        needs_logits: whether it needs the accuracy, which only a classifier has.
     """
 
     name: str
@@ -35,50 +38,57 @@ class Reward:
         """Score an evaluation.
 
         Raises:
-            AmcError: a user's function fails or gives no finite number.
+            AmcError: the score needs logits and the network returns none, or a user's function fails or
+                returns no finite number.
         """
         try:
             value = float(self.score(evaluation))
+        except AmcError as error:
+            raise AmcError(f"reward {self.name!r} {error}") from error
         except Exception as error:  # a user's own function may raise anything
             raise AmcError(f"reward {self.name!r} fails: {type(error).__name__}: {error}") from error
         if not math.isfinite(value):
-            raise AmcError(f"reward {self.name!r} gives {value}; expected a finite number")
+            raise AmcError(f"reward {self.name!r} returns {value}; expected a finite number")
         return value
 
 
 def _error(evaluation: Evaluation) -> float:
-    return 1.0 - evaluation.top1 / 100.0
+    """Return the share of wrong predictions, in [0, 1]."""
+    top1: float | None = evaluation.top1
+    if top1 is None:
+        raise AmcError("needs an accuracy, but the network returns no logits; use agreement or likeness")
+    return 1.0 - top1 / 100.0
 
 
 def accuracy(evaluation: Evaluation) -> float:
-    """R_err = -error (AMC section 3.3); 0 is perfect."""
+    """Return R_err = -error (AMC section 3.3), in [-1, 0]; 0 is perfect."""
     return -_error(evaluation)
 
 
 def accuracy_macs(evaluation: Evaluation) -> float:
-    """R_FLOPs = -error * log(MACs) (AMC eq. 5)."""
+    """Return R_FLOPs = -error * log(MACs) (AMC eq. 5); 0 is perfect."""
     return -_error(evaluation) * math.log(evaluation.macs)
 
 
 def accuracy_params(evaluation: Evaluation) -> float:
-    """R_Param = -error * log(parameters) (AMC eq. 5)."""
+    """Return R_Param = -error * log(parameters) (AMC eq. 5); 0 is perfect."""
     return -_error(evaluation) * math.log(evaluation.params)
 
 
 def agreement(evaluation: Evaluation) -> float:
-    """Minus the mean KL divergence from the dense network's predictions, in nats; 0 is perfect.
+    """Return minus the mean KL divergence from the dense network's predictions, in nats; 0 is perfect.
 
-    For networks without logits (detection, segmentation): minus the relative squared error of the outputs.
-    It still tells candidates apart where the dense network has memorised the images.
+    For networks without logits (detection, segmentation) this is ``likeness``. Unlike the accuracy it varies
+    between candidates even if the dense network has memorised the images.
     """
     return evaluation.agreement
 
 
 def likeness(evaluation: Evaluation) -> float:
-    """Minus the squared error of the outputs, relative to the dense outputs' variance; 0 is perfect.
+    """Return minus the squared error of the outputs, relative to the dense outputs' variance; 0 is perfect.
 
-    It weighs all outputs of all images alike, where ``agreement`` looks at the few images on which the dense
-    network is unsure, and those are fewest among images that it was trained on.
+    All outputs of all images have the same weight. ``agreement`` depends on the few images on which the dense
+    network is unsure, and there are hardly any among its training images.
     """
     return evaluation.likeness
 
@@ -86,13 +96,14 @@ def likeness(evaluation: Evaluation) -> float:
 REWARDS: Registry[Reward] = Registry(
     "reward",
     {
-        "accuracy": Reward("accuracy", accuracy, needs_logits=True),
-        "accuracy_macs": Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
-        "accuracy_params": Reward(
-            "accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True
-        ),
-        "agreement": Reward("agreement", agreement),
-        "likeness": Reward("likeness", likeness),
+        reward.name: reward
+        for reward in (
+            Reward("accuracy", accuracy, needs_logits=True),
+            Reward("accuracy_macs", accuracy_macs, enforces_budget=False, needs_logits=True),
+            Reward("accuracy_params", accuracy_params, enforces_budget=False, needs_logits=True),
+            Reward("agreement", agreement),
+            Reward("likeness", likeness),
+        )
     },
 )
 
@@ -101,7 +112,7 @@ def get_reward(name: str) -> Reward:
     """Return a reward by its name or by the dotted path of a function ``Evaluation -> float``.
 
     Raises:
-        AmcError: unknown name, or a path that leads to no function.
+        SettingError: an unknown name, or a path that does not lead to a function.
     """
     if name in REWARDS:
         return REWARDS[name]
@@ -111,7 +122,9 @@ def get_reward(name: str) -> Reward:
     try:
         score = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise AmcError(f"reward {name!r} cannot be imported: {error}") from error
+        raise SettingError(f"reward {name!r} cannot be imported: {error}") from error
     if not callable(score):
-        raise AmcError(f"reward {name!r} is a {type(score).__name__}; expected a function of an Evaluation")
+        raise SettingError(
+            f"reward {name!r} is a {type(score).__name__}; expected a function of an Evaluation"
+        )
     return Reward(name, score)

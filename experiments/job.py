@@ -24,10 +24,8 @@ from experiments.report import write_budgets_html
 from experiments.report.text import aligned
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import fronts, strategy_at, write_strategies
-from experiments.run.provenance import provenance
-from experiments.run.run import DENSE, LATENCY_MODEL, Run
+from experiments.run.run import Run, set_up_process
 from experiments.stages.pipeline import run_stages
-from experiments.stages.report import dense_return
 
 VERSION = 1
 
@@ -45,54 +43,56 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
     parts: list[Run] = []
     try:
         for kind, ratio in budgets:
-            parts.append(run.for_budget(kind, ratio, run.folder / folder_name(kind, ratio)))
+            parts.append(run.for_budget(kind, ratio, run.folder.path / folder_name(kind, ratio)))
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
+            set_up_process(parts[-1].config)
             own = own_overrides(kind, ratio, overrides)
-            with locked(parts[-1].folder), _remembering(parts[-1], own):
-                run_stages(parts[-1], parts[-1].stages)
+            with locked(parts[-1].folder.path), _remembering(parts[-1], own):
+                run_stages(parts[-1], parts[-1].stages, keep_evaluator=True)
     finally:
-        run.release()
+        run.problem.release()
     summarise(run, parts)
 
 
 @contextmanager
 def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
     """Give a part what makes its folder that of a run: the dense network, configuration and overrides."""
-    _ = part.dense
-    for name in (DENSE, LATENCY_MODEL):
-        if (part.top.folder / name).exists():
-            atomic_write_bytes(part.folder / name, (part.top.folder / name).read_bytes())
+    problem, folder = part.problem, part.folder.path
+    problem.keep_dense()
+    for path in (problem.folder.dense, problem.folder.latency_model):
+        if path.exists():
+            atomic_write_bytes(folder / path.name, path.read_bytes())
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
-    hydra = part.folder / ".hydra"
+    hydra = folder / ".hydra"
     hydra.mkdir(exist_ok=True)
     atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
     atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
-    with remembering(part.folder, overrides):
+    with remembering(folder, overrides):
         yield
 
 
 def summarise(run: Run, parts: Sequence[Run]) -> None:
     """Write ``budgets.json``, ``budgets.html`` and strategies of the joint front; print a table."""
-    atomic_write_json(run.folder / "provenance.json", provenance(run))
-    if not (found := {part.folder.name: part for part in parts if (part.folder / "strategy.json").exists()}):
+    atomic_write_json(run.folder.provenance, run.provenance())
+    if not (found := {part.folder.name: part for part in parts if (part.folder.strategy).exists()}):
         return
     points = [
         {"folder": name, **point}
         for name, part in found.items()
-        if (log := part.folder / "search.jsonl").exists()
+        if (log := part.folder.search).exists()
         for point in read_episodes(log)
     ]
     joint = fronts(points)
-    write_strategies(run.folder, joint, lambda point: strategy_at(found[point["folder"]], point))
-    about = {"model": run.spec.name, "data": run.splits.name, "seed": run.config.seed}
+    write_strategies(run.folder.path, joint, lambda point: strategy_at(found[point["folder"]], point))
+    about = {"model": run.problem.spec.name, "data": run.problem.splits.name, "seed": run.config.seed}
     budgets, dense = [row(part) for part in found.values()], _dense(next(iter(found.values())))
     summary = {"version": VERSION, **about, "dense": dense, "budgets": budgets, "pareto": joint}
-    atomic_write_json(run.folder / "budgets.json", summary)
+    atomic_write_json(run.folder.budgets.with_suffix(".json"), summary)
     places = [(point["folder"], point["widths"]) for point in points]
     kept = [(budget["folder"], budget["widths"]) for budget in budgets]
     write_budgets_html(
-        run.folder / "budgets.html",
-        {**about, "provenance": provenance(run)},
+        run.folder.budgets.with_suffix(".html"),
+        {**about, "provenance": run.provenance()},
         table(summary),
         points,
         joint,
@@ -105,35 +105,43 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
 
 def row(part: Run) -> dict[str, Any]:
     """Return what became of one budget; what no stage has measured is left out."""
-    widths = part.widths_of(Strategy.load(part.folder / "strategy.json"))
-    dense, macs = part.graph.dense_widths, macs_cost(part.graph)
+    widths = part.widths_of(Strategy.load(part.folder.strategy))
+    dense, macs = part.problem.graph.dense_widths, macs_cost(part.problem.graph)
     facts: dict[str, Any] = {
         "kind": part.budget.kind,
         "ratio": part.budget.ratio,
         "folder": part.folder.name,
         "macs": macs(widths),
-        "params": part.params(widths),
+        "params": part.problem.params(widths),
         "macs_ratio": macs(widths) / macs(dense),
-        "params_ratio": part.params(widths) / part.params(dense),
+        "params_ratio": part.problem.params(widths) / part.problem.params(dense),
         "widths": list(widths),
     }
-    if (search := part.recorded("search")) is not None:
+    if (search := part.folder.recorded("search")) is not None:
         facts["top1_search"] = search["best_top1"]
-    for name, network in (part.recorded("evaluate") or {}).items():
+    for name, network in (part.folder.recorded("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]
-    runtimes = (part.recorded("benchmark") or {}).get("runtimes", [])
+    runtimes = (part.folder.recorded("benchmark") or {}).get("runtimes", [])
     facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
     return facts
 
 
 def _dense(part: Run) -> dict[str, Any]:
     """Return the dense network's cost and, where a stage of ``part`` has judged it, its scores."""
-    widths = part.graph.dense_widths
-    facts: dict[str, Any] = {"macs": macs_cost(part.graph)(widths), "params": part.params(widths)}
-    if (evaluated := part.recorded("evaluate")) is not None:
+    widths = part.problem.graph.dense_widths
+    facts: dict[str, Any] = {
+        "macs": macs_cost(part.problem.graph)(widths),
+        "params": part.problem.params(widths),
+    }
+    if (evaluated := part.folder.recorded("evaluate")) is not None:
         facts["top1"] = evaluated["dense"]["top1"]
-    search = {"top1": (part.recorded("search") or {}).get("dense_top1"), "return": dense_return(part)}
+    found = part.folder.recorded("search") or {}
+    same_reward = found.get("reward") == part.reward.name
+    search = {
+        "top1": found.get("dense_top1"),
+        "return": found.get("dense_return") if same_reward else None,
+    }
     return {**facts, "search": {name: value for name, value in search.items() if value is not None}}
 
 

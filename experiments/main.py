@@ -92,17 +92,19 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     # torch takes a second to import, which --help and a misspelt key need not wait for.
     from experiments.config.budgets import check_given
     from experiments.job import run_job
-    from experiments.run.run import Run
+    from experiments.run.check import check
+    from experiments.run.run import open_run, set_up_process
 
     for problem in _unknown_keys(cfg):
         raise SettingError(problem)
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, schema.Config)
-    run = Run(config, folder)
+    run = open_run(config, folder)
+    set_up_process(config)
     multirun.forget_failure(folder)
     with remembering(folder, given, keep=multirun.is_multirun()):
         check_given(config.budget, given)
-        run.check()
+        check(run)
         run_job(run, given)
 
 

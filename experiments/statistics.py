@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""(..., n) samples to (...,) values."""
+"""Samples of shape (..., n) to values of shape (...)."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval."""
+    """An estimate with its confidence interval, in the unit of the samples."""
 
     value: float
     low: float
@@ -24,9 +25,10 @@ class Interval:
 
 
 def interquartile_mean(samples: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along the last axis: samples at the edge of it count in part.
+    """Return the mean of the middle half along the last axis, shape (..., n) to (...).
 
-    Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021).
+    Samples at the edge of the middle half count in part (Agarwal et al., Deep Reinforcement Learning at the
+    Edge of the Statistical Precipice, NeurIPS 2021).
     """
     ordered = np.sort(samples, axis=-1)
     count = ordered.shape[-1]
@@ -41,16 +43,12 @@ def bootstrap(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """Percentile bootstrap of one group of runs; the resampling is seeded.
+    """Return the percentile bootstrap interval of one group of runs; the resampling is seeded.
 
     Raises:
-        ValueError: no samples.
+        ValueError: there are no samples.
     """
-    values = np.asarray(samples, dtype=np.float64)
-    if not values.size:
-        raise ValueError("no samples")
-    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    return _interval(float(statistic(values)), statistic(values[drawn]), confidence)
+    return _bootstrapped([samples], statistic, confidence, resamples)
 
 
 def bootstrap_difference(
@@ -61,15 +59,45 @@ def bootstrap_difference(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """Interval of ``statistic(samples) - statistic(others)``, both groups resampled independently."""
-    generator = np.random.default_rng(0)
-    point, spread = 0.0, np.zeros(resamples)
-    for sign, group in ((1, samples), (-1, others)):
-        values = np.asarray(group, dtype=np.float64)
-        drawn = generator.integers(len(values), size=(resamples, len(values)))
-        point += sign * float(statistic(values))
-        spread += sign * statistic(values[drawn])
-    return _interval(point, spread, confidence)
+    """Return the interval of ``statistic(samples) - statistic(others)``, each group resampled independently.
+
+    Raises:
+        ValueError: a group has no samples.
+    """
+
+    def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return statistic(one) - statistic(other)
+
+    return _bootstrapped([samples, others], difference, confidence, resamples)
+
+
+def _bootstrapped(
+    groups: Sequence[Sequence[float]],
+    statistic: Callable[..., np.ndarray],
+    confidence: float,
+    resamples: int,
+) -> Interval:
+    """Resample the groups; scipy refuses a group of one sample, so such a group stays as it is."""
+    values = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not all(group.size for group in values):
+        raise ValueError("no samples")
+    value = float(statistic(*values))
+    varying = [group for group in values if group.size > 1]
+    if not varying:
+        return Interval(value, value, value)
+
+    def of_resampled(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        rest = iter(drawn)
+        return statistic(*(next(rest) if group.size > 1 else group for group in values))
+
+    found = stats.bootstrap(
+        varying,
+        of_resampled,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return _interval(value, found.bootstrap_distribution, confidence)
 
 
 def _interval(value: float, spread: np.ndarray, confidence: float) -> Interval:
@@ -79,35 +107,32 @@ def _interval(value: float, spread: np.ndarray, confidence: float) -> Interval:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation; ties share their mean rank.
+    """Return Spearman's rank correlation of n pairs; ties share their mean rank.
 
     Raises:
-        ValueError: fewer than two pairs, or a side that does not vary.
+        ValueError: there are fewer than two pairs, or one side does not vary.
     """
     if len(one) < 2:
         raise ValueError(f"{len(one)} pairs; a correlation needs at least 2")
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (one, other)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         raise ValueError("all values are equal; there is nothing to correlate")
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(stats.rankdata([one, other], axis=1))[0, 1])
 
 
 def bootstrap_correlation(
     one: Sequence[float], other: Sequence[float], *, confidence: float = 0.95, resamples: int = 2_000
 ) -> Interval:
-    """Percentile bootstrap of ``rank_correlation`` over pairs; draws without variation are left out.
+    """Return the percentile bootstrap interval of ``rank_correlation`` over n pairs.
+
+    A resample in which one side does not vary has no correlation and is left out.
 
     Raises:
         ValueError: as ``rank_correlation``.
     """
+    value = rank_correlation(one, other)
     pairs = np.asarray([one, other], dtype=np.float64)
-    generator = np.random.default_rng(0)
-    drawn = (pairs[:, generator.integers(len(one), size=len(one))] for _ in range(resamples))
-    spread = [rank_correlation(*draw) for draw in drawn if np.ptp(draw, axis=1).all()]
-    return _interval(rank_correlation(one, other), np.asarray(spread), confidence)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    drawn = np.random.default_rng(0).integers(len(one), size=(resamples, len(one)))
+    ranks = stats.rankdata(pairs[:, drawn], axis=-1).swapaxes(0, 1)  # (resamples, 2, pairs)
+    varying = ranks[np.ptp(ranks, axis=-1).all(axis=-1)]
+    spread = [np.corrcoef(ranked)[0, 1] for ranked in varying]
+    return _interval(value, np.asarray(spread), confidence)

@@ -1,55 +1,107 @@
-"""Imports go one way: experiments -> {agents, envs, amc}, envs -> amc, amc -> nothing of ours."""
+"""Imports go one way, folders are small, and amc does not know who searches."""
 
 import ast
+import re
 import subprocess
 import sys
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-OURS = {"amc", "envs", "agents", "experiments"}
-ALLOWED = {"amc": {"amc"}, "envs": {"envs", "amc"}, "agents": {"agents"}, "experiments": OURS}
+from tests.imports import PAGE, PICTURE, ROOT, arrows, child, folders, picture, read_imports, source_files
+
+IMPORTS = read_imports()
+ALLOWED = {
+    "agents": set(),
+    "amc": set(),
+    "conf": set(),
+    "envs": {"amc"},
+    "experiments": {"agents", "amc", "conf", "envs"},
+}
+EXCUSED: dict[tuple[str, str], str] = {}
+"""Imports that may close a circle, with the reason: (importer, imported)."""
+FILES_A_FOLDER = 13
+WORDS_OF_THE_SEARCH = re.compile(
+    r"(?<![a-z])(observation|action|reward|episode|agent)s?(?![a-z])", re.IGNORECASE
+)
 
 
-def imported_modules(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_downwards(package):
+    wrong = [
+        f"{own.place} imports {own.imported}"
+        for (importer, imported), found in arrows(IMPORTS, "").items()
+        for own in found
+        if importer == package and imported not in ALLOWED[package]
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("room", sorted(ALLOWED))
-def test_imports_go_one_way(room):
-    files = list((ROOT / room).rglob("*.py"))
-    assert files
-    for path in files:
-        for module in imported_modules(path):
-            top = module.split(".")[0]
-            allowed = (
-                top not in OURS or top in ALLOWED[room] or (room == "agents" and module == "amc.strategy")
-            )
-            assert allowed, f"{path.relative_to(ROOT)} imports {module}"
+@pytest.mark.parametrize("folder", folders())
+def test_no_circle_between_the_files_and_folders_of(folder):
+    found = {
+        ends: kept
+        for ends, imports in arrows(IMPORTS, folder).items()
+        if (kept := [own for own in imports if own[:2] not in EXCUSED])
+    }
+    order = TopologicalSorter()
+    for importer, imported in found:
+        order.add(importer, imported)
+    try:
+        order.prepare()
+    except CycleError as error:
+        # graphlib names each node before the one that depends on it
+        steps = zip(error.args[1][1:], error.args[1], strict=False)
+        pytest.fail("\n".join(f"{own.place} imports {own.imported}" for step in steps for own in found[step]))
 
 
-@pytest.mark.parametrize("room", ["envs", "conf"])
-def test_no_torch(room):
-    code = f"import sys, {room}; assert 'torch' not in sys.modules"
+def test_every_excuse_is_needed():
+    assert set(EXCUSED) <= {own[:2] for own in IMPORTS}
+
+
+def test_nothing_imports_from_the_init_of_a_folder_it_lies_in():
+    files = source_files()
+    wrong = [
+        f"{own.place} imports {own.imported}"
+        for own in IMPORTS
+        if files[own.imported].name == "__init__.py" and child(own.importer, own.imported) is not None
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ["envs", "conf"])
+def test_no_torch(package):
+    code = f"import sys, {package}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_physics_does_not_speak_of_the_search():
-    words = ("observation", "episode")
-    for path in (ROOT / "amc").rglob("*.py"):
-        if "report" in path.parts:  # it draws the search
-            continue
-        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert not [n for n in names if any(word in n.lower() for word in words)], path
+@pytest.mark.parametrize("package", [*ALLOWED, "tests"])
+def test_folders_are_small(package):
+    sizes: dict[str, int] = {}
+    for path in (ROOT / package).rglob("*.py"):
+        if path.name != "__init__.py":
+            folder = str(path.parent.relative_to(ROOT))
+            sizes[folder] = sizes.get(folder, 0) + 1
+    assert {folder: size for folder, size in sizes.items() if size > FILES_A_FOLDER} == {}
 
 
-def test_every_public_module_has_a_docstring():
-    for room in ALLOWED:
-        for path in (ROOT / room).rglob("*.py"):
-            assert ast.get_docstring(ast.parse(path.read_text())), path
+def test_amc_knows_nothing_of_the_search():
+    """Names, docstrings, comments and messages of amc are about networks, not about who searches and how."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted((ROOT / "amc").rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if WORDS_OF_THE_SEARCH.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", line))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_module_has_a_docstring():
+    for path in source_files().values():
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_picture_is_drawn_from_the_imports():
+    drawn = PICTURE.search(PAGE.read_text())
+    assert drawn is not None
+    assert drawn.group() == picture(IMPORTS), "draw it again: python -m tests.imports"

@@ -1,4 +1,4 @@
-"""The commands of the README and of the other pages compose, and the Python example runs."""
+"""The commands of all pages compose, the Python example runs, and links and names lead somewhere."""
 
 import re
 import shlex
@@ -8,18 +8,21 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.reproduce.front_page import JOB, PICTURE, RECORDS, front_page_svg
+from experiments.reproduce.records import read_records
 from tests.experiments.config.test_config import composed
 from tests.experiments.helpers import SMALL, done
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-PAGES = [page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))]
-ALL_BLOCKS = BLOCKS + [
-    block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL)
-]
-LINES = [line.split("#")[0].strip() for _, block in ALL_BLOCKS for line in block.splitlines()]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("amc ")]
+NAMED = sorted(
+    set(re.findall(r"`((?:agents|amc|conf|docs|envs|experiments|tests)/[\w./]*\.\w+)(?::(\w+))?`", TEXT))
+)
+"""Files that the pages name, some with a name defined there: `path.py:name`."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -40,7 +43,7 @@ def jobs(overrides):
 def test_there_are_commands_and_every_make_target_exists():
     assert len(COMMANDS) >= 5
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", TEXT, re.MULTILINE)):
         assert f"\n{target}:" in makefile, target
 
 
@@ -52,7 +55,33 @@ def test_the_python_example_runs(tmp_path):
     assert sum(p.numel() for p in names["net"].parameters()) > 0
 
 
-def test_linked_files_exist():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert all((ROOT / link).exists() for link in links)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_index_links_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [
+        page.name for page in PAGES[2:] if page.name != "README.md" and f"]({page.name})" not in index
+    ] == []
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_files_and_names_in_the_text_exist(path, name):
+    if "NAME" in path:
+        return
+    assert (ROOT / path).exists()
+    if name:
+        assert re.search(rf"^(?:def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE)
+
+
+def test_the_picture_shows_the_figures_of_the_records():
+    results = [result for result in read_records(RECORDS) if result.slug == JOB]
+    drawn, shown = (
+        re.findall(r"<text [^>]*>(.*?)</text>", svg) for svg in (front_page_svg(results), PICTURE.read_text())
+    )
+    assert len(drawn) > 10
+    assert drawn == shown

@@ -1,1 +1,1 @@
-"""Off-policy learners: all that stable-baselines3 needs of us."""
+"""DDPG: AMC's agent, built on stable-baselines3."""

@@ -1,4 +1,4 @@
-"""Stable-baselines3 callback that turns steps into episodes."""
+"""A callback of stable-baselines3 that turns steps into episodes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from agents.protocol import Episode, OnEpisode, better
 
 
 class EpisodeCallback(BaseCallback):
-    """Records every episode, prepares those that begin next and stops after the last.
+    """Records every episode and stops after the last.
 
-    Environments that are stepped together begin and end their episodes together: one batch. Of the last batch
-    only as many as are wanted count.
+    Environments that are stepped together begin and end their episodes together: one batch. Surplus episodes
+    of the last batch are dropped.
 
     Args:
-        episodes: how many in all.
-        warmup_episodes: how many of them are random; a batch goes by the index of its first.
-        on_episode: told of each episode, in the order of the environments.
-        prepare: called with the index of the first episode that begins next.
+        episodes: number of episodes.
+        warmup_episodes: how many of them are warm-up; the index of its first episode decides for a batch.
+        on_episode: called with each episode, in the order of the environments.
+        prepare: called before every batch with the index of its first episode.
+
+    Attributes:
+        finished: number of episodes that have ended.
+        best: the best eligible episode so far.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class EpisodeCallback(BaseCallback):
 
 
 def _episode(index: int, phase: str, infos: tuple[dict[str, Any], ...], reward: float) -> Episode:
-    """Gather an episode; vector environments store rewards in float32, the exact return travels in info."""
+    """Build an episode; the exact return is in ``info``, as vector environments store rewards in float32."""
     requested = tuple(float(info["requested"]) for info in infos)
     last = infos[-1]
     return Episode(index, phase, requested, tuple(last["ratios"]), float(last.get("return", reward)), last)

@@ -1,73 +1,101 @@
-"""AMC's agent: stable-baselines3 DDPG with the paper's exploration, replay and schedules.
+"""AMC's agent: stable-baselines3's DDPG with the paper's exploration, replay and schedules.
 
-What differs from DDPG is put in through stable-baselines3's own extension points: a policy class (truncated
-normal exploration), a replay-buffer class (returns, baseline, executed actions) and a callback (episodes).
-``docs/agent.md`` lists every deviation from the paper and from the official code.
+The differences from DDPG go through stable-baselines3's extension points: a policy class (truncated normal
+exploration), a replay buffer class (returns, baseline, executed actions) and a callback (episodes). Two
+methods without an extension point are overridden. ``docs/agent.md`` lists every deviation from the paper
+and from the official code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import torch
 from stable_baselines3 import DDPG
+from stable_baselines3.common.logger import Logger
 
-from agents.offpolicy.learner import EpisodicUpdates, OffPolicySettings, build, learn
+from agents.offpolicy.callbacks import EpisodeCallback
 from agents.offpolicy.noise import sigma_at
-from agents.offpolicy.policy import TruncatedNormalPolicy
-from agents.protocol import Episode, OnEpisode, SearchResult
+from agents.offpolicy.policy import StepFeatures, TruncatedNormalPolicy
+from agents.offpolicy.replay import EpisodeReplayBuffer
+from agents.offpolicy.settings import DDPGSettings
+from agents.offpolicy.vectorized import ThreadedVecEnv
+from agents.protocol import Episode, OnEpisode, SearchResult, batches
 
 
-@dataclass(frozen=True)
-class DDPGSettings(OffPolicySettings):
-    """Hyper-parameters of AMC (paper section 4 and the official code); more in ``OffPolicySettings``.
+class AMCDDPG(DDPG):
+    """DDPG with a learning rate for the actor, and without uniform warm-up for a guided actor."""
 
-    With a ``guide`` the first episode carries it out, warm-up episodes explore around it instead of
-    uniformly, and the actor learns what to add.
+    policy: TruncatedNormalPolicy
 
-    Attributes:
-        sigma, sigma_decay: exploration in units of the action, and its factor per episode after warm-up.
-        explore_share: share of steps whose action is perturbed, two an episode at least on average; 1 for
-            every step (AMC).
-        follow_best: whether a guided actor starts anew, at the best episode so far, whenever there is one.
-        seek_new: whether exploration widens, by half each time, while episodes end in networks that were met
-            before, as they do where widths are coarse.
-    """
-
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
-    explore_share: float = 1.0
-    follow_best: bool = False
-    seek_new: bool = False
-
-
-class GuidedExploration(EpisodicUpdates):
-    """A guided agent explores around its guide in the warm-up instead of uniformly."""
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)  # sets the critic's rate for both
+        for group in self.policy.actor_optimizer.param_groups:
+            group["lr"] = self.policy.actor_lr
 
     def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> Any:
-        assert isinstance(self.policy, TruncatedNormalPolicy)
         return super()._sample_action(0 if self.policy.guide else learning_starts, *args, **kwargs)
 
 
-class AMCDDPG(GuidedExploration, DDPG):
-    """DDPG with AMC's updates and exploration."""
+def build_ddpg(envs: Sequence[gym.Env], settings: DDPGSettings, seed: int, episode_length: int) -> AMCDDPG:
+    """Assemble the agent; stable-baselines3 counts steps where AMC counts episodes.
+
+    Warm-up lasts whole batches of ``len(envs)`` episodes: a batch whose first episode is one of
+    ``warmup_episodes`` is warm-up to its end.
+
+    Args:
+        envs: one or more identical environments.
+        episode_length: steps of every episode.
+    """
+    several = len(envs) > 1
+    warmup_batches = len(list(batches(settings.warmup_episodes, len(envs))))
+    model = AMCDDPG(
+        TruncatedNormalPolicy,
+        ThreadedVecEnv(envs) if several else envs[0],
+        learning_rate=settings.critic_lr,
+        buffer_size=settings.replay_size,
+        learning_starts=warmup_batches * len(envs) * episode_length,
+        batch_size=settings.batch_size,
+        tau=settings.tau,
+        gamma=settings.gamma,
+        train_freq=(episode_length, "step") if several else (1, "episode"),
+        gradient_steps=len(envs) * episode_length * settings.updates_per_step,
+        replay_buffer_class=EpisodeReplayBuffer,
+        replay_buffer_kwargs={
+            "store_executed": settings.store_executed,
+            "baseline_alpha": settings.baseline_alpha,
+            "standardise": settings.standardise,
+            "handle_timeout_termination": False,
+        },
+        policy_kwargs=_policy_options(settings, episode_length),
+        seed=seed,
+        device="cpu",
+    )
+    model.set_logger(
+        Logger(folder=None, output_formats=[])
+    )  # the default one makes a folder for every search
+    return model
 
 
-def policy_options(settings: DDPGSettings, episode_length: int) -> dict[str, Any]:
+def _policy_options(settings: DDPGSettings, episode_length: int) -> dict[str, Any]:
     """Return the arguments of ``TruncatedNormalPolicy``.
 
-    Of a short episode so small a share of the steps would often be none: the same network again.
+    In a short episode ``explore_share`` of the steps is often zero steps, and the same network would be
+    evaluated again: two steps are perturbed on average.
     """
-    share = max(settings.explore_share, min(1.0, 2 / episode_length))
-    return {"guide": settings.guide, "explore_share": share}
-
-
-def build_ddpg(envs: Sequence[gym.Env], settings: DDPGSettings, seed: int, episode_length: int) -> AMCDDPG:
-    """Assemble the agent; see ``agents.offpolicy.learner.build``."""
-    options = policy_options(settings, episode_length)
-    return build(AMCDDPG, TruncatedNormalPolicy, envs, settings, seed, episode_length, options)
+    options: dict[str, Any] = {
+        "net_arch": list(settings.hidden),
+        "activation_fn": torch.nn.ReLU,
+        "actor_lr": settings.actor_lr,
+        "guide": settings.guide,
+        "explore_share": max(settings.explore_share, min(1.0, 2 / episode_length)),
+    }
+    if settings.step_features:
+        options["features_extractor_class"] = StepFeatures
+        options["features_extractor_kwargs"] = {"steps": episode_length}
+    return options
 
 
 def ddpg_search(
@@ -79,44 +107,41 @@ def ddpg_search(
     settings: DDPGSettings,
     episode_length: int,
 ) -> SearchResult:
-    """Search with DDPG; see ``agents.protocol.Agent``."""
+    """Search with DDPG; see ``agents.protocol.Agent``.
+
+    Args:
+        settings: the hyper-parameters.
+        episode_length: steps of every episode.
+    """
     model = build_ddpg(envs, settings, seed, episode_length)
-    return explore(model, episodes, on_episode, "ddpg", settings, episode_length)
+    return explore(model, episodes, on_episode, settings, episode_length)
 
 
 def explore(
-    model: GuidedExploration,
-    episodes: int,
-    on_episode: OnEpisode,
-    name: str,
-    settings: DDPGSettings,
-    episode_length: int,
+    model: AMCDDPG, episodes: int, on_episode: OnEpisode, settings: DDPGSettings, episode_length: int
 ) -> SearchResult:
-    """Search with an algorithm whose policy is a ``TruncatedNormalPolicy``."""
+    """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes."""
     policy = model.policy
-    assert isinstance(policy, TruncatedNormalPolicy)
     met: set[tuple[float, ...]] = set()
     repeated = 0
 
-    def prepare(first: int) -> None:
+    def begin(first: int) -> None:
         sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
         policy.sigma = min(sigma * 1.5**repeated, max(sigma, 1.0))
-        policy.still = int(bool(settings.guide) and first == 0)  # the guide itself is worth an evaluation
+        policy.still = int(bool(settings.guide) and first == 0)  # the guide itself is evaluated once
+        if isinstance(model.env, ThreadedVecEnv):
+            model.env.active = min(model.n_envs, episodes - first)
 
-    def after(episode: Episode, best: Episode | None) -> None:
+    def end(episode: Episode) -> None:
         nonlocal repeated
+        on_episode(episode)
         repeated = repeated + 1 if settings.seek_new and episode.executed in met else 0
         met.add(episode.executed)
-        if settings.follow_best and episode is best:
+        if settings.follow_best and episode is callback.best:
             policy.move_guide(episode.executed)
 
-    return learn(
-        model,
-        episodes,
-        on_episode,
-        name=name,
-        settings=settings,
-        episode_length=episode_length,
-        prepare=prepare,
-        after=after,
-    )
+    callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin)
+    steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length
+    model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
+    assert callback.best is not None
+    return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))

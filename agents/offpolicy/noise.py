@@ -11,7 +11,15 @@ from torch import Tensor
 def truncated_normal(mean: Tensor, sigma: float, low: float, high: float) -> Tensor:
     """Sample ``N(mean, sigma^2)`` conditioned on [low, high], elementwise.
 
-    AMC section 3.2, eq. 2: ``mu'(s) ~ TN(mu(s), sigma^2, 0, 1)``. With ``sigma`` 0 the mean is returned.
+    AMC section 3.2, eq. 2: ``mu'(s) ~ TN(mu(s), sigma^2, 0, 1)``. With ``sigma`` 0 the clipped mean is
+    returned.
+
+    Args:
+        mean: any shape, in the unit of the bounds.
+        sigma: standard deviation before truncation, in the same unit.
+
+    Returns:
+        One sample per element of ``mean``, of its shape and type.
     """
     if sigma <= 0:
         return mean.clamp(low, high)
@@ -25,5 +33,5 @@ def truncated_normal(mean: Tensor, sigma: float, low: float, high: float) -> Ten
 
 
 def sigma_at(episode: int, warmup_episodes: int, initial: float, decay: float) -> float:
-    """Return the noise of an episode: ``initial * decay^(episodes since warm-up)``, ``initial`` before."""
+    """Return the sigma of an episode: ``initial`` in warm-up, then ``initial * decay^(episodes since)``."""
     return initial * decay ** max(0, episode - warmup_episodes)

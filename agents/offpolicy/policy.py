@@ -1,4 +1,4 @@
-"""The policy of DDPG and TD3: a guided actor, and exploration by a truncated normal."""
+"""The policy of DDPG: a guided actor, and exploration by a truncated normal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ from torch import Tensor
 from agents.offpolicy.noise import truncated_normal
 
 
-class StepFeatures(BaseFeaturesExtractor):
-    """Features followed by which step it is, as one of ``steps``: neighbours must not have to be alike.
+def step_of(observations: Tensor, steps: int) -> Tensor:
+    """Return the index (batch,) of each observation's step, out of ``steps``.
 
-    The step is read off the observation's first feature, which rises evenly from 0 to 1 over an episode.
+    It is read from the first feature, which rises evenly from 0 to 1 over an episode.
+    """
+    return (observations[:, 0] * (steps - 1)).round().long()
+
+
+class StepFeatures(BaseFeaturesExtractor):
+    """The observation and the step, one-hot, so that the actor can give adjacent steps different actions.
+
+    Args:
+        observation_space: a box of shape (features,).
+        steps: steps of every episode.
     """
 
     def __init__(self, observation_space: spaces.Box, steps: int) -> None:
@@ -26,40 +36,52 @@ class StepFeatures(BaseFeaturesExtractor):
         self._steps = steps
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return (batch, features + steps)."""
-        place = (observations[:, 0] * (self._steps - 1)).round().long()
-        return torch.cat([observations, F.one_hot(place, self._steps).to(observations.dtype)], dim=1)
+        """Return (batch, features + steps) from observations (batch, features)."""
+        step = F.one_hot(step_of(observations, self._steps), self._steps)
+        return torch.cat([observations, step.to(observations.dtype)], dim=1)
 
 
 class GuidedActor(Actor):
     """An actor that starts at a given allocation: ``tanh(f(s) + atanh(guide_t))`` with ``f`` zero at first.
 
-    The step is read off the observation's first feature, which rises evenly from 0 to 1 over an episode.
+    Args:
+        guide: the initial allocation, one action in [0, 1] a step.
     """
 
-    def start_from(self, actions: Tensor) -> None:
-        """Make the actor give ``actions`` (steps,), in [0, 1]; what it had learned to add is forgotten."""
-        self.register_buffer("offset", torch.atanh((2.0 * actions - 1.0).clamp(-0.995, 0.995)))
+    offset: Tensor
+
+    def __init__(self, *args: Any, guide: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("offset", torch.zeros(len(guide)))
+        self.start_from(guide)
+
+    def start_from(self, actions: Sequence[float]) -> None:
+        """Make the actor return ``actions``, one in [0, 1] a step, and reset ``f`` to zero."""
+        centred = 2.0 * torch.tensor(actions, dtype=torch.float32) - 1.0
+        self.offset = torch.atanh(centred.clamp(-0.995, 0.995))
         last = self.mu[-2]
         assert isinstance(last, torch.nn.Linear)
         torch.nn.init.zeros_(last.weight)
         torch.nn.init.zeros_(last.bias)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return the action (batch, 1) in [-1, 1]."""
+        """Return the actions (batch, 1) in [-1, 1] of observations (batch, features)."""
         features = self.extract_features(obs, self.features_extractor)
-        offset = self.offset
-        assert isinstance(offset, Tensor)
-        step = (obs[:, 0] * (len(offset) - 1)).round().long()
-        return torch.tanh(self.mu[:-1](features) + offset[step, None])
+        step = step_of(obs, len(self.offset))
+        return torch.tanh(self.mu[:-1](features) + self.offset[step, None])
 
 
 class TruncatedNormalPolicy(TD3Policy):
-    """Actor and critic of TD3 whose stochastic prediction is a truncated normal around the actor's action.
+    """Actor and critic whose stochastic prediction is a truncated normal around the actor's action.
+
+    Args:
+        actor_lr: the actor's learning rate.
+        guide: the initial allocation, one action in [0, 1] a step; empty for none.
+        explore_share: probability that the action of a step is perturbed.
 
     Attributes:
-        sigma: its standard deviation, in units of the environment's action.
-        still: how many of the environments, from the first, act without noise.
+        sigma: standard deviation of the noise, in units of the environment's action.
+        still: the first ``still`` environments act without noise.
     """
 
     sigma: float = 0.0
@@ -68,28 +90,35 @@ class TruncatedNormalPolicy(TD3Policy):
     def __init__(
         self,
         *args: Any,
+        actor_lr: float,
         guide: Sequence[float] = (),
         explore_share: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        self.actor_lr = actor_lr
         self.guide = tuple(guide)
         self.explore_share = explore_share
         super().__init__(*args, **kwargs)
 
+    @property
+    def actor_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the actor."""
+        optimizer = self.actor.optimizer
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
     def move_guide(self, actions: Sequence[float]) -> None:
-        """Let the actor start from another allocation."""
+        """Let a guided actor start from another allocation, one action in [0, 1] a step."""
         for actor in (self.actor, self.actor_target):
             if isinstance(actor, GuidedActor):
-                actor.start_from(torch.tensor(actions, dtype=torch.float32))
+                actor.start_from(actions)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """Build an actor, around the guide if there is one."""
         if not self.guide:
             return super().make_actor(features_extractor)
         options = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        actor = GuidedActor(**options).to(self.device)
-        actor.start_from(torch.tensor(self.guide, dtype=torch.float32))
-        return actor
+        return GuidedActor(guide=self.guide, **options).to(self.device)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         mean = self.actor(observation)

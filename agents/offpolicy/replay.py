@@ -1,4 +1,4 @@
-"""AMC's replay: transitions are stored when their episode ends, all with the episode's return."""
+"""AMC's replay buffer: transitions are stored when their episode ends, all with the episode's return."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 class EpisodeReplayBuffer(ReplayBuffer):
     """Replay buffer with AMC's reward shaping.
 
-    - The reward of the last step is given to every step of its episode (AMC section 3.2).
-    - The stored action is the executed one (of the last ``info["ratios"]``, after rounding and the budget),
-      scaled to [-1, 1]; with ``store_executed=False`` the requested one, as in the official code.
+    - Every step gets the reward of its episode's last step (AMC section 3.2).
+    - The stored action is the executed one (from ``info["ratios"]`` of the last step, after rounding and the
+      budget), scaled to [-1, 1].
     - Environments that are stepped together end their episodes together; each episode has its own return.
       ``buffer_size`` counts the transitions of all environments.
-    - Sampled rewards have a baseline subtracted: the moving average ``b <- b + alpha * (mean(r) - b)`` of the
-      sampled batches, started at the first batch's mean (AMC eq. 3 and the official code).
+    - A baseline is subtracted from sampled rewards: the moving average ``b <- b + alpha * (mean(r) - b)`` of
+      the sampled batches, which starts at the first batch's mean (AMC eq. 3 and the official code).
 
     Args:
-        store_executed: see above.
+        store_executed: False stores the requested action instead, as in the official code.
         baseline_alpha: weight of the newest batch in the moving average; 0 switches the baseline off.
-        standardise: whether sampled rewards are returns less the mean of all stored ones, in units of their
-            standard deviation, instead: returns that differ by thousandths would drown in a fresh critic.
+        standardise: whether sampled rewards are standardised with the mean and standard deviation of all
+            stored returns instead. Returns often differ by thousandths, which is little beside the initial
+            errors of a critic.
+
+    Attributes:
+        baseline: the moving average; None before the first batch.
     """
 
     def __init__(
@@ -51,9 +55,14 @@ class EpisodeReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Hold the transitions back until their episodes are done, then store whole episodes.
+        """Collect transitions, and store whole episodes once they are done.
 
-        All arguments have one row an environment.
+        Args:
+            obs, next_obs: (envs, features).
+            action: (envs, 1), scaled to [-1, 1].
+            reward: (envs,); only the one of the last step counts.
+            done: (envs,).
+            infos: one info an environment.
         """
         self._episode.append((obs, next_obs, action, done, infos))
         if done.any():
@@ -66,7 +75,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
             self._episode = []
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """Sample transitions whose rewards have the baseline subtracted, or are standardised."""
+        """Sample ``batch_size`` transitions whose rewards are less the baseline, or standardised."""
         batch = super().sample(batch_size, env)
         if self._standardise:
             stored = self.rewards[: self.buffer_size if self.full else self.pos]

@@ -1,4 +1,4 @@
-"""Several environments as one of stable-baselines3, stepped at the same time."""
+"""A vector environment of stable-baselines3 that steps its environments at the same time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from agents.protocol import concurrently
 
 
 class ThreadedVecEnv(DummyVecEnv):
-    """Steps each environment in a thread of its own; a finished one is reset, as ``DummyVecEnv`` does.
+    """Steps each environment in a thread of its own and resets a finished one, as ``DummyVecEnv`` does.
 
-    Only the first ``active`` environments are stepped; the others repeat what the first does. That is for a
-    last batch of fewer episodes, whose steps are neither stored nor learned from.
+    Attributes:
+        active: only the first ``active`` environments are stepped; the others repeat the results of the
+            first. This serves a smaller last batch, after which nothing is learned.
     """
 
     def __init__(self, envs: Sequence[gym.Env]) -> None:
@@ -25,7 +26,7 @@ class ThreadedVecEnv(DummyVecEnv):
         self.active = len(envs)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return observations, rewards, dones and infos of the last actions."""
+        """Return observations (envs, features), rewards (envs,), dones (envs,) and the infos."""
         calls = [partial(env.step, action) for env, action in zip(self.envs, self.actions, strict=True)]
         stepped = concurrently(calls[: self.active])
         for place in range(self.num_envs):

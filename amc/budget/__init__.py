@@ -1,1 +1,39 @@
-"""Budgets and allocations: pure numbers, no network and no torch."""
+"""Budgets and widths as plain numbers: no network, no torch.
+
+- ``widths.py``: the widths that each channel group may take.
+- ``budget.py``: a limit on a cost, and two ways to make requested widths fit it.
+- ``allocation.py``: widths by rules that need no search, such as the same ratio for every group.
+"""
+
+from amc.budget.allocation import (
+    even_errors,
+    greedy_widths,
+    one_group_smaller,
+    ramp_widths,
+    ranked_widths,
+    shrink_greedily,
+    shrink_group,
+    uniform_widths,
+)
+from amc.budget.budget import FITS, Budget, Cost, Fit, check_ratio, get_fit, make_budget
+from amc.budget.widths import WidthSpace, width_space
+
+__all__ = [
+    "FITS",
+    "Budget",
+    "Cost",
+    "Fit",
+    "WidthSpace",
+    "check_ratio",
+    "even_errors",
+    "get_fit",
+    "greedy_widths",
+    "make_budget",
+    "one_group_smaller",
+    "ramp_widths",
+    "ranked_widths",
+    "shrink_greedily",
+    "shrink_group",
+    "uniform_widths",
+    "width_space",
+]

@@ -1,4 +1,4 @@
-"""Allocations that need no search: by a rule of thumb, by one ranking, by what groups lose."""
+"""Widths that need no search: by a rule of thumb, by a global ranking of channels, or by output errors."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from amc.budget.budget import Budget, Cost
 from amc.budget.widths import WidthSpace
 
 Errors = Mapping[str, Sequence[float]]
-"""Group name -> output error at every width (``amc.importance.elimination.Elimination.errors``)."""
+"""Group name -> output error at every width from 0 to dense (``amc.importance.elimination.Elimination``)."""
 Scores = Mapping[str, Sequence[float]]
 """Group name -> importance of every channel, comparable between groups (``amc.importance``)."""
 Ratios = Callable[[float], Sequence[float]]
-"""How much is kept, in [0, 1] -> preserve ratio of every group; none may fall as the argument grows."""
+"""Level -> preserve ratio of every group; no ratio may fall when the level rises."""
 
 
 def uniform_widths(space: WidthSpace, budget: Budget) -> tuple[int, ...]:
-    """Return the widths of the largest single preserve ratio that meets the budget (AMC's uniform baseline).
+    """Return the widths of the largest preserve ratio, the same for all groups, that meets the budget.
 
-    All groups take the widest allowed width at or under the ratio; what rounding leaves of the budget goes to
-    those that are nearest to their next width (``Budget.scale``), so that comparisons are at the same cost.
+    This is AMC's uniform baseline. ``Budget.scale`` spends the rest that rounding leaves, so that comparisons
+    are at the same cost.
     """
     return budget.scale(space, [1.0] * len(space.names))
 
 
 def ramp_widths(space: WidthSpace, budget: Budget, *, shallow: bool) -> tuple[int, ...]:
-    """Prune the shallow groups hardest, or the deep ones: AMC's heuristics of these names (section 4.1).
+    """Prune the shallow groups most, or the deep ones: AMC's heuristics "shallow" and "deep" (section 4.1).
 
-    AMC gives no formula. Here preserve ratios lie on a line over the group's place in the network, from 0 at
-    one end to 1 at the other, which is shifted up or down until the budget is met; what leaves [0, 1] is cut.
+    AMC gives no formula. Here the preserve ratio is a linear function of the group's index, from 0 at one end
+    of the network to 1 at the other. It is shifted until the budget is met, and clipped to [0, 1].
     """
     last = max(len(space.names) - 1, 1)
     line = [place / last if shallow else 1 - place / last for place in range(len(space.names))]
@@ -40,23 +40,23 @@ def ramp_widths(space: WidthSpace, budget: Budget, *, shallow: bool) -> tuple[in
 
 
 def ranked_widths(space: WidthSpace, budget: Budget, scores: Scores) -> tuple[int, ...]:
-    """Keep the channels that score highest in the whole network, as many as the budget allows.
+    """Keep the channels with the highest scores in the whole network, as many as the budget allows.
 
-    Only how many each group keeps is taken from the scores; which ones is for the channel order to say.
+    The scores decide how many channels each group keeps; the channel order decides which.
     """
     everything = np.concatenate([np.asarray(scores[name], dtype=np.float64) for name in space.names])
     groups = np.repeat(np.arange(len(space.names)), space.dense)[np.argsort(-everything, kind="stable")]
-    kept = np.zeros((len(groups) + 1, len(space.names)), dtype=np.int64)  # of the best 0, 1, 2, ... channels
+    # Row k: how many of the k best channels belong to each group.
+    kept = np.zeros((len(groups) + 1, len(space.names)), dtype=np.int64)
     np.cumsum(groups[:, None] == np.arange(len(space.names)), axis=0, out=kept[1:])
     shares = kept / np.asarray(space.dense)
     return _largest(space, budget, range(len(shares)), lambda best: shares[int(best)])
 
 
 def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios: Ratios) -> tuple[int, ...]:
-    """Return the widths of the highest level (they are ascending) that meets the budget.
+    """Return the widths at the highest of the ascending ``levels`` that meets the budget.
 
-    Every group takes the widest allowed width at or under its ratio; ``Budget.scale`` hands out what rounding
-    leaves of the budget.
+    Every group takes the largest allowed width at or below its ratio; ``Budget.scale`` spends the rest.
     """
 
     def at(level: float) -> tuple[int, ...]:
@@ -71,11 +71,16 @@ def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios:
 
 
 def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[int, ...]:
-    """Shrink the dense network greedily.
+    """Shrink the dense network greedily until it meets the budget.
+
+    The sum of the groups' output errors takes the place of the accuracy. It needs no evaluation, as the
+    errors were computed with the channel orders.
+
+    Args:
+        errors: output error of every group at every width.
 
     Returns:
-        Widths within the budget, where it is feasible. The sum of the groups' errors is what is kept small: a
-        stand-in for accuracy that takes no evaluation, since it was computed with the channel orders.
+        Widths within the budget, or the smallest ones if the budget is infeasible.
     """
     return shrink_greedily(space, budget.cost, budget.limit, space.dense, errors)
 
@@ -83,15 +88,16 @@ def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[in
 def shrink_greedily(
     space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], errors: Errors
 ) -> tuple[int, ...]:
-    """Shrink, one rounding step at a time, the group that loses least for the cost it saves.
+    """Shrink, one allowed width at a time, the group whose error rises least per unit of cost saved.
 
     Args:
-        cost: cost of a network from its widths.
+        cost: group widths -> cost of the network.
         limit: largest allowed cost, in the unit of ``cost``.
-        widths: where to start; allowed widths.
+        widths: allowed widths to start from.
+        errors: output error of every group at every width.
 
     Returns:
-        Widths within the limit, or the smallest ones if even they are over it.
+        Widths within the limit, or the smallest ones if even they exceed it.
     """
     widths = list(widths)
     total = cost(widths)
@@ -117,14 +123,14 @@ def shrink_greedily(
 def shrink_group(
     space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], group: int
 ) -> tuple[int, ...] | None:
-    """Shrink one group, and no further than the limit asks.
+    """Shrink one group to its largest smaller width that meets the limit.
 
     Args:
         cost, limit, widths: as for ``shrink_greedily``.
-        group: index of the group; at least one rounding step is taken.
+        group: index of the group; it takes at least one step down.
 
     Returns:
-        The widths, or None where the group's smallest width is not enough.
+        The widths, or None if even the group's smallest width exceeds the limit.
     """
 
     def at(width: int) -> tuple[int, ...]:
@@ -139,15 +145,15 @@ def shrink_group(
 def one_group_smaller(
     space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], errors: Errors
 ) -> list[tuple[int, ...]]:
-    """Meet a limit by each group alone: the simplified networks of NetAdapt (Yang et al., ECCV 2018).
+    """Meet a limit by shrinking one group alone: the proposals of NetAdapt (Yang et al., ECCV 2018).
 
     Args:
         cost, limit, widths: as for ``shrink_greedily``.
-        errors: rank the networks; empty where nothing is known (``even_errors`` takes their place).
+        errors: output error of every group at every width, or empty for ``even_errors``.
 
     Returns:
-        Networks within the limit, the one whose error rises least first. If ``widths`` are within the limit
-        they are the only one; if no group can meet it alone, several are shrunk greedily.
+        The widths of each proposal, by rising error. ``widths`` alone if they meet the limit already; one
+        greedily shrunk network if no single group can meet it.
     """
     if cost(widths) <= limit:
         return [tuple(widths)]
@@ -163,9 +169,9 @@ def one_group_smaller(
 
 
 def even_errors(space: WidthSpace) -> Errors:
-    """Return curves that know of no difference between groups: the squared share of channels that are lost.
+    """Return the same error curve for every group: the squared share of removed channels.
 
-    The square makes every further channel of a group cost more, so that losses spread over the groups.
+    With the square each further channel of a group costs more, so that the removals spread over the groups.
     """
     return {
         name: tuple((1.0 - width / dense) ** 2 for width in range(dense + 1))

@@ -1,10 +1,13 @@
-"""Budgets that hold by construction: allowed widths, feasibility, and requests made to fit. Pure numbers.
+"""A budget, and two ways to make requested widths fit it.
 
-AMC cuts a request as it comes: a width is lowered until the network would meet the budget with every later
-group at its smallest allowed width. So whatever comes last pays for what was asked too much before, and what
-was asked too little is lost. Here requests are scaled instead, all by one factor once they are known; the cut
-is there for comparison. Widths are multiples of ``round_to`` before either, so that rounding can never carry
-the result over the budget.
+``Budget.cut`` is AMC's way. Requests come one group at a time, and each is lowered until the network would
+meet the budget with all later groups at their smallest width. The last groups therefore pay for large
+requests of the first ones, and a budget that is not used up is lost.
+
+``Budget.scale`` waits until all requests are known and multiplies them by one factor. The cut is kept for
+comparison.
+
+Both choose among allowed widths only, so that no later rounding can exceed the budget.
 """
 
 from __future__ import annotations
@@ -15,15 +18,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from amc.budget.widths import WidthSpace
-from amc.errors import AmcError
+from amc.errors import SettingError
 
 Cost = Callable[[Sequence[int]], float]
-"""Cost of a network from its group widths; must not fall when a width grows."""
-
+"""Group widths -> cost of the network; must not fall when a width grows."""
 
 Fit = Literal["scale", "cut"]
-"""How requests are made to fit: scaled by one factor once all are known, or cut each as it comes (AMC)."""
-
+"""How requests are made to fit: scaled by one factor at the end, or cut one by one (AMC)."""
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 
@@ -33,13 +34,12 @@ class Budget:
     """An upper limit on a cost.
 
     Attributes:
-        kind: what is limited: ``macs`` or ``params`` (any monotone cost fits).
-        cost: the cost as a function of the widths, in the unit of ``kind``.
+        kind: the name of the cost, such as ``macs`` or ``params``.
+        cost: group widths -> cost, in the unit of ``kind``.
         ratio: allowed share of the dense cost, in (0, 1].
-        dense_cost: cost of the dense network.
-        enforced: whether requests are made to fit; the rewards of AMC's accuracy-guaranteed mode need no
-            limit.
-        fit: how; see ``Fit``.
+        dense_cost: cost of the dense network, in the unit of ``kind``.
+        enforced: whether requests are made to fit. AMC's accuracy-guaranteed mode needs no limit.
+        fit: how requests are made to fit.
     """
 
     kind: str
@@ -51,18 +51,18 @@ class Budget:
 
     @property
     def limit(self) -> float:
-        """Largest allowed cost."""
+        """Largest allowed cost, in the unit of ``kind``."""
         return self.ratio * self.dense_cost
 
     def check_feasible(self, space: WidthSpace) -> None:
-        """Fail before any search when even the smallest network is over the budget.
+        """Check that the smallest network is within the budget.
 
         Raises:
-            AmcError: says what the reachable minimum is.
+            SettingError: it is not; the message gives the smallest feasible ratio.
         """
         reachable = self.cost(space.minimum)
         if self.enforced and reachable > self.limit:
-            raise AmcError(
+            raise SettingError(
                 f"budget.{self.kind}_ratio is {self.ratio:g}, but the smallest allowed network keeps "
                 f"{reachable / self.dense_cost:.4f} of the {self.kind}; raise the budget, or lower "
                 "budget.min_preserve_ratio or budget.round_to"
@@ -73,11 +73,11 @@ class Budget:
 
         Args:
             space: allowed widths.
-            decided: executed widths of the groups so far, themselves cut.
+            decided: widths of the groups before this one, as earlier calls returned them.
             requested: an allowed width of group ``len(decided)``.
 
-        The invariant ``cost(decided + minimum of the rest) <= limit`` holds before (feasibility, or the
-        last cut) and after, so the final network is at or under the budget for any request sequence.
+        Before and after the call, ``cost(decided + minimum of the rest) <= limit``. Feasibility gives it for
+        the first group, so the final network is within the budget for every sequence of requests.
         """
         group = len(decided)
         rest = space.minimum[group + 1 :]
@@ -87,20 +87,20 @@ class Budget:
         return allowed[max(index, 1) - 1]
 
     def scale(self, space: WidthSpace, ratios: Sequence[float]) -> tuple[int, ...]:
-        """Return the widths of ``ratios`` times the largest factor that the budget allows.
+        """Return the widths that result from ``ratios`` times the largest factor that the budget allows.
 
         Args:
             space: allowed widths.
-            ratios: preserve ratio wanted of every group, in [0, 1]; only what they are to each other counts,
-                but that none falls below its group's minimum.
+            ratios: requested preserve ratio of every group, in [0, 1]. A ratio below the minimum of its group
+                is raised to it; apart from that, only the proportions count.
 
-        Every group takes the widest allowed width at or under its share. What rounding leaves of the budget
-        goes to the groups that are nearest to their next width, until no group can grow any more; so widths
-        that were made in this way, wanted again, are returned as they are.
+        Every group takes the largest allowed width at or below its scaled request. The rest of the budget
+        goes to the groups that are nearest to their next width, until no group can grow. Widths that this
+        method returned are therefore returned unchanged when they are requested again.
         """
         smallest = zip(ratios, space.minimum, space.dense, strict=True)
         wanted = [max(ratio, width / dense) * dense for ratio, width, dense in smallest]
-        # Group g reaches a width at the factor width / wanted: all growth in the order in which it happens.
+        # A group reaches a width when the factor is width / wanted.
         growth = sorted(
             (width / wanted[group], group, width)
             for group, choices in enumerate(space.choices)
@@ -114,7 +114,7 @@ class Budget:
             return widths
 
         fitting = bisect_right(range(len(growth) + 1), self.limit, key=lambda steps: self.cost(after(steps)))
-        reached = max(fitting, 1) - 1  # the smallest network may be over the limit
+        reached = max(fitting, 1) - 1  # even the smallest network may exceed the limit
         widths = after(reached)
         full: set[int] = set()
         for _, group, width in growth[reached:]:
@@ -129,25 +129,25 @@ class Budget:
 
 
 def get_fit(name: str) -> Fit:
-    """Return what a configuration names.
+    """Return ``name`` as a ``Fit``.
 
     Raises:
-        AmcError: there is no such way.
+        SettingError: it is none of ``FITS``.
     """
     for fit in FITS:
         if name == fit:
             return fit
-    raise AmcError(f"budget.fit is {name!r}; expected one of {', '.join(FITS)}")
+    raise SettingError(f"budget.fit is {name!r}; expected one of {', '.join(FITS)}")
 
 
 def check_ratio(kind: str, ratio: float | None) -> None:
-    """Refuse a missing or impossible budget.
+    """Check the allowed share of the dense ``kind``.
 
     Raises:
-        AmcError: no ratio, or one outside (0, 1].
+        SettingError: ``ratio`` is None or outside (0, 1].
     """
     if ratio is None or not 0 < ratio <= 1:
-        raise AmcError(
+        raise SettingError(
             f"budget.{kind}_ratio is {ratio}; expected the allowed share of the dense {kind} in (0, 1], "
             "e.g. 0.5 for half"
         )
@@ -162,10 +162,14 @@ def make_budget(
     enforced: bool = True,
     fit: Fit = "cut",
 ) -> Budget:
-    """Build a budget after checking its ratio.
+    """Build a budget.
+
+    Args:
+        kind, ratio, cost, enforced, fit: as in ``Budget``.
+        dense: dense width of every group.
 
     Raises:
-        AmcError: no ratio, or one outside (0, 1].
+        SettingError: ``ratio`` is None or outside (0, 1].
     """
     check_ratio(kind, ratio)
     assert ratio is not None

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 
 
 @dataclass(frozen=True)
 class WidthSpace:
-    """The widths that each channel group may take.
+    """The widths that each channel group may take, in numbers of channels.
 
     Attributes:
         names: group names in forward order.
-        dense: dense widths.
-        choices: allowed widths of each group, ascending; the last is the dense width.
+        dense: dense width of every group.
+        choices: allowed widths of every group, ascending; the last is the dense width.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,10 @@ class WidthSpace:
         return tuple(choice[0] for choice in self.choices)
 
     def nearest(self, group: int, preserve_ratio: float) -> int:
-        """Return the allowed width nearest to ``preserve_ratio`` of the dense one (the smaller on a tie)."""
+        """Return the allowed width nearest to ``preserve_ratio`` x the dense width of group number ``group``.
+
+        The smaller width wins a tie.
+        """
         wanted = preserve_ratio * self.dense[group]
         return min(self.choices[group], key=lambda width: (abs(width - wanted), width))
 
@@ -37,18 +40,24 @@ class WidthSpace:
 def width_space(
     names: Sequence[str], dense: Sequence[int], *, round_to: int = 8, min_preserve_ratio: float = 0.2
 ) -> WidthSpace:
-    """Allow the multiples of ``round_to`` that keep at least ``min_preserve_ratio``, and the dense width.
+    """Return the multiples of ``round_to`` that keep at least ``min_preserve_ratio``, and the dense width.
+
+    Args:
+        names: group names in forward order.
+        dense: dense width of every group.
+        round_to: channel multiple.
+        min_preserve_ratio: smallest share of a group that may be kept, in (0, 1].
 
     Raises:
-        AmcError: ``round_to`` below 1 or larger than a group, or a ratio outside (0, 1].
+        SettingError: ``round_to`` is below 1 or above a group's width, or the ratio is outside (0, 1].
     """
     if round_to < 1:
-        raise AmcError(f"budget.round_to is {round_to}; expected a channel multiple of at least 1")
+        raise SettingError(f"budget.round_to is {round_to}; expected a channel multiple of at least 1")
     if not 0 < min_preserve_ratio <= 1:
-        raise AmcError(f"budget.min_preserve_ratio is {min_preserve_ratio}; expected a share in (0, 1]")
+        raise SettingError(f"budget.min_preserve_ratio is {min_preserve_ratio}; expected a share in (0, 1]")
     for name, width in zip(names, dense, strict=True):
         if round_to > width:
-            raise AmcError(
+            raise SettingError(
                 f"budget.round_to is {round_to}, larger than group {name!r} of {width} channels; "
                 f"expected at most {min(dense)} for this network"
             )
@@ -57,6 +66,6 @@ def width_space(
 
 
 def _choices(dense: int, round_to: int, min_preserve_ratio: float) -> tuple[int, ...]:
-    # The small slack keeps 0.3 * 10 = 3.0000000000000004 from asking for a fourth channel.
+    # Without the slack, 0.3 * 10 = 3.0000000000000004 would require a fourth channel.
     low = max(1, ceil(min_preserve_ratio * dense / round_to - 1e-9)) * round_to
     return (*range(low, dense, round_to), dense)

@@ -13,8 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.evaluator import Evaluator
 from amc.errors import AmcError
+from amc.scoring.run import outputs
+from amc.scoring.scores import likeness
 
 SHARES = (0.3, 0.7)
 """Of a group's channels: where its curve is measured."""
@@ -68,3 +73,47 @@ def _scaled(curve: tuple[float, ...], factors: Mapping[int, float]) -> tuple[flo
     scaled = np.array(curve) * np.exp(logs)
     # More channels never lose more, whatever noise says.
     return tuple(np.maximum.accumulate(scaled[::-1])[::-1].tolist())
+
+
+class ErrorCurves:
+    """Error curves of all groups of one network, measured when first asked for.
+
+    An error is that of the network's outputs, as a share of their variance over images.
+
+    Args:
+        evaluator: its builder estimates the curves; on the first of its images they are measured.
+    """
+
+    def __init__(self, evaluator: Evaluator[CandidateBuilder]) -> None:
+        self._evaluator = evaluator
+        self._known: Curves | None = None
+
+    def __call__(self, progress: Callable[[int], Any] | None = None) -> Curves:
+        """Return name of a group -> error at every width from 0 on; {} if the order of channels gives none.
+
+        Args:
+            progress: called with 1 after every network that is measured.
+
+        Raises:
+            AmcError: a measured error is not finite.
+        """
+        if self._known is None:
+            builder = self._evaluator.builder
+            estimated, count = builder.estimated_errors, builder.settings.measured_images
+            self._known = estimated
+            if estimated and count:
+                error_of = self._output_error(self._evaluator.images[:count].float())
+                self._known = measured_curves(estimated, builder.dense_widths, error_of, progress=progress)
+        return self._known
+
+    def _output_error(self, images: Tensor) -> Callable[[Sequence[int]], float]:
+        """Return the error of a candidate's outputs, as a function of its widths."""
+        evaluator = self._evaluator
+        measuring = evaluator.builder.measuring()
+
+        def run(widths: Sequence[int]) -> Tensor:
+            with measuring(widths) as network:
+                return outputs(network, images, evaluator.batch_size)
+
+        dense = run(evaluator.builder.dense_widths)
+        return lambda widths: -likeness(run(widths), dense)

@@ -35,6 +35,7 @@ class Memo:
         self._path = path
 
     def _read(self, path: Path) -> None:
+        """Read a file, also one of an earlier release, which could stop an evaluation early."""
         if not path.exists():
             return
         text = path.read_bytes()
@@ -45,7 +46,8 @@ class Memo:
         for number, line in enumerate(whole.decode().splitlines(), start=1):
             try:
                 record = json.loads(line)
-                if record.pop("fingerprint") == self._fingerprint:
+                stopped = record.pop("stopped_after", None), record.pop("against", None)
+                if record.pop("fingerprint") == self._fingerprint and stopped == (None, None):
                     record["widths"] = tuple(record["widths"])
                     evaluation = Evaluation(**record)
                     self._known[evaluation.widths] = evaluation

@@ -1,21 +1,14 @@
-"""How candidates are made and judged, and the fingerprint of all that decides a result."""
+"""How candidates are made and judged."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
-from torch import nn
-
-from amc.digest import digest, named
 from amc.errors import AmcError
-from amc.graph.groups import Graph
-from amc.importance.orders import check_order
-from amc.result import Evaluation
-from amc.scoring.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
-class CompressorSettings:
+class CandidateSettings:
     """How candidates are made and judged.
 
     Attributes:
@@ -50,6 +43,11 @@ class CompressorSettings:
     measured_images: int = 64
 
     def __post_init__(self) -> None:
+        from amc.importance.orders import (
+            check_order,  # these import torch, which the command line can do without
+        )
+        from amc.scoring.precision import PRECISIONS
+
         check_order(self.order)
         for name, least in (
             ("positions_per_image", 1),
@@ -67,22 +65,3 @@ class CompressorSettings:
             raise AmcError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
-
-
-def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CompressorSettings) -> str:
-    """Hash all that determines an evaluation: network, groups, images and settings that change results.
-
-    Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published
-    strategies stay what they are.
-    """
-    kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
-    for unimportant in ("cache_mib", "measured_images"):
-        del kept[unimportant]
-    names = [*(field.name for field in fields(Evaluation)), "against", "stopped_after"]
-    return digest(
-        data_fingerprint,
-        repr(sorted(names)),
-        repr((graph.layers, graph.group_names)),
-        *named(model.state_dict()),
-        repr(sorted(kept.items())),
-    )[:16]

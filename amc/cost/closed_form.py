@@ -1,8 +1,8 @@
 """Closed-form cost of a network at any widths: multiply-adds and parameters.
 
-Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, bias and
-normalisation not counted; what a network multiplies outside of them (attention) is a constant that no width
-changes (``amc.cost.counted``). AMC, fvcore and most of the pruning literature call the same number "FLOPs".
+Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, without biases
+and normalisation. Multiply-adds outside of these layers, such as attention, are a constant that no width
+changes (``amc.cost.constant``). AMC, fvcore and most of the pruning literature call this number "FLOPs".
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from amc.graph.groups import Graph
+from amc.graph.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BilinearCost:
         scale: (L,) multiply-adds (or parameters) per pair of input and output channel.
         in_fixed, out_fixed: (L,) channels that no group owns.
         in_per_width, out_per_width: (L, G) channels per kept channel of each group.
-        constant: what does not depend on the widths.
+        constant: the part that does not depend on the widths.
     """
 
     scale: np.ndarray
@@ -36,7 +37,7 @@ class BilinearCost:
     constant: int = 0
 
     def __call__(self, widths: Sequence[int]) -> int:
-        """Return the exact integer cost at ``widths`` (one count a group, forward order)."""
+        """Return the exact cost at ``widths``, the kept channels of every group in forward order."""
         kept = np.asarray(widths, dtype=np.int64)
         inputs = self.in_fixed + self.in_per_width @ kept
         outputs = self.out_fixed + self.out_per_width @ kept
@@ -44,27 +45,21 @@ class BilinearCost:
 
 
 def macs_cost(graph: Graph) -> BilinearCost:
-    """Multiply-adds of all convolution and linear layers (AMC section 3.1: "FLOPs"), and what is constant."""
+    """Return the multiply-adds per image as a function of the widths (AMC section 3.1: "FLOPs")."""
     rows = []
     for layer in graph.layers:
-        taps = layer.positions * prod(layer.kernel_size)
-        inputs = 1 if layer.groups > 1 else layer.in_channels
-        if layer.groups > 1 and not layer.depthwise:
-            taps *= layer.in_channels // layer.groups
-        rows.append((layer.name, taps, inputs, layer.out_channels))
+        taps, inputs = _filter_size(layer)
+        rows.append((layer.name, layer.positions * taps, inputs, layer.out_channels))
     return _bilinear(graph, rows, constant=graph.other_macs)
 
 
 def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
-    """Trainable parameters of the whole network, biases and norm layers included."""
+    """Return the number of parameters as a function of the widths, with biases and norm layers."""
     rows: list[tuple[str, int, int, int]] = []
     counted = 0
     modules = dict(model.named_modules())
     for layer in graph.layers:
-        taps = prod(layer.kernel_size)
-        inputs = 1 if layer.groups > 1 else layer.in_channels
-        if layer.groups > 1 and not layer.depthwise:
-            taps *= layer.in_channels // layer.groups
+        taps, inputs = _filter_size(layer)
         rows.append((layer.name, taps, inputs, layer.out_channels))
         counted += taps * inputs * layer.out_channels
         if layer.bias:
@@ -80,6 +75,13 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
     return _bilinear(graph, rows, constant=total - counted)
 
 
+def _filter_size(layer: Layer) -> tuple[int, int]:
+    """Return the weights of one filter as a fixed factor and a number of input channels that can be cut."""
+    if layer.groups == 1:
+        return prod(layer.kernel_size), layer.in_channels
+    return prod(layer.kernel_size) * (layer.in_channels // layer.groups), 1
+
+
 @dataclass(frozen=True)
 class LayerWidths:
     """Input and output channels of every layer, linear in the widths of the groups.
@@ -93,7 +95,7 @@ class LayerWidths:
     per_width: np.ndarray
 
     def __call__(self, widths: Sequence[int]) -> np.ndarray:
-        """Return (2, L) int64: input and output channels at ``widths``."""
+        """Return the input and output channels of every layer at ``widths``: (2, L) int64."""
         return self.fixed + self.per_width @ np.asarray(widths, dtype=np.int64)
 
 
@@ -101,14 +103,19 @@ def layer_widths(graph: Graph) -> LayerWidths:
     """Return the channels of every layer as a function of the group widths."""
     rows = [(layer.name, 1, layer.in_channels, layer.out_channels) for layer in graph.layers]
     found = _bilinear(graph, rows)
-    follows = np.array([layer.depthwise for layer in graph.layers])  # one axis, listed as output
+    follows = np.array([layer.depthwise for layer in graph.layers])  # one axis, listed as the output
     in_fixed = np.where(follows, found.out_fixed, found.in_fixed)
     in_per_width = np.where(follows[:, None], found.out_per_width, found.in_per_width)
     return LayerWidths(np.stack([in_fixed, found.out_fixed]), np.stack([in_per_width, found.out_per_width]))
 
 
 def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant: int = 0) -> BilinearCost:
-    """Build the arrays from (module[:out], scale, inputs, outputs); ``:out`` means output channels only."""
+    """Build the cost as a sum over rows.
+
+    Args:
+        rows: L times (module, scale, dense inputs, dense outputs). With ``:out`` after the name of the module
+            only its output channels depend on the widths.
+    """
     per_width: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for index, group in enumerate(graph.groups):
         for slot in group.slots:

@@ -1,4 +1,4 @@
-"""An independent count of multiply-adds: fvcore walks the traced network, ours is closed-form."""
+"""fvcore's count of multiply-adds in the traced network, independent of the closed form."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError, first_line
+from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
 from amc.scoring.flatten import as_matrix
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
-"""Operators whose multiply-adds count; normalisation, pooling and interpolation do not."""
+"""Operators that are counted; normalisation, pooling and interpolation are not."""
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Count the multiply-adds of convolutions, linear layers and matrix products for one image with fvcore.
+    """Count the multiply-adds of convolutions, linear layers and matrix products for one image.
+
+    Args:
+        input_shape: (channels, height, width) of the image, in pixels.
 
     Raises:
-        AmcError: fvcore cannot trace the network.
+        NotPrunableError: fvcore cannot trace the network.
     """
     try:
         with warnings.catch_warnings(), _plain_attention():
             warnings.filterwarnings("ignore", message="`torch.jit")
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             return _count(model, input_shape)
-    except Exception as error:  # whatever tracing a user's network raises
+    except Exception as error:  # tracing a user's network may raise anything
         reason = first_line(error)
-        raise AmcError(
+        raise NotPrunableError(
             f"the multiply-adds of {type(model).__name__} cannot be counted: {type(error).__name__}: {reason}"
         ) from error
 
@@ -51,7 +54,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 class _Matrix(nn.Module):
-    """A network whose output is one matrix: tracing takes no dictionaries."""
+    """A network whose output is one matrix, as tracing does not accept dictionaries."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class _Matrix(nn.Module):
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Keep attention from PyTorch's fused fast path, which no counter sees into."""
+    """Turn off PyTorch's fused fast path of attention, whose operations are not visible to a counter."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -73,12 +76,12 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """Multiply-adds of a convolution with padding by name, which fvcore passes over: taps of every output."""
+    """Count a convolution with padding given by name, which fvcore skips: the taps of every output."""
     weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
     return Counter({"conv": prod(output) * prod(weight[1:])})
 
 
 def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
-    """Multiply-adds of softmax(Q K^T) V: every query with every key, and every weight with every value."""
+    """Count softmax(Q K^T) V: every query times every key, and every weight times every value."""
     query, key, value = (each.type().sizes() for each in inputs[:3])
     return Counter({"attention": prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.slicing import Kept, SlicePlan, first_channels, shaped, slice_model
+from amc.cutting.slicing import Cut, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.zeroing import zero_model
 from amc.errors import NotPrunableError, out_of_memory
@@ -68,13 +68,13 @@ def check_exactness(
     proof = _Proof(_lively_copy(model, images, generator), graph, plan, images, tolerance)
     worst = 0.0
     for _ in range(samples):
-        kept = _random_subsets(graph, generator)
-        difference = proof.difference(kept)
+        cut = plan.cut_to(_random_subsets(graph, generator))
+        difference = proof.difference(cut)
         if not difference <= tolerance:
-            raise proof.blame(kept, difference)
+            raise proof.blame(cut, difference)
         worst = max(worst, difference)
-        proof.check_surgery(kept)
-    proof.check_reloaded(kept)
+        proof.check_surgery(cut)
+    proof.check_reloaded(cut)
     return worst
 
 
@@ -123,26 +123,26 @@ class _Proof:
         """What a version computes: (images, columns)."""
         return as_matrix(model(self.images.clone()), len(self.images))  # a network may work in place
 
-    def difference(self, kept: Kept) -> float:
+    def difference(self, cut: Cut) -> float:
         """Relative difference of the zeroed and the sliced network; infinite where one cannot run."""
         try:
-            zeroed = self.outputs(zero_model(self.model, self.graph, kept))
-            sliced = self.outputs(slice_model(self.model, self.plan, kept))
+            zeroed = self.outputs(zero_model(self.model, self.graph, cut))
+            sliced = self.outputs(slice_model(self.model, cut))
             return float((zeroed - sliced).abs().max() / zeroed.abs().max().clamp(min=1e-12))
         except Exception as error:  # what a user's network with missing channels raises is anyone's guess
             if out_of_memory(error):
                 raise
             return float("inf")
 
-    def blame(self, kept: Kept, difference: float) -> InexactError:
+    def blame(self, cut: Cut, difference: float) -> InexactError:
         """Say which groups differ: those that, added to groups which can be cut together, spoil that."""
-        cut = first_channels(self.graph, self.graph.dense_widths)
+        good = {group.name: torch.arange(group.width) for group in self.graph.groups}
         faulty: list[str] = []
         for group in self.graph.groups:
-            tried = {**cut, group.name: kept[group.name]}
-            alone = self.difference(tried)
+            tried = {**good, group.name: cut.kept[group.name]}
+            alone = self.difference(self.plan.cut_to(tried))
             if alone <= self.tolerance:
-                cut = tried
+                good = tried
                 continue
             difference = difference if faulty else alone
             faulty.append(group.name)
@@ -152,11 +152,11 @@ class _Proof:
             "operation mixes these channels in a way the channel graph does not see",
         )
 
-    def check_surgery(self, kept: Kept) -> None:
+    def check_surgery(self, cut: Cut) -> None:
         """Make sure that torch-pruning cuts the same network, bit for bit."""
-        sliced = slice_model(self.model, self.plan, kept)
-        cut = surgery(self.model, self.graph, kept)
-        theirs = cut.state_dict()
+        sliced = slice_model(self.model, cut)
+        operated = surgery(self.model, self.graph, cut)
+        theirs = operated.state_dict()
         for name, ours in sliced.state_dict().items():
             if not isinstance(ours, Tensor):
                 continue
@@ -165,7 +165,7 @@ class _Proof:
                 reason = f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got} or others"
                 raise self.refusal(self.groups_at(name), reason)
         try:
-            same = torch.equal(self.outputs(sliced), self.outputs(cut))
+            same = torch.equal(self.outputs(sliced), self.outputs(operated))
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -173,14 +173,13 @@ class _Proof:
         if not same:
             raise self.refusal([], "sliced and cut networks differ in output")
 
-    def check_reloaded(self, kept: Kept) -> None:
+    def check_reloaded(self, cut: Cut) -> None:
         """Make sure that widths and weights on disk are all that the cut network is."""
-        sliced = slice_model(self.model, self.plan, kept)
+        sliced = slice_model(self.model, cut)
         expected = self.outputs(sliced)
-        widths = [len(kept[name]) for name in self.graph.group_names]
         with tempfile.TemporaryDirectory() as folder:
             strategy, weights = Path(folder) / "strategy.json", Path(folder) / "model.safetensors"
-            _strategy(self.graph, widths).save(strategy)
+            _strategy(self.graph, cut.widths).save(strategy)
             try:
                 save_safetensors(sliced.state_dict(), weights)
                 del sliced  # large networks are held several times as it is

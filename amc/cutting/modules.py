@@ -1,40 +1,108 @@
-"""How each kind of module is cut: the lengths of its axes, its tensors, its declared sizes."""
+"""How each kind of module is cut: one row of ``KINDS`` each.
+
+A module has an output axis and, where it mixes channels, an input axis. Norm layers, PReLU and depthwise
+convolutions have the output axis only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
-from amc.models import OptionAShortcut
+from amc.errors import NotPrunableError
+from amc.graph.groups import Axis
+from amc.models.shortcut import OptionAShortcut, sliced_source
+
+Tensors = dict[str, Tensor]
+"""Name of a parameter or buffer of one module -> its values."""
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Kept indices on the two axes of a module, ascending; None leaves the axis whole."""
+    """Kept indices on the two axes of a module: (n,) int64, ascending; None leaves the axis whole."""
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
 
 
-def _axis_length(module: nn.Module, axis: str) -> int:
-    match module:
-        case nn.Conv2d() | OptionAShortcut():
-            return module.in_channels if axis == "in" else module.out_channels
-        case nn.Linear():
-            return module.in_features if axis == "in" else module.out_features
-        case nn.modules.batchnorm._NormBase():
-            return module.num_features
-        case nn.PReLU():
-            return module.num_parameters
-    raise AmcError(f"{type(module).__name__} cannot be sliced")  # pragma: no cover - graph lists such groups
+WHOLE = Keep()
 
 
-def sliced_tensors(module: nn.Module, keep: Keep) -> dict[str, Tensor]:
-    """Return the parameters and buffers of ``module`` at the kept indices, as new tensors."""
-    tensors: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class ModuleKind:
+    """How one kind of module is cut.
+
+    Attributes:
+        module_type: the class, subclasses included.
+        lengths: (input, output) channels that a module declares.
+        declare: makes the declared channels follow the tensors; the ``Keep`` tells what tensors do not.
+        cut: parameters and buffers at the kept indices.
+        silence: zeroes channels (indices on an axis) in place, the module keeps its shape.
+    """
+
+    module_type: type[nn.Module]
+    lengths: Callable[[Any], tuple[int, int]]
+    declare: Callable[[Any, Mapping[str, Tensor], Keep], None]
+    cut: Callable[[Any, Keep], Tensors]
+    silence: Callable[[Any, Axis, Tensor], None]
+
+
+def kind_of(module: nn.Module) -> ModuleKind:
+    """Return how a module is cut.
+
+    Raises:
+        NotPrunableError: no kind fits; channel groups never hold such a module.
+    """
+    for kind in KINDS:
+        if isinstance(module, kind.module_type):
+            return kind
+    raise NotPrunableError(f"{type(module).__name__} cannot be sliced")
+
+
+def axis_length(module: nn.Module, axis: Axis) -> int:
+    """Return the number of positions on an axis of a module."""
+    return kind_of(module).lengths(module)[axis == "out"]
+
+
+def cut_tensors(module: nn.Module, keep: Keep = WHOLE) -> Tensors:
+    """Return the parameters and buffers of ``module`` at the kept indices, without gradients."""
+    return kind_of(module).cut(module, keep)
+
+
+def install(module: nn.Module, tensors: Mapping[str, Tensor], keep: Keep = WHOLE) -> None:
+    """Replace tensors of any module in place; the sizes that it declares follow.
+
+    Args:
+        keep: how the module was cut, where it was.
+    """
+    for name, tensor in tensors.items():
+        if name in module._parameters:
+            old = module._parameters[name]
+            module._parameters[name] = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
+        else:
+            module._buffers[name] = tensor
+    for kind in KINDS:
+        if isinstance(module, kind.module_type):
+            kind.declare(module, tensors, keep)
+            return
+
+
+def silence(module: nn.Module, axis: Axis, indices: Tensor) -> None:
+    """Zero channels of a module in place; its shape stays.
+
+    Args:
+        indices: (n,) int64 positions on the axis.
+    """
+    kind_of(module).silence(module, axis, indices)
+
+
+def _cut_rows_and_columns(module: nn.Module, keep: Keep) -> Tensors:
+    """Take rows of every tensor, and columns of the weight."""
+    tensors: Tensors = {}
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         sliced = tensor.detach()
         if keep.outputs is not None and tensor.ndim > 0:
@@ -45,25 +113,94 @@ def sliced_tensors(module: nn.Module, keep: Keep) -> dict[str, Tensor]:
     return tensors
 
 
-def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace tensors of ``module`` in place and make its declared sizes follow them."""
-    for name, tensor in tensors.items():
-        if name in module._parameters:
-            old = module._parameters[name]
-            module._parameters[name] = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
-        else:
-            module._buffers[name] = tensor
-    weight = tensors.get("weight")
-    if weight is None:
+def _silence_rows_or_columns(module: nn.Module, axis: Axis, indices: Tensor) -> None:
+    """Zero columns of the weight, or rows of weight and bias."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    with torch.no_grad():
+        if axis == "in":
+            assert isinstance(weight, Tensor)
+            weight[:, indices] = 0
+            return
+        for tensor in (weight, bias):
+            if isinstance(tensor, Tensor):
+                tensor[indices] = 0
+
+
+def _silence_nothing(module: nn.Module, axis: Axis, indices: Tensor) -> None:
+    """Leave a module alone that gives 0 for 0."""
+
+
+def _silence_sources(module: OptionAShortcut, axis: Axis, indices: Tensor) -> None:
+    silent = indices if axis == "out" else torch.isin(module.source, indices)
+    module.source[silent] = -1
+
+
+def _declare_conv(module: nn.Conv2d, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    if (weight := tensors.get("weight")) is None:
         return
-    if isinstance(module, nn.Conv2d):
-        if module.groups == module.in_channels == module.out_channels and module.groups > 1:
-            module.groups = weight.shape[0]  # depthwise
-        module.out_channels = weight.shape[0]
-        module.in_channels = weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
+    if module.groups == module.in_channels == module.out_channels and module.groups > 1:
+        module.groups = weight.shape[0]  # depthwise
+    module.out_channels = weight.shape[0]
+    module.in_channels = weight.shape[1] * module.groups
+
+
+def _declare_linear(module: nn.Linear, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    if (weight := tensors.get("weight")) is not None:
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
+
+
+def _declare_norm(module: nn.modules.batchnorm._NormBase, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    if keep.outputs is not None:
+        module.num_features = len(keep.outputs)
+    elif (weight := tensors.get("weight")) is not None:
         module.num_features = weight.shape[0]
-    elif isinstance(module, nn.PReLU):
+
+
+def _declare_prelu(module: nn.PReLU, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    if (weight := tensors.get("weight")) is not None:
         module.num_parameters = weight.shape[0]
+
+
+def _declare_shortcut(module: OptionAShortcut, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    module.out_channels = len(module.source)
+    if keep.inputs is not None:
+        module.in_channels = len(keep.inputs)
+
+
+CONV = ModuleKind(
+    nn.Conv2d,
+    lambda module: (module.in_channels, module.out_channels),
+    _declare_conv,
+    _cut_rows_and_columns,
+    _silence_rows_or_columns,
+)
+LINEAR = ModuleKind(
+    nn.Linear,
+    lambda module: (module.in_features, module.out_features),
+    _declare_linear,
+    _cut_rows_and_columns,
+    _silence_rows_or_columns,
+)
+NORM = ModuleKind(
+    nn.modules.batchnorm._NormBase,
+    lambda module: (module.num_features, module.num_features),
+    _declare_norm,
+    _cut_rows_and_columns,
+    _silence_rows_or_columns,
+)
+PRELU = ModuleKind(
+    nn.PReLU,
+    lambda module: (module.num_parameters, module.num_parameters),
+    _declare_prelu,
+    _cut_rows_and_columns,
+    _silence_nothing,
+)
+SHORTCUT = ModuleKind(
+    OptionAShortcut,
+    lambda module: (module.in_channels, module.out_channels),
+    _declare_shortcut,
+    lambda module, keep: {"source": sliced_source(module, keep.inputs, keep.outputs)},
+    _silence_sources,
+)
+KINDS: tuple[ModuleKind, ...] = (CONV, LINEAR, NORM, PRELU, SHORTCUT)
+"""All kinds of modules that channel groups may hold; the first that fits counts."""

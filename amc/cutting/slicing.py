@@ -5,54 +5,76 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.modules import Keep, _axis_length, set_tensors, sliced_tensors
+from amc.cutting.modules import Keep, Tensors, axis_length, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import blank_image
 from amc.graph.trace import trace
-from amc.models import OptionAShortcut
-from amc.models.shortcut import slice_shortcut
 from amc.strategy import Strategy
 
 Kept = Mapping[str, Tensor]
-"""Group name -> kept channel indices of the group, ascending int64."""
+"""Name of a group -> its kept channels: (n,) int64, ascending."""
 
 
-def kept_channels(graph: Graph, orders: Mapping[str, Tensor], widths: Sequence[int]) -> dict[str, Tensor]:
-    """Return the channels that stay in every group at ``widths``."""
-    return {
-        group.name: orders[group.name][:width].sort().values
-        for group, width in zip(graph.groups, widths, strict=True)
-    }
+@dataclass(frozen=True)
+class Cut:
+    """Which channels of a network stay; made once for every candidate.
 
+    Attributes:
+        widths: number of kept channels of every group, in forward order.
+        kept: the kept channels of every group.
+        keeps: the kept indices on the axes of every module that a group lies on.
+    """
 
-def first_channels(graph: Graph, widths: Sequence[int]) -> dict[str, Tensor]:
-    """Return the first channels of every group: enough to rebuild the shapes of a pruned network."""
-    return {group.name: torch.arange(width) for group, width in zip(graph.groups, widths, strict=True)}
+    widths: tuple[int, ...]
+    kept: Kept
+    keeps: Mapping[str, Keep]
 
 
 class SlicePlan:
-    """Which indices of which axis belong to which channel; made once per network.
+    """Which indices of which axis belong to which channel; made once for every network.
 
     Args:
         graph: the traced network.
         model: the dense network, read for the lengths of its axes only.
+        orders: name of a group -> (width,) int64 channels, most important first; by default as they come,
+            which is enough to rebuild the shapes of a pruned network.
     """
 
-    def __init__(self, graph: Graph, model: nn.Module) -> None:
+    def __init__(self, graph: Graph, model: nn.Module, orders: Mapping[str, Tensor] | None = None) -> None:
         modules = dict(model.named_modules())
+        self._orders = orders or {group.name: torch.arange(group.width) for group in graph.groups}
+        self._names = graph.group_names
         self._axes: dict[tuple[str, str], tuple[int, list[tuple[str, Tensor]]]] = {}
         for group in graph.groups:
             for slot in group.slots:
-                length = _axis_length(modules[slot.module], slot.axis)
+                length = axis_length(modules[slot.module], slot.axis)
                 _, parts = self._axes.setdefault((slot.module, slot.axis), (length, []))
                 parts.append((group.name, torch.tensor(slot.positions)))
 
-    def keeps(self, kept: Kept) -> dict[str, Keep]:
-        """Translate kept channels of groups into kept indices of every module's axes."""
+    def cut(self, widths: Sequence[int]) -> Cut:
+        """Return the cut that keeps the most important channels of every group.
+
+        Args:
+            widths: channels to keep, one number a group, in forward order.
+        """
+        return self.cut_to(
+            {
+                name: self._orders[name][:width].sort().values
+                for name, width in zip(self._names, widths, strict=True)
+            }
+        )
+
+    def cut_to(self, kept: Kept) -> Cut:
+        """Return the cut that keeps exactly these channels of every group."""
+        widths = tuple(len(kept[name]) for name in self._names)
+        return Cut(widths, kept, self._keeps(kept))
+
+    def _keeps(self, kept: Kept) -> dict[str, Keep]:
         found: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for (module, axis), (length, parts) in self._axes.items():
             mask = torch.ones(length, dtype=torch.bool)
@@ -63,18 +85,19 @@ class SlicePlan:
         return {module: Keep(axes.get("in"), axes.get("out")) for module, axes in found.items()}
 
 
-def slice_model(model: nn.Module, plan: SlicePlan, kept: Kept) -> nn.Module:
-    """Return a copy of ``model`` that holds only the kept channels."""
+def slice_model(model: nn.Module, cut: Cut, tensors: Mapping[str, Tensors] | None = None) -> nn.Module:
+    """Return a copy of ``model`` that holds only the kept channels.
+
+    Args:
+        tensors: name of a module -> its new tensors, already cut; by default those of ``model``.
+    """
     pruned = copy.deepcopy(model)
     modules = dict(pruned.named_modules())
-    for name, keep in plan.keeps(kept).items():
-        module = modules[name]
-        if isinstance(module, OptionAShortcut):
-            slice_shortcut(module, keep.inputs, keep.outputs)
-        else:
-            set_tensors(module, sliced_tensors(module, keep))
-            if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine:
-                module.num_features = len(keep.outputs) if keep.outputs is not None else module.num_features
+    given = tensors or {}
+    for name in dict.fromkeys((*cut.keeps, *given)):
+        keep = cut.keeps.get(name, Keep())
+        own = given[name] if name in given else cut_tensors(modules[name], keep)
+        install(modules[name], own, keep)
     return pruned
 
 
@@ -82,4 +105,4 @@ def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> 
     """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
     graph = trace(dense, blank_image(dense, input_shape))
     widths = strategy.widths_for(graph.group_names, graph.dense_widths)
-    return slice_model(dense, SlicePlan(graph, dense), first_channels(graph, widths))
+    return slice_model(dense, SlicePlan(graph, dense).cut(widths))

@@ -6,13 +6,13 @@ from collections import defaultdict
 
 from torch import nn
 
-from amc.cutting.slicing import Kept
+from amc.cutting.slicing import Cut
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
 
 
-def surgery(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
+def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
     """Remove the dropped channels of a copy of ``model`` through torch-pruning."""
     dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
     modules = dict(dependencies.model.named_modules())
@@ -22,7 +22,7 @@ def surgery(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     for root, groups in by_root.items():
         dropped: list[int] = []
         for group in groups:
-            stays = set(kept[group.name].tolist())
+            stays = set(cut.kept[group.name].tolist())
             dropped += [c for i, own in enumerate(group.root_channels) if i not in stays for c in own]
         if not dropped:
             continue

@@ -1,4 +1,12 @@
-"""Data sets, each cut into training, calibration, search and test images."""
+"""Data sets, each split into training, calibration, search and test images.
+
+- ``splits.py``: ``Splits``, the form of every data set here, and the functions that build it.
+- ``augment.py``: image operations on whole batches.
+- ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
+- ``decoding.py``: image files to tensors, for ``imagefolder.py``.
+
+A new data set is one file and one row of ``BUILDERS``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +19,7 @@ from amc.data.digits import digits
 from amc.data.imagefolder import imagefolder
 from amc.data.splits import LabelledImages, Splits, check_labels
 from amc.data.synthetic import synthetic
-from amc.errors import AmcError, did_you_mean
+from amc.errors import SettingError, did_you_mean
 from amc.registry import Registry
 
 __all__ = [
@@ -38,16 +46,25 @@ BUILDERS: Registry[Callable[..., Splits]] = Registry(
 
 
 def build(name: str, **options: Any) -> Splits:
-    """Build the data set called `name` (a key of `BUILDERS`) with its builder's keyword arguments."""
+    """Build a data set.
+
+    Args:
+        name: a key of ``BUILDERS``.
+        options: keyword arguments of the builder.
+
+    Raises:
+        SettingError: an unknown name or option, or a required option is missing.
+        AmcError: whatever the builder raises.
+    """
     builder = BUILDERS.find(name)
     accepted = inspect.signature(builder).parameters
     for option in options:
         if option not in accepted:
-            raise AmcError(
-                f"data.{option} is not an option of data set {name!r}: expected some of {', '.join(accepted)}"
+            raise SettingError(
+                f"{option} is not an option of data set {name!r}: expected some of {', '.join(accepted)}"
                 f"{did_you_mean(option, accepted)}"
             )
     for option, parameter in accepted.items():
         if parameter.default is parameter.empty and options.get(option) is None:
-            raise AmcError(f"data.{option} is missing: data set {name!r} needs it")
+            raise SettingError(f"data.{option} is missing: data set {name!r} needs it")
     return builder(**options)

@@ -12,12 +12,13 @@ import torch
 
 from amc.data.augment import random_flip, random_shift
 from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out
-from amc.errors import AmcError
+from amc.errors import FileError, UnavailableError
 
 FOLDER = "cifar-10-batches-py"
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE = "test_batch"
 PAD = 4
+"""Pixels of zeros around a training image before its random crop."""
 
 
 def cifar10(
@@ -32,11 +33,21 @@ def cifar10(
     seed: int = 0,
     download: bool = False,
 ) -> Splits:
-    """Build CIFAR-10 from `root`/cifar-10-batches-py; `download` fetches it there first.
+    """Build CIFAR-10 from the folder ``cifar-10-batches-py`` in ``root``.
 
-    `search_val` images are held out of the 50,000 (the same ones whatever the `seed`); `seed` chooses the
-    calibration images. Augmentation: crop after padding by 4, and mirror. `image_size` other than 32 is a
-    bilinear resize after augmentation.
+    Training images are padded by 4 pixels, cropped at random and mirrored half of the time.
+
+    Args:
+        search_val: images held out of the 50,000 training images; independent of ``seed``.
+        calibration: number of training images for calibration; ``seed`` chooses them.
+        image_size: side in pixels; other than 32, images are resized bilinearly after the augmentation.
+        mean, std: per channel (red, green, blue), on the [0, 1] scale.
+        download: fetch the data set to ``root`` first.
+
+    Raises:
+        SettingError: an impossible size or count.
+        FileError: a file is missing or damaged.
+        UnavailableError: the download failed.
     """
     means, stds = channel_statistics(mean, std)
     folder = _folder(Path(root), download)
@@ -64,7 +75,7 @@ def _folder(root: Path, download: bool) -> Path:
         _download(root)
     missing = [name for name in (*TRAIN_FILES, TEST_FILE) if not (folder / name).is_file()]
     if missing:
-        raise AmcError(
+        raise FileError(
             f"no {missing[0]} in {folder}: expected the official CIFAR-10 pickles; set data.download=true, "
             f"or unpack cifar-10-python.tar.gz so that {FOLDER} lies in data.root={root}"
         )
@@ -78,17 +89,21 @@ def _download(root: Path) -> None:
         CIFAR10(str(root), download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise AmcError(
-            f"could not download CIFAR-10 to {root} ({reason}): expected a network; without one, put "
-            f"{FOLDER} there"
+        raise UnavailableError(
+            f"could not download CIFAR-10 to {root} ({reason}): expected an internet connection; without "
+            f"one, put {FOLDER} there"
         ) from error
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads the official files and nothing that could run code; quiet about their old NumPy names."""
+    """Reads the official files without running code from them, and accepts their old NumPy names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what rebuilds a NumPy array; refuse every other global."""
+        """Return a function that rebuilds NumPy arrays.
+
+        Raises:
+            UnpicklingError: the file refers to anything else.
+        """
         if (module, name) == ("numpy", "dtype"):
             return lambda code, align=False, copy=False: np.dtype(code, align=bool(align), copy=bool(copy))
         if (module, name) == ("numpy", "ndarray"):
@@ -99,7 +114,7 @@ class _Unpickler(pickle.Unpickler):
             import _codecs
 
             return _codecs.encode
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR-10 file")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR-10 file")
 
 
 def _read(folder: Path, names: Sequence[str]) -> RawImages:
@@ -119,7 +134,7 @@ def _read_batch(path: Path) -> RawImages:
         if labels.min() < 0 or labels.max() > 9:
             raise ValueError(f"labels {labels.min()}..{labels.max()}")
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise AmcError(
+        raise FileError(
             f"{path} is not a CIFAR-10 batch ({error}): expected uint8 rows of 3072 and labels 0..9; the "
             "file is probably damaged, unpack it again"
         ) from error

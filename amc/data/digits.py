@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 scans that come with the package, no download."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 scans, part of the package."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ def digits(
     calibration: int = 300,
     seed: int = 0,
 ) -> Splits:
-    """Build the digits, scaled up to `image_size` and repeated to three channels so that any network fits.
+    """Build the digits, resized to ``image_size`` pixels and repeated to three channels.
 
-    The 360 test images, and `search_val` given its size, are the same whatever the `seed`, so that runs with
-    different seeds are comparable. `seed` chooses the calibration images. Augmentation: shift by up to 1/8 of
-    the size; no flip, which would turn digits into other signs.
+    Training images are shifted by up to 1/8 of the size. They are not mirrored, as
+    a mirrored digit is not a digit.
+
+    Args:
+        search_val: images held out of the 1,437 training images. They and the 360 test images do not depend
+            on ``seed``, so that runs of different seeds are comparable.
+        calibration: number of training images for calibration; ``seed`` chooses them.
+
+    Raises:
+        SettingError: an impossible size or count.
     """
     require_positive(image_size=image_size)
     everything = _load(image_size)

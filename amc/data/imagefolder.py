@@ -1,27 +1,20 @@
-"""Folders of images, one per class, as ImageNet is laid out (`torchvision.datasets.ImageFolder`)."""
+"""Folders of images, one per class, as ImageNet is laid out (``torchvision.datasets.ImageFolder``)."""
 
 from __future__ import annotations
 
 import functools
-import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from amc.data.augment import normalise
+from amc.data.decoding import Decoder
 from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
     Splits,
-    batch_indices,
     channel_statistics,
     fingerprint,
     hold_out,
@@ -29,13 +22,8 @@ from amc.data.splits import (
     require_positive,
     steps_per_epoch,
 )
-from amc.errors import AmcError
+from amc.errors import FileError, SettingError
 from amc.seeds import mix
-
-DECODE_BATCH = 64
-BAR_AFTER_SECONDS = 2.0
-IN_MEMORY_BYTES = 8 * 2**30
-"""Decoded images beyond this go to an unlinked temporary file that is mapped into memory."""
 
 
 def imagefolder(
@@ -56,48 +44,44 @@ def imagefolder(
     workers: int = 0,
     seed: int = 0,
 ) -> Splits:
-    """Build the folders `train`, `test` and, if given, `search_val_dir` under `root`.
+    """Build the splits from folders of images below ``root``.
 
-    Class numbers are the places of the sorted folder names, which must agree between the folders. Without
-    `search_val_dir` the `search_val` images are held out of `train`; `search_val_dir` may be `test`, if the
-    report says so. `seed` chooses the calibration images only. Evaluation: the shorter side scaled to
-    `resize`, the middle `image_size`; training: RandomResizedCrop and mirror. `rotate_180` turns every image
-    upside down, as some networks converted from TensorFlow want it. `allow_empty` lets class folders be
-    empty. The result does not depend on `workers`, the number of decoding processes.
+    The class number is the index of the class folder among the sorted names; all folders must have the same
+    names. Evaluation images are resized so that the shorter side has ``resize`` pixels, then cropped at the
+    centre to ``image_size``. Training images are random resized crops, mirrored half of the time.
+
+    Args:
+        train, test: folders below ``root``.
+        search_val_dir: folder of the search images; without it they are held out of ``train``. It may be
+            ``test``, which a report has to say.
+        search_val, calibration: numbers of images.
+        mean, std: per channel (red, green, blue), on the [0, 1] scale.
+        rotate_180: turn every image upside down, as some networks converted from TensorFlow expect it.
+        allow_empty: accept class folders without images.
+        workers: number of decoding processes; the result does not depend on it.
+        seed: chooses the calibration images.
+
+    Raises:
+        SettingError: an impossible size or count.
+        FileError: a folder is missing, empty or has other classes, or an image cannot be decoded.
+        UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
     if resize < image_size:
-        raise AmcError(
-            f"data.resize={resize} is below data.image_size={image_size}: expected at least as much"
-        )
+        raise SettingError(f"resize={resize} is below image_size={image_size}: expected at least as much")
     means, stds = channel_statistics(mean, std)
     train_list = _list(Path(root) / train, "train", allow_empty)
     test_list = _same_classes(_list(Path(root) / test, "test", allow_empty), train_list)
     if search_val_dir is None:
-        held, kept = hold_out(train_list.labels, search_val, name="search_val", of=str(train_list.folder))
-        search_list, train_list = train_list.take(held), train_list.take(kept)
+        search_list, train_list = _hold_out(train_list, search_val)
     else:
         found = _same_classes(_list(Path(root) / search_val_dir, "search_val_dir", allow_empty), train_list)
-        picked = pick_from(
-            found.labels, search_val, mix(SPLIT_SEED, "search_val"), name="search_val", of=str(found.folder)
-        )
-        search_list = found.take(picked)
-    picked = pick_from(
-        train_list.labels, calibration, mix(seed), name="calibration", of=f"{train_list.folder} (training)"
-    )
+        search_list = _pick_search_images(found, search_val)
+    calibration_list = _pick_calibration(train_list, calibration, seed)
 
-    def decode(listing: _Listing, what: str) -> LabelledImages:
-        dataset = _Images(listing, _centre_crop(resize, image_size), rotate_180)
-        return _decode(dataset, image_size, means, stds, workers, what)
-
-    def train_batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        indices = batch_indices(len(train_list.labels), batch_size, epoch, seed)
-        dataset = _Images(train_list, _random_crop(image_size), rotate_180, seed=mix(seed, epoch, 1))
-        for images, labels in _load(dataset, [index.tolist() for index in indices], workers):
-            yield normalise(images, means, stds), labels
-
-    calibration_images = decode(train_list.take(picked), "calibration images")
-    search_images = decode(search_list, "search images")
+    decoder = Decoder(image_size, resize, means, stds, rotate_180, workers)
+    calibration_images = _decode(decoder, calibration_list, "calibration images")
+    search_images = _decode(decoder, search_list, "search images")
     return Splits(
         name="imagefolder",
         num_classes=len(train_list.classes),
@@ -106,16 +90,23 @@ def imagefolder(
         std=stds,
         calibration=calibration_images,
         search_val=search_images,
-        train_batches=train_batches,
+        train_batches=decoder.train_batches(train_list.paths, train_list.labels, batch_size),
         steps_per_epoch=steps_per_epoch(len(train_list.labels), batch_size),
-        test=functools.cache(lambda: decode(test_list, "test images")),
+        test=functools.cache(lambda: _decode(decoder, test_list, "test images")),
         fingerprint=fingerprint(calibration_images, search_images),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Listing:
-    """Image files below one folder, with the class number of each."""
+    """The N image files below one folder.
+
+    Attributes:
+        folder: the folder.
+        classes: sorted names of its class folders.
+        paths: N image files.
+        labels: (N,) int64 class numbers.
+    """
 
     folder: Path
     classes: tuple[str, ...]
@@ -123,37 +114,37 @@ class _Listing:
     labels: Tensor
 
     def take(self, index: Tensor) -> _Listing:
-        """Return the listing of the images at `index` (M,)."""
-        return _Listing(
-            self.folder, self.classes, tuple(self.paths[i] for i in index.tolist()), self.labels[index]
-        )
+        """Return the listing of the images at ``index`` (M,)."""
+        paths = tuple(self.paths[i] for i in index.tolist())
+        return _Listing(self.folder, self.classes, paths, self.labels[index])
 
 
 def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
+    """List a folder; ``key`` is the setting that names it."""
     from torchvision.datasets import ImageFolder
 
     if not folder.is_dir():
-        raise AmcError(
+        raise FileError(
             f"no folder {folder}: expected one sub-folder per class there; check data.root and data.{key}"
         )
     try:
         found = ImageFolder(str(folder), allow_empty=True)
     except FileNotFoundError as error:
-        raise AmcError(
-            f"{folder} holds no class folders: expected one sub-folder of images per class; check data.{key}"
+        raise FileError(
+            f"{folder} holds no class folders: expected one sub-folder of images per class; check {key!r}"
         ) from error
     if not found.samples:
-        raise AmcError(
+        raise FileError(
             f"{folder} has {len(found.classes)} class folders but not one image: expected files such as "
             ".jpg or .png"
         )
     labels = torch.tensor([label for _, label in found.samples])
     empty = (torch.bincount(labels, minlength=len(found.classes)) == 0).nonzero().flatten().tolist()
     if empty and not allow_empty:
-        raise AmcError(
+        raise FileError(
             f"class folder {folder / found.classes[empty[0]]} has no image ({len(empty)} of "
-            f"{len(found.classes)} are empty): the copy is probably incomplete; data.allow_empty=true keeps "
-            "the class numbers and goes on"
+            f"{len(found.classes)} are empty): the copy is probably incomplete; allow_empty=true accepts "
+            "empty folders and keeps the class numbers"
         )
     return _Listing(folder, tuple(found.classes), tuple(path for path, _ in found.samples), labels)
 
@@ -161,100 +152,28 @@ def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
 def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:
     if listing.classes != reference.classes:
         odd = sorted(set(listing.classes) ^ set(reference.classes))[0]
-        raise AmcError(
+        raise FileError(
             f"{listing.folder} has {len(listing.classes)} class folders, {reference.folder} has "
             f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
         )
     return listing
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Decodes, crops and turns one image, uint8 (3,S,S); with a `seed`, (seed, index) draws the crop."""
-
-    def __init__(
-        self, listing: _Listing, crop: Callable[[Any], Tensor], rotate_180: bool, seed: int | None = None
-    ) -> None:
-        self.paths, self.labels = listing.paths, listing.labels.tolist()
-        self.crop, self.rotate_180, self.seed = crop, rotate_180, seed
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from torchvision.datasets.folder import pil_loader
-
-        try:
-            picture = pil_loader(self.paths[index])
-        except (OSError, SyntaxError) as error:
-            raise AmcError(
-                f"{self.paths[index]} cannot be decoded as an image; the file is probably damaged, remove "
-                "or replace it"
-            ) from error
-        with torch.random.fork_rng(devices=[]):
-            if self.seed is not None:
-                torch.default_generator.manual_seed(mix(self.seed, index))
-            image = self.crop(picture)
-        return (image.rot90(2, (1, 2)) if self.rotate_180 else image), self.labels[index]
+def _hold_out(listing: _Listing, count: int) -> tuple[_Listing, _Listing]:
+    """Return the search images, ``count`` of the training images, and the rest."""
+    held, kept = hold_out(listing.labels, count, name="search_val", of=str(listing.folder))
+    return listing.take(held), listing.take(kept)
 
 
-def _centre_crop(resize: int, image_size: int) -> Callable[[Any], Tensor]:
-    from torchvision import transforms
-
-    return transforms.Compose(
-        [transforms.Resize(resize), transforms.CenterCrop(image_size), transforms.PILToTensor()]
-    )
+def _pick_search_images(listing: _Listing, count: int) -> _Listing:
+    seed = mix(SPLIT_SEED, "search_val")
+    return listing.take(pick_from(listing.labels, count, seed, name="search_val", of=str(listing.folder)))
 
 
-def _random_crop(image_size: int) -> Callable[[Any], Tensor]:
-    from torchvision import transforms
-
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(image_size),
-            transforms.RandomHorizontalFlip(),
-            transforms.PILToTensor(),
-        ]
-    )
+def _pick_calibration(listing: _Listing, count: int, seed: int) -> _Listing:
+    source = f"{listing.folder} (training)"
+    return listing.take(pick_from(listing.labels, count, mix(seed), name="calibration", of=source))
 
 
-def _load(dataset: _Images, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    loader = DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator().manual_seed(0)
-    )
-    try:
-        yield from loader
-    except AmcError as error:  # from a worker process it arrives wrapped in a traceback
-        raise AmcError(str(error).strip().splitlines()[-1].removeprefix("amc.errors.AmcError: ")) from None
-
-
-def _decode(
-    dataset: _Images,
-    image_size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    workers: int,
-    what: str,
-) -> LabelledImages:
-    images = _allocate((len(dataset), 3, image_size, image_size))
-    order = torch.arange(len(dataset)).split(DECODE_BATCH)
-    with tqdm(total=len(dataset), desc=what, leave=False, disable=None, delay=BAR_AFTER_SECONDS) as bar:
-        batches = _load(dataset, [index.tolist() for index in order], workers)
-        for index, (pixels, _) in zip(order, batches, strict=True):
-            images[index[0] : index[-1] + 1] = normalise(pixels, mean, std)
-            bar.update(len(index))
-    return LabelledImages(images, torch.tensor(dataset.labels))
-
-
-def _allocate(shape: tuple[int, ...]) -> Tensor:
-    """Return an uninitialised float32 tensor; a huge one (ImageNet's val is 30 GB) is backed by disk."""
-    count = math.prod(shape)
-    if 4 * count <= IN_MEMORY_BYTES:
-        return torch.empty(shape)
-    folder, gib = tempfile.gettempdir(), 4 * count / 2**30
-    if shutil.disk_usage(folder).free < 4 * count:
-        raise AmcError(
-            f"{shape[0]} decoded images need {gib:.0f} GiB, more than {folder} has free; point TMPDIR to a "
-            "larger disk"
-        )
-    with tempfile.NamedTemporaryFile(prefix="amc-images-") as file:
-        return torch.from_file(file.name, shared=True, size=count, dtype=torch.float32).view(shape)
+def _decode(decoder: Decoder, listing: _Listing, description: str) -> LabelledImages:
+    return decoder.evaluation_images(listing.paths, listing.labels, description)

@@ -1,8 +1,8 @@
-"""The one shape that every data set takes here, and the helpers that build it.
+"""The form of every data set here, and the functions that build it.
 
-`test` is loaded only when called, so a search cannot touch it by accident. Which images are held out of
-training never depends on the seed of a run (`SPLIT_SEED`): results stay comparable across seeds, and a
-network trained under one seed has not seen the search images of another.
+``test`` is loaded only when it is called, so that a search cannot use it by accident. The images held out of
+training depend on ``SPLIT_SEED`` and not on the seed of a run. Results of different seeds are therefore
+comparable, and a network trained with one seed has not seen the search images of another.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
 from amc.digest import digest
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.seeds import generator, mix
 
 SPLIT_SEED = 20180810
-"""Decides which images are held out, whatever the seed of the run."""
-
+"""Chooses the images that are held out, for every seed of a run."""
 
 TrainBatches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]
-"""(epoch, seed) to (images (B,C,H,W) float32, labels (B,) int64); same arguments, same batches."""
+"""(epoch, seed) -> batches of images (B, C, H, W) float32 and labels (B,) int64, the same at each call."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Normalised `images` (N,C,H,W) float32 and their `labels` (N,) int64."""
+    """Normalised ``images`` (N, C, H, W) float32 and their ``labels`` (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -40,18 +39,26 @@ class LabelledImages:
     def to(
         self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format
     ) -> LabelledImages:
-        """Return the same images and labels on `device`, the images laid out in `memory_format`."""
+        """Return the images, in ``memory_format``, and the labels on ``device``."""
         images = self.images.to(device).contiguous(memory_format=memory_format)
         return LabelledImages(images, self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set cut up for a search.
+    """A data set split for a search.
 
-    `calibration` is part of the training images, `search_val` is held out of them and gives the reward,
-    `test` is for the one number at the end. `input_shape` is (C,H,W), `mean` and `std` are per channel on the
-    [0, 1] scale, and `fingerprint` is the sha256 (hex) of `calibration` and `search_val`.
+    Attributes:
+        name: the name of the data set.
+        num_classes: number of labels.
+        input_shape: (channels, height, width) of one image, in pixels.
+        mean, std: (C,) per channel, on the [0, 1] scale.
+        calibration: some of the training images.
+        search_val: images held out of training, on which candidates are scored.
+        train_batches: augmented training images, batch by batch.
+        steps_per_epoch: number of training batches.
+        test: loads the test images, which are for the final number only.
+        fingerprint: SHA-256 (hex) of ``calibration`` and ``search_val``.
     """
 
     name: str
@@ -69,7 +76,7 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """Unprocessed `images` (N,C,H,W) uint8 and their `labels` (N,) int64."""
+    """Unprocessed ``images`` (N, C, H, W) uint8 and their ``labels`` (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -79,11 +86,16 @@ class RawImages:
 
 
 def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return `count` indices into `labels` (N,), each class in proportion to its size to within one.
+    """Pick ``count`` images such that each class has its share, to within one image.
 
-    Every image gets its shuffled place within its class as a fraction of the class; the lowest fractions win,
-    the lowest first. So the first images of a pick, however many, are stratified too, and so are the last:
-    whoever takes a part of them (as many as a layer is solved on, say) sees all classes.
+    Every image gets its position in its shuffled class as a fraction of the class size, and images are picked
+    by rising fraction. Any first or last part of the pick is therefore stratified too.
+
+    Args:
+        labels: (N,) int64.
+
+    Returns:
+        Indices into ``labels``: (count,) int64.
     """
     order = torch.randperm(len(labels), generator=generator(seed))
     fraction = torch.empty(len(labels), dtype=torch.float64)
@@ -95,15 +107,25 @@ def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor, Tensor]:
-    """Split indices into a stratified `count` and the rest, independent of the run's seed.
+    """Hold out a stratified part of the images, the same for every seed of a run.
 
-    `name` and `of` are for the message when nothing would be left.
+    Args:
+        labels: (N,) int64.
+        count: number of images to hold out.
+        name: names the part in messages, and selects its random stream.
+        of: names the images in messages.
+
+    Returns:
+        Indices of the part (count,) and of the rest (N - count,), int64.
+
+    Raises:
+        SettingError: ``count`` is below 1, or no image would be left.
     """
     require_positive(**{name: count})
     if count >= len(labels):
-        raise AmcError(
-            f"data.{name}={count}, but {of} has {len(labels)} images: expected fewer, so that some are left "
-            f"to train on; lower data.{name}"
+        raise SettingError(
+            f"{name}={count}, but {of} has {len(labels)} images: expected fewer, so that some are left to "
+            f"train on; lower {name}"
         )
     held = stratified_pick(labels, count, mix(SPLIT_SEED, name))
     rest = torch.ones(len(labels), dtype=torch.bool)
@@ -112,36 +134,60 @@ def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor,
 
 
 def pick_from(labels: Tensor, count: int, seed: int, *, name: str, of: str) -> Tensor:
-    """`stratified_pick` that refuses a `count` beyond what `of` holds."""
+    """Pick images as ``stratified_pick`` does.
+
+    Args:
+        labels: (N,) int64.
+        name: names the pick in messages.
+        of: names the images in messages.
+
+    Returns:
+        Indices into ``labels``: (count,) int64.
+
+    Raises:
+        SettingError: ``count`` is below 1 or above N.
+    """
     require_positive(**{name: count})
     if count > len(labels):
-        raise AmcError(f"data.{name}={count}, but {of} has only {len(labels)} images; lower data.{name}")
+        raise SettingError(f"{name}={count}, but {of} has only {len(labels)} images; lower {name}")
     return stratified_pick(labels, count, seed)
 
 
 def require_positive(**numbers: int) -> None:
-    """Raise `AmcError` for the first of `numbers` below one, named as its configuration key."""
+    """Check settings, given by their names.
+
+    Raises:
+        SettingError: one of them is below 1.
+    """
     for name, number in numbers.items():
         if number < 1:
-            raise AmcError(f"data.{name}={number}: expected a whole number of at least 1")
+            raise SettingError(f"{name}={number}: expected a whole number of at least 1")
 
 
 def channel_statistics(
     mean: Sequence[float], std: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return `mean` and `std` as tuples; refuse other than three channels and a `std` not positive."""
+    """Return ``mean`` and ``std``, one value per channel on the [0, 1] scale, as tuples.
+
+    Raises:
+        SettingError: there are not three channels, or a ``std`` is not positive.
+    """
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3:
-            raise AmcError(
-                f"data.{name} has {len(values)} values, expected 3 (red, green, blue, each in 0..1)"
+            raise SettingError(
+                f"{name} has {len(values)} values, expected 3 (red, green, blue, each in 0..1)"
             )
     if min(std) <= 0:
-        raise AmcError(f"data.std={list(std)}: expected positive values on the 0..1 scale")
+        raise SettingError(f"std={list(std)}: expected positive values on the 0..1 scale")
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
 def check_labels(labels: Tensor, num_classes_of_head: int) -> None:
-    """Raise `AmcError` if any of `labels` (N,) has no output in a head of `num_classes_of_head`."""
+    """Check that every label of ``labels`` (N,) has an output in a head of ``num_classes_of_head``.
+
+    Raises:
+        AmcError: a label has none.
+    """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes_of_head:
         raise AmcError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but the network has "
@@ -151,22 +197,22 @@ def check_labels(labels: Tensor, num_classes_of_head: int) -> None:
 
 
 def fingerprint(*parts: LabelledImages) -> str:
-    """Return the sha256 (hex) over shapes, images and labels."""
+    """Return the SHA-256 (hex) of the shapes, images and labels."""
     tensors = [tensor for part in parts for tensor in (part.images, part.labels)]
     return digest(*[entry for tensor in tensors for entry in (repr(tuple(tensor.shape)), tensor)])
 
 
 def batch_indices(count: int, batch_size: int, epoch: int, seed: int) -> list[Tensor]:
-    """Return the shuffled index batches of one epoch.
+    """Return the batches of one epoch: ``steps_per_epoch`` tensors (B,) of shuffled indices below ``count``.
 
-    A short last batch is dropped (batch norm cannot train on one image) unless it is the only one.
+    A short last batch is dropped, as batch norm cannot train on one image, unless it is the only one.
     """
     order = torch.randperm(count, generator=generator(seed, epoch))
     return list(order[: steps_per_epoch(count, batch_size) * batch_size].split(batch_size))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return how many batches `batch_indices` gives."""
+    """Return the number of batches that ``batch_indices`` returns."""
     return max(1, count // batch_size)
 
 
@@ -185,7 +231,20 @@ def from_memory(
     calibration: int,
     seed: int,
 ) -> Splits:
-    """Build `Splits` from uint8 images in memory; `seed` chooses the calibration images out of `train`."""
+    """Build ``Splits`` from uint8 images in memory.
+
+    Args:
+        train, search_val: images (N, C, H, W) and labels (N,).
+        load_test: loads the test images.
+        augment: applied to training batches before they are normalised and resized.
+        mean, std: (C,) per channel, on the [0, 1] scale.
+        image_size: side of the resized images in pixels.
+        calibration: number of training images for calibration.
+        seed: chooses the calibration images.
+
+    Raises:
+        SettingError: an impossible size or count.
+    """
     require_positive(batch_size=batch_size, image_size=image_size)
 
     def finish(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Made-up images that a small network can learn: for smoke tests at any size, without any file."""
+"""Generated images that a small network can learn: for smoke tests at any size, without files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from amc.data.splits import RawImages, Splits, from_memory, require_positive
 from amc.seeds import generator
 
 PATTERN_CELLS = 4
+"""Random cells along each side of a pattern, before it is resized."""
 NOISE = 0.15
+"""Standard deviation of the noise, on the [0, 1] scale."""
 
 
 def synthetic(
@@ -23,9 +25,14 @@ def synthetic(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Splits:
-    """Build images of one smooth random pattern per class plus noise; everything follows from `seed`.
+    """Build images of one smooth random pattern per class plus noise; ``seed`` determines everything.
 
-    `train`, `search_val`, `calibration` (out of `train`) and `test` are numbers of images.
+    Args:
+        train, search_val, test: numbers of images.
+        calibration: number of training images for calibration.
+
+    Raises:
+        SettingError: an impossible size or count.
     """
     require_positive(
         num_classes=num_classes, image_size=image_size, train=train, search_val=search_val, test=test
@@ -48,7 +55,7 @@ def synthetic(
 
 
 def _patterns(num_classes: int, image_size: int, seed: int) -> torch.Tensor:
-    """Return (K,3,S,S) float32 in 0..1, each its own mirror image, so that a flip keeps the class."""
+    """Return symmetric patterns (classes, 3, S, S) float32 in [0, 1]: a mirrored image keeps its class."""
     draws = torch.rand(num_classes, 3, PATTERN_CELLS, PATTERN_CELLS, generator=generator(seed, 0))
     return resize((draws + draws.flip(-1)) / 2, image_size)
 

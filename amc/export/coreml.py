@@ -9,18 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
-from amc.export.exported import Exported
-from amc.runtimes.reference import cause, check_agreement, eager_logits, eval_on_cpu, random_batch
-from amc.third_party import quiet
+from amc.export.exported import Exported, ExportSettings
+from amc.runtimes.protocol import Shape
+from amc.runtimes.reference import check_agreement, conversion, eager_logits, eval_on_cpu, random_batch
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def export_coreml(
-    model: nn.Module, input_shape: tuple[int, int, int], path: Path, *, tolerance: float
-) -> Exported:
+def export_coreml(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Exported:
     """Write ``path``, a folder, for one image per call; compared with eager where Core ML can run it.
 
     Raises:
@@ -33,7 +30,8 @@ def export_coreml(
         if sys.platform == "darwin":
             images = random_batch(input_shape, 1)
             (found,) = converted.predict({converted.input_description._fd_spec[0].name: images}).values()
-            difference = check_agreement(found, eager_logits(model, images), tolerance, "the coreml file")
+            eager = eager_logits(model, images)
+            difference = check_agreement(found, eager, settings.tolerance, "the coreml file")
             note = ""
         size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
         shutil.rmtree(path, ignore_errors=True)
@@ -41,21 +39,16 @@ def export_coreml(
     return Exported("coreml", path, size, 1, difference, note=note)
 
 
-def _convert(model: nn.Module, input_shape: tuple[int, int, int], path: Path) -> Any:
+def _convert(model: nn.Module, input_shape: Shape, path: Path) -> Any:
+    """Save the package and return Core ML's model."""
     import torch
 
-    try:
-        with quiet():
-            import coremltools
+    with conversion(model, input_shape, "convert to Core ML"):
+        import coremltools
 
-            exported = torch.export.export(eval_on_cpu(model), (random_batch(input_shape, 1),))
-            converted = coremltools.convert(
-                exported.run_decompositions({}), compute_precision=coremltools.precision.FLOAT32
-            )
-            converted.save(str(path))
-            return converted
-    except Exception as error:  # its passes have no common base class of errors
-        raise AmcError(
-            f"{type(model).__name__} does not convert to Core ML for an input of shape "
-            f"{tuple(input_shape)}; likely cause: {cause(error)}"
-        ) from error
+        exported = torch.export.export(eval_on_cpu(model), (random_batch(input_shape, 1),))
+        converted = coremltools.convert(
+            exported.run_decompositions({}), compute_precision=coremltools.precision.FLOAT32
+        )
+        converted.save(str(path))
+        return converted

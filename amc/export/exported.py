@@ -1,21 +1,39 @@
-"""What an exported file is known by, and how a file of one piece is checked and written."""
+"""How a network is exported, the record of an exported file, and how a file of one piece is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amc.files import atomic_write_bytes
+from amc.runtimes.protocol import Converter, Loader, Shape
 from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
     from torch import nn
 
 PARITY_BATCH = 3
-"""Images that a file with a free batch size is checked on: not those of the traced example (2), so that a
-batch size that was baked in shows up."""
+"""Images that a file with a free batch size is checked on: not 2, the batch of the traced example, so that a
+fixed batch size is noticed."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a network is exported.
+
+    Attributes:
+        tolerance: Largest allowed difference from eager, relative to the largest absolute logit.
+        opset: ONNX operator set version; the exporter's own default if None.
+        name: Stored in the ONNX file as the metadata property ``name``.
+        widths: Channel widths by layer, stored in the ONNX file as metadata properties ``width.<layer>``.
+    """
+
+    tolerance: float = 1e-4
+    opset: int | None = None
+    name: str | None = None
+    widths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,12 +59,19 @@ class Exported:
     note: str = ""
 
 
+Writer = Callable[["nn.Module", Shape, Path, ExportSettings], Exported]
+"""(network, shape of one image, file, settings) -> record of the file, which is checked before it is written.
+
+It raises ``AmcError`` if the network does not convert, the outputs disagree, or the file cannot be written.
+"""
+
+
 def write_checked(
     format_name: str,
     content: bytes,
-    load: Callable[[bytes, Any, int], Callable[[], Any]],
+    load: Loader,
     model: nn.Module,
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     path: Path,
     *,
     batch: int | None,
@@ -54,10 +79,41 @@ def write_checked(
 ) -> Exported:
     """Write ``content`` to ``path`` once a run of it agrees with ``model`` in eager PyTorch.
 
-    ``load`` takes the content, the images as an array, and the number of threads. A free batch size is None.
+    Args:
+        format_name: Key in ``amc.export.FORMATS``.
+        content: The file.
+        load: Runs it.
+        model: The network it was made from.
+        input_shape: One image, (C, H, W).
+        path: The file to write; it appears whole or not at all.
+        batch: Images per call; None if the batch size is free.
+        tolerance: Largest allowed difference, relative to the largest absolute logit.
+
+    Raises:
+        AmcError: The outputs disagree, or the file cannot be written.
     """
     images = random_batch(input_shape, batch or PARITY_BATCH)
     found = load(content, images.numpy(), 1)()
     difference = check_agreement(found, eager_logits(model, images), tolerance, f"the {format_name} file")
     atomic_write_bytes(path, content)
     return Exported(format_name, path, len(content), batch, difference)
+
+
+def file_writer(format_name: str, convert: Converter, load: Loader, *, batch: int | None) -> Writer:
+    """Return the writer of a format whose one file is converted and loaded in memory.
+
+    Args:
+        format_name: Key in ``amc.export.FORMATS``.
+        convert: Makes the content of the file.
+        load: Runs it.
+        batch: Images per call; None if the batch size is free.
+    """
+
+    def write(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Exported:
+        content = convert(model, input_shape, batch or 1)
+        tolerance = settings.tolerance
+        return write_checked(
+            format_name, content, load, model, input_shape, path, batch=batch, tolerance=tolerance
+        )
+
+    return write

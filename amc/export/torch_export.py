@@ -6,16 +6,21 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
-from amc.runtimes.reference import cause, eval_on_cpu, random_batch
+from amc.runtimes.protocol import Shape
+from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def torch_export_bytes(model: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
-    """Return ``model`` as a .pt2 with a free batch size, not compared with eager.
+def convert(model: nn.Module, input_shape: Shape, batch: int = 1) -> bytes:
+    """Return ``model`` as a .pt2, not compared with eager.
+
+    Args:
+        model: The network.
+        input_shape: One image, (C, H, W).
+        batch: Not used: the program takes any batch size.
 
     Raises:
         AmcError: The model cannot be exported.
@@ -23,23 +28,20 @@ def torch_export_bytes(model: nn.Module, input_shape: tuple[int, int, int]) -> b
     import torch
 
     buffer = io.BytesIO()
-    batch = torch.export.Dim("batch")
-    try:
-        with quiet():
-            program = torch.export.export(
-                eval_on_cpu(model), (random_batch(input_shape, 2),), dynamic_shapes=({0: batch},)
-            )
-            torch.export.save(program, buffer)
-    except Exception as error:  # its passes have no common base class of errors
-        raise AmcError(
-            f"{type(model).__name__} does not export with torch.export for an input of shape "
-            f"{tuple(input_shape)}; likely cause: {cause(error)}"
-        ) from error
+    free = ({0: torch.export.Dim("batch")},)
+    with conversion(model, input_shape, "export with torch.export"):
+        program = torch.export.export(
+            eval_on_cpu(model), (random_batch(input_shape, 2),), dynamic_shapes=free
+        )
+        torch.export.save(program, buffer)
     return buffer.getvalue()
 
 
-def load_torch_export(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-    """Return one eager run of a .pt2 on a float32 array; torch's number of threads is left as it is."""
+def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+    """Return one eager run of a .pt2 on a (batch, C, H, W) float32 array, which returns the logits.
+
+    Torch's number of threads stays as it is; ``threads`` is not used.
+    """
     import torch
 
     with quiet():

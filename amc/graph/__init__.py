@@ -1,1 +1,12 @@
-"""From a network to its channel groups: layers, dependencies between them, walls, groups."""
+"""From a network to its channel groups.
+
+Import from the modules; ``trace`` and ``Graph`` are what most of them need.
+
+- ``trace.py``: ``trace``, from a network and an example image to its ``Graph``.
+- ``groups.py``: the values that it returns: ``Graph``, ``ChannelGroup``, ``Slot``, ``Unprunable``.
+- ``layers.py``: the convolution and linear layers as they ran on the example image.
+- ``dependencies.py``: which channels have to be removed together, from torch-pruning's graph.
+- ``walls.py``: operations through which channels cannot be followed.
+- ``torch_pruning_adapter.py``: everything that uses private names of torch-pruning.
+- ``unfolding.py``: a layer as a matrix product.
+"""

@@ -1,4 +1,4 @@
-"""The values that tracing a network gives: its channel groups, and what stays whole and why."""
+"""The result of tracing a network: its channel groups, and the channels that keep their width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from amc.errors import AmcError, did_you_mean
+from amc.errors import SettingError, did_you_mean
 from amc.graph.layers import Layer
 
 Axis = Literal["in", "out"]
@@ -15,10 +15,13 @@ Axis = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class Slot:
-    """Where the channels of one group lie on one axis of one module.
+    """The positions of one group's channels on one axis of one module.
 
-    ``positions[i]`` are the indices on the axis that channel ``i`` of the group owns: one, or several
-    when a feature map was flattened into a linear layer.
+    Attributes:
+        module: name of the module.
+        axis: its input or output channels.
+        positions: for each channel of the group, the indices on the axis that it owns: one, or several
+            where a feature map is flattened into a linear layer.
     """
 
     module: str
@@ -28,17 +31,18 @@ class Slot:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be kept or removed together.
+    """Channels that are kept or removed together.
 
     Attributes:
-        name: name of the leading layer (with ``#k`` where one layer's channels fall into several groups).
+        name: name of the leading layer, with ``#k`` if its channels belong to several groups.
         width: dense number of channels.
         leading: the first layer, in forward order, that produces the channels.
-        producers: dense layers whose filters make the channels; more than one when coupled by a sum.
-        followers: depthwise layers that carry the channels through.
-        readers: layers that read the channels and mix them.
-        slots: all axes on which the channels lie, norm layers included.
-        root, root_channels: how torch-pruning addresses the group: a layer, and its outputs of each channel.
+        producers: dense layers whose filters produce the channels; several if they are coupled by a sum.
+        followers: depthwise layers that the channels pass through.
+        readers: consumer layers, which mix the channels.
+        slots: all axes that hold the channels, including those of norm layers.
+        root: the layer by which torch-pruning addresses the group.
+        root_channels: for each channel of the group, the outputs of ``root`` that it owns.
     """
 
     name: str
@@ -54,7 +58,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Unprunable:
-    """Channels that stay at full width, and why."""
+    """Channels that keep their full width, and the reason."""
 
     name: str
     width: int
@@ -63,16 +67,16 @@ class Unprunable:
 
 @dataclass(frozen=True)
 class Graph:
-    """What ``trace`` found.
+    """The layers and channel groups of a network (``amc.graph.trace``).
 
     Attributes:
         layers: convolution and linear layers in forward order.
         groups: prunable channel groups in forward order.
-        unprunable: the others, with reasons.
-        norm_after: plain convolution -> the batch norm that alone reads its output.
-        input_shape: (channels, height, width) of the traced image.
+        unprunable: the other channels, with reasons.
+        norm_after: ordinary convolution -> the batch norm that is the only consumer of its output.
+        input_shape: (channels, height, width) of the traced image, in pixels.
         classifies: whether the network returns one tensor of logits (N, classes).
-        other_macs: multiply-adds outside of ``layers`` that no width changes, see ``amc.cost.counted``.
+        other_macs: multiply-adds outside of ``layers``, which no width changes (``amc.cost.constant``).
     """
 
     layers: tuple[Layer, ...]
@@ -94,46 +98,50 @@ class Graph:
         return tuple(group.name for group in self.groups)
 
     def layer(self, name: str) -> Layer:
-        """Return a layer by name."""
+        """Return a layer by name.
+
+        Raises:
+            StopIteration: there is none.
+        """
         return next(layer for layer in self.layers if layer.name == name)
 
 
 def exclude_groups(
     graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True, max_inputs: int | None = None
 ) -> Graph:
-    """Return the graph with some groups left at full width.
+    """Return the graph with some groups kept at full width.
 
     Args:
-        patterns: names of groups, ``*`` and ``?`` allowed.
-        prune_coupled: False also leaves out the groups that several layers produce together, such as the
-            residual stream of a stage: they cost most accuracy before fine-tuning.
-        max_inputs: leaves out groups that a layer with more inputs (channels times kernel) reads: its second
-            moments take the square of them in memory.
+        patterns: names of groups to exclude; ``*`` and ``?`` are wildcards.
+        prune_coupled: False also excludes the groups that several layers produce together, such as the
+            residual stream of a stage. They cost the most accuracy before fine-tuning.
+        max_inputs: excludes groups with a consumer layer of more inputs (channels x kernel). The second
+            moments of its inputs take memory in proportion to the square of this number.
 
     Raises:
-        AmcError: a pattern fits no group, or no group would be left.
+        SettingError: a pattern matches no group, or no group would be left.
     """
     reasons: dict[str, str] = {}
     for pattern in patterns:
         fitting = fnmatch.filter(graph.group_names, pattern)
         if not fitting:
-            hint = did_you_mean(pattern, graph.group_names) or "; stages=[inspect] lists them"
-            raise AmcError(f"compressor.exclude has {pattern!r}, which fits no channel group{hint}")
-        reasons |= dict.fromkeys(fitting, "excluded by compressor.exclude")
+            hint = did_you_mean(pattern, graph.group_names) or f"; the first is {graph.group_names[0]!r}"
+            raise SettingError(f"exclude has {pattern!r}, which matches no channel group{hint}")
+        reasons |= dict.fromkeys(fitting, "excluded by its name")
     if not prune_coupled:
         coupled = [group.name for group in graph.groups if len(group.producers) > 1]
-        reasons |= dict.fromkeys(coupled, "coupled by a sum, and compressor.prune_coupled is false")
+        reasons |= dict.fromkeys(coupled, "coupled by a sum, and prune_coupled is false")
     if max_inputs is not None:
         for group in graph.groups:
             inputs = max((graph.layer(name).inputs for name in group.readers), default=0)
             if inputs > max_inputs:
                 reasons[group.name] = (
-                    f"read by a layer of {inputs:,} inputs, and compressor.max_inputs is {max_inputs:,}"
+                    f"consumed by a layer of {inputs:,} inputs, and max_inputs is {max_inputs:,}"
                 )
     if not reasons:
         return graph
     kept = tuple(group for group in graph.groups if group.name not in reasons)
     if not kept:
-        raise AmcError("compressor.exclude, prune_coupled and max_inputs leave no channel group to prune")
+        raise SettingError("exclude, prune_coupled and max_inputs leave no channel group to prune")
     left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
     return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError, first_line
+from amc.errors import NotPrunableError, first_line
 from amc.graph.unfolding import layer_input, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.run import evaluating
@@ -24,10 +24,10 @@ class Layer:
     Attributes:
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
-        in_size, out_size: feature-map (height, width); (1, 1) for a linear layer on a vector.
+        in_size, out_size: feature map (height, width); (1, tokens) for a linear layer.
         positions: output positions per image, summed over all calls of the layer.
-        calls: how often it runs in one forward pass.
-        flaw: why its weights cannot be cut and refitted as those of a matrix product, if they cannot.
+        calls: number of calls in one forward pass.
+        flaw: why it is no matrix product, so that its weights cannot be cut and refitted; None if it is one.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Layer:
 
     @property
     def inputs(self) -> int:
-        """How many values one output is a sum over: the columns of the layer as a matrix."""
+        """Number of values that one output sums over: the columns of the layer as a matrix."""
         return self.in_channels // self.groups * prod(self.kernel_size)
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel has a filter of its own."""
+        """Whether every channel has its own filter."""
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
     @property
@@ -62,13 +62,13 @@ class Layer:
 
 
 def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return one image (1, C, H, W) of zeros on the device and in the precision of a network's parameters."""
+    """Return an image (1, *input_shape) of zeros with the device and type of the network's parameters."""
     like = next(model.parameters(), torch.zeros(()))
     return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
 
 
 def plain_norm(module: nn.Module | None) -> bool:
-    """Whether a module is a batch norm of maps and nothing more, such as an activation in the same module."""
+    """Return whether a module is a batch norm of maps alone, without an activation in the same module."""
     return isinstance(module, nn.BatchNorm2d) and type(module).forward is nn.BatchNorm2d.forward
 
 
@@ -77,6 +77,10 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
 
     Returns:
         Its layers in the order of their first call, and whether it returns logits (N, classes).
+
+    Raises:
+        NotPrunableError: the forward pass fails, or its outputs do not form a matrix
+            (``amc.scoring.flatten``).
     """
     calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -95,7 +99,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
             output = model(example)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         first = first_line(error)
-        raise AmcError(
+        raise NotPrunableError(
             f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
             "does the data's image size fit the model?"
         ) from error

@@ -1,8 +1,8 @@
-"""The channel groups of a network: what can be pruned together, in forward order, and what cannot and why.
+"""The channel groups of a network in forward order, and the channels that cannot be pruned, with reasons.
 
-Dependencies come from torch-pruning (Fang et al., DepGraph, CVPR 2023), traced once on a copy of the
-network. Everything that the rest of the project needs is kept as plain frozen values: no module, no
-gradient graph and no torch-pruning object outlives ``trace``.
+The dependencies come from torch-pruning (Fang et al., DepGraph, CVPR 2023), traced once on a copy of the
+network. The result is plain frozen values: no module, gradient graph or torch-pruning object outlives
+``trace``.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import NotPrunableError
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import Axis, ChannelGroup, Graph, Slot, Unprunable
 from amc.graph.layers import Layer, trace_layers
 from amc.models import OptionAShortcut
+
+_Places = dict[tuple[str, Axis], dict[int, set[int]]]
+"""(module, axis) -> channel of the root -> positions on the axis that it owns."""
 
 
 def trace(model: nn.Module, example: Tensor) -> Graph:
     """Find the layers and channel groups of ``model``.
 
     Args:
-        model: any network; it is left untouched.
+        model: any network; it is not changed.
         example: one image (1, C, H, W).
 
     Raises:
-        AmcError: the forward pass fails, returns nothing to compare (``amc.scoring.flatten``), or no channel
-            can be pruned.
+        NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
+            torch-pruning cannot trace it, or no channel can be pruned.
     """
     layers, classifies = trace_layers(model, example)
     dependencies = build_dependencies(model, example)
     groups, unprunable = _find_groups(dependencies, {layer.name: layer for layer in layers})
     if not groups:
-        raise AmcError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
+        raise NotPrunableError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
         layers=layers,
         groups=groups,
@@ -47,7 +50,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
 
 def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
-    """Tell the first few reasons in one line."""
+    """Return the first few reasons in one line."""
     found = list(dict.fromkeys(item.reason for item in unprunable))
     if not found:
         return "it has no Conv2d or Linear layer"
@@ -65,7 +68,7 @@ def _find_groups(
         reason = _why_unprunable(dependencies, items, layers)
         if reason is not None:
             unprunable.append(
-                Unprunable(_first_maker(dependencies, items, order), len(items[0].idxs), reason)
+                Unprunable(_first_producer(dependencies, items, order), len(items[0].idxs), reason)
             )
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
@@ -74,17 +77,21 @@ def _find_groups(
     return tuple(groups), tuple(unprunable)
 
 
-def _first_maker(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
-    """Name of the first layer, in forward order, of those that make a group's channels."""
-    made = (item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler))
-    names = [dependencies.name_of(module) for module in made if isinstance(module, nn.Conv2d | nn.Linear)]
+def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
+    """Return the first layer, in forward order, that produces a group's channels."""
+    producing = (
+        item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler)
+    )
+    names = [
+        dependencies.name_of(module) for module in producing if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     return min(names, key=lambda name: order.get(name, len(order)))
 
 
 def _why_unprunable(
     dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer]
 ) -> str | None:
-    """Say why a torch-pruning group must stay whole, or None."""
+    """Return why a torch-pruning group must keep its width, or None."""
     from torch_pruning.ops import OPTYPE
 
     plain = {
@@ -101,7 +108,7 @@ def _why_unprunable(
         if node.type in (OPTYPE.LN, OPTYPE.GN):
             return f"{name} normalises over the channels: removing some would change the others"
         if node.type == OPTYPE.MHA:
-            return f"{name} is an attention layer, whose width stays"
+            return f"{name} is an attention layer, whose width is fixed"
         if node.type == OPTYPE.PARAMETER:
             return f"{name} is a bare parameter on the same channels"
         if node.type not in plain:
@@ -139,59 +146,83 @@ def _split_into_groups(
 ) -> list[ChannelGroup]:
     """Turn one torch-pruning group into channel groups.
 
-    Channels of the root that share a place somewhere (a map beside a depthwise copy of itself, both added
-    to the root's) are one channel. Those that lie on different sets of axes (a sum with a concatenation,
-    say) are groups of their own: only then does a count of kept channels determine every layer's shape.
+    Channels of the root that share a position on some axis (a map concatenated with a depthwise copy of
+    itself, and the sum of both) are one channel. Channels on different sets of axes (in a sum and a
+    concatenation, for example) become different groups: only then does the number of kept channels of each
+    group determine the shape of every layer.
     """
-    axes: dict[tuple[str, Axis], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    places = _places(dependencies, items)
+    members = _unite(places.values())
+    signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for channel in members:
+        signature = tuple(
+            sorted((place, len(at[channel])) for place, at in places.items() if at.get(channel))
+        )
+        signatures[signature].append(channel)
+    groups = []
+    for number, (signature, channels) in enumerate(signatures.items()):
+        slots = tuple(
+            Slot(module, axis, tuple(tuple(sorted(places[module, axis][channel])) for channel in channels))
+            for (module, axis), _ in signature
+        )
+        suffix = "" if len(signatures) == 1 else f"#{number}"
+        own = tuple(members[channel] for channel in channels)
+        groups.append(_channel_group(slots, layers, order, suffix, root, own))
+    return groups
+
+
+def _places(dependencies: Dependencies, items: Sequence[Item]) -> _Places:
+    """Return which channel of the root owns which positions of each axis."""
+    places: _Places = defaultdict(lambda: defaultdict(set))
     for item in items:
         module = item.node.module
         name = dependencies.name_of(module)
         if not name or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
             continue
-        for axis in _axes(dependencies, item, module):
-            for position, channel in zip(item.idxs, item.root_idxs, strict=True):
-                axes[name, axis][channel].add(position)
-    members = _unite(axes.values())
-    signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for channel in members:
-        signature = tuple(sorted((key, len(at[channel])) for key, at in axes.items() if at.get(channel)))
-        signatures[signature].append(channel)
-    groups = []
-    for number, (signature, channels) in enumerate(signatures.items()):
-        slots = tuple(
-            Slot(module, axis, tuple(tuple(sorted(axes[module, axis][c])) for c in channels))
-            for (module, axis), _ in signature
-        )
-        producers = [s.module for s in slots if s.axis == "out" and s.module in layers]
-        producers.sort(key=order.__getitem__)
-        dense = [name for name in producers if not layers[name].depthwise]
-        leading = (dense or producers)[0]
-        groups.append(
-            ChannelGroup(
-                name=leading if len(signatures) == 1 else f"{leading}#{number}",
-                width=len(channels),
-                leading=leading,
-                producers=tuple(dense),
-                followers=tuple(name for name in producers if layers[name].depthwise),
-                readers=tuple(
-                    sorted(
-                        (s.module for s in slots if s.axis == "in" and s.module in layers),
-                        key=order.__getitem__,
-                    )
-                ),
-                slots=slots,
-                root=root,
-                root_channels=tuple(members[channel] for channel in channels),
-            )
-        )
-    return groups
+        axis = _axis(dependencies, item, module)
+        for position, channel in zip(item.idxs, item.root_idxs, strict=True):
+            places[name, axis][channel].add(position)
+    return places
+
+
+def _channel_group(
+    slots: tuple[Slot, ...],
+    layers: Mapping[str, Layer],
+    order: Mapping[str, int],
+    suffix: str,
+    root: str,
+    root_channels: tuple[tuple[int, ...], ...],
+) -> ChannelGroup:
+    """Build a group from its slots; ``suffix`` is added to the name of its leading layer."""
+    producers = _layers_at("out", slots, order)
+    dense = tuple(name for name in producers if not layers[name].depthwise)
+    leading = (dense or producers)[0]
+    return ChannelGroup(
+        name=leading + suffix,
+        width=len(root_channels),
+        leading=leading,
+        producers=dense,
+        followers=tuple(name for name in producers if layers[name].depthwise),
+        readers=_layers_at("in", slots, order),
+        slots=slots,
+        root=root,
+        root_channels=root_channels,
+    )
+
+
+def _layers_at(axis: Axis, slots: Sequence[Slot], order: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the layers that have slots on an axis, in forward order."""
+    names = [slot.module for slot in slots if slot.axis == axis and slot.module in order]
+    return tuple(sorted(names, key=order.__getitem__))
 
 
 def _unite(axes: Iterable[dict[int, set[int]]]) -> dict[int, tuple[int, ...]]:
-    """Make one channel, the first, of all that share a position on an axis; return its members, ascending.
+    """Unite channels that share a position on an axis into the first of them.
 
     The positions of the others are moved to it in ``axes``.
+
+    Returns:
+        First channel -> all of its members, ascending.
     """
     axes = list(axes)
     first: dict[int, int] = {}
@@ -216,26 +247,25 @@ def _unite(axes: Iterable[dict[int, set[int]]]) -> dict[int, tuple[int, ...]]:
     return {channel: tuple(own) for channel, own in members.items()}
 
 
-def _axes(dependencies: Dependencies, item: Item, module: nn.Module) -> tuple[Axis, ...]:
-    """Which axis of ``module`` an item speaks of; norm and depthwise layers have one, 'out'."""
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return ("out",)
-    if isinstance(module, nn.Conv2d | nn.Linear | OptionAShortcut):
-        return ("out",) if dependencies.graph.is_out_channel_pruning_fn(item.handler) else ("in",)
-    return ("out",)
+def _axis(dependencies: Dependencies, item: Item, module: nn.Module) -> Axis:
+    """Return the axis of ``module`` that an item lies on; norm and depthwise layers have only 'out'."""
+    depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+    if isinstance(module, nn.Conv2d | nn.Linear | OptionAShortcut) and not depthwise:
+        return "out" if dependencies.graph.is_out_channel_pruning_fn(item.handler) else "in"
+    return "out"
 
 
 def _norm_after(dependencies: Dependencies, plain: Set[str]) -> dict[str, str]:
-    """Pair every convolution of the plain layers with the batch norm that alone reads it.
+    """Pair every convolution with the batch norm that is its only consumer.
 
-    A scale cannot be moved into a convolution that does something else with its weight.
+    Only for ``plain`` layers: a scale cannot be folded into a convolution that transforms its weight.
     """
     pairs = {}
     for module, node in dependencies.graph.module2node.items():
         name = dependencies.name_of(module)
         if not isinstance(module, nn.Conv2d) or name not in plain or len(node.outputs) != 1:
             continue
-        reader = node.outputs[0]
-        if isinstance(reader.module, nn.BatchNorm2d) and len(reader.inputs) == 1:
-            pairs[name] = dependencies.name_of(reader.module)
+        consumer = node.outputs[0]
+        if isinstance(consumer.module, nn.BatchNorm2d) and len(consumer.inputs) == 1:
+            pairs[name] = dependencies.name_of(consumer.module)
     return pairs

@@ -1,7 +1,7 @@
-"""A layer as a matrix product: the rows that its weights meet, and whether it really is one.
+"""A convolution or linear layer as a matrix product of its input patches and its weight.
 
-``outputs = patches @ weight^T + bias`` is what a least-squares refit relies on. ``why_not_linear`` proves it
-for layers that may compute otherwise, before any of them is pruned.
+A least-squares refit relies on ``outputs = patches @ weight^T + bias``. ``why_not_linear`` checks it for
+layers that may compute something else.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 Padding = tuple[int, int, int, int]
 """Pixels added on the left, right, top and bottom of a map, as ``torch.nn.functional.pad`` takes them."""
 
-
 POSITION_BLOCK = 32
-"""Images that share sampled positions. With few places for all images, large maps are not covered."""
+"""Images that share the sampled positions; the same few positions for all images would not cover a map."""
 
 
 def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
-    """Return the input of a layer that was called with these arguments."""
+    """Return the input of a layer, of any shape, from the arguments of its call."""
     return args[0] if args else next(iter(options.values()))
 
 
 def own_forward(module: nn.Module) -> bool:
-    """Whether a convolution or linear layer has another forward than PyTorch's own."""
+    """Return whether a convolution or linear layer overrides PyTorch's forward."""
     base = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
     names = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return "forward" in vars(module) or any(getattr(type(module), n) is not getattr(base, n) for n in names)
 
 
 def padding_of(module: nn.Conv2d, inputs: Tensor) -> Padding:
-    """Return what a convolution pads its input (N, C, H, W) with.
+    """Return the padding of a convolution for its input (N, C, H, W).
 
-    One with a forward of its own and no padding declared pads as TensorFlow's "same" does: so much that the
-    output has ceil(size / stride) pixels, the odd one behind (``why_not_linear`` finds those that do not).
+    A convolution with an overridden forward and no declared padding is assumed to pad as TensorFlow's
+    "same": the output has ceil(size / stride) pixels, and an odd pixel is added at the end.
+    ``why_not_linear`` refuses layers for which this is wrong.
     """
     if any(module._reversed_padding_repeated_twice) or not own_forward(module):
         left, right, top, bottom = module._reversed_padding_repeated_twice
@@ -52,7 +52,7 @@ def padding_of(module: nn.Conv2d, inputs: Tensor) -> Padding:
 
 
 def output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
-    """Return the height and width of a convolution's output."""
+    """Return the height and width of a convolution's output, in pixels, for its input (N, C, H, W)."""
     left, right, top, bottom = padding_of(module, inputs)
     sizes = (inputs.shape[2] + top + bottom, inputs.shape[3] + left + right)
     height, width = (
@@ -65,7 +65,11 @@ def output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
 
 
 def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Choose at most ``limit`` output positions (flat indices) of a layer for a batch of inputs."""
+    """Choose output positions of a layer for a batch of inputs: (N, C, H, W), or (N, ..., features).
+
+    Returns:
+        (P,) int64 flat indices on the CPU: all positions, or ``limit`` random ones if there are more.
+    """
     count = _positions(module, inputs)
     if count <= limit:
         return torch.arange(count)
@@ -79,7 +83,15 @@ def _positions(module: nn.Module, inputs: Tensor) -> int:
 
 
 def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
-    """Unfold a layer's input at output positions: (N * positions, in_channels * kh * kw)."""
+    """Unfold a layer's input at output positions.
+
+    Args:
+        inputs: (N, C, H, W) for a convolution, (N, ..., features) for a linear layer.
+        chosen: (P,) flat output positions.
+
+    Returns:
+        (N * P, in_channels * kh * kw), image by image.
+    """
     if not isinstance(module, nn.Conv2d):
         return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
     _, width = output_size(module, inputs)
@@ -91,15 +103,23 @@ def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
     columns = (chosen % width * sx)[:, None] + (tap % kw * dx)[None, :]
     count, _, across, channels = padded.shape
     places = (rows * across + columns).flatten().to(inputs.device)
-    # All channels of a pixel lie side by side: copied in one piece, several times as fast as one by one.
+    # All channels of a pixel are adjacent and are copied at once, which is several times as fast.
     taken = padded.reshape(count, -1, channels).index_select(1, places)
     return taken.view(-1, kh * kw, channels).transpose(1, 2).reshape(-1, channels * kh * kw)
 
 
 def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
-    """Take a layer's output at output positions: (N * positions, out_channels)."""
+    """Take a layer's output at output positions.
+
+    Args:
+        outputs: (N, out_channels, H, W) for a convolution, (N, ..., out_features) for a linear layer.
+        chosen: (P,) flat output positions.
+
+    Returns:
+        (N * P, out_channels), image by image.
+    """
     chosen = chosen.to(outputs.device)
-    if isinstance(module, nn.Conv2d):  # a linear layer's channels are the last axis of a map, too
+    if isinstance(module, nn.Conv2d):  # the channels of a linear layer are on the last axis, also for maps
         return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
 
@@ -107,32 +127,52 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
 def block_positions(
     module: nn.Module, inputs: Sequence[Tensor], limit: int, generator: torch.Generator
 ) -> Tensor:
-    """Choose output positions as ``sample_positions`` does, anew for every block of images: (blocks, P)."""
+    """Choose output positions with ``sample_positions`` for each block of images.
+
+    Returns:
+        (blocks, P) int64 flat indices.
+    """
     return torch.stack([sample_positions(module, block, limit, generator) for block in inputs])
 
 
 def block_patches(module: nn.Module, inputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """Unfold blocks of a layer's inputs, each at its positions, image by image; else as ``layer_patches``."""
+    """Unfold blocks of a layer's inputs with ``layer_patches``.
+
+    Args:
+        inputs: blocks of images.
+        chosen: (blocks, P) flat output positions of each block.
+
+    Returns:
+        (images * P, in_channels * kh * kw), image by image.
+    """
     blocks = zip(inputs, chosen, strict=True)
     return torch.cat([layer_patches(module, block, own) for block, own in blocks])
 
 
 def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """Take blocks of a layer's outputs, each at its positions, image by image; else as ``layer_rows``."""
+    """Take blocks of a layer's outputs with ``layer_rows``.
+
+    Args:
+        outputs: blocks of images.
+        chosen: (blocks, P) flat output positions of each block.
+
+    Returns:
+        (images * P, out_channels), image by image.
+    """
     blocks = zip(outputs, chosen, strict=True)
     return torch.cat([layer_rows(module, block, own) for block, own in blocks])
 
 
 def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str | None:
-    """Say why a layer's weights cannot be cut and refitted as those of a matrix product, or None.
+    """Return why a layer's weights cannot be cut and refitted as those of a matrix product, or None.
 
     Args:
-        in_shape: shape of an input that the layer meets in the network.
+        in_shape: shape of an input of the layer in the network.
     """
     kind = type(module).__name__
     own = {name for name, tensor in module._parameters.items() if tensor is not None}
     if "weight" not in own:
-        return f"({kind}) computes its weight from other parameters (weight norm, spectral norm or the like)"
+        return f"({kind}) computes its weight from other parameters (such as weight norm or spectral norm)"
     if extra := sorted(own - {"weight", "bias"}):
         return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
     hooked = bool(module._forward_pre_hooks or module._forward_hooks)
@@ -143,7 +183,7 @@ def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str |
 
 @torch.no_grad()
 def _is_product(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> bool:
-    """Compare a layer with the product of its patches and its weight on a random input."""
+    """Return whether a layer equals the product of its patches and its weight on a random input."""
     generator = torch.Generator().manual_seed(0)
     weight = module.weight
     inputs = torch.randn(in_shape, generator=generator).to(weight)

@@ -1,4 +1,4 @@
-"""Operations through which no channel can be followed, and why."""
+"""Walls: operations through which channels cannot be followed, with reasons."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ _WALLS = {
     "im2col": "an unfold moves space into channels",
     "cumsum": "a cumulative sum mixes positions",
 }
-"""Backward functions (parts of their names) through which no channel can be followed, and why."""
+"""Start of the name of a backward function -> why channels cannot be followed through it."""
 
 
-def _judge(node: Any) -> tuple[bool, str | None]:
-    """Whether an operation leaves every channel where it is, and else why channels end there, or None."""
+def judge(node: Any) -> tuple[bool, str | None]:
+    """Judge an operation by its backward function.
+
+    Args:
+        node: torch-pruning's node of a module or operation.
+
+    Returns:
+        Whether the operation leaves every channel at its index, and why channels end there (None if they do
+        not). (False, None) leaves the operation to torch-pruning.
+    """
     kind = node.grad_fn.name().lower() if hasattr(node.grad_fn, "name") else ""
     if type(node.module).__module__ != "torch_pruning.ops":
-        return False, None  # a module of the network, which has a pruner of its own
+        return False, None  # a module of the network, for which torch-pruning has a pruner
     for part, reason in _WALLS.items():
         if kind.startswith(part):
             return False, reason
@@ -43,7 +51,7 @@ def _judge(node: Any) -> tuple[bool, str | None]:
 
 
 def _judge_concat(node: Any) -> str | None:
-    """Why channels end at a concatenation, or None; the sizes of its parts, which are known, are noted."""
+    """Return why channels end at a concatenation, or None; set the sizes of its parts on the node."""
     shape = tuple(node.grad_fn._input_metadata[0].shape)
     dim = _dim(node.grad_fn._saved_dim, len(shape))
     if len(shape) == 4 and dim == 3:
@@ -57,9 +65,9 @@ def _judge_concat(node: Any) -> str | None:
 
 
 def _judge_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[bool, str | None]:
-    """A reshape keeps the channels, flattens a map's, or is a wall."""
+    """Judge a reshape: it keeps the channels, flattens those of a map, or is a wall."""
     if len(before) == 4 and tuple(after) == (before[0], prod(before[1:])):
-        return before[1] == after[1], None  # flattened, which torch-pruning maps
+        return before[1] == after[1], None  # flattening, which torch-pruning knows
     shuffled = {len(before), len(after)} == {4, 5} and before[-2:] == after[-2:] and before[1] != after[1]
     kept_first = len(before) in (3, 4) and len(after) > 1 and before[:2] == after[:2]
     kept_last = before[-1:] == after[-1:]
@@ -77,17 +85,17 @@ def _text(shape: Sequence[int]) -> str:
 
 
 def _channel_dims(shape: Sequence[int]) -> tuple[int, ...]:
-    """Axes on which channels may lie: the second of maps and vectors, and the last of tokens."""
+    """Return the axes that may hold channels: the second of maps and vectors, and the last of tokens."""
     return {2: (1,), 3: (1, 2), 4: (1,)}.get(len(shape), tuple(range(1, len(shape))))
 
 
 def _dim(saved: int, ndim: int) -> int:
-    """A saved axis; autograd keeps negative ones as huge unsigned numbers."""
+    """Return a saved axis; autograd stores negative ones as huge unsigned numbers."""
     return (saved - 2**64 if saved > 2**32 else saved) % ndim
 
 
 def _whole(grad_fn: Any, size: int) -> bool:
-    """Whether a slice takes everything."""
+    """Return whether a slice takes the whole axis."""
     if not hasattr(grad_fn, "_saved_step"):
         return False
     return grad_fn._saved_start == 0 and grad_fn._saved_end >= size and grad_fn._saved_step == 1

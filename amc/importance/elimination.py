@@ -1,11 +1,11 @@
-"""Nested channel order by backward elimination: always the channel that the readers miss least goes next.
+"""Nested channel order by backward elimination: each step removes the channel with the least error.
 
-For a layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and refitting
-the others costs ``tr(W_B^T (H_BB)^-1 W_B)`` and leaves ``W - H_:B (H_BB)^-1 W_B`` and
-``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of
-columns). Unlike a norm, this counts what the remaining channels can take over. Each output's error is
-weighted by what it does to the logits (``amc.importance.sensitivity.logit_sensitivity``), so that outputs,
-readers and groups are measured alike.
+For a consumer layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and
+refitting the others adds the error ``tr(W_B^T (H_BB)^-1 W_B)`` to the outputs. It leaves the weights ``W -
+H_:B (H_BB)^-1 W_B`` and the inverse ``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi
+and Stork, 1993, for blocks of columns). Unlike a norm, this error takes into account that the remaining
+channels can replace a removed one. The error of each output is weighted by its effect on the logits
+(``amc.importance.sensitivity.logit_sensitivity``), so that outputs, layers and groups are comparable.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import torch
 from torch import Tensor
 
 COMPACT_AT = 0.75
-"""Share of columns left at which the matrices shrink: a removed column must not be updated for ever."""
+"""Share of live columns at which dead ones are dropped, so that updates stop touching them."""
 
 
 @dataclass
 class Reader:
-    """A layer that reads the channels, in the middle of the elimination.
+    """The state of a consumer layer during the elimination.
 
     Attributes:
-        inverse: (D, D) float64 inverse of the (ridged) input covariance, given what was removed.
-        weight: (D, out) float64 weights refitted to what is left, times the root of the outputs' sensitivity.
-        columns: (channels, B) columns of each channel; rows of removed channels are meaningless.
-        dead: (D,) columns of removed channels that are still held.
+        inverse: (D, D) float64 inverse of the ridged covariance of the remaining inputs.
+        weight: (D, out) float64 weights refitted to the remaining inputs, times the square root of the
+            outputs' sensitivity.
+        columns: (channels, B) int64 columns of each channel; rows of removed channels are meaningless.
+        dead: (D,) bool, true for columns of removed channels that are not dropped yet.
     """
 
     inverse: Tensor
@@ -41,19 +42,20 @@ class Reader:
 def make_reader(
     gram: Tensor, weight: Tensor, columns: Tensor, sensitivity: Tensor, *, ridge: float
 ) -> Reader:
-    """Prepare a reader.
+    """Return a consumer layer as it is before the elimination.
 
     Args:
-        gram: (D + 1, D + 1) second moments, the last column of ones (``amc.refit.moments.Moments.gram``).
+        gram: (D + 1, D + 1) second moments of the inputs and a constant 1, which comes last
+            (``amc.refit.moments.Moments.gram``).
         weight: (out, D) dense weights.
-        columns: (channels, B) columns that each channel of the group owns; others always stay.
-        sensitivity: (out,) what an output's error of variance 1 costs.
-        ridge: added to the diagonal, relative to its mean.
+        columns: (channels, B) columns of each channel of the group; all other columns always stay.
+        sensitivity: (out,) cost of an error of variance 1 in each output.
+        ridge: added to the diagonal of the covariance, relative to the mean of the second moments.
     """
     size = weight.shape[1]
     mean = gram[:size, size]
     covariance = gram[:size, :size] - mean[:, None] * mean[None, :]
-    # Outputs without any influence keep a little: something must decide between their inputs.
+    # Outputs without influence get a small weight, so that the order of their inputs is defined.
     root = sensitivity.double().clamp(min=1e-3 * float(sensitivity.mean()) + 1e-30).sqrt()
     dense = (weight.detach().double().cpu().T * root).contiguous()
     scale = float(gram.diagonal()[:size].mean())
@@ -64,13 +66,13 @@ def make_reader(
 
 @dataclass(frozen=True)
 class Elimination:
-    """A nested order and what each width costs the readers.
+    """A nested channel order and the output error at each width.
 
     Attributes:
-        order: (channels,) permutation, last eliminated first.
-        errors: ``errors[w]`` is what the readers' output errors cost when ``w`` channels are kept and the
-            rest refitted, in the unit of the sensitivities; ``errors[channels]`` is 0, and ``errors[0]`` is
-            infinite.
+        order: (channels,) int64 permutation, the last eliminated channel first.
+        errors: ``errors[w]`` is the weighted output error of the consumer layers with ``w`` channels and
+            refitted weights, in the unit of the sensitivities. ``errors[channels]`` is 0 and ``errors[0]``
+            is infinite.
     """
 
     order: Tensor
@@ -78,7 +80,12 @@ class Elimination:
 
 
 def eliminate(readers: Sequence[Reader], channels: int) -> Elimination:
-    """Eliminate one channel after the other; the readers are used up."""
+    """Eliminate one channel after the other.
+
+    Args:
+        readers: the consumer layers; they are changed and cannot be used again.
+        channels: number of channels of the group.
+    """
     alive = torch.arange(channels)
     removed: list[int] = []
     errors = [0.0]
@@ -99,7 +106,7 @@ def eliminate(readers: Sequence[Reader], channels: int) -> Elimination:
 
 
 def _removal_errors(reader: Reader, alive: Tensor) -> Tensor:
-    """Output error that each channel's removal adds, the rest refitted: (channels alive,)."""
+    """Return the output error that removing each channel would add, after a refit: (channels alive,)."""
     columns = reader.columns[alive]
     blocks = reader.inverse[columns[:, :, None], columns[:, None, :]]
     weights = reader.weight[columns]

@@ -1,8 +1,8 @@
-"""One ranking of all channels of a network by torch-pruning's importances: the global pruning of the field.
+"""Global pruning: one ranking of the channels of all groups by torch-pruning's importances.
 
 Source: torch-pruning (Fang et al., DepGraph, CVPR 2023), ``MagnitudeImportance(p=1)`` and
-``TaylorImportance``, with its default reduction over a group's layers and its default normalisation by the
-group's mean, which makes the scores of different groups comparable.
+``TaylorImportance``, with the default reduction over the layers of a group. The default normalisation by the
+mean of the group makes the scores of different groups comparable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data import LabelledImages
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
@@ -24,7 +24,7 @@ from amc.scoring.run import as_logits
 
 Importance = Literal["l1", "taylor"]
 TAYLOR_IMAGES = 1000
-"""Calibration images that the loss's gradient is summed over, at most."""
+"""Largest number of calibration images over which the gradient of the loss is summed."""
 
 
 def global_scores(
@@ -33,14 +33,18 @@ def global_scores(
     """Score every channel of every group.
 
     Args:
-        calibration: images and labels for ``taylor``; ``l1`` looks at weights alone.
+        model: the dense network; it is not changed.
+        importance: ``l1`` (norm of the weights) or ``taylor`` (weight x gradient of the loss).
+        calibration: images (N, C, H, W) and labels (N,) for ``taylor``; ``l1`` does not use them.
 
     Returns:
-        Group name -> importance of its channels; a channel of several outputs (a flattened map) has their
+        Group name -> importance of each channel. A channel with several outputs of the root layer has their
         mean.
 
     Raises:
-        AmcError: ``taylor`` for a network without logits.
+        SettingError: ``taylor`` for a network without logits.
+        NotPrunableError: torch-pruning cannot trace the network.
+        AmcError: torch-pruning gives no finite score for some channel.
     """
     dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
     import torch_pruning
@@ -58,7 +62,7 @@ def global_scores(
     scores = {}
     for root, groups in by_root.items():
         prune_out = dependencies.graph.get_pruner_of_module(modules[root]).prune_out_channels
-        for group in groups:  # scored on its own, as groups of one layer can have different readers
+        for group in groups:  # one by one, as groups of the same layer can have different consumers
             outputs = sorted(c for own in group.root_channels for c in own)
             found = score(dependencies.graph.get_pruning_group(modules[root], prune_out, outputs))
             scores[group.name] = _by_channel(group, outputs, found.detach().double().cpu())
@@ -74,9 +78,11 @@ def _by_channel(group: ChannelGroup, outputs: list[int], found: Tensor) -> tuple
 
 @torch.enable_grad()
 def _accumulate_gradients(model: nn.Module, graph: Graph, calibration: LabelledImages) -> None:
-    """Sum the loss's gradient over calibration images into the parameters of torch-pruning's copy."""
+    """Sum the gradient of the loss over calibration images in the parameters of torch-pruning's copy."""
     if not graph.classifies:
-        raise AmcError("agent=global_taylor needs the loss of a network that returns logits (N, classes)")
+        raise SettingError(
+            "the importance taylor needs a network that returns logits (N, classes), for its loss"
+        )
     for chosen in gradient_batches(min(len(calibration), TAYLOR_IMAGES)):
         logits = as_logits(model(calibration.images[chosen].float()))
         F.cross_entropy(logits, calibration.labels[chosen], reduction="sum").backward()

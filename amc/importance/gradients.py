@@ -1,4 +1,4 @@
-"""What is shared by all uses of gradients: batches of images, and reproducible differentiation."""
+"""Batches of images for gradients, and reproducible differentiation."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from torch import Tensor, nn
 from amc.errors import AmcError, first_line
 
 GRADIENT_BATCH = 50
-"""Images whose activations are held for a gradient at once, at most."""
+"""Largest number of images whose activations are held at once."""
 
 
 def gradient_batches(count: int) -> tuple[Tensor, ...]:
-    """Return which images (indices) make up each batch: at most ``GRADIENT_BATCH``, as equal as can be.
+    """Split ``count`` images into batches of equal size, to within one, and at most ``GRADIENT_BATCH``.
 
-    A short last batch would have a noisier gradient, and its square counts noise as importance. The images
-    are shuffled, always in the same way: where they come sorted by class, a batch must not be one class.
+    A short last batch would have a noisier gradient, whose square would count noise as importance. The images
+    are shuffled, always in the same way, since a batch of images sorted by class would hold one class only.
+
+    Returns:
+        Indices of the images of each batch: (B,) int64.
     """
     shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     return shuffled.tensor_split(-(-count // GRADIENT_BATCH))
 
 
 @contextmanager
-def _differentiating(model: nn.Module, order: str) -> Iterator[None]:
-    """Compute gradients reproducibly; a network that has none is named."""
+def differentiating(model: nn.Module, order: str) -> Iterator[None]:
+    """Compute gradients reproducibly.
+
+    Args:
+        order: the channel order that needs them, for the message.
+
+    Raises:
+        AmcError: the network cannot be differentiated.
+    """
     try:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
     except RuntimeError as error:
         reason = first_line(error)
         raise AmcError(
-            f"{type(model).__name__} cannot be differentiated for compressor.order={order}: {reason}"
+            f"{type(model).__name__} cannot be differentiated for order={order}: {reason}"
         ) from error

@@ -1,7 +1,6 @@
 """Channel orders: which channels of a group stay at each width.
 
-A scorer is a callable ``(group, weights) -> scores`` of length ``group.width``; higher stays longer. The
-order is nested: the channels kept at a width are the first so many of one fixed permutation.
+An order is nested: width w keeps the first w channels of one fixed permutation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.data import LabelledImages
-from amc.errors import AmcError
+from amc.errors import SettingError
 from amc.graph.groups import ChannelGroup, Graph, Slot
 from amc.importance.elimination import Elimination, eliminate, make_reader
 from amc.importance.sensitivity import logit_sensitivity
@@ -22,14 +21,16 @@ from amc.refit.moments import Moments, refit_layers
 from amc.refit.nested import expand_columns, shrinkage
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]
+"""A group and the modules of the network by name -> scores (group.width,); higher ones stay longer."""
 
 
 def _reader_slots(group: ChannelGroup) -> list[Slot]:
-    """Return where each layer that reads the group does so."""
+    """Return the input slots of the group's consumer layers."""
     return [slot for slot in group.slots if slot.axis == "in" and slot.module in group.readers]
 
 
 def _by_channel(module: nn.Module, slot: Slot) -> Tensor:
+    """Return the weights that read each channel: (channels, weights) float64."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     index = torch.tensor(slot.positions)
@@ -37,10 +38,10 @@ def _by_channel(module: nn.Module, slot: Slot) -> Tensor:
     return columns[index].flatten(1)
 
 
-def _alike(scores: Sequence[Tensor], width: int) -> Tensor:
-    """Add the readers' scores (channels,), each as shares of its sum.
+def _sum_of_shares(scores: Sequence[Tensor], width: int) -> Tensor:
+    """Add the scores (width,) of the consumer layers, each divided by its sum.
 
-    Each reader counts alike: a large layer must not drown the others of a residual stage.
+    All layers have the same weight, so that a large one does not dominate a residual stage.
     """
     total = torch.zeros(width, dtype=torch.float64)
     for score in scores:
@@ -51,48 +52,49 @@ def _alike(scores: Sequence[Tensor], width: int) -> Tensor:
 def _norm(order: int) -> Scorer:
     def score(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
         weights = [_by_channel(modules[slot.module], slot) for slot in _reader_slots(group)]
-        return _alike([weight.norm(p=order, dim=1) for weight in weights], group.width)
+        return _sum_of_shares([weight.norm(p=order, dim=1) for weight in weights], group.width)
 
     return score
 
 
 def _taylor(terms: Mapping[str, Tensor]) -> Scorer:
-    """Score by first-order terms, see ``taylor_terms``: squared for every batch, then averaged."""
+    """Score by the first-order ``terms`` of ``taylor_terms``, squared and averaged over the batches."""
 
     def score(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
         changes = [
             terms[slot.module][:, torch.tensor(slot.positions)].sum(2) for slot in _reader_slots(group)
         ]
-        return _alike([change.square().mean(0) for change in changes], group.width)
+        return _sum_of_shares([change.square().mean(0) for change in changes], group.width)
 
     return score
 
 
 def _random(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
-    # A seed from the group's place, so that the order is the same in every process.
+    # The seed depends on the group alone, so that the order is the same in every process.
     generator = torch.Generator().manual_seed(sum(group.name.encode()) * 1009 + group.width)
     return torch.rand(group.width, dtype=torch.float64, generator=generator)
 
 
 SCORERS: dict[str, Scorer] = {"l1": _norm(1), "l2": _norm(2), "random": _random}
-"""``l1``: L1 norm of the readers' weights, as in AMC's code; ``l2``: Euclidean; ``random``: seeded."""
-
+"""``l1``: L1 norm of the consumer layers' weights, as in AMC's code; ``l2``: L2 norm; ``random``: seeded."""
 
 ORDERS = ("obs", "taylor", *SCORERS)
-"""All orders; ``obs`` eliminates backwards by what the readers' least-squares errors do to the logits
-(``amc.importance.elimination``);
-``taylor`` squares the sum of weight x gradient of the loss (Molchanov et al., Importance Estimation for
-Neural Network Pruning, CVPR 2019) over the readers' weights, as ``l1`` does with their sizes."""
+"""All orders.
+
+``obs``: backward elimination by the least-squares error of the consumer layers
+(``amc.importance.elimination``). ``taylor``: squared sum of weight x gradient of the loss over the consumer
+layers' weights (Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019).
+"""
 
 
 def check_order(name: str) -> None:
-    """Refuse an unknown order.
+    """Check the name of an order.
 
     Raises:
-        AmcError: says which there are.
+        SettingError: it is none of ``ORDERS``.
     """
     if name not in ORDERS:
-        raise AmcError(f"compressor.order is {name!r}; expected one of {', '.join(ORDERS)}")
+        raise SettingError(f"order is {name!r}; expected one of {', '.join(ORDERS)}")
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class ChannelOrders:
     """Nested channel orders of all groups.
 
     Attributes:
-        orders: group name -> permutation of its channels, most important first.
-        errors: group name -> error at every width (``amc.importance.elimination.Elimination``); empty for
-            orders that do not estimate one.
+        orders: group name -> (width,) int64 permutation of its channels, the most important first.
+        errors: group name -> output error at every width (``amc.importance.elimination.Elimination``). Empty
+            for orders without an estimate.
     """
 
     orders: Mapping[str, Tensor]
@@ -122,14 +124,16 @@ def channel_orders(
     """Order the channels of every group.
 
     Args:
-        model: the dense network, in eval mode on the CPU; it is read and never changed.
-        moments: second moments of the readers' inputs; only ``obs`` needs them.
-        calibration: training images; ``obs`` and ``taylor`` look at them, ``taylor`` at the labels too.
+        model: the dense network, in eval mode on the CPU; it is not changed.
+        name: one of ``ORDERS``.
+        moments: second moments of the consumer layers' inputs, by layer; only ``obs`` needs them.
+        calibration: images (N, C, H, W) for ``obs`` and ``taylor``, labels (N,) for ``taylor``.
         device: where gradients are computed.
         ridge: as for ``amc.refit.nested.refit``.
 
     Raises:
-        AmcError: unknown order; see also ``amc.importance.gradients``.
+        SettingError: unknown order.
+        AmcError: the network gives NaN or cannot be differentiated (``obs``, ``taylor``).
     """
     check_order(name)
     modules = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""How much an error in the outputs of a layer moves the logits."""
+"""How much an error in the outputs of a layer changes the logits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.importance.gradients import _differentiating, gradient_batches
+from amc.importance.gradients import differentiating, gradient_batches
 from amc.scoring.flatten import as_matrix
 
 SENSITIVITY_BATCHES = 20
-"""Batches that an expected square is averaged over, at most: more would cost more than all else once."""
+"""Largest number of batches that are averaged; more would take longer than all other preparations."""
 
 
 def logit_sensitivity(
@@ -26,21 +26,22 @@ def logit_sensitivity(
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Measure how much an error in a layer's outputs moves the logits: the diagonal of Gauss-Newton.
+    """Measure how much an error in a layer's outputs changes the logits: the diagonal of Gauss-Newton.
 
-    An error of variance v in every position of output channel c, independent of all others, moves the logits
-    by ``v * sensitivity[c]``, as a share of the logits' variance over the images, to first order. The squared
-    Jacobian is estimated with random vectors: ``E_v (d v.logits / d y)^2`` is its sum over the logits.
+    To first order, independent errors of variance v in every position of output channel c change the logits
+    by ``v * sensitivity[c]``, as a share of the variance of the logits over the images. The squared
+    Jacobian is estimated with random vectors v: ``E_v (d v.logits / d y)^2`` is its sum over the logits.
 
     Args:
-        model: the dense network; frozen parameters do not matter.
+        model: the dense network, which is not changed; its parameters may be frozen.
         layers: names of convolution and linear layers.
-        images: calibration images (N, C, H, W), of which ``SENSITIVITY_BATCHES`` are looked at; labels are
-            not needed.
+        images: calibration images (N, C, H, W), of which at most ``SENSITIVITY_BATCHES`` batches are used.
         probes: random vectors per batch.
+        device: where gradients are computed.
+        seed: of the random vectors.
 
     Returns:
-        For each layer (out_channels,) float64, on the CPU.
+        Layer name -> (out_channels,) float64, on the CPU.
 
     Raises:
         AmcError: the network gives NaN or cannot be differentiated.
@@ -54,7 +55,7 @@ def logit_sensitivity(
     with _recorded(model, layers, outputs):
         for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
             batch = images[chosen].to(device).float().requires_grad_()
-            with torch.enable_grad(), _differentiating(model, "obs"):
+            with torch.enable_grad(), differentiating(model, "obs"):
                 result = as_matrix(model(batch), len(batch))
                 logits.append(result.detach().double().cpu())
                 held = [outputs[name] for name in layers]
@@ -70,12 +71,14 @@ def logit_sensitivity(
     found = {name: own / (len(everything) * probes * variance) for name, own in sums.items()}
     for name, own in found.items():
         if not own.isfinite().all():
-            raise AmcError(f"the logits' gradient by layer {name!r} is not finite; NaN weights or images?")
+            raise AmcError(
+                f"the gradient of the logits by layer {name!r} is not finite; NaN weights or images?"
+            )
     return found
 
 
 def _squares(module: nn.Module, gradient: Tensor) -> Tensor:
-    """Sum the squares of an output's gradient over all but its channels: (channels,) float64, on the CPU."""
+    """Sum the squares of an output's gradient over all axes but the channels: (channels,) float64, CPU."""
     axis = 1 if isinstance(module, nn.Conv2d) else gradient.ndim - 1
     others = [dim for dim in range(gradient.ndim) if dim != axis]
     return gradient.double().square().sum(others).cpu()
@@ -83,7 +86,7 @@ def _squares(module: nn.Module, gradient: Tensor) -> Tensor:
 
 @contextmanager
 def _recorded(model: nn.Module, layers: Sequence[str], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Keep the outputs of layers; the network goes on with copies, as what follows may work in place."""
+    """Record the outputs of layers; the network goes on with copies, as later operations may be in place."""
 
     def keep(name: str) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""First-order Taylor terms of the inputs of layers."""
+"""First-order Taylor terms of the loss in the inputs of layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
-from amc.importance.gradients import _differentiating, gradient_batches
+from amc.importance.gradients import differentiating, gradient_batches
 from amc.scoring.run import as_logits
 
 
@@ -22,23 +22,25 @@ def taylor_terms(
     *,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Sum weight x gradient over all weights that read an input channel, for every batch of images.
+    """Sum weight x gradient over all weights of an input channel, for every batch of images.
 
-    To first order this is what the mean cross-entropy falls by when the layer loses that input. The network
-    computes in eval mode and float32; frozen parameters count as any others.
+    To first order the mean cross-entropy falls by this amount when the layer loses the channel. The network
+    runs in eval mode and float32; its parameters may be frozen.
 
     Args:
-        layers: names of convolution (not in groups) and linear layers.
+        model: the dense network; it is not changed.
+        layers: names of linear layers and of convolutions without groups.
+        calibration: images (N, C, H, W) and labels (N,).
+        device: where gradients are computed.
 
     Returns:
-        For each layer (batches, in_channels) float64, on the CPU.
+        Layer name -> (batches, in_channels) float64, on the CPU.
 
     Raises:
-        AmcError: no images, labels without an output of the network, or a network that gives NaN or cannot be
-            differentiated.
+        AmcError: no images, a label has no logit, or the network gives NaN or cannot be differentiated.
     """
     if not len(calibration):
-        raise AmcError("got no calibration images, expected at least one: compressor.order=taylor needs them")
+        raise AmcError("got no calibration images, expected at least one: order=taylor needs them")
     model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
     modules = dict(model.named_modules())
     weights = [modules[name].weight.requires_grad_() for name in layers]
@@ -49,17 +51,19 @@ def taylor_terms(
     terms = {name: torch.stack(own) for name, own in zip(layers, zip(*rows, strict=True), strict=True)}
     for name, own in terms.items():
         if not own.isfinite().all():
-            raise AmcError(f"the loss's gradient by layer {name!r} is not finite; NaN weights or images?")
+            raise AmcError(
+                f"the gradient of the loss by layer {name!r} is not finite; NaN weights or images?"
+            )
     return terms
 
 
 @torch.enable_grad()
 def _batch_terms(model: nn.Module, weights: Sequence[Tensor], batch: LabelledImages) -> list[Tensor]:
-    """Return the terms of every weight (in_channels,) for one batch."""
-    with _differentiating(model, "taylor"):
+    """Return the terms of every weight for one batch: (in_channels,) float64, on the CPU."""
+    with differentiating(model, "taylor"):
         outputs = as_logits(model(batch.images))
         check_labels(batch.labels, outputs.shape[1])
-        # In double precision, so that images which the network is sure of keep a gradient.
+        # In double precision, so that images of which the network is certain still have a gradient.
         gradients = torch.autograd.grad(F.cross_entropy(outputs.double(), batch.labels), weights)
     products = [w.detach() * g for w, g in zip(weights, gradients, strict=True)]
     return [product.sum((0, *range(2, product.ndim)), dtype=torch.float64).cpu() for product in products]

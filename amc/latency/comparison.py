@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 from amc.latency.portable.machine import cpu_model
 from amc.latency.registry import get_backend
 from amc.latency.remote.protocol import RemoteBackend
@@ -27,8 +27,8 @@ class BackendResult:
         input_shape: One image, (C, H, W).
         batch: Images per call.
         threads: Threads the runtime may use.
-        clock: As in ``Measurement``; what a runtime of this machine's CPU would use, if unavailable.
-        device: What ran the networks, such as the model of the CPU.
+        clock: As in ``Measurement``; that of this machine's CPU if unavailable.
+        device: Name of the device, such as the model of the CPU.
         version: Version of the runtime; None if unavailable.
         comparison: The measurement; None if unavailable.
         unavailable: Why the runtime could not be measured; None if it was.
@@ -85,11 +85,11 @@ def compare(
         A result per backend, in order; a backend that does not run here gives its reason instead of numbers.
 
     Raises:
-        AmcError: A backend is unknown (checked before the first measurement), a count is below 1, or a
-            model does not convert.
+        SettingError: A backend is unknown (checked before the first measurement), or a count is below 1.
+        AmcError: A model does not convert, or its logits differ from those of eager PyTorch.
     """
     if batch < 1 or threads < 1:
-        raise AmcError(f"got batch {batch} and {threads} threads, expected at least 1 of each; likely a typo")
+        raise SettingError(f"batch is {batch} and threads is {threads}; expected at least 1 of each")
     models = {"dense": dense_model, "pruned": pruned_model}
     results = []
     for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:

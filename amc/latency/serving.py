@@ -1,8 +1,9 @@
-"""Dense and pruned network under the same fixed load: how busy the machine is, and how long requests take.
+"""Dense and pruned network under the same fixed load: utilisation of the machine, and latency of requests.
 
-The load is open: request number i of a slice is due i / rate seconds after its start, whether or not those
-before it are done, and its latency counts from then. One server takes them one after the other and sleeps
-while there is none. The networks take turns, slice by slice, so that a slow spell hits both.
+The load is an open loop: request number i of a slice is due i / rate seconds after the start of the slice,
+whether or not the requests before it are done. Its latency counts from that moment. One server takes the
+requests one after the other and sleeps while there is none. The networks take turns, slice by slice, so that
+a slow spell hits both.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
-from amc.latency.timing.measure import measure, quantile, torch_threads_restored
+from amc.errors import SettingError
+from amc.latency.timing.measure import measure, quantiles, torch_threads_restored
 from amc.runtimes.checked import prepare_checked
 from amc.runtimes.protocol import Backend, Shape
 
@@ -27,10 +28,13 @@ class ServeSettings:
     """The load.
 
     Attributes:
-        rate: Requests per second; half of what the first network can serve if None.
+        rate: Requests per second; half of the first network's capacity if None.
         seconds: Length of the load on each network, all slices together.
-        slices: Number of parts that it comes in.
-        deadline_ms: Latency from which on a request counts as missed; the time between two requests if None.
+        slices: Number of parts that the load is split into.
+        deadline_ms: A request that takes longer counts as missed; the time between two requests if None.
+
+    Raises:
+        SettingError: A number is not positive.
     """
 
     rate: float | None = None
@@ -41,22 +45,22 @@ class ServeSettings:
     def __post_init__(self) -> None:
         for name in ("rate", "seconds", "slices", "deadline_ms"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise AmcError(f"serve.{name} is {value}; expected a positive number")
+                raise SettingError(f"serve.{name} is {value}; expected a positive number")
 
 
 @dataclass(frozen=True)
 class Served:
-    """What one network did under the load.
+    """The result of one network under the load.
 
     Attributes:
-        requests: How many were served: all that were due.
-        p50_ms: Median latency, from when a request was due to its logits, waiting included.
-        p90_ms: 90th percentile of it.
-        p99_ms: 99th percentile of it.
+        requests: Number of requests served, which is that of all requests due.
+        p50_ms: Median latency, from the due time of a request to its logits, waiting included.
+        p90_ms: 90th percentile of the latency.
+        p99_ms: 99th percentile of the latency.
         missed: Requests that took longer than the deadline.
-        cpu_utilisation: CPU seconds of the process per second, all threads: 1 is a core that never rests.
-        gpu_utilisation: Share of the time in which the GPU did something, as its driver tells at the end of
-            each slice; None if the runtime uses none, or it is not told.
+        cpu_utilisation: CPU seconds of the process per second, all threads: 1 is one core that never rests.
+        gpu_utilisation: Share of the time in which the GPU was busy, as its driver reports at the end of
+            each slice; None if the runtime uses no GPU, or the driver does not report it.
     """
 
     requests: int
@@ -70,13 +74,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Where time comes from.
+    """Sources of time.
 
     Attributes:
         wall: Seconds since any fixed instant.
         cpu: CPU seconds of the process.
         sleep: Waits for some seconds.
-        gpu: Share of the last moments in which the GPU was busy; None if there is none to ask.
+        gpu: Share of the last moments in which the GPU was busy; None if it is not known.
     """
 
     wall: Callable[[], float] = time.perf_counter
@@ -91,8 +95,8 @@ class ServeResult:
 
     Attributes:
         rate: Requests per second.
-        deadline_ms: Latency from which on a request counts as missed.
-        served: What each network did, by name.
+        deadline_ms: A request that takes longer counts as missed.
+        served: The result of each network, by name.
     """
 
     rate: float
@@ -112,14 +116,14 @@ def serve_models(
     """Serve requests of ``batch`` images with each model on a backend of this process.
 
     Raises:
-        AmcError: A model does not convert, or computes something else than eager does.
+        AmcError: A model does not convert, or its logits differ from those of eager PyTorch.
     """
     with torch_threads_restored():
         prepared = {
             name: prepare_checked(backend, model, input_shape, batch, threads)
             for name, model in models.items()
         }
-        runs = {name: _answered(each.run) for name, each in prepared.items()}
+        runs = {name: _with_logits(each.run) for name, each in prepared.items()}
         on_gpu = any(each.device is not None for each in prepared.values())
         return serve(runs, settings, Clocks(gpu=_gpu_meter() if on_gpu else None))
 
@@ -127,7 +131,11 @@ def serve_models(
 def serve(
     runs: Mapping[str, Callable[[], Any]], settings: ServeSettings, clocks: Clocks | None = None
 ) -> ServeResult:
-    """Serve with callables, each of which answers one request; see :func:`serve_models`."""
+    """Serve with callables, each of which answers one request; see :func:`serve_models`.
+
+    Raises:
+        SettingError: There is neither a rate nor a callable to derive it from.
+    """
     clocks = clocks or Clocks()
     rate = settings.rate
     if rate is None:
@@ -174,19 +182,20 @@ def _sleep_until(instant: float, clocks: Clocks) -> None:
 def _summary(slices: list[_Slice], deadline_ms: float) -> Served:
     latencies = [latency for part in slices for latency in part.latencies_ms]
     gpu = [part.gpu for part in slices if part.gpu is not None]
+    p50, p90, p99 = quantiles(latencies, 0.5, 0.9, 0.99)
     return Served(
         requests=len(latencies),
-        p50_ms=quantile(latencies, 0.5),
-        p90_ms=quantile(latencies, 0.9),
-        p99_ms=quantile(latencies, 0.99),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
         missed=sum(latency > deadline_ms for latency in latencies),
         cpu_utilisation=sum(part.cpu for part in slices) / sum(part.wall for part in slices),
         gpu_utilisation=sum(gpu) / len(gpu) if gpu else None,
     )
 
 
-def _answered(run: Callable[[], Any]) -> Callable[[], Any]:
-    """Run, and have the logits in this process's memory, which waits for a GPU."""
+def _with_logits(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a run that ends with the logits in this machine's memory, which waits for a GPU."""
 
     def answer() -> Any:
         logits = run()
@@ -196,7 +205,7 @@ def _answered(run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _gpu_meter() -> Callable[[], float] | None:
-    """Return what asks the driver how busy the GPU is, if PyTorch can (it takes nvidia-ml-py)."""
+    """Return a function that reads the GPU's utilisation, 0 to 1; None if nvidia-ml-py is not installed."""
     import torch
 
     try:

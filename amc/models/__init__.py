@@ -1,4 +1,11 @@
-"""Model zoo and the one place where a model name becomes a network."""
+"""Networks: the model zoo, building a network by its name, and weights on disk.
+
+- ``registry.py``: ``ModelSpec`` and ``build``, from a name to a network.
+- ``cifar_resnet.py``, ``mobilenet.py``, ``vgg.py``: the networks of the zoo.
+- ``shortcut.py``: the option-A shortcut of the CIFAR ResNets, and how its channels are cut.
+- ``detection.py``: torchvision's detectors up to the raw outputs of their heads.
+- ``checkpoint.py``: reading, checking and writing weights.
+"""
 
 from amc.models.cifar_resnet import CifarResNet, plain20, resnet20, resnet32, resnet44, resnet56, resnet110
 from amc.models.mobilenet import MobileNetV1, mobilenet_v1, mobilenet_v2

@@ -1,4 +1,4 @@
-"""Weights on disk: read them safely, load them strictly, write them atomically."""
+"""Weights on disk: read without running code, loaded strictly, written atomically."""
 
 import pickle
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from amc.digest import digest, named
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.files import atomic_write_bytes
 
 _TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin"})
@@ -24,11 +24,14 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors, .pth, .pt, .th or .bin file onto the CPU.
 
-    No code in the file is run. Nesting under "state_dict", "model", "net" or "ema" is unwrapped, and the
-    prefixes that DataParallel ("module.") and torch.compile ("_orig_mod.") put before names are removed.
+    No code in the file is run. A state dict under "state_dict", "model", "net" or "ema" is unwrapped, and the
+    prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.") are removed from names.
+
+    Returns:
+        Name -> tensor, each of the shape that is stored.
 
     Raises:
-        AmcError: The file is missing, empty, damaged, or holds something else than tensors.
+        FileError: the file is missing, empty or damaged, or holds anything but tensors.
     """
     path = Path(path)
     _check_file(path)
@@ -37,18 +40,18 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> list[str]:
-    """Load what of `state` fits `model` by name and shape: weights to start a training from.
+    """Load the tensors of ``state`` that match ``model`` by name and shape, as a start for training.
 
     Args:
-        model: Network to fill.
-        state: State dict, as `load_state_dict` returns it.
-        origin: Where `state` comes from, for messages.
+        model: the network to fill.
+        state: state dict, as ``load_state_dict`` returns it.
+        origin: names the source of ``state`` in messages.
 
     Returns:
-        Names of the tensors of `model` that stay as they are.
+        Names of the tensors of ``model`` that keep their values.
 
     Raises:
-        AmcError: A tensor is not finite, or less than half of the network is in `state`.
+        FileError: a tensor is not finite, or fewer than half of the network's tensors match.
     """
     _check_finite(state, origin)
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -56,7 +59,7 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
     }
     if 2 * len(fitting) < len(own):
-        raise AmcError(
+        raise FileError(
             f"{origin}: only {len(fitting)} of the {len(own)} tensors of {type(model).__name__} are in it, "
             "expected at least half; likely cause: another architecture"
         )
@@ -67,21 +70,21 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
 def _check_finite(state: Mapping[str, Tensor], origin: str | Path) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise AmcError(
+            raise FileError(
                 f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
             )
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Load `state` into `model`; every tensor must be there, fit and be finite.
+    """Load ``state`` into ``model``; names and shapes must agree, and all values must be finite.
 
     Args:
-        model: Network to fill; if this raises, some of its weights may have been replaced.
-        state: State dict, as `load_state_dict` returns it.
-        origin: Where `state` comes from, for messages.
+        model: the network to fill; after an error some of its weights may be replaced.
+        state: state dict, as ``load_state_dict`` returns it.
+        origin: names the source of ``state`` in messages.
 
     Raises:
-        AmcError: Names the first tensor that is missing, unexpected, of another shape, or not finite.
+        FileError: a tensor is missing, unexpected, of another shape, or not finite; the first is named.
     """
     _check_finite(state, origin)
     current = model.state_dict()
@@ -91,13 +94,14 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     kept = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
     fitting = OrderedDict(kept)
     if kept.keys() == expected.keys():
-        # All there, so of the network's own version, which files do not tell and MNASNet insists on.
+        # All keys match, so mark the state dict with the network's own version: files do not store it, and
+        # MNASNet checks it.
         vars(fitting)["_metadata"] = getattr(current, "_metadata", None)
     try:
         left_out = model.load_state_dict(fitting, strict=False).missing_keys
-    except RuntimeError as error:  # a module refused its entry: torch lists the reasons, one a line
+    except RuntimeError as error:  # a module refused its entry: torch lists the reasons, one per line
         reason = str(error).splitlines()[-1].strip()
-        raise AmcError(
+        raise FileError(
             f"{origin}: {reason}; likely cause: a checkpoint of a network pruned differently"
         ) from error
     missing = [key for key in left_out if key not in misshapen]
@@ -109,7 +113,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     else:
         first = f"{missing[0]} is missing" if missing else f"{unexpected[0]} is unexpected"
     same_body = not missing and not unexpected and set(misshapen) <= _head_keys(expected)
-    raise AmcError(
+    raise FileError(
         f"{origin}: does not fit {type(model).__name__}: {first} ({len(missing)} missing, {len(unexpected)} "
         f"unexpected, {len(misshapen)} of another shape, {len(expected)} expected); likely cause: "
         + ("another num_classes" if same_body else "another architecture, width or pruning")
@@ -119,7 +123,13 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
 def save_safetensors(
     tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write `tensors` to a .safetensors file atomically; those that share memory are each stored in full."""
+    """Write tensors of any shapes to a .safetensors file atomically.
+
+    Tensors that share memory are each stored in full.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
     copies = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()
@@ -128,7 +138,7 @@ def save_safetensors(
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Hash names, shapes, types and bytes of tensors."""
+    """Return a SHA-256 (hex) of the names, shapes, types and values of tensors."""
     about = {f"{name} {tuple(tensor.shape)} {tensor.dtype}": tensor for name, tensor in state.items()}
     return digest(*named(about))
 
@@ -136,15 +146,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def _check_file(path: Path) -> None:
     suffixes = sorted({_SAFETENSORS_SUFFIX, *_TORCH_SUFFIXES})
     if path.is_dir():
-        raise AmcError(f"{path}: got a directory, expected a checkpoint file ({', '.join(suffixes)})")
+        raise FileError(f"{path}: got a directory, expected a checkpoint file ({', '.join(suffixes)})")
     if not path.exists():
-        raise AmcError(
-            f"{path}: no such file, expected a checkpoint; likely cause: a typing error in the path"
-        )
+        raise FileError(f"{path}: no such file, expected a checkpoint; likely cause: a typo in the path")
     if path.suffix not in suffixes:
-        raise AmcError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(suffixes)}")
+        raise FileError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(suffixes)}")
     if not path.stat().st_size:
-        raise AmcError(f"{path}: got an empty file, expected a checkpoint; likely cause: an interrupted copy")
+        raise FileError(
+            f"{path}: got an empty file, expected a checkpoint; likely cause: an interrupted copy"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -159,7 +169,7 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
-            raise AmcError(
+            raise FileError(
                 f"{path}: got a pickled Python object, expected tensors only (loading objects runs code); "
                 "likely cause: saved with torch.save(model): save model.state_dict() instead"
             ) from error
@@ -168,9 +178,9 @@ def _read_torch(path: Path) -> Any:
         raise _unreadable(path, "torch") from error
 
 
-def _unreadable(path: Path, form: str) -> AmcError:
+def _unreadable(path: Path, form: str) -> FileError:
     size = path.stat().st_size
-    return AmcError(
+    return FileError(
         f"{path}: cannot read its {size} bytes, expected a {form} file; likely cause: a truncated copy or "
         "another format"
     )
@@ -185,10 +195,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         content = nested
     if not isinstance(content, Mapping) or not content:
         got = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise AmcError(f"{path}: got {got}, expected a state dict, or one under {', '.join(_NESTING_KEYS)}")
+        raise FileError(f"{path}: got {got}, expected a state dict, or one under {', '.join(_NESTING_KEYS)}")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise AmcError(
+            raise FileError(
                 f"{path}: entry {key!r} is of type {type(value).__name__}, expected a state dict of tensors; "
                 f"likely cause: weights under another key than {', '.join(_NESTING_KEYS)}"
             )
@@ -198,8 +208,8 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 def _strip_prefixes(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     stripped = {_strip(key): value for key, value in state.items()}
     if len(stripped) != len(state):
-        raise AmcError(
-            f"{path}: two tensors have one name once {' and '.join(_WRAPPER_PREFIXES)} are removed"
+        raise FileError(
+            f"{path}: two tensors have the same name without the prefixes {' and '.join(_WRAPPER_PREFIXES)}"
         )
     return stripped
 
@@ -211,6 +221,6 @@ def _strip(key: str) -> str:
 
 
 def _head_keys(expected: dict[str, Tensor]) -> set[str]:
-    """Return the keys of the module that comes last in the state dict."""
+    """Return the keys of the last module in the state dict."""
     head = next(reversed(expected), "").rpartition(".")[0]
     return {key for key in expected if key.rpartition(".")[0] == head}

@@ -1,6 +1,6 @@
 """CIFAR ResNets of He et al. 2016 (arXiv:1512.03385, section 4.2) with option-A shortcuts.
 
-State-dict keys are those of github.com/akamaster/pytorch_resnet_cifar10, so its checkpoints load as they are.
+State-dict keys are those of github.com/akamaster/pytorch_resnet_cifar10, so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, with a shortcut unless `shortcut` is false (plain network).
+    """Two 3x3 convolutions, with a shortcut unless ``shortcut`` is false (plain network).
 
     Maps (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -41,7 +41,10 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """CIFAR network of depth 6n + 2: three stages of n basic blocks with 16, 32 and 64 channels.
 
-    Maps images (N, 3, H, W) to logits (N, num_classes). `shortcuts=False` gives the plain network.
+    Maps images (N, 3, H, W) to logits (N, num_classes). ``shortcuts=False`` gives the plain network.
+
+    Raises:
+        ValueError: the depth is not 6n + 2.
     """
 
     def __init__(self, depth: int, num_classes: int = 10, *, shortcuts: bool = True) -> None:

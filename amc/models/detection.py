@@ -1,8 +1,8 @@
-"""Detectors as networks that can be pruned: from normalised images to what the heads return, before any box.
+"""Detectors as networks that can be pruned: from normalised images to the raw outputs of the heads.
 
-Decoding boxes and picking some of them depends on the image and gives a different number of rows each time;
-nothing there has channels to prune. What the rest of a detector reads (the region heads of Faster R-CNN) is
-returned too, and so keeps its width.
+Decoding and selecting boxes is left out: it has no channels to prune, and returns a different number of rows
+for each image. The inputs of the rest of a detector, such as the region heads of Faster R-CNN, are returned
+too, so that they keep their width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torchvision.ops import FrozenBatchNorm2d
 class RawDetector(nn.Module):
     """One of torchvision's detectors up to the raw outputs of its heads.
 
-    Maps images (N, 3, H, W) to a dictionary: the heads' class scores and box offsets for every anchor; where
-    proposals are looked at a second time (R-CNN), the feature maps and the proposals' scores and offsets.
-    ``detector`` is the whole detector, with the pruned parts in place once this network has been pruned.
-    Frozen batch norms become plain ones of the same values, which compute the same in eval mode.
+    Maps images (N, 3, H, W) to a dictionary. One-stage detectors give the class scores and box offsets of
+    every anchor; R-CNNs give the feature maps and the scores and offsets of the proposals.
 
-    A checkpoint of the bare detector is loaded by a factory of one's own: ``RawDetector(detector)``.
+    ``detector`` is the whole detector; after pruning it holds the pruned parts. Frozen batch norms are
+    replaced by ordinary ones with the same values, which compute the same in eval mode.
+
+    To use a checkpoint of the bare detector, write a factory that loads it and returns
+    ``RawDetector(detector)``.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -33,7 +35,7 @@ class RawDetector(nn.Module):
                 detector.set_submodule(name, _thawed(module))
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Return the heads' outputs for normalised images (N, 3, H, W)."""
+        """Return the raw outputs of the heads for normalised images (N, 3, H, W)."""
         features = self.detector.backbone(images)
         maps = [features] if isinstance(features, Tensor) else list(features.values())
         if not hasattr(self.detector, "rpn"):

@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALL_IMAGE_SIDE = 128
-"""Images with a shorter side below this many pixels get the CIFAR variant of a network."""
+"""Shorter side in pixels below which an image gets the CIFAR variant of a network."""
 
 _V1_STEM = 32
 _V1_PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-# expansion, channels, repeats, stride: as torchvision's, but the second stage has stride 1 instead of 2
+# (expansion, channels, repeats, stride), as in torchvision, except stride 1 instead of 2 in the second stage
 _V2_STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -23,9 +23,9 @@ _V2_STAGES = (
 class MobileNetV1(nn.Module):
     """MobileNet v1 at width 1.0 (Howard et al. 2017, arXiv:1704.04861, table 1).
 
-    Maps images (N, 3, H, W) to logits (N, num_classes). `features.{0..26}` are each convolution, batch norm,
-    ReLU6. The first stride is 2 (224x224 ends in a 7x7 map); for `image_size` below `SMALL_IMAGE_SIDE` it is
-    1 and all other strides stay (32x32 ends in a 2x2 map).
+    Maps images (N, 3, H, W) to logits (N, num_classes). Each of ``features.{0..26}`` is a convolution, a
+    batch norm and a ReLU6. The first stride is 2 (224x224 ends in a 7x7 map), or 1 for ``image_size`` below
+    ``SMALL_IMAGE_SIDE`` (32x32 ends in a 2x2 map).
     """
 
     def __init__(self, num_classes: int = 1000, image_size: int = 224) -> None:
@@ -55,15 +55,15 @@ def _conv_bn(
 
 
 def mobilenet_v1(num_classes: int = 1000, image_size: int = 224) -> MobileNetV1:
-    """Build MobileNet v1 for images of `image_size` pixels (4.23 M parameters with 1000 classes)."""
+    """Build MobileNet v1 for images of ``image_size`` pixels (4.23 M parameters with 1000 classes)."""
     return MobileNetV1(num_classes, image_size)
 
 
 def mobilenet_v2(num_classes: int = 10) -> nn.Module:
-    """Build MobileNet v2 (arXiv:1801.04381) for 32x32 images: logits (N, num_classes) for (N, 3, 32, 32).
+    """Build MobileNet v2 (arXiv:1801.04381) for 32x32 images: (N, 3, 32, 32) -> logits (N, num_classes).
 
-    It is torchvision's network, with its state-dict keys, but stride 1 in the first convolution and in the
-    second stage, so that the final map is 4x4 (as github.com/kuangliu/pytorch-cifar).
+    It is torchvision's network with its state-dict keys, but with stride 1 in the first convolution and in
+    the second stage, so that the final map is 4x4 (as in github.com/kuangliu/pytorch-cifar).
     """
     from torchvision.models import MobileNetV2
 

@@ -1,4 +1,4 @@
-"""From a model's name to the network: own zoo, torchvision, timm, or a factory of the user's.
+"""From the name of a model to the network: the zoo, torchvision, timm, or the user's own factory.
 
 The libraries are imported only when a name needs them.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from amc.errors import AmcError, SettingError, did_you_mean
+from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
 from amc.models import cifar_resnet, mobilenet, vgg
 
 _Factory = Callable[..., nn.Module]
@@ -33,7 +33,7 @@ _ZOO: dict[str, _Factory] = {
 }
 _TORCHVISION_WHEN_LARGE = frozenset({"mobilenet_v2", "vgg16_bn"})
 _WITH_AUX_HEADS = frozenset({"googlenet", "inception_v3"})
-# what `build` decides itself, or what would read weights from elsewhere
+# Arguments that `build` sets itself, or that would read weights from another place.
 _RESERVED_KWARGS = frozenset(
     {"num_classes", "in_chans", "aux_logits", "weights", "weights_backbone", "pretrained"}
     | {"pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
@@ -43,13 +43,16 @@ _TIMM_HINT = "pip install amc-search[timm]"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is needed to build a network again.
+    """The description from which a network can be built again.
 
     Attributes:
-        name: Name as `build` resolves it.
-        num_classes: Number of logits.
-        input_shape: Channels, height and width of one image.
-        kwargs: Further keyword arguments of the factory, as pairs.
+        name: a name that ``build`` knows.
+        num_classes: number of logits.
+        input_shape: (channels, height, width) of one image, in pixels.
+        kwargs: further keyword arguments of the factory, as pairs.
+
+    Raises:
+        SettingError: an impossible value.
     """
 
     name: str
@@ -59,12 +62,12 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise AmcError(f"model name: got {self.name!r}, expected a non-empty string")
+            raise SettingError(f"model name: got {self.name!r}, expected a non-empty string")
         if not _is_positive_int(self.num_classes):
-            raise AmcError(f"model num_classes: got {self.num_classes!r}, expected a positive integer")
+            raise SettingError(f"model num_classes: got {self.num_classes!r}, expected a positive integer")
         shape = self.input_shape
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(map(_is_positive_int, shape)):
-            raise AmcError(f"model input_shape: got {shape!r}, expected (channels, height, width)")
+            raise SettingError(f"model input_shape: got {shape!r}, expected (channels, height, width)")
 
     @property
     def image_side(self) -> int:
@@ -72,12 +75,16 @@ class ModelSpec:
         return min(self.input_shape[1:])
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dict that `json.dump` accepts and `from_json` reads."""
+        """Return the JSON form, which ``from_json`` reads.
+
+        Raises:
+            SettingError: ``kwargs`` cannot be stored as JSON.
+        """
         kwargs = dict(self.kwargs)
         try:
             json.dumps(kwargs, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise AmcError(
+            raise SettingError(
                 f"model {self.name!r}: kwargs {kwargs!r} cannot be stored as JSON; "
                 "expected numbers, strings, booleans, lists"
             ) from error
@@ -90,16 +97,20 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ModelSpec":
-        """Read what `to_json` returned (lists in kwargs become tuples)."""
+        """Read the JSON form; lists in ``kwargs`` become tuples.
+
+        Raises:
+            SettingError: a missing, unknown or impossible field.
+        """
         required = {"name", "num_classes", "input_shape"}
         if not isinstance(data, Mapping) or not required <= set(data) <= required | {"kwargs"}:
             got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-            raise AmcError(
+            raise SettingError(
                 f"model spec: got {got}, expected the keys {sorted(required)} and perhaps 'kwargs'"
             )
         shape, kwargs = data["input_shape"], data.get("kwargs", {})
         if not isinstance(shape, list | tuple) or not isinstance(kwargs, Mapping):
-            raise AmcError(
+            raise SettingError(
                 f"model spec: got input_shape {shape!r} and kwargs {kwargs!r}, expected a list and an object"
             )
         pairs = tuple((key, _frozen(value)) for key, value in kwargs.items())
@@ -107,26 +118,36 @@ class ModelSpec:
 
 
 def available() -> list[str]:
-    """Return the names of the own zoo."""
+    """Return the names of the zoo."""
     return sorted(_ZOO)
 
 
 def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False) -> nn.Module:
-    """Build the network that `spec` names; it maps (N, *spec.input_shape) to logits (N, spec.num_classes).
+    """Build a network from its description.
 
-    Names are tried in this order: own zoo (`available()`; "mobilenet_v2" and "vgg16_bn" are torchvision's for
-    images of at least 128 pixels), torchvision classification models, its detection models (as `RawDetector`)
-    and segmentation models, whose output is no logits, "timm:NAME" or a timm name, and a
-    dotted path "package.module.factory" or "package.module:factory" (also from the current directory), which
-    is called with the kwargs, and with `num_classes` if it takes that.
+    Names are looked up in this order:
+
+    1. the zoo (``available()``); for images of at least 128 pixels "mobilenet_v2" and "vgg16_bn" are
+       torchvision's;
+    2. torchvision's classification models;
+    3. torchvision's detection models, as ``RawDetector``, and segmentation models: they return no logits;
+    4. "timm:NAME", or the name of a timm model;
+    5. a dotted path "package.module.factory" or "package.module:factory", also in the current directory. The
+       factory is called with the kwargs, and with ``num_classes`` if it has this parameter.
 
     Args:
-        spec: Name, classes, input shape and keyword arguments.
-        trust_dotted_path: Whether a dotted path may be imported. Pass False for names read from files.
-        pretrained: Load the library's own weights (torchvision and timm; downloads them).
+        spec: name, classes, input shape and keyword arguments.
+        trust_dotted_path: whether a dotted path may be imported; False for names read from files.
+        pretrained: download and load the weights of torchvision or timm.
+
+    Returns:
+        A network that maps images (N, *spec.input_shape) to logits (N, spec.num_classes), unless it is a
+        detection or segmentation model, or the user's own.
 
     Raises:
-        AmcError: Unknown name, refused dotted path, or a factory that fails.
+        SettingError: an unknown name, an untrusted dotted path, or options that do not fit the model.
+        UnavailableError: timm is not installed.
+        AmcError: the factory failed.
     """
     name, large = spec.name, spec.image_side >= mobilenet.SMALL_IMAGE_SIDE
     if name in _ZOO and not (large and name in _TORCHVISION_WHEN_LARGE):
@@ -141,7 +162,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         return _build_timm(spec, name, pretrained)
     if "." in name or ":" in name:
         if not trust_dotted_path:
-            raise AmcError(
+            raise SettingError(
                 f"model {name!r}: this is a path to Python code, which is not imported for a name read "
                 "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
             )
@@ -151,7 +172,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
 
 def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if pretrained:
-        raise AmcError(
+        raise SettingError(
             f"model {spec.name!r}: got pretrained=True, expected a checkpoint file: the zoo has no weights"
         )
     _check_channels(spec)
@@ -170,16 +191,16 @@ def _build_torchvision(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if pretrained:
         weights = getattr(models.get_model_weights(spec.name), "DEFAULT", None)
         _check_pretrained_classes(spec, None if weights is None else len(weights.meta["categories"]))
-    elif spec.name in _WITH_AUX_HEADS:  # with weights, torchvision insists on its own values
+    elif spec.name in _WITH_AUX_HEADS:  # torchvision sets its own values for pretrained ones
         defaults |= {"aux_logits": False, "init_weights": True}
     model = _call(spec, lambda **kwargs: models.get_model(spec.name, **kwargs), defaults, pretrained)
-    if isinstance(model, models.Inception3):  # its weights come with the auxiliary head
+    if isinstance(model, models.Inception3):  # the pretrained one has an auxiliary head
         model.aux_logits, model.AuxLogits = False, None
     return model
 
 
 def _build_dense_prediction(spec: ModelSpec, pretrained: bool) -> nn.Module:
-    """Build one of torchvision's detectors, as ``RawDetector``, or segmentation networks."""
+    """Build one of torchvision's detectors, as ``RawDetector``, or one of its segmentation networks."""
     from torchvision import models
 
     from amc.models.detection import RawDetector
@@ -201,7 +222,7 @@ def _build_dense_prediction(spec: ModelSpec, pretrained: bool) -> nn.Module:
 def _build_timm(spec: ModelSpec, name: str, pretrained: bool) -> nn.Module:
     timm = _import_timm()
     if timm is None:
-        raise AmcError(f"model {spec.name!r}: expected timm to be installed: {_TIMM_HINT}")
+        raise UnavailableError(f"model {spec.name!r}: expected timm to be installed: {_TIMM_HINT}")
     if not timm.is_model(name):
         raise _unknown(spec.name, [f"timm:{known}" for known in timm.list_models()])
     _check_kwargs(spec)
@@ -214,9 +235,9 @@ def _build_timm(spec: ModelSpec, name: str, pretrained: bool) -> nn.Module:
 
 def _build_dotted(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if pretrained:
-        raise AmcError(
-            f"model {spec.name!r}: got pretrained=True, expected a checkpoint file: your own factory has "
-            "no weights known here"
+        raise SettingError(
+            f"model {spec.name!r}: got pretrained=True, expected a checkpoint file: no weights are "
+            "known for your own factory"
         )
     factory = _import_factory(spec.name)
     return _call(spec, factory, _accepted(factory, {"num_classes": spec.num_classes}))
@@ -236,7 +257,7 @@ def _call(
     if not isinstance(model, nn.Module):
         raise AmcError(
             f"model {spec.name!r}: the factory returned {type(model).__name__}, expected torch.nn.Module; "
-            "likely cause: the path names something else than the factory"
+            "likely cause: the path does not name the factory"
         )
     return model
 
@@ -245,9 +266,9 @@ def _import_factory(path: str) -> _Factory:
     separator = ":" if ":" in path else "."
     module_name, _, attribute = path.rpartition(separator)
     if not module_name or not attribute or module_name.startswith("."):
-        raise AmcError(f"model {path!r}: expected package.module.factory or package.module:factory")
+        raise SettingError(f"model {path!r}: expected package.module.factory or package.module:factory")
     if "" not in sys.path:
-        sys.path.append("")  # the current directory: a console script's path lacks it
+        sys.path.append("")  # the current directory, which is not on the path of a console script
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -278,7 +299,7 @@ def _accepted(factory: _Factory, offered: dict[str, Any]) -> dict[str, Any]:
 
 def _check_channels(spec: ModelSpec) -> None:
     if spec.input_shape[0] != 3:
-        raise AmcError(
+        raise SettingError(
             f"model {spec.name!r}: got images with {spec.input_shape[0]} channels, expected 3; likely cause: "
             "a grey-scale data set: repeat its channel or pass your own model"
         )
@@ -286,22 +307,22 @@ def _check_channels(spec: ModelSpec) -> None:
 
 def _check_kwargs(spec: ModelSpec) -> None:
     if reserved := sorted(_RESERVED_KWARGS & dict(spec.kwargs).keys()):
-        raise AmcError(
+        raise SettingError(
             f"model {spec.name!r}: got the kwargs {reserved}, which are set from the other options"
         )
 
 
 def _check_pretrained_classes(spec: ModelSpec, classes: int | None) -> None:
     if classes is None:
-        raise AmcError(f"model {spec.name!r}: got pretrained=True, but its library has no weights for it")
+        raise SettingError(f"model {spec.name!r}: got pretrained=True, but its library has no weights for it")
     if classes != spec.num_classes:
-        raise AmcError(
+        raise SettingError(
             f"model {spec.name!r}: got num_classes={spec.num_classes}, expected {classes} as in its "
             "pretrained weights; likely cause: another data set: load a checkpoint trained on it instead"
         )
 
 
-def _unknown(name: str, known: list[str]) -> AmcError:
+def _unknown(name: str, known: list[str]) -> SettingError:
     hint = did_you_mean(name, dict.fromkeys(known), most=3) or f"; the zoo has {', '.join(available())}"
     timm = "" if _import_timm() else f" (timm models need {_TIMM_HINT})"
     return SettingError(f"model {name!r}: unknown name{hint}{timm}")
@@ -328,7 +349,7 @@ def _is_timm_name(name: str) -> bool:
     timm = _import_timm()
     if timm is None:
         return False
-    # with a dot, only known "architecture.tag" names: timm's is_model looks at the part before the dot alone
+    # Only known "architecture.tag" names may have a dot: timm's is_model ignores what follows the dot.
     return timm.models.is_model_pretrained(name) if "." in name else timm.is_model(name)
 
 

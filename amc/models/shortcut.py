@@ -11,21 +11,25 @@ from torch import Tensor, nn
 
 
 def option_a_source(in_channels: int, out_channels: int) -> Tensor:
-    """Channel map of the dense option-A shortcut.
+    """Return the channel map of the dense option-A shortcut.
 
-    Returns a long tensor of shape (out_channels,): the index of the input channel that each output channel
-    copies, -1 for a zero channel. Zero channels lie on both sides, as in akamaster's `F.pad`.
+    Returns:
+        (out_channels,) int64: the input channel that each output channel copies, or -1 for a zero channel.
+        Zero channels lie on both sides, as in akamaster's ``F.pad``.
     """
     index = torch.arange(out_channels) - (out_channels - in_channels) // 2
     return torch.where((index >= 0) & (index < in_channels), index, -1)
 
 
 class OptionAShortcut(nn.Module):
-    """Parameter-free shortcut: subsample space, copy channels, fill the other channels with zeros.
+    """Parameter-free shortcut: subsample the map, copy channels, fill the other channels with zeros.
 
-    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). It has neither a
-    slice nor a pad, which graph-based pruners cannot follow; after pruning only `source` and the two channel
-    counts have to be set anew.
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). It uses neither a
+    slice nor a pad, through which graph-based pruners cannot follow channels. Pruning changes only ``source``
+    and the two channel counts.
+
+    Attributes:
+        source: (out_channels,) int64, as ``option_a_source`` returns it for the dense shortcut.
     """
 
     source: Tensor
@@ -42,11 +46,11 @@ class OptionAShortcut(nn.Module):
         if self.stride != 1:
             x = F.avg_pool2d(x, 1, self.stride)
         present = self.source >= 0
-        indices = self.source * present  # a clamp of integers is one of floats in Core ML
+        indices = self.source * present  # not a clamp, which Core ML computes in floats
         return x.index_select(1, indices) * present.to(x.dtype).view(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
-        """Show the channel counts and the stride in `print(model)`."""
+        """Show the channel counts and the stride in ``print(model)``."""
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
 
     def _is_dense(self) -> bool:
@@ -63,7 +67,7 @@ class OptionAShortcut(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Accept checkpoints without `source` while dense, refuse indices that are not input channels."""
+        """Accept a dense shortcut without ``source``; refuse indices that are not input channels."""
         key = f"{prefix}source"
         if key not in state_dict and self._is_dense():
             state_dict = {**state_dict, key: self.source}
@@ -82,15 +86,26 @@ class OptionAShortcut(nn.Module):
         )
 
 
+def sliced_source(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> Tensor:
+    """Return the channel map of a shortcut that is cut; a removed source becomes a zero channel.
+
+    Args:
+        keep_in, keep_out: (n,) int64 kept channels, ascending; None keeps all.
+
+    Returns:
+        (kept outputs,) int64, as ``option_a_source``.
+    """
+    source = module.source if keep_out is None else module.source[keep_out]
+    if keep_in is None:
+        return source
+    moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
+    moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
+    return torch.where(source >= 0, moved[source.clamp(min=0)], source)
+
+
 def slice_shortcut(module: OptionAShortcut, keep_in: Tensor | None, keep_out: Tensor | None) -> None:
-    """Keep the given channels of an option-A shortcut, in place; a removed source becomes a zero channel."""
-    source = module.source
-    if keep_out is not None:
-        source = source[keep_out]
+    """Cut a shortcut in place; see ``sliced_source``."""
+    module.source = sliced_source(module, keep_in, keep_out)
+    module.out_channels = len(module.source)
     if keep_in is not None:
-        moved = torch.full((module.in_channels,), -1, dtype=source.dtype, device=source.device)
-        moved[keep_in] = torch.arange(len(keep_in), dtype=source.dtype, device=source.device)
-        source = torch.where(source >= 0, moved[source.clamp(min=0)], source)
         module.in_channels = len(keep_in)
-    module.source = source
-    module.out_channels = len(source)

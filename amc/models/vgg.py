@@ -1,7 +1,7 @@
 """VGG-16 with batch norm for CIFAR (Simonyan and Zisserman 2015, arXiv:1409.1556, configuration D).
 
-The fully connected head is one linear layer, as in github.com/kuangliu/pytorch-cifar, whose state-dict keys
-and convolution biases are kept.
+The head is one linear layer. State-dict keys and convolution biases are those of
+github.com/kuangliu/pytorch-cifar.
 """
 
 import torch.nn.functional as F

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from amc.cutting.modules import Keep
+from amc.cutting.slicing import Cut
 from amc.errors import AmcError, first_line
 from amc.graph.layers import plain_norm
 from amc.graph.unfolding import POSITION_BLOCK, block_patches, block_positions, block_rows, why_not_linear
@@ -88,6 +89,16 @@ class SequentialRefit:
         self._targets: dict[str, _Target] = {}
         self._record(positions_per_image, torch.Generator().manual_seed(seed), progress)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules in the order in which they are carried out."""
+        return tuple(str(node.target) for node in self._nodes if node.op == "call_module")
+
+    @property
+    def corrected(self) -> dict[str, str | None]:
+        """Operation of a refitted layer -> the operation whose error it makes up for, or None."""
+        return {name: target.branch for name, target in self._targets.items()}
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the traced graph out, which does not travel to other processes but is quickly made again."""
         return {name: value for name, value in vars(self).items() if name != "_nodes"}
@@ -115,7 +126,7 @@ class SequentialRefit:
     def __call__(
         self,
         pruned: nn.Module,
-        keeps: Mapping[str, Keep],
+        cut: Cut,
         *,
         ridge: float = 1e-4,
         reestimate_norms: bool = True,
@@ -126,7 +137,7 @@ class SequentialRefit:
 
         Args:
             pruned: in eval mode, on the device of the calibration images.
-            keeps: kept indices of every module's axes (``SlicePlan.keeps``).
+            cut: which channels of the dense network it has.
             ridge: see ``amc.refit.least_squares.solve_rows``; the least one, with images held out.
             reestimate_norms: whether batch norms take their statistics from the pruned network. What least
                 squares cannot explain it leaves out, so outputs vary less than the dense ones; new statistics
@@ -148,7 +159,7 @@ class SequentialRefit:
                 _reestimate(module, values[node.all_input_nodes[0]])
             elif node.name in self._targets:
                 assert isinstance(module, nn.Conv2d | nn.Linear)
-                self._refit(node, module, modules, values, keeps, ridge, activation_rounds)
+                self._refit(node, module, modules, values, cut.keeps, ridge, activation_rounds)
         return len(self._targets)
 
     def _walk(

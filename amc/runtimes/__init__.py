@@ -1,1 +1,1 @@
-"""One file a runtime: from a network to its file to a call that runs it."""
+"""One file a runtime: it converts a network, loads it, and runs it."""

@@ -1,4 +1,4 @@
-"""Load a network into a runtime, and compare its outputs with those of eager PyTorch."""
+"""Load a network into a runtime, once its logits agree with those of eager PyTorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from amc.runtimes.protocol import TOLERANCES, Backend, Prepared, Shape
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,11 +17,16 @@ def prepare_checked(
 ) -> Prepared:
     """Prepare ``model`` and compare its logits with eager's.
 
-    Raises:
-        AmcError: It does not convert, or computes something else than eager does.
-    """
-    from amc.runtimes.reference import check_agreement, eager_logits, random_batch
+    Args:
+        backend: The runtime.
+        model: The network.
+        input_shape: One image, (C, H, W).
+        batch: Images per call.
+        threads: Threads the runtime may use.
 
+    Raises:
+        AmcError: The network does not convert, or its logits differ from those of eager PyTorch.
+    """
     prepared = backend.prepare(model, input_shape, batch, threads)
     eager = eager_logits(model, random_batch(input_shape, batch))
     tolerance = TOLERANCES.get(backend.precision, math.inf)

@@ -1,4 +1,4 @@
-"""A session of onnxruntime with a fixed number of threads. It is also sent to remote hosts as it is."""
+"""A session of onnxruntime with a fixed number of threads. Remote hosts run this file as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 def open_session(
     onnxruntime: Any, content: bytes, threads: int, provider: str = "CPUExecutionProvider"
 ) -> Any:
-    """Open a session that runs one operator after the other; threads that wait do not spin."""
+    """Open a session that runs one operator after the other; threads that wait do not spin.
+
+    Args:
+        onnxruntime: The module.
+        content: The ONNX file.
+        threads: Threads of one operator.
+        provider: The part of onnxruntime that runs the graph.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

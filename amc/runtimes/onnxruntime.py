@@ -1,79 +1,91 @@
-"""ONNX Runtime on the CPU, and its providers for NVIDIA devices."""
+"""ONNX Runtime on the CPU, and its providers for NVIDIA devices: float32, all graph optimisations."""
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from amc.errors import AmcError
-from amc.runtimes.protocol import Prepared, Shape, prepare_file
-from amc.third_party import missing
+from amc.errors import UnavailableError
+from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_bytes
+from amc.runtimes.onnx_session import open_session
+from amc.runtimes.protocol import FileRuntime
 
-if TYPE_CHECKING:
-    from torch import nn
+_CPU = "CPUExecutionProvider"
 
 
-@dataclass(frozen=True)
-class OnnxRuntime:
-    """ONNX Runtime: float32, all graph optimisations, sequential, idle threads do not spin.
+def load(content: bytes, images: Any, threads: int, provider: str = _CPU) -> Callable[[], Any]:
+    """Return one run of an ONNX file on a (batch, C, H, W) float32 array, which returns the logits.
 
-    ``provider`` is what runs the graph. Calls of a GPU provider copy the images to the device and the logits
-    back, as a caller of its would, and are timed by the wall clock.
+    Args:
+        content: The ONNX file.
+        images: The input.
+        threads: Threads of an operator.
+        provider: The part of onnxruntime that runs the graph.
+
+    Raises:
+        UnavailableError: onnxruntime cannot start the provider.
     """
+    session = open_session(onnxruntime_module(), content, threads, provider)
+    if (used := session.get_providers()[0]) != provider:
+        raise UnavailableError(
+            f"{provider}: onnxruntime fell back to {used}; "
+            "likely the CUDA or TensorRT libraries that it was built for are missing"
+        )
+    name = session.get_inputs()[0].name
 
-    name: str = "onnxruntime"
-    precision: str = "float32"
-    provider: str = "CPUExecutionProvider"
+    def run() -> Any:
+        return session.run(None, {name: images})[0]
 
-    def available(self) -> str | None:
-        """Return None if onnxruntime, with the provider, and the exporter's packages are installed."""
-        if (absent := missing("onnxruntime", "onnx", "onnxscript")) is not None:
-            return absent
-        if self.provider in self.runtime().get_available_providers():
-            return None
-        return f"onnxruntime has no {self.provider} here (it comes with onnxruntime-gpu)"
+    return run
 
-    def version(self) -> str:
-        """Return the version of onnxruntime."""
-        return str(self.runtime().__version__)
 
-    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
-        """Export ``model`` in memory and return one run of its session."""
-        prepared = prepare_file(self, model, input_shape, batch, threads)
-        if self.provider == "CPUExecutionProvider":
-            return prepared
-        import torch
+def onnxruntime_module() -> Any:
+    """Import onnxruntime; it does not report to its maker unless ``ORT_DISABLE_TELEMETRY`` is set to 0."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
 
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        return replace(prepared, clock=("perf_counter", time.perf_counter), device=device)
+    return onnxruntime
 
-    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
-        """Return the ONNX file, whose batch size is free."""
-        from amc.runtimes.onnx_file import onnx_bytes
 
-        return onnx_bytes(model, input_shape)
+def on_nvidia(name: str, provider: str) -> FileRuntime:
+    """Return the runtime of a provider for NVIDIA devices.
 
-    def runtime(self) -> Any:
-        """Import onnxruntime."""
-        from amc.runtimes.onnx_file import onnxruntime_module
+    A call copies the images to the device and the logits back, as in production, and is timed by the wall
+    clock.
+    """
+    return FileRuntime(
+        name=name,
+        packages=ONNXRUNTIME.packages,
+        version=ONNXRUNTIME.version,
+        runtime=onnxruntime_module,
+        convert=onnx_bytes,
+        load=functools.partial(load, provider=provider),
+        lacking=functools.partial(_lacking, provider),
+        clock=("perf_counter", time.perf_counter),
+        device=_device,
+    )
 
-        return onnxruntime_module()
 
-    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-        """Return one run of a session."""
-        from amc.runtimes.onnx_session import open_session
+def _lacking(provider: str) -> str | None:
+    if provider in onnxruntime_module().get_available_providers():
+        return None
+    return f"onnxruntime has no {provider} here (it comes with onnxruntime-gpu)"
 
-        session = open_session(self.runtime(), content, threads, self.provider)
-        if session.get_providers()[0] != self.provider:
-            raise AmcError(
-                f"{self.name}: onnxruntime fell back to {session.get_providers()[0]}; "
-                "likely the CUDA or TensorRT libraries that it was built for are missing"
-            )
-        name = session.get_inputs()[0].name
 
-        def run() -> Any:
-            return session.run(None, {name: images})[0]
+def _device() -> str | None:
+    import torch
 
-        return run
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+ONNXRUNTIME = FileRuntime(
+    name="onnxruntime",
+    packages=("onnxruntime", *ONNX_PACKAGES),
+    version=lambda: str(onnxruntime_module().__version__),
+    runtime=onnxruntime_module,
+    convert=onnx_bytes,
+    load=load,
+)

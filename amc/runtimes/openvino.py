@@ -1,25 +1,24 @@
-"""OpenVINO: an ONNX file in memory, compiled for the CPU in float32."""
+"""OpenVINO's CPU device: an ONNX file, compiled for one batch size in float32, one stream."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from amc.runtimes.protocol import Prepared, Shape, prepare_file
-from amc.third_party import missing
-
-if TYPE_CHECKING:
-    from torch import nn
+from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_bytes
+from amc.runtimes.protocol import FileRuntime
+from amc.third_party import without
 
 
-def load_openvino(source: bytes | Path, images: Any, threads: int) -> Callable[[], Any]:
-    """Return one inference request, compiled for the shape of ``images``; it returns the logits.
+def load(source: bytes | Path, images: Any, threads: int) -> Callable[[], Any]:
+    """Return one run on a (batch, C, H, W) float32 array, which returns the logits.
 
-    ``source`` is the content of an ONNX file, or the path of any file that OpenVINO reads.
+    Args:
+        source: The content of an ONNX file, or the path of any file that OpenVINO reads.
+        images: The input; the network is compiled for its shape.
+        threads: Threads of the CPU device.
     """
     core = openvino_core()
     network = core.read_model(source)
@@ -42,57 +41,26 @@ def load_openvino(source: bytes | Path, images: Any, threads: int) -> Callable[[
 def openvino_core() -> Any:
     """Return the one Core of this process.
 
-    Where the last Core goes, its plugins are unloaded, and what they have left registered crashes the next
-    fork of the process.
+    The end of the last Core unloads its plugins. What they leave registered crashes the next fork.
     """
     return openvino_module().Core()
 
 
 def openvino_module() -> Any:
-    """Import OpenVINO without the package by which it reports its import to its maker over the network.
+    """Import OpenVINO without ``openvino_telemetry``, which reports the import to Intel over the network.
 
-    OpenVINO has a stub for where ``openvino_telemetry`` is not installed; None stands for that here.
+    OpenVINO has a stub for machines where that package is not installed.
     """
-    blocked = "openvino_telemetry" not in sys.modules
-    if blocked:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
+    with without("openvino_telemetry"):
         import openvino
-    finally:
-        if blocked:
-            del sys.modules["openvino_telemetry"]
     return openvino
 
 
-@dataclass(frozen=True)
-class OpenVino:
-    """OpenVINO's CPU device on the ONNX file: float32, one stream, compiled for the given batch size."""
-
-    name: str = "openvino"
-    precision: str = "float32"
-
-    def available(self) -> str | None:
-        """Return None if openvino and the ONNX exporter's packages are installed, else which is missing."""
-        return missing("openvino", "onnx", "onnxscript")
-
-    def version(self) -> str:
-        """Return the version of OpenVINO."""
-        return str(openvino_module().__version__)
-
-    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
-        """Export ``model`` as ONNX in memory and return one inference request of it."""
-        return prepare_file(self, model, input_shape, batch, threads)
-
-    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
-        """Return the ONNX file, which OpenVINO reads as it is."""
-        from amc.runtimes.onnx_file import onnx_bytes
-
-        return onnx_bytes(model, input_shape)
-
-    def runtime(self) -> Any:
-        """Import OpenVINO."""
-        return openvino_module()
-
-    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-        """Return one inference request on the ONNX file, which OpenVINO reads as it is."""
-        return load_openvino(content, images, threads)
+OPENVINO = FileRuntime(
+    name="openvino",
+    packages=("openvino", *ONNX_PACKAGES),
+    version=lambda: str(openvino_module().__version__),
+    runtime=openvino_module,
+    convert=onnx_bytes,
+    load=load,
+)

@@ -1,10 +1,13 @@
-"""What a runtime provides so that its latency can be measured."""
+"""The interface of a runtime whose latency can be measured, and the runtimes that load a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from amc.runtimes.reference import random_batch
+from amc.third_party import missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,10 +20,18 @@ Shape = tuple[int, int, int]
 """One image: channels, height, width."""
 
 
+Converter = Callable[["nn.Module", Shape, int], bytes]
+"""(network, shape of one image, batch size) -> content of a file; raises ``AmcError`` if that fails."""
+
+
+Loader = Callable[[bytes, Any, int], Callable[[], Any]]
+"""(content of a file, (batch, C, H, W) float32 array, threads) -> one inference, which returns the logits."""
+
+
 TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
 """Largest difference of the logits from eager's, relative to the largest logit, that is timed at a precision.
 
-At other precisions the network may be rightly changed by more than any bound: only NaN is refused.
+No bound holds at other precisions, which may change the network by any amount: only NaN is refused there.
 """
 
 
@@ -33,8 +44,8 @@ class Prepared:
             (batch, classes), as an array or a tensor. On a GPU it may return early: reading the logits or
             ``clock`` waits.
         clock: Name and function of the clock that times such a run; None for that of the process.
-        device: What runs it; None for this machine's CPU.
-        peak_memory_bytes: Peak of the device memory, where the runtime tells it.
+        device: The device that runs it; None for this machine's CPU.
+        peak_memory_bytes: Peak of the device memory, where the runtime reports it.
         content: The file that the runtime loads; None if it loads none.
     """
 
@@ -70,6 +81,9 @@ class Backend(Protocol):
         """Return ``model``, converted, compiled and loaded, for an input of (batch, C, H, W).
 
         ``model`` is left as it is. The caller restores torch's thread count, which this may change.
+
+        Raises:
+            AmcError: The model does not convert.
         """
         ...
 
@@ -79,24 +93,56 @@ class FileBackend(Backend, Protocol):
     """A runtime that loads an exported file; a fresh process can do so, which makes its memory known."""
 
     def runtime(self) -> Any:
-        """Import what ``load`` needs, quietly, and return it."""
+        """Import the modules that ``load`` needs, quietly, and return the main one."""
         ...
 
-    def convert(self, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
+    def convert(self, model: nn.Module, input_shape: Shape, batch: int, /) -> bytes:
         """Return the content of the file."""
         ...
 
-    def load(self, content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+    def load(self, content: bytes, images: Any, threads: int, /) -> Callable[[], Any]:
         """Return one inference of the file on a (batch, C, H, W) float32 array; it returns the logits."""
         ...
 
 
-def prepare_file(
-    backend: FileBackend, model: nn.Module, input_shape: Shape, batch: int, threads: int
-) -> Prepared:
-    """Convert and load; what ``Backend.prepare`` is for a runtime that loads files."""
-    from amc.runtimes.reference import random_batch
+@dataclass(frozen=True)
+class FileRuntime:
+    """A ``FileBackend`` made of functions, so that a runtime's own file holds only those.
 
-    content = backend.convert(model, input_shape, batch)
-    images = random_batch(input_shape, batch).numpy()
-    return Prepared(backend.load(content, images, threads), content=content)
+    Attributes:
+        name: Key in the registry.
+        packages: Top-level packages that must be installed to convert and to load.
+        version: Returns the version of the runtime.
+        runtime: Imports the modules that ``load`` needs, quietly.
+        convert: Returns the content of the file.
+        load: Returns one inference of the file.
+        precision: Number format of weights and activations.
+        lacking: Returns what else is lacking here, in one line, or None; called once the packages are there.
+        clock: See ``Prepared``.
+        device: Returns the device's name, see ``Prepared``.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    version: Callable[[], str]
+    runtime: Callable[[], Any]
+    convert: Converter
+    load: Loader
+    precision: str = "float32"
+    lacking: Callable[[], str | None] = lambda: None
+    clock: tuple[str, Clock] | None = None
+    device: Callable[[], str | None] = lambda: None
+
+    def available(self) -> str | None:
+        """Return None if this runtime runs here, else the reason in one line."""
+        return missing(*self.packages) or self.lacking()
+
+    def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
+        """Convert ``model`` and load the file.
+
+        Raises:
+            AmcError: The model does not convert, or the file does not load.
+        """
+        content = self.convert(model, input_shape, batch)
+        run = self.load(content, random_batch(input_shape, batch).numpy(), threads)
+        return Prepared(run, clock=self.clock, device=self.device(), content=content)

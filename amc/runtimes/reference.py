@@ -1,11 +1,14 @@
-"""What every exported file is compared with: the eager network on fixed random images."""
+"""The reference of every converted network: eager PyTorch on fixed random images."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line
+from amc.third_party import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +32,17 @@ def random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
 
 
 def eager_logits(model: nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
-    """Return the logits of ``model``, in eval mode on the CPU, for ``images``.
+    """Return the logits of ``model``, in eval mode on the CPU.
+
+    Args:
+        model: A network in any mode, on any device.
+        images: (batch, C, H, W).
+
+    Returns:
+        (batch, classes).
 
     Raises:
-        AmcError: it returns something else than one tensor.
+        AmcError: The network does not return one tensor.
     """
     import torch
 
@@ -47,10 +57,43 @@ def eager_logits(model: nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
     return logits
 
 
-def largest_difference(found: Any, eager: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the largest ``|found - eager|``, and the largest ``|eager|``; NaN if either holds one.
+@contextlib.contextmanager
+def conversion(model: nn.Module, input_shape: tuple[int, int, int], attempt: str) -> Iterator[None]:
+    """Keep a converter quiet, and turn any error of its into one line.
 
-    ``found`` is an array or a tensor on any device; another shape than eager's gives NaN too.
+    Args:
+        model: The network that is converted.
+        input_shape: One image, (C, H, W).
+        attempt: Completes "the network does not ...", such as "convert to LiteRT".
+
+    Raises:
+        AmcError: The converter failed.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # the passes of a converter have no common base class of errors
+        raise AmcError(
+            f"{type(model).__name__} does not {attempt} for an input of shape {tuple(input_shape)}; "
+            f"likely cause: {cause(error)}"
+        ) from error
+
+
+def cause(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return first_line(error) or type(error).__name__
+
+
+def largest_difference(found: Any, eager: NDArray[np.float32]) -> tuple[float, float]:
+    """Compare logits with those of eager PyTorch.
+
+    Args:
+        found: (batch, classes), an array or a tensor on any device.
+        eager: (batch, classes).
+
+    Returns:
+        The largest ``|found - eager|`` and the largest ``|eager|``. The first is NaN if either holds a NaN,
+        or if the shapes differ.
     """
     import numpy as np
 
@@ -61,19 +104,14 @@ def largest_difference(found: Any, eager: NDArray[np.float32]) -> tuple[float, f
     return float(np.abs(values - eager).max()), scale
 
 
-def cause(error: BaseException) -> str:
-    """Return the first line of an error that a library raised, for a message of one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def check_agreement(found: Any, eager: NDArray[np.float32], tolerance: float, what: str) -> float:
     """Return the largest ``|found - eager|``.
 
     Args:
-        found: Logits of ``what``, as an array or a tensor.
-        eager: Logits of eager PyTorch for the same images.
+        found: (batch, classes), the logits of ``what``, an array or a tensor on any device.
+        eager: (batch, classes), the logits of eager PyTorch for the same images.
         tolerance: Largest allowed difference, relative to the largest absolute logit.
-        what: Names the exported model in the error, such as "the ONNX model".
+        what: Names the converted network in the error, such as "the onnx file".
 
     Raises:
         AmcError: The difference is larger, or not a number, or the shapes differ.

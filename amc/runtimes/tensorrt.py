@@ -36,7 +36,11 @@ class TensorRT:
         return str(tensorrt.__version__)
 
     def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
-        """Build an engine and return one run of it; ``threads`` has no meaning there."""
+        """Build an engine and return one run of it; ``threads`` is not used.
+
+        Raises:
+            AmcError: TensorRT cannot read the ONNX file, or builds no engine.
+        """
         import tensorrt
         import torch
 
@@ -63,7 +67,7 @@ class TensorRT:
 
 
 def _plan(tensorrt: Any, logger: Any, model: nn.Module, input_shape: Shape, batch: int) -> bytes:
-    """Return the serialised engine."""
+    """Return the serialised engine for (batch, C, H, W)."""
     from amc.runtimes.onnx_file import INPUT_NAME, onnx_bytes
 
     builder = tensorrt.Builder(logger)

@@ -7,9 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
 from amc.runtimes.protocol import Prepared, Shape
-from amc.third_party import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,27 +39,26 @@ class TorchCompile:
         return str(torch.__version__)
 
     def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
-        """Compile a copy of ``model``; sets torch's thread count, which is compiled in."""
+        """Compile a copy of ``model``; sets torch's thread count, which is compiled in.
+
+        Raises:
+            AmcError: Inductor cannot compile it.
+        """
         import torch
         import torch._inductor.config
 
-        from amc.runtimes.reference import cause, eval_on_cpu, random_batch
+        from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
 
         torch.set_num_threads(threads)
         network = eval_on_cpu(model).to(memory_format=torch.channels_last)
         images = random_batch(input_shape, batch).to(memory_format=torch.channels_last)
-        # An option of torch.compile comes too late for the tracer, which must see the weights as constants.
+        # The tracer must see the weights as constants; an option of torch.compile would reach it too late.
         frozen = torch._inductor.config.patch(freezing=True)
-        # So every network needs code of its own.
+        # Frozen weights are part of the code, so every network is compiled anew: lift the limit on that.
         own_code = torch._dynamo.config.patch(recompile_limit=2**20, accumulated_recompile_limit=2**20)
-        try:
-            with quiet(), frozen, own_code, torch.no_grad():
-                compiled = torch.compile(network, dynamic=False)
-                compiled(images)
-        except Exception as error:  # the compiler raises what its passes raise: no common base class
-            raise AmcError(
-                f"{type(model).__name__} does not compile with Inductor; likely cause: {cause(error)}"
-            ) from error
+        with conversion(model, input_shape, "compile with Inductor"), frozen, own_code, torch.no_grad():
+            compiled = torch.compile(network, dynamic=False)
+            compiled(images)
 
         def run() -> Any:
             with torch.no_grad():

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TorchCuda:
-    """PyTorch on the current CUDA device, channels_last, cuDNN's algorithms chosen by trial, no TF32.
+    """PyTorch on the current CUDA device: channels_last, cuDNN's algorithms chosen by trial, no TF32.
 
-    Timed by CUDA events around calls that queue up behind each other. Eager calls of a small network are
-    bound by Python, which a CUDA graph leaves out: ``graph`` replays one.
+    CUDA events time the calls, which queue up on the device. Python bounds the eager calls of a small
+    network; a CUDA graph leaves Python out.
+
+    Attributes:
+        name: Key in the registry.
+        precision: A floating-point type of torch.
+        graph: Whether the calls replay a CUDA graph.
     """
 
     name: str = "torch_cuda"
@@ -37,7 +42,7 @@ class TorchCuda:
         return f"{torch.__version__}, CUDA {torch.version.cuda}"
 
     def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
-        """Move a copy of ``model`` to the device; ``threads`` has no meaning there."""
+        """Move a copy of ``model`` to the device; ``threads`` is not used."""
         import torch
 
         from amc.runtimes.reference import eval_on_cpu, random_batch
@@ -68,7 +73,7 @@ class TorchCuda:
 
 
 def _captured(eager: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Capture ``eager`` as a CUDA graph, after the warm-up on a side stream that capturing asks for."""
+    """Capture ``eager`` as a CUDA graph, after the warm-up on a side stream that capturing requires."""
     import torch
 
     side = torch.cuda.Stream()
@@ -89,20 +94,20 @@ def _captured(eager: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 class EventClock:
-    """Seconds on the CUDA device's own clock; a look at it waits for all work that was queued before."""
+    """Seconds on the CUDA device's own clock; reading it waits for all work that was queued before."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._last: Any = None
 
     def __call__(self) -> float:
-        """Return seconds since the first look."""
+        """Return seconds since the first reading."""
         import torch
 
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         event.synchronize()
-        if self._last is not None:  # since the last look: a long span would lose its fraction in float32
+        if self._last is not None:  # add up short spans: float32 would lose the fraction of a long one
             self._seconds += self._last.elapsed_time(event) / 1e3
         self._last = event
         return self._seconds

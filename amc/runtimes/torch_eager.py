@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class TorchEager:
     """Eager PyTorch: float32, channels_last, inference mode.
 
-    Batch normalisation is not folded into the convolutions, so it costs what it costs in a training
-    framework; graph runtimes such as onnxruntime fold it away.
+    Batch normalisation stays a layer of its own here. Graph runtimes such as onnxruntime fold it into the
+    convolutions, so it costs nothing there.
     """
 
     name: str = "torch"

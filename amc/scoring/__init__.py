@@ -1,1 +1,9 @@
-"""Running a network on images, and the scores of what it returns."""
+"""Running a network on images, and the scores of its outputs.
+
+Import from the modules: this file imports nothing, as some of them need torch.
+
+- ``run.py``: logits or outputs of a network for a set of images.
+- ``flatten.py``: any structure of output tensors as one matrix, one row per image.
+- ``scores.py``: accuracy, cross-entropy, agreement (KL) and likeness (relative output error).
+- ``precision.py``: the number formats that candidates run in.
+"""

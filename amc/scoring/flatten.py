@@ -1,8 +1,8 @@
-"""What a network returns, as one matrix: a row an image, whatever the structure.
+"""The output of any network as one matrix with one row per image.
 
-A classifier's logits (N, classes) are taken as they are. Of anything else (several heads, maps, dictionaries,
-data classes, nested at will) every floating-point tensor is flattened to (N, columns), and all are put side
-by side in the order in which the structure holds them.
+Logits (N, classes) are returned unchanged. In any other structure (several heads, feature maps, dictionaries,
+data classes, nested to any depth) each floating-point tensor is flattened to (N, columns), and the parts are
+concatenated in the order of the structure.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from dataclasses import fields, is_dataclass
 import torch
 from torch import Tensor
 
-from amc.errors import AmcError
+from amc.errors import NotPrunableError
 
 
 def is_logits(output: object) -> bool:
-    """Whether a network's output is one tensor (N, classes)."""
+    """Return whether a network's output is one tensor (N, classes)."""
     return isinstance(output, Tensor) and output.ndim == 2
 
 
 def output_tensors(output: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating-point tensors of an output with where they are, such as ``output['boxes'][0]``."""
+    """Yield the floating-point tensors of an output, each of its own shape, with their paths.
+
+    A path reads like ``output['boxes'][0]``.
+    """
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield path, output
@@ -38,24 +41,24 @@ def output_tensors(output: object, path: str = "output") -> Iterator[tuple[str, 
 
 
 def as_matrix(output: object, images: int) -> Tensor:
-    """Return an output for so many images as one matrix (images, columns).
+    """Return the output of a network for ``images`` images as one matrix (images, columns).
 
     Raises:
-        AmcError: it holds no floating-point tensor, or one that has not one row an image, such as boxes after
-            decoding.
+        NotPrunableError: the output holds no floating-point tensor, or a tensor without one row per image,
+            such as decoded boxes.
     """
     if isinstance(output, Tensor) and is_logits(output):
         return output
     parts = []
     for path, tensor in output_tensors(output):
         if tensor.ndim == 0 or len(tensor) != images:
-            raise AmcError(
+            raise NotPrunableError(
                 f"the network returned {path} of shape {tuple(tensor.shape)} for {images} images; expected "
-                "one row an image: give the part of the network before decoding or averaging"
+                "one row per image: give the part of the network before decoding or averaging"
             )
         parts.append(tensor.flatten(1))
     if not parts:
-        raise AmcError(
+        raise NotPrunableError(
             f"the network returned {_described(output)}; expected a floating-point tensor, or a tuple, list, "
             "dictionary or data class that holds some"
         )

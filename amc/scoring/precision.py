@@ -6,16 +6,16 @@ from typing import Final
 
 import torch
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 
 PRECISIONS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO: Final = "auto"
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Return whether `device` computes in bfloat16: CUDA capability 8 and up, AVX512-BF16 or AMX.
+    """Return whether ``device`` has bfloat16 arithmetic: CUDA capability 8 and up, AVX512-BF16 or AMX.
 
-    Elsewhere it is emulated, and slower than float32.
+    Other devices emulate bfloat16, which is slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -24,12 +24,16 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def chosen_precision(name: str, device: torch.device) -> str:
-    """Return what ``compressor.precision`` stands for: auto is bfloat16 where it is computed in.
+    """Resolve ``auto``: bfloat16 on devices that have its arithmetic, float32 on others.
+
+    Args:
+        name: a key of ``PRECISIONS``, which is returned unchanged, or ``auto``.
+        device: the device that candidates run on.
 
     Raises:
-        AmcError: unknown name.
+        SettingError: unknown name.
     """
     if name != AUTO and name not in PRECISIONS:
         expected = ", ".join((*PRECISIONS, AUTO))
-        raise AmcError(f"compressor.precision is {name!r}; expected one of {expected}")
+        raise SettingError(f"precision is {name!r}; expected one of {expected}")
     return name if name != AUTO else "bfloat16" if computes_bf16(device) else "float32"

@@ -1,4 +1,4 @@
-"""Run a network over images, and the numbers that come out of its logits."""
+"""Run a network on a set of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amc.scoring.flatten import as_matrix, is_logits
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Put `model` into evaluation mode and give every module its own mode back afterwards."""
+    """Put ``model`` into evaluation mode; afterwards every module has its earlier mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -26,13 +26,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the first parameter or buffer of `model`; the CPU if it has none."""
+    """Return the device of the first parameter or buffer of ``model``, or the CPU if it has none."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 
 def as_logits(output: object) -> Tensor:
-    """Return a network's `output` if it is a (N,K) tensor; raise `AmcError` that says what it is instead."""
+    """Return a network's output if it is one tensor of logits (N, classes).
+
+    Raises:
+        AmcError: it is something else; the message describes it.
+    """
     if not isinstance(output, Tensor):
         kind = type(output).__name__
         size = f" of {len(output)}" if isinstance(output, (tuple, list, dict)) else ""
@@ -50,16 +54,24 @@ def as_logits(output: object) -> Tensor:
 
 @torch.inference_mode()
 def logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return the logits (N,K) float32, on the CPU, of normalised `images` (N,C,H,W), in evaluation mode.
+    """Return the logits (N, classes) of normalised ``images`` (N, C, H, W) in float32 on the CPU.
 
-    Batches go to the device of `model`; the mode of every module is as before afterwards.
+    The network runs in evaluation mode on its own device; afterwards every module has its earlier mode again.
+
+    Raises:
+        AmcError: there are no images, the network returns no logits, or some are not finite.
     """
     return _run(model, images, batch_size, lambda output, _: as_logits(output))
 
 
 @torch.inference_mode()
 def outputs(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return what any network gives for `images` as one matrix (N, columns), as `logits` does for logits."""
+    """Return any network's outputs as one matrix (N, columns); apart from that, like ``logits``.
+
+    Raises:
+        AmcError: there are no images, the outputs do not form a matrix (``amc.scoring.flatten``), or some are
+            not finite.
+    """
     return _run(model, images, batch_size, as_matrix)
 
 

@@ -1,4 +1,4 @@
-"""The four scores of a network: accuracy, cross-entropy, agreement and likeness."""
+"""The four scores of a network: accuracy, cross-entropy, agreement (KL) and likeness (output error)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.data import check_labels
-from amc.errors import AmcError
+from amc.errors import SettingError
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
-    """Return the accuracy in percent of `logits` (N,K) against `labels` (N,)."""
+    """Return the accuracy of ``logits`` (N, classes) against ``labels`` (N,), in percent.
+
+    Raises:
+        AmcError: a label has no logit.
+    """
     check_labels(labels, logits.shape[1])
     return 100 * (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean cross-entropy in nats of `logits` (N,K) against `labels` (N,)."""
+    """Return the mean cross-entropy of ``logits`` (N, classes) against ``labels`` (N,), in nats.
+
+    Raises:
+        AmcError: a label has no logit.
+    """
     check_labels(labels, logits.shape[1])
     return F.cross_entropy(logits.double(), labels.to(logits.device)).item()
 
 
 def agreement(logits: Tensor, dense_logits: Tensor) -> float:
-    """Return minus the mean KL(dense || pruned) in nats of two (N,K) logits: 0 is best, needs no labels."""
+    """Return minus the mean KL(dense || pruned) in nats; 0 is best. It needs no labels.
+
+    Args:
+        logits: of the pruned network, (N, classes).
+        dense_logits: of the dense network, (N, classes).
+
+    Raises:
+        SettingError: the two shapes differ.
+    """
     if logits.shape != dense_logits.shape:
-        raise AmcError(
+        raise SettingError(
             f"logits {tuple(logits.shape)} against dense logits {tuple(dense_logits.shape)}: expected the "
             "same shape; they are probably of different images or heads"
         )
@@ -34,12 +50,20 @@ def agreement(logits: Tensor, dense_logits: Tensor) -> float:
 
 
 def likeness(outputs: Tensor, dense_outputs: Tensor) -> float:
-    """Return minus the squared error of outputs (N, D), relative to the dense outputs' variance over images.
+    """Return minus the relative output error: the squared error over the dense outputs' variance.
 
-    0 is best, -1 is what a constant would reach; needs no labels and no classes.
+    0 is best; a network that always returns the mean of the dense outputs has -1. It needs no labels and no
+    classes.
+
+    Args:
+        outputs: of the pruned network, (N, D).
+        dense_outputs: of the dense network, (N, D).
+
+    Raises:
+        SettingError: the two shapes differ.
     """
     if outputs.shape != dense_outputs.shape:
-        raise AmcError(
+        raise SettingError(
             f"outputs {tuple(outputs.shape)} against dense ones {tuple(dense_outputs.shape)}: expected the "
             "same shape; they are probably of different images or heads"
         )

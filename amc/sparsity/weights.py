@@ -7,23 +7,17 @@ runtime or the file format: MACs and parameters count the weights that are left.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from amc.candidate.memo import Memo
-from amc.data import LabelledImages
 from amc.digest import digest
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
-from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
-from amc.scoring.run import outputs
-from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from amc.sparsity.scores import SCORES, check_order
 
 WHOLE = 100
@@ -41,23 +35,29 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-class WeightPruner:
-    """Judges sparse versions of one network, which may be sparse already.
+class SparseBuilder:
+    """Builds sparse versions of one network, which may be sparse already.
+
+    A "width" is the share of a layer's weights that stays, in whole percent.
 
     Args:
         model: the network; it is read and never changed.
         graph: its layers.
-        ceiling: widths of the network as it is (percent of each layer): zeros do not come back.
+        ceiling: widths of the network as it is: weights that are zero stay zero.
         calibration: training images (N, C, H, W) for the ``curvature`` scores.
-        search_val: held-out images and labels that give the accuracy.
         order: one of ``SCORES``.
-        batch_size, precision: of evaluations, as for the ``Compressor``.
-        memo: where evaluations are remembered; in memory if not given.
+        precision: key of ``PRECISIONS``, of the candidates.
+        device: where candidates run.
 
     Attributes:
         layers: the layers that are decided, in forward order; ``counts`` are their weights.
-        errors: what each layer loses at every width, 0 to 100 percent, comparable between layers.
+        errors: name of a layer -> its loss at every width, 0 to 100 percent, comparable between layers.
+        dense_widths: ``ceiling``.
+        whole_widths: all weights of every layer.
+        classifies: True; networks without logits are refused before.
     """
+
+    classifies = True
 
     def __init__(
         self,
@@ -65,17 +65,16 @@ class WeightPruner:
         graph: Graph,
         ceiling: Sequence[int],
         calibration: Tensor,
-        search_val: LabelledImages,
         *,
         order: str = "curvature",
-        batch_size: int = 128,
         precision: str = "float32",
-        memo: Memo | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         check_order(order)
         self.layers = prunable_layers(graph, model)
-        self.ceiling = tuple(ceiling)
+        self.dense_widths = tuple(ceiling)
+        self.whole_widths = (WHOLE,) * len(self.layers)
+        self.device = torch.device(device)
         self._other_macs = graph.other_macs
         self._model = copy.deepcopy(model).cpu().eval()
         modules = dict(self._model.named_modules())
@@ -84,16 +83,12 @@ class WeightPruner:
         total = sum(parameter.numel() for parameter in self._model.parameters())
         self._other_params = total - sum(self.counts)
         scores = SCORES[order](self._model, self.layers, calibration)
-        # What is zero already goes first, whatever its score.
+        # Weights that are zero already go first, whatever their score.
         scores = {n: s.masked_fill(self._weights[n] == 0, -1.0) for n, s in scores.items()}
         self._ranks = {name: _ranks(score) for name, score in scores.items()}
         self.errors = {name: _errors(score) for name, score in scores.items()}
-        dtype = PRECISIONS[precision]
-        self._device, self._batch_size = torch.device(device), batch_size
-        self._images = search_val.images.to(self._device, dtype, memory_format=torch.channels_last)
-        self._labels = search_val.labels.cpu()
-        self._shell = copy.deepcopy(self._model).to(self._device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._memo = memo if memo is not None else Memo()
+        twin = copy.deepcopy(self._model)
+        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,25 +114,14 @@ class WeightPruner:
         """Return the parameters that are kept, biases and norm layers included."""
         return self._other_params + self.weights(widths)
 
-    @cached_property
-    def dense(self) -> Evaluation:
-        """What the network as it is achieves on ``search_val``."""
-        return self._judge(self.ceiling, self._dense_outputs, 0.0)
+    def prepare(self) -> None:
+        """Do nothing: candidates share no more than is made at construction."""
 
-    @cached_property
-    def _dense_outputs(self) -> Tensor:
-        return self._outputs(self.ceiling)
-
-    def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return what these widths achieve on ``search_val``; known ones cost nothing."""
-        if (known := self._memo.get(widths)) is not None:
-            return known
-        _ = self._dense_outputs  # outside of the clock
-        start = time.process_time()
-        found = self._outputs(widths)
-        evaluation = self._judge(widths, found, time.process_time() - start)
-        self._memo.put(evaluation)
-        return evaluation
+    @contextmanager
+    def network(self, widths: Sequence[int]) -> Iterator[nn.Module]:
+        """Lend a candidate; it changes with the next one."""
+        self._fill(self._candidate, widths)
+        yield self._candidate
 
     def sparse_model(self, widths: Sequence[int]) -> nn.Module:
         """Return a new network of these widths, on the CPU."""
@@ -145,35 +129,11 @@ class WeightPruner:
         self._fill(model, widths)
         return model
 
-    def close(self) -> None:
-        """Close the file of remembered evaluations."""
-        self._memo.close()
-
-    def _outputs(self, widths: Sequence[int]) -> Tensor:
-        self._fill(self._shell, widths)
-        return outputs(self._shell, self._images, self._batch_size)
-
     @torch.no_grad()
     def _fill(self, model: nn.Module, widths: Sequence[int]) -> None:
         modules = dict(model.named_modules())
         for name, kept in zip(self.names, self.kept(widths), strict=True):
             modules[name].weight.copy_(self._weights[name] * (self._ranks[name] < kept))
-
-    def _judge(self, widths: Sequence[int], found: Tensor, seconds: float) -> Evaluation:
-        whole = (WHOLE,) * len(self.layers)
-        macs, params = self.macs(widths), self.params(widths)
-        return Evaluation(
-            widths=tuple(int(width) for width in widths),
-            top1=top1(found, self._labels),
-            loss=cross_entropy(found, self._labels),
-            agreement=agreement(found, self._dense_outputs),
-            likeness=likeness(found, self._dense_outputs),
-            macs=macs,
-            params=params,
-            macs_ratio=macs / self.macs(whole),
-            params_ratio=params / self.params(whole),
-            seconds=seconds,
-        )
 
 
 def sparsity_fingerprint(model: nn.Module, data_fingerprint: str, *settings: object) -> str:

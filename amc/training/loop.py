@@ -1,19 +1,17 @@
-"""Train a network after pruning (or from scratch): SGD with momentum, warm-up, cosine, optional distillation.
+"""The training loop: SGD with momentum, warm-up, cosine schedule and optional distillation.
 
-A run that is killed at any moment and started again with the same arguments continues from its checkpoint and
-ends with the same weights bit for bit (on one kind of device and number of threads).
+A training that is killed at any moment and started again with the same arguments continues from its
+checkpoint and ends with the same weights bit for bit, on the same kind of device and with the same number
+of threads.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,24 +20,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from amc.data import Splits, check_labels
-from amc.digest import digest
-from amc.errors import AmcError
-from amc.files import atomic_write_bytes
-from amc.models.checkpoint import state_digest
+from amc.errors import AmcError, SettingError
+from amc.progress import progress
 from amc.scoring.precision import computes_bf16
 from amc.scoring.run import as_logits, evaluating, logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
+from amc.training.resume import restore_checkpoint, save_checkpoint, training_key
 from amc.training.settings import EpochRecord, TrainSettings, learning_rate
 
 EVALUATION_BATCH = 256
-
+"""Images per batch of the validation."""
 
 LOSS_CHECK_STEPS = 16
-"""Steps between two looks at the losses: each look makes a GPU wait."""
-
-
-_log = logging.getLogger(__name__)
+"""Steps between two checks of the losses; each check makes a GPU wait."""
 
 
 def train(
@@ -53,14 +47,32 @@ def train(
     checkpoint: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> nn.Module:
-    """Train `model` in place on `device`; return it in evaluation mode with the weights of the last epoch.
+    """Train ``model`` in place.
 
-    After each epoch the state is written to `checkpoint` and then `on_epoch` is called; epochs found in
-    `checkpoint` are not run, nor reported, again. A checkpoint of other arguments is ignored and overwritten.
-    The validation accuracy is on `splits.search_val`; it chooses nothing, and `splits.test` is not touched.
+    The validation accuracy is measured on ``splits.search_val``, and nothing is chosen by it. ``splits.test``
+    is not used.
+
+    Args:
+        model: maps images (N, *splits.input_shape) to logits (N, classes).
+        splits: training and validation images.
+        settings: how to train.
+        seed: of the batches, the augmentation and layers such as dropout.
+        device: where to train.
+        teacher: network whose outputs are distilled; required if ``settings.distill_weight`` is positive.
+        checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
+            reported again; a checkpoint of other arguments is overwritten.
+        on_epoch: called after each epoch, once its state is written.
+
+    Returns:
+        ``model`` in evaluation mode, with the weights of the last epoch.
+
+    Raises:
+        SettingError: distillation without a teacher.
+        AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
+            other classes than the teacher; or the loss is not finite.
     """
     if teacher is None and settings.distill_weight > 0:
-        raise AmcError(
+        raise SettingError(
             f"distill_weight={settings.distill_weight} without a teacher network: expected one, or "
             "distill_weight=0"
         )
@@ -77,7 +89,11 @@ def train(
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(teacher || student), mean over the images, of (N,K) logits softened by T = `temperature`.
+    """Return T^2 KL(teacher || student) in nats, the mean over the images.
+
+    Args:
+        student, teacher: logits (N, classes).
+        temperature: T, by which both logits are divided.
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
@@ -86,7 +102,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return optimiser groups: `weight_decay` on weights, none on norm layers and biases (at most 1-D)."""
+    """Return the optimiser's groups: ``weight_decay`` for weights, none for norm layers and biases (1-D)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = (
         ([parameter for parameter in trained if parameter.ndim > 1], weight_decay),
@@ -96,7 +112,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 class _Run:
-    """The state of one training: model, optimiser, how many epochs are finished, best accuracy so far."""
+    """The state of one training: model, optimiser, number of finished epochs, best accuracy so far."""
 
     def __init__(
         self,
@@ -109,7 +125,7 @@ class _Run:
         checkpoint: Path | None,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
-        # A copy: laid out for speed, it would no longer give the caller the same bits.
+        # A copy, as another memory format would change the bits that the caller gets from the teacher.
         self.teacher, self.checkpoint = copy.deepcopy(teacher), checkpoint
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
         self.key = "" if checkpoint is None else self._key()
@@ -122,18 +138,19 @@ class _Run:
         self.optimizer = torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
         )
-        self.finished, self.best = self._restore()
+        self.finished, self.best = 0, 0.0
+        if checkpoint is not None:
+            self.finished, self.best = restore_checkpoint(checkpoint, self.key, model, self.optimizer)
 
     def bar(self) -> tqdm:
-        """Return the progress bar over the batches of all epochs; none is drawn off a terminal."""
+        """Return the progress bar over the batches of all epochs."""
         steps = self.splits.steps_per_epoch
-        total, done = self.settings.epochs * steps, self.finished * steps
-        return tqdm(total=total, initial=done, desc="training", unit="batch", leave=False, disable=None)
+        return progress(self.settings.epochs * steps, "training", "batch", initial=self.finished * steps)
 
     def epoch(self, epoch: int, bar: tqdm) -> EpochRecord:
-        """Run epoch `epoch` (from 0), save the state and return the record."""
+        """Run epoch number ``epoch`` (from 0), save the state and return the record."""
         started = time.perf_counter()
-        torch.manual_seed(mix(self.seed, epoch, "train"))  # dropout and the like
+        torch.manual_seed(mix(self.seed, epoch, "train"))  # for layers such as dropout
         losses: list[float] = []
         pending: list[Tensor] = []
         self.model.train()
@@ -149,7 +166,16 @@ class _Run:
         validation = self.splits.search_val
         accuracy = top1(logits(self.model, validation.images, EVALUATION_BATCH), validation.labels)
         self.finished, self.best = epoch + 1, max(self.best, accuracy)
-        self._save()
+        if self.checkpoint is not None:
+            save_checkpoint(
+                self.checkpoint,
+                self.key,
+                self.model,
+                self.optimizer,
+                seed=self.seed,
+                finished=self.finished,
+                best=self.best,
+            )
         return EpochRecord(
             epoch=epoch + 1,
             epochs=self.settings.epochs,
@@ -160,7 +186,7 @@ class _Run:
         )
 
     def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Take optimiser step `step` (from 0) and return the loss, still on the device."""
+        """Take optimiser step number ``step`` (from 0); return the loss on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
         images = images.to(self.device, memory_format=torch.channels_last)
@@ -191,6 +217,7 @@ class _Run:
         return (1 - weight) * loss + weight * distilled
 
     def _checked(self, pending: list[Tensor], last: int, bar: tqdm) -> list[float]:
+        """Return the losses of the steps up to ``last`` as numbers; fail if one is not finite."""
         values = torch.stack(pending).tolist()
         for step, value in enumerate(values, last - len(values) + 2):
             if not math.isfinite(value):
@@ -206,64 +233,20 @@ class _Run:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _key(self) -> str:
-        """Hash everything that the result depends on, so that no other run's checkpoint is taken."""
-        about = {
-            "settings": asdict(self.settings),
-            "bf16": self.bf16,
-            "device": self.device.type,
-            "seed": self.seed,
-            "data": [self.splits.name, self.splits.fingerprint, self.splits.steps_per_epoch],
-            "model": state_digest(self.model.state_dict()),
-            "teacher": state_digest(self.teacher.state_dict()) if self.teacher is not None else None,
-        }
-        return digest(json.dumps(about, sort_keys=True))
-
-    def _momentum(self) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter, self.optimizer.state[parameter].get("momentum_buffer")
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        from safetensors.torch import save
-
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"momentum/{name}": buffer for name, _, buffer in self._momentum() if buffer is not None}
-        flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        about = {"key": self.key, "seed": self.seed, "epoch": self.finished, "best": self.best}
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(self.checkpoint, save(flat, {name: str(value) for name, value in about.items()}))
-
-    @torch.no_grad()
-    def _restore(self) -> tuple[int, float]:
-        """Load the checkpoint if it is of this very run; return its finished epochs and best accuracy."""
-        if self.checkpoint is None or not self.checkpoint.is_file():
-            return 0, 0.0
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                about = file.metadata() or {}
-                if about.get("key") != self.key:
-                    _log.warning("%s is of other settings: training starts anew", self.checkpoint)
-                    return 0, 0.0
-                for name, tensor in self.model.state_dict().items():
-                    tensor.copy_(file.get_tensor(f"model/{name}"))
-                saved = set(file.keys())
-                for name, parameter, _ in self._momentum():
-                    if f"momentum/{name}" in saved:
-                        buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum/{name}"))
-                        self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        except SafetensorError as error:
-            _log.warning("%s cannot be read (%s): training starts anew", self.checkpoint, error)
-            return 0, 0.0
-        return int(about["epoch"]), float(about["best"])
+        return training_key(
+            self.settings,
+            self.splits,
+            self.model,
+            self.teacher,
+            seed=self.seed,
+            device=self.device,
+            bf16=self.bf16,
+        )
 
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """Deterministic cuDNN, and the caller's random state given back afterwards."""
+    """Make cuDNN deterministic, and restore the caller's random state afterwards."""
     backend = torch.backends.cudnn
     before = backend.deterministic, backend.benchmark
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""How to train, and what an epoch gives."""
+"""The settings of a training, its learning-rate schedule and the record of an epoch."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train: `lr` is the peak, reached after `warmup_epochs` (or a fraction; at most half the run).
+    """How to train.
 
-    `precision` auto is bfloat16 autocast where the device computes in it, else fp32. `distill_weight` is the
-    share of the teacher's loss, `grad_clip` the largest gradient norm (None: no clipping).
+    Attributes:
+        epochs: number of passes over the training images.
+        lr: peak learning rate, which is reached at the end of the warm-up.
+        momentum, nesterov: of SGD.
+        weight_decay: of weights; norm layers and biases have none.
+        warmup_epochs: length of the warm-up, fractions allowed; at most half of the training.
+        label_smoothing: share of the label that is spread over all classes.
+        precision: ``auto`` is bfloat16 autocast on devices that have its arithmetic, fp32 on others.
+        distill_weight: share of the distillation loss, in [0, 1].
+        distill_temperature: temperature of the distillation loss.
+        grad_clip: largest gradient norm; None for no clipping.
+
+    Raises:
+        SettingError: an impossible value.
     """
 
     epochs: int
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = True
@@ -48,12 +60,21 @@ class TrainSettings:
         }
         for name, (good, expected) in checks.items():
             if not good:
-                raise AmcError(f"training setting {name}={getattr(self, name)}: expected {expected}")
+                raise SettingError(f"training setting {name}={getattr(self, name)}: expected {expected}")
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch: `epoch` counts from 1, `loss` is its mean, `lr` its last, `val_top1` in percent."""
+    """One finished epoch.
+
+    Attributes:
+        epoch: its number, from 1.
+        epochs: number of all epochs.
+        loss: mean training loss.
+        lr: learning rate of the last step.
+        val_top1: validation accuracy in percent.
+        seconds: duration, with the validation.
+    """
 
     epoch: int
     epochs: int
@@ -64,9 +85,10 @@ class EpochRecord:
 
 
 def learning_rate(step: int, settings: TrainSettings, steps_per_epoch: int) -> float:
-    """Return the rate of optimiser step `step` (from 0): linear up over the warm-up, then half a cosine down.
+    """Return the learning rate of optimiser step number ``step`` (from 0).
 
-    The first step has lr / (warm-up steps), the last warm-up step the full lr; one step past the end has 0.
+    It rises linearly over the warm-up, from lr / (warm-up steps) to lr, and falls by half a cosine, which
+    reaches 0 one step after the last.
     """
     total = settings.epochs * steps_per_epoch
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)

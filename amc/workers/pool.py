@@ -1,4 +1,4 @@
-"""Many workers that look like one compressor: known widths are remembered, others go to an idle worker."""
+"""Many workers that look like one evaluator: known widths are remembered, others go to an idle worker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from amc.errors import AmcError
 from amc.result import Evaluation
-from amc.workers.protocol import Answer, Backend, Worker, WorkerLost, WorkerSettings
+from amc.workers.protocol import Answer, Backend, Worker, WorkerLost
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import pack
 
 if TYPE_CHECKING:
-    from amc.candidate.evaluator import Compressor
+    from amc.candidate.builder import CandidateBuilder
+    from amc.candidate.evaluator import Evaluator
 
 RERUNS = 3
 """How often an evaluation whose worker was lost is run again."""
@@ -22,8 +24,8 @@ RERUNS = 3
 Log = Callable[[str], None]
 
 
-def open_pool(compressor: Compressor, settings: WorkerSettings, log: Log) -> WorkerPool:
-    """Start workers for a compressor and wait until they can evaluate.
+def open_pool(evaluator: Evaluator[CandidateBuilder], settings: WorkerSettings, log: Log) -> WorkerPool:
+    """Start workers for an evaluator and wait until they can evaluate.
 
     What all evaluations need is computed first, here and once. A network of minimal widths is built for the
     factorisations that it leaves behind: workers share them, too.
@@ -35,19 +37,19 @@ def open_pool(compressor: Compressor, settings: WorkerSettings, log: Log) -> Wor
     Raises:
         AmcError: the network cannot be sent to workers, or they cannot be started.
     """
-    compressor.prepare()
-    compressor.folded([1] * len(compressor.graph.groups))
-    return WorkerPool(compressor, _backend(compressor, settings), settings.count, log)
+    evaluator.prepare()
+    evaluator.builder.factorise()
+    return WorkerPool(evaluator, _backend(evaluator, settings), settings.count, log)
 
 
-def _backend(compressor: Compressor, settings: WorkerSettings) -> Backend:
+def _backend(evaluator: Evaluator[CandidateBuilder], settings: WorkerSettings) -> Backend:
     if settings.kind == "ray":
         from amc.workers.ray import RayBackend
 
-        return RayBackend(pack(compressor), settings, compressor.images.device)
+        return RayBackend(pack(evaluator.without_memory()), settings, evaluator.images.device)
     from amc.workers.process import ProcessBackend
 
-    return ProcessBackend(pack(compressor), settings.threads)
+    return ProcessBackend(pack(evaluator.without_memory()), settings.threads)
 
 
 class WorkerPool:
@@ -57,7 +59,7 @@ class WorkerPool:
     The results do not depend on the number of workers, nor on which of them evaluates what.
 
     Args:
-        compressor: answers known widths and remembers new ones.
+        evaluator: answers known widths and remembers new ones.
         backend: starts workers; closed with the pool.
         count: number of workers.
         log: told of every worker that was lost.
@@ -66,9 +68,11 @@ class WorkerPool:
         AmcError: the workers cannot be started.
     """
 
-    def __init__(self, compressor: Compressor, backend: Backend, count: int, log: Log) -> None:
-        self.macs = compressor.macs
-        self._compressor = compressor
+    def __init__(
+        self, evaluator: Evaluator[CandidateBuilder], backend: Backend, count: int, log: Log
+    ) -> None:
+        self.macs = evaluator.macs
+        self._evaluator = evaluator
         self._backend = backend
         self._log = log
         self._lock = threading.Lock()
@@ -100,7 +104,7 @@ class WorkerPool:
         """
         key = tuple(int(width) for width in widths)
         with self._lock:
-            known = self._compressor.known(key)
+            known = self._evaluator.known(key)
             if known is not None:
                 return known
             future = self._pending.get(key)
@@ -123,7 +127,7 @@ class WorkerPool:
         try:
             evaluation = self._evaluate(widths)
             with self._lock:
-                self._compressor.remember(evaluation)
+                self._evaluator.remember(evaluation)
         except BaseException as error:
             future.set_exception(error)
         else:

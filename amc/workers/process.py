@@ -25,7 +25,7 @@ class ProcessBackend:
     """Starts processes that share the payload's memory.
 
     Args:
-        payload: a packed compressor.
+        payload: a packed evaluator.
         threads: of each process.
     """
 
@@ -53,7 +53,7 @@ class ProcessWorker:
         theirs.close()  # so that the end of the process is the end of the pipe
 
     def ready(self) -> None:
-        """Wait until the compressor is rebuilt."""
+        """Wait until the evaluator is rebuilt."""
         error = self._receive()
         if error is not None:
             raise error
@@ -104,12 +104,12 @@ def _serve(connection: Connection, payload: Payload, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_up(threads)
-    compressor = attempt(unpack, payload)
-    failed = isinstance(compressor, Exception)
+    evaluator = attempt(unpack, payload)
+    failed = isinstance(evaluator, Exception)
     with suppress(EOFError, OSError):
-        connection.send(compressor if failed else None)
+        connection.send(evaluator if failed else None)
         while not failed:
-            connection.send(attempt(compressor.evaluate, connection.recv()))
+            connection.send(attempt(evaluator.evaluate, connection.recv()))
 
 
 def _end_with_parent() -> None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import pickle
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from amc.errors import AmcError
 from amc.result import Evaluation
-
-KINDS = ("serial", "process", "ray")
-"""``serial`` is no worker at all: the compressor itself evaluates."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``."""
@@ -32,13 +26,13 @@ class WorkerLost(RuntimeError):  # noqa: N818 - an event, handled by the pool
 
 
 class Worker(Protocol):
-    """A process that holds the compressor; one evaluation at a time, from any one thread."""
+    """A process that holds the evaluator; one evaluation at a time, from any one thread."""
 
     def ready(self) -> None:
         """Wait until the worker can evaluate.
 
         Raises:
-            AmcError: it cannot rebuild the compressor.
+            AmcError: it cannot rebuild the evaluator.
             WorkerLost: it died.
         """
         ...
@@ -66,40 +60,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give back what is not a worker's own; the workers are closed."""
         ...
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """Who evaluates candidates.
-
-    Attributes:
-        kind: one of ``KINDS``.
-        count: number of workers.
-        threads: of each worker. The last bits of a sum can depend on the number of threads: workers give the
-            bits of a compressor in this process if both compute with one thread.
-        address: of a running Ray cluster (``auto``, or ``HOST:PORT``); None starts Ray on this machine.
-    """
-
-    kind: str = "serial"
-    count: int = 2
-    threads: int = 1
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise AmcError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
-        for name in ("count", "threads"):
-            if getattr(self, name) < 1:
-                raise AmcError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
-        if self.address is not None and self.kind != "ray":
-            raise AmcError(f"workers.address is {self.address!r}, which only workers=ray uses")
-        if self.kind == "ray" and importlib.util.find_spec("ray") is None:
-            raise AmcError("workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'")
-
-    @property
-    def concurrency(self) -> int:
-        """How many candidates are evaluated at the same time."""
-        return 1 if self.kind == "serial" else self.count
 
 
 def set_up(threads: int) -> None:

@@ -1,6 +1,6 @@
 """Workers as Ray actors, on this machine or on the nodes of a Ray cluster.
 
-The nodes of a cluster need the same packages, this one among them. The compressor goes to the object store
+The nodes of a cluster need the same packages, this one among them. The evaluator goes to the object store
 once; the actors of one node share it. A cluster that asks for a token gets it the way Ray has it: from the
 environment variables ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
 """
@@ -22,7 +22,8 @@ import ray
 import torch
 
 from amc.errors import AmcError, first_line
-from amc.workers.protocol import Answer, WorkerLost, WorkerSettings, attempt, set_up
+from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import Payload, unpack
 
 
@@ -30,7 +31,7 @@ class RayBackend:
     """Starts actors of one CPU each.
 
     Args:
-        payload: a packed compressor.
+        payload: a packed evaluator.
         settings: number of actors, threads of each, address of the cluster.
         device: where candidates run; actors share the GPUs evenly if it is one.
 
@@ -72,7 +73,7 @@ class RayWorker:
         self._loaded = actor.load.remote(block, pickle_start, threads)
 
     def ready(self) -> None:
-        """Wait until the compressor is rebuilt."""
+        """Wait until the evaluator is rebuilt."""
         error = _result(self._loaded)
         if error is not None:
             raise error
@@ -89,11 +90,11 @@ class RayWorker:
 class _Actor:
     def load(self, block: np.ndarray, pickle_start: int, threads: int) -> Exception | None:
         set_up(threads)
-        self._compressor = attempt(unpack, Payload(_read_only(block), pickle_start))
-        return self._compressor if isinstance(self._compressor, Exception) else None
+        self._evaluator = attempt(unpack, Payload(_read_only(block), pickle_start))
+        return self._evaluator if isinstance(self._evaluator, Exception) else None
 
     def evaluate(self, widths: Sequence[int]) -> Answer:
-        return attempt(self._compressor.evaluate, widths)
+        return attempt(self._evaluator.evaluate, widths)
 
 
 def _read_only(block: np.ndarray) -> torch.Tensor:

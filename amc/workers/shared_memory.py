@@ -1,6 +1,6 @@
 """An object for many processes: the data of its tensors lies in one block of memory that all of them read.
 
-Pickled one by one, the tensors of a compressor would be copied to every worker, or would take a file
+Pickled one by one, the tensors of an evaluator would be copied to every worker, or would take a file
 descriptor each. Here the pickle holds places in the block instead of data, and follows the data in the block.
 """
 

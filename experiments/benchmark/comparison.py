@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, config_of
-from experiments.run.run import DENSE, Run
+from experiments.run.run import open_run
 from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap, bootstrap_difference
 
@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; see the module's docstring."""
     configs = {name: agent_config(name, options.episodes) for name in options.agents}
     with tempfile.TemporaryDirectory() as folder:
-        job = Run(config_of(*options.overrides), Path(options.folder or folder))
-        if not job.comes_trained and not (job.folder / DENSE).exists():
+        job = open_run(config_of(*options.overrides), Path(options.folder or folder))
+        if not job.problem.comes_trained and not job.folder.dense.exists():
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
                 run_stage(job, "train")
         problem = Problem(job, job.space)
@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             seeds = 1 if config.name in FIXED else options.seeds
             bar = tqdm(range(seeds), desc=name, disable=None)
             trials[name] = [problem.try_agent(config, seed) for seed in bar]
-        dense = problem.compressor.dense.top1
-        job.release()
+        dense = problem.evaluator.dense.top1
+        job.problem.release()
     first = trials[options.agents[0]]
     return {
         "overrides": options.overrides,

@@ -17,7 +17,7 @@ from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments.command import model_source
 from experiments.config import schema
-from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent
+from experiments.config.agents import ALLOCATIONS, Knowledge, check_agent, check_search, make_agent
 from experiments.run.run import Run
 
 FIXED = (*ALLOCATIONS, "netadapt")
@@ -65,18 +65,21 @@ class Problem:
     """
 
     def __init__(self, job: Run, space: WidthSpace) -> None:
-        self.compressor = job.compressor()
+        self.evaluator = job.problem.evaluator()
+        self._curves = job.problem.curves()
         self.space = space
         self.budget, self.reward = job.budget, job.reward
-        self.macs = self.compressor.macs
-        self._scores = partial(global_scores, job.dense, job.graph, calibration=job.splits.calibration)
-        self._features = group_features(job.graph)
+        self.macs = self.evaluator.macs
+        self._scores = partial(
+            global_scores, job.problem.dense, job.problem.graph, calibration=job.problem.splits.calibration
+        )
+        self._features = group_features(job.problem.graph)
         self._seen: set[tuple[int, ...]] = set()
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Look the answer up, or compute it."""
         self._seen.add(tuple(widths))
-        return self.compressor.evaluate(widths)
+        return self.evaluator.evaluate(widths)
 
     def try_agent(self, config: schema.AgentConfig, seed: int) -> Trial:
         """Run one search."""
@@ -88,16 +91,15 @@ class Problem:
             if episode.eligible:
                 values.append(max(episode.value, values[-1] if values else episode.value))
 
-        search = make_agent(
-            config,
+        known = Knowledge(
             self.space,
             self.budget,
-            self.compressor.errors,
-            seed,
-            lambda: self._env(enforced=False),
-            self._scores,
-            lambda: self.reward(self.compressor.dense),
+            curves=self._curves,
+            relaxed_env=lambda: self._env(enforced=False),
+            ceiling=lambda: self.reward(self.evaluator.dense),
+            scores=self._scores,
         )
+        search = make_agent(config, known, seed)
         best = search([self._env(enforced=True)], on_episode).best.value
         assert best == values[-1]
         return Trial(tuple(values), len(self._seen))

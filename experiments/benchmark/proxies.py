@@ -27,7 +27,7 @@ from amc.errors import AmcError
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from experiments.benchmark.problem import config_of
-from experiments.run.run import Run
+from experiments.run.run import Run, open_run
 from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap_correlation
 
@@ -61,13 +61,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.networks < 5:
         raise AmcError(f"--networks is {options.networks}; expected at least 5 for a rank correlation")
     with tempfile.TemporaryDirectory() as folder:
-        job = Run(config_of(*options.overrides), Path(folder))
-        if not job.comes_trained:
+        job = open_run(config_of(*options.overrides), Path(folder))
+        if not job.problem.comes_trained:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
                 run_stage(job, "train")
         judge = _judge(job, options.images)
         rows = [judge(widths) for widths in tqdm(_networks(job, options), disable=None)]
-        job.release()
+        job.problem.release()
     truth = {name: [row[f"test {name}"] for row in rows] for name in TRUTH}
     return {
         "overrides": options.overrides,
@@ -88,7 +88,7 @@ def _correlation(one: list[float], other: list[float]) -> list[float]:
 
 
 def _networks(job: Run, options: argparse.Namespace) -> list[tuple[int, ...]]:
-    start = greedy_widths(job.space, job.budget, job.compressor().errors())
+    start = greedy_widths(job.space, job.budget, job.problem.curves()())
     drawn = around(start, job.space, job.budget, options.spread, job.config.seed)
     return list(islice(drawn, options.networks))
 
@@ -111,17 +111,17 @@ def around(
 
 def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], dict[str, float]]:
     """Return what judges one network on the search's images and the test images."""
-    compressor, test = job.compressor(), job.splits.test()
-    images, batch = test.images.to(compressor.images), compressor.settings.batch_size
-    dense = compressor.dense_outputs
-    dense_on_test = outputs(compressor.candidate(job.graph.dense_widths), images, batch)
+    evaluator, test = job.problem.evaluator(), job.problem.splits.test()
+    images, batch = test.images.to(evaluator.images), evaluator.batch_size
+    dense = evaluator.dense_outputs
+    dense_on_test = evaluator.outputs(job.problem.graph.dense_widths, images)
     sizes = sorted({min(count, len(dense)) for count in (*counts, len(dense))})
 
     def judge(widths: tuple[int, ...]) -> dict[str, float]:
-        model = compressor.candidate(widths)
-        found, on_test = compressor.outputs(model), outputs(model, images, batch)
+        with evaluator.builder.network(widths) as model:
+            found, on_test = outputs(model, evaluator.images, batch), outputs(model, images, batch)
         row = {
-            f"{name} on {n}": score(found[:n], dense[:n], compressor.labels[:n])
+            f"{name} on {n}": score(found[:n], dense[:n], evaluator.labels[:n])
             for n in sizes
             for name, score in SCORES.items()
         }

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from amc.budget.widths import WidthSpace
 from experiments.benchmark.problem import FIXED, Problem, agent_config, config_of
-from experiments.run.run import Run
+from experiments.run.run import Run, open_run
 from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap
 
@@ -51,11 +51,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         job = _job(Path(folder), options)
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
             run_stage(job, "train")
-        problem = Problem(job, _coarse(job.graph.group_names, job.graph.dense_widths))
+        problem = Problem(job, _coarse(job.problem.graph.group_names, job.problem.graph.dense_widths))
         returns = np.sort(_all_returns(problem))
         agents = {name: _regrets(name, problem, returns, options) for name in options.agents}
-        dense_top1 = problem.compressor.dense.top1
-        job.release()
+        dense_top1 = problem.evaluator.dense.top1
+        job.problem.release()
     return {
         "policies": len(returns),
         "best_return": float(returns[-1]),
@@ -76,7 +76,7 @@ def _job(folder: Path, options: argparse.Namespace) -> Run:
         "compressor.exclude=[layer1.0.conv1,layer1.1.conv1]",
         "reward=agreement",
     )
-    return Run(config, folder)
+    return open_run(config, folder)
 
 
 def _coarse(names: Sequence[str], dense: Sequence[int]) -> WidthSpace:

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from agents import DDPGSettings, Episode, ddpg_search
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.evaluator import Evaluator, channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
@@ -34,6 +35,7 @@ from amc.models import ModelSpec, build
 from amc.refit.moments import refit_layers
 from amc.result import Evaluation
 from amc.scoring.precision import PRECISIONS
+from amc.scoring.run import outputs
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
 
@@ -43,19 +45,24 @@ CLASSES = {True: 10, False: 1000}
 class _Timed:
     """The physics with a clock on its two parts, and the pure forward pass of each network beside them."""
 
-    def __init__(self, compressor: Compressor) -> None:
-        self._compressor = compressor
+    def __init__(self, evaluator: Evaluator[CandidateBuilder]) -> None:
+        self._evaluator = evaluator
         self.rows: list[dict[str, float]] = []
 
     def macs(self, widths: Sequence[int]) -> int:
-        return self._compressor.macs(widths)
+        return self._evaluator.macs(widths)
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        build, model = _cpu_seconds(lambda: self._compressor.candidate(widths))
-        forward, outputs = _cpu_seconds(lambda: self._compressor.outputs(model))
-        scoring, evaluation = _cpu_seconds(lambda: self._compressor.judge(widths, outputs))
-        images, size = self._compressor.images, self._compressor.settings.batch_size
-        pure, _ = _cpu_seconds(lambda: _forward(copy.deepcopy(model), images, size))
+        evaluator = self._evaluator
+        images, size = evaluator.images, evaluator.batch_size
+        evaluator.prepare()
+        start = time.process_time()
+        with evaluator.builder.network(widths) as model:
+            build = time.process_time() - start
+            forward, found = _cpu_seconds(lambda: outputs(model, images, size))
+            own = copy.deepcopy(model)
+        scoring, evaluation = _cpu_seconds(lambda: evaluator.judge(widths, found))
+        pure, _ = _cpu_seconds(lambda: _forward(own, images, size))
         self.rows.append({"build": build, "forward": forward, "scoring": scoring, "pure_forward": pure})
         return evaluation
 
@@ -81,12 +88,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
 
     start = time.process_time()
-    settings = CompressorSettings(batch_size=options.batch_size, precision=options.precision)
-    compressor = Compressor(model, graph, unlabelled, LabelledImages(images, labels), settings)
-    _ = compressor.dense
+    settings = CandidateSettings(batch_size=options.batch_size, precision=options.precision)
+    evaluator = channel_evaluator(model, graph, unlabelled, LabelledImages(images, labels), settings)
+    evaluator.prepare()
     one_off = time.process_time() - start
 
-    episodes = _time_episodes(compressor, graph, options)
+    episodes = _time_episodes(evaluator, graph, options)
     report = {
         "model": options.model,
         "resolution": options.resolution,
@@ -106,10 +113,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _time_episodes(compressor: Compressor, graph: Graph, options: argparse.Namespace) -> dict[str, Any]:
-    timed = _Timed(compressor)
+def _time_episodes(
+    evaluator: Evaluator[CandidateBuilder], graph: Graph, options: argparse.Namespace
+) -> dict[str, Any]:
+    timed = _Timed(evaluator)
     space = width_space(graph.group_names, graph.dense_widths, round_to=options.round_to)
-    budget = make_budget("macs", options.macs_ratio, compressor.macs, graph.dense_widths)
+    budget = make_budget("macs", options.macs_ratio, evaluator.macs, graph.dense_widths)
     env = ChannelPruningEnv(timed, space, budget, get_reward("accuracy"), group_features(graph))
     totals: list[float] = []
     mark = time.process_time()

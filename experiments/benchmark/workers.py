@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.evaluator import Evaluator, channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.result import Evaluation
-from amc.workers import WorkerPool, WorkerSettings, open_pool
+from amc.workers.pool import WorkerPool, open_pool
+from amc.workers.settings import WorkerSettings
 
 Widths = Sequence[int]
 
@@ -73,17 +75,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _compressor(options: argparse.Namespace) -> Compressor:
+def _compressor(options: argparse.Namespace) -> Evaluator[CandidateBuilder]:
     torch.manual_seed(options.seed)
     shape = (3, options.resolution, options.resolution)
     model = build(ModelSpec(options.model, 10, shape), trust_dotted_path=True).eval()
     graph = trace(model, torch.zeros(1, *shape))
-    return Compressor(
+    return channel_evaluator(
         model,
         graph,
         _random_images(options.calibration, shape),
         _random_images(options.images, shape),
-        CompressorSettings(),
+        CandidateSettings(),
     )
 
 
@@ -92,16 +94,16 @@ def _random_images(count: int, shape: tuple[int, ...]) -> LabelledImages:
 
 
 def _alternate(
-    compressor: Compressor, pool: WorkerPool, options: argparse.Namespace
+    evaluator: Evaluator[CandidateBuilder], pool: WorkerPool, options: argparse.Namespace
 ) -> list[tuple[float, float]]:
     """Return wall-clock seconds of every round, serial and with workers; a first round warms up."""
     rng = np.random.default_rng(options.seed)
-    dense = np.array(compressor.graph.dense_widths)
+    dense = np.array(evaluator.builder.graph.dense_widths)
     seconds = []
     for _ in tqdm(range(1 + options.rounds), desc="rounds", disable=None):
         widths = rng.integers(-(-dense // 5), dense, endpoint=True, size=(options.evaluations, len(dense)))
         many, found = _parallel(pool, widths.tolist(), options.workers)
-        one, expected = _serial(compressor, widths.tolist())
+        one, expected = _serial(evaluator, widths.tolist())
         assert found == expected, "workers and a single process must agree to the bit"
         seconds.append((one, many))
     return seconds[1:]
@@ -114,8 +116,8 @@ def _parallel(pool: WorkerPool, widths: list[Widths], workers: int) -> tuple[flo
         return time.perf_counter() - start, found
 
 
-def _serial(compressor: Compressor, widths: list[Widths]) -> tuple[float, list[Evaluation]]:
+def _serial(evaluator: Evaluator[CandidateBuilder], widths: list[Widths]) -> tuple[float, list[Evaluation]]:
     """Evaluate in this process, without the memory that the workers have just filled."""
     start = time.perf_counter()
-    found = [compressor.judge(each, compressor.outputs(compressor.candidate(each))) for each in widths]
+    found = [evaluator.judge(each, evaluator.outputs(each)) for each in widths]
     return time.perf_counter() - start, found

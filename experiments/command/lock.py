@@ -2,70 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from amc.errors import AmcError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock
-    fcntl = None  # type: ignore[assignment]
-
 FILE = ".lock"
-_held: set[int] = set()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``, which is made if need be; a killed process holds nothing.
+    """Keep other processes out of ``folder``, which is made if need be.
 
-    Where the file system has no locks, or no file can be made, the work goes on without.
+    The operating system holds the lock, so that a killed process leaves none. The work goes on without a lock
+    if the file system has no locks or the file cannot be made.
 
     Raises:
-        AmcError: another process is in it.
+        AmcError: another process works in the folder.
     """
-    descriptor = _take(folder)
-    try:
+    with _held(folder):
         yield
-    finally:
-        if descriptor is not None:
-            _held.discard(descriptor)
-            os.close(descriptor)
 
 
-def _take(folder: Path) -> int | None:
-    """Return the descriptor that holds the lock. The file stays: removing it would let two processes in."""
-    if fcntl is None:
-        return None
+def _held(folder: Path) -> AbstractContextManager[object]:
+    # A soft lock, the mere existence of a file, would outlive a killed process.
+    lock = FileLock(folder / FILE, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:
-        return None  # whoever writes there next says what is wrong
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+        return lock.acquire()
+    except Timeout as error:
         raise AmcError(
             f"another process works in {folder}: wait for its end, or choose another folder"
         ) from error
-    except OSError:  # no locks on this file system
-        os.close(descriptor)
-        return None
-    _held.add(descriptor)
-    return descriptor
-
-
-def _forget() -> None:
-    """Close what a fork has copied: it would hold the lock on after a kill of the process that took it."""
-    for descriptor in _held:
-        with suppress(OSError):
-            os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    except OSError:  # the next writer into this folder reports the cause
+        return nullcontext()

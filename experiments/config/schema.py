@@ -1,15 +1,96 @@
 """The configuration, typed: Hydra refuses any key that is not declared here.
 
-Only the standard library, Hydra and OmegaConf are imported, so that ``amc --help`` answers at once.
+Sections that fill settings of the library are derived from them (``derive``). Nothing here imports torch, so
+that ``amc --help`` answers at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from amc.candidate.settings import CandidateSettings
+from amc.latency.remote.adb import AdbSettings
+from amc.latency.remote.ssh import SshSettings
+from amc.latency.serving import ServeSettings
+from amc.training.settings import TrainSettings
+from amc.workers.settings import WorkerSettings
+from experiments.config.derive import path, section
+
+if TYPE_CHECKING:
+
+    class CompressorConfig(CandidateSettings):
+        """See ``amc.candidate.settings.CandidateSettings``.
+
+        ``exclude`` lists groups (patterns) that keep every channel. ``prune_coupled`` says whether groups
+        that several layers produce together (residual streams) are pruned. A layer of N inputs (channels
+        times kernel) takes a few times N^2 * 8 bytes; groups read by a layer of more than ``max_inputs``
+        inputs stay whole.
+        """
+
+        exclude: list[str]
+        prune_coupled: bool
+        max_inputs: int
+
+    class WorkersConfig(WorkerSettings):
+        """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
+
+    class TrainConfig(TrainSettings):
+        """See ``amc.training.settings.TrainSettings``."""
+
+    class AdbConfig(AdbSettings):
+        """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
+
+    class SshConfig(SshSettings):
+        """A remote host: see ``amc.latency.remote.ssh.SshSettings``."""
+
+    class ServeConfig(ServeSettings):
+        """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
+
+        backend: str
+        batch: int
+
+else:
+    CompressorConfig = section(
+        "CompressorConfig",
+        CandidateSettings,
+        "See ``amc.candidate.settings.CandidateSettings``.",
+        exclude=(list[str], []),
+        prune_coupled=(bool, True),
+        max_inputs=(int, 10_000),
+    )
+    WorkersConfig = section(
+        "WorkersConfig",
+        WorkerSettings,
+        "Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``.",
+        kind=(str, MISSING),
+    )
+    TrainConfig = section(
+        "TrainConfig",
+        TrainSettings,
+        "See ``amc.training.settings.TrainSettings``.",
+    )
+    AdbConfig = section(
+        "AdbConfig",
+        AdbSettings,
+        "An Android phone: see ``amc.latency.remote.adb.AdbSettings``.",
+        runner=(str | None, path()),
+    )
+    SshConfig = section(
+        "SshConfig",
+        SshSettings,
+        "A remote host: see ``amc.latency.remote.ssh.SshSettings``.",
+    )
+    ServeConfig = section(
+        "ServeConfig",
+        ServeSettings,
+        "A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``.",
+        backend=(str, "onnxruntime"),
+        batch=(int, 1),
+    )
 
 
 @dataclass
@@ -22,9 +103,9 @@ class ModelConfig:
     """
 
     name: str = MISSING
-    checkpoint: str | None = None
+    checkpoint: str | None = path()
     pretrained: bool = False
-    start: str | None = None
+    start: str | None = path()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +136,7 @@ class Cifar10Data(DataConfig):
     """CIFAR-10 from ``root``/cifar-10-batches-py."""
 
     name: str = "cifar10"
-    root: str | None = None
+    root: str | None = path()
     download: bool = False
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -66,7 +147,7 @@ class ImageFolderData(DataConfig):
     """Folders of images in ImageNet's layout under ``root``."""
 
     name: str = "imagefolder"
-    root: str | None = None
+    root: str | None = path()
     train: str = "train"
     test: str = "val"
     search_val_dir: str | None = None
@@ -195,41 +276,6 @@ class NetAdaptConfig(AgentConfig):
 
 
 @dataclass
-class CompressorConfig:
-    """See ``amc.candidate.settings.CompressorSettings``.
-
-    ``exclude`` lists groups (patterns) that keep every channel; ``prune_coupled`` says whether groups that
-    several layers produce together (residual streams) are pruned. A layer of N inputs (channels times kernel)
-    takes N^2 * 8 bytes a few times over; groups that one of more than ``max_inputs`` reads are left whole.
-    """
-
-    order: str = "obs"
-    refit: bool = True
-    ridge: float = 1e-4
-    positions_per_image: int = 16
-    batch_size: int = 128
-    cache_mib: int = 1024
-    sequential_images: int = 0
-    reestimate_norms: bool = True
-    activation_rounds: int = 0
-    precision: str = "float32"
-    measured_images: int = 64
-    exclude: list[str] = field(default_factory=list)
-    prune_coupled: bool = True
-    max_inputs: int = 10_000
-
-
-@dataclass
-class WorkersConfig:
-    """Who evaluates candidates: see ``amc.workers.WorkerSettings``; ``serial`` uses no other key."""
-
-    kind: str = MISSING
-    count: int = 2
-    threads: int = 1
-    address: str | None = None
-
-
-@dataclass
 class PruneConfig:
     """The network that is kept: ``sequential`` refits it layer by layer (``amc.refit.sequential``).
 
@@ -244,23 +290,6 @@ class PruneConfig:
 
 
 @dataclass
-class TrainConfig:
-    """See ``amc.training.settings.TrainSettings``."""
-
-    epochs: int = MISSING
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = True
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    precision: str = "auto"
-    distill_weight: float = 0.0
-    distill_temperature: float = 4.0
-    grad_clip: float | None = None
-
-
-@dataclass
 class ExportConfig:
     """``formats``: see ``amc.export.FORMATS``; ``opset`` is ONNX's.
 
@@ -270,32 +299,6 @@ class ExportConfig:
     formats: list[str] = field(default_factory=lambda: ["onnx"])
     tolerance: float = 1e-4
     opset: int | None = None
-
-
-@dataclass
-class AdbConfig:
-    """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
-
-    runner: str | None = None
-    format: str = "litert"
-    serial: str | None = None
-    cores: str | None = None
-    runs: int = 50
-    max_celsius: float | None = 35.0
-    cool_seconds: float = 600.0
-    thermal_file: str | None = None
-    arguments: str | None = None
-    pattern: str | None = None
-
-
-@dataclass
-class SshConfig:
-    """A remote host: see ``amc.latency.remote.ssh.SshSettings``."""
-
-    host: str | None = None
-    python: str = "python3"
-    options: list[str] = field(default_factory=list)
-    timeout: float = 1800.0
 
 
 @dataclass
@@ -335,20 +338,8 @@ class ProfileConfig:
     fit: int = 12
     held_out: int = 10
     widths: bool = True
-    tables: str | None = None
+    tables: str | None = path()
     repairs: int = 5
-
-
-@dataclass
-class ServeConfig:
-    """A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``."""
-
-    backend: str = "onnxruntime"
-    batch: int = 1
-    rate: float | None = None
-    seconds: float = 10.0
-    slices: int = 10
-    deadline_ms: float | None = None
 
 
 @dataclass
@@ -390,7 +381,7 @@ class Config:
     name: str = MISSING
     seed: int = 0
     run_dir: str = MISSING
-    strategy: str | None = None
+    strategy: str | None = path()
     reward: str = MISSING
     device: str = "auto"
     threads: int | None = None

@@ -26,6 +26,18 @@ STAGES: Mapping[str, str] = {
 """Name of a stage -> its module in ``experiments.stages``."""
 
 
+WITH_DENSE = (
+    "search",
+    "prune",
+    "finetune",
+    "compare",
+    "correlate",
+    "evaluate",
+    "benchmark",
+    "serve",
+    "sparsify",
+)
+"""Stages that need the trained dense network; it is kept in the run folder before the first of them."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not ask for the budget: run once for all budgets of a job."""
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from amc.budget.widths import width_space
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import InexactError, check_exactness
@@ -99,12 +99,14 @@ def _folded_difference(model: nn.Module, graph: Graph, seed: int) -> float:
     """
     images = torch.randn(2, *graph.input_shape, generator=torch.Generator().manual_seed(seed))
     data = LabelledImages(images, torch.zeros(len(images), dtype=torch.int64))
-    compressor = Compressor(model, graph, data, data, CompressorSettings(order="random", refit=False))
+    builder = CandidateBuilder(model, graph, data, CandidateSettings(order="random", refit=False))
     draw = random.Random(seed)
     widths = tuple(draw.randint((width + 1) // 2, width) for width in graph.dense_widths)
-    cut = outputs(compressor.pruned_model(widths).eval(), images, len(images))
-    folded = outputs(compressor.folded(widths), images, len(images))
-    difference = float((cut - folded).abs().max() / cut.abs().max().clamp(min=1e-12))
+    cut = builder.cut(widths)
+    sliced = outputs(builder.pruned_model(cut).eval(), images, len(images))
+    with builder.looked_up(cut) as candidate:
+        folded = outputs(candidate, images, len(images))
+    difference = float((sliced - folded).abs().max() / sliced.abs().max().clamp(min=1e-12))
     if not difference <= FOLDED_TOLERANCE:
         raise AmcError(f"the folded candidate differs from the cut network by {difference:.3g}")
     return difference

@@ -6,32 +6,34 @@ same picture follows a light and a dark theme. Text stays text. The same input g
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from experiments.report.svg import svg
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Json = Mapping[str, Any]
 
 INK, MUTED, GRID, ACCENT, WARM, BEST = (f"#0102{n:02x}" for n in range(6))
 """Placeholder colours: text, secondary marks, grid lines, kept channels and search, warm-up, best so far."""
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WARM: "warm", BEST: "best"}
 _INCH_WIDE = 9.6
+_AXIS = {
+    "top1": "top-1 during the search, %",
+    "likeness": "likeness during the search",
+    "return": "return",
+}
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text, not glyph outlines: small, selectable, in the page's colours
-    "text.parse_math": False,  # a "$" in a layer's name is a dollar sign
     "font.size": 10,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "xtick.color": GRID,
@@ -39,7 +41,6 @@ _STYLE: dict[str, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "text.color": INK,
-    "legend.frameon": False,
 }
 
 _RING: dict[str, Any] = {
@@ -50,47 +51,46 @@ _RING: dict[str, Any] = {
 }
 
 
-def widths_svg(groups: Sequence[Mapping[str, Any]]) -> str:
+def widths_svg(groups: Sequence[Json]) -> str:
     """Draw channels per group (dense outlined, kept filled) beside the share that is kept.
 
     Each group has ``name`` and the channel counts ``dense`` and ``kept``.
     """
-    return _render(
-        "widths", _INCH_WIDE, 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups)
-    )
+    return _render("widths", 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups))
 
 
-def densities_svg(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the share of its weights that every layer keeps, a line a round of fine-grained pruning.
+def densities_svg(rounds: Sequence[Json]) -> str:
+    """Draw the share of its weights that every layer keeps, one line for each round of fine-grained pruning.
 
     Each round has ``density`` (of all weights) and ``layers`` with ``name``, ``weights`` and ``kept``.
     """
-    return _render("densities", _INCH_WIDE, 3.6, lambda figure: _draw_densities(figure, rounds))
+    return _render("densities", 3.6, lambda figure: _draw_densities(figure, rounds))
 
 
-def search_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
+def search_svg(episodes: Sequence[Json]) -> str:
     """Draw the return of every episode, the best so far, and the warm-up as a shaded span.
 
     Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``).
     """
-    return _render("search", _INCH_WIDE, 3.6, lambda figure: _draw_search(figure, episodes))
+    return _render("search", 3.6, lambda figure: _draw_search(figure, episodes))
 
 
-def scatter_svg(episodes: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the accuracy of every episode in percent against its MACs in percent of the dense network's.
+def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
+    """Draw a score of every episode against its MACs in percent of the dense network's.
 
-    Each episode has ``macs_ratio`` (fraction), ``top1`` (percent), ``return`` and ``phase``.
+    Each episode has ``macs_ratio`` (fraction), ``return``, ``phase`` and the score: ``top1`` (percent), or
+    ``likeness`` for a network without accuracy.
     """
-    return _render("scatter", _INCH_WIDE, 4.2, lambda figure: _draw_scatter(figure, episodes))
+    return _render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
 
 
 def fronts_svg(
-    points: Sequence[Mapping[str, Any]],
-    fronts: Mapping[str, Sequence[Mapping[str, Any]]],
+    points: Sequence[Json],
+    fronts: Mapping[str, Sequence[Json]],
     score: str,
     *,
     dense: float | None = None,
-    chosen: Sequence[Mapping[str, Any]] = (),
+    chosen: Sequence[Json] = (),
 ) -> str:
     """Draw a score against MACs and against parameters, in percent of the dense network's.
 
@@ -102,24 +102,32 @@ def fronts_svg(
         dense: the dense network's score, if known.
         chosen: the networks that were kept.
     """
-    return _render(
-        f"front-{score}",
-        _INCH_WIDE,
-        4.2,
-        lambda figure: _draw_fronts(figure, points, fronts, score, dense, chosen),
-    )
+
+    def draw(figure: Figure) -> None:
+        _draw_fronts(figure, points, fronts, score, dense, chosen)
+
+    return _render(f"front-{score}", 4.2, draw)
 
 
-def _draw_widths(figure: Figure, groups: Sequence[Mapping[str, Any]]) -> None:
-    rows = range(len(groups))
+def _draw_widths(figure: Figure, groups: Sequence[Json]) -> None:
+    channels, preserved = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     dense = [group["dense"] for group in groups]
     kept = [group["kept"] for group in groups]
-    shares = [100 * k / d if d else 0.0 for k, d in zip(kept, dense, strict=True)]
-    channels, preserved = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    channels.barh(rows, kept, height=0.62, color=ACCENT, label="kept")
-    channels.barh(rows, dense, height=0.62, facecolor="none", edgecolor=MUTED, linewidth=0.9, label="dense")
+    _draw_channels(channels, dense, kept)
+    channels.set_yticks(range(len(groups)), [_shortened(str(group["name"])) for group in groups])
+    channels.tick_params(axis="y", length=0, pad=6, labelcolor=INK)
+    channels.set_ylim(len(groups) - 0.4, -0.6)
+    _draw_shares(preserved, [100 * k / d if d else 0.0 for k, d in zip(kept, dense, strict=True)])
+    _legend(channels, columns=2)
+
+
+def _draw_channels(axes: Axes, dense: Sequence[int], kept: Sequence[int]) -> None:
+    """Draw channel counts of every group as bars with both numbers beside them."""
+    rows = range(len(dense))
+    axes.barh(rows, kept, height=0.62, color=ACCENT, label="kept")
+    axes.barh(rows, dense, height=0.62, facecolor="none", edgecolor=MUTED, linewidth=0.9, label="dense")
     for row in rows:
-        channels.annotate(
+        axes.annotate(
             f"{kept[row]} / {dense[row]}",
             (dense[row], row),
             xytext=(5, 0),
@@ -128,22 +136,23 @@ def _draw_widths(figure: Figure, groups: Sequence[Mapping[str, Any]]) -> None:
             color=MUTED,
             fontsize=8.5,
         )
-    channels.set_yticks(rows, [_shortened(str(group["name"])) for group in groups])
-    channels.tick_params(axis="y", length=0, pad=6, labelcolor=INK)
-    channels.set_ylim(len(groups) - 0.4, -0.6)
-    channels.set_xlim(0, 1.16 * max(dense))
-    channels.set_xlabel("channels")
-    channels.grid(visible=False, axis="y")
-    preserved.hlines(rows, 0, shares, color=ACCENT, linewidth=1.4)
-    preserved.plot(shares, rows, "o", color=ACCENT, markersize=4.5)
-    preserved.set_xlim(0, 104)
-    preserved.set_xlabel("channels kept, %")
-    preserved.tick_params(axis="y", length=0, labelleft=False)
-    preserved.grid(visible=False, axis="y")
-    _legend(channels, columns=2)
+    axes.set_xlim(0, 1.16 * max(dense))
+    axes.set_xlabel("channels")
+    axes.grid(visible=False, axis="y")
 
 
-def _draw_densities(figure: Figure, rounds: Sequence[Mapping[str, Any]]) -> None:
+def _draw_shares(axes: Axes, shares: Sequence[float]) -> None:
+    """Draw the share of channels that every group keeps, in percent."""
+    rows = range(len(shares))
+    axes.hlines(rows, 0, shares, color=ACCENT, linewidth=1.4)
+    axes.plot(shares, rows, "o", color=ACCENT, markersize=4.5)
+    axes.set_xlim(0, 104)
+    axes.set_xlabel("channels kept, %")
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_densities(figure: Figure, rounds: Sequence[Json]) -> None:
     axes = figure.add_subplot()
     for index, own in enumerate(rounds):
         shares = [100 * layer["kept"] / layer["weights"] for layer in own["layers"]]
@@ -162,7 +171,7 @@ def _draw_densities(figure: Figure, rounds: Sequence[Mapping[str, Any]]) -> None
     _legend(axes, columns=len(rounds))
 
 
-def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
+def _draw_search(figure: Figure, episodes: Sequence[Json]) -> None:
     axes = figure.subplots()
     warmup = [episode["episode"] for episode in episodes if episode.get("phase") == "warmup"]
     if warmup:
@@ -182,39 +191,40 @@ def _draw_search(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
     _legend(axes, columns=3)
 
 
-def _draw_scatter(figure: Figure, episodes: Sequence[Mapping[str, Any]]) -> None:
+def _draw_scatter(figure: Figure, episodes: Sequence[Json], score: str) -> None:
     axes = figure.subplots()
+
+    def place(some: Sequence[Json]) -> tuple[list[float], list[float]]:
+        return [100 * episode["macs_ratio"] for episode in some], [episode[score] for episode in some]
+
     phases = (
         ("warmup", WARM, "warm-up"),
         ("search", ACCENT, "search"),
         ("relaxed", MUTED, "over the budget"),
     )
     for phase, color, label in phases:
-        points = [episode for episode in episodes if episode.get("phase") == phase]
-        if points:
-            axes.plot(
-                *_macs_and_top1(points), "o", color=color, markersize=4.4, alpha=0.65, mew=0, label=label
-            )
+        if points := [episode for episode in episodes if episode.get("phase") == phase]:
+            axes.plot(*place(points), "o", color=color, markersize=4.4, alpha=0.65, mew=0, label=label)
     if kept := [episode for episode in episodes if episode.get("phase") != "relaxed"]:
         best = max(kept, key=lambda episode: episode["return"])
-        axes.plot(*_macs_and_top1([best]), "o", **_RING, label="best return")
+        axes.plot(*place([best]), "o", **_RING, label="best return")
     axes.set_xlabel("MACs, % of dense")
-    axes.set_ylabel("top-1 during the search, %")
+    axes.set_ylabel(_AXIS[score])
     _legend(axes, columns=4)
 
 
 def _draw_fronts(
     figure: Figure,
-    points: Sequence[Mapping[str, Any]],
-    fronts: Mapping[str, Sequence[Mapping[str, Any]]],
+    points: Sequence[Json],
+    fronts: Mapping[str, Sequence[Json]],
     score: str,
     dense: float | None,
-    chosen: Sequence[Mapping[str, Any]],
+    chosen: Sequence[Json],
 ) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, cost, title in zip(panels, ("macs", "params"), ("MACs", "parameters"), strict=True):
 
-        def place(some: Sequence[Mapping[str, Any]], ratio: str = f"{cost}_ratio") -> tuple[list, list]:
+        def place(some: Sequence[Json], ratio: str = f"{cost}_ratio") -> tuple[list, list]:
             return [100 * point[ratio] for point in some], [point[score] for point in some]
 
         axes.plot(*place(points), "o", color=WARM, markersize=3.6, alpha=0.35, mew=0, label="judged")
@@ -224,13 +234,8 @@ def _draw_fronts(
         if chosen:
             axes.plot(*place(chosen), "o", **_RING, label="chosen")
         axes.set_xlabel(f"{title}, % of dense")
-    panels[0].set_ylabel("top-1 during the search, %" if score == "top1" else score)
+    panels[0].set_ylabel(_AXIS[score])
     _legend(panels[1], columns=4)
-
-
-def _macs_and_top1(episodes: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Both in percent."""
-    return [100 * e["macs_ratio"] for e in episodes], [e["top1"] for e in episodes]
 
 
 def _shortened(name: str, limit: int = 40) -> str:
@@ -250,32 +255,25 @@ def _legend(axes: Axes, *, columns: int) -> None:
     )
 
 
-def _render(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
-    """Draw on a new figure of so many inches; return an ``<svg>`` whose ids start with ``name``."""
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+def _render(name: str, height: float, draw: Callable[[Figure], None]) -> str:
+    """Return a drawing, ``height`` inches high, as an ``<svg>`` whose ids start with ``name``."""
 
-    buffer = io.StringIO()
-    with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": name}]):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
+    def transparent(figure: Figure) -> None:
         figure.patch.set_alpha(0)
         draw(figure)
         for axes in figure.axes:
             axes.patch.set_alpha(0)
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=no_metadata)
-    return _for_page(buffer.getvalue(), name)
+
+    return _for_page(svg(transparent, _INCH_WIDE, height, _STYLE, salt=name), name)
 
 
-def _for_page(svg: str, name: str) -> str:
+def _for_page(text: str, name: str) -> str:
     """Drop the prologue and the fixed size, make ids unique on the page, and put variables for colours."""
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, f"var(--{variable})")
-    return svg
+        text = text.replace(color, f"var(--{variable})")
+    return text

@@ -1,8 +1,11 @@
-"""Tables of the terminal."""
+"""Tables and numbers as text: aligned for the terminal, and in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+MISSING = "–"
+"""The cell of a value that was not measured."""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -15,3 +18,30 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         )
         for row in rows
     )
+
+
+def markdown(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows of equal length as a Markdown table, the head first; bars and line breaks are escaped."""
+    head, *body = (_markdown_row([str(cell) for cell in row]) for row in rows)
+    return "\n".join([head, f"|{'---|' * len(rows[0])}", *body])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def decimals(value: float | None, digits: int = 2, *, missing: str = "") -> str:
+    """Return a number with so many decimals, and ``missing`` for None."""
+    return missing if value is None else f"{value:.{digits}f}"
+
+
+def number(value: float) -> str:
+    """Return three or four significant digits, without an exponent in the usual range."""
+    size = abs(value)
+    return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4}f}"
+
+
+def millions(count: float) -> str:
+    """Return a count of MACs or parameters in millions."""
+    return number(count / 1e6)

@@ -1,9 +1,7 @@
-"""The figures of ``experiments.reproduce``: one SVG a job, the same bytes for the same runs."""
+"""The figures of ``experiments.reproduce``: one SVG for each job, the same bytes for the same runs."""
 
 from __future__ import annotations
 
-import io
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, zip_longest
 from operator import itemgetter
@@ -11,73 +9,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.report.svg import svg
 from experiments.reproduce.paper import PaperRow
-from experiments.reproduce.runs import Result
+from experiments.reproduce.runs import Result, by_agent
 from experiments.run.pareto import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Agents = Mapping[str, Sequence[Result]]
+"""The runs of every agent, by its name."""
 
 COLORS = {
     "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999",
     "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
 }  # fmt: skip
-"""Okabe and Ito's colours, which the colour-blind can tell apart; other agents are grey."""
+"""Okabe and Ito's colours, which the colour-blind can distinguish; other agents are grey."""
 OTHER = "#777777"
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "figures",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e6eb",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
+_STYLE = {"font.size": 9, "grid.color": "#e3e6eb", "legend.fontsize": 8}
 
 
 def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
     """Draw accuracy against MACs, return against episodes, preserve ratios and Pareto fronts of one job."""
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    agents = by_agent(results)
 
-    agents: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        agents[result.agent].append(result)
-    buffer = io.StringIO()
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(11, 8), layout="constrained")
-        FigureCanvasSVG(figure)
+    def draw(figure: Figure) -> None:
         (accuracy, returns), (ratios, fronts) = figure.subplots(2, 2)
         _draw_accuracy(accuracy, agents, paper)
         _draw_returns(returns, agents)
         _draw_ratios(ratios, agents)
         _draw_fronts(fronts, agents)
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=no_metadata)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+    text = svg(draw, 11, 8, _STYLE, salt="figures")
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-def _draw_accuracy(axes: Axes, agents: Mapping[str, Sequence[Result]], paper: Sequence[PaperRow]) -> None:
-    """Test accuracy against MACs: a dot a run right after pruning, a triangle after fine-tuning."""
+def _draw_accuracy(axes: Axes, agents: Agents, paper: Sequence[PaperRow]) -> None:
+    """Draw test accuracy against MACs: a dot for each run after pruning, a triangle after fine-tuning."""
     for name, results in agents.items():
         style: dict[str, Any] = {"color": _color(name), "alpha": 0.75, "markeredgewidth": 0}
-        costs = [100 * result.strategy.macs_ratio for result in results]
-        axes.plot(costs, [result.top1("pruned") or 0 for result in results], "o", **style, label=name)
-        tuned = [
-            (c, v) for c, r in zip(costs, results, strict=True) if (v := r.top1("finetuned")) is not None
-        ]
-        if tuned:
-            axes.plot(*zip(*tuned, strict=True), "^", **style)
-    dense = next(iter(agents.values()))[0].top1("dense")
-    axes.axhline(dense or 0, color="#000000", lw=0.8, ls=":", label="dense")
+        axes.plot(*_accuracies(results, "pruned"), "o", **style, label=name)
+        if (tuned := _accuracies(results, "finetuned"))[0]:
+            axes.plot(*tuned, "^", **style)
+    if (dense := next(iter(agents.values()))[0].top1("dense")) is not None:
+        axes.axhline(dense, color="#000000", lw=0.8, ls=":", label="dense")
     for row in paper:
-        points = [(row.before, "o"), (row.after, "^")]
-        for value, marker in points:
+        for value, marker in ((row.before, "o"), (row.after, "^")):
             if value is not None and row.macs_ratio is not None:
                 axes.plot(100 * row.macs_ratio, value, marker, mfc="none", mec="#000000")
     title = "test accuracy; dots: after pruning, triangles: fine-tuned"
@@ -87,8 +65,14 @@ def _draw_accuracy(axes: Axes, agents: Mapping[str, Sequence[Result]], paper: Se
     axes.legend(ncols=2)
 
 
-def _draw_returns(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
-    """Best return so far against episodes: mean and range over the seeds."""
+def _accuracies(results: Sequence[Result], network: str) -> tuple[list[float], list[float]]:
+    """Return MACs in percent of dense and top-1 in percent, of the runs in which the accuracy is known."""
+    known = [(r, top1) for r in results if (top1 := r.top1(network)) is not None]
+    return [100 * result.strategy.macs_ratio for result, _ in known], [top1 for _, top1 in known]
+
+
+def _draw_returns(axes: Axes, agents: Agents) -> None:
+    """Draw the best return so far against episodes: mean and range over the seeds."""
     for name, results in agents.items():
         curves = [curve for result in results if (curve := best_so_far(result.episodes))]
         if not curves:
@@ -110,14 +94,17 @@ def _draw_returns(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
 
 
 def best_so_far(episodes: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Best return after each episode; those over the budget on purpose take an episode and do not count."""
+    """Return the best return after each episode, NaN before the first that counts.
+
+    An episode that is over the budget on purpose takes its place but does not count.
+    """
     values = [e["return"] if e["phase"] != "relaxed" else -np.inf for e in episodes]
     best = np.array(list(accumulate(values, max)))
     return [float(value) for value in np.where(np.isfinite(best), best, np.nan)]
 
 
-def _draw_ratios(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
-    """Preserve ratio of every group in forward order, of each agent's best run by the search's own return."""
+def _draw_ratios(axes: Axes, agents: Agents) -> None:
+    """Draw every group's preserve ratio in forward order, of each agent's best run by the search's return."""
     for name, results in agents.items():
         best = max(results, key=lambda result: result.value)
         shares = [100 * group.preserve_ratio for group in best.strategy.groups]
@@ -128,8 +115,8 @@ def _draw_ratios(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
     axes.set_ylim(0, 104)
 
 
-def _draw_fronts(axes: Axes, agents: Mapping[str, Sequence[Result]]) -> None:
-    """Pareto front over all networks that an agent has met."""
+def _draw_fronts(axes: Axes, agents: Agents) -> None:
+    """Draw the Pareto front over all networks that an agent has met."""
     for name, results in agents.items():
         met = [e for result in results for e in result.episodes]
         if len(met) < 2:

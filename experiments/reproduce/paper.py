@@ -1,4 +1,4 @@
-"""Figures that AMC's authors give for the jobs that are run here, to stand beside ours.
+"""Results that AMC's authors give for the jobs that are run here, to show beside ours.
 
 Source: He et al., AMC (ECCV 2018, arXiv 1802.03494), tables 2 and 4 and section 4.1, and the authors' release
 (mit-han-lab/amc-models). Those marked as from memory have not been checked against the text.
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of the paper: accuracies are top-1 in percent, ``macs_ratio`` counts all of the network.
+    """One row of the paper.
 
     Attributes:
-        model, kind, ratio: network and budget.
-        agent: who chose the widths.
-        before: accuracy before fine-tuning; None where the paper gives none.
-        remembered: fields that are from memory.
-        images: what the accuracies are about.
+        model, kind, ratio: Network and budget.
+        agent: The procedure that chose the widths.
+        dense: Top-1 of the dense network, in percent.
+        before, after: Top-1 before and after fine-tuning, in percent; None where the paper gives none.
+        macs_ratio: MACs of the whole pruned network, relative to the dense one; None where not given.
+        images: The images that the accuracies are measured on.
+        remembered: Fields that are from memory.
     """
 
     model: str
@@ -45,5 +47,5 @@ ROWS = (
 
 
 def paper_rows(model: str, kind: str, ratio: float) -> list[PaperRow]:
-    """Return what the paper says of a network under a budget."""
+    """Return the paper's rows on a network under a budget."""
     return [row for row in ROWS if (row.model, row.kind, row.ratio) == (model, kind, ratio)]

@@ -1,7 +1,8 @@
-"""What is kept of runs whose folders may be gone: a line of JSON a run, a file a table.
+"""Records of runs whose folders may be gone: one line of JSON for each run, one file for each table.
 
-Run folders are large and live on the machine that made them. A record holds what tables and figures are drawn
-from, so that results of many machines come together and can be drawn again from the repository alone.
+Run folders are large and live on the machine that made them. A record holds the data that tables and
+figures are drawn from, so that results of many machines come together and can be drawn again from the
+repository alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text
 from amc.strategy import Strategy
-from experiments.reproduce.runs import Result, shown_command
+from experiments.reproduce.runs import Result, complete, shown_command
 
 VERSION = 1
 _STAGES = ("search", "evaluate", "correlate")
@@ -24,10 +25,10 @@ _EPISODE = ("phase", "return", "top1", "macs_ratio", "stopped_after")
 
 
 def read_records(folder: Path) -> list[Result]:
-    """Read all records in a folder; none if it is not there.
+    """Read all records in a folder, and none if it does not exist.
 
     Raises:
-        AmcError: a line is no record.
+        FileError: A line is not a record.
     """
     results = []
     for path in sorted(folder.glob("*.jsonl")):
@@ -35,12 +36,12 @@ def read_records(folder: Path) -> list[Result]:
             try:
                 results.append(_result(json.loads(line), path.stem))
             except (ValueError, KeyError, TypeError, AttributeError, AmcError) as error:
-                raise AmcError(f"{path} line {number} is no record of a run ({error!r})") from error
+                raise FileError(f"{path} line {number} is no record of a run ({error!r})") from error
     return results
 
 
 def write_records(results: Iterable[Result], folder: Path) -> None:
-    """Write a file for every table; agents by name, seeds in order."""
+    """Write one file for every table, ordered by agent and seed."""
     tables: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         tables[result.slug].append(result)
@@ -50,11 +51,11 @@ def write_records(results: Iterable[Result], folder: Path) -> None:
         atomic_write_text(folder / f"{slug}.jsonl", "\n".join([*lines, ""]))
 
 
-def merged(records: Iterable[Result], results: Iterable[Result], tell: Callable[[str], None]) -> list[Result]:
-    """Return both, tables and agents in order.
+def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[[str], None]) -> list[Result]:
+    """Return records and new results together, ordered by table, agent and seed.
 
-    A new result replaces the record of the same table, agent and seed, unless it has only judged its strategy
-    anew. ``tell`` is told where it has found another network.
+    A new result replaces the record of the same table, agent and seed, unless it has only evaluated the
+    strategy again, without a search. ``warn`` gets a line if the new result has found another network.
     """
     found = {_key(record): record for record in records}
     for result in results:
@@ -62,7 +63,7 @@ def merged(records: Iterable[Result], results: Iterable[Result], tell: Callable[
         if known is not None and not result.episodes and known.episodes:
             continue
         if known is not None and known.strategy.groups != result.strategy.groups:
-            tell(
+            warn(
                 f"{result.agent} seed {result.seed} of {result.slug} has found another network than the run "
                 f"that it replaces: {_origin(result)} after {_origin(known)}"
             )
@@ -95,19 +96,19 @@ def _record(result: Result) -> dict[str, Any]:
 
 def _result(record: Mapping[str, Any], slug: str) -> Result:
     if record["_version"] != VERSION:
-        raise AmcError(f"_version is {record['_version']!r}; this release reads {VERSION}")
+        raise FileError(f"_version is {record['_version']!r}; this release reads {VERSION}")
     columns = record["episodes"]
     rows = zip(*(columns[name] for name in _EPISODE), strict=True)
-    result = Result(
-        tuple(record["job"]),
-        slug,
-        Strategy.from_json(record["strategy"]),
-        record["facts"],
-        record["provenance"],
-        [dict(zip(_EPISODE, row, strict=True)) for row in rows],
+    return complete(
+        Result(
+            tuple(record["job"]),
+            slug,
+            Strategy.from_json(record["strategy"]),
+            record["facts"],
+            record["provenance"],
+            [dict(zip(_EPISODE, row, strict=True)) for row in rows],
+        )
     )
-    _ = result.agent, result.facts["evaluate"]["dense"], result.provenance["command"]
-    return result
 
 
 def _columns(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -1,10 +1,11 @@
-"""What runs have measured, read from their folders."""
+"""The results of runs, read from their folders."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.strategy import Strategy
 from experiments.run.episodes import read_episodes
 from experiments.run.provenance import recorded_stages
@@ -20,15 +21,15 @@ from experiments.run.provenance import recorded_stages
 
 @dataclass(frozen=True)
 class Result:
-    """What one run has measured.
+    """The results of one run.
 
     Attributes:
-        job: network, data, budget and how candidates were judged: what its table is about.
-        slug: the job in one word.
-        strategy: the widths that were found.
-        facts: what the stages recorded, by stage.
-        provenance: commit, command, device and versions.
-        episodes: lines of ``search.jsonl``; none where another run's strategy was evaluated.
+        job: Network, data, budget and how candidates were judged; runs of the same job share a table.
+        slug: The job as part of a file name.
+        strategy: The widths that were found.
+        facts: The record of every stage, by stage.
+        provenance: Commit, command, device and versions.
+        episodes: Lines of ``search.jsonl``; none where another run's strategy was evaluated.
     """
 
     job: tuple[str, ...]
@@ -40,12 +41,12 @@ class Result:
 
     @property
     def agent(self) -> str:
-        """Who searched."""
+        """Name of the agent that searched."""
         return str(self.strategy.provenance["agent"])
 
     @property
     def value(self) -> float:
-        """Return of the strategy on ``search_val``; -inf of a published one: no search judged it."""
+        """Return of the strategy on ``search_val``; -inf for a published one, which no search judged."""
         return float(self.strategy.provenance.get("value", -math.inf))
 
     @property
@@ -54,20 +55,59 @@ class Result:
         return self.strategy.seed
 
     def top1(self, network: str) -> float | None:
-        """Test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, where it was measured."""
+        """Return the test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, if it is known."""
         return self._judged(network, "top1")
 
     def divergence(self, network: str) -> float | None:
-        """Mean KL(dense || network) on the test images, in nats, where it was measured."""
+        """Return the mean KL(dense || network) on the test images, in nats, where it was measured."""
         return self._judged(network, "divergence")
 
-    def _judged(self, network: str, what: str) -> float | None:
-        found = self.facts["evaluate"].get(network, {}).get(what)
+    def _judged(self, network: str, score: str) -> float | None:
+        found = self.facts["evaluate"].get(network, {}).get(score)
         return None if found is None else float(found)
 
 
+def complete(result: Result) -> Result:
+    """Return a result that has what every table needs.
+
+    Raises:
+        KeyError: It has no agent, no accuracy of the dense network, or no command.
+    """
+    needed = (
+        (result.strategy.provenance, "agent"),
+        (result.facts["evaluate"], "dense"),
+        (result.provenance, "command"),
+    )
+    for facts, name in needed:
+        if name not in facts:
+            raise KeyError(name)
+    return result
+
+
+Jobs = Mapping[tuple[str, ...], Sequence[Result]]
+
+
+def by_job(results: Iterable[Result]) -> Jobs:
+    """Group the runs that belong to one table."""
+    jobs: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        jobs[result.job].append(result)
+    return jobs
+
+
+def by_agent(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Group the runs of each agent, in the order in which agents appear."""
+    agents: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        agents[result.agent].append(result)
+    return agents
+
+
 def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a provenance that names all stages that were run, with commits: calls may have added some."""
+    """Return a provenance with all stages that were run and their commits.
+
+    A later call may have added stages, which the recorded command does not name.
+    """
     words = [word for word in str(provenance["command"]).split() if not word.startswith("stages=")]
     stages = recorded_stages(folder)
     return {
@@ -78,9 +118,9 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:
-    """Return the recipe (``experiment=NAME``) that was run, if it was one, on images of its own kind.
+    """Return the recipe (``experiment=NAME``) that was run, if it was one.
 
-    A search on images of another folder (``data.search_val_dir``) is not the recipe's.
+    A search on images of another folder (``data.search_val_dir``) does not count as the recipe.
     """
     words = str(provenance["command"]).split()
     if any(word.startswith("data.search_val_dir=") for word in words):
@@ -89,7 +129,7 @@ def experiment_of(provenance: Mapping[str, Any]) -> str | None:
 
 
 def shown_command(command: str) -> str:
-    """Return a command without the places of one machine, which ``DIR`` and ``FILE`` stand for."""
+    """Return a command with ``DIR`` and ``FILE`` in place of the paths of one machine."""
     words = []
     for word in command.split():
         key, equals, value = word.partition("=")
@@ -107,14 +147,14 @@ _BEFORE = {
     "compressor.measured_images": (0, "measured0"),
     "budget.fit": ("cut", "cut"),
 }
-"""Settings that older runs do not have, the value that is as if they had, and what file names say of it."""
+"""Settings that older runs do not have -> the value that they ran with, and its tag in file names."""
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
 
     Raises:
-        AmcError: a record is damaged.
+        AmcError: A record is damaged.
     """
     places = {path.parent.parent for folder in folders for path in folder.rglob("stages/evaluate.json")}
     return [_read(place) for place in sorted(places) if (place / "strategy.json").exists()]
@@ -130,16 +170,18 @@ def _read(folder: Path) -> Result:
         judged, short = _proxy(folder)
         job = (model, data, f"{share}% of the {kind}", *judged)
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
-        _ = strategy.provenance["agent"], facts["evaluate"]["dense"]
         log = folder / "search.jsonl"
         episodes = read_episodes(log) if log.exists() else []
-        return Result(job, slug, strategy, facts, provenance, episodes)
+        return complete(Result(job, slug, strategy, facts, provenance, episodes))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AmcError(f"{folder} is no finished run ({error!r})") from error
+        raise FileError(f"{folder} is no finished run ({error!r})") from error
 
 
 def _proxy(folder: Path) -> tuple[list[str], list[str]]:
-    """Tell how candidates were judged and the winner refitted, in words and short, where the folder knows."""
+    """Return how candidates were judged: in words for the job, and in tags for the slug.
+
+    Both are empty for a run without its configuration.
+    """
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
         return [], []

@@ -1,34 +1,34 @@
-"""What runs of stage ``sparsify`` have measured, as a section of the results."""
+"""The results of stage ``sparsify``, as a section of the tables."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amc.errors import AmcError
+from amc.errors import FileError
+from experiments.report.text import markdown
+from experiments.reproduce.origins import command_line
 from experiments.reproduce.runs import with_all_stages
-from experiments.statistics import bootstrap
+from experiments.reproduce.tables import interval_of
 
+HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
 COLUMNS = ("top1_search", "top1_pruned", "top1_finetuned")
-
-Origin = Callable[[str, Sequence[Mapping[str, Any]]], str]
-"""An agent and the provenance of its runs -> the line that says where its figures come from."""
 
 
 @dataclass(frozen=True)
 class SparseResult:
-    """One run.
+    """The results of one run.
 
     Attributes:
-        job: network and data.
-        agent, seed: who searched.
-        dense: top-1 of the dense network on the test images.
-        rounds: what each round found, see stage ``sparsify``.
-        provenance: commit, command, device and versions.
+        job: Network and data.
+        agent, seed: The agent that searched, and its seed.
+        dense: Top-1 of the dense network on the test images, in percent.
+        rounds: The record of each round, see stage ``sparsify``.
+        provenance: Commit, command, device and versions.
     """
 
     job: tuple[str, str]
@@ -40,10 +40,10 @@ class SparseResult:
 
 
 def read_sparse(folders: Iterable[Path]) -> list[SparseResult]:
-    """Read all runs below ``folders`` that have made weights zero, in the order of their paths.
+    """Read all runs of stage ``sparsify`` below ``folders``, in the order of their paths.
 
     Raises:
-        AmcError: a record is damaged.
+        FileError: A record is damaged.
     """
     places = {path.parent.parent for folder in folders for path in folder.rglob("stages/sparsify.json")}
     return [_read(place) for place in sorted(places)]
@@ -58,18 +58,18 @@ def _read(folder: Path) -> SparseResult:
         dense = float(facts["dense"]["top1"])
         return SparseResult(job, about["agent"], about["seed"], dense, facts["rounds"], provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AmcError(f"{folder} is no finished run of stage sparsify ({error!r})") from error
+        raise FileError(f"{folder} is no finished run of stage sparsify ({error!r})") from error
 
 
-def sparse_tables(results: Sequence[SparseResult], origin: Origin) -> str:
-    """Return a section for every network, a row for every agent and round."""
+def sparse_tables(results: Sequence[SparseResult]) -> str:
+    """Return a section for every network, with a row for every agent and round."""
     jobs: dict[tuple[str, str], list[SparseResult]] = defaultdict(list)
     for result in results:
         jobs[result.job].append(result)
-    return "\n".join(_section(job, own, origin) for job, own in jobs.items())
+    return "\n".join(_section(job, own) for job, own in jobs.items())
 
 
-def _section(job: tuple[str, str], results: Sequence[SparseResult], origin: Origin) -> str:
+def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
     agents: dict[str, list[SparseResult]] = defaultdict(list)
     for result in results:
         agents[result.agent].append(result)
@@ -81,27 +81,20 @@ def _section(job: tuple[str, str], results: Sequence[SparseResult], origin: Orig
             f"Dense network: {' or '.join(dense)}% top-1 on the test images. Each round makes weights of the",
             "last one zero; before fine-tuning nothing else is changed. Accuracies in percent, as above.",
             "",
-            "| agent | seeds | weights left | on search_val | before fine-tuning | after fine-tuning |",
-            "|---|---|---|---|---|---|",
-            *(line for name, own in agents.items() for line in _rows(name, own)),
+            markdown([HEAD, *(row for name, own in agents.items() for row in _rows(name, own))]),
             "",
-            *(origin(name, [result.provenance for result in own]) for name, own in agents.items()),
+            *(command_line(name, [result.provenance for result in own]) for name, own in agents.items()),
             "",
         ]
     )
 
 
-def _rows(name: str, results: Sequence[SparseResult]) -> list[str]:
+def _rows(name: str, results: Sequence[SparseResult]) -> list[list[str]]:
+    """Return a row for every round, over the seeds of one agent."""
     seeds = ", ".join(str(result.seed) for result in results)
-    lines = []
+    rows = []
     for rounds in zip(*(result.rounds for result in results), strict=True):
         left = f"{100 * max(found['density'] for found in rounds):.2f}%"
-        cells = [_text([found[column] for found in rounds if column in found]) for column in COLUMNS]
-        lines.append(f"| {' | '.join([name, seeds, left, *cells])} |")
-    return lines
-
-
-def _text(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return str(bootstrap(values)) if len(values) > 1 else f"{values[0]:.2f}"
+        found = [[own[column] for own in rounds if own.get(column) is not None] for column in COLUMNS]
+        rows.append([name, seeds, left, *map(interval_of, found)])
+    return rows

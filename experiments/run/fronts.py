@@ -76,12 +76,12 @@ def strategy_at(run: Run, point: Point) -> Strategy:
     Raises:
         AmcError: the search was for other channel groups than the run has now.
     """
-    if (count := len(point["widths"])) != (groups := len(run.graph.groups)):
+    if (count := len(point["widths"])) != (groups := len(run.problem.graph.groups)):
         raise AmcError(
-            f"{run.folder}/search.jsonl is about {count} channel groups, the run has {groups}: were settings "
+            f"{run.folder.search} is about {count} channel groups, the run has {groups}: were settings "
             "changed since? Run stages=[search] again"
         )
-    search = run.recorded("search") or {}
+    search = run.folder.recorded("search") or {}
     return run.make_strategy(
         tuple(point["widths"]),
         agent=search.get("agent"),

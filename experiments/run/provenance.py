@@ -6,17 +6,16 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.command.multirun import is_multirun
 from experiments.config.stages import STAGES
-
-if TYPE_CHECKING:
-    from experiments.run.run import Run
+from experiments.run.folder import PROVENANCE
 
 PACKAGES = (
     "amc-search", "torch", "torchvision", "torch-pruning", "gymnasium", "stable-baselines3", "numpy",
@@ -24,18 +23,23 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """Return the facts that are needed to make a run's figures again."""
+def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, Any]:
+    """Return the facts that are needed to make a run's figures again.
+
+    Args:
+        data: name and fingerprint of the data set.
+        device: kind of the device that trains and searches.
+    """
     import torch
 
     from amc.latency.portable.machine import cpu_model
 
     return {
-        "command": command(run),
+        "command": command(),
         "commit": commit(),
-        "seed": run.config.seed,
-        "data": {"name": run.splits.name, "fingerprint": run.splits.fingerprint},
-        "device": {"kind": str(run.device), "cpu": cpu_model(), "threads": torch.get_num_threads()},
+        "seed": seed,
+        "data": dict(data),
+        "device": {"kind": device, "cpu": cpu_model(), "threads": torch.get_num_threads()},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -48,7 +52,7 @@ def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str
     Stages of a folder whose provenance does not tell them apart were run at its one commit.
     """
     try:
-        before = json.loads((folder / "provenance.json").read_text())
+        before = json.loads((folder / PROVENANCE).read_text())
         told = before.get("stage_commits") or {}
         found = {name: told.get(name, before["commit"]) for name in recorded_stages(folder)}
     except (OSError, ValueError, KeyError, AttributeError):
@@ -61,7 +65,7 @@ def recorded_stages(folder: Path) -> list[str]:
     return [name for name in STAGES if (folder / "stages" / f"{name}.json").exists()]
 
 
-def command(run: Run) -> str:
+def command() -> str:
     """Return the command line that was run, without the folder it was run in; of many jobs this one's."""
     given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
     arguments = [argument for argument in given if not argument.startswith("run_dir=")]

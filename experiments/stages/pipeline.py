@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.stages import STAGES
+from experiments.config.stages import STAGES, WITH_DENSE
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 _COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
 
 
-def run_stages(run: Run, names: Sequence[str]) -> None:
-    """Run stages in the order given; ``run.check()`` has been called."""
+def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) -> None:
+    """Run stages in the order given; ``check`` has been called.
+
+    Args:
+        keep_evaluator: leave the memory of the evaluator to the runs of other budgets.
+    """
     tracker = run.tracker
     summary: dict[str, Any] = {}
     try:
         for index, name in enumerate(names):
-            if not _COMPRESSING & set(names[index:]):
-                run.release()  # training needs the memory
+            if not keep_evaluator and not _COMPRESSING & set(names[index:]):
+                run.problem.release()  # training needs the memory
             summary |= {f"{name}/{key}": value for key, value in run_stage(run, name).items()}
     finally:
-        run.release()
+        if not keep_evaluator:
+            run.problem.release()
         tracker.finish({key: value for key, value in summary.items() if isinstance(value, int | float | str)})
 
 
 def run_stage(run: Run, name: str) -> dict[str, Any]:
     """Run one stage and record its facts with the wall-clock seconds it took."""
     start = time.perf_counter()
+    if name in WITH_DENSE:
+        run.problem.keep_dense()
     facts = importlib.import_module(f"experiments.stages.{STAGES[name]}").run(run)
     facts = {**facts, "stage_seconds": round(time.perf_counter() - start, 2)}
     run.record(name, facts)

@@ -5,16 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amc.cost.closed_form import macs_cost
-from amc.errors import AmcError
 from amc.files import atomic_write_json
-from amc.result import Evaluation
 from amc.strategy import Strategy
 from experiments.report import write_html
 from experiments.report.text import aligned
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import strategy_at, write_fronts
-from experiments.run.provenance import provenance
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -26,14 +22,14 @@ def run(run: Run) -> dict[str, Any]:
     """Write the reports; the accuracies are measured here on the test images."""
     from experiments.stages.pipeline import run_stage
 
-    strategy = Strategy.load(run.require("strategy.json", "search"))
-    run.require("pruned.safetensors", "prune")
+    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    run.folder.require(run.folder.pruned, "prune")
     report = assemble(run, run_stage(run, "evaluate"), strategy)
-    atomic_write_json(run.folder / "report.json", report)
-    log = run.folder / "search.jsonl"
+    atomic_write_json(run.folder.report.with_suffix(".json"), report)
+    log = run.folder.search
     episodes = read_episodes(log) if log.exists() else []
-    fronts = write_fronts(run.folder, episodes, partial(strategy_at, run)) if episodes else {}
-    write_html(run.folder / "report.html", report, episodes, strategy.to_json(), fronts)
+    fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
+    write_html(run.folder.report.with_suffix(".html"), report, episodes, strategy.to_json(), fronts)
     print(table(report))
     print(f"everything is in {run.folder}")
     return {name: report[name]["top1"] for name in NETWORKS if name in report}
@@ -42,8 +38,8 @@ def run(run: Run) -> dict[str, Any]:
 def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
     """Merge what the stages recorded."""
     report: dict[str, Any] = {
-        "model": run.spec.name,
-        "data": run.splits.name,
+        "model": run.problem.spec.name,
+        "data": run.problem.splits.name,
         "seed": run.config.seed,
         "macs_ratio": strategy.macs_ratio,
         "params_ratio": strategy.params_ratio,
@@ -52,7 +48,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
     }
     speedup: dict[str, float] = {}
     final = "finetuned" if "finetuned" in report else "pruned"
-    for runtime in (run.recorded("benchmark") or {}).get("runtimes", []):
+    for runtime in (run.folder.recorded("benchmark") or {}).get("runtimes", []):
         if (found := runtime["comparison"]) is None:
             continue
         name = runtime["backend"]
@@ -61,26 +57,11 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         report[final].setdefault("latency_ms", {})[name] = found["pruned"]["median_ms"]
     report["speedup"] = speedup
     for stage in ("search", "finetune", "compare", "export", "serve"):
-        if (facts := run.recorded(stage)) is not None:
+        if (facts := run.folder.recorded(stage)) is not None:
             report[stage] = facts
-    if (score := dense_return(run)) is not None:
-        report["search"]["dense_return"] = score
-    report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
-    report["provenance"] = provenance(run)
+    report["latency"] = (run.folder.recorded("benchmark") or {}).get("runtimes", [])
+    report["provenance"] = run.provenance()
     return report
-
-
-def dense_return(run: Run) -> float | None:
-    """Return the dense network's score in the search, where it is known and the reward has one for it."""
-    found, dense = run.recorded("search") or {}, run.graph.dense_widths
-    if found.get("reward") != run.reward.name or "dense_loss" not in found:
-        return None
-    macs, params = macs_cost(run.graph)(dense), run.params(dense)
-    top1, loss = found["dense_top1"], found["dense_loss"]
-    try:
-        return run.reward(Evaluation(dense, top1, loss, 0.0, 0.0, macs, params, 1.0, 1.0, seconds=0.0))
-    except AmcError:  # a user's own function may be made for smaller networks only
-        return None
 
 
 def table(report: dict[str, Any]) -> str:

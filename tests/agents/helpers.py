@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents.offpolicy.ddpg import AMCDDPG
 from tests.fakes import FakeNetwork, fake_problem
 
 OPTIMUM = (0.9, 0.3, 0.9, 0.3, 0.9, 0.3)
@@ -41,3 +42,8 @@ def uneven(count: int, seed: int) -> list[gym.Env]:
     """Return ``count`` identical environments whose steps take different times."""
     rng = np.random.default_rng(seed)
     return [Pausing(env, rng.choice([0.0, 0.0, 0.002], 7)) for env in problems(count)[0]]
+
+
+def updates(model: AMCDDPG) -> int:
+    """Return how many gradient steps an agent has taken."""
+    return model.logger.name_to_value["train/n_updates"]

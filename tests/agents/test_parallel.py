@@ -15,7 +15,7 @@ from agents import (
 )
 from agents.offpolicy.ddpg import build_ddpg, explore
 from agents.offpolicy.vectorized import ThreadedVecEnv
-from tests.agents.helpers import OPTIMUM, Pausing, problems, uneven
+from tests.agents.helpers import OPTIMUM, Pausing, problems, uneven, updates
 
 SMALL = {"warmup_episodes": 3, "hidden": (8,), "batch_size": 8}
 GUIDE = (0.8, 0.4, 0.8, 0.4, 0.8, 0.4)
@@ -94,7 +94,7 @@ def test_warm_up_and_noise_go_by_the_first_episode_of_a_batch():
         phases.append(episode.phase)
         sigmas.append(model.policy.sigma)
 
-    explore(model, 8, on_episode, "ddpg", settings, len(OPTIMUM))
+    explore(model, 8, on_episode, settings, len(OPTIMUM))
     assert phases == ["warmup"] * 4 + ["search"] * 4
     assert sigmas == [0.4, 0.4, 0.4, 0.4, 0.2, 0.2, 0.05, 0.05]
 
@@ -111,9 +111,9 @@ def test_all_of_a_warm_up_batch_is_uniform():
 def test_there_are_as_many_updates_as_steps_after_warm_up():
     settings = DDPGSettings(**SMALL, updates_per_step=2)
     model = build_ddpg(problems(2)[0], settings, 0, len(OPTIMUM))
-    explore(model, 10, lambda _: None, "ddpg", settings, len(OPTIMUM))
+    explore(model, 10, lambda _: None, settings, len(OPTIMUM))
     learned_from = 10 - 4 - 2  # nothing is learned from warm-up alone, nor after the last batch
-    assert model._n_updates == learned_from * len(OPTIMUM) * 2
+    assert updates(model) == learned_from * len(OPTIMUM) * 2
 
 
 def test_a_surplus_environment_is_never_stepped():

@@ -8,7 +8,7 @@ import pytest
 
 from agents import ThompsonSettings, evolution_search, thompson_search
 from agents.evolution import EvolutionSettings
-from agents.thompson import LEAST_FACTOR, _Belief
+from agents.thompson import LEAST_FACTOR, Belief
 from amc.budget.allocation import greedy_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
@@ -103,7 +103,7 @@ def test_a_guide_is_carried_out_first():
 
 
 def test_the_belief_is_that_of_linear_regression():
-    belief = _Belief(2, ThompsonSettings(prior=0.5, noise=0.1))
+    belief = Belief(2, ThompsonSettings(prior=0.5, noise=0.1))
     rows, losses = np.array([[0.4, 0.6], [0.9, 0.2], [0.3, 0.3]]), np.array([1.0, 1.2, 0.5])
     for row, loss in zip(rows, losses, strict=True):
         belief.learn(row, loss)
@@ -115,7 +115,7 @@ def test_the_belief_is_that_of_linear_regression():
 
 
 def test_factors_stay_positive():
-    belief = _Belief(2, ThompsonSettings(prior=10.0))
+    belief = Belief(2, ThompsonSettings(prior=10.0))
     draw = partial(belief.draw, spread=1.0)
     assert min(draw(np.random.default_rng(seed)).min() for seed in range(20)) == LEAST_FACTOR
 

@@ -21,7 +21,7 @@ def save_run(folder, spec, *, whole=()):
     graph = trace(model, torch.zeros(1, *spec.input_shape))
     kept = {group.name: torch.arange(1, group.width, 2) for group in graph.groups}
     kept |= {group.name: torch.arange(group.width) for group in graph.groups if group.name in whole}
-    pruned = slice_model(model, SlicePlan(graph, model), kept)
+    pruned = slice_model(model, SlicePlan(graph, model).cut_to(kept))
     widths = tuple(
         GroupWidth(g.name, g.width, len(kept[g.name])) for g in graph.groups if g.name not in whole
     )

@@ -1,7 +1,10 @@
-"""The environment's contract: Gymnasium's checker, budget for any actions, rewards, determinism."""
+"""The environment's contract: its documentation, Gymnasium's checker, budget, rewards, determinism."""
 
+import doctest
 import math
+import re
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -9,11 +12,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3 import DDPG, TD3
 
 import envs  # registers the environment
 from amc.budget.budget import FITS
-from amc.errors import AmcError
-from envs import FEATURES, get_reward
+from amc.errors import AmcError, SettingError
+from envs import FEATURES, REWARDS, ChannelPruningEnv, Reward, channel_pruning, get_reward
 from tests.fakes import fake_problem
 
 ratios = st.lists(st.floats(0, 1), min_size=4, max_size=4)
@@ -34,6 +38,38 @@ def test_passes_gymnasiums_checker_with_warnings_as_errors():
         warnings.simplefilter("error")
         check_env(env.unwrapped, skip_render_check=True)
     assert env.unwrapped.episode_length == 4
+
+
+def test_the_example_of_the_documentation_runs():
+    results = doctest.testmod(channel_pruning)
+    assert results.attempted > 10
+    assert results.failed == 0
+
+
+def test_the_documentation_lists_every_feature():
+    rows = re.findall(r"\| (\d+) +\| `(\w+)`", ChannelPruningEnv.__doc__)
+    assert [(int(place), name) for place, name in rows] == list(enumerate(FEATURES))
+
+
+@pytest.mark.parametrize("algorithm", [DDPG, TD3])
+def test_agents_of_stable_baselines3_train_on_it(algorithm):
+    env, network, _, _ = fake_problem()
+    made = gym.make(envs.ENV_ID, factory=lambda: env)
+    model = algorithm(
+        "MlpPolicy",
+        made,
+        learning_starts=8,
+        batch_size=4,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        device="cpu",
+    )
+    before = model.predict(env.reset()[0], deterministic=True)[0]
+    model.learn(total_timesteps=6 * env.episode_length)
+    after = model.predict(env.reset()[0], deterministic=True)[0]
+    assert network.calls == 6
+    assert env.action_space.contains(after)
+    assert after != before
 
 
 def test_the_episode_has_one_step_a_group_and_a_reward_at_its_end_only():
@@ -64,7 +100,7 @@ def test_any_actions_meet_the_budget_and_observations_stay_in_the_space(actions,
         assert last["macs_ratio"] == pytest.approx(network.macs(widths) / network.macs(space.dense))
 
 
-def test_info_tells_what_was_asked_for_and_what_was_cut():
+def test_info_has_the_request_and_the_cut():
     env, _, space, _ = fake_problem(ratio=0.3, fit="cut")
     infos = [step[4] for step in play(env, [1.0] * 4)]
     assert all(info["requested"] == 1.0 for info in infos)
@@ -101,7 +137,7 @@ def test_twin_rollouts_are_equal():
         assert one[1:4] == two[1:4]
 
 
-def test_an_infeasible_budget_fails_before_the_search_and_tells_the_minimum():
+def test_an_infeasible_budget_fails_before_the_search_with_the_reachable_minimum():
     env, network, space, _ = fake_problem()
     reachable = network.macs(space.minimum) / network.macs(space.dense)
     with pytest.raises(AmcError, match=f"{reachable:.4f}"):
@@ -148,6 +184,29 @@ def test_agreement_reward_and_dotted_paths():
         ("envs.FEATURES", "tuple"),
     ],
 )
-def test_bad_rewards_are_told(name, message):
-    with pytest.raises(AmcError, match=message):
+def test_bad_rewards_are_refused(name, message):
+    with pytest.raises(SettingError, match=message):
         get_reward(name)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_of_a_network_without_logits_are_finite_or_refused(name):
+    evaluation = replace(fake_problem()[1].evaluate((20, 20, 20, 20)), top1=None, loss=None)
+    reward = get_reward(name)
+    if reward.needs_logits:
+        with pytest.raises(AmcError, match=f"reward '{name}' needs an accuracy, but"):
+            reward(evaluation)
+    else:
+        assert math.isfinite(reward(evaluation))
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda evaluation: evaluation.top1 / 0, "fails: ZeroDivisionError"),
+        (lambda _: math.nan, "returns nan; expected a finite number"),
+    ],
+)
+def test_a_score_that_fails_or_is_not_finite_is_refused(score, message):
+    with pytest.raises(AmcError, match=f"reward 'mine' {message}"):
+        Reward("mine", score)(fake_problem()[1].evaluate((20, 20, 20, 20)))

@@ -1,1 +1,1 @@
-"""Files that are sent to a remote host as they are; they import nothing else of this package."""
+"""Files that a remote host runs as they are; they import nothing else of this package."""

@@ -1,4 +1,4 @@
-"""What can be read of this machine's CPU. Standard library only: a remote host runs this file as it is."""
+"""Facts about this machine's CPU. Standard library only: a remote host runs this file as it is."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import platform
 from pathlib import Path
 
 _CPU0 = "/sys/devices/system/cpu/cpu0/cpufreq"
-_TURBO = {  # file, and what it says where the clock may boost
+_TURBO = {  # file -> its content if the clock may boost
     "/sys/devices/system/cpu/intel_pstate/no_turbo": "0",
     "/sys/devices/system/cpu/cpufreq/boost": "1",
 }
 
 
 def cpu_model() -> str:
-    """Return the CPU's marketing name where Linux tells it, else what ``platform`` knows."""
+    """Return the CPU's marketing name as Linux reports it, else its type as ``platform`` reports it."""
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
@@ -22,7 +22,7 @@ def cpu_model() -> str:
 
 
 def clock_notes() -> list[str]:
-    """Return what is known of the CPU's frequency: what scales it, its value, and whether it may boost."""
+    """Return facts about the CPU's frequency, a line each: the governor, the value, and the boost."""
     notes = [f"CPU governor: {_read(f'{_CPU0}/scaling_governor') or 'not readable'}"]
     if kilohertz := _read(f"{_CPU0}/scaling_cur_freq"):
         notes.append(f"CPU 0 at {int(kilohertz) / 1e6:.2f} GHz after the measurement")

@@ -1,8 +1,8 @@
 """Times ONNX files on the host that it is started on: ``python -m amc.latency.portable.onnx_job JOB.json``.
 
-It needs numpy, onnxruntime, ``machine.py`` and ``rounds.py`` beside it, and ``runtimes/onnx_session.py``:
-these four files are copied to a remote host. The job lists the models, the threads and the rounds; one line
-of JSON with the samples and the logits is printed.
+It needs numpy and onnxruntime. It is copied to a remote host with ``machine.py``, ``rounds.py`` and
+``runtimes/onnx_session.py``. The job lists the models, the threads and the rounds. The output is one line of
+JSON with the samples and the logits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from amc.runtimes.onnx_session import open_session
 
 
 def time_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a job whose files lie in ``folder``; the values are what JSON can hold."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # reports over the network
+    """Run a job whose files are in ``folder``; return milliseconds, logits and notes in plain types."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # no reports over the network
     import numpy as np
     import onnxruntime
 

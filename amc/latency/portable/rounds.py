@@ -1,7 +1,7 @@
-"""Interleaved rounds of calls, timed. Standard library only: a remote host runs this file as it is.
+"""Calls timed in interleaved rounds. Standard library only: a remote host runs this file as it is.
 
-Two networks timed one after the other see different neighbours, clock rates and cache pressure. Here each
-round times every network, in an order that alternates from round to round.
+Two networks that are timed one after the other meet different neighbours, clock rates and cache pressure.
+Here each round times every network, in an order that alternates from round to round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ def interleaved(
     """Time every callable in each of ``rounds`` rounds, forwards in even rounds and backwards in odd ones.
 
     Within a round each callable is called the same number of times in a row; that number is calibrated once
-    so that the slowest one takes at least ``min_round_seconds``. The garbage collector rests meanwhile.
+    so that the slowest one takes at least ``min_round_seconds``. The garbage collector is off meanwhile.
+
+    Args:
+        runs: The callables, by name.
+        rounds: Samples per callable.
+        warmup: Calls of each callable that are not timed.
+        min_round_seconds: Shortest time of the slowest callable in a round, by ``clock``.
+        clock: Seconds since any fixed instant.
 
     Returns:
         Milliseconds per call of each round by name, in order, and the calls per round.
@@ -53,7 +60,7 @@ def _seconds(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -
 
 
 def _calibrate(runs: Sequence[Callable[[], Any]], min_seconds: float, clock: Callable[[], float]) -> int:
-    """Smallest tried number of calls for which the slowest of ``runs`` takes ``min_seconds``."""
+    """Return a number of calls for which the slowest of ``runs`` takes at least ``min_seconds``."""
     repeats = 1
     while repeats < _MAX_REPEATS:
         slowest = max(_seconds(run, repeats, clock) for run in runs)

@@ -1,1 +1,1 @@
-"""A latency model: measured layers, and what whole networks take."""
+"""A latency model: measured layers, and the predicted latency of whole networks."""

@@ -1,4 +1,4 @@
-"""Which widths the hardware likes: kernels work in blocks of channels, a part of one costs the whole."""
+"""Multiples of channels that are cheap: kernels work in blocks, and a part of a block costs a whole one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class WidthCosts:
-    """What output channels cost in one kind of layer.
+    """Latency of one kind of layer by its output channels.
 
     Attributes:
-        layer: the kind of layer.
+        layer: name of the kind of layer.
         milliseconds: latency at every width of ``WIDTHS``.
-        extra: for each multiple, the mean extra time of rounding a width up to it: 0.05 is 5 percent.
+        extra: mean extra time of rounding a width up, by multiple: 0.05 is 5 percent.
     """
 
     layer: str
@@ -35,12 +35,16 @@ class WidthCosts:
 
     @property
     def cheap_multiple(self) -> int:
-        """The largest multiple to which widths can be rounded up for (next to) nothing."""
+        """The largest multiple to which rounding a width up is free."""
         return max(multiple for multiple, extra in self.extra.items() if extra <= TOLERANCE)
 
 
 def extra_of_rounding(milliseconds: Mapping[int, float]) -> dict[int, float]:
-    """Return for each multiple the mean of t(width rounded up) / t(width) - 1."""
+    """Return the mean of t(width rounded up) / t(width) - 1, by multiple.
+
+    Args:
+        milliseconds: t, at every width of ``WIDTHS``.
+    """
     return {
         multiple: fmean(
             milliseconds[-(-width // multiple) * multiple] / ms - 1 for width, ms in milliseconds.items()
@@ -52,7 +56,11 @@ def extra_of_rounding(milliseconds: Mapping[int, float]) -> dict[int, float]:
 def width_costs(
     kind: LayerKind, backend: Backend | RemoteBackend, *, batch: int, threads: int, rounds: int
 ) -> WidthCosts:
-    """Time a layer of 64 input channels at every output width of ``WIDTHS``."""
+    """Time a layer of 64 input channels at every output width of ``WIDTHS``.
+
+    Raises:
+        AmcError: A layer does not convert, or the backend fails.
+    """
     inputs = WIDTHS[-1]
     timings = time_models(
         {str(width): kind.network(inputs, width).eval() for width in WIDTHS},

@@ -1,4 +1,4 @@
-"""Single layers as networks of their own, so that a runtime can time them at any width."""
+"""Single layers as networks, so that a runtime can time each at any width."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from amc.runtimes.protocol import Shape
 
 @dataclass(frozen=True, order=True)
 class LayerKind:
-    """What a layer's latency depends on besides its widths.
+    """All properties of a layer, apart from its widths, that its latency depends on.
 
     Attributes:
         kind: ``conv``, ``depthwise``, ``grouped`` or ``linear``.
         kernel, stride, padding, dilation: (height, width); 1, 1, 0, 1 for a linear layer.
         groups: convolution groups; 1 for a depthwise layer, whose groups follow its width.
         size: (height, width) of the input; (1, tokens) for a linear layer.
-        norm: whether a batch norm and an activation follow, which runtimes fuse or not.
+        norm: whether a batch norm and an activation follow, which most runtimes fuse with the layer.
     """
 
     kind: str
@@ -36,20 +36,20 @@ class LayerKind:
 
     @property
     def family(self) -> str:
-        """The class of layers whose systematic error is alike: linear, depthwise, pointwise or spatial."""
+        """The class of layers that share a systematic error: linear, depthwise, pointwise or spatial."""
         if self.kind in ("linear", "depthwise"):
             return self.kind
         return "pointwise" if self.kernel == (1, 1) else "spatial"
 
     def __str__(self) -> str:
-        """Describe the layer in a word or two for people."""
+        """Describe the layer in a few words."""
         height, width = self.size
         if self.kind == "linear":
             return f"linear on {width} token{'s' if width > 1 else ''}"
         return f"{self.kind} {self.kernel[0]}x{self.kernel[1]}/{self.stride[0]} on {height}x{width}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields; ``from_json`` inverts it."""
+        """Return the JSON form, which ``from_json`` reads."""
         return asdict(self)
 
     @classmethod
@@ -59,11 +59,11 @@ class LayerKind:
         return cls(**fields)
 
     def input_shape(self, inputs: int) -> Shape:
-        """Shape of one image (C, H, W) for ``inputs`` channels."""
+        """Return the shape of one image, (C, H, W), for ``inputs`` channels."""
         return (inputs, *self.size)
 
     def network(self, inputs: int, outputs: int) -> nn.Module:
-        """Return the layer alone at these widths, with random weights."""
+        """Return the layer alone with ``inputs`` and ``outputs`` channels and random weights."""
         if self.kind == "linear":
             return _Tokens(nn.Linear(inputs, outputs))
         groups = outputs if self.kind == "depthwise" else self.groups
@@ -74,14 +74,14 @@ class LayerKind:
 
 
 class _Tokens(nn.Module):
-    """A linear layer on an image whose pixels are tokens."""
+    """A linear layer on images of height 1 whose pixels are tokens."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, 1, T) -> (N, T, C), or (N, C) for one token."""
+        """Map (N, C, 1, T) to (N, T, outputs), or to (N, outputs) for one token."""
         if image.shape[-1] == 1:
             return self.linear(torch.flatten(image, 1))
         return self.linear(image.flatten(2).transpose(1, 2))
@@ -113,7 +113,7 @@ def layer_kinds(graph: Graph, model: nn.Module) -> tuple[LayerKind, ...]:
 
 
 def _padding(module: nn.Conv2d) -> tuple[int, int]:
-    """Padding in pixels; ``same`` is given as what it comes to for odd kernels."""
+    """Return the padding in pixels, (height, width); that of ``same`` holds for odd kernels."""
     if isinstance(module.padding, str):
         if module.padding == "valid":
             return (0, 0)
@@ -123,7 +123,7 @@ def _padding(module: nn.Conv2d) -> tuple[int, int]:
 
 
 def spread(values: Sequence[int], points: int) -> tuple[int, ...]:
-    """Choose at most ``points`` of ascending values, ends included, as evenly as they lie."""
+    """Choose at most ``points`` of ascending values, both ends included, as evenly spaced as possible."""
     if len(values) <= points:
         return tuple(values)
     low, high = values[0], values[-1]

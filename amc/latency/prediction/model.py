@@ -1,8 +1,9 @@
 """The latency of a whole network at any widths, from a table of its layers.
 
-A layer measured alone is not what it is inside a network: calls cost time, runtimes fuse and re-order, caches
-are colder. What is systematic in that is fitted: one factor a family of layers, a cost per element that is
-written, and a constant, all non-negative so that the prediction stays monotone in every width.
+The same layer takes another time alone and inside a network: calls cost time, runtimes fuse and reorder
+layers, caches are colder. The systematic part of that difference is fitted: one factor a family of layers, a
+cost per element that is written, and a constant. All are non-negative, so that the prediction stays monotone
+in every width.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from amc.budget.widths import WidthSpace
 from amc.cost.closed_form import layer_widths
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind, spread
 from amc.latency.prediction.table import Points, Surface, Target
@@ -31,7 +32,7 @@ class LayerGrid:
 
     Attributes:
         kind: see ``LayerKind``.
-        inputs, outputs: ascending channel counts; of a depthwise layer both are its width.
+        inputs, outputs: ascending channel counts; both are the width of a depthwise layer.
     """
 
     kind: LayerKind
@@ -40,7 +41,7 @@ class LayerGrid:
 
     @property
     def points(self) -> tuple[tuple[int, int], ...]:
-        """All (input, output) widths of the grid."""
+        """All (input channels, output channels) of the grid."""
         if self.kind.kind == "depthwise":
             return tuple((width, width) for width in self.outputs)
         return tuple((i, o) for i in self.inputs for o in self.outputs)
@@ -49,7 +50,14 @@ class LayerGrid:
 def layer_grids(
     graph: Graph, kinds: Sequence[LayerKind], space: WidthSpace, points: int
 ) -> tuple[LayerGrid, ...]:
-    """Return the grid of every layer of the graph: at most ``points`` widths an axis, the ends included."""
+    """Return the grid of every layer of the graph: at most ``points`` widths an axis, both ends included.
+
+    Args:
+        graph: the network's channel groups.
+        kinds: the kind of every layer, in forward order.
+        space: the widths that a search may choose.
+        points: at least 2.
+    """
     channels = layer_widths(graph)
     low = min(choice[0] / dense for choice, dense in zip(space.choices, space.dense, strict=True))
     reachable = np.stack(
@@ -72,13 +80,14 @@ class LatencyModel:
 
     Args:
         graph: the network's channel groups.
-        target: what the prediction holds for.
-        grids: of every layer, in forward order.
-        points: measured milliseconds at each layer's grid (more points do no harm).
-        factors: weight of every feature (``features``), by name; all 1 and no constant until fitted.
+        target: the device and runtime that the prediction holds for.
+        grids: the grid of every layer, in forward order.
+        points: measured milliseconds at each layer's grid; further points are left out.
+        factors: weight of every feature (``features``), by name. Until fitted, each family has 1 and the
+            others have 0.
 
     Raises:
-        AmcError: a point of a grid was not measured.
+        FileError: a point of a grid was not measured.
     """
 
     def __init__(
@@ -104,7 +113,14 @@ class LatencyModel:
         self._positions = np.array([layer.positions for layer in graph.layers], dtype=np.float64)
 
     def features(self, widths: Sequence[int]) -> np.ndarray:
-        """Return (F,) what ``factors`` weigh: ms by family, 1e6 elements written by layers, and 1."""
+        """Return the features of a network, in the order of ``names``.
+
+        Args:
+            widths: channels of every group.
+
+        Returns:
+            (features,): milliseconds by family, millions of elements that layers write, and 1.
+        """
         inputs, outputs = self._channels(widths)
         found = np.zeros(len(self.names))
         layers = zip(
@@ -119,16 +135,14 @@ class LatencyModel:
         return found
 
     def __call__(self, widths: Sequence[int]) -> float:
-        """Return the predicted milliseconds at ``widths``; never falls when a width grows."""
+        """Return the predicted milliseconds at ``widths``, which never fall when a width grows."""
         return float(self._weights @ self.features(widths))
 
     def fitted(self, networks: Sequence[Sequence[int]], measured: Sequence[float]) -> LatencyModel:
-        """Return the model with factors fitted to measured networks.
-
-        Non-negative least squares of the relative error.
+        """Return the model with factors fitted by non-negative least squares of the relative error.
 
         Args:
-            networks: widths of each.
+            networks: widths of each measured network.
             measured: milliseconds of each.
         """
         from scipy.optimize import nnls
@@ -140,7 +154,7 @@ class LatencyModel:
         return LatencyModel(self._graph, self.target, self.grids, self.points, factors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, which holds all that a prediction needs besides the graph."""
+        """Return the JSON form, which holds all that a prediction needs apart from the graph."""
         return {
             "_version": VERSION,
             "target": asdict(self.target),
@@ -161,14 +175,19 @@ class LatencyModel:
     def from_json(cls, data: Mapping[str, Any], graph: Graph, where: str) -> LatencyModel:
         """Read the JSON form.
 
+        Args:
+            data: the JSON form.
+            graph: the network's channel groups.
+            where: names the file in the errors.
+
         Raises:
-            AmcError: another version, a malformed field, or another network; ``where`` names the file.
+            FileError: another version, a malformed field, or another network.
         """
         try:
             if data["_version"] != VERSION:
-                raise AmcError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+                raise FileError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
             if len(data["layers"]) != len(graph.layers):
-                raise AmcError(
+                raise FileError(
                     f"{where} describes {len(data['layers'])} layers, the network has {len(graph.layers)}; "
                     "is it of another network?"
                 )
@@ -179,23 +198,23 @@ class LatencyModel:
             points = [{(i, o): float(ms) for i, o, ms in layer["points"]} for layer in data["layers"]]
             return cls(graph, Target(**data["target"]), grids, points, data["factors"])
         except (KeyError, TypeError, ValueError) as error:
-            raise AmcError(f"{where} is no latency model: {error!r}; run stages=[profile] again") from error
+            raise FileError(f"{where} is no latency model: {error!r}; profile again") from error
 
 
 def _chosen(grid: LayerGrid, measured: Points) -> Points:
     try:
         return {widths: measured[widths] for widths in grid.points}
     except KeyError as error:
-        raise AmcError(f"{grid.kind} was not measured at {error.args[0]} channels: profile again") from error
+        raise FileError(f"{grid.kind} was not measured at {error.args[0]} channels: profile again") from error
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far predictions are from measurements of networks that were not fitted to.
+    """Error of predictions for networks that were not used in the fit.
 
     Attributes:
-        median_error, worst_error: of |predicted / measured - 1|.
-        networks: how many.
+        median_error, worst_error: median and maximum of |predicted / measured - 1|.
+        networks: number of networks.
     """
 
     median_error: float
@@ -204,6 +223,6 @@ class Accuracy:
 
 
 def accuracy(predicted: Iterable[float], measured: Iterable[float]) -> Accuracy:
-    """Compare predictions with measurements, both in milliseconds."""
+    """Compare predictions with measurements of the same networks, both in milliseconds."""
     errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
     return Accuracy(median(errors), max(errors), len(errors))

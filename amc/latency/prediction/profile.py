@@ -1,4 +1,4 @@
-"""Measuring what latency tables hold: layers at a grid of widths, and whole networks at random widths."""
+"""The measurements of a latency model: layers at a grid of widths, and whole networks at random widths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from amc.budget.budget import Cost, make_budget
 from amc.budget.widths import WidthSpace
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.model import LayerGrid
@@ -22,7 +22,7 @@ from amc.runtimes.protocol import Backend, Shape
 
 T = TypeVar("T")
 Progress = Callable[[int, str], None]
-"""Called with how many networks were measured, and what they were."""
+"""Called with the number of networks that were measured, and their kind."""
 
 LAYERS_AT_ONCE = 32
 """Networks of a layer that are timed in the same rounds."""
@@ -30,7 +30,11 @@ NETWORKS_AT_ONCE = 8
 
 
 def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Target:
-    """Return what latencies measured with ``backend`` belong to; a small network asks the device its name."""
+    """Return the target of latencies measured with ``backend``; timing a small network shows the device.
+
+    Raises:
+        AmcError: The backend fails.
+    """
     probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     found = measure_models({"probe": probe}, (3, 8, 8), backend, batch=batch, threads=threads, rounds=1)
     return Target(found.device, backend.name, found.version, backend.precision, threads, batch)
@@ -39,7 +43,7 @@ def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Tar
 def missing_points(
     table: LatencyTable, grids: Sequence[LayerGrid]
 ) -> list[tuple[LayerKind, list[tuple[int, int]]]]:
-    """Return the widths that the table lacks, by kind of layer."""
+    """Return the (input, output) channels of ``grids`` that the table lacks, by kind of layer."""
     wanted: dict[LayerKind, dict[tuple[int, int], None]] = {}
     for grid in grids:
         known = table.layers.get(grid.kind, {})
@@ -56,7 +60,19 @@ def measure_layers(
     save: Callable[[LatencyTable], None],
     progress: Progress,
 ) -> None:
-    """Add to ``table`` what it lacks of ``grids``; it is saved after every batch, so nothing is lost."""
+    """Measure the points of ``grids`` that ``table`` lacks and add them.
+
+    Args:
+        table: grows in place.
+        grids: the points that are needed.
+        backend: the runtime.
+        rounds: samples per layer.
+        save: called with the table after every batch, so that an interruption loses little.
+        progress: called after every batch.
+
+    Raises:
+        AmcError: A layer does not convert, or the backend fails.
+    """
     for kind, points in missing_points(table, grids):
         for some in _batches(points, LAYERS_AT_ONCE):
             models = {f"{i}x{o}": kind.network(i, o).eval() for i, o in some}
@@ -86,18 +102,31 @@ def measure_networks(
     rounds: int,
     progress: Progress,
 ) -> tuple[float, list[float]]:
-    """Time whole networks of the given widths, each batch of them in the same rounds as the dense one.
+    """Time whole networks of the given widths, each batch of them in the same rounds as the dense network.
+
+    Args:
+        model: the dense network.
+        graph: its channel groups.
+        networks: widths of each network.
+        backend: the runtime.
+        batch: images per call.
+        threads: threads the runtime may use.
+        rounds: samples per network.
+        progress: called after every batch.
 
     Returns:
-        Milliseconds of the dense network, and of each network relative to the dense one of its rounds.
+        Milliseconds of the dense network, and the latency of each network relative to the dense network of
+        the same rounds.
+
+    Raises:
+        AmcError: A network does not convert, or the backend fails.
     """
     plan, shape = SlicePlan(graph, model), graph.input_shape
     dense_ms: list[float] = []
     ratios: list[float] = []
     for some in _batches(networks, NETWORKS_AT_ONCE):
         models = {
-            str(index): slice_model(model, plan, first_channels(graph, widths)).eval()
-            for index, widths in enumerate(some)
+            str(index): slice_model(model, plan.cut(widths)).eval() for index, widths in enumerate(some)
         }
         timings = time_models(
             {"dense": model, **models}, _shape(shape), backend, batch=batch, threads=threads, rounds=rounds
@@ -110,10 +139,13 @@ def measure_networks(
 
 
 def random_networks(space: WidthSpace, cost: Cost, count: int, seed: int) -> list[tuple[int, ...]]:
-    """Draw widths for networks of all sizes: random ratios, cut to a random share of the dense cost.
+    """Draw widths of networks of all sizes: random ratios, cut to a random share of the dense cost.
 
     Args:
+        space: the widths to choose from.
         cost: any cost that rises with the widths, such as multiply-adds.
+        count: number of networks.
+        seed: of the random generator.
     """
     generator = np.random.default_rng(seed)
     reachable = cost(space.minimum) / cost(space.dense)

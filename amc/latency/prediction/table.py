@@ -1,4 +1,4 @@
-"""Measured latency of layers at a grid of widths: a readable file a device, and what lies between."""
+"""Measured latency of layers at a grid of widths: a readable file for each target, and interpolation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.layer_kinds import LayerKind
 
@@ -22,12 +22,12 @@ Points = dict[tuple[int, int], float]
 
 @dataclass(frozen=True)
 class Target:
-    """What a latency belongs to: it holds for nothing else.
+    """The device, runtime and settings that a latency holds for.
 
     Attributes:
         device: the processor's name.
         runtime: a name in ``amc.latency.BACKENDS``.
-        version: of the runtime.
+        version: version of the runtime.
         precision: number format, such as ``float32``.
         threads: threads the runtime may use.
         batch: images per call.
@@ -42,7 +42,7 @@ class Target:
 
     @property
     def file_name(self) -> str:
-        """A file name that tells targets apart."""
+        """A file name that differs between targets."""
         parts = (
             self.device,
             self.runtime,
@@ -56,10 +56,10 @@ class Target:
 
 @dataclass
 class LatencyTable:
-    """Milliseconds of layers by kind and widths on one target; grows as networks are profiled.
+    """Milliseconds of layers by kind and widths on one target; it grows as networks are profiled.
 
     Attributes:
-        target: what it was measured on.
+        target: device, runtime and settings of the measurements.
         layers: the measured points of each kind of layer.
     """
 
@@ -82,7 +82,11 @@ class LatencyTable:
         }
 
     def save(self, path: Path) -> None:
-        """Write the JSON form atomically."""
+        """Write the JSON form atomically.
+
+        Raises:
+            AmcError: The file cannot be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, self.to_json())
 
@@ -90,12 +94,16 @@ class LatencyTable:
     def from_json(cls, data: Mapping[str, Any], where: str) -> LatencyTable:
         """Read the JSON form.
 
+        Args:
+            data: the JSON form.
+            where: names the file in the errors.
+
         Raises:
-            AmcError: another version or a malformed field; ``where`` says in which file.
+            FileError: another version or a malformed field.
         """
         try:
             if data["_version"] != VERSION:
-                raise AmcError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+                raise FileError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
             layers = {
                 LayerKind.from_json(layer["kind"]): {
                     (int(i), int(o)): float(t) for i, o, t in layer["points"]
@@ -104,36 +112,36 @@ class LatencyTable:
             }
             return cls(Target(**data["target"]), layers)
         except (KeyError, TypeError, ValueError) as error:
-            raise AmcError(f"{where} is no latency table: {error!r}; remove it to measure again") from error
+            raise FileError(f"{where} is no latency table: {error!r}; remove it to measure again") from error
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
         """Read a table.
 
         Raises:
-            AmcError: missing, damaged, or no latency table.
+            FileError: the file is missing, damaged, or no latency table of this version.
         """
         try:
             data = json.loads(path.read_text())
         except OSError as error:
-            raise AmcError(f"no latency table at {path}: {error.strerror}") from error
+            raise FileError(f"no latency table at {path}: {error.strerror}") from error
         except ValueError as error:
-            raise AmcError(f"{path} is damaged ({error}); remove it to measure again") from error
+            raise FileError(f"{path} is damaged ({error}); remove it to measure again") from error
         return cls.from_json(data, str(path))
 
 
 class Surface:
     """Latency of one kind of layer over (input, output) channels: monotone, piecewise bilinear.
 
-    Measured points need not rise with the width: a width that the hardware likes can be faster than a
+    Measured points need not rise with the width: a width that suits the hardware can be faster than a
     narrower one. A budget's cut needs a cost that never falls, so each point is raised to the largest one
-    at or below it on both axes. Outside of the grid the border's slope goes on.
+    at or below it on both axes. Outside the grid the slope at the border continues.
 
     Args:
-        points: a full grid; of a depthwise layer, which has one width, the diagonal of one.
+        points: a full grid; for a depthwise layer, which has one width, the diagonal of a grid.
 
     Raises:
-        AmcError: points are missing from the grid.
+        FileError: points are missing from the grid.
     """
 
     def __init__(self, points: Points) -> None:
@@ -144,11 +152,11 @@ class Surface:
         try:
             grid = np.array([[points[i, o] for o in self._outputs] for i in self._inputs], dtype=np.float64)
         except KeyError as error:
-            raise AmcError(f"the latency table lacks the widths {error.args[0]}: profile again") from error
+            raise FileError(f"the latency table lacks the widths {error.args[0]}: profile again") from error
         self._grid = np.maximum.accumulate(np.maximum.accumulate(grid, axis=0), axis=1)
 
     def __call__(self, inputs: int, outputs: int) -> float:
-        """Return milliseconds, never below zero."""
+        """Return milliseconds at these channels, never below zero."""
         i, u = _place(self._inputs, inputs)
         j, v = _place(self._outputs, outputs)
         corner = self._grid[i : i + 2, j : j + 2]
@@ -158,7 +166,7 @@ class Surface:
 
 
 def _place(values: list[int], value: int) -> tuple[int, float]:
-    """Return the interval that holds ``value`` (or is nearest) and where in it, 0 to 1 inside the grid."""
+    """Return the interval that holds ``value`` (or is nearest) and the position in it, 0 to 1 in the grid."""
     if len(values) == 1:
         return 0, 0.0
     i = min(max(bisect_right(values, value) - 1, 0), len(values) - 2)

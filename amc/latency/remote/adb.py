@@ -1,4 +1,4 @@
-"""An Android phone over adb: a benchmark binary that the user names runs the exported file there."""
+"""An Android phone over adb, on which a benchmark binary of the user runs the exported file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import shlex
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
+from amc.runtimes.checked import prepare_checked
+from amc.runtimes.executorch import EXECUTORCH
+from amc.runtimes.litert import LITERT
+from amc.runtimes.onnxruntime import ONNXRUNTIME
 from amc.runtimes.protocol import FileBackend, Shape
 
 if TYPE_CHECKING:
@@ -28,13 +32,15 @@ class Runner:
     """How a benchmark binary is called and what it prints.
 
     Attributes:
-        suffix: Of the file that it loads.
+        suffix: Suffix of the file that it loads.
+        twin: Runtime of this machine that loads the same file; it converts and checks what is pushed.
         arguments: Its arguments; ``{model}``, ``{threads}``, ``{runs}`` and ``{batch}`` are filled in.
-        pattern: Regular expression that finds the mean time: the group ``s``, ``ms`` or ``us`` by its unit.
-            If there is a group ``runs``, the time is that of so many runs together.
+        pattern: Regular expression that finds the mean time in the output. The group is called ``s``, ``ms``
+            or ``us``, by the unit. If there is a group ``runs``, the time is the sum over that many runs.
     """
 
     suffix: str
+    twin: FileBackend
     arguments: str
     pattern: str
 
@@ -43,23 +49,26 @@ RUNNERS = {
     # benchmark_model of TensorFlow Lite and LiteRT
     "litert": Runner(
         ".tflite",
+        LITERT,
         "--graph={model} --num_threads={threads} --num_runs={runs} --min_secs=0 --use_xnnpack=true",
         r"Inference \(avg\): (?P<us>[\d.e+]+)",
     ),
     # executor_runner of ExecuTorch
     "executorch": Runner(
         ".pte",
+        EXECUTORCH,
         "--model_path={model} --num_executions={runs} --cpu_threads={threads}",
         r"executed successfully (?P<runs>\d+) time\(s\) in (?P<ms>[\d.]+) ms",
     ),
     # onnxruntime_perf_test
     "onnx": Runner(
         ".onnx",
+        ONNXRUNTIME,
         "-I -m times -r {runs} -x {threads} -y 1 -f batch:{batch} {model}",
         r"Average inference time cost(?: total)?: (?P<ms>[\d.]+) ms",
     ),
 }
-"""By export format; each binary is built for the phone by the user."""
+"""By export format; the user builds the binary for the phone."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,15 @@ class AdbSettings:
         serial: Serial number of the phone, as ``adb devices`` lists it; None if it is the only one.
         cores: Hexadecimal mask of the cores to pin to, such as ``f0`` for cores 4 to 7; None for any.
         runs: Inferences per round, averaged over by the binary.
-        max_celsius: A round starts once the temperature is at most this; None for never mind.
-        cool_seconds: Longest wait for it.
+        max_celsius: Highest temperature at which a round starts, in degrees Celsius; None for no limit.
+        cool_seconds: Longest wait for that temperature.
         thermal_file: File on the phone that holds the temperature in thousandths of a degree, such as
             /sys/class/thermal/thermal_zone0/temp; None for the battery's.
-        arguments: Instead of the binary's usual arguments, see ``Runner``.
-        pattern: Instead of its usual output, see ``Runner``.
+        arguments: Replaces the binary's usual arguments, see ``Runner``.
+        pattern: Replaces the usual pattern, see ``Runner``.
+
+    Raises:
+        SettingError: A setting is impossible.
     """
 
     runner: str | None = None
@@ -93,15 +105,17 @@ class AdbSettings:
 
     def __post_init__(self) -> None:
         if self.format not in RUNNERS:
-            raise AmcError(f"latency.adb.format is {self.format!r}; expected one of {', '.join(RUNNERS)}")
+            raise SettingError(f"latency.adb.format is {self.format!r}; expected one of {', '.join(RUNNERS)}")
         if self.cores is not None and not re.fullmatch("[0-9a-fA-F]+", self.cores):
-            raise AmcError(f"latency.adb.cores is {self.cores!r}; expected a hexadecimal mask, such as f0")
+            raise SettingError(
+                f"latency.adb.cores is {self.cores!r}; expected a hexadecimal mask, such as f0"
+            )
         if self.runs < 1:
-            raise AmcError(f"latency.adb.runs is {self.runs}; expected at least 1")
+            raise SettingError(f"latency.adb.runs is {self.runs}; expected at least 1")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise AmcError(f"latency.adb.pattern is no regular expression: {error}") from error
+            raise SettingError(f"latency.adb.pattern is no regular expression: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class Adb:
     precision: str = "float32"
 
     def available(self) -> str | None:
-        """Return None if the phone answers and the binary is there, else the reason in one line."""
+        """Return None if the phone answers and the binary exists, else the reason in one line."""
         runner = self.settings.runner
         if runner is None:
             return "latency.adb.runner is not set: name a benchmark binary built for the phone"
@@ -137,7 +151,12 @@ class Adb:
         threads: int,
         rounds: int,
     ) -> RemoteTimes:
-        """Push the networks and time them there, in an order that alternates from round to round."""
+        """Push the networks and time them there, in an order that alternates from round to round.
+
+        Raises:
+            AmcError: A network does not convert, the phone fails or stays too hot, or the binary prints no
+                time.
+        """
         names = {name: f"{i}{self._kind.suffix}" for i, name in enumerate(models)}
         temperatures = []
         samples: dict[str, list[float]] = {name: [] for name in models}
@@ -164,8 +183,10 @@ class Adb:
     @property
     def _kind(self) -> Runner:
         usual = RUNNERS[self.settings.format]
-        return Runner(
-            usual.suffix, self.settings.arguments or usual.arguments, self.settings.pattern or usual.pattern
+        return replace(
+            usual,
+            arguments=self.settings.arguments or usual.arguments,
+            pattern=self.settings.pattern or usual.pattern,
         )
 
     def _push(
@@ -176,13 +197,11 @@ class Adb:
         batch: int,
     ) -> dict[str, int]:
         """Export, check and push the networks and the binary; return the sizes of the files."""
-        from amc.runtimes.checked import prepare_checked
-
         sizes = {}
         self._shell(f"mkdir -p {_FOLDER}")
         with tempfile.TemporaryDirectory() as folder:
             for name, model in models.items():
-                content = prepare_checked(_twin(self.settings.format), model, shapes[name], batch, 1).content
+                content = prepare_checked(self._kind.twin, model, shapes[name], batch, 1).content
                 assert content is not None  # all twins load files
                 file = Path(folder) / names[name]
                 file.write_bytes(content)
@@ -193,7 +212,7 @@ class Adb:
         return sizes
 
     def _round(self, file: str, batch: int, threads: int) -> float:
-        """Run the binary once; milliseconds per inference."""
+        """Run the binary once; return milliseconds per inference."""
         arguments = self._kind.arguments.format(
             model=file, threads=threads, runs=self.settings.runs, batch=batch
         )
@@ -208,8 +227,7 @@ class Adb:
             if time.monotonic() >= deadline:
                 raise AmcError(
                     f"adb: the phone is still at {celsius:.1f} degrees after waiting for "
-                    f"{self.settings.cool_seconds:.0f} s; "
-                    f"expected latency.adb.max_celsius={limit:.1f} at most"
+                    f"{self.settings.cool_seconds:.0f} s; expected at most max_celsius={limit:.1f}"
                 )
             time.sleep(min(_POLL_SECONDS, self.settings.cool_seconds))
         return celsius
@@ -220,7 +238,7 @@ class Adb:
         found = re.search(r"^\s*(\d+)\s*$" if file else r"temperature: (\d+)", printed, re.MULTILINE)
         if found is None:
             raise AmcError(
-                f"adb: {file or 'dumpsys battery'} tells no temperature: {printed[-60:].strip()!r}"
+                f"adb: {file or 'dumpsys battery'} holds no temperature: {printed[-60:].strip()!r}"
             )
         return int(found[1]) / (1000 if file else 10)
 
@@ -241,27 +259,22 @@ class Adb:
 
 
 def parse_ms(printed: str, pattern: str) -> float:
-    """Return milliseconds per run from what a benchmark binary printed; ``pattern`` is a ``Runner``'s.
+    """Return milliseconds per run from the output of a benchmark binary.
+
+    Args:
+        printed: The output.
+        pattern: See ``Runner``.
 
     Raises:
-        AmcError: The pattern does not occur, or names no unit.
+        AmcError: The output holds no such time.
+        SettingError: The pattern names no unit.
     """
     found = re.search(pattern, printed)
     if found is None:
         last = (printed.strip().splitlines() or ["nothing"])[-1]
-        raise AmcError(f"adb: the runner printed no time that latency.adb.pattern finds, but: {last[:120]}")
+        raise AmcError(f"adb: the runner printed no time that the pattern finds, but: {last[:120]}")
     groups = found.groupdict()
     for unit, milliseconds in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
         if groups.get(unit) is not None:
             return float(groups[unit]) * milliseconds / int(groups.get("runs") or 1)
-    raise AmcError("latency.adb.pattern has no group named s, ms or us: the unit of the time")
-
-
-def _twin(format_name: str) -> FileBackend:
-    """The runtime of this machine that checks what the phone's will load."""
-    from amc.runtimes.executorch import ExecuTorch
-    from amc.runtimes.litert import LiteRT
-    from amc.runtimes.onnxruntime import OnnxRuntime
-
-    twins: dict[str, FileBackend] = {"litert": LiteRT(), "executorch": ExecuTorch(), "onnx": OnnxRuntime()}
-    return twins[format_name]
+    raise SettingError("pattern has no group named s, ms or us, the unit of the time")

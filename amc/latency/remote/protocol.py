@@ -1,4 +1,4 @@
-"""What a runtime on another device provides."""
+"""The interface of a runtime on another device."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RemoteTimes:
-    """What another device measured.
+    """The measurement of another device.
 
     Attributes:
         samples_ms: Milliseconds per call of each round, by name of the network; interleaved.
         repeats: Calls per round, averaged over.
         clock: Name of the clock.
-        device: What ran them.
+        device: Name of the device.
         version: Version of the runtime there.
         file_bytes: Size of the file that the runtime loads, by name.
-        notes: What is known of the device's clock and temperature, a line each.
+        notes: Facts about the device's clock and temperature, a line each.
     """
 
     samples_ms: Mapping[str, Sequence[float]]
@@ -65,6 +65,6 @@ class RemoteBackend(Protocol):
         """Convert the models, check them, and time them in the same rounds.
 
         Raises:
-            AmcError: A model does not convert or computes something else, or the device fails.
+            AmcError: A model does not convert, its logits differ from eager's, or the device fails.
         """
         ...

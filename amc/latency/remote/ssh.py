@@ -1,4 +1,4 @@
-"""A remote host over ssh: the ONNX files and a small timing script go there, onnxruntime runs them there."""
+"""A remote host over ssh: a small script that is sent there times the ONNX files with onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
+from amc.runtimes.onnx_file import onnx_bytes
 from amc.runtimes.protocol import TOLERANCES, Shape
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
     from torch import nn
 
 _JOB = "amc.latency.portable.onnx_job"
+_NO_HOST = "host is not set: name one that ssh reaches"
 SENT = (
     "latency/portable/machine.py",
     "latency/portable/onnx_job.py",
     "latency/portable/rounds.py",
     "runtimes/onnx_session.py",
 )
-"""Files of the package ``amc`` that the host runs; they need nothing else of it."""
+"""Files of the package ``amc`` that the host runs; they import nothing else of it."""
 
 
 @dataclass(frozen=True)
 class SshSettings:
-    """How a host is reached, and what is there.
+    """How a host is reached, and which Python runs there.
 
     Attributes:
-        host: What ``ssh`` takes, such as ``pi@192.168.1.5`` or a name of ~/.ssh/config; no password is asked
-            for.
+        host: Destination for ``ssh``, such as ``pi@192.168.1.5`` or a name of ~/.ssh/config; it must not ask
+            for a password.
         python: Python there, at least 3.8, with numpy and onnxruntime.
         options: Further arguments of ``ssh``, such as ``-p`` and ``2222``.
         timeout: Seconds after which the measurement is given up.
@@ -49,16 +52,16 @@ class SshSettings:
 
 @dataclass(frozen=True)
 class Ssh:
-    """ONNX Runtime's CPU provider on a remote host: float32, measured there as it is measured here."""
+    """ONNX Runtime's CPU provider on a remote host: float32, timed there as on this machine."""
 
     settings: SshSettings = SshSettings()
     name: str = "ssh"
     precision: str = "float32"
 
     def available(self) -> str | None:
-        """Return None if the host answers and has what is needed, else the reason in one line."""
+        """Return None if the host answers and has numpy and onnxruntime, else the reason in one line."""
         if self.settings.host is None:
-            return "latency.ssh.host is not set"
+            return _NO_HOST
         try:
             quietly = ["env", "ORT_DISABLE_TELEMETRY=1"]
             self._there([*quietly, self.settings.python, "-c", "import numpy, onnxruntime"])
@@ -75,10 +78,11 @@ class Ssh:
         threads: int,
         rounds: int,
     ) -> RemoteTimes:
-        """Send the networks, time them there, and compare the logits that come back with eager's."""
-        from amc.runtimes.onnx_file import onnx_bytes
-        from amc.runtimes.reference import check_agreement, eager_logits, random_batch
+        """Send the networks, time them there, and compare the logits that come back with eager's.
 
+        Raises:
+            AmcError: A network does not convert, the host fails, or its logits differ from eager's.
+        """
         contents = {name: onnx_bytes(model, input_shapes[name]) for name, model in models.items()}
         images = {name: random_batch(input_shapes[name], batch) for name in models}
         job = {
@@ -130,7 +134,7 @@ class Ssh:
         """Run a line of the remote shell, or a program with its arguments."""
         settings = self.settings
         if settings.host is None:
-            raise AmcError("latency.ssh.host is not set")
+            raise SettingError(_NO_HOST)
         remote = line if isinstance(line, str) else shlex.join(line)
         options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *settings.options]
         return command(
@@ -139,7 +143,7 @@ class Ssh:
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:
-    """Return a tar of ``files`` and of what runs them, as a package that hides an installed one."""
+    """Return a tar of ``files`` and of ``SENT``, as a package that hides an installed one."""
     source = Path(__file__).parents[2]
     package = {f"amc/{name}": (source / name).read_bytes() for name in SENT}
     folders = {parent for name in package for parent in Path(name).parents if parent.name}

@@ -1,20 +1,18 @@
-"""Timing that survives a shared machine: interleaved rounds, and speed-ups taken within each round.
+"""Timing on a shared machine: interleaved rounds, and speed-ups taken within each round.
 
-The speed-up is the median over rounds of the ratio within a round: a slow spell hits both sides of the ratio.
-A network is timed only once its logits on the runtime agree with eager PyTorch.
+The speed-up is the median over rounds of the ratio within a round, because a slow spell hits both sides of
+that ratio. A network is timed only once its logits on the runtime agree with eager PyTorch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.latency.portable.machine import clock_notes, cpu_model
 from amc.latency.portable.rounds import interleaved
 from amc.latency.remote.protocol import RemoteBackend
@@ -72,14 +70,14 @@ class Measurement:
 
     Attributes:
         timings: By name.
-        clock: ``process_time`` (CPU seconds, one thread), ``perf_counter`` (wall seconds), or another of the
-            backend's own.
-        device: What ran them.
+        clock: ``process_time`` (CPU seconds, one thread), ``perf_counter`` (wall seconds), or a clock of the
+            backend.
+        device: Name of the device.
         version: Version of the runtime.
         file_bytes: Size of the file that the runtime loads, by name; empty if it loads none.
-        peak_memory_bytes: What a network takes at most, by name (``amc.latency.timing.peak_memory``, or
-            device memory as the runtime tells it); empty where it is not known.
-        notes: What is known of the device's clock rate and temperature, a line each.
+        peak_memory_bytes: Peak memory by name (``amc.latency.timing.peak_memory``, or the device memory that
+            the runtime reports); empty where it is not known.
+        notes: Facts about the device's clock rate and temperature, a line each.
     """
 
     timings: dict[str, Timing]
@@ -111,9 +109,12 @@ def measure(
 
     Returns:
         A timing per name, in the order of ``runs``.
+
+    Raises:
+        SettingError: There is no callable, or no round.
     """
     if not runs or rounds < 1:
-        raise AmcError(
+        raise SettingError(
             f"got {len(runs)} callables and {rounds} rounds, expected at least one of each; "
             "likely an empty selection"
         )
@@ -122,19 +123,27 @@ def measure(
 
 
 def ratio(dense: Timing, pruned: Timing) -> Comparison:
-    """Compare two timings from the same call of :func:`measure`, round by round."""
+    """Compare two timings from the same call of :func:`measure`, round by round.
+
+    Raises:
+        SettingError: The numbers of rounds differ.
+        AmcError: A round of the pruned network took no time.
+    """
     if dense.rounds != pruned.rounds:
-        raise AmcError(
+        raise SettingError(
             f"got {dense.rounds} dense and {pruned.rounds} pruned rounds, expected as many of each; "
             "likely two separate measurements, which cannot be paired"
         )
-    ratios = [d / p if p > 0 else math.inf for d, p in zip(dense.samples_ms, pruned.samples_ms, strict=True)]
+    if min(pruned.samples_ms) <= 0:
+        raise AmcError("a round of the pruned network took 0 ms; likely the clock is too coarse")
+    ratios = [d / p for d, p in zip(dense.samples_ms, pruned.samples_ms, strict=True)]
+    first, middle, third = quantiles(ratios, 0.25, 0.5, 0.75)
     return Comparison(
         dense=dense,
         pruned=pruned,
-        speedup=median(ratios),
-        speedup_q1=quantile(ratios, 0.25),
-        speedup_q3=quantile(ratios, 0.75),
+        speedup=middle,
+        speedup_q1=first,
+        speedup_q3=third,
     )
 
 
@@ -149,7 +158,13 @@ def time_models(
 ) -> dict[str, Timing]:
     """Time any number of named models on one backend in the same rounds; any two can go to :func:`ratio`.
 
-    ``input_shape`` is one image, (C, H, W), for all models or for each by name.
+    Args:
+        models: The networks, by name.
+        input_shape: One image, (C, H, W), for all models or for each by name.
+        backend: The runtime.
+        batch: Images per call.
+        threads: Threads the runtime may use.
+        rounds: Samples per network.
 
     Raises:
         AmcError: A model does not convert, or its logits on the backend are not those of eager PyTorch.
@@ -167,13 +182,16 @@ def measure_models(
     rounds: int = 30,
     memory: bool = False,
 ) -> Measurement:
-    """Do what :func:`time_models` does, and tell what else is known of the measurement.
+    """Time models as :func:`time_models` does, and return all that is known about the measurement.
 
     With ``memory`` a fresh process loads each file that runs on this machine's CPU, for its peak memory.
+
+    Raises:
+        AmcError: A model does not convert, or its logits on the backend are not those of eager PyTorch.
     """
     shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(models, input_shape)
     if isinstance(backend, RemoteBackend):
-        return _measured_there(backend, models, shapes, batch=batch, threads=threads, rounds=rounds)
+        return _measure_remotely(backend, models, shapes, batch=batch, threads=threads, rounds=rounds)
     with torch_threads_restored():
         prepared = {
             name: prepare_checked(backend, model, shapes[name], batch, threads)
@@ -201,7 +219,7 @@ def measure_models(
     )
 
 
-def _measured_there(
+def _measure_remotely(
     backend: RemoteBackend,
     models: Mapping[str, nn.Module],
     shapes: Mapping[str, Shape],
@@ -223,35 +241,36 @@ def _measured_there(
 
 
 def clock_for(threads: int) -> tuple[str, Clock]:
-    """Return the name and the function of the clock for a runtime that uses so many threads.
+    """Return the name and the function of the clock for a runtime that uses ``threads`` threads.
 
-    CPU time adds up the threads of a process, so it stands for latency only while there is one of them.
+    CPU time adds up the threads of a process, so it equals the latency only with one thread.
     """
     return ("process_time", time.process_time) if threads == 1 else ("perf_counter", time.perf_counter)
 
 
 def _timing(samples_ms: Sequence[float], repeats: int) -> Timing:
+    first, middle, third, p90 = quantiles(samples_ms, 0.25, 0.5, 0.75, 0.9)
     return Timing(
-        median_ms=median(samples_ms),
-        p90_ms=quantile(samples_ms, 0.9),
-        iqr_ms=quantile(samples_ms, 0.75) - quantile(samples_ms, 0.25),
+        median_ms=middle,
+        p90_ms=p90,
+        iqr_ms=third - first,
         rounds=len(samples_ms),
         repeats=repeats,
         samples_ms=tuple(samples_ms),
     )
 
 
-def quantile(values: Sequence[float], fraction: float) -> float:
-    """Linearly interpolated quantile, as numpy's default."""
-    ordered = sorted(values)
-    position = fraction * (len(ordered) - 1)
-    low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
-    return low if low == high else low + (high - low) * (position - math.floor(position))
+def quantiles(values: Sequence[float], *fractions: float) -> list[float]:
+    """Return the linearly interpolated quantiles of ``values`` at ``fractions``, 0 to 1."""
+    import numpy as np  # here, so that importing the package stays light
+
+    found: list[float] = np.quantile(values, fractions).tolist()
+    return found
 
 
 @contextlib.contextmanager
 def torch_threads_restored() -> Iterator[None]:
-    """Give torch its number of threads back at the end."""
+    """Restore torch's number of threads at the end."""
     import torch
 
     threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Measure both networks side by side, at the batch size of latency and at that of throughput."""
     config = run.config.latency
-    model = run.pruned("model.safetensors")
+    model = run.pruned(run.folder.model)
     results = _measured(run, model, config.backends, config.batch, config.rounds, memory=config.memory)
     facts = {"runtimes": results}
     if config.throughput_batch and config.throughput_batch != config.batch:
@@ -41,9 +41,9 @@ def _measured(
             bar.update()
 
         results = compare(
-            run.dense,
+            run.problem.dense,
             model,
-            run.splits.input_shape,
+            run.problem.splits.input_shape,
             backends=[backend_of(name, config) for name in names],
             batch=batch,
             threads=config.threads,

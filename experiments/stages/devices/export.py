@@ -18,24 +18,24 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         AmcError: None of the formats could be written; says why, of the first.
     """
-    model = run.pruned("model.safetensors")
-    strategy = Strategy.load(run.require("strategy.json", "search"))
-    (run.folder / "exports").mkdir(exist_ok=True)
+    model = run.pruned(run.folder.model)
+    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    (run.folder.exports).mkdir(exist_ok=True)
     settings = ExportSettings(
         tolerance=run.config.export.tolerance,
         opset=run.config.export.opset,
-        name=run.spec.name,
+        name=run.problem.spec.name,
         widths={group.name: str(group.kept) for group in strategy.groups},
     )
     files: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     for name in run.config.export.formats:
         kind = get_format(name)
-        path = run.folder / "exports" / kind.file
+        path = run.folder.exports / kind.file
         try:
             if (reason := kind.unavailable()) is not None:
                 raise AmcError(reason)
-            files.append(_facts(kind.write(model, run.splits.input_shape, path, settings)))
+            files.append(_facts(kind.write(model, run.problem.splits.input_shape, path, settings)))
         except AmcError as error:
             failures[name] = str(error)
             print(f"export: {name} is left out: {error}")

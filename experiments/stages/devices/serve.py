@@ -26,9 +26,14 @@ def run(run: Run) -> dict[str, Any]:
         raise AmcError(f"serve.backend is {backend.name}, another device; expected a runtime of this machine")
     if (reason := backend.available()) is not None:
         raise AmcError(f"serve.backend={backend.name} cannot run here: {reason}")
-    models = {"dense": run.dense, "pruned": run.pruned("model.safetensors")}
+    models = {"dense": run.problem.dense, "pruned": run.pruned(run.folder.model)}
     found = serve_models(
-        models, run.splits.input_shape, backend, serve_settings(config), batch=config.batch, threads=threads
+        models,
+        run.problem.splits.input_shape,
+        backend,
+        serve_settings(config),
+        batch=config.batch,
+        threads=threads,
     )
     print(f"serve: {backend.name}, {found.rate:.1f} requests/s of {config.batch}, {config.seconds:g} s each")
     for name, served in found.served.items():

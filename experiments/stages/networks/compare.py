@@ -19,12 +19,12 @@ def run(run: Run) -> dict[str, Any]:
     """Judge both on the test images, right after pruning and after fine-tuning."""
     found = run.widths_of(run.strategy())
     with tqdm(
-        total=len(run.splits.calibration), desc="compare", unit="image", disable=None, leave=False
+        total=len(run.problem.splits.calibration), desc="compare", unit="image", disable=None, leave=False
     ) as bar:
-        compressor = run.compressor(progress=bar.update)
-    facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.dense)}}
+        builder = run.problem.evaluator(bar.update).builder
+    facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}}
     for name, widths in (("strategy", found), ("uniform", uniform_widths(run.space, run.budget))):
-        model, measured = cut(run, compressor, widths)
+        model, measured = cut(run, builder, widths)
         row = {
             "macs_ratio": measured["macs_ratio"],
             "params_ratio": measured["params_ratio"],
@@ -32,7 +32,7 @@ def run(run: Run) -> dict[str, Any]:
             "top1_pruned": test_top1(run, model),
         }
         if run.config.finetune.epochs > 0:
-            finetune(run, model, run.folder / f"compare-{name}.ckpt.safetensors", f"compare-{name}")
+            finetune(run, model, run.folder.checkpoint(f"compare-{name}"), f"compare-{name}")
             row["top1_finetuned"] = test_top1(run, model)
         facts[name] = row
         after = f", {row['top1_finetuned']:.2f}% fine-tuned" if "top1_finetuned" in row else ""

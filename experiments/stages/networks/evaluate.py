@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -24,25 +25,25 @@ def run(run: Run) -> dict[str, Any]:
     Two networks of which only one is right on a tenth of 10,000 images differ by 0.3 points by chance (one
     standard deviation). How far predictions diverge from the dense network's is told too: it varies less.
     """
-    macs, params = macs_cost(run.graph), run.params
-    widths = run.graph.dense_widths
-    dense = _outputs(run, run.dense)
+    macs, params = macs_cost(run.problem.graph), run.problem.params
+    widths = run.problem.graph.dense_widths
+    dense = _outputs(run, run.problem.dense)
     facts: dict[str, Any] = {
         "dense": {"top1": _top1(run, dense), "macs": macs(widths), "params": params(widths)}
     }
 
-    def judged(weights: str) -> dict[str, float]:
+    def judged(weights: Path) -> dict[str, float]:
         outputs = _outputs(run, run.pruned(weights))
         return {"top1": _top1(run, outputs), "divergence": 0.0 - agreement(outputs, dense)}
 
-    if (run.folder / "pruned.safetensors").exists():
-        widths = run.widths_of(Strategy.load(run.folder / "strategy.json"))
+    if (run.folder.pruned).exists():
+        widths = run.widths_of(Strategy.load(run.folder.strategy))
         cost = {"macs": macs(widths), "params": params(widths)}
-        facts["pruned"] = {**judged("pruned.safetensors"), **cost}
-        if run.recorded("finetune") is not None:
-            facts["finetuned"] = {**judged("model.safetensors"), **cost}
+        facts["pruned"] = {**judged(run.folder.pruned), **cost}
+        if run.folder.recorded("finetune") is not None:
+            facts["finetuned"] = {**judged(run.folder.model), **cost}
     for name, row in facts.items():
-        print(f"evaluate: {name} {row['top1']:.2f}% on {len(run.splits.test())} test images")
+        print(f"evaluate: {name} {row['top1']:.2f}% on {len(run.problem.splits.test())} test images")
     return facts
 
 
@@ -53,12 +54,12 @@ def test_top1(run: Run, model: nn.Module) -> float:
 
 def _outputs(run: Run, model: nn.Module) -> Tensor:
     """Return a network's logits on the test images: (N, classes)."""
-    outputs = logits(model.to(run.device), run.splits.test().images, BATCH_SIZE)
+    outputs = logits(model.to(run.problem.device), run.problem.splits.test().images, BATCH_SIZE)
     model.cpu()
     return outputs
 
 
 def _top1(run: Run, outputs: Tensor) -> float:
-    labels = run.splits.test().labels
+    labels = run.problem.splits.test().labels
     check_labels(labels, outputs.shape[1])
     return top1(outputs, labels)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> dict[str, Any]:
     """Write the fine-tuned ``model.safetensors``."""
-    model = run.pruned("pruned.safetensors")
-    facts = finetune(run, model, run.folder / "finetune.ckpt.safetensors", "finetune")
-    run.forget("evaluate", "export", "benchmark", "serve")
-    save_safetensors(model.cpu().state_dict(), run.folder / "model.safetensors")
+    model = run.pruned(run.folder.pruned)
+    facts = finetune(run, model, run.folder.checkpoint("finetune"), "finetune")
+    run.folder.forget("evaluate", "export", "benchmark", "serve")
+    save_safetensors(model.cpu().state_dict(), run.folder.model)
     print(f"finetune: {facts['val_top1']:.2f}% on search_val after {facts['epochs']} epochs")
     return facts
 
@@ -31,14 +31,14 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
     settings = run.train_settings(run.config.finetune)
     train(
         model,
-        run.splits,
+        run.problem.splits,
         settings,
         seed=run.config.seed,
-        device=run.device,
-        teacher=run.dense if settings.distill_weight > 0 else None,
+        device=run.problem.device,
+        teacher=run.problem.dense if settings.distill_weight > 0 else None,
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )
     model.cpu()
-    images = run.splits.search_val
+    images = run.problem.splits.search_val
     return {"epochs": settings.epochs, "val_top1": top1(logits(model, images.images, 256), images.labels)}

@@ -17,33 +17,34 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> dict[str, Any]:
     """Write ``dense.safetensors``; a network that comes with weights is only judged."""
-    if not run.comes_trained:
+    if not run.problem.comes_trained:
         model = _untrained(run)
         settings = run.train_settings(run.config.train)
-        checkpoint = run.folder / "train.ckpt.safetensors"
+        checkpoint = run.folder.checkpoint("train")
         train(
             model,
-            run.splits,
+            run.problem.splits,
             settings,
             seed=run.config.seed,
-            device=run.device,
+            device=run.problem.device,
             checkpoint=checkpoint,
             on_epoch=run.log_epochs("train"),
         )
-        save_safetensors(model.cpu().state_dict(), run.folder / "dense.safetensors")
-    if not run.graph.classifies:
+        save_safetensors(model.cpu().state_dict(), run.folder.dense)
+    if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
-        _ = run.dense
+        run.problem.keep_dense()
         return {"trained_here": False, "val_top1": None}
-    images = run.splits.search_val
-    val_top1 = top1(logits(run.dense, images.images, 256), images.labels)
+    run.problem.keep_dense()
+    images = run.problem.splits.search_val
+    val_top1 = top1(logits(run.problem.dense, images.images, 256), images.labels)
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
-    return {"trained_here": not run.comes_trained, "val_top1": val_top1}
+    return {"trained_here": not run.problem.comes_trained, "val_top1": val_top1}
 
 
 def _untrained(run: Run) -> nn.Module:
     """Build what is trained: with initial weights, or those of ``model.start`` as far as they fit."""
-    model = run.fresh_model()
+    model = run.problem.fresh_model()
     if (start := run.config.model.start) is not None:
         new = load_matching(model, load_state_dict(start), start)
         print(f"train: starts from {start}" + (f"; new are {', '.join(new)}" if new else ""))

@@ -23,7 +23,7 @@ from experiments.stages.networks.prune import cut
 from experiments.statistics import bootstrap_correlation
 
 if TYPE_CHECKING:
-    from amc.candidate.evaluator import Compressor
+    from amc.candidate.builder import CandidateBuilder
     from experiments.run.run import Run
 
 PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))
@@ -33,15 +33,17 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``correlate.jsonl``, a line a policy; a stage that was killed goes on with the next one."""
     if run.config.correlate.policies < 3:
         raise AmcError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
-    chosen = policies(read_episodes(run.require("search.jsonl", "search")), run.config.correlate.policies)
-    path = run.folder / "correlate.jsonl"
+    chosen = policies(
+        read_episodes(run.folder.require(run.folder.search, "search")), run.config.correlate.policies
+    )
+    path = run.folder.correlate
     rows = _known(path)
     with tqdm(total=len(chosen), desc="correlate", unit="policy", disable=None) as bar:
-        compressor = run.compressor()
+        builder = run.problem.evaluator().builder
         for point in chosen:
             key = json.dumps(point["widths"])
             if key not in rows:
-                rows[key] = {**point, **_judged(run, compressor, tuple(point["widths"]))}
+                rows[key] = {**point, **_judged(run, builder, tuple(point["widths"]))}
                 atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows.values()))
             bar.update()
     found = [rows[json.dumps(point["widths"])] for point in chosen]
@@ -78,11 +80,11 @@ def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float
     return found
 
 
-def _judged(run: Run, compressor: Compressor, widths: tuple[int, ...]) -> dict[str, float]:
-    model, facts = cut(run, compressor, widths)
+def _judged(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> dict[str, float]:
+    model, facts = cut(run, builder, widths)
     row = {"macs_ratio": facts["macs_ratio"], "top1_pruned": test_top1(run, model)}
     if run.config.finetune.epochs > 0:
-        checkpoint = run.folder / "correlate.ckpt.safetensors"
+        checkpoint = run.folder.checkpoint("correlate")
         finetune(run, model, checkpoint, "correlate")
         checkpoint.unlink(missing_ok=True)
         row["top1_finetuned"] = test_top1(run, model)

@@ -18,7 +18,7 @@ WIDTH = 110
 
 def run(run: Run) -> dict[str, Any]:
     """Print what can be pruned; no trained weights are needed."""
-    graph = run.graph
+    graph = run.problem.graph
     macs = macs_cost(graph)
     dense = macs(graph.dense_widths)
     minimum = macs(run.space.minimum) / dense

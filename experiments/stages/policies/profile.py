@@ -34,11 +34,11 @@ def run(run: Run) -> dict[str, Any]:
 
     Random weights are enough: how long a layer takes does not depend on them.
     """
-    config, backend = run.config.profile, run.available_backend()
+    config, backend = run.config.profile, run.problem.available_backend()
     target = target_of(backend, config.threads, config.batch)
     path = tables_folder(config.tables) / target.file_name
     table = LatencyTable.load(path) if path.exists() else LatencyTable(target)
-    model, graph = run.fresh_model().eval(), run.graph
+    model, graph = run.problem.fresh_model().eval(), run.problem.graph
     kinds = layer_kinds(graph, model)
     grids = layer_grids(graph, kinds, run.space, config.points)
     missing = _points(table, grids)
@@ -57,7 +57,7 @@ def run(run: Run) -> dict[str, Any]:
         fitted, dense_ms, found = _fit(run, unfitted, progress)
         widths = _cheap_widths(run, typical_layer(graph, kinds)) if config.widths else {}
         progress(probe, "widths")
-    atomic_write_json(run.latency_model_path, fitted.to_json())
+    atomic_write_json(run.problem.folder.latency_model, fitted.to_json())
     print(
         f"profile: {target.runtime} on {target.device}, dense {dense_ms:.3f} ms; predictions are off by "
         f"{found.median_error:.1%} (median) and {found.worst_error:.1%} (worst) on {found.networks} others"
@@ -81,7 +81,7 @@ def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
     config = run.config.profile
     found = width_costs(
         kind,
-        run.available_backend(),
+        run.problem.available_backend(),
         batch=config.batch,
         threads=config.threads,
         rounds=config.rounds,
@@ -100,13 +100,13 @@ def _points(table: LatencyTable, grids: Sequence[LayerGrid]) -> int:
 
 def _fit(run: Run, model: LatencyModel, progress: Progress) -> tuple[LatencyModel, float, Accuracy]:
     """Measure whole networks; fit to some and the dense one, and judge on the others."""
-    config, graph = run.config.profile, run.graph
+    config, graph = run.config.profile, run.problem.graph
     networks = random_networks(run.space, macs_cost(graph), config.fit + config.held_out, run.config.seed)
     dense_ms, ratios = measure_networks(
-        run.fresh_model().eval(),
+        run.problem.fresh_model().eval(),
         graph,
         networks,
-        run.available_backend(),
+        run.problem.available_backend(),
         batch=config.batch,
         threads=config.threads,
         rounds=config.rounds,

@@ -14,18 +14,19 @@ from tqdm import tqdm
 from agents import Episode
 from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
-from amc.candidate.evaluator import Compressor
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.evaluator import Evaluator
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
-from amc.errors import Stopped
+from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.result import Evaluation
 from amc.strategy import Strategy
-from amc.workers import open_pool
+from amc.workers.pool import open_pool
 from envs import ChannelPruningEnv
 from envs.channel_pruning import Network
 from envs.observation import group_features
-from experiments.config.agents import episodes_of, make_agent
+from experiments.config.agents import Knowledge, episodes_of, make_agent
 from experiments.run.episodes import EpisodeWriter, watching
 
 if TYPE_CHECKING:
@@ -39,58 +40,56 @@ def run(run: Run) -> dict[str, Any]:
     evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run. With K workers the
     agent learns after every K episodes: their number is a part of what a search is, their kind is not.
     """
-    start = time.perf_counter()
+    start, problem = time.perf_counter(), run.problem
     run.budget.check_feasible(run.space)
     episodes = episodes_of(run.config.agent)
-    difference = check_exactness(run.dense, run.graph, SlicePlan(run.graph, run.dense), samples=1)
+    dense, graph = problem.dense, problem.graph
+    difference = check_exactness(dense, graph, SlicePlan(graph, dense), samples=1)
     keeper = _Keeper(run, episodes)
     with (
-        closing(_compressor(run)) as compressor,
-        _network(run, compressor, episodes) as network,
-        EpisodeWriter(run.folder / "search.jsonl", run.latency_model if run.profiled else None) as writer,
+        closing(_evaluator(run)) as evaluator,
+        _network(run, evaluator, episodes) as network,
+        EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
         tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
     ):
-        relaxed = partial(_env, run, network, replace(run.budget, enforced=False))
-        scores = partial(global_scores, run.dense, run.graph, calibration=run.splits.calibration)
-        errors = partial(_errors, compressor)
-        agent = make_agent(
-            run.config.agent,
+        known = Knowledge(
             run.space,
             run.budget,
-            errors,
-            run.config.seed,
-            relaxed,
-            scores,
-            lambda: run.reward(compressor.dense),
+            curves=partial(_curves, run),
+            relaxed_env=partial(_env, run, network, replace(run.budget, enforced=False)),
+            ceiling=lambda: run.reward(evaluator.dense),
+            scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
         )
+        agent = make_agent(run.config.agent, known, run.config.seed)
         envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
             none = "no episode within the budget had ended"
-            again = f"the same command with run_dir={run.top.folder} goes on"
+            again = f"the same command with run_dir={problem.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
-        dense = compressor.dense
+        judged = evaluator.dense
     keeper.settle(result.best)
     if result.save is not None:
-        result.save(run.folder / "agent.zip")
+        result.save(run.folder.agent)
     else:
-        run.forget("agent.zip")
+        run.folder.agent.unlink(missing_ok=True)
     best = result.best.info["evaluation"]
-    score = f"{best.top1:.2f}%" if run.graph.classifies else f"agreement {best.agreement:.4g}"
+    score = f"{best.top1:.2f}%" if run.problem.graph.classifies else f"agreement {best.agreement:.4g}"
     found = f"{score} on search_val at {_cost(run, best)}"
     print(f"search: {result.agent} found {found} in {result.episodes} episodes")
     return {
         "agent": result.agent,
         "reward": run.reward.name,
-        "precision": compressor.settings.precision,
+        "precision": evaluator.precision,
         "episodes": result.episodes,
         "best_return": result.best.value,
         "best_episode": result.best.index,
         "best_top1": best.top1,
-        "dense_top1": dense.top1,
-        "dense_loss": dense.loss,
+        "dense_top1": judged.top1,
+        "dense_loss": judged.loss,
+        "dense_return": _dense_return(run, judged),
         "evaluations": writer.distinct,
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
@@ -98,29 +97,39 @@ def run(run: Run) -> dict[str, Any]:
     }
 
 
+def _dense_return(run: Run, dense: Evaluation) -> float | None:
+    """Return the dense network's score; None if a user's own reward is defined for smaller networks only."""
+    try:
+        return run.reward(dense)
+    except AmcError:
+        return None
+
+
 def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
-    return ChannelPruningEnv(network, run.space, budget, run.reward, group_features(run.graph))
+    return ChannelPruningEnv(network, run.space, budget, run.reward, group_features(run.problem.graph))
 
 
-def _compressor(run: Run) -> Compressor:
+def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:
     with tqdm(
-        total=len(run.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
+        total=len(run.problem.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
     ) as bar:
-        return run.compressor(progress=bar.update)
+        return run.problem.evaluator(bar.update)
 
 
-def _errors(compressor: Compressor) -> Errors:
+def _curves(run: Run) -> Errors:
     with tqdm(desc="measure", unit="network", disable=None, leave=False) as bar:
-        return compressor.errors(bar.update)
+        return run.problem.curves()(bar.update)
 
 
-def _network(run: Run, compressor: Compressor, episodes: int) -> AbstractContextManager[Network]:
-    """Return what evaluates: the compressor itself, or workers that share it."""
+def _network(
+    run: Run, evaluator: Evaluator[CandidateBuilder], episodes: int
+) -> AbstractContextManager[Network]:
+    """Return what evaluates: the evaluator itself, or workers that share it."""
     settings = run.workers()
     if settings.kind == "serial":
-        return nullcontext(compressor)
+        return nullcontext(evaluator)
     needed = replace(settings, count=min(settings.count, episodes))
-    return closing(open_pool(compressor, needed, lambda line: tqdm.write(f"search: {line}", file=sys.stderr)))
+    return closing(open_pool(evaluator, needed, lambda line: tqdm.write(f"search: {line}", file=sys.stderr)))
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
@@ -138,7 +147,7 @@ class _Keeper:
     def __init__(self, run: Run, episodes: int) -> None:
         self._run = run
         self._episodes = episodes
-        self._path = run.folder / "strategy.json"
+        self._path = run.folder.strategy
         self._old = Strategy.load(self._path) if self._path.exists() else None
 
     def offer(self, episode: Episode) -> None:
@@ -154,8 +163,8 @@ class _Keeper:
 
     def _write(self, strategy: Strategy) -> None:
         if self._old is None or self._old.groups != strategy.groups:
-            self._run.forget("verify")
-            self._run.forget_pruned()
+            self._run.folder.forget("verify")
+            self._run.folder.forget_pruned()
         strategy.save(self._path)
         self._old = strategy
 
@@ -170,7 +179,7 @@ class _Keeper:
             episode=episode.index,
             episodes=self._episodes,
             search_val_top1=evaluation.top1,
-            fingerprint=self._run.fingerprint,
+            fingerprint=self._run.problem.fingerprint,
             **({"workers": at_once} if at_once > 1 else {}),
         )
 

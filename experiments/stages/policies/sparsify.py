@@ -18,18 +18,19 @@ from tqdm import tqdm
 
 from amc.budget.budget import Budget, get_fit
 from amc.budget.widths import WidthSpace
+from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
 from amc.errors import AmcError, Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
 from amc.sparsity.training import zeros_held
-from amc.sparsity.weights import WHOLE, WeightPruner, prunable_layers, sparsity_fingerprint
+from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers, sparsity_fingerprint
 from envs import ChannelPruningEnv
 from envs.observation import layer_features
-from experiments.config.agents import episodes_of, make_agent
+from experiments.config.agents import Knowledge, episodes_of, make_agent
 from experiments.report import write_sparsity_html
 from experiments.run.episodes import EpisodeWriter, watching
-from experiments.run.provenance import provenance
+from experiments.run.folder import SEARCH
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 
@@ -45,15 +46,16 @@ def run(run: Run) -> dict[str, Any]:
     Each round has a folder ``density_0.50`` with its ``search.jsonl``; a stage that was stopped goes on where
     it was, as all that was evaluated or trained is remembered there.
     """
-    model = copy.deepcopy(run.dense)
-    layers = prunable_layers(run.graph, model)
+    model = copy.deepcopy(run.problem.dense)
+    layers = prunable_layers(run.problem.graph, model)
     ceiling = (WHOLE,) * len(layers)
-    facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.dense)}, "rounds": []}
+    facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}, "rounds": []}
     for density in run.config.sparsify.densities:
-        folder = run.folder / f"density_{density:.2f}"
+        folder = run.folder.path / f"density_{density:.2f}"
         folder.mkdir(exist_ok=True)
-        with closing(_pruner(run, model, ceiling, folder)) as pruner:
-            ceiling, found = _search(run, pruner, density, folder)
+        with closing(_evaluator(run, model, ceiling, folder)) as evaluator:
+            pruner = evaluator.builder
+            ceiling, found = _search(run, evaluator, density, folder)
             model = pruner.sparse_model(ceiling)
             found |= {"density": pruner.weights(ceiling) / pruner.weights((WHOLE,) * len(layers))}
             found |= {"params_ratio": pruner.params(ceiling) / sum(p.numel() for p in model.parameters())}
@@ -66,16 +68,18 @@ def run(run: Run) -> dict[str, Any]:
         facts["rounds"].append(found)
         after = f", {found['top1_finetuned']:.2f}% fine-tuned" if "top1_finetuned" in found else ""
         print(f"sparsify: {found['density']:.4f} of the weights: {found['top1_pruned']:.2f}% pruned{after}")
-    save_safetensors(model.state_dict(), run.folder / "sparse.safetensors")
-    about = {"model": run.spec.to_json(), "agent": run.config.agent.name, "seed": run.config.seed}
-    atomic_write_json(run.folder / "sparsity.json", {"_version": VERSION, **about, "rounds": facts["rounds"]})
+    save_safetensors(model.state_dict(), run.folder.sparse)
+    about = {"model": run.problem.spec.to_json(), "agent": run.config.agent.name, "seed": run.config.seed}
+    atomic_write_json(
+        run.folder.sparsity.with_suffix(".json"), {"_version": VERSION, **about, "rounds": facts["rounds"]}
+    )
     write_sparsity_html(
-        run.folder / "sparsity.html",
+        run.folder.sparsity.with_suffix(".html"),
         {
-            "model": run.spec.name,
-            "data": run.splits.name,
+            "model": run.problem.spec.name,
+            "data": run.problem.splits.name,
             "seed": run.config.seed,
-            "provenance": provenance(run),
+            "provenance": run.provenance(),
         },
         _table(facts),
         facts["rounds"],
@@ -83,31 +87,39 @@ def run(run: Run) -> dict[str, Any]:
     return facts
 
 
-def _pruner(run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: Path) -> WeightPruner:
-    order, compressor = run.config.sparsify.order, run.settings()
-    about = (order, ceiling, compressor.batch_size, compressor.precision)
-    fingerprint = sparsity_fingerprint(model, run.splits.fingerprint, *about)
-    return WeightPruner(
+def _evaluator(
+    run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: Path
+) -> Evaluator[SparseBuilder]:
+    problem, order = run.problem, run.config.sparsify.order
+    settings = problem.settings()
+    about = (order, ceiling, settings.batch_size, settings.precision)
+    fingerprint = sparsity_fingerprint(model, problem.splits.fingerprint, *about)
+    builder = SparseBuilder(
         model,
-        run.graph,
+        problem.graph,
         ceiling,
-        run.splits.calibration.images,
-        run.splits.search_val,
+        problem.splits.calibration.images,
         order=order,
-        batch_size=compressor.batch_size,
-        precision=compressor.precision,
+        precision=settings.precision,
+        device=problem.device,
+    )
+    return Evaluator(
+        builder,
+        problem.splits.search_val,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
         memo=Memo(folder / "evaluations.jsonl", fingerprint),
-        device=run.device,
     )
 
 
 def _search(
-    run: Run, pruner: WeightPruner, density: float, folder: Path
+    run: Run, evaluator: Evaluator[SparseBuilder], density: float, folder: Path
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Let the agent decide what each layer keeps of what it has."""
+    pruner = evaluator.builder
     least = max(round(run.config.sparsify.min_density * WHOLE), 1)
-    choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.ceiling)
-    space = WidthSpace(pruner.names, pruner.ceiling, choices)
+    choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
+    space = WidthSpace(pruner.names, pruner.dense_widths, choices)
     whole = float(pruner.weights((WHOLE,) * len(choices)))
     budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
     if pruner.weights(space.minimum) > budget.limit:
@@ -115,21 +127,19 @@ def _search(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
             "weights are left with every layer at its least; lower sparsify.min_density"
         )
-    features = layer_features(run.graph, pruner.names)
+    features = layer_features(run.problem.graph, pruner.names)
     relaxed = replace(budget, enforced=False)
-    env = partial(ChannelPruningEnv, pruner, space, reward=run.reward, features=features)
-    agent = make_agent(
-        run.config.agent,
+    env = partial(ChannelPruningEnv, evaluator, space, reward=run.reward, features=features)
+    known = Knowledge(
         space,
         budget,
-        lambda: pruner.errors,
-        run.config.seed,
-        lambda: env(budget=relaxed),
-        None,
-        lambda: run.reward(pruner.dense),
+        curves=lambda: pruner.errors,
+        relaxed_env=lambda: env(budget=relaxed),
+        ceiling=lambda: run.reward(evaluator.dense),
     )
+    agent = make_agent(run.config.agent, known, run.config.seed)
     with (
-        EpisodeWriter(folder / "search.jsonl") as writer,
+        EpisodeWriter(folder / SEARCH) as writer,
         tqdm(
             total=episodes_of(run.config.agent), desc=f"density {density:.2f}", unit="episode", disable=None
         ) as bar,
@@ -140,7 +150,7 @@ def _search(
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; the "
-                f"same command with run_dir={run.top.folder} goes on"
+                f"same command with run_dir={run.problem.folder} goes on"
             ) from stop
     best = result.best.info["evaluation"]
     return best.widths, {

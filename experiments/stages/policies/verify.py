@@ -63,10 +63,10 @@ def _measure(run: Run, widths: tuple[int, ...]) -> tuple[float, float]:
     """Return the dense milliseconds and the pruned network's share of them; weights do not matter."""
     config = run.config.profile
     dense_ms, (ratio,) = measure_networks(
-        run.fresh_model().eval(),
-        run.graph,
+        run.problem.fresh_model().eval(),
+        run.problem.graph,
         [widths],
-        run.available_backend(),
+        run.problem.available_backend(),
         batch=config.batch,
         threads=config.threads,
         rounds=ROUNDS * config.rounds,
@@ -77,12 +77,12 @@ def _measure(run: Run, widths: tuple[int, ...]) -> tuple[float, float]:
 
 def _errors(run: Run) -> Errors:
     """Return what channels cost in accuracy, where the channel order has found it out."""
-    return run.compressor().errors() or even_errors(run.space)
+    return run.problem.curves()() or even_errors(run.space)
 
 
 def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:
     """Write the repaired strategy; what it was before is in its provenance."""
     facts = {**strategy.provenance, "repaired_from": list(run.widths_of(strategy))}
     repaired = run.make_strategy(widths, **facts)
-    replace(repaired, seed=strategy.seed).save(run.folder / "strategy.json")
-    run.forget_pruned()
+    replace(repaired, seed=strategy.seed).save(run.folder.strategy)
+    run.folder.forget_pruned()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amc.candidate.error_curves import SHARES, measured_curves, measured_widths
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.error_curves import SHARES, ErrorCurves, measured_curves, measured_widths
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
@@ -80,18 +80,18 @@ def test_measured_curves_are_nearer_to_real_errors_than_estimated_ones():
     dense = logits(network, images, 64)
     off = {}
     for measured in (0, 64):
-        compressor = Compressor(network, graph, data, data, CompressorSettings(measured_images=measured))
-        ratios = []
+        evaluator = channel_evaluator(network, graph, data, data, CandidateSettings(measured_images=measured))
+        curves, ratios = ErrorCurves(evaluator)(), []
         for place, group in enumerate(graph.groups):
             for width in (2, 5, 9, 11):
                 widths = (*graph.dense_widths[:place], width, *graph.dense_widths[place + 1 :])
-                moved = logits(compressor.folded(widths), images, 64) - dense
+                moved = evaluator.outputs(widths) - dense
                 real = float(moved.square().sum() / (dense - dense.mean(0)).square().sum())
-                ratios.append(math.log(compressor.errors()[group.name][width] / real))
+                ratios.append(math.log(curves[group.name][width] / real))
         off[measured] = np.abs(ratios).mean()
     assert off[64] < 0.5 * off[0]
 
 
 def test_a_negative_number_of_images_is_refused():
     with pytest.raises(AmcError, match="measured_images is -1"):
-        CompressorSettings(measured_images=-1)
+        CandidateSettings(measured_images=-1)

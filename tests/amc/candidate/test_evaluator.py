@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from amc.candidate.evaluator import Compressor
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
-from amc.candidate.settings import CompressorSettings, fingerprint
+from amc.candidate.settings import CandidateSettings
 from amc.cutting.slicing import slice_model
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
@@ -29,12 +30,16 @@ class Counting(Residual):
 
 def make(model, data, memo=None, **settings):
     graph = trace(model, torch.zeros(1, *SHAPE))
-    settings = CompressorSettings(**{"order": "l1", "batch_size": 64, **settings})
-    return Compressor(model, graph, data.calibration, data.search_val, settings, memo=memo)
+    settings = CandidateSettings(**{"order": "l1", "batch_size": 64, **settings})
+    return channel_evaluator(model, graph, data.calibration, data.search_val, settings, memo=memo)
 
 
-def halved(compressor):
-    return tuple((width + 1) // 2 for width in compressor.graph.dense_widths)
+def halved(evaluator):
+    return tuple((width + 1) // 2 for width in evaluator.builder.dense_widths)
+
+
+def pruned_model(evaluator, widths):
+    return evaluator.builder.pruned_model(evaluator.builder.cut(widths))
 
 
 def outputs(model, data):
@@ -46,37 +51,37 @@ def difference(a, b):
 
 
 @pytest.fixture(scope="module")
-def compressor(trained, data):
+def evaluator(trained, data):
     return make(trained, data)
 
 
 @pytest.mark.parametrize("network", [*PRUNABLE, resnet20])
 def test_candidate_computes_the_pruned_network(network, data):
-    compressor = make(randomised(network(), seed=3), data)
-    for widths in (halved(compressor), compressor.graph.dense_widths):
-        expected = outputs(compressor.pruned_model(widths), data)
-        assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+    evaluator = make(randomised(network(), seed=3), data)
+    for widths in (halved(evaluator), evaluator.builder.dense_widths):
+        expected = outputs(pruned_model(evaluator, widths), data)
+        assert difference(evaluator.outputs(widths), expected) < 1e-4
 
 
-def test_candidates_do_not_depend_on_what_was_loaded_before(compressor, data):
+def test_candidates_do_not_depend_on_what_was_loaded_before(evaluator, data):
     wide, narrow = (8, 6, 10, 12), (3, 2, 4, 5)
-    first = outputs(compressor.candidate(narrow), data)
-    outputs(compressor.candidate(wide), data)
-    assert torch.equal(outputs(compressor.candidate(narrow), data), first)
+    first = evaluator.outputs(narrow)
+    evaluator.outputs(wide)
+    assert torch.equal(evaluator.outputs(narrow), first)
 
 
 def test_pruned_network_without_refit_is_the_sliced_one(trained, data):
-    compressor = make(trained, data, refit=False)
-    widths = halved(compressor)
-    expected = slice_model(trained, compressor.plan, compressor.kept(widths))
-    for name, tensor in compressor.pruned_model(widths).state_dict().items():
+    evaluator = make(trained, data, refit=False)
+    widths = halved(evaluator)
+    expected = slice_model(trained, evaluator.builder.cut(widths))
+    for name, tensor in pruned_model(evaluator, widths).state_dict().items():
         assert torch.equal(tensor, expected.state_dict()[name])
 
 
-def test_dense_widths_give_the_dense_network(compressor, trained, data):
+def test_dense_widths_give_the_dense_network(evaluator, trained, data):
     expected = outputs(trained, data)
-    dense = compressor.evaluate(compressor.graph.dense_widths)
-    assert dense == compressor.dense
+    dense = evaluator.evaluate(evaluator.builder.dense_widths)
+    assert dense == evaluator.dense
     assert dense.top1 == top1(expected, data.search_val.labels)
     assert dense.top1 > 60  # of five classes
     assert dense.loss == pytest.approx(cross_entropy(expected, data.search_val.labels), rel=1e-5)
@@ -84,26 +89,26 @@ def test_dense_widths_give_the_dense_network(compressor, trained, data):
     assert (dense.macs_ratio, dense.params_ratio) == (1, 1)
 
 
-def test_evaluation_judges_the_pruned_network(compressor, data):
-    widths = halved(compressor)
-    found, pruned = compressor.evaluate(widths), compressor.pruned_model(widths)
+def test_evaluation_judges_the_pruned_network(evaluator, data):
+    widths = halved(evaluator)
+    found, pruned = evaluator.evaluate(widths), pruned_model(evaluator, widths)
     assert found.widths == widths
     assert found.loss == pytest.approx(cross_entropy(outputs(pruned, data), data.search_val.labels), rel=1e-5)
     assert found.params == sum(parameter.numel() for parameter in pruned.parameters())
-    assert found.macs_ratio == found.macs / compressor.dense.macs
+    assert found.macs_ratio == found.macs / evaluator.dense.macs
     assert found.agreement < 0
 
 
 def test_known_widths_cost_no_forward_pass(data):
     memo = Memo()
-    compressor = make(randomised(Counting()), data, memo)
-    widths = halved(compressor)
-    first = compressor.evaluate(widths)
+    evaluator = make(randomised(Counting()), data, memo)
+    widths = halved(evaluator)
+    first = evaluator.evaluate(widths)
     calls = len(Counting.calls)
-    assert compressor.evaluate(list(widths)) is first
+    assert evaluator.evaluate(list(widths)) is first
     assert len(Counting.calls) == calls
     assert memo.get(widths) is first
-    compressor.evaluate((1, *widths[1:]))
+    evaluator.evaluate((1, *widths[1:]))
     assert Counting.calls[calls:] == [64, 36]  # the 100 images once
 
 
@@ -111,7 +116,7 @@ def test_known_widths_cost_no_forward_pass(data):
 def test_refit_improves_agreement(network, trained, data):
     model = trained if network is Residual else randomised(network(), seed=1)
     with_refit, without = make(model, data), make(model, data, refit=False)
-    widths = tuple(max(1, round(0.7 * width)) for width in with_refit.graph.dense_widths)
+    widths = tuple(max(1, round(0.7 * width)) for width in with_refit.builder.dense_widths)
     assert with_refit.evaluate(widths).agreement > 0.5 * without.evaluate(widths).agreement
     assert without.evaluate(widths).agreement < -0.01  # there was something to repair
 
@@ -125,39 +130,39 @@ def test_refit_keeps_the_mean_output(layers, data):
     """The intercept, in the bias or the batch norm, leaves no mean residual on the calibration images."""
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
     model = randomised(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *layers, *head))
-    compressor = make(model, data, positions_per_image=10**6)
-    pruned = compressor.pruned_model((3, 4))
+    evaluator = make(model, data, positions_per_image=10**6)
+    pruned = pruned_model(evaluator, (3, 4))
     depth, images = 2 + len(layers), data.calibration.images
     found, expected = (network[:depth](images).mean((0, 2, 3)) for network in (pruned, model))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert not torch.equal(pruned[2].weight, model[2].weight[:, compressor.kept((3, 4))["0"]])
+    assert not torch.equal(pruned[2].weight, model[2].weight[:, evaluator.builder.cut((3, 4)).kept["0"]])
 
 
-def test_small_cache_recomputes_the_same(trained, data, compressor):
+def test_small_cache_recomputes_the_same(trained, data, evaluator):
     tiny = make(trained, data, cache_mib=0)
     for widths in [(8, 6, 5, 6), (4, 3, 10, 12), (8, 6, 5, 6)]:
-        expected = outputs(compressor.candidate(widths), data)
-        assert torch.equal(outputs(tiny.candidate(widths), data), expected)
+        expected = evaluator.outputs(widths)
+        assert torch.equal(tiny.outputs(widths), expected)
 
 
 def test_the_dense_network_is_never_changed(data):
     model = randomised(Residual()).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    compressor = make(model, data)
-    compressor.evaluate(halved(compressor))
+    evaluator = make(model, data)
+    evaluator.evaluate(halved(evaluator))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("refit", [True, False])
 def test_training_a_pruned_network_changes_no_later_candidate(refit, trained, data):
-    compressor = make(trained, data, refit=refit)
-    widths = halved(compressor)
-    before = outputs(compressor.pruned_model(widths), data)
+    evaluator = make(trained, data, refit=refit)
+    widths = halved(evaluator)
+    before = outputs(pruned_model(evaluator, widths), data)
     with torch.no_grad():
-        for parameter in compressor.pruned_model(widths).parameters():
+        for parameter in pruned_model(evaluator, widths).parameters():
             parameter.add_(1.0)
-    assert torch.equal(outputs(compressor.pruned_model(widths), data), before)
+    assert torch.equal(outputs(pruned_model(evaluator, widths), data), before)
 
 
 def test_batch_norm_without_statistics(data):
@@ -165,10 +170,10 @@ def test_batch_norm_without_statistics(data):
     model.second = nn.Sequential(
         nn.Conv2d(8, 12, 3, bias=False), nn.BatchNorm2d(12, track_running_stats=False)
     )
-    compressor = make(randomised(model), data)
-    widths = halved(compressor)
-    expected = outputs(compressor.pruned_model(widths), data)
-    assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+    evaluator = make(randomised(model), data)
+    widths = halved(evaluator)
+    expected = outputs(pruned_model(evaluator, widths), data)
+    assert difference(evaluator.outputs(widths), expected) < 1e-4
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -176,14 +181,15 @@ def test_batch_norm_without_statistics(data):
 def test_folding_all_kinds_of_batch_norm(affine, bias, data):
     model = Chain()
     model.second = nn.Sequential(nn.Conv2d(8, 12, 3, bias=bias), nn.BatchNorm2d(12, affine=affine))
-    compressor = make(randomised(model), data)
-    widths = halved(compressor)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in compressor.candidate(widths).modules())
-    expected = outputs(compressor.pruned_model(widths), data)
-    assert difference(outputs(compressor.candidate(widths), data), expected) < 1e-4
+    evaluator = make(randomised(model), data)
+    widths = halved(evaluator)
+    with evaluator.builder.network(widths) as network:
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    expected = outputs(pruned_model(evaluator, widths), data)
+    assert difference(evaluator.outputs(widths), expected) < 1e-4
 
 
-SETTINGS = CompressorSettings(order="l1")
+SETTINGS = CandidateSettings(order="l1")
 
 
 @pytest.mark.parametrize(
@@ -228,21 +234,36 @@ def test_a_looked_up_candidate_keeps_nothing_of_one_refitted_in_sequence(trained
     graph = exclude_groups(trace(trained, torch.zeros(1, *SHAPE)), [], prune_coupled=False)
 
     def alone():
-        settings = CompressorSettings(order="l1", batch_size=64, sequential_images=64)
-        return Compressor(trained, graph, data.calibration, data.search_val, settings)
+        settings = CandidateSettings(order="l1", batch_size=64, sequential_images=64)
+        return channel_evaluator(trained, graph, data.calibration, data.search_val, settings)
 
-    compressor = alone()
-    widths = halved(compressor)
-    outputs(
-        compressor.candidate(widths), data
-    )  # has refitted the classifier too, which no pruned group feeds
-    assert torch.equal(outputs(compressor.folded(widths), data), outputs(alone().folded(widths), data))
+    evaluator = alone()
+    widths = halved(evaluator)
+    evaluator.outputs(widths)  # has refitted the classifier too, which no pruned group feeds
+    assert torch.equal(looked_up(evaluator, widths, data), looked_up(alone(), widths, data))
+
+
+def looked_up(evaluator, widths, data):
+    with evaluator.builder.looked_up(evaluator.builder.cut(widths)) as network:
+        return outputs(network, data)
+
+
+def test_a_network_is_lent_to_one_candidate_at_a_time(trained, data):
+    evaluator = make(trained, data)
+    widths = halved(evaluator)
+    with (
+        evaluator.builder.network(widths),
+        pytest.raises(RuntimeError, match="lent to another"),
+        evaluator.builder.network(widths),
+    ):
+        pass
+    assert evaluator.outputs(widths).shape == (100, 5)
 
 
 def test_networks_without_logits_are_judged_by_their_outputs(data):
-    compressor = make(randomised(Heads()), data)
-    assert compressor.dense.agreement == 0
-    found = compressor.evaluate([width // 2 for width in compressor.graph.dense_widths])
-    assert (found.top1, found.loss) == (0.0, 0.0)
+    evaluator = make(randomised(Heads()), data)
+    assert evaluator.dense.agreement == 0
+    found = evaluator.evaluate([width // 2 for width in evaluator.builder.dense_widths])
+    assert (found.top1, found.loss) == (None, None)
     bare = make(randomised(Heads()), data, refit=False).evaluate(found.widths)
     assert bare.agreement < found.agreement < 0

@@ -83,3 +83,16 @@ def test_not_a_number_is_refused_and_leaves_the_file_whole(tmp_path):
         memo.put(make(loss=float("nan")))
     memo.close()
     assert path.read_text() == ""
+
+
+def test_a_file_of_an_earlier_release_is_read_but_for_evaluations_that_were_stopped(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    fill(path, make((1, 1)), make((2, 2)))
+    one, other = (json.loads(line) for line in path.read_text().splitlines())
+    lines = [
+        {**one, "stopped_after": None, "against": None},
+        {**other, "stopped_after": 20, "against": [1, 1]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read(path).get((1, 1)) == make((1, 1))
+    assert read(path).get((2, 2)) is None

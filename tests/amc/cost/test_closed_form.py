@@ -5,7 +5,7 @@ from torchvision.models import mobilenet_v2
 from amc.cost.closed_form import macs_cost, params_cost
 from amc.cost.constant import with_other_macs
 from amc.cost.counted import count_macs
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.trace import trace
 from amc.models import mobilenet_v1, resnet20
 from tests.networks import PRUNABLE, SHAPE, Chain
@@ -67,7 +67,7 @@ def test_cost_equals_a_count_of_the_sliced_network(make):
         [1] * len(graph.groups),
         [int(torch.randint(1, width + 1, (), generator=generator)) for width in graph.dense_widths],
     ):
-        sliced = slice_model(model, plan, first_channels(graph, widths))
+        sliced = slice_model(model, plan.cut(widths))
         assert macs(widths) == count_macs(sliced, SHAPE)
         assert params(widths) == parameters(sliced)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from amc.cutting.slicing import SlicePlan, first_channels, kept_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.zeroing import zero_model
 from amc.graph.trace import trace
@@ -36,7 +36,7 @@ def difference(a, b):
 @pytest.mark.parametrize("make", [*NETWORKS, resnet20])
 def test_full_widths_give_the_same_bits(make):
     model, graph, plan = prepare(make)
-    whole = slice_model(model, plan, first_channels(graph, graph.dense_widths))
+    whole = slice_model(model, plan.cut(graph.dense_widths))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
     assert torch.equal(whole(images()), model(images()))
@@ -46,11 +46,11 @@ def test_full_widths_give_the_same_bits(make):
 def test_zeroed_equals_sliced_equals_cut(make):
     model, graph, plan = prepare(make)
     model, batch = model.double(), images(dtype=torch.float64)
-    kept = {group.name: torch.arange(1, group.width, 2) for group in graph.groups}
+    every_other = plan.cut_to({group.name: torch.arange(1, group.width, 2) for group in graph.groups})
     zeroed, sliced, cut = (
-        zero_model(model, graph, kept),
-        slice_model(model, plan, kept),
-        surgery(model, graph, kept),
+        zero_model(model, graph, every_other),
+        slice_model(model, every_other),
+        surgery(model, graph, every_other),
     )
     assert sum(p.numel() for p in sliced.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
     for ours, theirs in zip(sliced.state_dict().values(), cut.state_dict().values(), strict=True):
@@ -67,9 +67,9 @@ def test_channels_that_are_zero_where_made_and_read_can_go():
         for layer in (*model.body[1][:2], *model.body[2][:2]):  # the pointwise, then the depthwise layer
             layer.weight[dead] = 0
         model.body[3][0].weight[:, dead] = 0
-    kept = first_channels(graph, graph.dense_widths)
+    kept = dict(plan.cut(graph.dense_widths).kept)
     kept["body.1.0"] = torch.tensor([i for i in range(10) if i not in dead])
-    pruned = slice_model(model, plan, kept)
+    pruned = slice_model(model, plan.cut_to(kept))
     assert pruned.body[2][0].weight.shape == (7, 1, 3, 3)
     assert pruned.body[2][0].groups == 7
     assert difference(pruned(batch), model(batch)) < 1e-12
@@ -78,9 +78,9 @@ def test_channels_that_are_zero_where_made_and_read_can_go():
 def test_slicing_takes_the_right_rows_and_columns_and_leaves_the_original():
     model, graph, plan = prepare(Residual)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = first_channels(graph, graph.dense_widths)
+    kept = dict(plan.cut(graph.dense_widths).kept)
     kept["down.0.0"] = torch.tensor([0, 4, 9])
-    pruned = slice_model(model, plan, kept)
+    pruned = slice_model(model, plan.cut_to(kept))
     assert torch.equal(pruned.down[0][0].weight, model.down[0][0].weight[[0, 4, 9]])
     assert torch.equal(pruned.down[0][1].running_var, model.down[0][1].running_var[[0, 4, 9]])
     assert torch.equal(pruned.down[1].weight, model.down[1].weight[:, [0, 4, 9]])
@@ -97,16 +97,17 @@ def test_slicing_takes_the_right_rows_and_columns_and_leaves_the_original():
 
 
 def test_kept_channels_are_nested_and_ascending():
-    _, graph, _ = prepare(Separable)
+    model, graph, _ = prepare(Separable)
     orders = {group.name: torch.randperm(group.width) for group in graph.groups}
-    few, many = kept_channels(graph, orders, (2, 3, 4)), kept_channels(graph, orders, (5, 6, 7))
+    plan = SlicePlan(graph, model, orders)
+    few, many = plan.cut((2, 3, 4)).kept, plan.cut((5, 6, 7)).kept
     for name, order in orders.items():
         assert few[name].tolist() == sorted(order[: len(few[name])].tolist())
         assert set(few[name].tolist()) < set(many[name].tolist())
 
 
 def test_frozen_parameters_stay_frozen():
-    model, graph, plan = prepare(Residual)
+    model, _, plan = prepare(Residual)
     model.requires_grad_(False)
-    pruned = slice_model(model, plan, first_channels(graph, (4, 3, 5, 6)))
+    pruned = slice_model(model, plan.cut((4, 3, 5, 6)))
     assert not any(parameter.requires_grad for parameter in pruned.parameters())

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.graph.trace import trace
@@ -124,19 +125,20 @@ def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
     images, widths = data.search_val.images, tuple(width - 2 for width in graph.dense_widths)
     errors = {}
     for refit in (True, False):
-        settings = CompressorSettings(refit=refit, positions_per_image=64)
-        compressor = Compressor(model, graph, data.calibration, data.search_val, settings)
-        whole = outputs(compressor.candidate(graph.dense_widths), images, 50)
+        settings = CandidateSettings(refit=refit, positions_per_image=64)
+        evaluator = channel_evaluator(model, graph, data.calibration, data.search_val, settings)
+        whole = evaluator.outputs(graph.dense_widths, images)
         torch.testing.assert_close(whole, outputs(model, images, 50), atol=1e-4, rtol=1e-4)
-        cut = compressor.pruned_model(widths).eval()
-        found = outputs(cut, images, 50)
-        torch.testing.assert_close(
-            outputs(compressor.folded(widths), images, 50), found, atol=1e-4, rtol=1e-4
-        )
+        builder = evaluator.builder
+        pruned = builder.pruned_model(builder.cut(widths)).eval()
+        found = outputs(pruned, images, 50)
+        with builder.looked_up(builder.cut(widths)) as folded:
+            torch.testing.assert_close(outputs(folded, images, 50), found, atol=1e-4, rtol=1e-4)
         errors[refit] = (found - whole).square().mean()
         if refit:
-            assert compressor.refit_in_sequence(cut, widths, data.calibration.images) > 0
-            errors["sequence"] = (outputs(cut.eval(), images, 50) - whole).square().mean()
+            cut = builder.cut(widths)
+            assert builder.refit_in_sequence(pruned, cut, data.calibration.images) > 0
+            errors["sequence"] = (outputs(pruned.eval(), images, 50) - whole).square().mean()
     assert errors[True] < 0.7 * errors[False]
     assert errors["sequence"] < errors[False]
 
@@ -146,25 +148,26 @@ def test_layers_that_cannot_be_refitted_are_neither_folded_nor_refitted(data):
     model = randomised(Standardised())
     graph = trace(model, torch.zeros(1, *SHAPE))
     assert "second.0" not in graph.norm_after
-    compressor = Compressor(model, graph, data.calibration, data.search_val, CompressorSettings())
-    widths = (3, 4)
-    cut = compressor.pruned_model(widths).eval()
+    builder = CandidateBuilder(model, graph, data.calibration, CandidateSettings())
+    cut = builder.cut((3, 4))
+    pruned = builder.pruned_model(cut).eval()
     images = data.search_val.images
-    folded = outputs(compressor.folded(widths), images, 50)
-    torch.testing.assert_close(folded, outputs(cut, images, 50), atol=1e-4, rtol=1e-4)
-    assert compressor.refit_in_sequence(cut, widths, data.calibration.images) == 5
+    with builder.looked_up(cut) as folded:
+        found = outputs(folded, images, 50)
+    torch.testing.assert_close(found, outputs(pruned, images, 50), atol=1e-4, rtol=1e-4)
+    assert builder.refit_in_sequence(pruned, cut, data.calibration.images) == 5
     for name in ("second.0", "fourth"):
-        assert torch.equal(cut.get_submodule(name).weight, model.get_submodule(name).weight)
+        assert torch.equal(pruned.get_submodule(name).weight, model.get_submodule(name).weight)
 
 
 def test_stale_statistics_of_a_norm_that_stays_are_put_back(data):
     """A norm with an activation is not folded: what one candidate shifted must not reach the next."""
     model = randomised(SamePadded())
     graph = trace(model, torch.zeros(1, *SHAPE))
-    compressor = Compressor(model, graph, data.calibration, data.search_val, CompressorSettings())
-    before = outputs(compressor.candidate(graph.dense_widths), data.search_val.images, 50)
-    compressor.candidate(tuple(width // 2 for width in graph.dense_widths))
-    after = outputs(compressor.candidate(graph.dense_widths), data.search_val.images, 50)
+    evaluator = channel_evaluator(model, graph, data.calibration, data.search_val, CandidateSettings())
+    before = evaluator.outputs(graph.dense_widths, data.search_val.images)
+    evaluator.outputs(tuple(width // 2 for width in graph.dense_widths))
+    after = evaluator.outputs(graph.dense_widths, data.search_val.images)
     assert torch.equal(before, after)
 
 

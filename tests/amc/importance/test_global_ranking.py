@@ -85,5 +85,5 @@ def test_taylor_needs_logits():
     model = Two().eval()
     graph = trace(model, torch.zeros(1, 3, 4, 4))
     assert set(global_scores(model, graph, "l1", images())) == {"body"}
-    with pytest.raises(AmcError, match="global_taylor needs the loss"):
+    with pytest.raises(AmcError, match="taylor needs a network that returns logits"):
         global_scores(model, graph, "taylor", images())

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.error_curves import ErrorCurves
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
@@ -97,16 +98,17 @@ def test_the_error_curves_tell_how_far_the_logits_move():
     graph = trace(network, torch.zeros(1, *SHAPE))
     images = torch.randn(120, *SHAPE, generator=torch.Generator().manual_seed(0))
     data = LabelledImages(images, torch.zeros(120, dtype=torch.long))
-    settings = CompressorSettings(positions_per_image=64, measured_images=0)
-    compressor = Compressor(network, graph, data, data, settings)
+    settings = CandidateSettings(positions_per_image=64, measured_images=0)
+    evaluator = channel_evaluator(network, graph, data, data, settings)
+    curves = ErrorCurves(evaluator)()
     dense = logits(network, images, 64)
     predicted, real = [], []
     for place, group in enumerate(graph.groups):
         for width in range(1, group.width):
             widths = [*graph.dense_widths]
             widths[place] = width
-            moved = logits(compressor.candidate(widths), images, 64) - dense
+            moved = evaluator.outputs(widths, images) - dense
             real.append(float(moved.square().sum(1).mean() / dense.var(0, correction=0).sum()))
-            predicted.append(compressor.errors()[group.name][width])
+            predicted.append(curves[group.name][width])
     assert np.corrcoef(np.log(predicted), np.log(real))[0, 1] > 0.95
     assert 0.2 < np.median(np.array(predicted) / np.array(real)) < 5

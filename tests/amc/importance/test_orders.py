@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
@@ -117,7 +117,7 @@ def test_random_order_depends_on_nothing_but_the_group():
 
 
 def test_unknown_order():
-    with pytest.raises(AmcError, match=r"^compressor.order is 'l3'; expected one of obs, taylor, l1, .*$"):
+    with pytest.raises(AmcError, match=r"^order is 'l3'; expected one of obs, taylor, l1, .*$"):
         order(randomised(Residual()), "stem.0", "l3")
 
 
@@ -253,22 +253,23 @@ def test_taylor_uses_eval_mode_and_changes_no_statistics():
 def test_taylor_orders_are_nested_and_refitted(trained, data):
     graph = trace(trained, torch.zeros(1, 3, 12, 12))
 
-    def compressor(**settings):
-        return Compressor(
-            trained, graph, data.calibration, data.search_val, CompressorSettings(order="taylor", **settings)
+    def evaluator(**settings):
+        return channel_evaluator(
+            trained, graph, data.calibration, data.search_val, CandidateSettings(order="taylor", **settings)
         )
 
-    refitted, plain = compressor(), compressor(refit=False)
+    refitted, plain = evaluator(), evaluator(refit=False)
     previous = {group.name: set() for group in graph.groups}
     for share in (0.25, 0.5, 0.75, 1.0):
         widths = tuple(max(1, round(share * width)) for width in graph.dense_widths)
-        kept = {name: set(channels.tolist()) for name, channels in refitted.kept(widths).items()}
-        assert kept == {name: set(channels.tolist()) for name, channels in plain.kept(widths).items()}
+        kept = {name: set(channels.tolist()) for name, channels in refitted.builder.cut(widths).kept.items()}
+        theirs = plain.builder.cut(widths).kept
+        assert kept == {name: set(channels.tolist()) for name, channels in theirs.items()}
         assert all(previous[name] <= kept[name] for name in kept)
         previous = kept
     widths = tuple((width + 1) // 2 for width in graph.dense_widths)
     assert refitted.evaluate(widths).agreement > plain.evaluate(widths).agreement
-    assert refitted.errors() == {}
+    assert refitted.builder.estimated_errors == {}
 
 
 def test_a_network_that_is_sure_of_its_labels_keeps_a_gradient():
@@ -294,7 +295,7 @@ def test_labels_without_an_output_are_refused(label):
 
 
 def test_no_calibration_images_are_refused():
-    with pytest.raises(AmcError, match=r"^got no calibration images.*compressor.order=taylor.*$"):
+    with pytest.raises(AmcError, match=r"^got no calibration images.*order=taylor.*$"):
         order(randomised(Residual()), "stem.0", "taylor")
 
 
@@ -302,7 +303,7 @@ def test_nan_weights_are_refused():
     model = randomised(Residual())
     with torch.no_grad():
         model.stem[0].weight[0] = torch.nan
-    with pytest.raises(AmcError, match=r"^the loss's gradient by layer 'same.0.0' is not finite.*$"):
+    with pytest.raises(AmcError, match=r"^the gradient of the loss by layer 'same.0.0' is not finite.*$"):
         taylor_terms(model, ["same.0.0", "head"], labelled(4))
 
 
@@ -315,7 +316,5 @@ class Detached(Residual):
 
 
 def test_a_network_without_gradients_is_refused():
-    with pytest.raises(
-        AmcError, match=r"^Detached cannot be differentiated for compressor.order=taylor: .*$"
-    ):
+    with pytest.raises(AmcError, match=r"^Detached cannot be differentiated for order=taylor: .*$"):
         taylor_terms(randomised(Detached()), ["stem.0", "head"], labelled(4))

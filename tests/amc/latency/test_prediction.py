@@ -11,7 +11,7 @@ from amc.budget.allocation import uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.cost.closed_form import layer_widths, macs_cost
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.latency import get_backend
@@ -92,9 +92,7 @@ def test_layer_widths_are_those_of_the_sliced_network(network):
     model, graph, space = network
     channels = layer_widths(graph)
     for widths in (graph.dense_widths, space.minimum, *random_networks(space, macs_cost(graph), 5, 0)):
-        sliced = dict(
-            slice_model(model, SlicePlan(graph, model), first_channels(graph, widths)).named_modules()
-        )
+        sliced = dict(slice_model(model, SlicePlan(graph, model).cut(widths)).named_modules())
         expected = [
             (
                 getattr(m, "in_channels", None) or m.in_features,

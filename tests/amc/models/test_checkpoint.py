@@ -128,7 +128,7 @@ def test_pickled_object_is_refused(
         ({"state_dict": {}}, "got no tensors"),
         ({"weights": STATE, "epoch": 1}, "'weights'"),
         ({1: torch.ones(1)}, "entry 1"),
-        ({"a": torch.ones(1), "module.a": torch.ones(1)}, "one name"),
+        ({"a": torch.ones(1), "module.a": torch.ones(1)}, "the same name"),
     ],
 )
 def test_not_a_state_dict(tmp_path: Path, content: object, message: str) -> None:

@@ -3,7 +3,7 @@ import torch
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
-from amc.cutting.slicing import SlicePlan, first_channels, slice_model
+from amc.cutting.slicing import SlicePlan, slice_model
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
@@ -23,7 +23,7 @@ def test_the_detector_in_a_pruned_network_still_detects(name):
     model = made(name)
     graph = trace(model, torch.zeros(1, 3, SIZE, SIZE))
     widths = [width // 2 for width in graph.dense_widths]
-    pruned = slice_model(model, SlicePlan(graph, model), first_channels(graph, widths))
+    pruned = slice_model(model, SlicePlan(graph, model).cut(widths))
     before, after = (sum(p.numel() for p in each.detector.backbone.parameters()) for each in (model, pruned))
     assert after < 0.5 * before
     with torch.no_grad():

@@ -298,7 +298,7 @@ def test_timm_model() -> None:
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 5)
     assert parameters(make("resnet10t", CIFAR, 5)) > parameters(model)
-    with pytest.raises(AmcError, match="did you mean timm:resnet10t"):
+    with pytest.raises(AmcError, match="did you mean 'timm:resnet10t'"):
         make("timm:resnet10tt")
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amc.candidate.evaluator import Compressor
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.settings import CandidateSettings
+from amc.cutting.slicing import Cut
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
@@ -18,18 +19,20 @@ from amc.scoring.run import logits
 from amc.scoring.scores import agreement
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
 
+UNCUT = Cut((), {}, {})
+
 
 def prepared(network, data, **settings):
     graph = trace(network, torch.zeros(1, *SHAPE))
     images = data.calibration.images
-    compressor = Compressor(network, graph, data.calibration, data.search_val, CompressorSettings(**settings))
-    return compressor, images
+    settings = CandidateSettings(**settings)
+    return channel_evaluator(network, graph, data.calibration, data.search_val, settings), images
 
 
-def refitted(network, compressor, images, widths, **options):
-    pruned = compressor.pruned_model(widths).eval()
-    keeps = compressor.plan.keeps(compressor.kept(widths))
-    count = SequentialRefit(network.eval(), images)(pruned, keeps, **options)
+def refitted(network, evaluator, images, widths, **options):
+    cut = evaluator.builder.cut(widths)
+    pruned = evaluator.builder.pruned_model(cut).eval()
+    count = SequentialRefit(network.eval(), images)(pruned, cut, **options)
     return pruned, count
 
 
@@ -37,9 +40,9 @@ def refitted(network, compressor, images, widths, **options):
 @pytest.mark.parametrize("rounds", [0, 3])
 def test_an_uncut_network_keeps_its_outputs(make, rounds, data):
     network = randomised(make(), seed=1).eval()
-    compressor, images = prepared(network, data)
+    evaluator, images = prepared(network, data)
     same, _ = refitted(
-        network, compressor, images, compressor.graph.dense_widths,
+        network, evaluator, images, evaluator.builder.dense_widths,
         reestimate_norms=False, activation_rounds=rounds,
     )  # fmt: skip
     held = data.search_val.images
@@ -48,24 +51,24 @@ def test_an_uncut_network_keeps_its_outputs(make, rounds, data):
 
 @pytest.mark.parametrize("reestimate", [True, False])
 def test_it_agrees_better_with_the_dense_network_than_the_looked_up_refit(trained, data, reestimate):
-    compressor, images = prepared(trained, data)
-    widths = tuple(max(1, width // 4) for width in compressor.graph.dense_widths)
-    before = compressor.evaluate(widths).agreement
-    pruned, count = refitted(trained, compressor, images, widths, reestimate_norms=reestimate)
+    evaluator, images = prepared(trained, data)
+    widths = tuple(max(1, width // 4) for width in evaluator.builder.dense_widths)
+    before = evaluator.evaluate(widths).agreement
+    pruned, count = refitted(trained, evaluator, images, widths, reestimate_norms=reestimate)
     held = data.search_val.images
     assert count > 0
     assert agreement(logits(pruned, held, 64), logits(trained, held, 64)) > before
 
 
 def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
-    compressor, images = prepared(trained, data)
-    widths = tuple(max(1, width // 2) for width in compressor.graph.dense_widths)
+    evaluator, images = prepared(trained, data)
+    widths = tuple(max(1, width // 2) for width in evaluator.builder.dense_widths)
     held = data.search_val.images
     wanted = logits(trained, held, 64)
     errors = []
     for rounds in (0, 3):
         pruned, _ = refitted(
-            trained, compressor, images, widths, reestimate_norms=False, activation_rounds=rounds
+            trained, evaluator, images, widths, reestimate_norms=False, activation_rounds=rounds
         )
         errors.append(float((logits(pruned, held, 64) - wanted).square().mean()))
     assert errors[1] < errors[0]
@@ -78,24 +81,25 @@ def test_where_places_of_an_image_are_alike_held_out_images_keep_the_refit_from_
     network = randomised(Separable(), seed=1).eval()
     graph = trace(network, torch.zeros(1, *SHAPE))
     data = LabelledImages(images[:40], torch.zeros(40, dtype=torch.long))
-    compressor = Compressor(network, graph, data, data, CompressorSettings())
+    evaluator = channel_evaluator(network, graph, data, data, CandidateSettings())
     widths = tuple(max(1, 3 * width // 4) for width in graph.dense_widths)
     errors = []
     for held_out in (0.0, 0.2):
-        pruned = compressor.pruned_model(widths).eval()
+        pruned = evaluator.builder.pruned_model(evaluator.builder.cut(widths)).eval()
         refit = SequentialRefit(network, images[:40], held_out=held_out)
-        refit(pruned, compressor.plan.keeps(compressor.kept(widths)), reestimate_norms=False)
+        refit(pruned, evaluator.builder.cut(widths), reestimate_norms=False)
         unseen = images[40:]
         errors.append(float((logits(pruned, unseen, 64) - logits(network, unseen, 64)).square().mean()))
     assert errors[1] < errors[0], errors
 
 
 def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
-    compressor, images = prepared(trained, data)
+    evaluator, images = prepared(trained, data)
     dense = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-    widths = tuple(max(1, width // 2) for width in compressor.graph.dense_widths)
-    shapes = {name: tensor.shape for name, tensor in compressor.pruned_model(widths).state_dict().items()}
-    pruned, _ = refitted(trained, compressor, images, widths)
+    widths = tuple(max(1, width // 2) for width in evaluator.builder.dense_widths)
+    looked_up = evaluator.builder.pruned_model(evaluator.builder.cut(widths))
+    shapes = {name: tensor.shape for name, tensor in looked_up.state_dict().items()}
+    pruned, _ = refitted(trained, evaluator, images, widths)
     assert {name: tensor.shape for name, tensor in pruned.state_dict().items()} == shapes
     assert all(torch.equal(tensor, dense[name]) for name, tensor in trained.state_dict().items())
 
@@ -107,7 +111,7 @@ def test_the_error_of_the_other_branch_is_made_up_for(data):
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.stem[0].weight[:3] *= 0.5
-    SequentialRefit(network, images)(broken, {}, reestimate_norms=False)
+    SequentialRefit(network, images)(broken, UNCUT, reestimate_norms=False)
     with torch.no_grad():
         wanted = network.stem(images) + network.same(network.stem(images))
         branch = broken.stem(images)
@@ -139,18 +143,13 @@ def test_a_shortcut_that_is_computed_late_is_computed_before_the_layer_that_corr
     network = randomised(LateShortcut(), seed=2).eval()
     images = data.calibration.images
     refit = SequentialRefit(network, images)
-    assert [node.name for node in refit._nodes if node.op == "call_module"] == [
-        "stem",
-        "down",
-        "conv",
-        "head",
-    ]
+    assert refit.modules == ("stem", "down", "conv", "head")
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.down.weight[:, :4] = 0
-    refit(broken, {}, reestimate_norms=False)
-    assert refit._targets["conv"].branch == "down"
-    assert refit._targets["down"].branch is None  # one corrects the other, not both each other
+    refit(broken, UNCUT, reestimate_norms=False)
+    assert refit.corrected["conv"] == "down"
+    assert refit.corrected["down"] is None  # one corrects the other, not both each other
 
     with torch.no_grad():
         x = torch.relu(network.stem(images))
@@ -162,17 +161,12 @@ def test_a_shortcut_that_is_computed_late_is_computed_before_the_layer_that_corr
 def test_an_operation_in_place_forbids_another_order(data):
     network = randomised(LateShortcut(spoil=True), seed=2).eval()
     refit = SequentialRefit(network, data.calibration.images)
-    assert [node.name for node in refit._nodes if node.op == "call_module"] == [
-        "stem",
-        "conv",
-        "down",
-        "head",
-    ]
+    assert refit.modules == ("stem", "conv", "down", "head")
 
 
 def test_residual_networks_of_the_zoo_are_corrected_in_every_block_but_the_first(data):
     refit = SequentialRefit(randomised(resnet20(CLASSES)).eval(), data.calibration.images[:8])
-    ends = {name: target.branch for name, target in refit._targets.items() if name.endswith("conv2")}
+    ends = {name: branch for name, branch in refit.corrected.items() if name.endswith("conv2")}
     assert len(ends) == 9
     assert all(branch is not None for branch in ends.values())
 

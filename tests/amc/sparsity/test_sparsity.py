@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from amc.candidate.evaluator import Evaluator
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.sparsity.scores import curvatures, magnitudes
 from amc.sparsity.training import zeros_held
-from amc.sparsity.weights import WHOLE, WeightPruner, prunable_layers
+from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers
 
 
 def make_net(groups=1):
@@ -23,12 +24,14 @@ def make_net(groups=1):
     return net.eval()
 
 
+def images_of(net):
+    images = torch.randn(60, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+    return LabelledImages(images, net(images).argmax(1))
+
+
 def make_pruner(net, ceiling=(WHOLE, WHOLE), **options):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(60, 4, 6, 6, generator=generator)
-    graph = trace(net, images[:1])
-    labels = net(images).argmax(1)
-    return WeightPruner(net, graph, ceiling, images, LabelledImages(images, labels), **options)
+    images = images_of(net).images
+    return SparseBuilder(net, trace(net, images[:1]), ceiling, images, **options)
 
 
 def test_counts_are_exact():
@@ -54,17 +57,18 @@ def test_the_lowest_scores_become_zero_and_the_rest_stays(order):
         assert torch.equal(weight[stays], dense[stays])
         if order == "magnitude":
             assert dense[stays].abs().min() >= dense[~stays].abs().max()
-    assert pruner.evaluate((25, 50)).params == pruner.params((25, 50))
+    assert Evaluator(pruner, images_of(net)).evaluate((25, 50)).params == pruner.params((25, 50))
 
 
 def test_the_whole_network_gives_its_own_answers():
     net = make_net()
     pruner = make_pruner(net)
-    found = pruner.evaluate((WHOLE, WHOLE))
+    evaluator = Evaluator(pruner, images_of(net))
+    found = evaluator.evaluate((WHOLE, WHOLE))
     assert found.top1 == 100.0
     assert found.agreement == pytest.approx(0, abs=1e-6)
     assert (found.macs_ratio, found.params_ratio) == (1.0, 1.0)
-    assert pruner.evaluate((5, 5)).agreement < found.agreement - 1e-3
+    assert evaluator.evaluate((5, 5)).agreement < found.agreement - 1e-3
     assert torch.equal(pruner.sparse_model((WHOLE, WHOLE))[0].weight, net[0].weight)
 
 

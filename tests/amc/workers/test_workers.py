@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from amc.candidate.evaluator import Compressor
+from amc.candidate.evaluator import channel_evaluator
 from amc.candidate.memo import Memo
-from amc.candidate.settings import CompressorSettings
+from amc.candidate.settings import CandidateSettings
 from amc.errors import AmcError
 from amc.graph.trace import trace
-from amc.workers import WorkerLost, WorkerPool, WorkerSettings, open_pool
-from amc.workers.pool import RERUNS
+from amc.workers.pool import RERUNS, WorkerPool, open_pool
 from amc.workers.process import ProcessBackend
-from amc.workers.protocol import attempt
+from amc.workers.protocol import WorkerLost, attempt
+from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import pack, unpack
 from tests.networks import SHAPE, Chain
 
@@ -61,13 +61,13 @@ def private_bytes():
 def make(model, data, path=None, **settings):
     graph = trace(model, torch.zeros(1, *SHAPE))
     memo = Memo(path) if path else None
-    settings = CompressorSettings(batch_size=64, **settings)
-    return Compressor(model, graph, data.calibration, data.search_val, settings, memo=memo)
+    settings = CandidateSettings(batch_size=64, **settings)
+    return channel_evaluator(model, graph, data.calibration, data.search_val, settings, memo=memo)
 
 
-def some_widths(compressor, count, seed=0):
+def some_widths(evaluator, count, seed=0):
     rng = np.random.default_rng(seed)
-    return [tuple(int(rng.integers(3, w + 1)) for w in compressor.graph.dense_widths) for _ in range(count)]
+    return [tuple(int(rng.integers(3, w + 1)) for w in evaluator.builder.dense_widths) for _ in range(count)]
 
 
 def evaluate_all(pool, widths, at_once=2):
@@ -108,15 +108,15 @@ def lines():
 
 
 @pytest.fixture(scope="module")
-def compressor(trained, data, tmp_path_factory):
-    compressor = make(trained, data, tmp_path_factory.mktemp("memo") / "evaluations.jsonl")
-    yield compressor
-    compressor.close()
+def evaluator(trained, data, tmp_path_factory):
+    evaluator = make(trained, data, tmp_path_factory.mktemp("memo") / "evaluations.jsonl")
+    yield evaluator
+    evaluator.close()
 
 
 @pytest.fixture(scope="module")
-def pool(compressor, lines, importable):
-    pool = open_pool(compressor, WorkerSettings("process", 2), lines.append)
+def pool(evaluator, lines, importable):
+    pool = open_pool(evaluator, WorkerSettings("process", 2), lines.append)
     yield pool
     pool.close()
 
@@ -200,14 +200,14 @@ def test_a_deep_copy_of_a_tensor_copies_no_other():
     assert torch.equal(copy.deepcopy(small), torch.arange(10))
 
 
-def test_a_compressor_gives_the_same_bits_after_a_journey(trained, data):
+def test_an_evaluator_gives_the_same_bits_after_a_journey(trained, data):
     for settings in ({}, {"sequential_images": 32}, {"order": "l1", "refit": False}):
-        compressor = make(trained, data, **settings)
-        compressor.prepare()
-        twin = unpack(pack(compressor))
-        for widths in some_widths(compressor, 3):
-            assert twin.evaluate(widths) == compressor.evaluate(widths)
-        compressor.close()
+        evaluator = make(trained, data, **settings)
+        evaluator.prepare()
+        twin = unpack(pack(evaluator.without_memory()))
+        for widths in some_widths(evaluator, 3):
+            assert twin.evaluate(widths) == evaluator.evaluate(widths)
+        evaluator.close()
 
 
 def test_what_cannot_be_pickled_or_imported_is_told_in_one_line():
@@ -228,8 +228,8 @@ def test_what_cannot_be_pickled_or_imported_is_told_in_one_line():
 class FakeWorker:
     """Evaluates in this process; `fate` is asked before each evaluation and may raise."""
 
-    def __init__(self, compressor, fate):
-        self.compressor, self.fate, self.closed = compressor, fate, False
+    def __init__(self, evaluator, fate):
+        self.evaluator, self.fate, self.closed = evaluator, fate, False
 
     def ready(self):
         self.fate(None)
@@ -237,18 +237,18 @@ class FakeWorker:
     def evaluate(self, widths):
         assert not self.closed
         self.fate(widths)
-        return attempt(self.compressor.evaluate, widths)
+        return attempt(self.evaluator.evaluate, widths)
 
     def close(self):
         self.closed = True
 
 
 class FakeBackend:
-    def __init__(self, compressor, fate=lambda widths: None):
-        self.compressor, self.fate, self.closed, self.workers = compressor, fate, False, []
+    def __init__(self, evaluator, fate=lambda widths: None):
+        self.evaluator, self.fate, self.closed, self.workers = evaluator, fate, False, []
 
     def start(self):
-        self.workers.append(FakeWorker(self.compressor, self.fate))
+        self.workers.append(FakeWorker(self.evaluator, self.fate))
         return self.workers[-1]
 
     def close(self):
@@ -269,10 +269,10 @@ class Losing:
 
 
 def test_an_evaluation_whose_workers_are_lost_is_run_again(trained, data):
-    compressor, twin, log = make(trained, data), make(trained, data), []
-    bad, good = some_widths(compressor, 2)
+    evaluator, twin, log = make(trained, data), make(trained, data), []
+    bad, good = some_widths(evaluator, 2)
     backend = FakeBackend(twin, Losing(bad, RERUNS))
-    pool = WorkerPool(compressor, backend, 2, log.append)
+    pool = WorkerPool(evaluator, backend, 2, log.append)
     assert pool.evaluate(bad) == twin.evaluate(bad)
     assert log == ["a worker was lost (exit code -9); its evaluation is run again"] * RERUNS
     assert len(backend.workers) == 2 + RERUNS  # always run again on a new one
@@ -282,9 +282,9 @@ def test_an_evaluation_whose_workers_are_lost_is_run_again(trained, data):
 
 
 def test_an_evaluation_that_always_kills_its_worker_is_given_up(trained, data):
-    compressor, log = make(trained, data), []
-    bad, good = some_widths(compressor, 2)
-    pool = WorkerPool(compressor, FakeBackend(make(trained, data), Losing(bad, 100)), 2, log.append)
+    evaluator, log = make(trained, data), []
+    bad, good = some_widths(evaluator, 2)
+    pool = WorkerPool(evaluator, FakeBackend(make(trained, data), Losing(bad, 100)), 2, log.append)
     with pytest.raises(AmcError, match=r"4 workers were lost .* \(exit code -9\)") as caught:
         pool.evaluate(bad)
     assert "\n" not in str(caught.value)
@@ -295,25 +295,25 @@ def test_an_evaluation_that_always_kills_its_worker_is_given_up(trained, data):
 
 
 def test_workers_that_die_at_their_start(trained, data):
-    compressor = make(trained, data)
-    backend = FakeBackend(compressor, Losing(None, 1))
+    evaluator = make(trained, data)
+    backend = FakeBackend(evaluator, Losing(None, 1))
     with pytest.raises(AmcError, match=r"a worker died at its start \(exit code -9\)"):
-        WorkerPool(compressor, backend, 2, print)
+        WorkerPool(evaluator, backend, 2, print)
     assert backend.closed
     assert len(backend.workers) == 2
 
 
 def test_an_interrupted_worker_is_not_used_again(trained, data):
-    compressor = make(trained, data)
+    evaluator = make(trained, data)
     interrupts = [KeyboardInterrupt()]
 
     def fate(widths):
         if widths and interrupts:
             raise interrupts.pop()
 
-    backend = FakeBackend(compressor, fate)
-    pool = WorkerPool(compressor, backend, 1, print)
-    (widths,) = some_widths(compressor, 1)
+    backend = FakeBackend(evaluator, fate)
+    pool = WorkerPool(evaluator, backend, 1, print)
+    (widths,) = some_widths(evaluator, 1)
     with pytest.raises(KeyboardInterrupt):
         pool.evaluate(widths)
     assert backend.workers[0].closed
@@ -323,16 +323,16 @@ def test_an_interrupted_worker_is_not_used_again(trained, data):
 
 
 def test_a_closed_pool_starts_no_worker(trained, data):
-    compressor = make(trained, data)
-    (widths,) = some_widths(compressor, 1)
-    pool = WorkerPool(compressor, FakeBackend(compressor, Losing(widths, 1)), 1, print)
+    evaluator = make(trained, data)
+    (widths,) = some_widths(evaluator, 1)
+    pool = WorkerPool(evaluator, FakeBackend(evaluator, Losing(widths, 1)), 1, print)
     pool.close()
     with pytest.raises(AmcError, match="closed"):
         pool.evaluate(widths)
 
 
 def test_the_same_widths_are_evaluated_once_at_a_time(trained, data):
-    compressor, calls, entered, go = make(trained, data), [], threading.Event(), threading.Event()
+    evaluator, calls, entered, go = make(trained, data), [], threading.Event(), threading.Event()
 
     def fate(widths):
         if widths:
@@ -340,8 +340,8 @@ def test_the_same_widths_are_evaluated_once_at_a_time(trained, data):
             entered.set()
             assert go.wait(30)
 
-    pool = WorkerPool(compressor, FakeBackend(make(trained, data), fate), 3, print)
-    (widths,) = some_widths(compressor, 1)
+    pool = WorkerPool(evaluator, FakeBackend(make(trained, data), fate), 3, print)
+    (widths,) = some_widths(evaluator, 1)
     with ThreadPoolExecutor(3) as threads:
         futures = [threads.submit(pool.evaluate, list(widths)) for _ in range(3)]
         assert entered.wait(30)
@@ -354,8 +354,8 @@ def test_the_same_widths_are_evaluated_once_at_a_time(trained, data):
 
 def test_an_error_of_ours_stays_as_it_is(data):
     torch.manual_seed(0)
-    compressor = make(Picky().eval(), data, order="l1", refit=False)
-    pool = WorkerPool(compressor, FakeBackend(compressor), 1, print)
+    evaluator = make(Picky().eval(), data, order="l1", refit=False)
+    pool = WorkerPool(evaluator, FakeBackend(evaluator), 1, print)
     with pytest.raises(AmcError) as caught:
         pool.evaluate((2, 12))
     assert str(caught.value) == "2 channels are too few"
@@ -380,22 +380,22 @@ def test_an_exception_that_cannot_travel_is_told_in_words():
 # --- processes
 
 
-def test_processes_give_the_bits_of_one_process_and_the_memo_is_the_parents(pool, compressor, trained, data):
+def test_processes_give_the_bits_of_one_process_and_the_memo_is_the_parents(pool, evaluator, trained, data):
     serial = make(trained, data)
-    widths = some_widths(compressor, 12)
+    widths = some_widths(evaluator, 12)
     found = evaluate_all(pool, widths)
     assert found == [serial.evaluate(each) for each in widths]
     assert all(evaluation.seconds > 0 for evaluation in found)
-    assert all(compressor.known(each) is evaluation for each, evaluation in zip(widths, found, strict=True))
+    assert all(evaluator.known(each) is evaluation for each, evaluation in zip(widths, found, strict=True))
     assert pool.evaluate(widths[0]) is found[0]
     assert pool.macs(widths[0]) == found[0].macs
 
 
-def test_a_killed_process_is_replaced_and_its_evaluation_run_again(pool, compressor, lines, trained, data):
+def test_a_killed_process_is_replaced_and_its_evaluation_run_again(pool, evaluator, lines, trained, data):
     before = pids()
     for pid in before:
         os.kill(pid, signal.SIGSTOP)  # so that both are in the middle of an evaluation
-    widths = some_widths(compressor, 2, seed=1)
+    widths = some_widths(evaluator, 2, seed=1)
     with ThreadPoolExecutor(2) as threads:
         futures = [threads.submit(pool.evaluate, each) for each in widths]
         wait_until(lambda: len(pool._pending) == 2 and pool._idle.empty())
@@ -406,17 +406,17 @@ def test_a_killed_process_is_replaced_and_its_evaluation_run_again(pool, compres
     assert found == [make(trained, data).evaluate(each) for each in widths]
     assert lines == [f"a worker was lost (process {victim}, exit code -9); its evaluation is run again"]
     assert gone(victim)
-    evaluate_all(pool, some_widths(compressor, 4, seed=2))
+    evaluate_all(pool, some_widths(evaluator, 4, seed=2))
     assert survivor in pids()
 
 
-def test_an_exception_of_an_evaluation_comes_back_as_it_is(pool, compressor, lines):
+def test_an_exception_of_an_evaluation_comes_back_as_it_is(pool, evaluator, lines):
     told = len(lines)
     with pytest.raises(ValueError, match="zip") as caught:
         pool.evaluate((3, 3))
     assert type(caught.value) is ValueError
     assert "in a worker" in caught.value.__notes__[0]
-    (widths,) = some_widths(compressor, 1, seed=3)
+    (widths,) = some_widths(evaluator, 1, seed=3)
     assert pool.evaluate(widths).widths == widths
     assert len(lines) == told
 
@@ -480,9 +480,9 @@ def test_processes_die_with_a_killed_parent(tmp_path):
 def test_ray_gives_the_bits_of_one_process_and_replaces_actors(trained, data, importable):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'amc-search[ray]'")
     handler = signal.getsignal(signal.SIGTERM)
-    compressor, serial, log = make(trained, data), make(trained, data), []
-    widths = some_widths(compressor, 12)
-    pool = open_pool(compressor, WorkerSettings("ray", 2), log.append)
+    evaluator, serial, log = make(trained, data), make(trained, data), []
+    widths = some_widths(evaluator, 12)
+    pool = open_pool(evaluator, WorkerSettings("ray", 2), log.append)
     try:
         assert evaluate_all(pool, widths[:11]) == [serial.evaluate(each) for each in widths[:11]]
         with pytest.raises(ValueError, match="zip") as caught:

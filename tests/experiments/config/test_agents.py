@@ -10,7 +10,7 @@ import pytest
 from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from experiments.config.agents import make_agent
+from experiments.config.agents import Knowledge, make_agent
 from experiments.config.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
@@ -31,7 +31,7 @@ def bind(config: AgentConfig) -> int:
         asked += 1
         return CURVES
 
-    make_agent(config, SPACE, BUDGET, curves, 0, no_env, None, lambda: 0.0)
+    make_agent(config, Knowledge(SPACE, BUDGET, curves, no_env, lambda: 0.0), seed=0)
     return asked
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from amc import Strategy
-from amc.candidate import evaluator as compressor
+from amc.candidate import builder
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
@@ -59,14 +59,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
     """A current directory with a run of two budgets, its output, and how often moments were collected."""
     cwd = workspace(tmp_path_factory.mktemp("several"))
-    collect, calls = compressor.collect_moments, []
+    collect, calls = builder.collect_moments, []
 
     def counting(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         return collect(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compressor, "collect_moments", counting)
+        patch.setattr(builder, "collect_moments", counting)
         outcome = done(*SEVERAL, cwd=cwd)
     return cwd, outcome.out, len(calls)
 

@@ -12,7 +12,7 @@ import conf
 from envs import get_reward
 from envs.reward import REWARDS
 from experiments.config import schema
-from experiments.config.agents import NAMES
+from experiments.config.agents import AGENTS
 from experiments.config.stages import STAGES
 from experiments.main import prepare_hydra
 from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
@@ -51,7 +51,7 @@ def test_every_yaml_composes_against_the_schema(option: Path) -> None:
     group = option.parent.as_posix()
     config = composed(f"{group}={option.stem}")
     assert set(config.stages) <= set(STAGES)
-    assert config.agent.name in NAMES
+    assert config.agent.name in AGENTS
     assert get_reward(config.reward).name == config.reward
     chosen = {"data": config.data.name, "agent": config.agent.name, "tracker": config.tracker.name}
     assert option.stem.startswith(chosen.get(group, option.stem))  # ddpg_paper is a preset of ddpg

@@ -3,7 +3,10 @@ from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 
-from experiments.report import write_html
+import pytest
+
+from experiments.report import write_budgets_html, write_html
+from experiments.report.text import aligned, markdown, number
 
 VOID = {"meta", "br"}
 SECTIONS = ["Results", "Channels per group", "Search", "Accuracy against MACs", "Provenance"]
@@ -125,3 +128,59 @@ def test_runtime_measured_for_one_stage_only_shows_a_dash(tmp_path):
     report["pruned"]["latency_ms"] = {}
     write_html(tmp_path / "report.html", report, [], {})
     assert "–" in Page((tmp_path / "report.html").read_text()).text
+
+
+def without_accuracy() -> list[dict[str, Any]]:
+    widths = ([16, 32], [8, 8], [16, 16])
+    return [
+        {**episode, "top1": None, "likeness": -0.1, "params_ratio": 0.4, "widths": own}
+        for episode, own in zip(full_episodes(), widths, strict=True)
+    ]
+
+
+def test_a_network_without_accuracy_shows_its_likeness_and_no_percentage(tmp_path):
+    report, episodes = full_report(), without_accuracy()
+    for stage in ("dense", "pruned", "finetuned"):
+        report[stage]["top1"] = None
+    report["search"] |= {"best_top1": None, "dense_top1": None, "dense_return": -0.0}
+    fronts = {cost: {"return": episodes[:1], "top1": []} for cost in ("macs", "params")}
+    write_html(tmp_path / "report.html", report, episodes, full_strategy(), fronts)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.headings == [
+        "Results", "Channels per group", "Search", "Likeness against MACs", "Pareto fronts", "Provenance",
+    ]  # fmt: skip
+    assert page.tags["svg"] == 4  # one front, that of the return
+    assert "likeness during the search" in page.text
+    assert "Dense–94.60" in page.text
+    assert all(
+        word not in page.text
+        for word in ("None", "0.00\N{NO-BREAK SPACE}%", "Top-1 accuracy", "top-1 during")
+    )
+
+
+def test_budgets_of_a_network_without_accuracy_have_the_front_of_the_return_alone(tmp_path):
+    episodes = without_accuracy()
+    fronts = {cost: {"return": episodes[:2], "top1": []} for cost in ("macs", "params")}
+    rows = [["", "MACs M"], ["dense", "94.60"]]
+    write_budgets_html(
+        tmp_path / "budgets.html", {}, rows, episodes, fronts, dense={"top1": None}, chosen=episodes[:1]
+    )
+    page = Page((tmp_path / "budgets.html").read_text())
+    assert page.headings == ["Budgets", "Pareto fronts"]
+    assert page.tags["svg"] == 1
+    assert "top-1" not in page.text
+
+
+def test_a_markdown_table_escapes_what_would_end_a_cell_or_a_row():
+    assert markdown([["a", "b"], ["x | y", "1\n2"]]) == "| a | b |\n|---|---|\n| x \\| y | 1 2 |"
+
+
+def test_a_terminal_table_is_aligned():
+    assert aligned([["", "MACs"], ["dense", "1.5"]]) == "       MACs\ndense   1.5"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345.6, "12,346"), (-123.45, "-123.5"), (1.234, "1.23"), (0.12345, "0.1235")]
+)
+def test_numbers_have_three_or_four_significant_digits(value, text):
+    assert number(value) == text

@@ -10,14 +10,16 @@ import pytest
 
 import conf
 from amc.strategy import Strategy
-from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce.__main__ import by_job, main, not_run, tables, write_strategies
+from experiments.reproduce import tables as reproduced
+from experiments.reproduce.__main__ import main, write_strategies
 from experiments.reproduce.figures import best_so_far
+from experiments.reproduce.origins import not_run
 from experiments.reproduce.paper import paper_rows
 from experiments.reproduce.records import merged
-from experiments.reproduce.runs import experiment_of, read_results, shown_command
+from experiments.reproduce.runs import by_job, experiment_of, read_results, shown_command
+from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits
-from tests.experiments.helpers import SMALL, done, workspace
+from tests.experiments.helpers import SMALL, done, read_lines, workspace
 
 SLUG = "resnet20_fake_macs50_accuracy_val32"
 
@@ -29,6 +31,18 @@ def runs(tmp_path_factory):
     for agent, seed in (("uniform", 0), ("random", 0), ("random", 1)):
         done(*SMALL, f"agent={agent}", f"seed={seed}", stages, f"run_dir=runs/{agent}_{seed}", cwd=cwd)
     return cwd / "runs"
+
+
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Writes the values that figures show instead of drawing them, which takes a second for each."""
+
+    def values(results, paper):
+        scores = [[(e["return"], e["macs_ratio"], e["phase"]) for e in r.episodes] for r in results]
+        networks = [(r.agent, r.strategy.groups, r.top1("dense"), r.top1("pruned")) for r in results]
+        return repr((scores, networks, paper))
+
+    monkeypatch.setattr("experiments.reproduce.__main__.job_svg", values)
 
 
 def test_a_row_an_agent_over_its_seeds_with_the_difference_to_another(runs):
@@ -99,7 +113,7 @@ def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
     assert result.provenance["command"] == "amc agent=uniform seed=0 stages=[train,search,prune,evaluate]"
 
 
-def test_commits_are_told_by_stage_where_they_differ(runs, tmp_path):
+def test_commits_are_shown_by_stage_where_they_differ(runs, tmp_path):
     def origin(places):
         return next(
             line
@@ -118,7 +132,7 @@ def test_commits_are_told_by_stage_where_they_differ(runs, tmp_path):
     assert origin(copy).endswith("commit 2222222 (train, search); 1111111 (prune, evaluate)")
 
 
-def test_stages_that_are_not_told_apart_have_the_one_commit(runs, tmp_path):
+def test_stages_without_commits_of_their_own_have_that_of_the_run(runs, tmp_path):
     copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
     path = copy / "provenance.json"
     facts = json.loads(path.read_text())
@@ -159,7 +173,7 @@ def test_the_tables_are_written_to_a_file_with_figures_and_strategies_beside(run
     assert picture.read_bytes() == drawn  # the same runs, the same bytes
 
 
-def test_results_are_drawn_again_from_records_alone(runs, tmp_path, monkeypatch):
+def test_results_are_drawn_again_from_records_alone(runs, tmp_path, monkeypatch, quick_figures):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments), "--out", str(tmp_path / "R.md")])
         main()
@@ -190,7 +204,7 @@ def test_a_run_that_found_another_network_says_which_it_replaces(runs):
     assert line.count("agent=random") == 2
 
 
-def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch):
+def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick_figures):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
     (path,) = (tmp_path / "records").iterdir()
@@ -202,7 +216,9 @@ def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch):
     assert f"{path} line 1 is no record" in told
 
 
-def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(runs, tmp_path, monkeypatch):
+def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
+    runs, tmp_path, monkeypatch, quick_figures
+):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
     best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
@@ -222,20 +238,43 @@ def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(runs, tmp_
 def test_the_papers_rows_stand_beside_and_what_is_from_memory_is_marked(runs, monkeypatch):
     (row,) = paper_rows("resnet56", "macs", 0.5)
     assert paper_rows("resnet20", "macs", 0.5) == []
-    monkeypatch.setattr(reproduce, "paper_rows", lambda *_: [row])
+    monkeypatch.setattr(reproduced, "paper_rows", lambda *_: [row])
     text = tables(by_job(read_results([runs])), "random")
     assert "from 92.80 on CIFAR-10" in text
     assert "| 90.20 (M) | 2.60 | 91.90 |" in text
     assert "from memory of the paper" in text
 
 
-def test_correlations_are_told_where_they_were_measured(runs, tmp_path):
+def test_correlations_are_shown_where_they_were_measured(runs, tmp_path):
     copy = shutil.copytree(runs, tmp_path / "runs")
     facts = {"policies": 7, "epochs": 2, "spearman": {"return ~ top1_finetuned": [0.5, -0.1, 0.9]}}
     (copy / "random_1/stages/correlate.json").write_text(json.dumps(facts))
     text = tables(by_job(read_results([copy])), "random")
     assert "over 7 policies that `random` met (seed 1; test images; fine-tuned for 2 epochs" in text
     assert "- return and accuracy after fine-tuning: 0.50 [-0.10, 0.90]" in text
+
+
+def test_networks_without_accuracy_have_rows_with_dashes_and_a_figure(runs, tmp_path, monkeypatch):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    for run in copy.iterdir():
+        log, evaluated = run / "search.jsonl", run / "stages/evaluate.json"
+        episodes = [{**episode, "top1": None, "loss": None} for episode in read_lines(log)]
+        log.write_text("".join(f"{json.dumps(episode)}\n" for episode in episodes))
+        networks = json.loads(evaluated.read_text())
+        for name in ("dense", "pruned"):
+            networks[name]["top1"] = None
+        evaluated.write_text(json.dumps(networks))
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(copy), "--out", str(tmp_path / "R.md")])
+    main()
+    text = (tmp_path / "R.md").read_text()
+    assert "Dense network: it has no accuracy." in text
+    for row in (line.split(" | ") for line in text.splitlines() if line.startswith(("| random", "| uni"))):
+        assert row[4:7] == ["–", "–", ""]
+        assert float(row[9].split()[0]) >= 0  # the divergence is known all the same
+    assert len(list((tmp_path / "figures").iterdir())) == 1
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--out", str(tmp_path / "R.md")])
+    main()
+    assert (tmp_path / "R.md").read_text() == text
 
 
 def test_a_published_strategy_is_a_row_and_no_winner(runs, tmp_path):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import bootstrap, bootstrap_difference, interquartile_mean, rank_correlation
+from experiments.statistics import (
+    Interval,
+    bootstrap,
+    bootstrap_correlation,
+    bootstrap_difference,
+    interquartile_mean,
+    rank_correlation,
+)
 
 
 def test_the_interquartile_mean_of_four_is_the_mean_of_the_middle_two():
@@ -55,3 +62,25 @@ def test_a_correlation_of_nothing_is_refused(one, other):
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="no samples"):
         bootstrap([])
+    with pytest.raises(ValueError, match="no samples"):
+        bootstrap_difference([1.0], [])
+
+
+def test_intervals_are_those_of_earlier_releases():
+    accuracies = [91.2, 90.7, 91.9, 90.1, 91.5]
+    found = (
+        bootstrap(accuracies),
+        bootstrap_difference(accuracies, [90.3, 90.9, 89.7]),
+        bootstrap_correlation(accuracies, [3.0, 1.0, 4.0, 1.0, 5.0]),
+    )
+    expected = ((91.14, 90.43, 91.78), (0.84, -0.14, 1.73), (0.8720815992723809, 1 / 9, 1.0))
+    for interval, values in zip(found, expected, strict=True):
+        assert (interval.value, interval.low, interval.high) == pytest.approx(values, abs=1e-12)
+
+
+def test_a_single_sample_does_not_vary():
+    assert bootstrap([3.0]) == Interval(3.0, 3.0, 3.0)
+    others = [1.0, 2.0, 4.0]
+    spread = bootstrap(others)
+    found = bootstrap_difference([5.0], others)
+    assert (found.low, found.high) == (5.0 - spread.high, 5.0 - spread.low)

@@ -49,7 +49,7 @@ def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path:
 @pytest.mark.parametrize(
     ("agent", "setting", "told"),
     [
-        ("ddpg", "sigma=0", "agent.sigma is 0.0; expected"),
+        ("ddpg", "sigma_decay=0", "agent.sigma_decay is 0.0; expected"),
         ("evolution", "tau=0.1", "tau"),  # it learns nothing
     ],
 )

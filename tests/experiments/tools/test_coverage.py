@@ -156,7 +156,7 @@ def test_the_table_tells_kinds_of_reasons_and_counts() -> None:
 def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "experiments.coverage", "--out", str(tmp_path / "x.md"), "--only", "nothing"],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,215 @@
+"""From widths to networks: cut, with refitted weights, batch norm folded where a candidate is only judged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.candidate.folding import FoldedNetwork
+from amc.candidate.settings import CandidateSettings
+from amc.cost.closed_form import macs_cost, params_cost
+from amc.cutting.slicing import Cut, SlicePlan, slice_model
+from amc.data import LabelledImages
+from amc.graph.groups import Graph
+from amc.importance.orders import channel_orders
+from amc.refit.lookup import RefitLookup
+from amc.refit.moments import Moments, collect_moments, refit_layers
+from amc.refit.sequential import SequentialRefit
+from amc.scoring.precision import PRECISIONS
+
+
+class CandidateBuilder:
+    """Builds pruned versions of one dense network.
+
+    Second moments and channel orders are computed once; after that a candidate costs slicing and a look-up
+    of refitted weights, or a sequential refit where the settings ask for one.
+
+    Args:
+        model: the dense network; it is read and never changed.
+        graph: its channel groups.
+        calibration: training images for the refit and the channel order; only ``taylor`` needs labels.
+        settings: how candidates are made.
+        device: where candidates run.
+        progress: called with the number of calibration images done.
+
+    Attributes:
+        macs, params: cost of any widths.
+        estimated_errors: name of a group -> estimated output error at every width; {} if the order gives
+            none.
+
+    Raises:
+        AmcError: the calibration images give NaN, or no gradient where the order needs one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        calibration: LabelledImages,
+        settings: CandidateSettings,
+        *,
+        device: str | torch.device = "cpu",
+        progress: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.settings = settings
+        self.device = torch.device(device)
+        self.macs = macs_cost(graph)
+        self.params = params_cost(graph, model)
+        self._model = copy.deepcopy(model).cpu().eval()
+        needed = settings.refit or settings.order == "obs"
+        moments = self._collect(calibration.images, progress) if needed else {}
+        found = channel_orders(
+            graph, self._model, settings.order, moments, calibration, device=device, ridge=settings.ridge
+        )
+        self.estimated_errors = found.errors
+        self._plan = SlicePlan(graph, model, found.orders)
+        self._lookup = RefitLookup(
+            self._model,
+            graph,
+            found.orders,
+            moments if settings.refit else {},
+            ridge=settings.ridge,
+            cache_bytes=settings.cache_mib * 2**20,
+        )
+        self._folded = self._folded_network(settings.precision)
+        self._sequential_images = calibration.images[: settings.sequential_images]
+        self._sequential: SequentialRefit | None = None
+
+    @property
+    def dense_widths(self) -> tuple[int, ...]:
+        """Widths of the network that candidates are compared with."""
+        return self.graph.dense_widths
+
+    @property
+    def whole_widths(self) -> tuple[int, ...]:
+        """Widths whose costs are 100%."""
+        return self.graph.dense_widths
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network returns logits (N, classes)."""
+        return self.graph.classifies
+
+    def prepare(self) -> None:
+        """Compute the parts that all candidates share, once: the dense side of a sequential refit."""
+        if self._sequential is None and len(self._sequential_images):
+            self._sequential = self._sequential_refit(self._sequential_images)
+
+    def factorise(self) -> None:
+        """Solve the refits of minimal widths: the factorisations behind them serve all other widths."""
+        self._lookup.tensors(self.cut([1] * len(self.graph.groups)))
+
+    def cut(self, widths: Sequence[int]) -> Cut:
+        """Return which channels stay at ``widths``, one number a group, in forward order."""
+        return self._plan.cut(widths)
+
+    def pruned_model(self, cut: Cut) -> nn.Module:
+        """Return a new network with looked-up weights, batch norm in place, on the CPU, in eval mode."""
+        tensors = {  # copies: tensors that are not cut are shared with the dense network and the cache
+            name: {key: tensor.clone() for key, tensor in own.items()}
+            for name, own in self._lookup.tensors(cut).items()
+        }
+        return slice_model(self._model, cut, tensors)
+
+    @contextmanager
+    def network(self, widths: Sequence[int]) -> Iterator[nn.Module]:
+        """Lend the candidate as the search judges it, batch norm folded; it changes with the next one.
+
+        Raises:
+            RuntimeError: another candidate is still lent.
+        """
+        cut = self.cut(widths)
+        self.prepare()
+        if self._sequential is None or cut.widths == self.dense_widths:
+            lent: AbstractContextManager[nn.Module] = self._folded.loaded(self._lookup.tensors(cut))
+        else:
+            model = self.pruned_model(cut).eval().to(self.device)
+            self._sequential(
+                model,
+                cut,
+                ridge=self.settings.ridge,
+                reestimate_norms=self.settings.reestimate_norms,
+                activation_rounds=self.settings.activation_rounds,
+            )
+            lent = self._folded.loaded_from(model)
+        with lent as network:
+            yield network
+
+    def looked_up(self, cut: Cut, precision: str | None = None) -> AbstractContextManager[nn.Module]:
+        """Lend the candidate with looked-up weights, batch norm folded; it changes with the next one.
+
+        Args:
+            precision: key of ``PRECISIONS``; that of the search if None.
+        """
+        other = precision not in (None, self.settings.precision)
+        folded = self._folded_network(str(precision)) if other else self._folded
+        return folded.loaded(self._lookup.tensors(cut))
+
+    def measuring(self) -> Callable[[Sequence[int]], AbstractContextManager[nn.Module]]:
+        """Return what lends candidates with looked-up weights in float32: a network of its own."""
+        folded = self._folded_network("float32")
+        return lambda widths: folded.loaded(self._lookup.tensors(self.cut(widths)))
+
+    def refit_in_sequence(
+        self,
+        model: nn.Module,
+        cut: Cut,
+        images: Tensor,
+        *,
+        held_out: float = 0.0,
+        activation_rounds: int = 0,
+        progress: Callable[[int], Any] | None = None,
+    ) -> int:
+        """Refit a cut network in place, layer by layer, and return how many layers were refitted.
+
+        Args:
+            model: a network of this cut on the CPU, in eval mode.
+            images: calibration images (N, C, H, W).
+            held_out, activation_rounds: see ``SequentialRefit``.
+            progress: called with 1 after every operation.
+
+        Raises:
+            AmcError: its forward pass cannot be traced symbolically.
+        """
+        refit = self._sequential_refit(images, held_out=held_out, progress=progress)
+        model.to(self.device)
+        count = refit(
+            model,
+            cut,
+            ridge=self.settings.ridge,
+            reestimate_norms=self.settings.reestimate_norms,
+            activation_rounds=activation_rounds,
+            progress=progress,
+        )
+        model.cpu()
+        return count
+
+    def _sequential_refit(
+        self, images: Tensor, *, held_out: float = 0.0, progress: Callable[[int], Any] | None = None
+    ) -> SequentialRefit:
+        return SequentialRefit(
+            copy.deepcopy(self._model).to(self.device),
+            images.to(self.device),
+            positions_per_image=self.settings.positions_per_image,
+            held_out=held_out,
+            progress=progress,
+        )
+
+    def _folded_network(self, precision: str) -> FoldedNetwork:
+        return FoldedNetwork(self._model, self.graph, self.device, PRECISIONS[precision])
+
+    def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
+        model = copy.deepcopy(self._model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return collect_moments(
+            model,
+            refit_layers(self.graph),
+            images.to(self.device),
+            positions_per_image=self.settings.positions_per_image,
+            progress=progress,
+        )

@@ -1,0 +1,164 @@
+"""Image files to tensors: centre crops in one tensor for evaluation, random crops in batches for training."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from amc.data.augment import normalise
+from amc.data.splits import LabelledImages, TrainBatches, batch_indices
+from amc.errors import FileError, UnavailableError
+from amc.progress import progress
+from amc.seeds import mix
+
+DECODE_BATCH = 64
+"""Images that are decoded and normalised at once."""
+BAR_AFTER_SECONDS = 2.0
+IN_MEMORY_BYTES = 8 * 2**30
+"""Decoded images beyond this size go to an unlinked temporary file that is mapped into memory."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How image files become tensors.
+
+    Attributes:
+        image_size: side of the cropped image in pixels.
+        resize: shorter side of the image in pixels before the centre crop.
+        mean, std: (3,) per channel, on the [0, 1] scale.
+        rotate_180: whether every image is turned upside down.
+        workers: number of decoding processes; 0 decodes in this process. The result does not depend on it.
+    """
+
+    image_size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rotate_180: bool
+    workers: int
+
+    def evaluation_images(self, paths: Sequence[str], labels: Tensor, description: str) -> LabelledImages:
+        """Decode the centre crops of all images.
+
+        Args:
+            paths: N image files.
+            labels: (N,) int64.
+            description: names the images on the progress bar.
+
+        Returns:
+            Images (N, 3, image_size, image_size) float32 and their labels.
+
+        Raises:
+            FileError: an image cannot be decoded.
+            UnavailableError: the decoded images fit neither into memory nor on the disk.
+        """
+        dataset = _Images(paths, labels, _centre_crop(self.resize, self.image_size), self.rotate_180)
+        images = _allocate((len(dataset), 3, self.image_size, self.image_size))
+        order = torch.arange(len(dataset)).split(DECODE_BATCH)
+        with progress(len(dataset), description, "image", delay=BAR_AFTER_SECONDS) as bar:
+            batches = _load(dataset, [index.tolist() for index in order], self.workers)
+            for index, (pixels, _) in zip(order, batches, strict=True):
+                images[index[0] : index[-1] + 1] = normalise(pixels, self.mean, self.std)
+                bar.update(len(index))
+        return LabelledImages(images, labels)
+
+    def train_batches(self, paths: Sequence[str], labels: Tensor, batch_size: int) -> TrainBatches:
+        """Return the function that decodes random crops of N image files with ``labels`` (N,)."""
+
+        def batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+            indices = batch_indices(len(labels), batch_size, epoch, seed)
+            crop = _random_crop(self.image_size)
+            dataset = _Images(paths, labels, crop, self.rotate_180, seed=mix(seed, epoch, 1))
+            for images, own in _load(dataset, [index.tolist() for index in indices], self.workers):
+                yield normalise(images, self.mean, self.std), own
+
+        return batches
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Decodes, crops and rotates one image to uint8 (3, S, S); with a seed, (seed, index) draws the crop."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Tensor,
+        crop: Callable[[Any], Tensor],
+        rotate_180: bool,
+        seed: int | None = None,
+    ) -> None:
+        self.paths, self.labels = paths, labels.tolist()
+        self.crop, self.rotate_180, self.seed = crop, rotate_180, seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from torchvision.datasets.folder import pil_loader
+
+        try:
+            picture = pil_loader(self.paths[index])
+        except (OSError, SyntaxError) as error:
+            raise FileError(
+                f"{self.paths[index]} cannot be decoded as an image; the file is probably damaged, remove "
+                "or replace it"
+            ) from error
+        with torch.random.fork_rng(devices=[]):
+            if self.seed is not None:
+                torch.default_generator.manual_seed(mix(self.seed, index))
+            image = self.crop(picture)
+        return (image.rot90(2, (1, 2)) if self.rotate_180 else image), self.labels[index]
+
+
+def _centre_crop(resize: int, image_size: int) -> Callable[[Any], Tensor]:
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [transforms.Resize(resize), transforms.CenterCrop(image_size), transforms.PILToTensor()]
+    )
+
+
+def _random_crop(image_size: int) -> Callable[[Any], Tensor]:
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(image_size),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
+
+
+def _load(dataset: _Images, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B, 3, S, S) uint8 and labels (B,) for each list of indices."""
+    loader = DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator().manual_seed(0)
+    )
+    try:
+        yield from loader
+    except FileError as error:  # from a worker process, the message is the last line of a traceback
+        message = str(error).strip().splitlines()[-1].removeprefix("amc.errors.FileError: ")
+        raise FileError(message) from None
+
+
+def _allocate(shape: tuple[int, ...]) -> Tensor:
+    """Return an uninitialised float32 tensor; a huge one (ImageNet's val is 30 GB) is backed by the disk."""
+    count = math.prod(shape)
+    if 4 * count <= IN_MEMORY_BYTES:
+        return torch.empty(shape)
+    folder, gib = tempfile.gettempdir(), 4 * count / 2**30
+    if shutil.disk_usage(folder).free < 4 * count:
+        raise UnavailableError(
+            f"{shape[0]} decoded images need {gib:.0f} GiB, more than {folder} has free; point TMPDIR to a "
+            "larger disk"
+        )
+    with tempfile.NamedTemporaryFile(prefix="amc-images-") as file:
+        return torch.from_file(file.name, shared=True, size=count, dtype=torch.float32).view(shape)

@@ -1,0 +1,69 @@
+"""Sections of the configuration that are derived from the settings they fill: no default stands twice.
+
+Hydra needs mutable dataclasses, lists in the place of tuples and plain strings in the place of literals; the
+settings of the library are frozen. ``section`` makes the one from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, field, fields, make_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING
+
+PATH = "path"
+"""Key in the metadata of a field: its value names a file, and is remembered as an absolute path."""
+
+
+def section(
+    name: str, settings: type[Any], doc: str, *, without: Collection[str] = (), **own: Any
+) -> type[Any]:
+    """Return a mutable dataclass with the fields of ``settings``.
+
+    Args:
+        name: of the new class.
+        settings: a dataclass; a field without a default is one that the configuration must give.
+        doc: docstring of the new class.
+        without: fields that are left out.
+        own: name -> (type, default or ``dataclasses.field``): further fields, or other defaults.
+    """
+    hints = get_type_hints(settings)
+    taken = [each for each in fields(settings) if each.name not in without and each.name not in own]
+    derived = [(each.name, _plain(hints[each.name]), _default(each)) for each in taken]
+    added = [(key, kind, _own(default)) for key, (kind, default) in own.items()]
+    made = make_dataclass(name, [*derived, *added], kw_only=True)
+    made.__doc__ = doc
+    made.__module__ = "experiments.config.schema"
+    return made
+
+
+def path(default: Any = None) -> Any:
+    """Return a field whose value names a file."""
+    return field(default=default, metadata={PATH: True})
+
+
+def _plain(hint: Any) -> Any:
+    """Return the type that Hydra understands: lists for tuples, strings for literals."""
+    if get_origin(hint) is tuple:
+        return list[get_args(hint)[0]]  # type: ignore[misc]
+    if get_origin(hint) is Literal:
+        return str
+    return hint
+
+
+def _default(each: Field[Any]) -> Any:
+    if each.default_factory is not NO_DEFAULT:
+        return field(default_factory=each.default_factory, metadata=each.metadata)
+    if each.default is NO_DEFAULT:
+        return field(default=MISSING)
+    return _own(each.default, each.metadata)
+
+
+def _own(default: Any, metadata: Any = None) -> Any:
+    if isinstance(default, Field):
+        return default
+    if isinstance(default, tuple | list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)

@@ -1,0 +1,70 @@
+"""Lines that say where figures come from: commands, commits and devices; and which recipes did not run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import conf
+from experiments.config.stages import STAGES
+from experiments.reproduce.runs import shown_command
+
+Provenance = Mapping[str, Any]
+
+
+def origin(agents: Mapping[str, Sequence[Provenance]]) -> list[str]:
+    """Return a line for each agent with its command and commits, and a line on the devices of all."""
+    devices = [provenance["device"] for own in agents.values() for provenance in own]
+    threads = sorted({int(device["threads"]) for device in devices})
+    names = sorted({str(device.get("cpu") or device["kind"]) for device in devices})
+    counted = f"{' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
+    lines = [command_line(name, own) for name, own in agents.items()]
+    return [*lines, f"- measured on {', '.join(names)}, {counted}"]
+
+
+def command_line(agent: str, provenances: Sequence[Provenance]) -> str:
+    """Return the line of one agent: the command of its first run and the commits of all."""
+    command = shown_command(str(provenances[0]["command"]))
+    return f"- {agent}: `{command}`, commit {_commits(provenances)}"
+
+
+def _commits(provenances: Sequence[Provenance]) -> str:
+    """Return the commits that runs were made at, with the stages of each where stages differ."""
+    made: dict[str, set[str]] = defaultdict(set)
+    for facts in provenances:
+        for stage, commit in facts["stage_commits"].items():
+            made[str(commit)[:7]].add(stage)
+    if len({frozenset(stages) for stages in made.values()}) == 1:
+        return ", ".join(sorted(made))
+    place = {name: number for number, name in enumerate(STAGES)}
+    return "; ".join(
+        f"{commit} ({', '.join(sorted(stages, key=place.__getitem__))})"
+        for commit, stages in sorted(made.items(), key=lambda item: sorted(place[name] for name in item[1]))
+    )
+
+
+def not_run(ran: Collection[str | None]) -> str:
+    """Return a section on the recipes (``conf/experiment``) that are not among those that ran."""
+    recipes = sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml"))
+    lines = [_recipe(path) for path in recipes if path.stem not in ran]
+    head = [
+        "## Recipes without a run",
+        "",
+        "Complete, and run at toy size by the tests. A table above of the same network is of other images.",
+        "",
+    ]
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _recipe(path: Path) -> str:
+    """Return a recipe's line: the command and the text of the comment at the top of its file."""
+    comment = [
+        line[1:].strip()
+        for line in path.read_text().splitlines()
+        if line.startswith("# ") and "@package" not in line
+    ]
+    command = next(line for line in comment if line.startswith("amc "))
+    about = " ".join(line for line in comment if not line.startswith("amc "))
+    return f"- **not run here**: `{command}`. {about}"

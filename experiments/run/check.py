@@ -1,0 +1,100 @@
+"""What is wrong with a configuration, found before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from amc.budget.budget import check_ratio, get_fit
+from amc.errors import AmcError, SettingError
+from amc.export import get_format
+from amc.sparsity.scores import check_order
+from amc.training.settings import TrainSettings
+from envs import Reward
+from experiments.config import stages
+from experiments.config.agents import AGENTS, check_agent, check_search
+from experiments.config.budgets import asked_budgets
+from experiments.config.runtimes import check_measuring
+from experiments.config.schema import Config
+from experiments.run.run import Run
+
+
+def check(run: Run) -> None:
+    """Refuse an impossible setting, or a budget that no allowed network meets.
+
+    Raises:
+        AmcError: says which.
+    """
+    config, problem = run.config, run.problem
+    stages.check_names(config.stages)
+    problem.settings()
+    run.workers()
+    if config.model.start is not None and problem.comes_trained:
+        raise AmcError(
+            f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
+            "model.pretrained gives a trained network; use one of them"
+        )
+    check_agent(config.agent, config.compressor.order)
+    reward = run.reward
+    get_fit(config.budget.fit)
+    for kind, ratio in asked_budgets(config.budget):
+        check_ratio(kind, ratio)
+    for section in (config.train, config.finetune):
+        TrainSettings(**asdict(section))
+    _check_prune(config)
+    for name in config.export.formats:
+        get_format(name)
+    check_measuring(config)
+    problem.load_data()
+    if "search" in config.stages:
+        check_search(config.agent, reward)
+        _check_outputs(run)
+        for kind, ratio in asked_budgets(config.budget):
+            if kind != "latency" or problem.profiled:  # a profile to come is checked by the search
+                run.budget_of(kind, ratio).check_feasible(run.space)
+    if "sparsify" in config.stages:
+        _check_sparsify(config, reward)
+        if not problem.graph.classifies:
+            raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
+    if "profile" in run.stages and not problem.profiled:
+        problem.available_backend()
+
+
+def _check_prune(config: Config) -> None:
+    prune = config.prune
+    if prune.activation_rounds < 0:
+        raise AmcError(f"prune.activation_rounds is {prune.activation_rounds}; expected 0 (none) or more")
+    if not 0 <= prune.held_out <= 0.5:
+        raise AmcError(f"prune.held_out is {prune.held_out}; expected a share of the images, 0 to 0.5")
+
+
+def _check_sparsify(config: Config, reward: Reward) -> None:
+    """Refuse rounds of fine-grained pruning that make no sense, or an agent that looks at channels only."""
+    sparsify = config.sparsify
+    check_order(sparsify.order)
+    if not 0 < sparsify.min_density <= 1:
+        raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")
+    densities = sparsify.densities
+    falling = sorted(set(densities), reverse=True)
+    if not falling or falling != densities or falling[0] > 1 or falling[-1] < sparsify.min_density:
+        raise SettingError(
+            f"sparsify.densities is {densities}; expected falling shares of the weights, from at most "
+            f"1 to at least sparsify.min_density={sparsify.min_density}"
+        )
+    if AGENTS.find(config.agent.name).ranks_channels:
+        raise SettingError(
+            f"agent={config.agent.name} ranks channels, but stage sparsify decides single weights"
+        )
+    if not reward.enforces_budget:
+        raise SettingError(
+            f"reward={reward.name} enforces no budget, but stage sparsify has to meet sparsify.densities; "
+            "use reward=accuracy or agreement"
+        )
+
+
+def _check_outputs(run: Run) -> None:
+    if run.reward.needs_logits and not run.problem.graph.classifies:
+        raise AmcError(
+            f"reward={run.config.reward} needs a network that returns one tensor (N, classes); "
+            f"{run.problem.spec.name} does not: reward=likeness compares what it returns with the dense "
+            "network"
+        )

@@ -1,0 +1,236 @@
+"""What all budgets of a job share: the network, the data, and what judges candidates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from amc import data as datasets
+from amc.candidate.builder import CandidateBuilder
+from amc.candidate.error_curves import ErrorCurves
+from amc.candidate.evaluator import Evaluator, channel_evaluator
+from amc.candidate.fingerprint import fingerprint
+from amc.candidate.memo import Memo
+from amc.candidate.settings import CandidateSettings
+from amc.cost.closed_form import BilinearCost, params_cost
+from amc.cost.constant import with_other_macs
+from amc.data import Splits, check_labels
+from amc.errors import AmcError, FileError, UnavailableError, first_line
+from amc.graph.groups import Graph, exclude_groups
+from amc.graph.trace import trace
+from amc.latency import Backend, RemoteBackend
+from amc.latency.prediction.model import LatencyModel
+from amc.models import ModelSpec, build
+from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.scoring.precision import chosen_precision
+from amc.scoring.run import outputs
+from experiments.config.runtimes import backend_of
+from experiments.config.schema import Config
+from experiments.run.folder import RunFolder
+
+
+class Problem:
+    """The network and the data of a job, each part built when first asked for; nothing here is of a budget.
+
+    Args:
+        config: the checked configuration.
+        folder: the run folder of the job, which keeps the dense network and the evaluations.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config = config
+        self.folder = folder
+        self._evaluator: Evaluator[CandidateBuilder] | None = None
+        self._curves: ErrorCurves | None = None
+        self._dense_is_kept = False
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that trains and searches.
+
+        Raises:
+            UnavailableError: it cannot be used.
+        """
+        if self.config.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.config.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = first_line(error)
+            raise UnavailableError(f"device={self.config.device} cannot be used: {reason}") from error
+        return device
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data set."""
+        options = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
+        return datasets.build(options.pop("name"), **options, seed=self.config.seed)
+
+    def load_data(self) -> Splits:
+        """Load the data set now, so that its faults are reported before any work is done."""
+        return self.splits
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """How the dense network is built."""
+        model = self.config.model
+        return ModelSpec(
+            model.name, self.splits.num_classes, self.splits.input_shape, tuple(model.kwargs.items())
+        )
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The channel groups, less those that the configuration leaves out; no trained weights are needed."""
+        config = self.config.compressor
+        model = self.fresh_model()
+        graph = trace(model, torch.zeros(1, *self.splits.input_shape))
+        graph = exclude_groups(
+            graph, config.exclude, prune_coupled=config.prune_coupled, max_inputs=config.max_inputs
+        )
+        return with_other_macs(graph, model)
+
+    @cached_property
+    def params(self) -> BilinearCost:
+        """Parameters at any widths."""
+        return params_cost(self.graph, self.fresh_model())
+
+    @property
+    def comes_trained(self) -> bool:
+        """Whether the configuration names weights for the dense network."""
+        return self.config.model.checkpoint is not None or self.config.model.pretrained
+
+    def fresh_model(self) -> nn.Module:
+        """Build the dense network with its initial (or downloaded) weights; global draws are not affected."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            return build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        """The trained dense network, in eval mode on the CPU.
+
+        Raises:
+            FileError: there are no trained weights.
+            AmcError: they do not fit the network, or the network not the labels.
+        """
+        model = self.fresh_model()
+        checkpoint, stored = self.config.model.checkpoint, self.folder.dense
+        if checkpoint is not None:
+            load_into(model, load_state_dict(checkpoint), checkpoint)
+        elif stored.exists():
+            load_into(model, load_state_dict(stored), str(stored))
+        elif not self.config.model.pretrained:
+            raise FileError(
+                f"{self.folder} has no trained dense network ({stored.name}): run stages=[train] on it "
+                "first, or give model.checkpoint=FILE"
+            )
+        model.eval()
+        found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
+        if self.graph.classifies:
+            check_labels(self.splits.search_val.labels, found.shape[1])
+        return model
+
+    def keep_dense(self) -> None:
+        """Write the dense network to the run folder, unless it came from there."""
+        if self._dense_is_kept:
+            return
+        dense = self.dense
+        if self.comes_trained or not self.folder.dense.exists():
+            save_safetensors(dense.state_dict(), self.folder.dense)
+        self._dense_is_kept = True
+
+    def settings(self) -> CandidateSettings:
+        """Return how candidates are made.
+
+        Raises:
+            AmcError: a setting is impossible.
+        """
+        config = self.config.compressor
+        given = {f.name: getattr(config, f.name) for f in fields(CandidateSettings)}
+        return CandidateSettings(**{**given, "precision": chosen_precision(config.precision, self.device)})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that determines an evaluation."""
+        return fingerprint(self.dense, self.graph, self.splits.fingerprint, self.settings())
+
+    def evaluator(self, progress: Any = None) -> Evaluator[CandidateBuilder]:
+        """Return what judges candidates, built when first asked for.
+
+        Evaluations are kept in the run folder; a stage may close the file, it is opened again.
+
+        Args:
+            progress: called with the number of calibration images done.
+        """
+        if self._evaluator is None:
+            self._evaluator = channel_evaluator(
+                self.dense,
+                self.graph,
+                self.splits.calibration,
+                self.splits.search_val,
+                self.settings(),
+                memo=Memo(self.folder.evaluations, self.fingerprint),
+                device=self.device,
+                progress=progress,
+            )
+        return self._evaluator
+
+    def curves(self) -> ErrorCurves:
+        """Return the error curves of the groups; they are measured when first called."""
+        if self._curves is None:
+            self._curves = ErrorCurves(self.evaluator())
+        return self._curves
+
+    def release(self) -> None:
+        """Give the memory of the evaluator back."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+        self._evaluator = self._curves = None
+
+    @property
+    def profiled(self) -> bool:
+        """Whether there is a latency model."""
+        return self.folder.latency_model.exists()
+
+    @cached_property
+    def latency_model(self) -> LatencyModel:
+        """Predicted milliseconds at any widths, from stage ``profile``.
+
+        Raises:
+            FileError: there is none, or it is damaged.
+            AmcError: it is about another runtime or network.
+        """
+        path = self.folder.require(self.folder.latency_model, "profile")
+        try:
+            data = json.loads(path.read_text())
+        except ValueError as error:
+            raise FileError(f"{path} is damaged ({error}): run stages=[profile] again") from error
+        model, config = LatencyModel.from_json(data, self.graph, str(path)), self.config.profile
+        measured = (model.target.runtime, model.target.batch, model.target.threads)
+        if measured != (asked := (config.backend, config.batch, config.threads)):
+            raise AmcError(
+                f"{path} is about {_target(*measured)}, the configuration asks for {_target(*asked)}: run "
+                "stages=[profile] again"
+            )
+        return model
+
+    def available_backend(self) -> Backend | RemoteBackend:
+        """Return the runtime that latency budgets are about.
+
+        Raises:
+            AmcError: it is unknown, or does not run here.
+        """
+        backend = backend_of(self.config.profile.backend, self.config.latency)
+        if (reason := backend.available()) is not None:
+            raise UnavailableError(f"profile.backend={backend.name} cannot be measured here: {reason}")
+        return backend
+
+
+def _target(runtime: str, batch: int, threads: int) -> str:
+    return f"{runtime} (batch {batch}, {threads} thread{'s' if threads > 1 else ''})"
