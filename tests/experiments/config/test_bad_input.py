@@ -81,7 +81,7 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[prune]", "prune.activation_rounds=-1"], ["prune.activation_rounds is -1"]),
         (["stages=[prune]", "prune.held_out=0.9"], ["prune.held_out is 0.9"]),
         (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
-        (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean litert"]),
+        (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean 'litert'"]),
         (["stages=[benchmark]", "latency.throughput_batch=-1"], ["latency.throughput_batch is -1"]),
         (["stages=[benchmark]", "latency.backends=[adb]", "latency.adb.format=x"], ["latency.adb.format"]),
         (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
