@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 
+# Two workers of one thread each. A file stays with one worker, so that its tests share what they prepare.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS ?= 2
+
 .PHONY: install demo test test-all lint format clean
 
 install: $(STAMP)
@@ -25,10 +29,10 @@ demo: install
 	$(BIN)/amc
 
 test: $(COMPILED)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(TEST) -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-all: $(COMPILED)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,8 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.reproduce.front_page import JOB, PICTURE, RECORDS, front_page_svg
 from experiments.reproduce.records import read_records
-from tests.experiments.config.test_config import composed
-from tests.experiments.helpers import SMALL, done
+from tests.experiments.helpers import SMALL, composed, done
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -22,10 +22,10 @@ def message(error: Exception) -> str:
     Raises:
         OSError: it names no file; see `file_error`.
     """
+    if isinstance(error, HydraException | OmegaConfBaseException):  # some of Hydra's are OSErrors, too
+        return f"bad configuration: {_without_noise(error)}"
     if isinstance(error, OSError):
         return str(file_error(error))
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return f"bad configuration: {_without_noise(error)}"
     return str(error)
 
 

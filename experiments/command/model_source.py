@@ -1,7 +1,6 @@
-"""Lets ``model=NAME`` take any name: a Hydra config source that answers for the whole ``model`` group.
+"""A Hydra config source for the group ``model``: it accepts any name, without a yaml file for each network.
 
-Names are resolved when the network is built (``amc.models.build``), which knows torchvision, timm and dotted
-paths without a yaml file for each.
+``amc.models.build`` looks the name up: in the zoo, torchvision and timm, or as a dotted path.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class ModelSource(ConfigSource):
         )
 
     def available(self) -> bool:
-        """Return True: nothing is needed."""
+        """Return True: the source needs no file."""
         return True
 
     def is_group(self, config_path: str) -> bool:
@@ -45,7 +44,7 @@ class ModelSource(ConfigSource):
         return config_path.startswith(f"{GROUP}/")
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """List nothing: the names are endless, and the help text says which they are."""
+        """Return an empty list: there are too many names; the help text describes them."""
         return []
 
 

@@ -1,7 +1,7 @@
-"""What a run folder remembers of the command line, so that ``amc run_dir=RUN`` speaks of the same job.
+"""The overrides that a run folder remembers, so that ``amc run_dir=RUN`` continues the same job.
 
-A refused command changes nothing in ``overrides.json``. A plain ``amc run_dir=RUN`` goes on with
-the stages of a command that was cut off, else with those of the first.
+They are in ``overrides.json``, which a refused command leaves as it was. Without ``stages=`` such a command
+runs the stages of the last command if that was interrupted, otherwise those of the first command.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json
 
 FILE = "overrides.json"
 _PATHS = ("model.checkpoint", "model.start", "data.root", "strategy")
-"""Overrides that name files: remembered absolutely, so that a run can be asked from any folder."""
+"""Overrides that name files. They are stored as absolute paths, so that a run continues from any folder."""
 
 
 def key_of(override: str) -> str:
-    """Return the key of ``key=value``, without Hydra's + and ~."""
+    """Return the key of an override, without Hydra's prefixes ``+`` and ``~``."""
     return override.split("=", 1)[0].lstrip("+~")
 
 
 def with_remembered(arguments: Sequence[str]) -> list[str]:
-    """Put what the named run folder remembers beside the given overrides, which win over it.
+    """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
 
     Raises:
-        AmcError: the file of the run folder is damaged.
+        FileError: ``overrides.json`` is damaged.
     """
     place = next((i for i, a in enumerate(arguments) if a.startswith("run_dir=")), None)
     if place is None:
@@ -43,12 +43,16 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def remembering(folder: Path, overrides: Sequence[str], *, keep: bool = False) -> Iterator[None]:
-    """Keep the overrides of a command for as long as it runs, and after it if it was not refused.
+    """Store the overrides of a command; restore the former ones if the command ends with an `AmcError`.
 
     Args:
         folder: the run folder.
-        overrides: of the command.
-        keep: even if it was refused: nobody has typed the overrides of one job of many.
+        overrides: those of the command.
+        keep: store them in any case: the user has not typed the overrides of one job of many, and continues
+            it by naming its folder.
+
+    Raises:
+        FileError: ``overrides.json`` is damaged.
     """
     path = folder / FILE
     before = path.read_bytes() if path.exists() else None
@@ -71,7 +75,13 @@ def remembering(folder: Path, overrides: Sequence[str], *, keep: bool = False) -
 
 @dataclass(frozen=True)
 class _Memory:
-    """Overrides but ``run_dir`` and ``stages``; the stages of the first and of a cut-off command."""
+    """The contents of ``overrides.json``.
+
+    Attributes:
+        overrides: all but ``run_dir`` and ``stages``.
+        stages: the override ``stages=`` of the first command.
+        unfinished: that of the command that runs now or was interrupted.
+    """
 
     overrides: list[str] = field(default_factory=list)
     stages: str | None = None
@@ -96,7 +106,7 @@ def _read(path: Path) -> _Memory:
         memory = _Memory(**json.loads(path.read_text()))
         assert all(isinstance(item, str) for item in memory.overrides)
     except (ValueError, TypeError, AssertionError) as error:
-        raise AmcError(
+        raise FileError(
             f"{path} is damaged ({error}); remove it and give the run's overrides again"
         ) from error
     return memory

@@ -16,6 +16,7 @@ from omegaconf import MISSING
 from agents import EvolutionSettings, NetAdaptSettings, ThompsonSettings, TPESettings
 from agents.offpolicy.settings import DDPGSettings
 from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.remote.adb import AdbSettings
 from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
@@ -40,6 +41,17 @@ if TYPE_CHECKING:
 
     class PruneConfig(PruneSettings):
         """See ``amc.candidate.settings.PruneSettings``."""
+
+    class ProfileConfig(ProfileSettings):
+        """The latency table of ``budget=latency``: see ``amc.latency.prediction.settings.ProfileSettings``.
+
+        ``widths`` asks which multiples of channels are cheap. ``tables`` is the folder of measured layers,
+        for other networks and runs (none: the user's cache folder).
+        """
+
+        backend: str
+        widths: bool
+        tables: str | None
 
     class WorkersConfig(WorkerSettings):
         """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
@@ -70,6 +82,12 @@ else:
         "PruneConfig",
         PruneSettings,
         "See ``amc.candidate.settings.PruneSettings``.",
+    )
+    ProfileConfig = section(
+        "ProfileConfig",
+        ProfileSettings,
+        "See ``amc.latency.prediction.settings.ProfileSettings``.",
+        {"backend": (str, "onnxruntime"), "widths": (bool, True), "tables": (str | None, path())},
     )
     WorkersConfig = section(
         "WorkersConfig",
@@ -270,28 +288,6 @@ class LatencyConfig:
     memory: bool = True
     adb: AdbConfig = field(default_factory=AdbConfig)
     ssh: SshConfig = field(default_factory=SshConfig)
-
-
-@dataclass
-class ProfileConfig:
-    """The latency table of ``budget=latency``: see ``amc.latency.prediction.profile``.
-
-    ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
-    ``held_out`` are numbers of whole networks; ``widths`` asks which multiples of channels are cheap.
-    ``tables`` is where measured layers are kept for other networks and runs (none: the user's cache folder).
-    ``repairs`` is how often a strategy that measures over its budget is made smaller.
-    """
-
-    backend: str = "onnxruntime"
-    batch: int = 1
-    threads: int = 1
-    points: int = 4
-    rounds: int = 10
-    fit: int = 12
-    held_out: int = 10
-    widths: bool = True
-    tables: str | None = path()
-    repairs: int = 5
 
 
 @dataclass

@@ -18,9 +18,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import yaml
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
-from experiments.main import main
+from amc.errors import AmcError
+from experiments.config import schema
+from experiments.main import main, prepare_hydra
+from experiments.run.check import check
+from experiments.run.run import open_run, set_up_process
 
 FAKE = (
     "data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "data.calibration=16",
@@ -160,6 +167,40 @@ def refused(outcome: Outcome, *parts: str, status: int = 2) -> str:
     for part in parts:
         assert part in outcome.err, outcome.err
     return outcome.err
+
+
+def composed(*overrides: str) -> schema.Config:
+    """Return the configuration that the command would run with."""
+    prepare_hydra()
+    with initialize_config_module("conf", version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    assert isinstance(config, schema.Config)
+    return config
+
+
+def check_error(base: schema.Config, *overrides: str, cwd: Path) -> str:
+    """Return the message with which the check before any work refuses ``base`` with other values.
+
+    The command does the same twenty times as slowly. Neither groups nor new keys can be overridden.
+    """
+    changed = OmegaConf.structured(base)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(changed, key, yaml.safe_load(value))
+    config = OmegaConf.to_object(changed)
+    assert isinstance(config, schema.Config)
+    before = set(sys.modules)
+    with _isolated(), contextlib.chdir(cwd):
+        sys.path.append("")
+        try:
+            run = open_run(config, Path("run"))
+            set_up_process(config)
+            check(run)
+        except AmcError as error:
+            return str(error)
+        finally:
+            _forget_modules(cwd, before)
+    raise AssertionError(f"not refused: {overrides}")
 
 
 def spawn(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
-from tests.experiments.config.test_config import composed
-from tests.experiments.helpers import TINY, done, workspace
+from tests.experiments.helpers import TINY, composed, done, workspace
 from tests.experiments.wandb_stub import wandb_service
 
 FILES = sorted((Path(conf.__file__).parent / "sweep").glob("*.yaml"))

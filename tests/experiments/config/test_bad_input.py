@@ -16,6 +16,8 @@ from tests.experiments.helpers import (
     TINY,
     amc,
     artifacts,
+    check_error,
+    composed,
     done,
     read_json,
     read_lines,
@@ -47,52 +49,14 @@ def old(ready: Path, tmp_path: Path) -> Path:
         (["stages=[inspect]", "model=resnet21"], ["resnet21", "resnet20"]),
         (["stages=[inspect]", "model=torch.nn.Nothing"], ["torch.nn.Nothing"]),
         (["stages=[inspect]", "data=cifar11"], ["cifar11", "cifar10"]),
-        (["stages=[inspect]", "data.name=fqke"], ["fqke", "fake"]),
         (["stages=[search]", "agent=ppo"], ["ppo", "ddpg"]),
         (["stages=[search]", "agent.name=ppo", "agent=random"], ["ppo", "ddpg", "random", "uniform"]),
         (["stages=[search]", "reward=acuracy"], ["acuracy", "'accuracy'"]),
-        (["stages=[search]", "reward=no_such_module.score"], ["no_such_module"]),
-        (["stages=[search]", "reward=math.pi"], ["math.pi", "function"]),
         (["stages=[search]", "tracker=wnadb"], ["wnadb", "wandb"]),
         (["stages=[search]", "tracker.name=wnadb"], ["wnadb", "wandb", "tensorboard"]),
         (["stages=[search]", "budget.macs_ration=0.5"], ["macs_ration"]),
-        (["stages=[search]", "budget.kind=watts"], ["watts", "macs", "params"]),
         (["stages=[search]", "budget.macs_ratio=0"], ["budget.macs_ratio is 0", "(0, 1]"]),
-        (["stages=[search]", "budget.fit=squeeze"], ["budget.fit is 'squeeze'", "scale, cut"]),
-        (["stages=[search]", "budget.macs_ratio=-1"], ["budget.macs_ratio is -1", "(0, 1]"]),
-        (["stages=[search]", "budget.macs_ratio=1.5"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
-        (["stages=[search]", "budget.macs_ratio=nan"], ["budget.macs_ratio is nan", "(0, 1]"]),
-        (["stages=[search]", "budget.macs_ratio=null"], ["budget.macs_ratio is None"]),
-        (["stages=[search]", "budget.round_to=1000"], ["budget.round_to is 1000", "at most 8"]),
-        (["stages=[search]", "budget.round_to=0"], ["budget.round_to is 0", "at least 1"]),
-        (["stages=[search]", "budget.min_preserve_ratio=0"], ["budget.min_preserve_ratio is 0"]),
-        (["stages=[search]", "agent.episodes=0"], ["agent.episodes is 0", "at least 1"]),
-        (["stages=[search]", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
-        (["stages=[search]", "seed=-1"], ["seed", "-1"]),
-        (["stages=[search]", "threads=0"], ["threads", "0"]),
-        (["stages=[search]", "compressor.batch_size=0"], ["batch_size", "0"]),
-        (["stages=[search]", "compressor.positions_per_image=0"], ["positions_per_image", "0"]),
-        (["stages=[search]", "compressor.order=l7"], ["l7", "l1"]),
-        (["stages=[search]", "compressor.exclude=['33']"], ["'33'", "no channel group"]),
-        (["stages=[search]", "device=nonsense"], ["device=nonsense"]),
-        (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
-        (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
-        (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
-        (["stages=[prune]", "prune.activation_rounds=-1"], ["prune.activation_rounds is -1"]),
-        (["stages=[prune]", "prune.held_out=0.9"], ["prune.held_out is 0.9"]),
         (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
-        (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean litert"]),
-        (["stages=[benchmark]", "latency.throughput_batch=-1"], ["latency.throughput_batch is -1"]),
-        (["stages=[benchmark]", "latency.backends=[adb]", "latency.adb.format=x"], ["latency.adb.format"]),
-        (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
-        (["stages=[serve]", "serve.batch=0"], ["serve.batch is 0"]),
-        (["stages=[serve]", "serve.backend=tflite"], ["tflite"]),
-        (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
-        (
-            ["stages=[search]", "compressor.order=l1", "agent.guide=greedy"],
-            ["compressor.order is 'l1'", "obs"],
-        ),
-        (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),
         (["stages=[prune]", "strategy=nowhere.json"], ["nowhere.json"]),
         (["stages=[prune]", "strategy=mynet.py"], ["mynet.py", "JSON"]),
         (["stages=[prune]", "budget.macs_ratio=0.2", "strategy=run/strategy.json"], ["another budget"]),
@@ -100,17 +64,65 @@ def old(ready: Path, tmp_path: Path) -> Path:
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("stages=") else "",
 )
-def test_a_bad_value_is_told_in_one_line(old: Path, overrides: list[str], parts: list[str]) -> None:
+def test_a_bad_value_is_refused_in_one_line(old: Path, overrides: list[str], parts: list[str]) -> None:
     before = artifacts(old / "run")
     refused(amc("run_dir=run", *overrides, cwd=old), *parts)
     assert artifacts(old / "run") == before
+
+
+IMPOSSIBLE = [
+    (["stages=[inspect]", "data.name=fqke"], ["fqke", "fake"]),
+    (["stages=[search]", "reward=no_such_module.score"], ["no_such_module"]),
+    (["stages=[search]", "reward=math.pi"], ["math.pi", "function"]),
+    (["stages=[search]", "budget.kind=watts"], ["watts", "macs", "params"]),
+    (["stages=[search]", "budget.fit=squeeze"], ["budget.fit is 'squeeze'", "scale, cut"]),
+    (["stages=[search]", "budget.macs_ratio=-1"], ["budget.macs_ratio is -1", "(0, 1]"]),
+    (["stages=[search]", "budget.macs_ratio=1.5"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
+    (["stages=[search]", "budget.macs_ratio=.nan"], ["budget.macs_ratio is nan", "(0, 1]"]),
+    (["stages=[search]", "budget.macs_ratio=null"], ["budget.macs_ratio is None"]),
+    (["stages=[search]", "budget.round_to=1000"], ["budget.round_to is 1000", "at most 8"]),
+    (["stages=[search]", "budget.round_to=0"], ["budget.round_to is 0", "at least 1"]),
+    (["stages=[search]", "budget.min_preserve_ratio=0"], ["budget.min_preserve_ratio is 0"]),
+    (["stages=[search]", "agent.episodes=0"], ["agent.episodes is 0", "at least 1"]),
+    (["stages=[search]", "agent.warmup_episodes=-1"], ["agent.warmup_episodes is -1"]),
+    (["stages=[search]", "seed=-1"], ["seed", "-1"]),
+    (["stages=[search]", "threads=0"], ["threads", "0"]),
+    (["stages=[search]", "compressor.batch_size=0"], ["batch_size", "0"]),
+    (["stages=[search]", "compressor.positions_per_image=0"], ["positions_per_image", "0"]),
+    (["stages=[search]", "compressor.order=l7"], ["l7", "l1"]),
+    (["stages=[search]", "compressor.exclude=['33']"], ["'33'", "no channel group"]),
+    (["stages=[search]", "device=nonsense"], ["device=nonsense"]),
+    (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
+    (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),
+    (["stages=[finetune]", "finetune.lr=0"], ["lr", "0"]),
+    (["stages=[prune]", "prune.activation_rounds=-1"], ["prune.activation_rounds is -1"]),
+    (["stages=[prune]", "prune.held_out=0.9"], ["prune.held_out is 0.9"]),
+    (["stages=[export]", "export.formats=[litrt]"], ["litrt", "did you mean 'litert'"]),
+    (["stages=[benchmark]", "latency.throughput_batch=-1"], ["latency.throughput_batch is -1"]),
+    (["stages=[benchmark]", "latency.backends=[adb]", "latency.adb.format=x"], ["latency.adb.format"]),
+    (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
+    (["stages=[serve]", "serve.batch=0"], ["serve.batch is 0"]),
+    (["stages=[serve]", "serve.backend=tflite"], ["tflite"]),
+    (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
+    (["stages=[search]", "compressor.order=l1", "agent.guide=greedy"], ["compressor.order is 'l1'", "obs"]),
+    (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),
+]
+
+
+def test_impossible_values_are_refused_before_any_work(ready: Path) -> None:
+    base = composed(*TINY, "run_dir=run")
+    for overrides, parts in IMPOSSIBLE:
+        message = check_error(base, *overrides, cwd=ready)
+        assert "\n" not in message
+        for part in parts:
+            assert part in message, (overrides, message)
 
 
 @pytest.mark.parametrize(
     "override",
     ["budget.macs_ratio=0", "agent.episodes=0", "latency.backends=[tflite]", "compressor.order=l7"],
 )
-def test_a_bad_value_is_told_before_the_training(tmp_path: Path, override: str) -> None:
+def test_a_bad_value_is_refused_before_the_training(tmp_path: Path, override: str) -> None:
     refused(amc(*TINY, override, "run_dir=run", cwd=workspace(tmp_path)))
     assert not (tmp_path / "run/dense.safetensors").exists()
 
@@ -121,7 +133,7 @@ def test_a_refused_command_does_not_change_the_settings_of_the_run(old: Path) ->
     assert read_json(old / "run/strategy.json")["budget"]["ratio"] == 0.5
 
 
-def test_an_infeasible_budget_is_told_with_the_smallest_feasible_one(old: Path) -> None:
+def test_an_infeasible_budget_is_refused_with_the_smallest_feasible_one(old: Path) -> None:
     line = refused(amc("run_dir=run", "stages=[search]", "budget.macs_ratio=0.01", cwd=old), "is 0.01")
     minimum = float(re.search(r"keeps (0\.\d+) of the macs", line)[1])
     assert minimum > 0.01

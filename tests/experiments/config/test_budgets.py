@@ -21,6 +21,8 @@ from tests.experiments.helpers import (
     TINY,
     amc,
     artifacts,
+    check_error,
+    composed,
     done,
     interrupt,
     read_json,
@@ -356,10 +358,10 @@ def test_a_killed_job_goes_on_to_the_same_result(several: tuple[Path, str, int],
 def test_a_stopped_job_names_its_folder_and_goes_on_to_the_same_result(
     several: tuple[Path, str, int], cwd: Path
 ) -> None:
-    interrupt(cwd, 18)
+    interrupt(cwd, 20)  # some episodes into the second search
     line = refused(
         amc(*SEVERAL, "reward=mynet.score", "stages=[train,search]", cwd=cwd),
-        f"the best strategy of 1 episodes is in {cwd}/run/macs_0.80/strategy.json",
+        f"episodes is in {cwd}/run/macs_0.80/strategy.json",
         f"run_dir={cwd}/run goes on",
         status=130,
     )
@@ -386,14 +388,23 @@ def test_a_budget_is_added_to_a_finished_job(again: Path) -> None:
 # --- bad input
 
 
+def test_an_impossible_list_is_refused_before_any_work(alone: Path) -> None:
+    base = composed(*JOB, "run_dir=run")
+    for override, parts in {
+        "budget.macs_ratios=[0.5,0.3,0.5]": ["budget.macs_ratios has 0.5 more than once"],
+        "budget.params_ratios=[0.3,0.30]": ["budget.params_ratios has 0.3 more than once"],
+        "budget.macs_ratios=[0.5,1.5]": ["budget.macs_ratio is 1.5", "(0, 1]"],
+        "budget.macs_ratios=[0.5,0]": ["budget.macs_ratio is 0", "(0, 1]"],
+        "budget.params_ratios=[.nan]": ["budget.params_ratio is nan", "(0, 1]"],
+        "budget.macs_ratios=[0.5,0.01]": ["budget.macs_ratio is 0.01", "smallest allowed network keeps"],
+    }.items():
+        message = check_error(base, override, cwd=alone)
+        assert all(part in message for part in parts), (override, message)
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["budget.macs_ratios=[0.5,0.3,0.5]"], ["budget.macs_ratios has 0.5 more than once"]),
-        (["budget.params_ratios=[0.3,0.30]"], ["budget.params_ratios has 0.3 more than once"]),
-        (["budget.macs_ratios=[0.5,1.5]"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
-        (["budget.macs_ratios=[0.5,0]"], ["budget.macs_ratio is 0", "(0, 1]"]),
-        (["budget.params_ratios=[nan]"], ["budget.params_ratio is nan", "(0, 1]"]),
         (["budget.macs_ratios=[0.5,half]"], ["macs_ratios", "half"]),
         (["budget.macs_ratios=0.5"], ["macs_ratios"]),
         (["budget.macs_ratios=[0.5,0.01]"], ["budget.macs_ratio is 0.01", "smallest allowed network keeps"]),

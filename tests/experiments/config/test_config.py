@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import conf
@@ -14,8 +13,7 @@ from envs.reward import REWARDS
 from experiments.config import schema
 from experiments.config.agents import AGENTS
 from experiments.config.stages import STAGES
-from experiments.main import prepare_hydra
-from tests.experiments.helpers import FAKE, Outcome, amc, done, refused
+from tests.experiments.helpers import FAKE, Outcome, amc, composed, done, refused
 
 CONF = Path(conf.__file__).parent
 OPTIONS = sorted(
@@ -23,14 +21,6 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.name != "config.yaml" and path.parent.name != "sweep"  # those are files for wandb
 )
-
-
-def composed(*overrides: str) -> schema.Config:
-    prepare_hydra()
-    with initialize_config_module("conf", version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
-    assert isinstance(config, schema.Config)
-    return config
 
 
 @pytest.fixture(scope="module")
