@@ -29,7 +29,7 @@ JOB = (
 
 @pytest.fixture(scope="module", autouse=True)
 def spinning():
-    with registered(BACKENDS, spinning=Spinning):
+    with registered(BACKENDS, spinning=Spinning()):
         yield
 
 
