@@ -54,10 +54,9 @@ class Reward:
 
 def _error(evaluation: Evaluation) -> float:
     """Return the share of wrong predictions, in [0, 1]."""
-    top1: float | None = evaluation.top1
-    if top1 is None:
+    if evaluation.top1 is None:
         raise AmcError("needs an accuracy, but the network returns no logits; use agreement or likeness")
-    return 1.0 - top1 / 100.0
+    return 1.0 - evaluation.top1 / 100.0
 
 
 def accuracy(evaluation: Evaluation) -> float:

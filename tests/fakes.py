@@ -1,4 +1,4 @@
-"""A network made of numbers: the environment and the agents need no more."""
+"""A network made of numbers, which is all that the environment and the agents need."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ def registered(registry: Registry[T], **entries: T) -> AbstractContextManager[ob
 class FakeNetwork:
     """A chain of 1x1 layers whose accuracy has a known optimum.
 
-    The cost is the sum of width * next width; the accuracy falls with the squared distance of every
-    preserve ratio from ``optimum``.
+    The cost is the sum of width * next width. The loss is the mean squared distance of the preserve ratios
+    from ``optimum``.
+
+    Attributes:
+        calls: number of evaluations.
     """
 
     def __init__(self, dense: Sequence[int], optimum: Sequence[float]) -> None:
@@ -48,7 +51,7 @@ class FakeNetwork:
         return sum(a * b for a, b in pairwise(chain))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Judge widths by their distance from the optimum."""
+        """Evaluate widths by their distance from the optimum."""
         self.calls += 1
         ratios = [w / d for w, d in zip(widths, self.dense, strict=True)]
         loss = sum((r - o) ** 2 for r, o in zip(ratios, self.optimum, strict=True)) / len(ratios)
@@ -100,9 +103,9 @@ def fake_problem(
 
 
 class Spinning:
-    """A runtime whose time follows the multiply-adds: a loop of 100 steps and one for each 64 of them.
+    """A runtime whose time grows with the multiply-adds: a loop of 100 steps and one for each 64 of them.
 
-    Real latencies of tiny networks are all overhead and noise.
+    Real latencies of tiny networks are mostly overhead and noise.
     """
 
     name = "spinning"

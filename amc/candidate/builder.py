@@ -38,6 +38,7 @@ class CandidateBuilder:
         progress: called with the number of calibration images done.
 
     Attributes:
+        dense: a copy of the dense network, in eval mode on the CPU, to be read only.
         macs, params: cost of any widths.
         estimated_errors: name of a group -> estimated output error at every width; {} if the order gives
             none.
@@ -61,16 +62,16 @@ class CandidateBuilder:
         self.device = torch.device(device)
         self.macs = macs_cost(graph)
         self.params = params_cost(graph, model)
-        self._model = copy.deepcopy(model).cpu().eval()
+        self.dense = copy.deepcopy(model).cpu().eval()
         needed = settings.refit or settings.order == "obs"
         moments = self._collect(calibration.images, progress) if needed else {}
         found = channel_orders(
-            graph, self._model, settings.order, moments, calibration, device=device, ridge=settings.ridge
+            graph, self.dense, settings.order, moments, calibration, device=device, ridge=settings.ridge
         )
         self.estimated_errors = found.errors
         self._plan = SlicePlan(graph, model, found.orders)
         self._lookup = RefitLookup(
-            self._model,
+            self.dense,
             graph,
             found.orders,
             moments if settings.refit else {},
@@ -115,7 +116,7 @@ class CandidateBuilder:
             name: {key: tensor.clone() for key, tensor in own.items()}
             for name, own in self._lookup.tensors(cut).items()
         }
-        return slice_model(self._model, cut, tensors)
+        return slice_model(self.dense, cut, tensors)
 
     @contextmanager
     def network(self, widths: Sequence[int]) -> Iterator[nn.Module]:
@@ -194,7 +195,7 @@ class CandidateBuilder:
         self, images: Tensor, *, held_out: float = 0.0, progress: Callable[[int], Any] | None = None
     ) -> SequentialRefit:
         return SequentialRefit(
-            copy.deepcopy(self._model).to(self.device),
+            copy.deepcopy(self.dense).to(self.device),
             images.to(self.device),
             positions_per_image=self.settings.positions_per_image,
             held_out=held_out,
@@ -202,10 +203,10 @@ class CandidateBuilder:
         )
 
     def _folded_network(self, precision: str) -> FoldedNetwork:
-        return FoldedNetwork(self._model, self.graph, self.device, PRECISIONS[precision])
+        return FoldedNetwork(self.dense, self.graph, self.device, PRECISIONS[precision])
 
     def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
-        model = copy.deepcopy(self._model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = copy.deepcopy(self.dense).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return collect_moments(
             model,
             refit_layers(self.graph),

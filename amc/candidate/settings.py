@@ -1,10 +1,10 @@
-"""How candidates are made and judged."""
+"""How candidates are made and judged, and how the winner is pruned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,28 @@ class CandidateSettings:
             raise AmcError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """How the winner is refitted.
+
+    Attributes:
+        sequential: whether it is refitted layer by layer (``amc.refit.sequential``).
+        activation_rounds: how often a layer before a ReLU is solved again with the outputs that the ReLU
+            cuts off left free (``amc.refit.activations``).
+        held_out: share of the calibration images on which every layer's ridge is chosen
+            (``amc.refit.least_squares``); 0 for a fixed one.
+    """
+
+    sequential: bool = True
+    activation_rounds: int = 3
+    held_out: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.activation_rounds < 0:
+            raise SettingError(
+                f"prune.activation_rounds is {self.activation_rounds}; expected 0 (none) or more"
+            )
+        if not 0 <= self.held_out <= 0.5:
+            raise SettingError(f"prune.held_out is {self.held_out}; expected a share of the images, 0 to 0.5")

@@ -28,6 +28,7 @@ class Layer:
         positions: output positions per image, summed over all calls of the layer.
         calls: number of calls in one forward pass.
         flaw: why it is no matrix product, so that its weights cannot be cut and refitted; None if it is one.
+            Its wording is part of the fingerprint of evaluations.
     """
 
     name: str

@@ -172,7 +172,7 @@ def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str |
     kind = type(module).__name__
     own = {name for name, tensor in module._parameters.items() if tensor is not None}
     if "weight" not in own:
-        return f"({kind}) computes its weight from other parameters (such as weight norm or spectral norm)"
+        return f"({kind}) computes its weight from other parameters (weight norm, spectral norm or the like)"
     if extra := sorted(own - {"weight", "bias"}):
         return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
     hooked = bool(module._forward_pre_hooks or module._forward_hooks)

@@ -1,4 +1,4 @@
-"""Many workers that look like one evaluator: known widths are remembered, others go to an idle worker."""
+"""Many workers behind the interface of one evaluator: they evaluate the widths that it does not remember."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     from amc.candidate.evaluator import Evaluator
 
 RERUNS = 3
-"""How often an evaluation whose worker was lost is run again."""
+"""How often an evaluation is repeated after the loss of its worker."""
 
 Log = Callable[[str], None]
+"""Takes one line of text."""
 
 
 def open_pool(evaluator: Evaluator[CandidateBuilder], settings: WorkerSettings, log: Log) -> WorkerPool:
     """Start workers for an evaluator and wait until they can evaluate.
 
-    What all evaluations need is computed first, here and once. A network of minimal widths is built for the
-    factorisations that it leaves behind: workers share them, too.
+    Everything that all evaluations need is computed first, once and in this process. A network of minimal
+    widths is built for the factorisations that this stores, so that workers share them as well.
 
     Args:
+        evaluator: the evaluator that the workers copy.
         settings: of any kind but ``serial``.
-        log: told in one line of every worker that was lost.
+        log: called with one line for every lost worker.
 
     Raises:
-        AmcError: the network cannot be sent to workers, or they cannot be started.
+        UnavailableError: the Ray cluster cannot be reached or is too small.
+        AmcError: the network cannot be sent to workers, or a worker died at its start.
     """
     evaluator.prepare()
     evaluator.builder.factorise()
@@ -53,19 +56,19 @@ def _backend(evaluator: Evaluator[CandidateBuilder], settings: WorkerSettings) -
 
 
 class WorkerPool:
-    """Evaluates widths for any number of threads, as many at the same time as there are workers.
+    """Evaluates widths for any number of threads, one candidate per worker at a time.
 
-    A lost worker is replaced and its evaluation run again, ``RERUNS`` times at most; the others go on.
-    The results do not depend on the number of workers, nor on which of them evaluates what.
+    A lost worker is replaced and its evaluation is run again, at most ``RERUNS`` times; the other workers
+    continue. The results depend neither on the number of workers nor on which worker evaluates which widths.
 
     Args:
-        evaluator: answers known widths and remembers new ones.
-        backend: starts workers; closed with the pool.
+        evaluator: remembers results and looks them up.
+        backend: starts workers; it is closed with the pool.
         count: number of workers.
-        log: told of every worker that was lost.
+        log: called with one line for every lost worker.
 
     Raises:
-        AmcError: the workers cannot be started.
+        AmcError: a worker died at its start, or cannot rebuild the evaluator.
     """
 
     def __init__(
@@ -78,7 +81,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._pending: dict[tuple[int, ...], Future[Evaluation]] = {}
         self._workers: set[Worker] = set()
-        # None is one to be started. Last in, first out: after a loss the next to be taken is a new one.
+        # None stands for a worker not started yet. A LIFO queue makes the retry after a loss run on a new
+        # worker.
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._closed = False
         try:
@@ -97,10 +101,13 @@ class WorkerPool:
             raise AmcError(f"a worker died at its start ({lost}); is there memory for {count}?") from lost
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return what these widths achieve; known ones cost nothing, and none is evaluated twice.
+        """Return the evaluation of a candidate; no widths are evaluated twice.
+
+        Args:
+            widths: kept channels of every group.
 
         Raises:
-            AmcError: the workers that evaluated these widths were lost again and again.
+            AmcError: all workers that evaluated these widths were lost, or the pool was closed.
         """
         key = tuple(int(width) for width in widths)
         with self._lock:
@@ -116,14 +123,14 @@ class WorkerPool:
         return future.result()
 
     def close(self) -> None:
-        """End the workers; evaluations in flight fail."""
+        """End the workers; running evaluations fail."""
         self._closed = True
         for worker in list(self._workers):
             self._dismiss(worker)
         self._backend.close()
 
     def _settle(self, widths: tuple[int, ...], future: Future[Evaluation]) -> None:
-        """Run an evaluation and tell all who wait for it."""
+        """Run an evaluation and set its result for all waiting threads."""
         try:
             evaluation = self._evaluate(widths)
             with self._lock:
@@ -152,11 +159,11 @@ class WorkerPool:
             return answer
         raise AmcError(
             f"{1 + RERUNS} workers were lost while they evaluated {list(widths)}, the last one ({reason}); "
-            "is there too little memory for workers.count?"
+            "is there too little memory for this number of workers?"
         ) from reason
 
     def _attempt(self, widths: tuple[int, ...]) -> Answer:
-        """Have one worker evaluate; one that did not answer is not used again."""
+        """Evaluate on one worker; it is not used again if it did not answer."""
         if self._closed:
             raise WorkerLost("closed")
         worker = self._idle.get()

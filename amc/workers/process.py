@@ -1,6 +1,6 @@
 """Workers as processes of this machine, one pipe each.
 
-Not a ``ProcessPoolExecutor``: when it loses one process, it ends them all and fails whatever they were doing.
+``ProcessPoolExecutor`` would not do: when one of its processes dies, it ends the others and fails their work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ProcessBackend:
 
     Args:
         payload: a packed evaluator.
-        threads: of each process.
+        threads: number of threads of each process.
     """
 
     def __init__(self, payload: Payload, threads: int) -> None:
@@ -38,28 +38,39 @@ class ProcessBackend:
         return ProcessWorker(self._payload, self._threads)
 
     def close(self) -> None:
-        """Nothing is left: the shared memory goes with the payload."""
+        """Do nothing: the shared memory is freed with the payload."""
 
 
 class ProcessWorker:
-    """One process; it ends with this one, however that ends."""
+    """One process, which ends when this process ends for any reason."""
 
     def __init__(self, payload: Payload, threads: int) -> None:
-        context = torch.multiprocessing.get_context("spawn")  # a fork would copy locks that others hold
+        context = torch.multiprocessing.get_context(
+            "spawn"
+        )  # a fork would copy locks that other threads hold
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, payload, threads), daemon=True)
-        with _deaf_to_ctrl_c():
+        with _ignoring_ctrl_c():
             self._process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        theirs.close()  # so that the pipe is closed when the process ends
 
     def ready(self) -> None:
-        """Wait until the evaluator is rebuilt."""
+        """Wait until the evaluator is rebuilt.
+
+        Raises:
+            AmcError: it cannot be rebuilt.
+            WorkerLost: the process died.
+        """
         error = self._receive()
         if error is not None:
             raise error
 
     def evaluate(self, widths: Sequence[int]) -> Answer:
-        """Wait for an evaluation."""
+        """Wait for an evaluation.
+
+        Raises:
+            WorkerLost: the process died.
+        """
         try:
             self._connection.send(tuple(widths))
         except OSError as error:
@@ -86,12 +97,12 @@ class ProcessWorker:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process started in here never sees Ctrl-C, which a terminal sends to the whole group."""
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Start processes that never receive Ctrl-C, which a terminal sends to the whole process group."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # started later, it would lift the block
+    resource_tracker.ensure_running()  # starting it later would lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -100,7 +111,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _serve(connection: Connection, payload: Payload, threads: int) -> None:
-    """Evaluate what comes through the pipe until it is closed; the first message says that all is ready."""
+    """Evaluate widths from the pipe until it is closed; the first message is None, or why it cannot start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_up(threads)

@@ -1,4 +1,4 @@
-"""What a kind of workers provides, and how many of which kind are asked for."""
+"""The interface of workers and backends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``."""
 
 Answer = Evaluation | Exception
-"""What became of an evaluation; the exception is one that it raised in the worker."""
+"""The result of an evaluation, or the exception that it raised in the worker."""
 
 
 class WorkerLost(RuntimeError):  # noqa: N818 - an event, handled by the pool
-    """A worker died, whatever it was asked; the message says how."""
+    """A worker died; the message says how."""
 
 
 class Worker(Protocol):
-    """A process that holds the evaluator; one evaluation at a time, from any one thread."""
+    """A process with a copy of the evaluator. It evaluates one candidate at a time, for any thread."""
 
     def ready(self) -> None:
         """Wait until the worker can evaluate.
@@ -40,53 +40,56 @@ class Worker(Protocol):
     def evaluate(self, widths: Sequence[int]) -> Answer:
         """Wait for an evaluation.
 
+        Args:
+            widths: kept channels of every group.
+
         Raises:
-            WorkerLost: the worker died; it is of no use any more.
+            WorkerLost: the worker died and cannot be used any more.
         """
         ...
 
     def close(self) -> None:
-        """End the worker, in the middle of its work if need be."""
+        """End the worker, even in the middle of an evaluation."""
         ...
 
 
 class Backend(Protocol):
-    """Where workers run."""
+    """Starts workers of one kind."""
 
     def start(self) -> Worker:
         """Start a worker without waiting for it."""
         ...
 
     def close(self) -> None:
-        """Give back what is not a worker's own; the workers are closed."""
+        """Free what the workers share; all workers are closed before."""
         ...
 
 
 def set_up(threads: int) -> None:
-    """Set a fresh worker's threads, and have it keep freed memory for the next layer.
+    """Set the number of threads of a new worker, and keep its freed memory for the next layer.
 
-    glibc gives large freed blocks back to the system, unless it has learned not to: the process that
-    calibrated has, a worker would get its memory anew, page by page, for every layer of every candidate.
+    glibc returns large freed blocks to the system until its thresholds have adapted. Without fixed
+    thresholds, a new worker would get its memory again, page by page, for every layer of every candidate.
     """
     torch.set_num_threads(threads)
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library than glibc
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that is allowed
+            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value that is allowed
             mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
-    """Return the result or the exception of ``work(argument)``; where it happened goes along as a note."""
+    """Return the result or the exception of ``work(argument)``; the exception has its traceback as a note."""
     try:
         return work(argument)
-    except Exception as error:  # any: it is raised again in the process that asked
+    except Exception as error:  # any kind: it is raised again in the asking process
         error.add_note("".join(["in a worker:\n", *traceback.format_tb(error.__traceback__)]))
-        return error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}")
+        return error if _can_be_pickled(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _travels(error: Exception) -> bool:
+def _can_be_pickled(error: Exception) -> bool:
     try:
         return type(pickle.loads(pickle.dumps(error))) is type(error)
-    except Exception:  # an exception class of someone else may do anything
+    except Exception:  # an unknown exception class may do anything
         return False

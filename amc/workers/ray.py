@@ -1,8 +1,8 @@
 """Workers as Ray actors, on this machine or on the nodes of a Ray cluster.
 
-The nodes of a cluster need the same packages, this one among them. The evaluator goes to the object store
-once; the actors of one node share it. A cluster that asks for a token gets it the way Ray has it: from the
-environment variables ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
+The nodes of a cluster need the same packages, including this one. The evaluator is sent to the object store
+once, and the actors of a node share it. Ray itself reads the token of a cluster from the environment
+variables ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import ray
 import torch
 
-from amc.errors import AmcError, first_line
+from amc.errors import UnavailableError, first_line
 from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
 from amc.workers.settings import WorkerSettings
 from amc.workers.shared_memory import Payload, unpack
@@ -33,10 +33,10 @@ class RayBackend:
     Args:
         payload: a packed evaluator.
         settings: number of actors, threads of each, address of the cluster.
-        device: where candidates run; actors share the GPUs evenly if it is one.
+        device: where candidates run; on GPUs, the actors share them evenly.
 
     Raises:
-        AmcError: no cluster at the address, or it is too small.
+        UnavailableError: there is no cluster at the address, or it has too few CPUs.
     """
 
     def __init__(self, payload: Payload, settings: WorkerSettings, device: torch.device) -> None:
@@ -46,9 +46,7 @@ class RayBackend:
         cpus = ray.cluster_resources().get("CPU", 0)
         if cpus < settings.count:
             self.close()
-            raise AmcError(
-                f"workers.count is {settings.count}; the Ray cluster has {cpus:g} CPUs, one for each"
-            )
+            raise UnavailableError(f"{settings.count} workers need a CPU each; the Ray cluster has {cpus:g}")
         options = {"num_cpus": 1, "num_gpus": _gpu_share(settings.count) if device.type == "cuda" else 0}
         self._actor = ray.remote(_Actor).options(**options)
         self._threads = settings.threads
@@ -60,7 +58,7 @@ class RayBackend:
         return RayWorker(self._actor.remote(), self._block, self._pickle_start, self._threads)
 
     def close(self) -> None:
-        """Leave Ray, if it was entered here."""
+        """Disconnect from Ray, if this backend connected to it."""
         if self._mine:
             ray.shutdown()
 
@@ -73,13 +71,22 @@ class RayWorker:
         self._loaded = actor.load.remote(block, pickle_start, threads)
 
     def ready(self) -> None:
-        """Wait until the evaluator is rebuilt."""
+        """Wait until the evaluator is rebuilt.
+
+        Raises:
+            AmcError: it cannot be rebuilt.
+            WorkerLost: the actor died.
+        """
         error = _result(self._loaded)
         if error is not None:
             raise error
 
     def evaluate(self, widths: Sequence[int]) -> Answer:
-        """Wait for an evaluation."""
+        """Wait for an evaluation.
+
+        Raises:
+            WorkerLost: the actor died.
+        """
         return _result(self._actor.evaluate.remote(tuple(widths)))
 
     def close(self) -> None:
@@ -98,7 +105,7 @@ class _Actor:
 
 
 def _read_only(block: np.ndarray) -> torch.Tensor:
-    """View memory of the object store, which nobody writes to, as a tensor."""
+    """Return memory of the object store, which is read-only, as a tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(block)
@@ -112,7 +119,7 @@ def _result(reference: Any) -> Any:
 
 
 def _connect(settings: WorkerSettings) -> None:
-    """Join the cluster at the address or start Ray here, quietly."""
+    """Connect to the cluster at the address or start Ray on this machine, without its log lines."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"address": settings.address}
     if settings.address is None:
@@ -124,23 +131,23 @@ def _connect(settings: WorkerSettings) -> None:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = first_line(error)
-            raise AmcError(f"Ray at workers.address={settings.address} cannot be used: {reason}") from error
+            raise UnavailableError(f"Ray at address {settings.address} cannot be used: {reason}") from error
 
 
 def _check_reachable(address: str) -> None:
-    """Knock at HOST:PORT: Ray itself would go on trying for a quarter of an hour."""
+    """Try to connect to HOST:PORT; Ray itself would keep trying for a quarter of an hour."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise AmcError(
-            f"Ray at workers.address={address} cannot be reached: {error}; expected auto or HOST:PORT"
+        raise UnavailableError(
+            f"Ray at address {address} cannot be reached: {error}; expected auto or HOST:PORT"
         ) from error
 
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's own answer to SIGTERM, which Ray would replace."""
+    """Keep the SIGTERM handler of this process, which Ray would replace."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -150,6 +157,6 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _gpu_share(count: int) -> float:
-    """Return each actor's share of the cluster's GPUs, rounded down to what Ray can express; one at most."""
+    """Return the share of a GPU of each actor, at most 1, rounded down to the 4 digits that Ray accepts."""
     gpus = ray.cluster_resources().get("GPU", 0)
     return min(1.0, int(1e4 * gpus / count) / 1e4)

@@ -1,26 +1,30 @@
-"""Who evaluates candidates: this process, or workers."""
+"""Where candidates are evaluated: in this process, or by workers."""
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
 
-from amc.errors import AmcError
+from amc.errors import SettingError, UnavailableError
 
 KINDS = ("serial", "process", "ray")
-"""``serial`` is no worker at all: the evaluator itself evaluates."""
+"""``serial`` uses no workers: the evaluator evaluates in this process."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Who evaluates candidates.
+    """Where candidates are evaluated.
 
     Attributes:
         kind: one of ``KINDS``.
         count: number of workers.
-        threads: of each worker. The last bits of a sum can depend on the number of threads: workers give the
-            bits of an evaluator in this process if both compute with one thread.
-        address: of a running Ray cluster (``auto``, or ``HOST:PORT``); None starts Ray on this machine.
+        threads: number of threads of each worker. The last bits of a sum can depend on it: workers give the
+            same bits as an evaluator in this process if both compute with one thread.
+        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine.
+
+    Raises:
+        SettingError: an impossible value.
+        UnavailableError: Ray is not installed.
     """
 
     kind: str = "serial"
@@ -30,16 +34,18 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise AmcError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+            raise SettingError(f"workers.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         for name in ("count", "threads"):
             if getattr(self, name) < 1:
-                raise AmcError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
+                raise SettingError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
         if self.address is not None and self.kind != "ray":
-            raise AmcError(f"workers.address is {self.address!r}, which only workers=ray uses")
+            raise SettingError(f"workers.address is {self.address!r}, which only workers=ray uses")
         if self.kind == "ray" and importlib.util.find_spec("ray") is None:
-            raise AmcError("workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'")
+            raise UnavailableError(
+                "workers=ray needs Ray, which is not installed: pip install 'amc-search[ray]'"
+            )
 
     @property
     def concurrency(self) -> int:
-        """How many candidates are evaluated at the same time."""
+        """Number of candidates that are evaluated at the same time."""
         return 1 if self.kind == "serial" else self.count

@@ -1,7 +1,7 @@
-"""An object for many processes: the data of its tensors lies in one block of memory that all of them read.
+"""An object for many processes: the data of its tensors is in one block of memory that all of them read.
 
-Pickled one by one, the tensors of an evaluator would be copied to every worker, or would take a file
-descriptor each. Here the pickle holds places in the block instead of data, and follows the data in the block.
+An ordinary pickle would copy the tensors of an evaluator to every worker, or take a file descriptor for each
+tensor. Here the pickle holds positions in the block instead of data, and is itself stored after the data.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc.errors import AmcError, first_line
+from amc.errors import AmcError, UnavailableError, first_line
 
 _ALIGNMENT = 64
-"""Bytes; that of PyTorch's own memory, so that kernels take the same paths in a worker."""
+"""Bytes. It is that of PyTorch's own memory, so that a worker runs the same code paths of the kernels."""
 _MARK = "block"
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What ``pack`` makes of an object.
+    """A packed object.
 
     Attributes:
-        block: (bytes,) uint8: the data of the tensors, then the pickle. It must not be written to.
-        pickle_start: where the pickle begins.
+        block: (bytes,) uint8, the data of the tensors followed by the pickle. It must not be written to.
+        pickle_start: index in ``block`` at which the pickle begins.
     """
 
     block: Tensor
@@ -36,10 +36,11 @@ class Payload:
 
 
 def pack(value: Any) -> Payload:
-    """Pack an object with its tensors, those of a GPU too, into a block in shared memory.
+    """Pack an object with its tensors, including those of a GPU, into a block in shared memory.
 
     Raises:
-        AmcError: a part of it cannot be pickled, or the shared memory is too small.
+        AmcError: a part of it cannot be pickled.
+        UnavailableError: the shared memory is too small.
     """
     file = io.BytesIO()
     packer = _Packer(file)
@@ -48,7 +49,7 @@ def pack(value: Any) -> Payload:
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # pickle's own choice of types
         raise AmcError(
             f"the network cannot be sent to workers: {error}; define its parts in an importable module, or "
-            "use workers=serial"
+            "evaluate without workers"
         ) from error
     pickled = file.getbuffer()
     block = _shared(packer.size + len(pickled))
@@ -59,7 +60,7 @@ def pack(value: Any) -> Payload:
 
 
 def unpack(payload: Payload) -> Any:
-    """Rebuild the object; its tensors are views of the block, copies only on a GPU.
+    """Rebuild the object. Its tensors are views of the block on the CPU, and copies on a GPU.
 
     Raises:
         AmcError: a class or function that it refers to cannot be imported here.
@@ -69,17 +70,17 @@ def unpack(payload: Payload) -> Any:
         return _Unpacker(io.BytesIO(pickled.numpy().tobytes()), data).load()
     except (ImportError, AttributeError) as error:
         raise AmcError(
-            f"a worker cannot rebuild the network: {error}; define its parts in an importable module, or use "
-            "workers=serial"
+            f"a worker cannot rebuild the network: {error}; define its parts in an importable module, or "
+            "evaluate without workers"
         ) from error
 
 
 class _Packer(pickle.Pickler):
-    """Sets the data of tensors aside.
+    """Pickles tensors as positions in the block, and collects their data.
 
     Attributes:
-        parts: start in the block and bytes of every tensor; equal memory is taken once.
-        size: bytes of the block so far.
+        parts: (start in the block, data (bytes,) uint8) of every piece of memory; each is stored once.
+        size: size of the block so far, in bytes.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -93,7 +94,7 @@ class _Packer(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is not Tensor or obj.layout != torch.strided:
-            return NotImplemented  # a parameter, for one, goes on to its data
+            return NotImplemented  # a parameter, for example, is pickled through its data
         tensor = obj.detach()
         data = _bytes_of(tensor.cpu())
         start = self._place(data)
@@ -103,7 +104,7 @@ class _Packer(pickle.Pickler):
         key = (data.data_ptr(), len(data))
         if key not in self._starts:
             self._starts[key] = self.size
-            self.parts.append((self.size, data))  # kept alive, so that its address is not used again
+            self.parts.append((self.size, data))  # kept alive, so that its address is not reused
             self.size += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
         return self._starts[key]
 
@@ -118,14 +119,14 @@ class _Unpacker(pickle.Unpickler):
 
 
 class _BlockPlace:
-    """Stands for the block in the pickle."""
+    """The type of the placeholder for the block in the pickle."""
 
 
 _BLOCK = _BlockPlace()
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """Return the memory from a tensor's first to its last element as (n,) uint8, without a copy."""
+    """Return the memory from a tensor's first to its last element as (bytes,) uint8, without a copy."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     extent = 1 + sum((size - 1) * stride for size, stride in steps) if tensor.numel() else 0
     return tensor.as_strided((extent,), (1,)).view(torch.uint8)
@@ -140,7 +141,7 @@ def _view(
     stride: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    # Through NumPy, for a storage of its own: a deep copy of a tensor copies all of its storage.
+    # NumPy gives the view its own storage: a deep copy of a tensor copies its whole storage.
     own = torch.from_numpy(block.numpy()[start : start + length])
     return own.view(dtype).as_strided(shape, stride).to(device)
 
@@ -150,6 +151,6 @@ def _shared(size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
         reason = first_line(error)
-        raise AmcError(
-            f"{size / 2**20:.0f} MiB of shared memory for workers cannot be had: {reason}"
+        raise UnavailableError(
+            f"{size / 2**20:.0f} MiB of shared memory for workers are not available: {reason}"
         ) from error

@@ -1,1 +1,1 @@
-"""Benchmarks of the search itself: ``python -m experiments.benchmark WHAT``, each in a file of its own."""
+"""Benchmarks of the search itself, one file each: ``python -m experiments.benchmark NAME``."""

@@ -25,16 +25,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m experiments.benchmark", description="Benchmarks of the search itself, as JSON."
     )
-    what = top.add_subparsers(dest="what", required=True)
+    names = top.add_subparsers(dest="name", required=True)
     for name, module, text in BENCHMARKS:
-        sub = what.add_parser(name, help=text, description=module.__doc__)
+        sub = names.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     return top
 
 
 def main() -> None:
-    """Print the benchmark that is asked for as JSON."""
+    """Run one benchmark and print its results as JSON."""
     options = parser().parse_args()
     try:
         print(json.dumps(options.run(options), indent=2))

@@ -1,10 +1,12 @@
 """Agents on one real problem, over many seeds: ``python -m experiments.benchmark agents OVERRIDE ...``.
 
-The problem is what the overrides say to ``amc``, such as ``experiment=resnet20_cifar10 data.root=DIR
-model.checkpoint=FILE``. Networks are evaluated once for all agents, so a search costs only what is new in it.
-The result is the best return that a search has found after so many episodes, without regard to test images.
+The overrides describe the problem as they do for ``amc``, for example ``experiment=resnet20_cifar10
+data.root=DIR model.checkpoint=FILE``. All agents share the evaluations, so a search costs only the networks
+that no earlier search has met. The result is the best return after a number of episodes; test images are not
+used.
 
-An agent is named as on the command line of ``amc``, settings after a plus sign: ``ddpg``, ``ddpg+gamma=1``.
+An agent is named as on the command line of ``amc``, with settings after plus signs: ``ddpg``,
+``ddpg+gamma=1``.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument(
-        "--agents", nargs="+", default=list(AGENTS), help="the first is what others are compared with"
+        "--agents", nargs="+", default=list(AGENTS), help="others are compared with the first"
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=50)
@@ -39,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see the module's docstring."""
+    """Run the searches of all agents; see the module's docstring.
+
+    Raises:
+        AmcError: The overrides or an agent's name are wrong.
+    """
     configs = {name: agent_config(name, options.episodes) for name in options.agents}
     with tempfile.TemporaryDirectory() as folder:
         job = open_run(config_of(*options.overrides), Path(options.folder or folder))

@@ -1,10 +1,10 @@
-"""Kills searches at random moments and compares: ``python -m experiments.benchmark kills --kills 20``.
+"""Killed and resumed searches against an unbroken one: ``python -m experiments.benchmark kills --kills 20``.
 
-A small job (digits) is run once unbroken. Then it is started again and again in folders of its own, killed
-with SIGKILL at a random moment and started a second time with the same command. Strategy, episodes (their
-times apart), the agent's weights and the pruned and fine-tuned networks must be the same to the byte.
+A small job (digits) is run once to its end. Then it is started many times in folders of its own, killed with
+SIGKILL at a random moment and started a second time with the same command. The strategy, the episodes except
+their times, the agent's weights and the pruned and fine-tuned networks must be the same to the byte.
 
-A moment is a number of recorded episodes and a time after it, so that a busy machine does not move it: the
+A moment is a number of recorded episodes and a time after them, so that a busy machine does not shift it. The
 kills fall in turn before the first episode, at a random episode, and after the last.
 """
 
@@ -33,14 +33,14 @@ POLL_SECONDS = 0.005
 
 
 class Moment(NamedTuple):
-    """When to kill: so many seconds after so many episodes are on disk."""
+    """When to kill: ``seconds`` after ``episodes`` are on disk."""
 
     episodes: int
     seconds: float
 
 
 class Timeline(NamedTuple):
-    """When the unbroken run recorded its first and its last episode and when it ended, in seconds."""
+    """When the unbroken run recorded its first and its last episode, and when it ended, in seconds."""
 
     episodes: int
     first: float
@@ -60,15 +60,15 @@ class Timeline(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, and of the job")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the job")
     parser.add_argument("overrides", nargs="*", help="of the job, as amc takes them")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see the module's docstring.
+    """Kill and compare; see the module's docstring.
 
     Raises:
-        AmcError: the job itself fails.
+        AmcError: The job itself fails.
     """
     draws = random.Random(options.seed)
     job = [*JOB, f"seed={options.seed}", *options.overrides]
@@ -82,13 +82,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for number in tqdm(range(options.kills), desc="kills", disable=None):
             broken = Path(scratch) / f"broken_{number}"
             command = [*job, STAGES, f"run_dir={broken}"]
-            moment = timeline.moment(number, draws)
-            shutil.copytree(trained, broken)
-            while not _kill(command, broken, moment):  # it was quicker this time and ended before
-                shutil.rmtree(broken)
-                shutil.copytree(trained, broken)
-                moment = Moment(moment.episodes, draws.uniform(0, moment.seconds))
-            done = _episodes(broken)
+            moment, done = _broken(command, trained, broken, timeline.moment(number, draws), draws)
             _finish(command)
             results = _results(broken)
             differs = sorted(name for name in expected if results.get(name) != expected[name])
@@ -99,14 +93,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "kills": len(rows),
         "identical": sum(not row["differs"] for row in rows),
-        "unbroken_seconds": {
-            "first": round(timeline.first, 2),
-            "last": round(timeline.last, 2),
-            "end": round(timeline.end, 2),
-        },
+        "unbroken_seconds": {name: round(getattr(timeline, name), 2) for name in ("first", "last", "end")},
         "compared": sorted(expected),
         "runs": rows,
     }
+
+
+def _broken(
+    command: list[str], trained: Path, folder: Path, moment: Moment, draws: random.Random
+) -> tuple[Moment, int]:
+    """Run a job until it is killed; return the moment of that and the number of recorded episodes."""
+    shutil.copytree(trained, folder)
+    while not _kill(command, folder, moment):  # this time the job ended before the moment
+        shutil.rmtree(folder)
+        shutil.copytree(trained, folder)
+        moment = Moment(moment.episodes, draws.uniform(0, moment.seconds))
+    return moment, _episodes(folder)
 
 
 def _command(arguments: list[str]) -> list[str]:
@@ -120,7 +122,7 @@ def _finish(arguments: list[str]) -> None:
 
 
 def _timeline(arguments: list[str], folder: Path) -> Timeline:
-    """Run a job to its end and note when its episodes came."""
+    """Run a job to its end and return when its episodes were recorded."""
     start = time.perf_counter()
     first = last = 0.0
     count = 0
@@ -138,7 +140,7 @@ def _timeline(arguments: list[str], folder: Path) -> Timeline:
 
 
 def _kill(arguments: list[str], folder: Path, moment: Moment) -> bool:
-    """Start a job and kill it at a moment; return whether it was still at work."""
+    """Start a job and kill it at a moment; return whether it was still running."""
     process = subprocess.Popen(_command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while _episodes(folder) < moment.episodes and process.poll() is None:
         time.sleep(POLL_SECONDS)
@@ -155,7 +157,7 @@ def _episodes(folder: Path) -> int:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    """Everything that must be the same, comparable with ``==``."""
+    """Return all results that must be the same, comparable with ``==``."""
     files = ("strategy.json", "pruned.safetensors", "model.safetensors")
     found: dict[str, Any] = {name: (folder / name).read_bytes() for name in files}
     lines = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]

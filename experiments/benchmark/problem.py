@@ -1,4 +1,4 @@
-"""A search problem that many agents are tried on: what is evaluated once is answered from memory."""
+"""A search problem that many agents are tried on; evaluations are remembered across searches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.config.agents import ALLOCATIONS, Knowledge, check_agent, check
 from experiments.run.run import Run
 
 FIXED = (*ALLOCATIONS, "netadapt")
-"""Agents in which nothing is random."""
+"""Agents that draw nothing at random."""
 
 
 def config_of(*overrides: str) -> schema.Config:
@@ -35,7 +35,11 @@ def config_of(*overrides: str) -> schema.Config:
 
 
 def agent_config(name: str, episodes: int) -> schema.AgentConfig:
-    """Read an agent's name with its settings after plus signs: ``ddpg+gamma=0``."""
+    """Return the configuration of an agent named with its settings after plus signs: ``ddpg+gamma=0``.
+
+    Raises:
+        AmcError: A setting is impossible.
+    """
     agent, *settings = name.split("+")
     found = config_of(f"agent={agent}", *(f"agent.{setting}" for setting in settings)).agent
     config = replace(found, episodes=episodes)
@@ -45,11 +49,11 @@ def agent_config(name: str, episodes: int) -> schema.AgentConfig:
 
 @dataclass(frozen=True)
 class Trial:
-    """One search.
+    """The outcome of one search.
 
     Attributes:
-        values: the best return so far, after every episode that may win.
-        networks: how many different ones were met.
+        values: The best return so far, after every episode that may win.
+        networks: The number of different networks that were evaluated.
     """
 
     values: tuple[float, ...]
@@ -60,8 +64,8 @@ class Problem:
     """A network, its data and a budget, to be searched again and again.
 
     Args:
-        job: what describes them; its dense network is there.
-        space: the widths that groups may take.
+        job: Describes them; its dense network exists.
+        space: The widths that groups may take.
     """
 
     def __init__(self, job: Run, space: WidthSpace) -> None:
@@ -77,12 +81,16 @@ class Problem:
         self._seen: set[tuple[int, ...]] = set()
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Look the answer up, or compute it."""
+        """Return the evaluation of one network, computed the first time."""
         self._seen.add(tuple(widths))
         return self.evaluator.evaluate(widths)
 
     def try_agent(self, config: schema.AgentConfig, seed: int) -> Trial:
-        """Run one search."""
+        """Run one search.
+
+        Raises:
+            AmcError: The agent does not fit the problem.
+        """
         check_search(config, self.reward)
         self._seen.clear()
         values: list[float] = []

@@ -1,8 +1,9 @@
-"""Which score on the search's images foretells the test images: ``... benchmark proxies OVERRIDE ...``.
+"""Which score on the search's images predicts test scores: ``... benchmark proxies OVERRIDE ...``.
 
-The problem is what the overrides say to ``amc``. Networks within the budget are drawn around the greedy
-allocation: as alike as those among which a search has to choose. Each is judged as in a search, by every
-score and on several numbers of images, and on the test images: how well do the ranks agree?
+The overrides describe the problem as they do for ``amc``. Networks within the budget are drawn around the
+greedy allocation, so that they are as similar as those that a search compares. Each is judged as in a search,
+by every score on several numbers of images, and on the test images. The result is Spearman's rank correlation
+of each score with the test scores.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ SCORES: Scores = {
     "agreement": lambda found, dense, labels: agreement(found, dense),
     "likeness": lambda found, dense, labels: likeness(found, dense),
 }
-"""Of logits, the dense network's logits and labels; higher is better."""
+"""Name -> function of logits (N, classes), the dense network's logits and labels (N,); higher is better."""
 TRUTH = ("accuracy", "agreement")
-"""What is to be foretold."""
+"""The scores on the test images that are to be predicted."""
+
+
+DRAWS = 100_000
+"""Number of draws after which ``around`` gives up."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spread", type=float, default=0.2, help="standard deviation of a preserve ratio's logarithm"
     )
     parser.add_argument(
-        "--images", type=int, nargs="+", default=[500, 1000], help="numbers of search images; all are added"
+        "--images",
+        type=int,
+        nargs="+",
+        default=[500, 1000],
+        help="numbers of search images, beside all",
     )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see the module's docstring."""
+    """Correlate scores; see the module's docstring.
+
+    Raises:
+        AmcError: There are too few networks, or the overrides are wrong.
+    """
     if options.networks < 5:
         raise AmcError(f"--networks is {options.networks}; expected at least 5 for a rank correlation")
     with tempfile.TemporaryDirectory() as folder:
@@ -96,10 +109,21 @@ def _networks(job: Run, options: argparse.Namespace) -> list[tuple[int, ...]]:
 def around(
     widths: tuple[int, ...], space: WidthSpace, budget: Budget, spread: float, seed: int
 ) -> Iterator[tuple[int, ...]]:
-    """Yield different networks at the budget, preserve ratios log-normal around those of ``widths``."""
+    """Yield different networks at the budget, with preserve ratios log-normal around those of ``widths``.
+
+    Args:
+        widths: Channels of every group.
+        space: The widths that groups may take.
+        budget: Networks are scaled to it.
+        spread: Standard deviation of a preserve ratio's logarithm.
+        seed: Seed of the draws.
+
+    Raises:
+        AmcError: ``DRAWS`` draws gave too few different networks.
+    """
     random, seen = np.random.default_rng(seed), set()
     ratios = np.asarray(widths) / np.asarray(space.dense)
-    for _ in range(100_000):
+    for _ in range(DRAWS):
         drawn = budget.scale(
             space, list(np.minimum(ratios * np.exp(random.normal(0, spread, len(ratios))), 1))
         )
@@ -110,7 +134,7 @@ def around(
 
 
 def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], dict[str, float]]:
-    """Return what judges one network on the search's images and the test images."""
+    """Return a function from widths to scores by name, on the search's images and the test images."""
     evaluator, test = job.problem.evaluator(), job.problem.splits.test()
     images, batch = test.images.to(evaluator.images), evaluator.batch_size
     dense = evaluator.dense_outputs

@@ -1,10 +1,10 @@
-"""How far agents stay from the best policy there is: ``python -m experiments.benchmark regret``.
+"""How far agents stay from the best policy of all: ``python -m experiments.benchmark regret``.
 
-ResNet-20 on handwritten digits, seven groups with three widths each (a quarter, a half, all of the channels):
-every policy within the budget is evaluated once, so that the best is known. Then each agent searches, over
-many seeds, and its regret is the best return of all minus the best return that it found.
+The problem is ResNet-20 on handwritten digits, with seven groups of three widths each (a quarter, a half, all
+of the channels). Every policy within the budget is evaluated once, so that the best is known. Then each agent
+searches over many seeds. Its regret is the best return of all minus the best return that it found.
 
-An agent is named as on the command line of ``amc``, settings after a plus sign:
+An agent is named as on the command line of ``amc``, with settings after plus signs:
 ``ddpg``, ``ddpg+gamma=0``, ``evolution+population=4+sigma=0.1``.
 """
 
@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see the module's docstring."""
+    """Run the searches of all agents; see the module's docstring.
+
+    Raises:
+        AmcError: An agent's name or the budget is wrong.
+    """
     with tempfile.TemporaryDirectory() as folder:
         job = _job(Path(folder), options)
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
@@ -85,7 +89,7 @@ def _coarse(names: Sequence[str], dense: Sequence[int]) -> WidthSpace:
 
 
 def _all_returns(problem: Problem) -> list[float]:
-    """Evaluate every policy within the budget."""
+    """Return the return of every policy within the budget."""
     policies = list(itertools.product(*problem.space.choices))
     fitting = [widths for widths in policies if problem.budget.cost(widths) <= problem.budget.limit]
     return [problem.reward(problem.evaluate(widths)) for widths in tqdm(fitting, "policies", disable=None)]

@@ -1,9 +1,9 @@
-"""What an episode costs: ``python -m experiments.benchmark search --model mobilenet_v1 --resolution 32``.
+"""Cost of an episode: ``python -m experiments.benchmark search --model mobilenet_v1 --resolution 32``.
 
-CPU seconds of one episode, split into building the candidate, its forward pass, scoring, and the agent with
-the rest, beside the pure forward pass of the very same networks, interleaved in the same process.
-``--reference`` also times the official procedure of AMC, written again as its code does it: zero-masked
-weights at full cost, and a scikit-learn least-squares solve on raw features for every layer of every episode.
+The CPU seconds of one episode are split into building the candidate, its forward pass, scoring, and the agent
+with the rest. Beside them stands the pure forward pass of the same networks, interleaved in the same process.
+``--reference`` also times the official procedure of AMC, rewritten after its code: zero-masked weights at
+full cost, and a scikit-learn least-squares solve on raw features for every layer of every episode.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSES = {True: 10, False: 1000}
 
 
 class _Timed:
-    """The physics with a clock on its two parts, and the pure forward pass of each network beside them."""
+    """A compressor that times its parts, and the pure forward pass of each network beside them."""
 
     def __init__(self, evaluator: Evaluator[CandidateBuilder]) -> None:
         self._evaluator = evaluator
@@ -74,7 +74,11 @@ def _cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure episodes of one network; see the module's docstring."""
+    """Measure episodes of one network; see the module's docstring.
+
+    Raises:
+        AmcError: The model or the budget is wrong.
+    """
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     small = options.resolution < 128
@@ -137,7 +141,7 @@ def _time_episodes(
     )
     bar.close()
     rows = []
-    for total, row in zip(totals[1:], timed.rows[1:], strict=True):  # the first warms caches and kernels up
+    for total, row in zip(totals[1:], timed.rows[1:], strict=True):  # the first warms up
         own = total - row["pure_forward"]
         rest = own - row["build"] - row["forward"] - row["scoring"]
         rows.append({**row, "episode": own, "agent_and_rest": rest})
@@ -191,7 +195,10 @@ def _time_reference(
 
 
 def _raw_features(model: nn.Module, graph: Graph, images: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Inputs and outputs of every layer at 10 positions an image, as the official code keeps them."""
+    """Return inputs and outputs of every layer at 10 positions of each image, as the official code does.
+
+    Both have one row for each image and position: (N * 10, inputs of a position) and (N * 10, outputs).
+    """
     modules = dict(model.named_modules())
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     generator = torch.Generator().manual_seed(0)
@@ -217,7 +224,7 @@ def _raw_features(model: nn.Module, graph: Graph, images: Tensor) -> dict[str, t
 def _reference_prune(
     model: nn.Module, readers: Sequence[str], features: dict[str, tuple[np.ndarray, np.ndarray]], ratio: float
 ) -> None:
-    """Mask the input channels of smallest L1 norm and solve for the rest, as ``prune_kernel`` does."""
+    """Mask the input channels of smallest L1 norm and solve for the others, as ``prune_kernel`` does."""
     from sklearn.linear_model import LinearRegression
 
     modules = dict(model.named_modules())

@@ -1,7 +1,7 @@
-"""What workers gain: ``python -m experiments.benchmark workers --model resnet56 --images 1000 --workers 2``.
+"""Gain by workers: ``python -m experiments.benchmark workers --model resnet56 --images 1000 --workers 2``.
 
-Evaluations per minute of wall clock, one after the other in this process with one thread, and by workers of
-one thread each. Both evaluate the same random widths, in rounds that alternate; every round draws new ones.
+Evaluations per minute of wall clock are measured serially in this process with one thread, and with workers
+of one thread each. Both evaluate the same random widths in alternating rounds. Every round draws new widths.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; see the module's docstring."""
+    """Measure both; see the module's docstring.
+
+    Raises:
+        AmcError: The model or the worker settings are wrong.
+    """
     settings = WorkerSettings(options.kind, options.workers)
     torch.set_num_threads(1)
     compressor = _compressor(options)
@@ -96,7 +100,7 @@ def _random_images(count: int, shape: tuple[int, ...]) -> LabelledImages:
 def _alternate(
     evaluator: Evaluator[CandidateBuilder], pool: WorkerPool, options: argparse.Namespace
 ) -> list[tuple[float, float]]:
-    """Return wall-clock seconds of every round, serial and with workers; a first round warms up."""
+    """Return the wall-clock seconds of every round, serial and with workers, without a first to warm up."""
     rng = np.random.default_rng(options.seed)
     dense = np.array(evaluator.builder.graph.dense_widths)
     seconds = []
@@ -117,7 +121,7 @@ def _parallel(pool: WorkerPool, widths: list[Widths], workers: int) -> tuple[flo
 
 
 def _serial(evaluator: Evaluator[CandidateBuilder], widths: list[Widths]) -> tuple[float, list[Evaluation]]:
-    """Evaluate in this process, without the memory that the workers have just filled."""
+    """Evaluate in this process, without the remembered evaluations of the workers."""
     start = time.perf_counter()
     found = [evaluator.judge(each, evaluator.outputs(each)) for each in widths]
     return time.perf_counter() - start, found

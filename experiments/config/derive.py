@@ -6,7 +6,7 @@ settings of the library are frozen. ``section`` makes the one from the other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, field, fields, make_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,7 +18,13 @@ PATH = "path"
 
 
 def section(
-    name: str, settings: type[Any], doc: str, *, without: Collection[str] = (), **own: Any
+    name: str,
+    settings: type[Any],
+    doc: str,
+    own: Mapping[str, tuple[Any, Any]] | None = None,
+    *,
+    without: Collection[str] = (),
+    bases: tuple[type, ...] = (),
 ) -> type[Any]:
     """Return a mutable dataclass with the fields of ``settings``.
 
@@ -26,14 +32,15 @@ def section(
         name: of the new class.
         settings: a dataclass; a field without a default is one that the configuration must give.
         doc: docstring of the new class.
+        own: field -> (type, default or ``dataclasses.field``): further fields, or other defaults.
         without: fields that are left out.
-        own: name -> (type, default or ``dataclasses.field``): further fields, or other defaults.
+        bases: dataclasses that the new class derives from.
     """
-    hints = get_type_hints(settings)
+    hints, own = get_type_hints(settings), own or {}
     taken = [each for each in fields(settings) if each.name not in without and each.name not in own]
     derived = [(each.name, _plain(hints[each.name]), _default(each)) for each in taken]
     added = [(key, kind, _own(default)) for key, (kind, default) in own.items()]
-    made = make_dataclass(name, [*derived, *added], kw_only=True)
+    made = make_dataclass(name, [*derived, *added], bases=bases, kw_only=True)
     made.__doc__ = doc
     made.__module__ = "experiments.config.schema"
     return made
@@ -55,15 +62,13 @@ def _plain(hint: Any) -> Any:
 
 def _default(each: Field[Any]) -> Any:
     if each.default_factory is not NO_DEFAULT:
-        return field(default_factory=each.default_factory, metadata=each.metadata)
-    if each.default is NO_DEFAULT:
-        return field(default=MISSING)
-    return _own(each.default, each.metadata)
+        return field(default_factory=each.default_factory)
+    return field(default=MISSING) if each.default is NO_DEFAULT else _own(each.default)
 
 
-def _own(default: Any, metadata: Any = None) -> Any:
+def _own(default: Any) -> Any:
     if isinstance(default, Field):
         return default
     if isinstance(default, tuple | list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=lambda: list(default))
+    return field(default=default)

@@ -6,13 +6,17 @@ that ``amc --help`` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from amc.candidate.settings import CandidateSettings
+from agents import EvolutionSettings, NetAdaptSettings, ThompsonSettings, TPESettings
+from agents.offpolicy.settings import DDPGSettings
+from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.remote.adb import AdbSettings
 from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
@@ -34,6 +38,20 @@ if TYPE_CHECKING:
         exclude: list[str]
         prune_coupled: bool
         max_inputs: int
+
+    class PruneConfig(PruneSettings):
+        """See ``amc.candidate.settings.PruneSettings``."""
+
+    class ProfileConfig(ProfileSettings):
+        """The latency table of ``budget=latency``: see ``amc.latency.prediction.settings.ProfileSettings``.
+
+        ``widths`` asks which multiples of channels are cheap. ``tables`` is the folder of measured layers,
+        for other networks and runs (none: the user's cache folder).
+        """
+
+        backend: str
+        widths: bool
+        tables: str | None
 
     class WorkersConfig(WorkerSettings):
         """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
@@ -58,15 +76,24 @@ else:
         "CompressorConfig",
         CandidateSettings,
         "See ``amc.candidate.settings.CandidateSettings``.",
-        exclude=(list[str], []),
-        prune_coupled=(bool, True),
-        max_inputs=(int, 10_000),
+        {"exclude": (list[str], []), "prune_coupled": (bool, True), "max_inputs": (int, 10_000)},
+    )
+    PruneConfig = section(
+        "PruneConfig",
+        PruneSettings,
+        "See ``amc.candidate.settings.PruneSettings``.",
+    )
+    ProfileConfig = section(
+        "ProfileConfig",
+        ProfileSettings,
+        "See ``amc.latency.prediction.settings.ProfileSettings``.",
+        {"backend": (str, "onnxruntime"), "widths": (bool, True), "tables": (str | None, path())},
     )
     WorkersConfig = section(
         "WorkersConfig",
         WorkerSettings,
         "Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``.",
-        kind=(str, MISSING),
+        {"kind": (str, MISSING)},
     )
     TrainConfig = section(
         "TrainConfig",
@@ -77,7 +104,7 @@ else:
         "AdbConfig",
         AdbSettings,
         "An Android phone: see ``amc.latency.remote.adb.AdbSettings``.",
-        runner=(str | None, path()),
+        {"runner": (str | None, path())},
     )
     SshConfig = section(
         "SshConfig",
@@ -88,8 +115,7 @@ else:
         "ServeConfig",
         ServeSettings,
         "A fixed load: see ``amc.latency.serving.ServeSettings``; threads are those of ``latency``.",
-        backend=(str, "onnxruntime"),
-        batch=(int, 1),
+        {"backend": (str, "onnxruntime"), "batch": (int, 1)},
     )
 
 
@@ -200,8 +226,8 @@ class BudgetConfig:
 class AgentConfig:
     """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``.
 
-    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best:
-    that of the highest return of these two and ``global_l1``, an evaluation each.
+    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best: the
+    one of highest return among these two and ``global_l1``, an evaluation each.
     """
 
     name: str = MISSING
@@ -210,83 +236,27 @@ class AgentConfig:
     guide: str = "none"
 
 
-@dataclass
-class OffPolicyConfig(AgentConfig):
-    """See ``agents.offpolicy.learner.OffPolicySettings``."""
-
-    hidden: list[int] = field(default_factory=lambda: [300, 300])
-    actor_lr: float = 1e-4
-    critic_lr: float = 1e-3
-    tau: float = 0.01
-    gamma: float = 1.0
-    batch_size: int = 64
-    replay_size: int = 2000
-    baseline_alpha: float = 0.5
-    standardise: bool = False
-    step_features: bool = False
-    store_executed: bool = True
-    updates_per_step: int = 1
+def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:
+    """Derive the section of one agent from its settings; the guide is a name here, actions there."""
+    return section(
+        f"{settings.__name__.removesuffix('Settings')}Config",
+        settings,
+        f"See ``{settings.__module__}.{settings.__name__}``.",
+        {"name": (str, name)},
+        without={"guide"},
+        bases=(AgentConfig,),
+    )
 
 
-@dataclass
-class DDPGConfig(OffPolicyConfig):
-    """See ``agents.offpolicy.ddpg.DDPGSettings``."""
-
-    name: str = "ddpg"
-    sigma: float = 0.5
-    sigma_decay: float = 0.95
-    explore_share: float = 1.0
-    follow_best: bool = False
-    seek_new: bool = False
-
-
-@dataclass
-class EvolutionConfig(AgentConfig):
-    """See ``agents.evolution.EvolutionSettings``."""
-
-    name: str = "evolution"
-    population: int = 8
-    mutations: float = 3.0
-    sigma: float = 0.15
-
-
-@dataclass
-class TPEConfig(AgentConfig):
-    """See ``agents.tpe.TPESettings``."""
-
-    name: str = "tpe"
-
-
-@dataclass
-class ThompsonConfig(AgentConfig):
-    """See ``agents.thompson.ThompsonSettings``."""
-
-    name: str = "thompson"
-    prior: float = 0.3
-    noise: float = 0.02
-
-
-@dataclass
-class NetAdaptConfig(AgentConfig):
-    """See ``agents.netadapt.NetAdaptSettings``."""
-
-    name: str = "netadapt"
-    steps: int = 0
-    candidates: int = 0
-
-
-@dataclass
-class PruneConfig:
-    """The network that is kept: ``sequential`` refits it layer by layer (``amc.refit.sequential``).
-
-    ``activation_rounds`` is that of this refit, for what a ReLU cuts off (``amc.refit.activations``);
-    ``held_out`` the share of the calibration images on which every layer's ridge is chosen
-    (``amc.refit.least_squares``), 0 for a fixed one.
-    """
-
-    sequential: bool = True
-    activation_rounds: int = 3
-    held_out: float = 0.2
+AGENT_SECTIONS: Mapping[str, type[AgentConfig]] = {
+    "agent": AgentConfig,
+    "ddpg": _agent("ddpg", DDPGSettings),
+    "evolution": _agent("evolution", EvolutionSettings),
+    "netadapt": _agent("netadapt", NetAdaptSettings),
+    "thompson": _agent("thompson", ThompsonSettings),
+    "tpe": _agent("tpe", TPESettings),
+}
+"""``base_NAME`` in the files of ``conf/agent`` -> the section that it declares."""
 
 
 @dataclass
@@ -318,28 +288,6 @@ class LatencyConfig:
     memory: bool = True
     adb: AdbConfig = field(default_factory=AdbConfig)
     ssh: SshConfig = field(default_factory=SshConfig)
-
-
-@dataclass
-class ProfileConfig:
-    """The latency table of ``budget=latency``: see ``amc.latency.prediction.profile``.
-
-    ``points`` are the widths measured on each axis of a layer, ``rounds`` the samples of each; ``fit`` and
-    ``held_out`` are numbers of whole networks; ``widths`` asks which multiples of channels are cheap.
-    ``tables`` is where measured layers are kept for other networks and runs (none: the user's cache folder).
-    ``repairs`` is how often a strategy that measures over its budget is made smaller.
-    """
-
-    backend: str = "onnxruntime"
-    batch: int = 1
-    threads: int = 1
-    points: int = 4
-    rounds: int = 10
-    fit: int = 12
-    held_out: int = 10
-    widths: bool = True
-    tables: str | None = path()
-    repairs: int = 5
 
 
 @dataclass
@@ -411,9 +359,5 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
         store.store(group="data", name=f"base_{node.name}", node=node)
-    store.store(group="agent", name="base_agent", node=AgentConfig)
-    store.store(group="agent", name="base_ddpg", node=DDPGConfig)
-    store.store(group="agent", name="base_evolution", node=EvolutionConfig)
-    store.store(group="agent", name="base_tpe", node=TPEConfig)
-    store.store(group="agent", name="base_netadapt", node=NetAdaptConfig)
-    store.store(group="agent", name="base_thompson", node=ThompsonConfig)
+    for name, agent in AGENT_SECTIONS.items():
+        store.store(group="agent", name=f"base_{name}", node=agent)

@@ -1,7 +1,7 @@
 """Proves every network of the zoos: ``python -m experiments.coverage --out experiments/COVERAGE.md``.
 
-Each network has a process of its own with a time and a memory limit. What was measured is appended to a
-JSON-lines file beside the table as it comes; the same command goes on where it was broken off.
+Each network is measured in a process of its own with a time and a memory limit. Each measurement is appended
+to a JSON-lines file beside the table, so that the same command resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ def parser() -> argparse.ArgumentParser:
         "--memory-mib", type=int, default=12000, metavar="M", help="address space of a process"
     )
     options.add_argument("--seed", type=int, default=0, help="of weights, images and widths")
-    options.add_argument(
-        "--one", metavar="CASE", help=argparse.SUPPRESS
-    )  # what the processes are started with
+    # The process of a single network is started with this option.
+    options.add_argument("--one", metavar="CASE", help=argparse.SUPPRESS)
     return options
 
 
 def main() -> None:
-    """Measure what is not measured yet and write the table."""
+    """Measure the networks without a measurement and write the table of all."""
     options = parser().parse_args()
     if options.one is not None:
         _measure_here(options)
         return
     try:
-        wanted = cases(options.zoo, options.only)
-        log = options.out.with_suffix(".jsonl")
-        known = _read(log, options)
-        with tqdm(wanted, desc="coverage", unit="network", disable=None) as bar:
-            for case in bar:
-                bar.set_postfix_str(case.name)
-                if case.key not in known:
-                    known[case.key] = {
-                        **_measure(case, options),
-                        "commit": commit(),
-                        "limits": _limits(options),
-                    }
-                    with log.open("a") as file:
-                        file.write(json.dumps(known[case.key]) + "\n")
-        rows = [known[case.key] for case in wanted]
+        rows = _measured(cases(options.zoo, options.only), options)
         atomic_write_text(options.out, table(rows, _about(options, rows)))
     except AmcError as error:
         print(f"coverage: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("coverage: stopped; the same command goes on", file=sys.stderr)
+        print("coverage: stopped; the same command resumes", file=sys.stderr)
         sys.exit(130)
+
+
+def _measured(wanted: Sequence[Case], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a measurement of every network, and append those that are new to the log."""
+    log = options.out.with_suffix(".jsonl")
+    known = _read(log, options)
+    with tqdm(wanted, desc="coverage", unit="network", disable=None) as bar:
+        for case in bar:
+            bar.set_postfix_str(case.name)
+            if case.key not in known:
+                about = {"commit": commit(), "limits": _limits(options)}
+                known[case.key] = {**_measure(case, options), **about}
+                with log.open("a") as file:
+                    file.write(json.dumps(known[case.key]) + "\n")
+    return [known[case.key] for case in wanted]
 
 
 def _measure_here(options: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         reason = f"takes more than {options.timeout:g} s"
         return {**ended, "reason": reason, "seconds": options.timeout}
     if done.returncode:
-        if "memory" in done.stderr:  # not all libraries raise: some abort
+        if "memory" in done.stderr:  # some libraries abort instead of raising
             return {**ended, "reason": NO_MEMORY, "seconds": None}
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return {**ended, "outcome": "crash", "reason": last[:300], "seconds": None}
@@ -108,7 +108,10 @@ def _limits(options: argparse.Namespace) -> list[float]:
 
 
 def _read(log: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Read what earlier tries measured; torn lines and what met another limit are measured again."""
+    """Read earlier measurements with the same seed.
+
+    Damaged lines, and networks that met a different limit, are left out and measured again.
+    """
     known = {}
     for line in log.read_text().splitlines() if log.exists() else []:
         try:

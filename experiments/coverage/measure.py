@@ -1,4 +1,4 @@
-"""One network: its groups, the proof, and a candidate as the search would run it; random weights."""
+"""Measure one network with random weights: its groups, the proof, and a candidate as a search runs it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from amc.budget.widths import width_space
 from amc.candidate.builder import CandidateBuilder
+from amc.candidate.pruning import FOLDED_TOLERANCE
 from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs
@@ -25,26 +26,28 @@ from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.scoring.run import outputs
 from experiments.coverage.zoo import Case
-from experiments.stages.networks.prune import FOLDED_TOLERANCE
 
 CLASSES = 10
 NO_MEMORY = "needs more memory than --memory-mib allows"
 
 
 def limit_memory(mib: int) -> None:
-    """Bound the address space of this process: an allocation beyond it fails here, not on the machine."""
+    """Limit the address space of this process to ``mib`` MiB, so that it fails before the machine does."""
     resource.setrlimit(resource.RLIMIT_AS, (mib * 2**20, mib * 2**20))
 
 
 def measure(case: Case, seed: int = 0) -> dict[str, Any]:
-    """Return what the table tells of one network; a refusal is a result, any other error is a crash."""
+    """Return the facts of one network for the table.
+
+    Nothing is raised: a refusal and a lack of memory are results, and any other error is a crash.
+    """
     start = time.perf_counter()
     facts: dict[str, Any] = {"network": case.key, "size": case.size, "kwargs": case.kwargs, "seed": seed}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             facts |= _measure(case, seed)
-    except Exception as error:  # whatever it is, it goes into the table by name
+    except Exception as error:  # the table names the error
         if out_of_memory(error):
             facts |= {"outcome": "limit", "reason": NO_MEMORY}
         elif isinstance(error, AmcError):
@@ -59,7 +62,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     shape = (3, case.size, case.size)
     name = case.name if case.zoo == "torchvision" else case.key
-    # torchvision's own mobilenet_v2 and vgg16_bn, whatever the size: the zoo's are for small images.
+    # A bare mobilenet_v2 or vgg16_bn is torchvision's at these sizes; our own are for small images.
     model = build(ModelSpec(name, CLASSES, shape, tuple(case.kwargs.items())), trust_dotted_path=False).eval()
     graph = trace(model, torch.zeros(1, *shape))
     graph, difference, inexact = _proved(model, graph, seed)
@@ -81,7 +84,11 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
 
 
 def _proved(model: nn.Module, graph: Graph, seed: int) -> tuple[Graph, float, str | None]:
-    """Prove a network, if need be without the groups that the proof blames."""
+    """Return the graph that was proved exact, the difference, and the message if groups had to be left out.
+
+    Raises:
+        InexactError: The network is inexact, and the proof names no groups to blame.
+    """
     try:
         return graph, check_exactness(model, graph, SlicePlan(graph, model), samples=1, seed=seed), None
     except InexactError as error:
@@ -92,10 +99,10 @@ def _proved(model: nn.Module, graph: Graph, seed: int) -> tuple[Graph, float, st
 
 
 def _folded_difference(model: nn.Module, graph: Graph, seed: int) -> float:
-    """Relative float32 difference of a candidate, batch norm folded, from the cut network of random widths.
+    """Return the relative float32 difference of a folded candidate from the cut network, at random widths.
 
     Raises:
-        AmcError: it is too large: the search would judge another network than the one that is kept.
+        AmcError: The difference is too large. A search would judge a different network than it keeps.
     """
     images = torch.randn(2, *graph.input_shape, generator=torch.Generator().manual_seed(seed))
     data = LabelledImages(images, torch.zeros(len(images), dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The networks that are tried, each at a small image size that it takes."""
+"""The networks that are tried, each at a small image size that it accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amc.errors import AmcError
 ZOOS = ("torchvision", "timm")
 
 SIZE = 64
-"""Pixels, where a network does not need more."""
+"""Image side in pixels, unless a network needs more."""
 
 _SIZES = {
     "torchvision:inception_v3": 96,
@@ -57,12 +57,12 @@ _TIMM = (
     "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilevit_xs",
     "mobilevitv2_050", "efficientformer_l1", "levit_128", "halonet26t",
 )  # fmt: skip
-"""Of timm's thousand: one or more of each family of convolutional networks, and well-known transformers."""
+"""At least one of each family of convolutional networks in timm, and well-known transformers."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network to try: its zoo and name, image size and keyword arguments."""
+    """One network to try: its zoo and name, image side in pixels, and keyword arguments."""
 
     zoo: str
     name: str
@@ -76,10 +76,10 @@ class Case:
 
 
 def cases(zoo: str, patterns: Sequence[str]) -> list[Case]:
-    """Return the networks of a zoo (or ``all``) whose names fit one of the patterns (all, if there are none).
+    """Return the networks of a zoo (or ``all``) whose names match a pattern, or all without patterns.
 
     Raises:
-        AmcError: none fits.
+        AmcError: No network matches.
     """
     names = {"torchvision": _torchvision_names, "timm": lambda: list(_TIMM)}
     keys = [f"{each}:{name}" for each in ZOOS if zoo in (each, "all") for name in names[each]()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from amc.budget.budget import check_ratio, get_fit
+from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError, SettingError
 from amc.export import get_format
 from amc.sparsity.scores import check_order
@@ -40,7 +41,7 @@ def check(run: Run) -> None:
         check_ratio(kind, ratio)
     for section in (config.train, config.finetune):
         TrainSettings(**asdict(section))
-    _check_prune(config)
+    PruneSettings(**asdict(config.prune))
     for name in config.export.formats:
         get_format(name)
     check_measuring(config)
@@ -57,14 +58,6 @@ def check(run: Run) -> None:
             raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
-
-
-def _check_prune(config: Config) -> None:
-    prune = config.prune
-    if prune.activation_rounds < 0:
-        raise AmcError(f"prune.activation_rounds is {prune.activation_rounds}; expected 0 (none) or more")
-    if not 0 <= prune.held_out <= 0.5:
-        raise AmcError(f"prune.held_out is {prune.held_out}; expected a share of the images, 0 to 0.5")
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
 from amc.errors import AmcError
 from amc.files import atomic_write_json
+from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import EpochRecord, TrainSettings
@@ -159,6 +160,11 @@ class Run:
         model = shaped(self.problem.fresh_model(), self.problem.splits.input_shape, strategy)
         load_into(model, load_state_dict(weights), str(weights))
         return model.eval()
+
+    def profile_settings(self) -> ProfileSettings:
+        """Return how latency models are measured."""
+        config = self.config.profile
+        return ProfileSettings(**{each.name: getattr(config, each.name) for each in fields(ProfileSettings)})
 
     def train_settings(self, config: TrainConfig) -> TrainSettings:
         """Turn a training section of the configuration into settings."""

@@ -1,4 +1,4 @@
-"""Environments that are stepped at the same time."""
+"""Environments that are stepped at the same time, and what a test reads off an agent."""
 
 from __future__ import annotations
 

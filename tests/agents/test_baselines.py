@@ -1,4 +1,4 @@
-"""Baselines answer to the same interface as the learning agent."""
+"""Baselines have the interface of the learning agents."""
 
 from agents import fixed_search, random_search
 from tests.fakes import fake_problem

@@ -1,4 +1,4 @@
-"""A search from the best of several guides: each is judged once, the agent begins at the best."""
+"""A search from the best of several guides: each is evaluated once, the agent starts from the best."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ def search(guides, episodes=12, envs=1, agent=evolve):
 
 
 @pytest.mark.parametrize("envs", [1, 2])
-def test_every_guide_is_judged_and_the_best_is_where_the_agent_begins(envs):
+def test_every_guide_is_evaluated_and_the_agent_starts_from_the_best(envs):
     begun = []
 
     def agent(guide):

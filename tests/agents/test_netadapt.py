@@ -1,4 +1,4 @@
-"""NetAdapt: the optimum of a separable problem, its count of episodes, and nothing kept that is too large."""
+"""NetAdapt: it finds the optimum of a separable problem, counts its episodes and keeps the budget."""
 
 from dataclasses import replace
 from itertools import product
@@ -19,7 +19,7 @@ from tests.fakes import FakeNetwork
 
 
 class Separable(FakeNetwork):
-    """Every channel costs the same, and a group's loss grows with the square of what it loses."""
+    """Every channel costs the same; a group's loss is the square of its share of removed channels."""
 
     def __init__(self, dense, weights):
         super().__init__(dense, (1.0,) * len(dense))
@@ -89,7 +89,7 @@ def test_it_reaches_the_optimum_of_a_separable_problem():
     allowed = [w for w in product(*problem.space.choices) if sum(w) <= problem.budget.limit]
     best = max(allowed, key=lambda w: problem.network.evaluate(w).top1)
     assert result.best.info["evaluation"].widths == best
-    assert len(set(best)) == 3  # the groups are not alike
+    assert len(set(best)) == 3  # the groups differ
 
 
 def test_all_steps_but_the_last_are_relaxed_and_ever_smaller():
@@ -130,7 +130,7 @@ def test_the_short_list_holds_the_networks_of_least_error():
     assert changed == [1, 2]
 
 
-def test_the_guide_is_judged_first_and_the_result_is_no_worse():
+def test_the_guide_is_evaluated_first_and_the_result_is_no_worse():
     problem = separable()
     guide = problem.shares(uniform_widths(problem.space, problem.budget))
     result, seen = problem.search(30, guide=guide)

@@ -1,4 +1,4 @@
-"""Every agent over several environments: counted, in order, and the same however long a step takes."""
+"""Agents with several environments: counted, in order, and independent of the duration of a step."""
 
 import threading
 from functools import partial
@@ -60,7 +60,7 @@ def test_exactly_the_wanted_episodes_are_run_and_reported_in_order(name, count, 
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_the_same_search_however_long_a_step_takes(name):
+def test_the_duration_of_a_step_does_not_change_the_search(name):
     (one, first), (other, second) = (run(name, uneven(3, seed), 8) for seed in (0, 1))
     assert first == second
     assert one.best == other.best
@@ -105,7 +105,7 @@ def test_all_of_a_warm_up_batch_is_uniform():
     seen = []
     ddpg_search(problems(2)[0], 6, 0, seen.append, settings=settings, episode_length=len(OPTIMUM))
     spread = [np.std(e.requested) for e in seen]
-    assert min(spread[:4]) > 0.1 > max(spread[4:])  # an untrained actor hardly tells states apart
+    assert min(spread[:4]) > 0.1 > max(spread[4:])  # an untrained actor gives similar actions
 
 
 def test_there_are_as_many_updates_as_steps_after_warm_up():
@@ -135,7 +135,7 @@ def test_a_vector_of_environments_starts_over_after_the_last_step():
     assert [info["terminal_observation"][-1] for info in infos] == pytest.approx([0.3, 0.7], abs=0.02)
 
 
-def test_what_goes_wrong_in_an_environment_stops_the_search():
+def test_an_error_in_an_environment_stops_the_search():
     envs, networks = problems(2)
 
     def broken(_widths):

@@ -1,4 +1,4 @@
-"""Episodes that are run at the same time: their order, their threads and what goes wrong in one of them."""
+"""Concurrent episodes: their order, their threads and their errors."""
 
 import threading
 
@@ -47,7 +47,7 @@ def test_fewer_policies_than_environments_leave_the_last_ones_alone():
         rollouts(envs, [constant(0.5)] * 4, 0, "search")
 
 
-def test_what_goes_wrong_in_a_thread_is_raised_after_the_others_have_ended():
+def test_an_error_in_a_thread_is_raised_after_the_others_have_ended():
     envs, networks = problems(3)
 
     def broken(_observation, _step):

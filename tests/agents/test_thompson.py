@@ -1,4 +1,4 @@
-"""A network whose error curves are wrong by a factor a group: what Thompson sampling has to find out."""
+"""Thompson sampling on a network whose error curves are each wrong by one factor."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ SPACE = width_space(NAMES, [DENSE] * GROUPS, round_to=1, min_preserve_ratio=0.1)
 
 
 class WrongCurves:
-    """Loses ``FACTORS`` times what the curves say; every channel costs the same."""
+    """Its losses are ``FACTORS`` times those of the curves; every channel costs the same."""
 
     def macs(self, widths):
         return sum(widths)

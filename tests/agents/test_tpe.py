@@ -1,4 +1,4 @@
-"""TPE: seeded, batched, told what was executed, and better than drawing at random."""
+"""TPE: seeded, batched, learns from executed actions, and beats random search."""
 
 import sys
 
@@ -56,13 +56,13 @@ def test_the_guide_is_carried_out_first():
     assert [e.requested for e in seen[1:]] != [e.requested for e in search()[1][1:]]
 
 
-def test_the_sampler_learns_from_what_was_executed(studies):
+def test_the_sampler_learns_from_executed_actions(studies):
     _, seen = search(guide=(1.0,) * 6)
     (study,) = studies
-    told = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    assert [tuple(t.params.values()) for t in told] == [e.executed for e in seen]
-    assert [t.value for t in told] == [e.value for e in seen]
-    assert seen[0].executed != seen[0].requested  # the budget has cut
+    completed = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert [tuple(t.params.values()) for t in completed] == [e.executed for e in seen]
+    assert [t.value for t in completed] == [e.value for e in seen]
+    assert seen[0].executed != seen[0].requested  # the budget has lowered it
 
 
 def test_no_trial_of_a_batch_is_left_running(studies):
@@ -71,7 +71,7 @@ def test_no_trial_of_a_batch_is_left_running(studies):
 
 
 @pytest.mark.parametrize(("count", "episodes"), [(2, 8), (3, 8), (3, 2)])
-def test_batches_are_counted_and_told_in_order(count, episodes):
+def test_batches_are_counted_and_reported_in_order(count, episodes):
     envs, networks = problems(count)
     result, seen = search(envs=envs, episodes=episodes, guide=GUIDE)
     assert [e.index for e in seen] == list(range(episodes))
@@ -79,7 +79,7 @@ def test_batches_are_counted_and_told_in_order(count, episodes):
     assert len({e.requested for e in seen}) == episodes
 
 
-def test_the_same_search_however_long_a_step_takes():
+def test_the_duration_of_a_step_does_not_change_the_search():
     (one, first), (other, second) = (search(envs=uneven(3, seed)) for seed in (0, 1))
     assert first == second
     assert one.best == other.best

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from amc.budget.allocation import Errors, even_errors, shrink_greedily
+from amc.budget.allocation import Errors, even_errors
 from amc.errors import AmcError
-from amc.latency.prediction.profile import measure_networks
+from amc.latency.prediction.build import checked_widths
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
-
-ROUNDS = 3
-"""Times the rounds of the profile: the verdict is about a single network."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -25,54 +22,40 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         AmcError: the budget is not about latency, or cannot be met in ``profile.repairs`` repairs.
     """
-    budget, config = run.budget, run.config.profile
+    budget, config, problem = run.budget, run.config.profile, run.problem
     if budget.kind != "latency":
         raise AmcError(f"stage verify measures latency budgets; budget.kind is {budget.kind}")
     strategy = run.strategy()
-    widths = found = run.widths_of(strategy)
+    found = run.widths_of(strategy)
     tries: list[dict[str, Any]] = []
-    limit = budget.limit
+    checks = checked_widths(
+        problem.fresh_model().eval(),
+        problem.graph,
+        run.space,
+        budget,
+        found,
+        problem.available_backend(),
+        run.profile_settings(),
+        lambda: _errors(run),
+    )
     with tqdm(total=config.repairs + 1, desc="verify", unit="try", disable=None, leave=False) as bar:
-        while True:
-            dense_ms, ratio = _measure(run, widths)
-            predicted = budget.cost(widths) / budget.dense_cost
-            tries.append({"widths": list(widths), "predicted_ratio": predicted, "measured_ratio": ratio})
-            bar.set_postfix(measured=f"{ratio:.4f}", budget=f"{budget.ratio:g}")
+        for check in checks:
+            tries.append(
+                {
+                    "widths": list(check.widths),
+                    "predicted_ratio": check.predicted,
+                    "measured_ratio": check.measured,
+                }
+            )
+            bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{budget.ratio:g}")
             bar.update()
-            if ratio <= budget.ratio or not budget.enforced:
-                break
-            if len(tries) > config.repairs:
-                raise AmcError(
-                    f"the strategy takes {ratio:.4f} of the dense latency after {config.repairs} repairs, "
-                    f"over latency_ratio={budget.ratio:g}: is the machine noisy (more profile.rounds), "
-                    "or the budget near what the smallest network takes"
-                )
-            limit = min(limit, budget.cost(widths)) * budget.ratio / ratio
-            widths = shrink_greedily(run.space, budget.cost, limit, widths, _errors(run))
-    if widths != found:
-        _keep(run, strategy, widths)
+    if check.widths != found:
+        _keep(run, strategy, check.widths)
     print(
-        f"verify: {tries[-1]['measured_ratio']:.4f} of the dense network's {dense_ms:.3f} ms on "
-        f"{config.backend} (predicted {tries[-1]['predicted_ratio']:.4f}, budget {budget.ratio:g}) "
-        f"after {len(tries) - 1} repairs"
+        f"verify: {check.measured:.4f} of the dense network's {check.dense_ms:.3f} ms on {config.backend} "
+        f"(predicted {check.predicted:.4f}, budget {budget.ratio:g}) after {len(tries) - 1} repairs"
     )
-    return {"dense_ms": dense_ms, "repairs": len(tries) - 1, **tries[-1], "tries": tries}
-
-
-def _measure(run: Run, widths: tuple[int, ...]) -> tuple[float, float]:
-    """Return the dense milliseconds and the pruned network's share of them; weights do not matter."""
-    config = run.config.profile
-    dense_ms, (ratio,) = measure_networks(
-        run.problem.fresh_model().eval(),
-        run.problem.graph,
-        [widths],
-        run.problem.available_backend(),
-        batch=config.batch,
-        threads=config.threads,
-        rounds=ROUNDS * config.rounds,
-        progress=lambda done, what: None,
-    )
-    return dense_ms, ratio
+    return {"dense_ms": check.dense_ms, "repairs": len(tries) - 1, **tries[-1], "tries": tries}
 
 
 def _errors(run: Run) -> Errors:

@@ -1,4 +1,4 @@
-"""The learning agent: its updates by hand, its schedule, and that it learns."""
+"""DDPG: its updates by hand, its schedule, its guide, and that it learns."""
 
 import tempfile
 from dataclasses import replace
@@ -124,7 +124,7 @@ def test_a_moved_guide_moves_the_actor():
     assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.6], abs=1e-5)
 
 
-def test_a_moved_guide_makes_the_actor_forget_what_it_added():
+def test_a_moved_guide_resets_the_learned_offset():
     env, _, _, _ = fake_problem()
     model = build_ddpg([env], GUIDED, seed=0, episode_length=4)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_a_moved_guide_makes_the_actor_forget_what_it_added():
     assert model.predict(observation, deterministic=True)[0] == pytest.approx([0.8], abs=1e-5)
 
 
-def test_step_features_tell_actor_and_critic_the_step():
+def test_step_features_give_actor_and_critic_the_step():
     env, _, _, _ = fake_problem()
     model = build_ddpg([env], replace(GUIDED, step_features=True), seed=0, episode_length=4)
     observation, _ = env.reset()

@@ -1,4 +1,4 @@
-"""The replay buffer by hand: whole episodes, their returns, what was executed, and the baseline."""
+"""The replay buffer by hand: whole episodes, their returns, executed actions and the baseline."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def make_buffer(size=16, **options):
 
 
 def add_episodes(buffer, executed, values):
-    """Add episodes that run side by side: ``executed`` has a row an environment."""
+    """Add concurrent episodes; ``executed`` is (envs, steps), ``values`` (envs,)."""
     count, length = len(executed), len(executed[0])
     for step in range(length):
         last = step + 1 == length
@@ -108,7 +108,7 @@ def test_standardised_rewards_have_mean_0_and_deviation_1_over_all_that_is_store
     assert buffer.sample(500).rewards.unique().tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_equal_returns_are_standardised_to_nothing():
+def test_equal_returns_are_standardised_to_zero():
     buffer = make_buffer(standardise=True)
     for _ in range(3):
         add_episodes(buffer, [[0.5, 0.5]], [-0.25])

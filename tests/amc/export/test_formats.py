@@ -15,8 +15,10 @@ from amc.runtimes import executorch, litert, openvino
 from amc.runtimes.reference import check_agreement
 
 SHAPE = (3, 12, 12)
+SLOW = {"executorch", "litert", "coreml"}
+"""Their converters take 5 to 10 seconds to import."""
 AVAILABLE = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "coreml" else name  # a slow import
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name, kind in FORMATS.items()
     if kind.unavailable() is None
 ]
@@ -90,6 +92,7 @@ def test_a_failed_conversion_is_one_line(name, model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(FORMATS["executorch"].unavailable()), reason="executorch is not installed")
 def test_a_program_keeps_the_bytes_that_it_points_into(model):
     content = executorch.convert(model, SHAPE, 1)

@@ -139,7 +139,7 @@ def test_impossible_settings_are_refused(settings, message):
     assert str(caught.value) == message
 
 
-def test_a_missing_ray_is_told_with_the_command_that_installs_it(monkeypatch):
+def test_a_missing_ray_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else object())
     with pytest.raises(AmcError, match=r"pip install 'amc-search\[ray\]'"):
@@ -210,7 +210,7 @@ def test_an_evaluator_gives_the_same_bits_after_a_journey(trained, data):
         evaluator.close()
 
 
-def test_what_cannot_be_pickled_or_imported_is_told_in_one_line():
+def test_what_cannot_be_pickled_or_imported_is_refused_in_one_line():
     with pytest.raises(AmcError, match="cannot be sent to workers") as caught:
         pack({"activation": lambda x: x})
     assert "\n" not in str(caught.value)
@@ -368,7 +368,7 @@ class NeedsTwoError(Exception):
         super().__init__(one)
 
 
-def test_an_exception_that_cannot_travel_is_told_in_words():
+def test_an_exception_that_cannot_be_pickled_comes_as_text():
     def fail(argument):
         raise NeedsTwoError(f"{argument} is bad", 2)
 
@@ -391,6 +391,7 @@ def test_processes_give_the_bits_of_one_process_and_the_memo_is_the_parents(pool
     assert pool.macs(widths[0]) == found[0].macs
 
 
+@pytest.mark.slow  # starts a third process, which imports torch; the fake workers above lose workers, too
 def test_a_killed_process_is_replaced_and_its_evaluation_run_again(pool, evaluator, lines, trained, data):
     before = pids()
     for pid in before:
@@ -429,6 +430,7 @@ def test_no_process_is_left_after_close(pool):
     assert all(gone(pid) for pid in before)
 
 
+@pytest.mark.slow  # starts a process of its own, which imports torch
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_reads_the_tensors_where_they_are(importable):
     size = 16 * 2**20
@@ -447,8 +449,9 @@ def test_a_process_reads_the_tensors_where_they_are(importable):
 
 PARENT = """
 import sys, threading
-from amc.workers.payload import pack
+from amc.workers.shared_memory import pack
 from amc.workers.process import ProcessBackend
+from tests.amc.workers.test_workers import Probe
 
 if __name__ == "__main__":
     workers = [ProcessBackend(pack(Probe(8)), 1).start() for _ in range(2)]

@@ -11,7 +11,7 @@ from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from experiments.config.agents import Knowledge, make_agent
-from experiments.config.schema import AgentConfig, DDPGConfig, EvolutionConfig, NetAdaptConfig, ThompsonConfig
+from experiments.config.schema import AGENT_SECTIONS, AgentConfig
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
 BUDGET = make_budget("macs", 0.5, lambda widths: 3.0 * widths[0] + widths[1], SPACE.dense)
@@ -41,14 +41,24 @@ def test_agents_that_know_of_no_errors_have_none_measured(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [AgentConfig(name="greedy"), DDPGConfig(guide="greedy"), EvolutionConfig(guide="best")]
+    "config",
+    [
+        AgentConfig(name="greedy"),
+        AGENT_SECTIONS["ddpg"](guide="greedy"),
+        AGENT_SECTIONS["evolution"](guide="best"),
+    ],
 )
 def test_agents_that_start_from_errors_ask_for_them(config: AgentConfig) -> None:
     assert bind(config) > 0
 
 
 @pytest.mark.parametrize(
-    "config", [DDPGConfig(guide="none"), NetAdaptConfig(guide="none"), ThompsonConfig(guide="none")]
+    "config",
+    [
+        AGENT_SECTIONS["ddpg"](guide="none"),
+        AGENT_SECTIONS["netadapt"](guide="none"),
+        AGENT_SECTIONS["thompson"](guide="none"),
+    ],
 )
 def test_without_a_guide_nothing_is_measured_before_the_search(config: AgentConfig) -> None:
     assert bind(config) == 0

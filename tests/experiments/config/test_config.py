@@ -60,7 +60,9 @@ def test_what_an_experiment_says_is_what_is_run(file: Path) -> None:
 
 
 def test_options_of_a_group_have_the_type_of_that_option() -> None:
-    assert composed("agent=ddpg_paper").agent == schema.DDPGConfig(episodes=400, warmup_episodes=100)
+    assert composed("agent=ddpg_paper").agent == schema.AGENT_SECTIONS["ddpg"](
+        episodes=400, warmup_episodes=100
+    )
     assert composed("agent=ddpg").agent.guide == "greedy"
     assert type(composed("agent=random").agent) is schema.AgentConfig
     assert composed("data=imagefolder").data == schema.ImageFolderData()

@@ -197,9 +197,9 @@ def test_a_run_that_found_another_network_says_which_it_replaces(runs):
     groups = tuple(replace(group, kept=group.kept - 1) for group in one.strategy.groups)
     assert one.strategy.groups != groups
     changed = replace(one, strategy=replace(one.strategy, groups=groups))
-    told = []
-    assert merged([one, other], [changed], told.append) == [changed, other]
-    (line,) = told
+    lines = []
+    assert merged([one, other], [changed], lines.append) == [changed, other]
+    (line,) = lines
     assert f"random seed {one.seed} of {SLUG} has found another network" in line
     assert line.count("agent=random") == 2
 
@@ -211,9 +211,9 @@ def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick
     path.write_text(path.read_text().replace('"evaluate"', '"evaluated"', 1))
     with pytest.raises(SystemExit):
         main()
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert f"{path} line 1 is no record" in told
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{path} line 1 is no record" in error
 
 
 def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(

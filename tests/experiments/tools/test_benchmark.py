@@ -11,6 +11,7 @@ import pytest
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.errors import AmcError
+from experiments.benchmark import proxies
 from experiments.benchmark.__main__ import main, parser
 from experiments.benchmark.proxies import around
 
@@ -23,8 +24,9 @@ def measured(capsys, monkeypatch, *arguments):
 
 def test_an_episode_is_split_into_its_parts_beside_the_pure_forward(capsys, monkeypatch):
     found = measured(
-        capsys, monkeypatch, "search", "--model", "resnet20", "--resolution", "16", "--images", "32",
-        "--calibration", "16", "--episodes", "4", "--reference", "--reference-episodes", "1",
+        capsys, monkeypatch, "search", "--model", "resnet20", "--resolution", "8",
+        "--images", "32", "--calibration", "16", "--episodes", "4", "--reference",
+        "--reference-episodes", "1",
     )  # fmt: skip
     assert found["episodes"] == 3  # the first one warms up
     assert set(found["split"]) == {"build", "forward", "scoring", "agent_and_rest"}
@@ -37,11 +39,13 @@ def test_an_episode_is_split_into_its_parts_beside_the_pure_forward(capsys, monk
 
 
 def test_bad_input_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark", "search", "--model", "no_such_net"])
+    monkeypatch.setattr(sys, "argv", ["benchmark", "proxies", "--networks", "1"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("benchmark: --networks is 1; expected at least 5")
 
 
 @pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "kills"])
@@ -85,8 +89,8 @@ def test_agents_are_compared_with_the_first_on_any_problem(capsys, monkeypatch, 
 
 def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
     found = measured(
-        capsys, monkeypatch, "proxies", "train.epochs=1", "data.search_val=64", "threads=1",
-        "budget.round_to=1", "--networks", "6", "--images", "32",
+        capsys, monkeypatch, "proxies", "train.epochs=1", "data.search_val=64", "data.image_size=8",
+        "threads=1", "budget.round_to=1", "--networks", "6", "--images", "32",
     )  # fmt: skip
     names = ("accuracy", "loss", "agreement", "likeness")
     assert set(found["spearman"]) == {f"{name} on {count}" for name in names for count in (32, 64)}
@@ -97,7 +101,7 @@ def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
     assert 0 <= low <= high <= 100
 
 
-def test_networks_around_an_allocation_keep_the_budget():
+def test_networks_around_an_allocation_keep_the_budget(monkeypatch):
     space = width_space(["a", "b", "c"], [40, 40, 40], round_to=1, min_preserve_ratio=0.1)
     budget = make_budget("macs", 0.5, sum, space.dense, fit="scale")
     drawn = list(islice(around((20, 30, 10), space, budget, 0.2, seed=0), 50))
@@ -105,6 +109,7 @@ def test_networks_around_an_allocation_keep_the_budget():
     assert all(58 <= sum(widths) <= 60 for widths in drawn)
     assert np.mean(drawn, axis=0) == pytest.approx([20, 30, 10], abs=2.5)
     assert drawn == list(islice(around((20, 30, 10), space, budget, 0.2, seed=0), 50))
+    monkeypatch.setattr(proxies, "DRAWS", 1000)
     with pytest.raises(AmcError, match="different networks"):
         list(islice(around((20, 30, 10), space, budget, 0.0, seed=0), 2))
 
