@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch, before: st
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     if before is not None:
         monkeypatch.setenv("HYDRA_FULL_ERROR", before)
-    with pytest.raises(KeyboardInterrupt), Command().running():
+    with suppress(KeyboardInterrupt), Command().running():
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
         raise KeyboardInterrupt
     assert os.environ.get("HYDRA_FULL_ERROR") == before
