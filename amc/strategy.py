@@ -39,7 +39,7 @@ class Strategy:
         seed: seed of the search that found it.
         model: the description of the dense network (``amc.models.ModelSpec.to_json()``).
         budget: the constraint it was searched under, e.g. ``{"kind": "macs", "ratio": 0.5}``.
-        provenance: free-form facts, e.g. the name of the agent and the reward.
+        provenance: free-form facts on its origin.
     """
 
     groups: tuple[GroupWidth, ...]

@@ -41,7 +41,7 @@ def load(source: bytes | Path, images: Any, threads: int) -> Callable[[], Any]:
 def openvino_core() -> Any:
     """Return the one Core of this process.
 
-    The end of the last Core unloads its plugins. What they leave registered crashes the next fork.
+    The end of the last Core unloads its plugins. Callbacks that stay registered crash the next fork.
     """
     return openvino_module().Core()
 

@@ -70,7 +70,7 @@ def watching(
     keep: Callable[[Episode], None] = lambda episode: None,
     name: str = "search",
 ) -> OnEpisode:
-    """Return what an agent tells of its episodes: they are written, shown and sent to the tracker.
+    """Return the function that an agent calls with every episode: it writes, shows and tracks it.
 
     Args:
         keep: called with every episode that is better than those before it.
@@ -83,10 +83,12 @@ def watching(
             keep(episode)
         best = writer.best_evaluation
         if best is not None:
-            bar.set_postfix(best_top1=f"{best.top1:.2f}%", best=f"{writer.best_value:.4g}")
+            accuracy = {} if best.top1 is None else {"best_top1": f"{best.top1:.2f}%"}
+            bar.set_postfix(**accuracy, best=f"{writer.best_value:.4g}")
         bar.update()
         metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
-        log({f"{name}/{key}": value for key, value in metrics.items()}, episode.index)
+        known = {f"{name}/{key}": value for key, value in metrics.items() if value is not None}
+        log(known, episode.index)
 
     return on_episode
 

@@ -35,19 +35,24 @@ def fronts(points: Sequence[Point]) -> dict[str, Any]:
     """Return for each cost the front of each score: ``{"macs": {"return": [point, ...], ...}, ...}``.
 
     Episodes that are over the budget on purpose count as well: the front is about networks, not a budget.
-    Of equal points the earliest episode is taken.
+    Of equal points the earliest episode is taken. A score that a network does not have (``null``, the
+    accuracy of one without logits) gives an empty front.
     """
     return {
         cost: {
             score: [
                 {name: point[name] for name in _FIELDS if name in point}
-                for point in pareto_front(points, itemgetter(field), itemgetter(score))
+                for point in pareto_front(_with(points, score), itemgetter(field), itemgetter(score))
             ]
             for score in SCORES
         }
         for cost, field in COSTS.items()
         if cost in _ALWAYS or (points and all(field in point for point in points))
     }
+
+
+def _with(points: Sequence[Point], score: str) -> list[Point]:
+    return [point for point in points if point[score] is not None]
 
 
 def write_strategies(

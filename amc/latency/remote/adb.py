@@ -77,7 +77,7 @@ class AdbSettings:
 
     Attributes:
         runner: The benchmark binary on this machine, built for the phone.
-        format: What it loads: a key of ``RUNNERS``.
+        format: Format of the file that it loads, a key of ``RUNNERS``.
         serial: Serial number of the phone, as ``adb devices`` lists it; None if it is the only one.
         cores: Hexadecimal mask of the cores to pin to, such as ``f0`` for cores 4 to 7; None for any.
         runs: Inferences per round, averaged over by the binary.

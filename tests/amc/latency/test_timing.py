@@ -146,7 +146,7 @@ def test_import_stays_light():
 
 
 FOLDERS = ("portable", "remote", "registry", "timing", "comparison", "serving", "prediction")
-"""Of amc/latency; each may import from those before it, and from itself."""
+"""Folders and files of amc/latency; each may import from those before it, and from itself."""
 
 
 def test_imports_between_the_folders_go_one_way():
