@@ -38,6 +38,8 @@ WITH_DENSE = (
     "sparsify",
 )
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
+CUTTING = frozenset({"profile", "search", "verify", "prune", "compare", "correlate", "inspect"})
+"""Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not ask for the budget: run once for all budgets of a job."""
 
