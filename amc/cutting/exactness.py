@@ -27,7 +27,7 @@ from amc.cutting.trial import (
     difference_of,
     draws_kept,
     modules_run,
-    settle,
+    ready,
     take_step,
 )
 from amc.cutting.zeroing import zero_model
@@ -173,7 +173,7 @@ def _checked(
     """Make the proof; return the difference, and why the dense network cannot be trained."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
-    settle(model)
+    ready(model, graph.input_shape)
     with draws_kept():
         twin, images = _lively_copy(model, images, generator)
         if images.dtype != torch.float64:
@@ -354,8 +354,9 @@ class _Proof:
 
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""
-        built = copy.deepcopy(self.model) if self.rebuild is None else settle(self.rebuild())
-        return built.cpu().float()
+        if self.rebuild is None:
+            return copy.deepcopy(self.model).float().eval()
+        return ready(self.rebuild(), self.graph.input_shape).cpu().float().eval()
 
     def check_training(self, kept: Kept, dense: nn.Module) -> str | None:
         """Make sure that a cut classifier takes a training step; with its own weights, in float32.
@@ -384,7 +385,7 @@ class _Proof:
             InexactError: it does.
         """
         cut = self.plan.cut_to(kept)
-        trained, again = slice_model(self.model, cut), slice_model(self.fresh().eval(), cut)
+        trained, again = slice_model(self.model, cut), slice_model(self.fresh(), cut)
         self.step(trained)
         try:
             again.load_state_dict(trained.state_dict())

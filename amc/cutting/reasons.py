@@ -98,7 +98,9 @@ def _unsaved(module: nn.Module) -> Iterator[tuple[str, object]]:
     yield from ((name, module._buffers[name]) for name in module._non_persistent_buffers_set)
     for name, value in vars(module).items():
         computed = {f"{name}_g", f"{name}_orig"} & module._parameters.keys()  # by weight and spectral norm
-        if isinstance(value, Tensor | np.ndarray | int | float | str | list | tuple) and not computed:
+        if name == "training" or computed:
+            continue
+        if isinstance(value, Tensor | np.ndarray | int | float | str | list | tuple):
             yield name, value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from amc.errors import NotPrunableError, out_of_memory
 from amc.scoring.flatten import as_matrix, output_tensors
-from amc.scoring.run import as_logits
+from amc.scoring.run import as_logits, evaluating
 
 IMAGES_OF_A_STEP = 2
 """Images of the training step; batch norm needs more than one."""
@@ -44,6 +45,17 @@ def settle(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 vars(module)[name] = value.detach()
     return model
+
+
+def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+    """Make a network that was just built fit to be copied, loaded and traced; return ``model``.
+
+    Lazy layers (``nn.LazyConv2d``) get their parameters in one forward pass on a blank image.
+    """
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        with draws_kept(), torch.no_grad(), evaluating(model):
+            model(torch.zeros(1, *input_shape))
+    return settle(model)
 
 
 def brief(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import BilinearCost, params_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import Proved, prove
-from amc.cutting.trial import settle
+from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.errors import AmcError, FileError, NotPrunableError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
@@ -148,7 +148,8 @@ class Problem:
         """Build the dense network with its initial (or downloaded) weights; global draws are not affected."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return settle(build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained))
+            model = build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+            return ready(model, self.spec.input_shape)
 
     @cached_property
     def dense(self) -> nn.Module:
