@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.trial import settle
 from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
 from amc.scoring.flatten import as_matrix
@@ -40,6 +41,8 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
         raise NotPrunableError(
             f"the multiply-adds of {type(model).__name__} cannot be counted: {type(error).__name__}: {reason}"
         ) from error
+    finally:
+        settle(model)
 
 
 def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
