@@ -21,7 +21,7 @@ from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
 from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
-from experiments.report.text import aligned
+from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import fronts, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
@@ -63,7 +63,7 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
         if path.exists():
             atomic_write_bytes(folder / path.name, path.read_bytes())
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
-    hydra = folder / ".hydra"
+    hydra = part.folder.hydra
     hydra.mkdir(exist_ok=True)
     atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
     atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
@@ -155,17 +155,9 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
     head = ["", "MACs M", "params M", "search", "pruned", "fine-tuned"]
     top1 = [dense["search"].get("top1"), dense.get("top1"), None]
-    rows = [[*head, *runtimes], ["dense", *_cost(dense), *map(_percent, top1), *[""] * len(runtimes)]]
+    rows = [[*head, *runtimes], ["dense", *cost(dense), *map(decimals, top1), *[""] * len(runtimes)]]
     for budget in budgets:
         top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
-        speedup = [f"{budget['speedup'][r]:.2f}x" if r in budget["speedup"] else "" for r in runtimes]
-        rows.append([budget["folder"], *_cost(budget), *map(_percent, top1), *speedup])
+        speedup = [times_smaller(budget["speedup"].get(name)) for name in runtimes]
+        rows.append([budget["folder"], *cost(budget), *map(decimals, top1), *speedup])
     return rows
-
-
-def _cost(network: dict[str, Any]) -> list[str]:
-    return [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -31,6 +31,7 @@ from amc.latency.prediction.build import build_profile, checked_widths
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
+from amc.progress import progress
 from amc.result import Evaluation
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
@@ -339,9 +340,7 @@ class CompressionTask:
         return check.widths, {"runtime": self._runtime, **asdict(check)}
 
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
-        return tqdm(
-            total=total, desc=description, unit=unit, leave=False, disable=None if self._progress else True
-        )
+        return progress(total, description, unit, shown=self._progress)
 
 
 def _one_budget(**ratios: float | None) -> tuple[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amc.errors import AmcError
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
+from experiments.run.folder import RunFolder
 from experiments.run.pareto import evenly, pareto_front
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_strategies(
         the fronts, with ``strategy`` (the file) in every point that has one.
     """
     named = {cost: dict(scores) for cost, scores in found.items()}
-    place = folder / "pareto"
+    place = RunFolder(folder).pareto_strategies
     place.mkdir(exist_ok=True)
     old = {path for cost in COSTS for path in place.glob(f"{cost}_*.json")}
     for cost, scores in found.items():
@@ -112,5 +113,5 @@ def write_fronts(
 ) -> dict[str, Any]:
     """Write ``pareto.json`` and its strategy files; return the fronts."""
     found = write_strategies(folder, fronts(points), strategy_of)
-    atomic_write_json(folder / "pareto.json", {"version": VERSION, **found})
+    atomic_write_json(RunFolder(folder).pareto, {"version": VERSION, **found})
     return found

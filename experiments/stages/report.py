@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.report import write_html
-from experiments.report.text import aligned
+from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import strategy_at, write_fronts
 
@@ -73,11 +73,8 @@ def table(report: dict[str, Any]) -> str:
         if (network := report.get(name)) is None:
             continue
         latency = network.get("latency_ms", {})
-        times = [f"{latency[r]:.3f}" if r in latency else "" for r in runtimes]
-        cost = [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
-        rows.append([name, f"{network['top1']:.2f}", *cost, *times])
-    rows.append(
-        ["dense / pruned", "", f"{1 / report['macs_ratio']:.2f}x", f"{1 / report['params_ratio']:.2f}x"]
-    )
-    rows[-1] += [f"{report['speedup'][r]:.2f}x" for r in runtimes]
+        times = [decimals(latency.get(name), 3) for name in runtimes]
+        rows.append([name, decimals(network["top1"]), *cost(network), *times])
+    savings = [1 / report["macs_ratio"], 1 / report["params_ratio"], *report["speedup"].values()]
+    rows.append(["dense / pruned", "", *map(times_smaller, savings)])
     return aligned(rows)

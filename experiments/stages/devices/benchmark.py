@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from tqdm import tqdm
 
 from amc.latency import BackendResult, compare
+from amc.progress import progress
 from experiments.config.runtimes import backend_of
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def _measured(
 ) -> list[BackendResult]:
     """Compare on the named runtimes, and print a line for each."""
     config = run.config.latency
-    with tqdm(total=len(names), desc="benchmark", unit="runtime", disable=None, leave=False) as bar:
+    with progress(len(names), "benchmark", "runtime") as bar:
 
-        def progress(name: str) -> None:
+        def advance(name: str) -> None:
             bar.set_postfix(runtime=name)
             bar.update()
 
@@ -49,7 +49,7 @@ def _measured(
             threads=config.threads,
             rounds=rounds,
             memory=memory,
-            progress=progress,
+            progress=advance,
         )
     for result in results:
         print(f"benchmark: {_line(result)}")

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from amc.errors import AmcError
 from amc.files import atomic_write_text
+from amc.progress import progress
 from experiments.run.episodes import read_episodes
 from experiments.run.pareto import evenly
 from experiments.stages.networks.evaluate import test_top1
@@ -38,7 +37,7 @@ def run(run: Run) -> dict[str, Any]:
     )
     path = run.folder.correlate
     rows = _known(path)
-    with tqdm(total=len(chosen), desc="correlate", unit="policy", disable=None) as bar:
+    with progress(len(chosen), "correlate", "policy", stays=True) as bar:
         builder = run.problem.evaluator().builder
         for point in chosen:
             key = json.dumps(point["widths"])

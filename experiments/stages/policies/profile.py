@@ -14,6 +14,7 @@ from amc.latency.prediction.cheap_widths import WIDTHS, typical_layer, width_cos
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.profile import Progress
 from amc.latency.prediction.table import default_folder
+from amc.progress import progress
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -27,16 +28,16 @@ def run(run: Run) -> dict[str, Any]:
     problem, config = run.problem, run.config.profile
     graph = problem.graph
     probe = len(WIDTHS) if config.widths else 0
-    with tqdm(desc="profile", unit="network", disable=None) as bar:
+    with progress(None, "profile", "network", stays=True) as bar:
 
-        def progress(done: int, what: str) -> None:
-            bar.set_postfix_str(what)
+        def advance(done: int, measured: str) -> None:
+            bar.set_postfix_str(measured)
             bar.update(done)
 
         def start(networks: int) -> Progress:
             bar.total = networks + probe
             bar.refresh()
-            return progress
+            return advance
 
         profile = build_profile(
             problem.fresh_model().eval(),
@@ -49,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
             start=start,
         )
         widths = _cheap_widths(run, typical_layer(graph, profile.kinds)) if config.widths else {}
-        progress(probe, "widths")
+        advance(probe, "widths")
     model, found = profile.model, profile.accuracy
     atomic_write_json(problem.folder.latency_model, model.to_json())
     print(

@@ -20,6 +20,7 @@ from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
+from amc.progress import progress
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers.pool import open_pool
@@ -50,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
-        tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
+        progress(episodes, "search", "episode", stays=True) as bar,
     ):
         known = Knowledge(
             run.space,
@@ -65,7 +66,7 @@ def run(run: Run) -> dict[str, Any]:
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
-            kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
+            kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
@@ -110,14 +111,12 @@ def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
 
 
 def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:
-    with tqdm(
-        total=len(run.problem.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
-    ) as bar:
+    with progress(len(run.problem.splits.calibration), "calibrate", "image") as bar:
         return run.problem.evaluator(bar.update)
 
 
 def _curves(run: Run) -> Errors:
-    with tqdm(desc="measure", unit="network", disable=None, leave=False) as bar:
+    with progress(None, "measure", "network") as bar:
         return run.problem.curves()(bar.update)
 
 

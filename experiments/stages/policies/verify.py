@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from amc.budget.allocation import Errors, even_errors
 from amc.errors import AmcError
 from amc.latency.prediction.build import checked_widths
+from amc.progress import progress
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def run(run: Run) -> dict[str, Any]:
         run.profile_settings(),
         lambda: _errors(run),
     )
-    with tqdm(total=config.repairs + 1, desc="verify", unit="try", disable=None, leave=False) as bar:
+    with progress(config.repairs + 1, "verify", "try") as bar:
         for check in checks:
             tries.append(
                 {
