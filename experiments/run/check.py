@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, found before any work is done."""
+"""The checks of a configuration, made before any work is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(run: Run) -> None:
     """Refuse an impossible setting, or a budget that no allowed network meets.
 
     Raises:
-        AmcError: says which.
+        AmcError: names the setting or the budget.
     """
     config, problem = run.config, run.problem
     stages.check_names(config.stages)
@@ -61,7 +61,7 @@ def check(run: Run) -> None:
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:
-    """Refuse rounds of fine-grained pruning that make no sense, or an agent that looks at channels only."""
+    """Refuse impossible densities, and agents and rewards that cannot prune single weights."""
     sparsify = config.sparsify
     check_order(sparsify.order)
     if not 0 < sparsify.min_density <= 1:

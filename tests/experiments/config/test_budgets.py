@@ -410,14 +410,14 @@ def test_an_impossible_list_is_refused_before_any_work(alone: Path) -> None:
         (
             ["budget.macs_ratios=[0.5]", "budget.macs_ratio=0.4"],
             [
-                "budget.macs_ratio=0.4 is given beside a list",
+                "budget.macs_ratio=0.4 and a list of budgets are given",
                 "budget.macs_ratio=null",
                 "budget.macs_ratios=[]",
             ],
         ),
         (
             ["budget.macs_ratios=[0.5]", "budget.params_ratio=0.4"],
-            ["budget.params_ratio=0.4 is given beside"],
+            ["budget.params_ratio=0.4 and a list"],
         ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("budget.") and "=" in value[0] else "",
