@@ -137,7 +137,7 @@ class Run:
         """Return a strategy's widths for this run's channel groups.
 
         Raises:
-            AmcError: the strategy is for another network.
+            FileError: the strategy is for another network.
         """
         graph = self.problem.graph
         return strategy.widths_for(graph.group_names, graph.dense_widths)

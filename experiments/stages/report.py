@@ -1,4 +1,4 @@
-"""Stage ``report``: all that the run found in ``report.json``, ``report.html`` and a short table."""
+"""Stage ``report``: all results of the run in ``report.json``, ``report.html`` and a short table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ NETWORKS = ("dense", "pruned", "finetuned")
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write the reports; the accuracies are measured here on the test images."""
+    """Write the reports; this runs stage ``evaluate``, which measures the accuracies on the test images.
+
+    Raises:
+        FileError: the run folder has no strategy or no pruned network.
+    """
     from experiments.stages.pipeline import run_stage
 
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
@@ -36,7 +40,13 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
-    """Merge what the stages recorded."""
+    """Return the facts of all stages as one report.
+
+    Args:
+        run: the run.
+        evaluated: the facts of stage ``evaluate``.
+        strategy: the strategy of the run.
+    """
     report: dict[str, Any] = {
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
@@ -65,7 +75,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the few lines that end a run on the terminal."""
+    """Return the table that is printed at the end of a run: top-1 in percent, costs and latencies."""
     runtimes = list(report["speedup"])
     head = ["", "top-1 %", "MACs M", "params M", *(f"{name} ms" for name in runtimes)]
     rows = [head]

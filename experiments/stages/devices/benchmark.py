@@ -1,4 +1,4 @@
-"""Stage ``benchmark``: latency of the dense and the final network, interleaved, on every runtime."""
+"""Stage ``benchmark``: latency of the dense and the final network on every runtime, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Measure both networks side by side, at the batch size of latency and at that of throughput."""
+    """Measure both networks side by side, at the batch sizes for latency and for throughput.
+
+    Raises:
+        FileError: the run folder has no pruned network.
+        AmcError: a runtime is unknown, or its settings are impossible.
+    """
     config = run.config.latency
     model = run.pruned(run.folder.model)
     results = _measured(run, model, config.backends, config.batch, config.rounds, memory=config.memory)
@@ -32,7 +37,7 @@ def run(run: Run) -> dict[str, Any]:
 def _measured(
     run: Run, model: nn.Module, names: Sequence[str], batch: int, rounds: int, *, memory: bool
 ) -> list[BackendResult]:
-    """Compare on the named runtimes, and print a line for each."""
+    """Compare both networks on the named runtimes, and print a line for each."""
     config = run.config.latency
     with progress(len(names), "benchmark", "runtime") as bar:
 

@@ -1,4 +1,4 @@
-"""Stage ``profile``: the latency of the network's layers on one runtime, and a model of the whole."""
+"""Stage ``profile``: measures the latency of the layers on one runtime, and fits a model of the network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``latency_model.json``; layers measured before, for any network, are taken from the table.
+    """Write ``latency_model.json``; layers that were measured before, for any network, are looked up.
 
-    Random weights are enough: the latency of a layer does not depend on them.
+    Random weights are enough, because the latency of a layer does not depend on them.
+
+    Raises:
+        UnavailableError: the runtime does not run here.
     """
     problem, config = run.problem, run.config.profile
     graph = problem.graph
@@ -73,7 +76,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
-    """Find the multiple of channels that ``budget.round_to`` should be on this runtime."""
+    """Measure which multiple of channels ``budget.round_to`` should be on this runtime."""
     config = run.config.profile
     found = width_costs(
         kind,

@@ -1,6 +1,6 @@
-"""Stage ``sparsify``: fine-grained pruning in rounds of search, zeros and fine-tuning, each one sparser.
+"""Stage ``sparsify``: fine-grained pruning in rounds of search, pruning and fine-tuning, each one sparser.
 
-AMC (section 4.2) prunes ResNet-50 in four such rounds, and the agent decides the density of every layer (from
+AMC (section 4.2) prunes ResNet-50 in four such rounds; the agent decides the density of every layer (from
 memory of the paper).
 """
 
@@ -18,7 +18,7 @@ from amc.budget.budget import Budget, get_fit
 from amc.budget.widths import WidthSpace
 from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
-from amc.errors import AmcError, Stopped
+from amc.errors import SettingError, Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
 from amc.progress import progress
@@ -41,10 +41,14 @@ VERSION = 1
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``sparse.safetensors`` (of the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
+    """Write ``sparse.safetensors`` (in the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
 
-    Each round has a folder ``density_0.50`` with its ``search.jsonl``; a stage that was stopped goes on where
-    it was, as all that was evaluated or trained is remembered there.
+    Each round has a folder such as ``density_0.50``, which remembers its evaluations and its training: a
+    stopped stage resumes there.
+
+    Raises:
+        SettingError: a density cannot be reached.
+        Stopped: the user stopped the stage.
     """
     model = copy.deepcopy(run.problem.dense)
     layers = prunable_layers(run.problem.graph, model)
@@ -115,7 +119,7 @@ def _evaluator(
 def _search(
     run: Run, evaluator: Evaluator[SparseBuilder], density: float, folder: RunFolder
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Let the agent decide what each layer keeps of what it has."""
+    """Let the agent decide the density of every layer; return the best widths and facts about the search."""
     pruner = evaluator.builder
     least = max(round(run.config.sparsify.min_density * WHOLE), 1)
     choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
@@ -123,9 +127,9 @@ def _search(
     whole = float(pruner.weights((WHOLE,) * len(choices)))
     budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
     if pruner.weights(space.minimum) > budget.limit:
-        raise AmcError(
+        raise SettingError(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
-            "weights are left with every layer at its least; lower sparsify.min_density"
+            "weights are left with every layer at its minimum; lower sparsify.min_density"
         )
     features = layer_features(run.problem.graph, pruner.names)
     relaxed = replace(budget, enforced=False)
