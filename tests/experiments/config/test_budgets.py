@@ -433,7 +433,7 @@ def test_a_bad_list_is_refused_before_any_work(
 def test_a_remembered_ratio_is_taken_back(alone: Path, tmp_path: Path) -> None:
     cwd = shutil.copytree(alone, tmp_path / "cwd")
     several = ("run_dir=run", "budget.macs_ratios=[0.7]", "stages=[search]")
-    refused(amc(*several, cwd=cwd), "budget.macs_ratio=0.8 is given", "budget.macs_ratio=null")
+    refused(amc(*several, cwd=cwd), "budget.macs_ratio=0.8 and a list", "budget.macs_ratio=null")
     done(*several, "budget.macs_ratio=null", cwd=cwd)
     assert read_json(cwd / "run/macs_0.70/strategy.json")["budget"]["ratio"] == 0.7
 
