@@ -60,7 +60,7 @@ def test_it_agrees_better_with_the_dense_network_than_the_looked_up_refit(traine
     assert agreement(logits(pruned, held, 64), logits(trained, held, 64)) > before
 
 
-def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
+def test_free_clipped_outputs_reduce_the_error(trained, data):
     evaluator, images = prepared(trained, data)
     widths = tuple(max(1, width // 2) for width in evaluator.builder.dense_widths)
     held = data.search_val.images
@@ -74,7 +74,7 @@ def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
     assert errors[1] < errors[0]
 
 
-def test_where_places_of_an_image_are_alike_held_out_images_keep_the_refit_from_following_the_others():
+def test_held_out_images_prevent_overfitting_to_correlated_positions():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(240, 3, 2, 2, generator=generator)
     images = F.interpolate(coarse, SHAPE[1:])  # four places each, however many are looked at
@@ -104,7 +104,7 @@ def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
     assert all(torch.equal(tensor, dense[name]) for name, tensor in trained.state_dict().items())
 
 
-def test_the_error_of_the_other_branch_is_made_up_for(data):
+def test_the_error_of_the_other_branch_is_compensated(data):
     """The identity branch delivers a wrong sum; only the convolution beside it can correct that."""
     network = randomised(Residual(), seed=2).eval()
     images = data.calibration.images
