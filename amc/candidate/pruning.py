@@ -1,4 +1,4 @@
-"""The winner of a search as a network of its own: channels gone, proved equal to the candidate, refitted."""
+"""The winner of a search as a network of its own: channels removed, compared with the candidate, refitted."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Pruned:
         model: in eval mode on the CPU.
         macs, params: counted in the network itself.
         macs_ratio, params_ratio: relative to the dense network.
-        folded_difference: from the judged candidate, relative to the largest output.
-        refitted_layers: layers that were refitted in sequence; 0 if none could be.
-        note: why there was no sequential refit, if one was asked for.
+        folded_difference: largest difference from the candidate's outputs, relative to the largest output.
+        refitted_layers: number of layers that were refitted in sequence.
+        note: the reason if a sequential refit was requested and is impossible.
     """
 
     model: nn.Module

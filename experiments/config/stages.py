@@ -57,7 +57,7 @@ def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> 
     """Return the stages; a search under a latency budget gets a profile before it and a check after it.
 
     Args:
-        names: the stages that are asked for.
+        names: the configured stages.
         kinds: the kinds of the budgets.
         profiled: whether the run folder has a latency model already.
     """

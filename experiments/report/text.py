@@ -33,7 +33,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def decimals(value: float | None, digits: int = 2, *, missing: str = "") -> str:
-    """Return a number with so many decimals, and ``missing`` for None."""
+    """Return a number with ``digits`` decimals, and ``missing`` for None."""
     return missing if value is None else f"{value:.{digits}f}"
 
 

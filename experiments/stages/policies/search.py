@@ -35,11 +35,15 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``search.jsonl``, ``strategy.json`` and, where the agent learns, ``agent.zip``.
+    """Write ``search.jsonl``, ``strategy.json`` and, if the agent learns, ``agent.zip``.
 
-    An interrupted search keeps its best strategy; run again on the same folder it answers all that was
-    evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run. With K workers the
-    agent learns after every K episodes: their number is a part of what a search is, their kind is not.
+    An interrupted search keeps its best strategy. When it runs again on the same folder, it looks up known
+    networks in ``evaluations.jsonl`` and continues to the result of an uninterrupted run. With K workers the
+    agent learns after every K episodes, so the number of workers changes a search; their kind does not.
+
+    Raises:
+        AmcError: no allowed network meets the budget, or the network cannot be cut exactly.
+        Stopped: the user stopped the search.
     """
     start, problem = time.perf_counter(), run.problem
     run.budget.check_feasible(run.space)
@@ -99,7 +103,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _dense_return(run: Run, dense: Evaluation) -> float | None:
-    """Return the dense network's score; None if a user's own reward is defined for smaller networks only."""
+    """Return the dense network's score; None if a user's own reward fails for the dense network."""
     try:
         return run.reward(dense)
     except AmcError:
@@ -123,7 +127,7 @@ def _curves(run: Run) -> Errors:
 def _network(
     run: Run, evaluator: Evaluator[CandidateBuilder], episodes: int
 ) -> AbstractContextManager[Network]:
-    """Return what evaluates: the evaluator itself, or workers that share it."""
+    """Return the evaluator itself, or a pool of workers that share it."""
     settings = run.workers()
     if settings.kind == "serial":
         return nullcontext(evaluator)
@@ -137,10 +141,10 @@ def _cost(run: Run, evaluation: Evaluation) -> str:
 
 
 class _Keeper:
-    """Keeps ``strategy.json`` at the best episode, and the run folder free of what no longer fits it.
+    """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
 
-    A search that is run again passes through worse episodes first; a better strategy that an earlier try of
-    the very same search has left stays until it is reached.
+    A resumed search repeats its first episodes, which are worse. A better strategy from an earlier attempt
+    of the same search is therefore kept until the search reaches it.
     """
 
     def __init__(self, run: Run, episodes: int) -> None:
@@ -150,14 +154,14 @@ class _Keeper:
         self._old = Strategy.load(self._path) if self._path.exists() else None
 
     def offer(self, episode: Episode) -> None:
-        """Keep an episode's strategy, unless an earlier try of this search had a better one."""
+        """Write an episode's strategy, unless an earlier attempt of this search had a better one."""
         strategy = self._strategy(episode)
         old = self._old
         if old is None or not _same_search(old, strategy) or old.provenance["value"] < episode.value:
             self._write(strategy)
 
     def settle(self, best: Episode) -> None:
-        """Keep the result of a search that was run to its end."""
+        """Write the result of a finished search."""
         self._write(self._strategy(best))
 
     def _write(self, strategy: Strategy) -> None:
