@@ -35,7 +35,7 @@ COMPARED_IMAGES = 1024
 
 @dataclass(frozen=True)
 class Comparison:
-    """The network refitted in sequence beside the looked-up one that it started from.
+    """The network refitted in sequence beside the one before it, with the weights that the search looked up.
 
     Attributes:
         layers: how many were refitted.
@@ -61,10 +61,10 @@ class Comparison:
         return self.likeness >= self.likeness_before
 
     def __str__(self) -> str:
-        refitted, before = _figure(self.likeness), _figure(self.likeness_before)
-        if self.kept:
-            return f"refit in sequence kept: likeness {refitted}, before {before}"
-        return f"looked-up weights kept: likeness {before}, refitted in sequence {refitted}"
+        return (
+            f"refit in sequence {'kept' if self.kept else 'left out'}: "
+            f"likeness {_figure(self.likeness)}, before {_figure(self.likeness_before)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class Pruned:
         return self.comparison.layers if self.comparison is not None and self.comparison.kept else 0
 
     @property
-    def weights(self) -> str:
-        """Where the weights come from, for a summary."""
+    def refit(self) -> str:
+        """What became of the refit in sequence, in a few words."""
         if self.comparison is None:
-            return "looked up" if self.note is None else f"looked up, not in sequence: {self.note}"
-        return self.comparison.way if self.comparison.kept else f"looked up, {self.comparison.way} was worse"
+            return "none in sequence" if self.note is None else f"impossible in sequence: {self.note}"
+        return self.comparison.way if self.comparison.kept else f"left out, {self.comparison.way} was worse"
 
 
 def prune(

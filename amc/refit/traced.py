@@ -243,7 +243,7 @@ class TracedRefit:
         if node.op == "call_module":
             module = self._dense.get_submodule(str(node.target))
             return isinstance(module, OptionAShortcut) or any(True for _ in module.parameters())
-        return node.op == "get_attr"
+        return node.op == "get_attr" and node.target not in self._operations.constants
 
     def _refit(
         self,

@@ -272,7 +272,7 @@ class CompressionTask:
             "budget": {"kind": self.budget.kind, "ratio": self.budget.ratio},
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
-            "pruned": _facts(judged) | {"refit": pruned.weights, "note": pruned.note},
+            "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
             "search": {**facts, "reward": self.reward.name, "evaluations": len(self._found)},
             "episodes": log,
             "left_whole": [asdict(item) for item in self.graph.unprunable],

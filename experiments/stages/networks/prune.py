@@ -69,7 +69,7 @@ def cut(
         "params_ratio": pruned.params_ratio,
         "sliced_equals_cut": True,
         "folded_difference": pruned.folded_difference,
-        "refit": pruned.weights,
+        "refit": pruned.refit,
         "sequentially_refitted_layers": pruned.refitted_layers,
         "sequential_refit": None if comparison is None else asdict(comparison) | {"kept": comparison.kept},
         "note": pruned.note,
