@@ -273,17 +273,22 @@ class CompressionTask:
     ) -> Compressed:
         widths, latency = self._verified(widths)
         evaluator = self._evaluator
+        images = evaluator.images.float().cpu()
         with self._bar("refit", "operation", None) as bar:
             pruned = prune(
-                evaluator.builder, self._calibration.images, widths, self._pruning, progress=bar.update
+                evaluator.builder,
+                self._calibration.images,
+                widths,
+                self._pruning,
+                unseen=images,
+                progress=bar.update,
             )
-        images = evaluator.images.float().cpu()
         judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
         report: dict[str, Any] = {
             "budget": {"kind": self.budget.kind, "ratio": self.budget.ratio},
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
-            "pruned": _facts(judged) | ({"note": pruned.note} if pruned.note else {}),
+            "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
             "search": {**facts, "reward": self.reward.name, "evaluations": len(self._found)},
             "episodes": log,
             "left_whole": [asdict(item) for item in self.graph.unprunable],
