@@ -20,8 +20,7 @@ from amc.candidate.evaluator import channel_evaluator
 from amc.candidate.pruning import prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.cost.constant import with_other_macs
-from amc.cutting.exactness import check_exactness
-from amc.cutting.slicing import SlicePlan
+from amc.cutting.exactness import prove
 from amc.errors import AmcError, SettingError, UnavailableError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
@@ -116,8 +115,7 @@ class CompressionTask:
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
         with torch.random.fork_rng():
-            self.graph = _traced(model, judging.images[:1], exclude, prune_coupled)
-            check_exactness(model, self.graph, SlicePlan(self.graph, model), samples=1)
+            self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
         self.reward = _reward_of(reward, score, labelled and self.graph.classifies)
         self.space: WidthSpace = width_space(
             self.graph.group_names,
@@ -373,10 +371,10 @@ def _one_budget(**ratios: float | None) -> tuple[str, float]:
     return kind, float(ratio)
 
 
-def _traced(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:
+def _proved(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:
     example = torch.zeros_like(image, device="cpu")
     graph = exclude_groups(trace(model, example), exclude, prune_coupled=prune_coupled, max_inputs=10_000)
-    return with_other_macs(graph, model)
+    return with_other_macs(prove(model, graph).graph, model)
 
 
 def _reward_of(

@@ -18,6 +18,9 @@ from experiments.config.runtimes import check_measuring
 from experiments.config.schema import Config
 from experiments.run.run import Run
 
+_TOLD = 3
+"""Groups that are left whole, and whose reasons are printed."""
+
 
 def check(run: Run) -> None:
     """Refuse an impossible setting, or a budget that no allowed network meets.
@@ -46,6 +49,7 @@ def check(run: Run) -> None:
         get_format(name)
     check_measuring(config)
     problem.load_data()
+    _check_provable(run)
     if "search" in config.stages:
         check_search(config.agent, reward)
         _check_outputs(run)
@@ -58,6 +62,23 @@ def check(run: Run) -> None:
             raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_provable(run: Run) -> None:
+    """Prove the network prunable before any work, and say which groups stay whole as they are not."""
+    config, problem = run.config, run.problem
+    if not problem.cuts_channels:
+        return
+    proof = problem.proof
+    trains = "finetune" in config.stages or ("train" in config.stages and not problem.comes_trained)
+    if trains and proof.untrainable is not None:
+        raise AmcError(f"{problem.spec.name} cannot be trained: {proof.untrainable}")
+    if proof.left_whole:
+        reasons = {item.name: item.reason for item in proof.graph.unprunable}
+        told = [f"{name} ({reasons[name]})" for name in proof.left_whole[:_TOLD]]
+        more = len(proof.left_whole) - _TOLD
+        rest = f"; and {more} more, which stages=[inspect] lists" if more > 0 else ""
+        print(f"proof: left whole, as they cannot be cut exactly: {'; '.join(told)}{rest}")
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

@@ -19,8 +19,10 @@ from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import BilinearCost, params_cost
 from amc.cost.constant import with_other_macs
+from amc.cutting.exactness import Proved, prove
+from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
-from amc.errors import AmcError, FileError, UnavailableError, first_line
+from amc.errors import AmcError, FileError, NotPrunableError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
@@ -31,6 +33,7 @@ from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
 from experiments.config.runtimes import backend_of
 from experiments.config.schema import Config
+from experiments.config.stages import CUTTING
 from experiments.run.folder import RunFolder
 
 
@@ -85,15 +88,51 @@ class Problem:
         )
 
     @cached_property
+    def proof(self) -> Proved:
+        """The channel groups that can be cut exactly, less those that the configuration leaves out.
+
+        No trained weights are needed.
+
+        Raises:
+            NotPrunableError: the network cannot be cut exactly in any group.
+        """
+        return prove(self.fresh_model(), self._traced, rebuild=self._rebuilt)
+
+    @cached_property
     def graph(self) -> Graph:
-        """The channel groups without those that the configuration excludes; weights need not be trained."""
+        """The channel groups of ``proof``; of a job that cuts no channels, those of an unproved network, too.
+
+        Raises:
+            NotPrunableError: there is no proof, and the job cuts channels.
+        """
+        try:
+            graph = self.proof.graph
+        except NotPrunableError:
+            if self.cuts_channels:
+                raise
+            graph = self._traced
+        return with_other_macs(graph, self.fresh_model())
+
+    @cached_property
+    def cuts_channels(self) -> bool:
+        """Whether a stage of the job is about cutting channels: the network must be proved prunable."""
+        asked = set(self.config.stages)
+        return bool(asked & CUTTING) or ("train" in asked and "sparsify" not in asked)
+
+    @cached_property
+    def _traced(self) -> Graph:
+        """The channel groups before they are proved."""
         config = self.config.compressor
-        model = self.fresh_model()
-        graph = trace(model, torch.zeros(1, *self.splits.input_shape))
-        graph = exclude_groups(
+        graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
+        return exclude_groups(
             graph, config.exclude, prune_coupled=config.prune_coupled, max_inputs=config.max_inputs
         )
-        return with_other_macs(graph, model)
+
+    def _rebuilt(self) -> nn.Module:
+        """Build the dense network with other draws, as ``load_pruned`` does: without downloaded weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed + 1)
+            return build(self.spec, trust_dotted_path=True)
 
     @cached_property
     def params(self) -> BilinearCost:
@@ -109,7 +148,8 @@ class Problem:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            return build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+            model = build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+            return ready(model, self.spec.input_shape)
 
     @cached_property
     def dense(self) -> nn.Module:

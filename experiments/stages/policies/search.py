@@ -16,8 +16,6 @@ from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
-from amc.cutting.exactness import check_exactness
-from amc.cutting.slicing import SlicePlan
 from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
@@ -49,7 +47,6 @@ def run(run: Run) -> dict[str, Any]:
     run.budget.check_feasible(run.space)
     episodes = episodes_of(run.config.agent)
     dense, graph = problem.dense, problem.graph
-    difference = check_exactness(dense, graph, SlicePlan(graph, dense), samples=1)
     keeper = _Keeper(run, episodes)
     with (
         closing(_evaluator(run)) as evaluator,
@@ -98,7 +95,7 @@ def run(run: Run) -> dict[str, Any]:
         "evaluations": writer.distinct,
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
-        "exactness": difference,
+        "exactness": problem.proof.difference,
     }
 
 
