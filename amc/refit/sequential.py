@@ -30,6 +30,7 @@ from amc.refit.activations import Bounds, bounds_after, passing, revision
 from amc.refit.least_squares import HeldOut, Problem, solve_rows
 from amc.refit.nested import shrinkage
 from amc.refit.operations import _addend, _call, _norm_after, _run, _Tracer, _Values, branches_first
+from amc.scoring.layout import memory_format_of
 
 Progress = Callable[[int], Any] | None
 
@@ -83,7 +84,8 @@ class SequentialRefit:
         progress: Progress = None,
     ) -> None:
         self._dense = dense
-        self._images = images.contiguous(memory_format=torch.channels_last).split(POSITION_BLOCK)
+        layout = memory_format_of(dense, images[:2])
+        self._images = images.contiguous(memory_format=layout).split(POSITION_BLOCK)
         self._count = len(images)
         self._held_out = int(held_out * len(images))
         self._targets: dict[str, _Target] = {}
