@@ -22,7 +22,7 @@ from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from experiments.config.derive import path, section
+from experiments.config.derive import keys_of_paths, path, section
 
 if TYPE_CHECKING:
 
@@ -361,11 +361,20 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
+DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData)
+
+
+def path_keys() -> frozenset[str]:
+    """Return the keys whose values name files, such as ``data.root``."""
+    own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
+    return frozenset({*keys_of_paths(Config), *own})
+
+
 def register() -> None:
     """Make the schema known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
+    for node in DATA_SECTIONS:
         store.store(group="data", name=f"base_{node.name}", node=node)
     for name, agent in AGENT_SECTIONS.items():
         store.store(group="agent", name=f"base_{name}", node=agent)
