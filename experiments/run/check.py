@@ -18,6 +18,9 @@ from experiments.config.runtimes import check_measuring
 from experiments.config.schema import Config
 from experiments.run.run import Run
 
+_NEED_LOGITS = ("finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+"""Stages that measure accuracies."""
+
 
 def check(run: Run) -> None:
     """Refuse an impossible setting, or a budget that no allowed network meets.
@@ -54,10 +57,19 @@ def check(run: Run) -> None:
                 run.budget_of(kind, ratio).check_feasible(run.space)
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
-        if not problem.graph.classifies:
-            raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
+    _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_classifies(run: Run) -> None:
+    """Refuse stages that measure accuracies, if the network returns no logits."""
+    asked = [name for name in run.config.stages if name in _NEED_LOGITS]
+    if asked and not run.problem.graph.classifies:
+        raise AmcError(
+            f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "
+            "logits (N, classes): search, prune, export and benchmark work without"
+        )
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

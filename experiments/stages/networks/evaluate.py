@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from amc.cost.closed_form import macs_cost
 from amc.data import check_labels
-from amc.errors import AmcError
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
@@ -33,11 +32,6 @@ def run(run: Run) -> dict[str, Any]:
     Two networks of which only one is right on a tenth of 10,000 images differ by 0.3 points by chance (one
     standard deviation). How far predictions diverge from the dense network's is told too: it varies less.
     """
-    if not run.problem.graph.classifies:
-        raise AmcError(
-            f"stages evaluate and report need a classifier; {run.problem.spec.name} returns no logits "
-            "(N, classes): stages search, prune, export and benchmark work without"
-        )
     macs, params = macs_cost(run.problem.graph), run.problem.params
     widths = run.problem.graph.dense_widths
     dense = _outputs(run, run.problem.dense)
