@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -171,3 +172,9 @@ def _place(values: list[int], value: int) -> tuple[int, float]:
         return 0, 0.0
     i = min(max(bisect_right(values, value) - 1, 0), len(values) - 2)
     return i, (value - values[i]) / (values[i + 1] - values[i])
+
+
+def default_folder() -> Path:
+    """Return the folder of latency tables in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "amc-search" / "latency"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from amc.latency.prediction.build import build_profile
 from amc.latency.prediction.cheap_widths import WIDTHS, typical_layer, width_costs
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.profile import Progress
+from amc.latency.prediction.table import default_folder
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -44,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
             run.space,
             problem.available_backend(),
             run.profile_settings(),
-            tables=tables_folder(config.tables),
+            tables=Path(config.tables) if config.tables is not None else default_folder(),
             seed=run.config.seed,
             start=start,
         )
@@ -87,11 +87,3 @@ def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
         f"budget.round_to={found.cheap_multiple} costs next to nothing"
     )
     return {"widths": {**asdict(found), "cheap_multiple": found.cheap_multiple}}
-
-
-def tables_folder(configured: str | None) -> Path:
-    """Return where tables are kept: as configured, else in the user's cache folder."""
-    if configured is not None:
-        return Path(configured)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "amc-search" / "latency"

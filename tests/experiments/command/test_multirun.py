@@ -112,7 +112,7 @@ def test_failures_of_an_earlier_multirun_are_not_listed_again(cwd: Path) -> None
 def test_jobs_differ_in_their_folders_whatever_is_swept(cwd: Path) -> None:
     done("-m", *TINY, "stages=[]", "name=a,b", "agent=greedy,uniform", cwd=cwd)
     (sweep,) = cwd.glob("runs/*/*_sweep")
-    assert len([path for path in sweep.iterdir() if (path / ".hydra").exists()]) == 2
+    assert len([path for path in sweep.iterdir() if (path / ".hydra").exists()]) == 4
 
 
 def test_two_multiruns_do_not_share_a_folder(cwd: Path) -> None:

@@ -1,0 +1,44 @@
+"""The settings of an agent as its file in ``conf/agent`` gives them, without Hydra."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from amc.errors import SettingError, did_you_mean
+from experiments.config.schema import AGENT_SECTIONS, AgentConfig
+
+
+def agent_preset(name: str, **settings: Any) -> AgentConfig:
+    """Return the configuration that ``agent=NAME`` stands for on the command line.
+
+    Args:
+        name: of a file in ``conf/agent``.
+        settings: other values, such as ``episodes=50``.
+
+    Raises:
+        SettingError: there is no such agent or setting, or a value has the wrong type.
+    """
+    folder = files("conf") / "agent"
+    names = sorted(
+        path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")
+    )
+    if name not in names:
+        raise SettingError(
+            f"unknown agent {name!r}; expected one of {', '.join(names)}{did_you_mean(name, names)}"
+        )
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    base = next(entry for entry in values.pop("defaults") if entry != "_self_")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(AGENT_SECTIONS[base.removeprefix("base_")]), values, settings
+        )
+    except OmegaConfBaseException as error:
+        raise SettingError(f"agent={name}: {' '.join(str(error).split())}") from error
+    found = OmegaConf.to_object(merged)
+    assert isinstance(found, AgentConfig)
+    return found

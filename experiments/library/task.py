@@ -1,0 +1,394 @@
+"""One network, its images and a budget: environments for any agent, and the cut of what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from agents import Episode
+from amc.budget.allocation import even_errors
+from amc.budget.budget import Budget, get_fit, make_budget
+from amc.budget.widths import WidthSpace, width_space
+from amc.candidate.error_curves import ErrorCurves
+from amc.candidate.evaluator import channel_evaluator
+from amc.candidate.pruning import prune
+from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.cost.constant import with_other_macs
+from amc.cutting.exactness import check_exactness
+from amc.cutting.slicing import SlicePlan
+from amc.errors import AmcError, SettingError, UnavailableError
+from amc.graph.groups import Graph, exclude_groups
+from amc.graph.trace import trace
+from amc.importance.global_ranking import global_scores
+from amc.latency import get_backend
+from amc.latency.prediction.build import build_profile, checked_widths
+from amc.latency.prediction.settings import ProfileSettings
+from amc.latency.prediction.table import default_folder
+from amc.models import ModelSpec
+from amc.result import Evaluation
+from amc.scoring.run import outputs
+from amc.strategy import GroupWidth, Strategy
+from envs import ChannelPruningEnv, Reward, get_reward
+from envs.observation import group_features
+from experiments.config.agents import Knowledge, check_agent, check_search, episodes_of, make_agent
+from experiments.config.presets import agent_preset
+from experiments.library.compressed import Compressed
+from experiments.library.images import collect_images
+
+Score = Callable[[nn.Module], float]
+"""A user's own score of a network in eval mode; the higher the better."""
+
+
+class CompressionTask:
+    """One network, its images and one budget: environments for any agent, and the cut of what they found.
+
+    >>> task = amc.CompressionTask(model, calibration, validation, macs_ratio=0.5)      # doctest: +SKIP
+    >>> env = task.env()                                                                 # doctest: +SKIP
+    >>> stable_baselines3.TD3("MlpPolicy", env).learn(1000)                              # doctest: +SKIP
+    >>> result = task.result()                                                           # doctest: +SKIP
+
+    Args:
+        model: the trained dense network; it is read and never changed.
+        calibration: normalised training images for the refit and the order of channels; see
+            ``experiments.library.images.collect_images`` for what may be given. A few hundred are enough.
+        validation: images, and labels where there are any, that judge candidates; not used for training.
+        macs_ratio, params_ratio, latency_ratio: the budget as a share of the dense cost, in (0, 1]; exactly
+            one is given. Latency is measured on this machine first.
+        reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
+            default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
+        score: in its place, a user's own score of the network, such as a mean average precision.
+        round_to: channels are multiples of it.
+        min_preserve_ratio: smallest share of a group that is kept, in (0, 1].
+        exclude: names of groups that stay whole; ``*`` and ``?`` are allowed.
+        prune_coupled: whether groups that several layers produce together (residual streams) are pruned.
+        settings: how candidates are made and judged.
+        pruning: how the winner is refitted.
+        runtime: runtime of a latency budget, a name of ``amc.latency.BACKENDS``.
+        profile: how its latency is measured.
+        seed: of the networks that are measured for a latency budget.
+        device: where candidates run.
+        progress: whether bars are drawn on a terminal.
+
+    Raises:
+        SettingError: an impossible setting, or a budget that no allowed network meets.
+        NotPrunableError: the network cannot be cut exactly.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Any,
+        validation: Any,
+        *,
+        macs_ratio: float | None = None,
+        params_ratio: float | None = None,
+        latency_ratio: float | None = None,
+        reward: str | Callable[[Evaluation], float] | None = None,
+        score: Score | None = None,
+        round_to: int = 4,
+        min_preserve_ratio: float = 0.2,
+        exclude: Sequence[str] = (),
+        prune_coupled: bool = True,
+        settings: CandidateSettings | None = None,
+        pruning: PruneSettings | None = None,
+        runtime: str = "onnxruntime",
+        profile: ProfileSettings | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        progress: bool = True,
+    ) -> None:
+        self._kind, self._ratio = _one_budget(macs=macs_ratio, params=params_ratio, latency=latency_ratio)
+        self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), seed
+        self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
+        self._calibration, _ = collect_images(calibration, "calibration")
+        judging, labelled = collect_images(validation, "validation")
+        with torch.random.fork_rng():
+            self.graph = _traced(model, judging.images[:1], exclude, prune_coupled)
+            check_exactness(model, self.graph, SlicePlan(self.graph, model), samples=1)
+        self.reward = _reward_of(reward, score, labelled and self.graph.classifies)
+        self.space: WidthSpace = width_space(
+            self.graph.group_names,
+            self.graph.dense_widths,
+            round_to=round_to,
+            min_preserve_ratio=min_preserve_ratio,
+        )
+        with self._bar("calibrate", "image", len(self._calibration)) as bar:
+            self._evaluator = channel_evaluator(
+                model,
+                self.graph,
+                self._calibration,
+                judging,
+                settings or CandidateSettings(),
+                labelled=labelled,
+                device=device,
+                progress=bar.update,
+            )
+        self._curves = ErrorCurves(self._evaluator)
+        self._scores: dict[tuple[int, ...], float] = {}
+        self._found: dict[tuple[int, ...], float] = {}
+        self.budget.check_feasible(self.space)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The limit; a latency budget measures the network's layers when it is first asked for."""
+        builder = self._evaluator.builder
+        cost = {"macs": builder.macs, "params": builder.params}.get(self._kind) or self._latency_model()
+        return make_budget(
+            self._kind,
+            self._ratio,
+            cost,
+            self.graph.dense_widths,
+            enforced=self.reward.enforces_budget,
+            fit=get_fit("scale"),
+        )
+
+    def macs(self, widths: Sequence[int]) -> int:
+        """Return multiply-adds at ``widths``."""
+        return self._evaluator.macs(widths)
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        """Return the scores of a candidate; the best one within the budget is remembered for ``result``."""
+        evaluation = self._evaluator.evaluate(widths)
+        if self._score is not None and evaluation.widths not in self._scores:
+            with torch.no_grad(), self._evaluator.builder.network(widths) as network:
+                self._scores[evaluation.widths] = float(self._score(network))
+        if not self.budget.enforced or self.budget.cost(widths) <= self.budget.limit:
+            self._found[evaluation.widths] = self.value(evaluation)
+        return evaluation
+
+    def value(self, evaluation: Evaluation) -> float:
+        """Return the score of an evaluated candidate."""
+        return self._scores[evaluation.widths] if self._score is not None else self.reward(evaluation)
+
+    def env(self, *, enforced: bool = True) -> ChannelPruningEnv:
+        """Return a Gymnasium environment of this task, for any agent.
+
+        Args:
+            enforced: whether the final network is made to fit the budget.
+        """
+        budget = self.budget if enforced else replace(self.budget, enforced=False)
+        reward = replace(self.reward, score=self.value)
+        return ChannelPruningEnv(self, self.space, budget, reward, group_features(self.graph))
+
+    def search(
+        self,
+        agent: str = "ddpg",
+        *,
+        episodes: int | None = None,
+        seed: int = 0,
+        on_episode: Callable[[Episode], None] | None = None,
+        **settings: Any,
+    ) -> Compressed:
+        """Search with one of the built-in agents, and prune what it found.
+
+        Args:
+            agent: a name of ``conf/agent``; its file gives the settings.
+            episodes: networks that are judged; by default that of the agent's file.
+            seed: of all random draws.
+            on_episode: called after every episode.
+            settings: other settings of the agent.
+
+        Raises:
+            SettingError: an unknown agent, or an impossible setting.
+        """
+        given = {**settings, **({} if episodes is None else {"episodes": episodes})}
+        config = agent_preset(agent, **given)
+        check_agent(config, self._evaluator.builder.settings.order)
+        check_search(config, self.reward)
+        log: list[dict[str, Any]] = []
+        known = Knowledge(
+            self.space,
+            self.budget,
+            curves=partial(self._curves),
+            relaxed_env=lambda: self.env(enforced=False),
+            ceiling=lambda: self._dense_value(),
+            scores=partial(
+                global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
+            ),
+        )
+        with self._bar("search", "episode", episodes_of(config)) as bar:
+
+            def watch(episode: Episode) -> None:
+                log.append(_line(episode))
+                best = max((line["return"] for line in log if line["phase"] != "relaxed"), default=None)
+                bar.set_postfix_str("" if best is None else f"best {best:.4g}")
+                bar.update()
+                if on_episode is not None:
+                    on_episode(episode)
+
+            found = make_agent(config, known, seed)([self.env()], watch)
+        widths = found.best.info["evaluation"].widths
+        facts: dict[str, Any] = {"agent": found.agent, "seed": seed, "best_episode": found.best.index}
+        return self._compressed(widths, found.best.value, facts, log)
+
+    def result(self) -> Compressed:
+        """Prune the best network within the budget that the environments have met.
+
+        Raises:
+            AmcError: no network within the budget was evaluated.
+        """
+        if not self._found:
+            raise AmcError("no network within the budget was evaluated; step an environment to its end first")
+        widths = max(self._found, key=self._found.__getitem__)
+        return self._compressed(widths, self._found[widths], {"agent": None, "seed": None}, [])
+
+    def prune(self, widths: Sequence[int]) -> Compressed:
+        """Prune to given widths, one number a group, in forward order.
+
+        Raises:
+            SettingError: the widths are over the budget.
+        """
+        cost = self.budget.cost(widths)
+        if self.budget.enforced and cost > self.budget.limit:
+            raise SettingError(
+                f"the widths cost {cost / self.budget.dense_cost:.4f} of the dense {self.budget.kind}, over "
+                f"{self.budget.kind}_ratio={self.budget.ratio:g}"
+            )
+        value = self.value(self.evaluate(widths))
+        return self._compressed(tuple(widths), value, {"agent": None, "seed": None}, [])
+
+    def _compressed(
+        self, widths: tuple[int, ...], value: float, facts: dict[str, Any], log: list[dict[str, Any]]
+    ) -> Compressed:
+        widths, latency = self._verified(widths)
+        evaluator = self._evaluator
+        with self._bar("refit", "operation", None) as bar:
+            pruned = prune(
+                evaluator.builder, self._calibration.images, widths, self._pruning, progress=bar.update
+            )
+        images = evaluator.images.float().cpu()
+        judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
+        report: dict[str, Any] = {
+            "budget": {"kind": self.budget.kind, "ratio": self.budget.ratio},
+            "dense": _facts(evaluator.dense),
+            "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
+            "pruned": _facts(judged) | ({"note": pruned.note} if pruned.note else {}),
+            "search": {**facts, "reward": self.reward.name, "evaluations": len(self._found)},
+            "episodes": log,
+            "left_whole": [asdict(item) for item in self.graph.unprunable],
+            **({"latency": latency} if latency else {}),
+        }
+        strategy = self._strategy(widths, {**facts, "reward": self.reward.name, "value": value})
+        return Compressed(pruned.model, strategy, report)
+
+    def _strategy(self, widths: tuple[int, ...], provenance: dict[str, Any]) -> Strategy:
+        builder, dense = self._evaluator.builder, self.graph.dense_widths
+        columns = self._evaluator.dense_outputs.shape[1]
+        kind = type(builder.dense)
+        spec = ModelSpec(f"{kind.__module__}.{kind.__qualname__}", columns, _shape(self.graph))
+        return Strategy(
+            groups=tuple(
+                GroupWidth(name, full, kept)
+                for name, full, kept in zip(self.graph.group_names, dense, widths, strict=True)
+            ),
+            macs_ratio=builder.macs(widths) / builder.macs(dense),
+            params_ratio=builder.params(widths) / builder.params(dense),
+            seed=provenance.get("seed") or 0,
+            model=spec.to_json(),
+            budget={"kind": self.budget.kind, "ratio": self.budget.ratio, "fit": self.budget.fit},
+            provenance=provenance,
+        )
+
+    def _dense_value(self) -> float:
+        if self._score is not None:
+            return float(self._score(self._evaluator.builder.dense))
+        return self.reward(self._evaluator.dense)
+
+    def _latency_model(self) -> Callable[[Sequence[int]], float]:
+        backend = get_backend(self._runtime)
+        if (reason := backend.available()) is not None:
+            raise UnavailableError(f"runtime {self._runtime} cannot be measured here: {reason}")
+        with self._bar("profile", "network", None) as bar:
+
+            def start(total: int) -> Callable[[int, str], None]:
+                bar.total = total
+                return lambda done, what: bar.update(done) and None
+
+            profile = build_profile(
+                self._evaluator.builder.dense,
+                self.graph,
+                self.space,
+                backend,
+                self._profile,
+                tables=default_folder(),
+                seed=self._seed,
+                start=start,
+            )
+        return profile.model
+
+    def _verified(self, widths: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any] | None]:
+        """Measure the winner of a latency budget, and make it smaller until the budget holds."""
+        if self._kind != "latency":
+            return widths, None
+        *_, check = checked_widths(
+            self._evaluator.builder.dense,
+            self.graph,
+            self.space,
+            self.budget,
+            widths,
+            get_backend(self._runtime),
+            self._profile,
+            lambda: self._curves() or even_errors(self.space),
+        )
+        return check.widths, {"runtime": self._runtime, **asdict(check)}
+
+    def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
+        return tqdm(
+            total=total, desc=description, unit=unit, leave=False, disable=None if self._progress else True
+        )
+
+
+def _one_budget(**ratios: float | None) -> tuple[str, float]:
+    given = {kind: ratio for kind, ratio in ratios.items() if ratio is not None}
+    if len(given) != 1:
+        raise SettingError(
+            f"got {', '.join(f'{kind}_ratio' for kind in given) or 'no budget'}; expected exactly one of "
+            f"{', '.join(f'{kind}_ratio' for kind in ratios)}"
+        )
+    ((kind, ratio),) = given.items()
+    return kind, float(ratio)
+
+
+def _traced(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:
+    example = torch.zeros_like(image, device="cpu")
+    graph = exclude_groups(trace(model, example), exclude, prune_coupled=prune_coupled, max_inputs=10_000)
+    return with_other_macs(graph, model)
+
+
+def _reward_of(
+    reward: str | Callable[[Evaluation], float] | None, score: Score | None, labelled: bool
+) -> Reward:
+    if reward is not None and score is not None:
+        raise SettingError("got reward and score; expected one of them: score replaces the reward")
+    if score is not None:
+        return Reward(getattr(score, "__name__", "score"), lambda evaluation: 0.0)
+    if callable(reward):
+        return Reward(getattr(reward, "__name__", "reward"), reward)
+    found = get_reward(reward or ("accuracy" if labelled else "likeness"))
+    if found.needs_logits and not labelled:
+        raise SettingError(
+            f"reward={found.name} needs validation images with labels, and a network that returns logits "
+            "(N, classes); reward='likeness' needs neither"
+        )
+    return found
+
+
+def _shape(graph: Graph) -> tuple[int, int, int]:
+    channels, height, width = graph.input_shape
+    return channels, height, width
+
+
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(evaluation).items() if name not in ("seconds", "widths")}
+    return {"widths": list(evaluation.widths), **facts}
+
+
+def _line(episode: Episode) -> dict[str, Any]:
+    evaluation: Evaluation = episode.info["evaluation"]
+    return {"episode": episode.index, "phase": episode.phase, "return": episode.value, **_facts(evaluation)}
