@@ -19,6 +19,7 @@ from amc.strategy import Strategy
 from experiments.command.lock import locked
 from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
+from experiments.config.schema import path_keys
 from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
@@ -76,7 +77,7 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
     hydra.mkdir(exist_ok=True)
     atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
     atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
-    with remembering(folder, overrides):
+    with remembering(folder, overrides, paths=path_keys()):
         yield
 
 

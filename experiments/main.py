@@ -22,10 +22,14 @@ from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
 from experiments.command.lock import locked
 from experiments.command.messages import message, one_line
+from experiments.command.overrides import readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema
 
 _log = logging.getLogger("amc")
+
+FOLDERS = frozenset({"run_dir", "hydra.run.dir", "hydra.sweep.dir"})
+"""Keys that name the folder of a command."""
 
 
 def main() -> None:
@@ -36,7 +40,8 @@ def main() -> None:
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with command.running():
-            sys.argv[1:] = with_remembered(sys.argv[1:])
+            arguments = readable(sys.argv[1:], schema.path_keys() | FOLDERS)
+            sys.argv[1:] = with_remembered(arguments)
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
@@ -102,7 +107,7 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     run = open_run(config, folder)
     set_up_process(config)
     multirun.forget_failure(folder)
-    with remembering(folder, given, keep=multirun.is_multirun()):
+    with remembering(folder, given, paths=schema.path_keys(), keep=multirun.is_multirun()):
         check_given(config.budget, given)
         check(run)
         run_job(run, given)

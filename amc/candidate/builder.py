@@ -21,6 +21,7 @@ from amc.importance.orders import channel_orders
 from amc.refit.lookup import RefitLookup
 from amc.refit.moments import Moments, collect_moments, refit_layers
 from amc.refit.sequential import SequentialRefit, Way
+from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import PRECISIONS
 
 
@@ -106,6 +107,11 @@ class CandidateBuilder:
     def classifies(self) -> bool:
         """Whether the network returns logits (N, classes)."""
         return self.graph.classifies
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The format in which candidates take images."""
+        return self._folded.memory_format
 
     def prepare(self) -> None:
         """Compute the parts that all candidates share, once: the dense side of a sequential refit."""
@@ -217,7 +223,8 @@ class CandidateBuilder:
         return FoldedNetwork(self.dense, self.graph, self.device, PRECISIONS[precision])
 
     def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
-        model = copy.deepcopy(self.dense).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = memory_format_of(self.dense, images[:2])
+        model = copy.deepcopy(self.dense).to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return collect_moments(
             model,
             refit_layers(self.graph),

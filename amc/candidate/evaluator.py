@@ -45,6 +45,11 @@ class Builder(Protocol):
         """The device that runs candidates."""
         ...
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The format in which candidates take images."""
+        ...
+
     def macs(self, widths: Sequence[int]) -> int:
         """Return the multiply-adds of one image at ``widths``."""
         ...
@@ -98,7 +103,7 @@ class Evaluator(Generic[B]):
         self.batch_size = batch_size
         self.precision = precision
         self.images = search_val.images.to(
-            builder.device, PRECISIONS[precision], memory_format=torch.channels_last
+            builder.device, PRECISIONS[precision], memory_format=builder.memory_format
         )
         self.labels = search_val.labels.cpu()  # logits come back to the CPU
         self._memo = memo if memo is not None else Memo()

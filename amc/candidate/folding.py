@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from amc.cutting.modules import Tensors, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
+from amc.scoring.layout import image_like, memory_format_of
 
 
 class FoldedNetwork:
@@ -25,6 +26,9 @@ class FoldedNetwork:
         model: the dense network.
         graph: its channel groups.
         device, dtype: device and precision of the candidates.
+
+    Attributes:
+        memory_format: memory format of the network and of its images.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, device: torch.device, dtype: torch.dtype) -> None:
@@ -32,6 +36,7 @@ class FoldedNetwork:
         self._device = device
         self._lent = False
         self._dtype = dtype
+        self.memory_format = memory_format_of(model, image_like(graph.input_shape))
         tracked = {
             conv: norm
             for conv, norm in graph.norm_after.items()
@@ -40,7 +45,7 @@ class FoldedNetwork:
         # A subclass of batch norm may do more, such as an activation, which folding would lose.
         self._folded = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
         network = copy.deepcopy(model).eval()
-        self._network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(device, dtype, memory_format=self.memory_format)  # type: ignore[call-overload]
         for norm in self._folded.values():
             self._network.set_submodule(norm, nn.Identity())
         self._modules = dict(self._network.named_modules())
@@ -92,7 +97,7 @@ class FoldedNetwork:
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
         if tensor.ndim == 4:
-            return tensor.to(self._device, dtype, memory_format=torch.channels_last)
+            return tensor.to(self._device, dtype, memory_format=self.memory_format)
         return tensor.to(self._device, dtype)
 
 

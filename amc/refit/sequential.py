@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from amc.cutting.slicing import Cut
@@ -20,6 +19,7 @@ from amc.refit.images import Progress, RefitImages
 from amc.refit.operations import UntraceableError
 from amc.refit.recorded import RecordedRefit
 from amc.refit.traced import TracedRefit
+from amc.scoring.layout import memory_format_of
 
 Way = Literal["traced", "recorded calls"]
 
@@ -58,7 +58,7 @@ class SequentialRefit:
         progress: Progress = None,
     ) -> None:
         self._dense = dense
-        laid_out = images.contiguous(memory_format=torch.channels_last)
+        laid_out = images.contiguous(memory_format=memory_format_of(dense, images[:2]))
         self._images = RefitImages(laid_out, int(held_out * len(images)))
         self._positions, self._seed, self._norms = positions_per_image, seed, dict(norms or {})
         self.why_recorded: str | None = None

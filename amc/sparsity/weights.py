@@ -17,6 +17,7 @@ from amc.digest import digest
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
+from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import PRECISIONS
 from amc.sparsity.scores import SCORES, check_order
 
@@ -57,6 +58,7 @@ class SparseBuilder:
         dense_widths: ``ceiling``.
         whole_widths: 100 percent of every layer.
         device: as given.
+        memory_format: memory format of the images that candidates take.
         classifies: True; networks without logits are refused before.
 
     Raises:
@@ -94,7 +96,8 @@ class SparseBuilder:
         self._ranks = {name: _ranks(score) for name, score in scores.items()}
         self.errors = {name: _errors(score) for name, score in scores.items()}
         twin = copy.deepcopy(self._model)
-        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = memory_format_of(twin, calibration[:2])
+        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=self.memory_format)  # type: ignore[call-overload]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amc.errors import SettingError
-from experiments.command.remembered import key_of
+from experiments.command.overrides import key_of
 from experiments.config.schema import BudgetConfig
 
 KINDS = ("macs", "params", "latency")

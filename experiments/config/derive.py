@@ -6,9 +6,9 @@ library are frozen. ``section`` derives the former from the latter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, field, fields, make_dataclass
+from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
@@ -49,6 +49,16 @@ def section(
 def path(default: Any = None) -> Any:
     """Return a field whose value names a file."""
     return field(default=default, metadata={PATH: True})
+
+
+def keys_of_paths(node: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a section and of the sections in it whose values name files."""
+    hints = get_type_hints(node)
+    for each in fields(node):
+        if PATH in each.metadata:
+            yield f"{prefix}{each.name}"
+        elif isinstance(inner := hints[each.name], type) and is_dataclass(inner):
+            yield from keys_of_paths(inner, f"{prefix}{each.name}.")
 
 
 def _plain(hint: Any) -> Any:

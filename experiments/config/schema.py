@@ -23,7 +23,7 @@ from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from experiments.config.derive import path, section
+from experiments.config.derive import keys_of_paths, path, section
 
 if TYPE_CHECKING:
 
@@ -173,18 +173,24 @@ class DigitsData(DataConfig):
 
 @dataclass
 class Cifar10Data(DataConfig):
-    """CIFAR-10, read from ``root``/cifar-10-batches-py."""
+    """CIFAR-10 from ``root``/cifar-10-batches-py; ``mirror`` mirrors half of the training images."""
 
     name: str = "cifar10"
     root: str | None = path()
     download: bool = False
+    mirror: bool = True
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
 
 @dataclass
 class ImageFolderData(DataConfig):
-    """Folders of images under ``root``, in ImageNet's layout."""
+    """Folders of images in ImageNet's layout under ``root``.
+
+    ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
+    shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
+    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels).
+    """
 
     name: str = "imagefolder"
     root: str | None = path()
@@ -193,10 +199,12 @@ class ImageFolderData(DataConfig):
     search_val_dir: str | None = None
     batch_size: int = 256
     image_size: int = 224
-    resize: int = 256
+    resize: int | None = None
     search_val: int = 2000
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mirror: bool = True
+    min_crop: float | None = None
     rotate_180: bool = False
     allow_empty: bool = False
     workers: int = 2
@@ -356,11 +364,20 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
+DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData)
+
+
+def path_keys() -> frozenset[str]:
+    """Return the keys whose values name files, such as ``data.root``."""
+    own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
+    return frozenset({*keys_of_paths(Config), *own})
+
+
 def register() -> None:
     """Register the schema with Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
+    for node in DATA_SECTIONS:
         store.store(group="data", name=f"base_{node.name}", node=node)
     for name, agent in AGENT_SECTIONS.items():
         store.store(group="agent", name=f"base_{name}", node=agent)

@@ -20,6 +20,8 @@ from experiments.run.run import Run
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
+_NEED_LOGITS = ("finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+"""Stages that measure accuracies."""
 
 
 def check(run: Run) -> None:
@@ -58,8 +60,7 @@ def check(run: Run) -> None:
                 run.budget_of(kind, ratio).check_feasible(run.space)
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
-        if not problem.graph.classifies:
-            raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
+    _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
 
@@ -79,6 +80,16 @@ def _check_provable(run: Run) -> None:
         more = len(proof.left_whole) - _TOLD
         rest = f"; and {more} more, which stages=[inspect] lists" if more > 0 else ""
         print(f"proof: left whole, as they cannot be cut exactly: {'; '.join(told)}{rest}")
+
+
+def _check_classifies(run: Run) -> None:
+    """Refuse stages that measure accuracies, if the network returns no logits."""
+    asked = [name for name in run.config.stages if name in _NEED_LOGITS]
+    if asked and not run.problem.graph.classifies:
+        raise AmcError(
+            f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "
+            "logits (N, classes): search, prune, export and benchmark work without"
+        )
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:
