@@ -30,20 +30,20 @@ FOLDED_TOLERANCE = 1e-3
 largest output."""
 PROOF_IMAGES = 64
 COMPARED_IMAGES = 1024
-"""Images that decide at most whether the refit in sequence is kept: the score hardly changes with more."""
+"""Most images that decide whether the refit in sequence is kept; the score hardly changes with more."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The network refitted in sequence beside the one before it, with the weights that the search looked up.
+    """The network after the refit in sequence, compared with the looked-up weights before it.
 
     Attributes:
-        layers: how many were refitted.
+        layers: number of refitted layers.
         way: ``traced`` or ``recorded calls`` (``amc.refit.sequential``).
-        likeness, likeness_before: to the dense network's outputs (``amc.scoring.scores.likeness``), with
-            and without the refit; None where the network gives NaN or infinity.
-        images: how many it was measured on.
-        why_recorded: why the network was not refitted along a symbolic trace, if so.
+        likeness, likeness_before: score of the outputs (``amc.scoring.scores.likeness``) with and without
+            the refit; None if the network gives NaN or infinity.
+        images: number of images that were compared.
+        why_recorded: the reason if the refit did not follow a symbolic trace.
     """
 
     layers: int
@@ -75,9 +75,9 @@ class Pruned:
         model: in eval mode on the CPU.
         macs, params: counted in the network itself.
         macs_ratio, params_ratio: relative to the dense network.
-        folded_difference: from the judged candidate, relative to the largest output.
-        comparison: of the refit in sequence with the looked-up weights, if there was one.
-        note: why there was no refit in sequence, if one was asked for.
+        folded_difference: largest difference from the candidate's outputs, relative to the largest output.
+        comparison: the refit in sequence compared with the looked-up weights, if it ran.
+        note: the reason if a refit in sequence was requested and is impossible.
     """
 
     model: nn.Module
@@ -96,7 +96,7 @@ class Pruned:
 
     @property
     def refit(self) -> str:
-        """What became of the refit in sequence, in a few words."""
+        """The outcome of the refit in sequence, in a few words."""
         if self.comparison is None:
             return "none in sequence" if self.note is None else f"impossible in sequence: {self.note}"
         return self.comparison.way if self.comparison.kept else f"left out, {self.comparison.way} was worse"
