@@ -51,7 +51,7 @@ def width_space(
         min_preserve_ratio: smallest share of a group that may be kept, in (0, 1].
 
     Raises:
-        SettingError: ``round_to`` is below 1 or above the widths of all groups, or the ratio is outside (0, 1].
+        SettingError: ``round_to`` is below 1 or larger than every group, or the ratio is outside (0, 1].
     """
     if round_to < 1:
         raise SettingError(f"budget.round_to is {round_to}; expected a channel multiple of at least 1")

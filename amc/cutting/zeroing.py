@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from amc.cutting.modules import silence
+from amc.cutting.modules import silence, silence_bare
 from amc.cutting.slicing import Cut
 from amc.graph.groups import Graph
 
@@ -20,5 +20,9 @@ def zero_model(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
         dropped = torch.ones(group.width, dtype=torch.bool)
         dropped[cut.kept[group.name]] = False
         for slot in group.slots:
-            silence(modules[slot.module], slot.axis, torch.tensor(slot.positions)[dropped].flatten())
+            module, indices = modules[slot.module], torch.tensor(slot.positions)[dropped].flatten()
+            if slot.tensor is None:
+                silence(module, slot.axis, indices)
+            else:
+                silence_bare(module, slot.tensor, slot.dim, indices)
     return zeroed

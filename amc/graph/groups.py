@@ -22,11 +22,21 @@ class Slot:
         axis: its input or output channels.
         positions: for each channel of the group, the indices on the axis that it owns: one, or several
             where a feature map is flattened into a linear layer.
+        tensor: name of a bare parameter or buffer of the module that alone has the channels; None if the
+            module is a layer or norm that has them.
+        dim: the axis of the bare tensor that holds the channels.
     """
 
     module: str
     axis: Axis
     positions: tuple[tuple[int, ...], ...]
+    tensor: str | None = None
+    dim: int = 0
+
+    @property
+    def place(self) -> str:
+        """Name of the module or bare tensor in the network."""
+        return self.module if self.tensor is None else f"{self.module}.{self.tensor}".lstrip(".")
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class ChannelGroup:
         leading: the first layer, in forward order, that produces the channels.
         producers: dense layers whose filters produce the channels; several if they are coupled by a sum.
         followers: depthwise layers that the channels pass through.
-        readers: consumer layers, which mix the channels.
+        readers: consumer layers, which mix the channels and can be refitted (transposed convolutions cannot).
         slots: all axes that hold the channels, including those of norm layers.
         root: the layer by which torch-pruning addresses the group.
         root_channels: for each channel of the group, the outputs of ``root`` that it owns.

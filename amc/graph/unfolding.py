@@ -27,7 +27,7 @@ def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
 
 def own_forward(module: nn.Module) -> bool:
     """Return whether a convolution or linear layer overrides PyTorch's forward."""
-    base = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    base = next(each for each in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear) if isinstance(module, each))
     names = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return "forward" in vars(module) or any(getattr(type(module), n) is not getattr(base, n) for n in names)
 
@@ -163,8 +163,10 @@ def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> 
     return torch.cat([layer_rows(module, block, own) for block, own in blocks])
 
 
-def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str | None:
-    """Return why a layer's weights cannot be cut and refitted as those of a matrix product, or None.
+def why_not_linear(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, in_shape: torch.Size) -> str | None:
+    """Return why a layer's weights cannot be cut as those of a matrix product, or None.
+
+    They can be refitted, too, except for those of a transposed convolution.
 
     Args:
         in_shape: shape of an input of the layer in the network.
@@ -176,7 +178,8 @@ def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str |
     if extra := sorted(own - {"weight", "bias"}):
         return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
     hooked = bool(module._forward_pre_hooks or module._forward_hooks)
-    if (own_forward(module) or hooked) and not _is_product(module, in_shape):
+    changed = own_forward(module) or hooked
+    if changed and (isinstance(module, nn.ConvTranspose2d) or not _is_product(module, in_shape)):
         return f"({kind}) has a forward (or hook) of its own that is no plain product with its weight"
     return None
 

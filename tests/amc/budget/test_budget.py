@@ -50,7 +50,8 @@ def test_width_choices_by_hand():
 def test_groups_narrower_than_the_rounding_stay_whole():
     space = make_space([32, 3, 1, 4], round_to=4, min_preserve_ratio=0.5)
     assert space.choices == ((16, 20, 24, 28, 32), (3,), (1,), (4,))
-    assert make_budget("macs", 0.5, chain_cost, space.dense, fit="scale").scale(space, [0.1] * 4)[1:] == (3, 1, 4)
+    budget = make_budget("macs", 0.5, chain_cost, space.dense, fit="scale")
+    assert budget.scale(space, [0.1] * 4)[1:] == (3, 1, 4)
 
 
 def test_exact_share_does_not_ask_for_another_channel():
