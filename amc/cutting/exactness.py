@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from amc.cutting.slicing import Cut, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
-from amc.cutting.zeroing import zero_model
+from amc.cutting.zeroing import with_drawn_buffers, zero_model
 from amc.errors import NotPrunableError, out_of_memory
 from amc.graph.groups import Graph
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
@@ -65,7 +65,8 @@ def check_exactness(
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
-    proof = _Proof(_lively_copy(model, images, generator), graph, plan, images, tolerance)
+    lively = _lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
+    proof = _Proof(lively, graph, plan, images, tolerance)
     worst = 0.0
     for _ in range(samples):
         cut = plan.cut_to(_random_subsets(graph, generator))

@@ -114,11 +114,14 @@ def slice_model(model: nn.Module, cut: Cut, tensors: Mapping[str, Tensors] | Non
 
 
 def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> nn.Module:
-    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
+    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter.
+
+    Groups that the strategy lacks are not touched: it may lack them as they cannot be cut.
+    """
     graph = trace(dense, blank_image(dense, input_shape))
-    widths = strategy.widths_for(graph.group_names, graph.dense_widths)
-    named = {group.name for group in strategy.groups}
-    # Groups that were left whole may be ones that cannot be cut.
-    left = [(group, width) for group, width in zip(graph.groups, widths, strict=True) if group.name in named]
-    plan = SlicePlan(replace(graph, groups=tuple(group for group, _ in left)), dense)
-    return slice_model(dense, plan.cut([width for _, width in left]))
+    widths = dict(
+        zip(graph.group_names, strategy.widths_for(graph.group_names, graph.dense_widths), strict=True)
+    )
+    known = {group.name for group in strategy.groups}
+    graph = replace(graph, groups=tuple(group for group in graph.groups if group.name in known))
+    return slice_model(dense, SlicePlan(graph, dense).cut([widths[name] for name in graph.group_names]))

@@ -26,3 +26,21 @@ def zero_model(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
             else:
                 silence_bare(module, slot.tensor, slot.dim, indices)
     return zeroed
+
+
+def with_drawn_buffers(model: nn.Module, graph: Graph, generator: torch.Generator) -> nn.Module:
+    """Return the network with random numbers in the buffers that channel groups hold.
+
+    A fresh network has the same number for every channel there, which would hide that the wrong ones stay.
+    It is a copy, unless there are no such buffers.
+    """
+    bare = {(slot.module, slot.tensor) for group in graph.groups for slot in group.slots if slot.tensor}
+    buffers = [
+        (module, name) for module, name in sorted(bare) if name in model.get_submodule(module)._buffers
+    ]
+    if not buffers:
+        return model
+    drawn = copy.deepcopy(model)
+    for module, name in buffers:
+        getattr(drawn.get_submodule(module), name).uniform_(0.5, 1.5, generator=generator)
+    return drawn

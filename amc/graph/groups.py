@@ -49,7 +49,7 @@ class ChannelGroup:
         leading: the first layer, in forward order, that produces the channels.
         producers: dense layers whose filters produce the channels; several if they are coupled by a sum.
         followers: depthwise layers that the channels pass through.
-        readers: consumer layers, which mix the channels and can be refitted (transposed convolutions cannot).
+        readers: consumer layers, which mix the channels.
         slots: all axes that hold the channels, including those of norm layers.
         root: the layer by which torch-pruning addresses the group.
         root_channels: for each channel of the group, the outputs of ``root`` that it owns.

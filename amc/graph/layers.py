@@ -25,7 +25,7 @@ class Layer:
     """A convolution or linear layer as it ran on one example image.
 
     Attributes:
-        kind: a transposed convolution is cut, but not refitted.
+        kind: a transposed convolution is cut and looked up like the others, but not refitted in sequence.
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
         in_size, out_size: feature map (height, width); (1, tokens) for a linear layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -55,12 +56,17 @@ def gradients_everywhere() -> Iterator[None]:
         mock.patch.object(modes.set_grad_enabled, "__init__", enabled(modes.set_grad_enabled.__init__)),
         mock.patch.object(modes.inference_mode, "__init__", enabled(modes.inference_mode.__init__)),
         mock.patch.object(Tensor, "detach", lambda tensor: tensor.view_as(tensor)),
-        mock.patch.object(checkpoint, "CheckpointFunction", _Called),
+        without_checkpoints(),
     ]
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
         yield
+
+
+def without_checkpoints() -> AbstractContextManager[Any]:
+    """Call the functions in checkpoints as if there were none; tracers do not see into them."""
+    return mock.patch.object(checkpoint, "CheckpointFunction", _Called)
 
 
 class _Called:

@@ -228,7 +228,7 @@ def _channel_group(
         leading=leading,
         producers=dense,
         followers=tuple(name for name in producers if layers[name].depthwise),
-        readers=tuple(name for name in _layers_at("in", slots, order) if layers[name].kind != "transposed"),
+        readers=_layers_at("in", slots, order),
         slots=slots,
         root=root,
         root_channels=root_channels,
