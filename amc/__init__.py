@@ -51,7 +51,7 @@ _PUBLIC = {
     "amc.loading": ("load_pruned",),
     "amc.result": ("Evaluation",),
     "amc.strategy": ("GroupWidth", "Strategy"),
-    # The engine joins this package with the environments and the agents, so it lives above it.
+    # The engine stands on this package and others, so it lives above them.
     "experiments.library": ("Compressed", "CompressionTask", "compress"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

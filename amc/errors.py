@@ -44,6 +44,12 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
-    """Return ``; did you mean 'x'?`` with the nearest known words, or an empty string if none is near."""
-    near = get_close_matches(word, list(known), n=most)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    """Return ``; did you mean 'x'?`` with the nearest known words, or an empty string if none is near.
+
+    A word of which ``word`` is the beginning is near, however much longer it is.
+    """
+    words = list(known)
+    near = get_close_matches(word, words, n=most) or [
+        each for each in words if word and each.startswith(word)
+    ]
+    return f"; did you mean {' or '.join(map(repr, near[:most]))}?" if near else ""

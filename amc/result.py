@@ -11,8 +11,8 @@ class Evaluation:
 
     Attributes:
         widths: kept channels of every group.
-        top1: accuracy in percent; None for a network that returns no logits.
-        loss: cross-entropy in nats; None for a network that returns no logits.
+        top1: accuracy in percent; None without labels, or for a network that returns no logits.
+        loss: cross-entropy in nats; None where there is no accuracy.
         agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
             a network without logits it is ``likeness``.
         likeness: minus the squared error of the outputs, relative to the dense outputs' variance over images

@@ -82,8 +82,9 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         if (log := part.folder.search).exists()
         for point in read_episodes(log)
     ]
-    joint = fronts(points)
-    write_strategies(run.folder.path, joint, lambda point: strategy_at(found[point["folder"]], point))
+    joint = write_strategies(
+        run.folder.path, fronts(points), lambda point: strategy_at(found[point["folder"]], point)
+    )
     about = {"model": run.problem.spec.name, "data": run.problem.splits.name, "seed": run.config.seed}
     budgets, dense = [row(part) for part in found.values()], _dense(next(iter(found.values())))
     summary = {"version": VERSION, **about, "dense": dense, "budgets": budgets, "pareto": joint}

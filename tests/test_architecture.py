@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -105,3 +107,28 @@ def test_the_picture_is_drawn_from_the_imports():
     drawn = PICTURE.search(PAGE.read_text())
     assert drawn is not None
     assert drawn.group() == picture(IMPORTS), "draw it again: python -m tests.imports"
+
+
+def test_every_library_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = [*project["dependencies"], *(entry for extra in extras.values() for entry in extra)]
+    declared = {re.match(r"[\w.-]+", entry).group().lower().replace("_", "-") for entry in listed}
+    declared |= {"omegaconf", "pyyaml"}  # parts of hydra-core's interface
+    distributions = packages_distributions()
+    missing = {}
+    for path in source_files().values():
+        for name in third_party(path):
+            found = {each.lower().replace("_", "-") for each in distributions.get(name, [])}
+            if found and not found & declared:
+                missing[name] = str(path.relative_to(ROOT))
+    assert not missing
+
+
+def third_party(path):
+    """Yield the top-level names of other projects that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        tops = {name.split(".")[0] for name in names}
+        yield from tops - set(sys.stdlib_module_names) - set(ALLOWED)

@@ -73,6 +73,7 @@ class Evaluator(Generic[B]):
         search_val: held-out images and labels that give the scores.
         batch_size: images per forward pass.
         precision: key of ``PRECISIONS``, of the images.
+        labelled: whether the labels mean something; without them there is neither accuracy nor loss.
         memo: where evaluations are remembered; in memory if not given.
 
     Attributes:
@@ -88,9 +89,11 @@ class Evaluator(Generic[B]):
         *,
         batch_size: int = 128,
         precision: str = "float32",
+        labelled: bool = True,
         memo: Memo | None = None,
     ) -> None:
         self.builder = builder
+        self.labelled = labelled
         self.batch_size = batch_size
         self.precision = precision
         self.images = search_val.images.to(
@@ -152,12 +155,12 @@ class Evaluator(Generic[B]):
         builder, whole = self.builder, self.builder.whole_widths
         macs, params = builder.macs(widths), builder.params(widths)
         similar = likeness(found, self.dense_outputs)
-        classifies = builder.classifies
+        scored = builder.classifies and self.labelled
         return Evaluation(
             widths=tuple(int(width) for width in widths),
-            top1=top1(found, self.labels) if classifies else None,
-            loss=cross_entropy(found, self.labels) if classifies else None,
-            agreement=agreement(found, self.dense_outputs) if classifies else similar,
+            top1=top1(found, self.labels) if scored else None,
+            loss=cross_entropy(found, self.labels) if scored else None,
+            agreement=agreement(found, self.dense_outputs) if builder.classifies else similar,
             likeness=similar,
             macs=macs,
             params=params,
@@ -192,6 +195,7 @@ def channel_evaluator(
     search_val: LabelledImages,
     settings: CandidateSettings,
     *,
+    labelled: bool = True,
     memo: Memo | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[int], Any] | None = None,
@@ -203,5 +207,10 @@ def channel_evaluator(
     """
     builder = CandidateBuilder(model, graph, calibration, settings, device=device, progress=progress)
     return Evaluator(
-        builder, search_val, batch_size=settings.batch_size, precision=settings.precision, memo=memo
+        builder,
+        search_val,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        labelled=labelled,
+        memo=memo,
     )

@@ -16,6 +16,7 @@ from omegaconf import MISSING
 from agents import EvolutionSettings, NetAdaptSettings, ThompsonSettings, TPESettings
 from agents.offpolicy.settings import DDPGSettings
 from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.export.exported import ExportSettings
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.remote.adb import AdbSettings
 from amc.latency.remote.ssh import SshSettings
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
         widths: bool
         tables: str | None
 
+    class ExportConfig(ExportSettings):
+        """See ``amc.export.exported.ExportSettings``; ``formats`` are keys of ``amc.export.FORMATS``."""
+
+        formats: list[str]
+
     class WorkersConfig(WorkerSettings):
         """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
 
@@ -88,6 +94,13 @@ else:
         ProfileSettings,
         "See ``amc.latency.prediction.settings.ProfileSettings``.",
         {"backend": (str, "onnxruntime"), "widths": (bool, True), "tables": (str | None, path())},
+    )
+    ExportConfig = section(
+        "ExportConfig",
+        ExportSettings,
+        "See ``amc.export.exported.ExportSettings``.",
+        {"formats": (list[str], ["onnx"])},
+        without={"name", "widths"},
     )
     WorkersConfig = section(
         "WorkersConfig",
@@ -257,18 +270,6 @@ AGENT_SECTIONS: Mapping[str, type[AgentConfig]] = {
     "tpe": _agent("tpe", TPESettings),
 }
 """``base_NAME`` in the files of ``conf/agent`` -> the section that it declares."""
-
-
-@dataclass
-class ExportConfig:
-    """``formats``: see ``amc.export.FORMATS``; ``opset`` is ONNX's.
-
-    ``tolerance`` is the largest allowed difference from the network, relative to its largest logit.
-    """
-
-    formats: list[str] = field(default_factory=lambda: ["onnx"])
-    tolerance: float = 1e-4
-    opset: int | None = None
 
 
 @dataclass

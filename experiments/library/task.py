@@ -125,6 +125,7 @@ class CompressionTask:
                 self._calibration,
                 judging,
                 settings or CandidateSettings(),
+                labelled=labelled,
                 device=device,
                 progress=bar.update,
             )

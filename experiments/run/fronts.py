@@ -57,22 +57,32 @@ def _with(points: Sequence[Point], score: str) -> list[Point]:
 
 def write_strategies(
     folder: Path, found: Mapping[str, Any], strategy_of: Callable[[Point], Strategy]
-) -> None:
-    """Write ``pareto/macs_00.json`` and so on, cost ascending, and name each file in the point it is of.
+) -> dict[str, Any]:
+    """Write ``pareto/macs_00.json`` and so on, cost ascending.
 
     The points are taken evenly from the fronts of the return; files of an earlier front are removed.
+
+    Returns:
+        the fronts, with ``strategy`` (the file) in every point that has one.
     """
+    named = {cost: dict(scores) for cost, scores in found.items()}
     place = folder / "pareto"
     place.mkdir(exist_ok=True)
     old = {path for cost in COSTS for path in place.glob(f"{cost}_*.json")}
-    for cost in found:
-        for number, point in enumerate(evenly(found[cost]["return"], FILES)):
+    for cost, scores in found.items():
+        files: dict[int, str] = {}
+        for number, point in enumerate(evenly(scores["return"], FILES)):
             path = place / f"{cost}_{number:02}.json"
             strategy_of(point).save(path)
-            point["strategy"] = f"{place.name}/{path.name}"
+            files[id(point)] = f"{place.name}/{path.name}"
             old.discard(path)
+        named[cost]["return"] = [
+            {**point, "strategy": files[id(point)]} if id(point) in files else point
+            for point in scores["return"]
+        ]
     for path in old:
         path.unlink()
+    return named
 
 
 def strategy_at(run: Run, point: Point) -> Strategy:
@@ -101,7 +111,6 @@ def write_fronts(
     folder: Path, points: Sequence[Point], strategy_of: Callable[[Point], Strategy]
 ) -> dict[str, Any]:
     """Write ``pareto.json`` and its strategy files; return the fronts."""
-    found = fronts(points)
-    write_strategies(folder, found, strategy_of)
+    found = write_strategies(folder, fronts(points), strategy_of)
     atomic_write_json(folder / "pareto.json", {"version": VERSION, **found})
     return found

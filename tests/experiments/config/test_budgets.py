@@ -165,8 +165,7 @@ def test_strategy_files_are_few_and_replace_those_of_an_earlier_front(tmp_path: 
         ]
 
     for count, expected in ((60, FILES), (3, 3), (5, 5)):
-        found = fronts(points(count))
-        write_strategies(tmp_path, found, at)
+        found = write_strategies(tmp_path, fronts(points(count)), at)
         paths = sorted((tmp_path / "pareto").iterdir())
         assert [path.name for path in paths] == [f"{c}_{i:02}.json" for c in COSTS for i in range(expected)]
         widths = [Strategy.load(path).widths[0] for path in paths[:expected]]

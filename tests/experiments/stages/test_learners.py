@@ -26,6 +26,10 @@ def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: 
     assert episodes == timeless(other / "run/search.jsonl")
     assert zipfile.is_zipfile(one / "run/agent.zip")
     assert read_json(one / "run/strategy.json")["provenance"]["agent"] == agent
+    found = read_json(one / "run/stages/search.json")
+    assert found["dense_return"] == pytest.approx(
+        found["dense_top1"] / 100 - 1
+    )  # measured, not guessed later
 
 
 def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path: Path) -> None:

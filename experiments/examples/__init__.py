@@ -1,0 +1,1 @@
+"""Scripts to start from: ``python -m experiments.examples.NAME``."""

@@ -1,0 +1,159 @@
+"""The library's front door: one call, any kind of images, any agent, and the command's own results."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from stable_baselines3 import TD3
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import amc
+from amc import data as datasets
+from amc.models.checkpoint import load_into, load_state_dict
+from tests.experiments.helpers import FAKE, TINY, done, read_lines, workspace
+
+LABELS = torch.arange(64) % 4
+
+
+def images(count: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+
+
+def test_the_same_seed_gives_the_strategy_and_the_weights_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cwd = workspace(tmp_path)
+    done(*TINY, "run_dir=run", "agent=ddpg", "stages=[train,search,prune]", cwd=cwd)
+    options = dict(word.removeprefix("data.").split("=") for word in FAKE if word.startswith("data."))
+    splits = datasets.build(
+        "fake", **{key: int(value) for key, value in options.items()}, batch_size=32, seed=0
+    )
+    monkeypatch.syspath_prepend(cwd)
+    import mynet
+
+    dense = mynet.make(4)
+    load_into(dense, load_state_dict(cwd / "run/dense.safetensors"), "dense")
+    task = amc.CompressionTask(dense.eval(), splits.calibration, splits.search_val, macs_ratio=0.5)
+    result = task.search("ddpg", episodes=4, warmup_episodes=2)
+    del sys.modules["mynet"]
+
+    assert result.strategy.groups == amc.Strategy.load(cwd / "run/strategy.json").groups
+    ours = [line["widths"] for line in result.report["episodes"]]
+    assert ours == [line["widths"] for line in read_lines(cwd / "run/search.jsonl")]
+    theirs = load_file(cwd / "run/pruned.safetensors")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in result.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "validation",
+    [
+        (images(), LABELS),
+        TensorDataset(images(), LABELS),
+        DataLoader(TensorDataset(images(), LABELS), batch_size=24),
+        [{"image": images(), "label": LABELS}],
+    ],
+    ids=["pair", "data set", "loader", "dictionaries"],
+)
+def test_images_of_any_kind_with_labels_give_one_network(validation: object) -> None:
+    result = amc.compress(network(), images(32), validation, macs_ratio=0.5, agent="greedy", progress=False)
+    assert result.strategy.macs_ratio <= 0.5
+    assert result.report["pruned"]["macs"] == result.report["candidate"]["macs"]
+    assert 0 <= result.report["pruned"]["top1"] <= 100
+    assert [group.kept for group in result.strategy.groups] == result.report["pruned"]["widths"]
+    expected = amc.compress(network(), images(32), (images(), LABELS), macs_ratio=0.5, agent="greedy")
+    assert torch.equal(result.model(images()), expected.model(images()))
+
+
+def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folder(tmp_path: Path) -> None:
+    result = amc.compress(network(), images(32), images(), params_ratio=0.6, agent="greedy")
+    assert result.report["pruned"]["top1"] is None  # no labels, no accuracy
+    assert result.strategy.params_ratio <= 0.6
+    result.save(tmp_path / "out")
+    again = amc.load_pruned(tmp_path / "out", network())
+    assert torch.equal(again(images()), result.model(images()))
+    result.model.train()(images()).sum().backward()
+    assert all(parameter.grad is not None for parameter in result.model.parameters())
+
+
+def test_a_score_of_ones_own_decides_in_place_of_labels() -> None:
+    model, probe = network(), images(8)
+    wanted = model(probe).detach()
+
+    def closeness(candidate: nn.Module) -> float:
+        return -float((candidate(probe) - wanted).square().mean())
+
+    result = amc.compress(
+        model, images(32), images(), macs_ratio=0.6, agent="random", episodes=6, score=closeness
+    )
+    returns = [line["return"] for line in result.report["episodes"]]
+    assert result.report["candidate"]["return"] == max(returns) < 0
+
+
+def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_network_is_pruned() -> None:
+    task = amc.CompressionTask(network(), images(32), (images(), LABELS), macs_ratio=0.5)
+    TD3("MlpPolicy", task.env(), learning_starts=4, seed=0, device="cpu").learn(12)
+    result = task.result()
+    assert result.report["search"]["evaluations"] >= 1
+    assert result.strategy.macs_ratio <= 0.5
+    whole = task.graph.dense_widths
+    with pytest.raises(amc.SettingError, match=r"over macs_ratio=0\.5"):
+        task.prune(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no budget; expected exactly one of macs_ratio, params_ratio, latency_ratio"),
+        ({"macs_ratio": 0.5, "params_ratio": 0.5}, "macs_ratio, params_ratio; expected exactly one"),
+        ({"macs_ratio": 2.0}, "macs_ratio is 2"),
+        ({"macs_ratio": 0.01}, "smallest allowed network"),
+        ({"macs_ratio": 0.5, "agent": "dpg"}, "unknown agent 'dpg'.*did you mean 'ddpg'"),
+        ({"macs_ratio": 0.5, "exclude": ["head"]}, "'head'"),
+        ({"macs_ratio": 0.5, "reward": "acuracy"}, "did you mean 'accuracy'"),
+        ({"macs_ratio": 0.5, "reward": "accuracy", "score": float}, "expected one of them"),
+        ({"latency_ratio": 0.5, "runtime": "onnx"}, "did you mean 'onnxruntime'"),
+        ({"macs_ratio": 0.5, "calibration": 3}, "calibration is a int"),
+        ({"macs_ratio": 0.5, "validation": images()[0]}, "images of shape"),
+        ({"macs_ratio": 0.5, "validation": []}, "validation holds no images"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_one_clear_line(options: dict, message: str) -> None:
+    given = {"calibration": images(16), "validation": (images(), LABELS), "episodes": 1, **options}
+    with pytest.raises(amc.AmcError, match=message) as caught:
+        amc.compress(network(), **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_public_page_lists_and_documents_every_name() -> None:
+    tree = ast.parse(Path(amc.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(amc.__all__) == typed == set(amc._HOME)
+    assert set(dir(amc)) == set(amc.__all__)
+    assert all(getattr(amc, name).__doc__ for name in amc.__all__)
+    assert amc.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        amc.nothing  # noqa: B018
+
+
+def test_the_example_with_an_agent_of_ones_own_runs() -> None:
+    from experiments.examples import own_agent
+
+    result = own_agent.main()
+    assert result.strategy.macs_ratio <= 0.5
+    assert result.model(own_agent.make_images(2)[0]).shape == (2, own_agent.CLASSES)
