@@ -29,6 +29,7 @@ from amc.scoring.run import outputs
 from tests.networks import (
     SHAPE,
     ChannelsLast,
+    FrozenNorms,
     Gates,
     Residual,
     SameConv,
@@ -139,7 +140,7 @@ def test_a_normed_weight_leaves_its_groups_whole(example):
         assert item.reason.startswith(reason)
 
 
-@pytest.mark.parametrize("make", [SamePadded, ChannelsLast, Transposed, Gates])
+@pytest.mark.parametrize("make", [SamePadded, ChannelsLast, Transposed, Gates, FrozenNorms])
 def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
     """At full widths nothing may change, at small ones the refit must help, and folding must not matter."""
     model = randomised(make())
