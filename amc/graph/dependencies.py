@@ -194,7 +194,7 @@ def _first_built(
         The dependencies or None, and the last error.
     """
     error = Exception()
-    buffers = _buffers_of_one_axis(model)
+    buffers = _buffers_of_one_axis(model, example)
     for _ in range(3):
         try:
             found = _built(copy.deepcopy(model), example, buffers, gradients)
@@ -244,16 +244,23 @@ def _built(
     return Dependencies(graph, twin, buffers)
 
 
-def _buffers_of_one_axis(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the buffers that may have one number a channel."""
-    found = []
-    for prefix, module in model.named_modules():
+def _buffers_of_one_axis(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Return the names of the buffers that may have one number a channel and that stay as they are."""
+    twin = copy.deepcopy(model).eval()
+    found: dict[str, tuple[Tensor, int]] = {}
+    for prefix, module in twin.named_modules():
         if isinstance(module, _KNOWN_BUFFERS):
             continue
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and 1 < buffer.numel() == max(buffer.shape):
-                found.append(f"{prefix}.{name}".lstrip("."))
-    return tuple(found)
+                found[f"{prefix}.{name}".lstrip(".")] = (buffer, buffer._version)
+    if found:
+        with torch.no_grad():
+            twin(example.detach().clone())
+    own = dict(twin.named_buffers())
+    return tuple(
+        name for name, (old, version) in found.items() if own.get(name) is old and old._version == version
+    )
 
 
 def _differentiable(output: object) -> list[Tensor]:

@@ -48,13 +48,15 @@ def gradients_everywhere() -> Iterator[None]:
     def enter(self: Any) -> None:
         self.prev = torch.is_grad_enabled()
 
-    def enabled(original: Callable[..., None]) -> Callable[..., None]:
-        return lambda self, mode=True: original(self, original is not modes.inference_mode.__init__)
+    def with_mode(original: Callable[..., None], wanted: bool) -> Callable[..., None]:
+        return lambda self, mode=True: original(self, wanted)
 
     patches: list[Any] = [
         mock.patch.object(modes.no_grad, "__enter__", enter),
-        mock.patch.object(modes.set_grad_enabled, "__init__", enabled(modes.set_grad_enabled.__init__)),
-        mock.patch.object(modes.inference_mode, "__init__", enabled(modes.inference_mode.__init__)),
+        mock.patch.object(
+            modes.set_grad_enabled, "__init__", with_mode(modes.set_grad_enabled.__init__, True)
+        ),
+        mock.patch.object(modes.inference_mode, "__init__", with_mode(modes.inference_mode.__init__, False)),
         mock.patch.object(Tensor, "detach", lambda tensor: tensor.view_as(tensor)),
         without_checkpoints(),
     ]

@@ -160,6 +160,42 @@ def test_transposed_convolutions_cost_what_their_inputs_do(example):
     assert (layer.kind, layer.positions, layer.macs) == ("transposed", 36, 36 * 4 * 8 * 6)
 
 
+@pytest.mark.parametrize(
+    "context", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]
+)
+def test_layers_without_gradients_are_pruned(context, example):
+    class Frozen(Chain):
+        def features(self, x):
+            with context():
+                x = self.first(x)
+            return self.second(x.clone())
+
+    model = Frozen().eval()
+    graph = trace(model, example)
+    assert graph.group_names == ("first.0", "second")
+    assert check_exactness(model, graph, SlicePlan(graph, model)) < 1e-12
+    with context():
+        assert not torch.is_grad_enabled()  # nothing stays patched
+
+
+class Counting(Chain):
+    """A buffer of one number a channel beside one that the forward pass writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.arange(8.0))
+        self.register_buffer("seen", torch.zeros(4))
+
+    def features(self, x):
+        self.seen.add_(1)
+        return self.second(self.first(x) * self.scale.view(-1, 1, 1))
+
+
+def test_a_buffer_that_is_written_does_not_hide_the_others(example):
+    (first, _) = trace(Counting(), example).groups
+    assert ("", "scale") in {(slot.module, slot.tensor) for slot in first.slots}
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs")
 def test_layers_in_a_checkpoint_are_pruned(example):
     class Saving(Chain):
@@ -168,7 +204,6 @@ def test_layers_in_a_checkpoint_are_pruned(example):
 
     graph = trace(Saving(), example)
     assert graph.group_names == ("first.0", "second")
-    assert torch.no_grad.__enter__.__module__ == "torch.autograd.grad_mode"  # nothing stays patched
 
 
 def test_layers_that_cannot_be_traced_are_named(example):
