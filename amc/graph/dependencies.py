@@ -24,6 +24,7 @@ from amc.graph import torch_pruning_adapter
 from amc.graph.axes import ChannelAxes
 from amc.graph.layers import LAYERS
 from amc.graph.recording import Chunks, gradients_everywhere
+from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
 
@@ -232,7 +233,7 @@ def _built(
     for parameter in twin.parameters():
         parameter.requires_grad_(True)
     axes, chunks = ChannelAxes(), Chunks()
-    with warnings.catch_warnings(), torch.enable_grad(), gradients(), chunks:
+    with warnings.catch_warnings(), torch.enable_grad(), gradients(), recurrent_as_walls(twin), chunks:
         warnings.simplefilter("ignore")
         graph = torch_pruning_adapter.build_graph(
             twin,

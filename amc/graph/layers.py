@@ -107,7 +107,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         first = first_line(error)
         raise NotPrunableError(
             f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
-            "does the data's image size fit the model?"
+            "do the image size and the channels of the data fit the model?"
         ) from error
     finally:
         for hook in hooks:

@@ -88,6 +88,8 @@ class Judge:
         kind = kind_of(function)
         if type(node.module).__module__ != "torch_pruning.ops":
             return Verdict()  # a module of the network, for which torch-pruning has a pruner
+        if (reason := getattr(function, "wall", None)) is not None:
+            return Verdict(wall=str(reason))  # a recurrent layer
         if not node.inputs and kind.startswith(("repeat", "expand")):
             return Verdict(neutral=True)  # constants, or weights of a layer of its own
         if kind.startswith("repeat") and _same_channels(function):

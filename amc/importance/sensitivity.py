@@ -58,7 +58,7 @@ def logit_sensitivity(
             batch = images[chosen].to(device).float().requires_grad_()
             with torch.enable_grad(), differentiating(model, "obs"):
                 with recorded():
-                    result = as_matrix(model(batch), len(batch))
+                    result = as_matrix(model(batch.clone()), len(batch))  # it may work in place
                 logits.append(result.detach().double().cpu())
                 held = [outputs[name] for name in layers]
                 for probe in range(probes):

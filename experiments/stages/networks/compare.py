@@ -24,10 +24,11 @@ def run(run: Run) -> dict[str, Any]:
         builder = run.problem.evaluator(bar.update).builder
     facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}}
     for name, widths in (("strategy", found), ("uniform", uniform_widths(run.space, run.budget))):
-        model, measured = cut(run, builder, widths)
+        model, measured = cut(run, builder, widths, f"compare: {name}")
         row = {
             "macs_ratio": measured["macs_ratio"],
             "params_ratio": measured["params_ratio"],
+            "refit": measured["refit"],
             "widths": list(widths),
             "top1_pruned": test_top1(run, model),
         }

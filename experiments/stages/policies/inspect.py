@@ -38,6 +38,8 @@ def run(run: Run) -> dict[str, Any]:
     print(f"\n{len(rows)} groups; {reach:.1%} of the MACs are in layers that lie on some of them")
     if graph.other_macs:
         print(f"{graph.other_macs / dense:.1%} of the MACs are outside of Conv2d and Linear layers: constant")
+    if (untrainable := run.problem.proof.untrainable) is not None:
+        print(f"cannot be trained: {untrainable}")
     if not graph.classifies:
         print("no classifier: reward=likeness compares what it returns with the dense network")
     print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
@@ -47,6 +49,8 @@ def run(run: Run) -> dict[str, Any]:
         "prunable_macs_share": reach,
         "minimum_macs_ratio": minimum,
         "classifies": graph.classifies,
+        "exactness": run.problem.proof.difference,
+        "untrainable": untrainable,
         "groups": rows,
         "unprunable": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
     }
