@@ -171,6 +171,8 @@ def branches_first(nodes: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # a buffer of one number a channel is cut, so it is no constant
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         layers = (OptionAShortcut, nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # also the user's subclasses
         return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)

@@ -26,11 +26,14 @@ WHOLE = 100
 
 
 def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
-    """Return the convolution and linear layers in forward order, one for each shared weight."""
+    """Return the convolution and linear layers in forward order, one for each shared weight.
+
+    Transposed convolutions keep all their weights.
+    """
     modules, seen, found = dict(model.named_modules()), set(), []
     for layer in graph.layers:
         weight = modules[layer.name].weight
-        if layer.flaw is None and id(weight) not in seen:
+        if layer.flaw is None and layer.kind != "transposed" and id(weight) not in seen:
             seen.add(id(weight))
             found.append(layer)
     return tuple(found)

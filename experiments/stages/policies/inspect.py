@@ -28,6 +28,8 @@ def run(run: Run) -> dict[str, Any]:
         print(f"{row['name']:<40} {row['width']:>6} {len(choices):>8} {row['macs_share']:>7.1%}")
         for what, layers in _coupled(row):
             print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
+        if len(choices) == 1:
+            print("    stays whole: budget.round_to and budget.min_preserve_ratio leave only its full width")
     if graph.unprunable:
         print(f"\n{'left whole':<40} {'width':>6}  why")
     for item in graph.unprunable:

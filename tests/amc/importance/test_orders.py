@@ -307,7 +307,7 @@ def test_nan_weights_are_refused():
         taylor_terms(model, ["same.0.0", "head"], labelled(4))
 
 
-class Detached(Residual):
+class Frozen(Residual):
     """Computes its features without gradients, as a frozen backbone may."""
 
     def features(self, x):
@@ -315,6 +315,19 @@ class Detached(Residual):
             return super().features(x)
 
 
-def test_a_network_without_gradients_is_refused():
-    with pytest.raises(AmcError, match=r"^Detached cannot be differentiated for order=taylor: .*$"):
-        taylor_terms(randomised(Detached()), ["stem.0", "head"], labelled(4))
+def test_layers_that_run_without_gradients_are_ranked_all_the_same():
+    layers = ["same.0.0", "head"]
+    found, expected = (taylor_terms(randomised(make()), layers, labelled(4)) for make in (Frozen, Residual))
+    assert all(torch.equal(found[name], expected[name]) for name in layers)
+
+
+class Copied(Residual):
+    """Computes its features outside of PyTorch."""
+
+    def features(self, x):
+        return torch.from_numpy(super().features(x).detach().numpy())
+
+
+def test_a_network_that_cannot_be_differentiated_is_refused():
+    with pytest.raises(AmcError, match=r"^Copied cannot be differentiated for order=taylor: .*$"):
+        taylor_terms(randomised(Copied()), ["stem.0", "head"], labelled(4))

@@ -32,7 +32,7 @@ from amc.latency.prediction.profile import (
 )
 from amc.latency.prediction.table import LatencyTable, Surface, Target
 from tests.fakes import Spinning
-from tests.networks import SHAPE, Residual, Separable
+from tests.networks import SHAPE, Residual, Separable, Transposed
 
 TARGET = Target("A CPU @ 2 GHz", "torch", "2.0", "float32", 1, 1)
 
@@ -117,6 +117,15 @@ def test_single_layers_compute_as_the_layers_of_the_network_do(network):
         own = [m for m in unit.modules() if isinstance(m, type(modules[layer.name]))]
         assert own[0].weight.shape == modules[layer.name].weight.shape
         assert LayerKind.from_json(json.loads(json.dumps(kind.to_json()))) == kind
+
+
+def test_transposed_layers_compute_alone_as_in_the_network(example):
+    model = Transposed()
+    graph = trace(model, example)
+    kinds = dict(zip((layer.name for layer in graph.layers), layer_kinds(graph, model), strict=True))
+    assert (kinds["up.0"].kind, kinds["each"].kind) == ("transposed", "depthwise")
+    assert kinds["up.0"].network(8, 6)(torch.zeros(1, 8, 6, 6)).shape == (1, 6, 12, 12)
+    assert kinds["each"].network(12, 12)(torch.zeros(1, 12, 12, 12)).shape == (1, 12, 12, 12)
 
 
 def test_grids_reach_from_the_smallest_to_the_dense_network(network):

@@ -80,7 +80,7 @@ IMPOSSIBLE = [
     (["stages=[search]", "budget.macs_ratio=1.5"], ["budget.macs_ratio is 1.5", "(0, 1]"]),
     (["stages=[search]", "budget.macs_ratio=.nan"], ["budget.macs_ratio is nan", "(0, 1]"]),
     (["stages=[search]", "budget.macs_ratio=null"], ["budget.macs_ratio is None"]),
-    (["stages=[search]", "budget.round_to=1000"], ["budget.round_to is 1000", "at most 8"]),
+    (["stages=[search]", "budget.round_to=1000"], ["budget.round_to is 1000", "at most 16"]),
     (["stages=[search]", "budget.round_to=0"], ["budget.round_to is 0", "at least 1"]),
     (["stages=[search]", "budget.min_preserve_ratio=0"], ["budget.min_preserve_ratio is 0"]),
     (["stages=[search]", "agent.episodes=0"], ["agent.episodes is 0", "at least 1"]),
