@@ -31,7 +31,7 @@ from amc.latency.prediction.build import build_profile, checked_widths
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
-from amc.models.registry import in_float32
+from amc.models.registry import usable
 from amc.result import Evaluation
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
@@ -109,7 +109,7 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
-        model = in_float32(model)
+        model = usable(model)
         with torch.random.fork_rng():
             self.graph = _traced(model, judging.images[:1], exclude, prune_coupled)
             check_exactness(model, self.graph, SlicePlan(self.graph, model), samples=1)
