@@ -1,7 +1,8 @@
 """The proof, made before a search, that a network can be pruned: four ways to cut it must compute the same.
 
 Zeroed (dense shapes, removed channels silent and unread), sliced, cut by torch-pruning, and rebuilt from what
-is stored on disk. The proof is of the structure: it runs on a copy with random weights, so that no layer is
+is stored on disk, in a network that is built anew where that is possible. A cut classifier must also take
+one training step. The proof is of the structure: it runs on a copy with random weights, so that no layer is
 silent because it was initialised to zero or scaled to a millionth.
 """
 
@@ -9,18 +10,29 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.slicing import Cut, SlicePlan, shaped, slice_model
+from amc.cutting.reasons import UNSEEN, hidden_state, reason_of
+from amc.cutting.slicing import Cut, Kept, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
+from amc.cutting.trial import (
+    IMAGES_OF_A_STEP,
+    brief,
+    check_repeatable,
+    difference_of,
+    draws_kept,
+    modules_run,
+    ready,
+    take_step,
+)
 from amc.cutting.zeroing import zero_model
-from amc.errors import NotPrunableError, out_of_memory
-from amc.graph.groups import Graph
+from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
+from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
 from amc.strategy import GroupWidth, Strategy
@@ -28,16 +40,92 @@ from amc.strategy import GroupWidth, Strategy
 IMAGES = 4
 """Random images that the networks are compared on."""
 
+FLOAT32_TOLERANCE = 1e-4
+"""Smallest tolerance for a network that runs in float32 only."""
+
+_KEEPS_STATE = (
+    "it computes something else when it is built anew and loaded: it keeps state outside of its parameters "
+    "and buffers"
+)
+
+Rebuild = Callable[[], nn.Module]
+"""Builds the dense network anew, with any weights and from other random draws."""
+
 
 class InexactError(NotPrunableError):
-    """A network cannot be pruned exactly; ``groups`` are those to blame, where they could be found."""
+    """A network cannot be pruned exactly.
 
-    def __init__(self, message: str, groups: Sequence[str]) -> None:
+    Attributes:
+        groups: those to blame, where they could be found.
+        reasons: name of each of these groups -> why it cannot be cut.
+    """
+
+    def __init__(self, message: str, groups: Sequence[str], reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.groups = tuple(groups)
+        self.reasons = dict.fromkeys(groups, message) | dict(reasons or {})
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Proved:
+    """What is proved of a network.
+
+    Attributes:
+        graph: its channel groups that can be cut exactly; those that cannot are ``unprunable``, with reasons.
+        difference: see ``check_exactness``.
+        left_whole: the groups that the proof has found faulty.
+        untrainable: why the dense network cannot take a training step; None if it can, or is no classifier.
+    """
+
+    graph: Graph
+    difference: float
+    left_whole: tuple[str, ...] = ()
+    untrainable: str | None = None
+
+
+def prove(
+    model: nn.Module, graph: Graph, *, rebuild: Rebuild | None = None, samples: int = 1, seed: int = 0
+) -> Proved:
+    """Find the groups of a graph that can be cut exactly; see ``check_exactness``.
+
+    Groups that spoil the proof are left whole, and the proof is made again with the others.
+
+    Raises:
+        NotPrunableError: no group is left, or the network as a whole is to blame; says why.
+    """
+    left: list[str] = []
+    while True:
+        try:
+            difference, untrainable = _checked(
+                model,
+                graph,
+                SlicePlan(graph, model),
+                samples=samples,
+                seed=seed,
+                tolerance=1e-9,
+                rebuild=rebuild,
+            )
+        except InexactError as error:
+            if not error.groups:
+                raise
+            left += error.groups
+            whole = leave_whole(graph, error.reasons)
+            if not whole.groups:
+                raise _nothing_left(model, whole, left) from error
+            graph = whole
+        else:
+            return Proved(graph, difference, tuple(left), untrainable)
+
+
+def _nothing_left(model: nn.Module, graph: Graph, left: Sequence[str], most: int = 4) -> NotPrunableError:
+    why = [f"{item.name}: {item.reason}" for item in graph.unprunable if item.name in left]
+    more = f"; and {len(why) - most} more" if len(why) > most else ""
+    return NotPrunableError(
+        f"{type(model).__name__} cannot be pruned exactly, no channel group is left: "
+        f"{'; '.join(why[:most])}{more}"
+    )
+
+
 def check_exactness(
     model: nn.Module,
     graph: Graph,
@@ -46,15 +134,19 @@ def check_exactness(
     samples: int = 2,
     seed: int = 0,
     tolerance: float = 1e-9,
+    rebuild: Rebuild | None = None,
 ) -> float:
     """Prove on random channel subsets that zeroed == sliced == surgically pruned == reloaded.
 
     The proof runs on a float64 copy with random weights and with batch-norm statistics of random images, so
-    that neither rounding nor a signal that dies out can hide or feign a difference.
+    that neither rounding nor a signal that dies out can hide or feign a difference. A network that does not
+    run in float64 is proved in float32, to ``FLOAT32_TOLERANCE``. Global random states are not affected.
 
     Args:
         samples: how many random subsets to try (every group at a random width).
         tolerance: largest allowed difference of the outputs, relative to the largest output.
+        rebuild: builds the dense network anew, with any weights; the stored cut is read into it, so that a
+            state outside of parameters and buffers is found. By default it is read into a copy.
 
     Returns:
         The largest relative difference seen between the zeroed and the cut network. Sliced, surgically pruned
@@ -62,27 +154,68 @@ def check_exactness(
 
     Raises:
         InexactError: the network cannot be pruned exactly; names the groups and what leaves them out.
+        NotPrunableError: its outputs are not repeatable in evaluation mode.
     """
+    return _checked(model, graph, plan, samples=samples, seed=seed, tolerance=tolerance, rebuild=rebuild)[0]
+
+
+@torch.no_grad()
+def _checked(
+    model: nn.Module,
+    graph: Graph,
+    plan: SlicePlan,
+    *,
+    samples: int,
+    seed: int,
+    tolerance: float,
+    rebuild: Rebuild | None,
+) -> tuple[float, str | None]:
+    """Make the proof; return the difference, and why the dense network cannot be trained."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
-    proof = _Proof(_lively_copy(model, images, generator), graph, plan, images, tolerance)
-    worst = 0.0
-    for _ in range(samples):
-        cut = plan.cut_to(_random_subsets(graph, generator))
-        difference = proof.difference(cut)
-        if not difference <= tolerance:
-            raise proof.blame(cut, difference)
-        worst = max(worst, difference)
-        proof.check_surgery(cut)
-    proof.check_reloaded(cut)
-    return worst
+    ready(model, graph.input_shape)
+    with draws_kept():
+        twin, images = _lively_copy(model, images, generator)
+        if images.dtype != torch.float64:
+            tolerance = max(tolerance, FLOAT32_TOLERANCE)
+        check_repeatable(twin, images, tolerance)
+        proof = _Proof(twin, graph, plan, images, tolerance, rebuild)
+        worst = 0.0
+        for _ in range(samples):
+            kept = _random_subsets(graph, generator)
+            worst = max(worst, proof.check_sliced(kept))
+            proof.check_surgery(kept)
+        proof.check_reloaded(kept)
+        return worst, proof.check_training(kept, model)
 
 
-def _lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Return a float64 copy in eval mode with random weights, whose batch norms have seen ``images``."""
-    twin = copy.deepcopy(model).cpu().double().eval()
+def _lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -> tuple[nn.Module, Tensor]:
+    """Return a copy in eval mode with random weights, whose batch norms have seen ``images``, and the images.
+
+    Both are in float64; in float32 if the network runs in no other type.
+
+    Raises:
+        NotPrunableError: the network runs in neither.
+    """
+    try:
+        return _lively(model, images, generator), images
+    except Exception as error:  # a user's network may raise anything
+        if out_of_memory(error):
+            raise
+        images = images.float()
+    try:
+        return _lively(model, images, generator), images
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise NotPrunableError(f"{type(model).__name__} fails on random images: {brief(error)}") from error
+
+
+def _lively(model: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
+    twin = copy.deepcopy(model).cpu().to(images.dtype).eval()
     for name, parameter in twin.named_parameters():
-        if parameter.numel() == len(parameter):  # one number a channel: a scale or an offset
+        # One number a channel, or one for all: a scale or an offset.
+        if parameter.ndim == 0 or parameter.numel() == len(parameter):
             parameter.uniform_(0.5, 1.5, generator=generator)
             parameter.sub_(1.0 if name.endswith("bias") else 0.0)
         else:
@@ -92,7 +225,7 @@ def _lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    twin(images)
+    twin(images.clone())
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
@@ -118,63 +251,86 @@ class _Proof:
     plan: SlicePlan
     images: Tensor
     tolerance: float
+    rebuild: Rebuild | None = None
 
     def outputs(self, model: nn.Module) -> Tensor:
         """What a version computes: (images, columns)."""
         return as_matrix(model(self.images.clone()), len(self.images))  # a network may work in place
 
-    def difference(self, cut: Cut) -> float:
+    def check_sliced(self, kept: Kept) -> float:
+        """Compare the zeroed and the sliced network; return their relative difference.
+
+        Raises:
+            InexactError: it is too large, or one of them does not run.
+        """
+        difference = self.difference(kept)
+        if difference <= self.tolerance:
+            return difference
+        faulty = self.blamed(kept, lambda part, own: not part.difference(own) <= part.tolerance)
+        if faulty:
+            difference = self.part(faulty[:1]).difference({faulty[0]: kept[faulty[0]]})
+        reason = f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g})"
+        raise self.refusal(faulty, f"{reason}; {UNSEEN}", kept, self.outputs)
+
+    def difference(self, kept: Kept) -> float:
         """Relative difference of the zeroed and the sliced network; infinite where one cannot run."""
         try:
+            cut = self.plan.cut_to(kept)
             zeroed = self.outputs(zero_model(self.model, self.graph, cut))
-            sliced = self.outputs(slice_model(self.model, cut))
-            return float((zeroed - sliced).abs().max() / zeroed.abs().max().clamp(min=1e-12))
+            return difference_of(zeroed, self.outputs(slice_model(self.model, cut)))
         except Exception as error:  # what a user's network with missing channels raises is anyone's guess
             if out_of_memory(error):
                 raise
             return float("inf")
 
-    def blame(self, cut: Cut, difference: float) -> InexactError:
-        """Say which groups differ: those that, added to groups which can be cut together, spoil that."""
-        good = {group.name: torch.arange(group.width) for group in self.graph.groups}
-        faulty: list[str] = []
-        for group in self.graph.groups:
-            tried = {**good, group.name: cut.kept[group.name]}
-            alone = self.difference(self.plan.cut_to(tried))
-            if alone <= self.tolerance:
-                good = tried
-                continue
-            difference = difference if faulty else alone
-            faulty.append(group.name)
-        return self.refusal(
-            faulty,
-            f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g}); an "
-            "operation mixes these channels in a way the channel graph does not see",
-        )
+    def check_surgery(self, kept: Kept) -> None:
+        """Make sure that torch-pruning cuts the same network, bit for bit.
 
-    def check_surgery(self, cut: Cut) -> None:
-        """Make sure that torch-pruning cuts the same network, bit for bit."""
+        Raises:
+            InexactError: it does not.
+        """
+        if (reason := self.surgery_fault(kept)) is not None:
+            faulty = self.blamed(kept, lambda part, own: part.surgery_fault(own) is not None)
+            raise self.refusal(faulty, reason, kept, self.outputs)
+
+    def surgery_fault(self, kept: Kept) -> str | None:
+        """Return how the networks differ that slicing and torch-pruning make."""
+        cut = self.plan.cut_to(kept)
         sliced = slice_model(self.model, cut)
-        operated = surgery(self.model, self.graph, cut)
-        theirs = operated.state_dict()
-        for name, ours in sliced.state_dict().items():
-            if not isinstance(ours, Tensor):
-                continue
-            if name not in theirs or ours.shape != theirs[name].shape or not torch.equal(ours, theirs[name]):
-                got = tuple(theirs[name].shape) if name in theirs else "nothing"
-                reason = f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got} or others"
-                raise self.refusal(self.groups_at(name), reason)
         try:
-            same = torch.equal(self.outputs(sliced), self.outputs(operated))
+            operated = surgery(self.model, self.graph, cut)
+            theirs = operated.state_dict()
+            for name, ours in sliced.state_dict().items():
+                if not isinstance(ours, Tensor):
+                    continue
+                if (
+                    name not in theirs
+                    or ours.shape != theirs[name].shape
+                    or not torch.equal(ours, theirs[name])
+                ):
+                    got = tuple(theirs[name].shape) if name in theirs else "nothing"
+                    return f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got} or others"
+            if torch.equal(self.outputs(sliced), self.outputs(operated)):
+                return None
+            return "sliced and cut networks differ in output"
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise self.refusal([], f"as torch-pruning cuts it, it fails: {_brief(error)}") from error
-        if not same:
-            raise self.refusal([], "sliced and cut networks differ in output")
+            return f"as torch-pruning cuts it, it fails: {brief(error)}"
 
-    def check_reloaded(self, cut: Cut) -> None:
-        """Make sure that widths and weights on disk are all that the cut network is."""
+    def check_reloaded(self, kept: Kept) -> None:
+        """Make sure that widths and weights on disk are all that the cut network is.
+
+        Raises:
+            InexactError: they are not.
+        """
+        if (reason := self.reload_fault(kept)) is not None:
+            faulty = self.blamed(kept, lambda part, own: part.reload_fault(own) is not None)
+            raise self.refusal(faulty, reason, kept, None)
+
+    def reload_fault(self, kept: Kept) -> str | None:
+        """Return how the network differs that is read from what is stored."""
+        cut = self.plan.cut_to(kept)
         sliced = slice_model(self.model, cut)
         expected = self.outputs(sliced)
         with tempfile.TemporaryDirectory() as folder:
@@ -183,33 +339,132 @@ class _Proof:
             try:
                 save_safetensors(sliced.state_dict(), weights)
                 del sliced  # large networks are held several times as it is
-                reloaded = shaped(self.model, self.graph.input_shape, Strategy.load(strategy))
+                # Traced in float32 as ever: some modules are other operations in float64.
+                reloaded = shaped(self.fresh(), self.graph.input_shape, Strategy.load(strategy))
+                reloaded = reloaded.to(self.images.dtype).eval()
                 load_into(reloaded, load_state_dict(weights), "the cut network")
-                same = torch.equal(expected, self.outputs(reloaded))
+                if torch.equal(expected, self.outputs(reloaded)):
+                    return None
             except Exception as error:
                 if out_of_memory(error):
                     raise
-                raise self.refusal([], f"stored and read again, it fails: {_brief(error)}") from error
-        if not same:
-            reason = "it computes something else; is there a state outside of its parameters and buffers?"
-            raise self.refusal([], f"stored and read again, {reason}")
+                return f"stored and read again, it fails: {brief(error)}"
+        state = hidden_state(self.model, self.fresh())
+        return f"{_KEEPS_STATE}{f' ({state})' if state else ''}"
 
-    def groups_at(self, tensor: str) -> list[str]:
-        """Names of the groups that lie on a tensor's module."""
-        module = tensor.rpartition(".")[0]
-        return [g.name for g in self.graph.groups if any(slot.module == module for slot in g.slots)]
+    def fresh(self) -> nn.Module:
+        """Build the dense network anew in float32, where it is known how; else return a copy of it."""
+        if self.rebuild is None:
+            return copy.deepcopy(self.model).float().eval()
+        return ready(self.rebuild(), self.graph.input_shape).cpu().float().eval()
 
-    def refusal(self, groups: Sequence[str], reason: str) -> InexactError:
-        """One line: which groups, why, and what leaves them out."""
+    def check_training(self, kept: Kept, dense: nn.Module) -> str | None:
+        """Make sure that a cut classifier takes a training step; with its own weights, in float32.
+
+        Returns:
+            Why the dense network takes none; then nothing is said of the cut one.
+
+        Raises:
+            InexactError: only the cut network takes none.
+        """
+        if not self.graph.classifies:
+            return None
+        own = replace(self, model=copy.deepcopy(dense).cpu().float(), images=self.images.float())
+        if own.training_fault(own.plan.cut_to(kept)) is None:
+            own.check_state(kept)
+            return None
+        if (reason := own.training_fault(None)) is not None:
+            return reason
+        faulty = own.blamed(kept, lambda part, few: part.training_fault(part.plan.cut_to(few)) is not None)
+        raise own.refusal(faulty, "the cut network fails in training mode", kept, own.step)
+
+    def check_state(self, kept: Kept) -> None:
+        """Make sure that a training step leaves no state outside of parameters and buffers.
+
+        Raises:
+            InexactError: it does.
+        """
+        cut = self.plan.cut_to(kept)
+        trained, again = slice_model(self.model, cut), slice_model(self.fresh(), cut)
+        self.step(trained)
+        try:
+            again.load_state_dict(trained.state_dict())
+            found, expected = self.outputs(again), self.outputs(trained.eval())
+            if torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True):
+                return
+        except Exception as error:  # a user's network may raise anything
+            if out_of_memory(error):
+                raise
+        raise self.refusal([], f"after a training step {_KEEPS_STATE}", kept, None)
+
+    def training_fault(self, cut: Cut | None) -> str | None:
+        """Return why a cut network takes no training step; the dense one if there is no cut."""
+        try:
+            self.step(copy.deepcopy(self.model) if cut is None else slice_model(self.model, cut))
+        except Exception as error:  # a user's network may raise anything
+            if out_of_memory(error):
+                raise
+            said = first_line(error) if isinstance(error, AmcError) else brief(error)
+            return f"in training mode {said}"
+        return None
+
+    def step(self, model: nn.Module) -> None:
+        """Take a training step, in place."""
+        take_step(model, self.images[:IMAGES_OF_A_STEP])
+
+    def part(self, names: Sequence[str]) -> _Proof:
+        """Return the same with some groups only; the others are not touched."""
+        groups = tuple(group for group in self.graph.groups if group.name in names)
+        graph = replace(self.graph, groups=groups)
+        return replace(self, graph=graph, plan=SlicePlan(graph, self.model))
+
+    def blamed(self, kept: Kept, fails: Callable[[_Proof, Kept], bool]) -> list[str]:
+        """Return the groups that, added to groups which can be cut together, spoil that.
+
+        Nothing is returned if the network fails with all groups whole, too.
+        """
+        if fails(self.part([]), {}):
+            return []
+        good: dict[str, Tensor] = {}
+        faulty: list[str] = []
+        for group in self.graph.groups:
+            tried = {**good, group.name: kept[group.name]}
+            if fails(self.part(list(tried)), tried):
+                faulty.append(group.name)
+            else:
+                good = tried
+        return faulty
+
+    def refusal(
+        self,
+        groups: Sequence[str],
+        reason: str,
+        kept: Kept,
+        run: Callable[[nn.Module], object] | None,
+    ) -> InexactError:
+        """One line: which groups, why, and what leaves them out.
+
+        Args:
+            run: runs a network in the way in which the cut one fails, if it does.
+        """
         named = ", ".join(map(repr, groups))
         where = f"in group{'s' * (len(groups) > 1)} {named} " if groups else ""
         hint = f": compressor.exclude=[{','.join(groups)}] leaves that out" if groups else ""
         message = f"{type(self.model).__name__} cannot be pruned exactly: {where}{reason}{hint}"
-        return InexactError(message, groups)
+        by_name = {group.name: group for group in self.graph.groups}
+        reasons = {name: self.why(by_name[name], kept, run) or reason for name in groups}
+        return InexactError(message, groups, reasons)
 
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    def why(self, group: ChannelGroup, kept: Kept, run: Callable[[nn.Module], object] | None) -> str | None:
+        """Return the reason that one group gives alone."""
+        try:
+            cut = self.part([group.name]).plan.cut_to({group.name: kept[group.name]})
+            evaluated = modules_run(copy.deepcopy(self.model).eval(), self.images)
+            return reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
+        except Exception as error:  # the reason is a courtesy: the group stays whole without it, too
+            if out_of_memory(error):
+                raise
+            return None
 
 
 def _strategy(graph: Graph, widths: Sequence[int]) -> Strategy:

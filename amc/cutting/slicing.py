@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,14 @@ def slice_model(model: nn.Module, cut: Cut, tensors: Mapping[str, Tensors] | Non
 
 
 def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> nn.Module:
-    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter."""
+    """Return a copy of ``dense`` with the widths of ``strategy``; which channels stay does not matter.
+
+    Groups that the strategy lacks are not touched: it may lack them as they cannot be cut.
+    """
     graph = trace(dense, blank_image(dense, input_shape))
-    widths = strategy.widths_for(graph.group_names, graph.dense_widths)
-    return slice_model(dense, SlicePlan(graph, dense).cut(widths))
+    widths = dict(
+        zip(graph.group_names, strategy.widths_for(graph.group_names, graph.dense_widths), strict=True)
+    )
+    known = {group.name for group in strategy.groups}
+    graph = replace(graph, groups=tuple(group for group in graph.groups if group.name in known))
+    return slice_model(dense, SlicePlan(graph, dense).cut([widths[name] for name in graph.group_names]))

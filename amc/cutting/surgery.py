@@ -7,6 +7,7 @@ from collections import defaultdict
 from torch import nn
 
 from amc.cutting.slicing import Cut
+from amc.cutting.trial import settle
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
@@ -29,4 +30,4 @@ def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
         module = modules[root]
         prune_out = dependencies.graph.get_pruner_of_module(module).prune_out_channels
         dependencies.graph.get_pruning_group(module, prune_out, sorted(dropped)).prune(record_history=False)
-    return dependencies.model
+    return settle(dependencies.model)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from amc.errors import NotPrunableError, first_line
 from amc.graph import torch_pruning_adapter
+from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import judge
 from amc.scoring.flatten import output_tensors
 
@@ -135,7 +136,7 @@ def build_dependencies(model: nn.Module, example: Tensor) -> Dependencies:
     for parameter in twin.parameters():
         parameter.requires_grad_(True)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), recurrent_as_walls(twin):
             warnings.simplefilter("ignore")
             graph = torch_pruning_adapter.build_graph(
                 twin, example.detach().clone(), judge, output_transform=_differentiable

@@ -138,10 +138,20 @@ def exclude_groups(
                 reasons[group.name] = (
                     f"consumed by a layer of {inputs:,} inputs, and max_inputs is {max_inputs:,}"
                 )
+    kept = leave_whole(graph, reasons)
+    if not kept.groups:
+        raise SettingError("exclude, prune_coupled and max_inputs leave no channel group to prune")
+    return kept
+
+
+def leave_whole(graph: Graph, reasons: Mapping[str, str]) -> Graph:
+    """Return the graph with some groups kept at full width; all of them may be.
+
+    Args:
+        reasons: name of a group -> why it keeps its width.
+    """
     if not reasons:
         return graph
     kept = tuple(group for group in graph.groups if group.name not in reasons)
-    if not kept:
-        raise SettingError("exclude, prune_coupled and max_inputs leave no channel group to prune")
     left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
     return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))

@@ -32,6 +32,8 @@ def judge(node: Any) -> tuple[bool, str | None]:
     kind = node.grad_fn.name().lower() if hasattr(node.grad_fn, "name") else ""
     if type(node.module).__module__ != "torch_pruning.ops":
         return False, None  # a module of the network, for which torch-pruning has a pruner
+    if (reason := getattr(node.grad_fn, "wall", None)) is not None:
+        return False, str(reason)  # a recurrent layer
     for part, reason in _WALLS.items():
         if kind.startswith(part):
             return False, reason

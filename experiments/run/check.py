@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, found before any work is done."""
+"""The checks of a configuration, made before any work is done."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from experiments.config.runtimes import check_measuring
 from experiments.config.schema import Config
 from experiments.run.run import Run
 
+_TOLD = 3
+"""Groups that are left whole, and whose reasons are printed."""
 _NEED_LOGITS = ("finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
@@ -26,7 +28,7 @@ def check(run: Run) -> None:
     """Refuse an impossible setting, or a budget that no allowed network meets.
 
     Raises:
-        AmcError: says which.
+        AmcError: names the setting or the budget.
     """
     config, problem = run.config, run.problem
     stages.check_names(config.stages)
@@ -49,6 +51,7 @@ def check(run: Run) -> None:
         get_format(name)
     check_measuring(config)
     problem.load_data()
+    _check_provable(run)
     if "search" in config.stages:
         check_search(config.agent, reward)
         _check_outputs(run)
@@ -62,6 +65,23 @@ def check(run: Run) -> None:
         problem.available_backend()
 
 
+def _check_provable(run: Run) -> None:
+    """Prove the network prunable before any work, and say which groups stay whole as they are not."""
+    config, problem = run.config, run.problem
+    if not problem.cuts_channels:
+        return
+    proof = problem.proof
+    trains = "finetune" in config.stages or ("train" in config.stages and not problem.comes_trained)
+    if trains and proof.untrainable is not None:
+        raise AmcError(f"{problem.spec.name} cannot be trained: {proof.untrainable}")
+    if proof.left_whole:
+        reasons = {item.name: item.reason for item in proof.graph.unprunable}
+        told = [f"{name} ({reasons[name]})" for name in proof.left_whole[:_TOLD]]
+        more = len(proof.left_whole) - _TOLD
+        rest = f"; and {more} more, which stages=[inspect] lists" if more > 0 else ""
+        print(f"proof: left whole, as they cannot be cut exactly: {'; '.join(told)}{rest}")
+
+
 def _check_classifies(run: Run) -> None:
     """Refuse stages that measure accuracies, if the network returns no logits."""
     asked = [name for name in run.config.stages if name in _NEED_LOGITS]
@@ -73,7 +93,7 @@ def _check_classifies(run: Run) -> None:
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:
-    """Refuse rounds of fine-grained pruning that make no sense, or an agent that looks at channels only."""
+    """Refuse impossible densities, and agents and rewards that cannot prune single weights."""
     sparsify = config.sparsify
     check_order(sparsify.order)
     if not 0 < sparsify.min_density <= 1:

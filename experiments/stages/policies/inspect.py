@@ -36,6 +36,8 @@ def run(run: Run) -> dict[str, Any]:
     print(f"\n{len(rows)} groups; {reach:.1%} of the MACs are in layers that lie on some of them")
     if graph.other_macs:
         print(f"{graph.other_macs / dense:.1%} of the MACs are outside of Conv2d and Linear layers: constant")
+    if (untrainable := run.problem.proof.untrainable) is not None:
+        print(f"cannot be trained: {untrainable}")
     if not graph.classifies:
         print("no classifier: reward=likeness compares what it returns with the dense network")
     print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
@@ -45,6 +47,8 @@ def run(run: Run) -> dict[str, Any]:
         "prunable_macs_share": reach,
         "minimum_macs_ratio": minimum,
         "classifies": graph.classifies,
+        "exactness": run.problem.proof.difference,
+        "untrainable": untrainable,
         "groups": rows,
         "unprunable": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
     }
@@ -59,7 +63,7 @@ _INDENT: dict[str, Any] = {
 
 
 def _coupled(row: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
-    """What to print of a group's layers, kind by kind; what makes a group alone is its name."""
+    """Return a group's layers by kind, for printing; a single producer is left out, as it names the group."""
     kinds = [("through", row["followers"]), ("read by", row["readers"])]
     if len(row["producers"]) > 1:
         kinds.insert(0, ("made by", row["producers"]))
@@ -67,7 +71,7 @@ def _coupled(row: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
 
 
 def _row(graph: Graph, index: int, dense: int) -> dict[str, Any]:
-    """Describe one group; its share is what the MACs fall by when it loses all its channels."""
+    """Describe one group; ``macs_share`` is the share of the MACs that removing the whole group saves."""
     group = graph.groups[index]
     without = list(graph.dense_widths)
     without[index] = 0

@@ -47,7 +47,7 @@ def test_width_choices_by_hand():
     assert space.minimum == (16, 8, 8)
 
 
-def test_exact_share_does_not_ask_for_another_channel():
+def test_an_exact_share_needs_no_further_channel():
     assert 0.3 * 10 > 3 - 1e-12
     assert make_space([10], round_to=1, min_preserve_ratio=0.3).minimum == (3,)
     assert make_space([20], round_to=8, min_preserve_ratio=0.9).choices == ((20,),)

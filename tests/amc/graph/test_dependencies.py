@@ -37,7 +37,7 @@ from tests.networks import (
         (Heads, ["stem.0", "body.0"], "map", "the network's output"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_followed_is_left_whole_and_named(make, pruned, whole, reason, example):
+def test_groups_that_cannot_be_followed_stay_whole_and_are_named(make, pruned, whole, reason, example):
     graph = trace(make(), example)
     assert list(graph.group_names) == pruned
     (item,) = [item for item in graph.unprunable if item.name == whole]

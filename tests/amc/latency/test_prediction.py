@@ -61,7 +61,7 @@ def model_of(network, points=3, seed=0, factors=None):
     return LatencyModel(graph, TARGET, grids, made_up(grids, seed), factors)
 
 
-def test_spread_keeps_the_ends_and_at_most_so_many():
+def test_spread_keeps_both_ends_and_at_most_the_given_count():
     assert spread(range(10, 101, 10), 4) == (10, 40, 70, 100)
     assert spread([8, 64], 4) == (8, 64)
     assert spread([5], 3) == (5,)
@@ -194,7 +194,7 @@ def test_a_latency_budget_holds_for_any_requests(network, data):
 
 
 @one_network
-def test_tables_keep_what_was_measured_and_ask_for_the_rest_only(network, tmp_path):
+def test_only_layers_that_the_table_lacks_are_measured(network, tmp_path):
     model, graph, space = network
     backend = Spinning()
     table = LatencyTable(target_of(backend, 1, 1))
@@ -291,7 +291,7 @@ def test_rounding_up_is_free_within_a_block_of_channels():
     assert found.cheap_multiple == 8
 
 
-def test_rounding_up_costs_what_it_adds_where_there_are_no_blocks():
+def test_without_blocks_rounding_up_costs_the_added_channels():
     extra = extra_of_rounding({width: float(width) for width in WIDTHS})
     assert extra[2] == pytest.approx(sum((w + w % 2) / w - 1 for w in WIDTHS) / len(WIDTHS))
     assert list(extra.values()) == sorted(extra.values())

@@ -351,7 +351,7 @@ class Versioned(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-def test_modules_that_insist_on_a_version_are_loaded(tmp_path: Path) -> None:
+def test_modules_that_check_a_version_are_loaded(tmp_path: Path) -> None:
     source, target = nn.Sequential(Versioned(2, 3)), nn.Sequential(Versioned(2, 3))
     save_safetensors(source.state_dict(), tmp_path / "w.safetensors")
     load_into(target, load_state_dict(tmp_path / "w.safetensors"), "w.safetensors")

@@ -301,7 +301,7 @@ def test_a_network_that_cannot_be_used(tmp_path: Path, overrides: list[str], par
 @pytest.mark.parametrize(
     "stage", ["search", "prune", "finetune", "export", "benchmark", "report", "evaluate", "compare"]
 )
-def test_a_stage_on_an_empty_folder_says_what_to_run_first(tmp_path: Path, stage: str) -> None:
+def test_a_stage_on_an_empty_folder_names_the_stage_to_run_first(tmp_path: Path, stage: str) -> None:
     outcome = amc(*TINY, f"stages=[{stage}]", "run_dir=run", cwd=workspace(tmp_path))
     refused(outcome, "run has no ", re.search(r"stages=\[(train|search|prune)\]", outcome.err)[0])
 
