@@ -173,11 +173,14 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
     raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
 
 
-def in_float32(model: nn.Module) -> nn.Module:
-    """Return ``model``, or a float32 copy if some parameters are in half or double precision; this is noted.
+def usable(model: nn.Module) -> nn.Module:
+    """Return the network that is worked on: out of ``nn.DataParallel``, and in float32, which is noted.
 
-    Images are in float32, and so is every step that changes weights.
+    Images are in float32, and so is every step that changes weights. A network with parameters in half or
+    double precision is converted as a copy; others are returned as they are.
     """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     others = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     if not others:
         return model
@@ -275,7 +278,7 @@ def _call(
             f"model {spec.name!r}: the factory returned {type(model).__name__}, expected torch.nn.Module; "
             "likely cause: the path does not name the factory"
         )
-    return in_float32(model)
+    return usable(model)
 
 
 def _import_factory(path: str) -> _Factory:

@@ -30,7 +30,7 @@ from amc.latency.prediction.build import build_profile, checked_widths
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
-from amc.models.registry import in_float32
+from amc.models.registry import usable
 from amc.progress import progress
 from amc.result import Evaluation
 from amc.scoring.run import outputs
@@ -115,7 +115,7 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
-        model = in_float32(model)
+        model = usable(model)
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
         self.reward = _reward_of(reward, score, labelled and self.graph.classifies)

@@ -12,7 +12,7 @@ from torchvision.models._api import WeightsEnum
 
 from amc.errors import AmcError
 from amc.models import CifarResNet, ModelSpec, OptionAShortcut, available, build, plain20, resnet20
-from amc.models.registry import in_float32
+from amc.models.registry import usable
 from amc.notes import note_once
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
@@ -452,8 +452,8 @@ def test_a_network_of_another_precision_is_converted_and_named(
     assert "is converted to float32" in record.message
 
 
-def test_a_network_in_float32_is_returned_as_it_is() -> None:
+def test_a_network_usable_is_returned_as_it_is() -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("table", torch.ones(2, dtype=torch.float64))
-    assert in_float32(model) is model
+    assert usable(model) is usable(nn.DataParallel(model)) is model
     assert model.table.dtype == torch.float64
