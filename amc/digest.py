@@ -1,4 +1,4 @@
-"""One hash for all records that say what they were made from."""
+"""The one hash function for fingerprints of networks, data and settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def digest(*parts: str | bytes | Tensor) -> str:
     """Return the SHA-256 of all parts, one after the other, as 64 hexadecimal digits.
 
-    A string counts as its UTF-8 bytes, a tensor as its raw values in row-major order: its shape and type
-    have to be a part of their own where they may differ.
+    A string is hashed as its UTF-8 bytes, a tensor of any shape as its raw values in row-major order. Shape
+    and type are not hashed: pass them as parts of their own if they may differ.
     """
     hashed = hashlib.sha256()
     for part in parts:
@@ -28,7 +28,7 @@ def digest(*parts: str | bytes | Tensor) -> str:
 
 
 def named(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
-    """Return the names and tensors of a state dict as parts of a digest."""
+    """Return the names and tensors of a state dict, one after the other, as parts for ``digest``."""
     return [part for item in tensors.items() for part in item]
 
 

@@ -1,11 +1,11 @@
-"""Errors that a user is meant to read: one line with what was got, what was expected and the likely cause."""
+"""Errors for the user: one line that says what was given, what was expected, and the likely cause."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class AmcError(Exception):
-    """Bad input, told in one line.
+    """Bad input, described in one line.
 
     The command line prints the message without a traceback and exits with a non-zero status. It is not a
     ``ValueError``, so that a handler of faulty values does not swallow a message that is already complete.
@@ -17,7 +17,7 @@ class SettingError(AmcError):
 
 
 class FileError(AmcError):
-    """A file that is missing, damaged, of another version, or about another network."""
+    """A file that is missing or damaged, has another version, or belongs to another network."""
 
 
 class NotPrunableError(AmcError):
@@ -29,11 +29,11 @@ class UnavailableError(AmcError):
 
 
 class Stopped(KeyboardInterrupt):
-    """The user stopped the work; the message says what was kept and how to go on."""
+    """The user stopped the work; the message says what was kept and how to continue."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library means that memory ran out, which says nothing about the input."""
+    """Whether an error, of any library, means that memory ran out; then the input may be fine."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or ("memory" in text and "alloc" in text)
 
@@ -46,7 +46,7 @@ def first_line(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
     """Return ``; did you mean 'x'?`` with the nearest known words, or an empty string if none is near.
 
-    A word of which ``word`` is the beginning is near, however much longer it is.
+    If none is similar, the known words that start with ``word`` are suggested.
     """
     words = list(known)
     near = get_close_matches(word, words, n=most) or [

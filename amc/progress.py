@@ -5,10 +5,19 @@ from __future__ import annotations
 from tqdm import tqdm
 
 
-def progress(total: int | None, description: str, unit: str, *, initial: int = 0, delay: float = 0.0) -> tqdm:
-    """Return a progress bar on standard error that is removed when it is closed.
+def progress(
+    total: int | None,
+    description: str,
+    unit: str,
+    *,
+    initial: int = 0,
+    delay: float = 0.0,
+    stays: bool = False,
+    shown: bool = True,
+) -> tqdm:
+    """Return a progress bar on standard error.
 
-    Nothing is drawn where standard error is not a terminal.
+    Nothing is drawn if standard error is not a terminal.
 
     Args:
         total: number of steps; None if unknown.
@@ -16,6 +25,8 @@ def progress(total: int | None, description: str, unit: str, *, initial: int = 0
         unit: the name of one step, such as ``"batch"``.
         initial: steps that are already done.
         delay: seconds before the bar appears.
+        stays: whether the bar stays on the terminal when it is closed.
+        shown: whether the bar is drawn at all.
     """
     return tqdm(
         total=total,
@@ -23,6 +34,6 @@ def progress(total: int | None, description: str, unit: str, *, initial: int = 0
         unit=unit,
         initial=initial,
         delay=delay,
-        leave=False,
-        disable=None,
+        leave=stays,
+        disable=None if shown else True,
     )

@@ -1,4 +1,4 @@
-"""Tables of named things, such as data sets or runtimes: a new one is one file and one row."""
+"""Tables of named entries, such as data sets or runtimes: a new one is one file and one row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """A read-only mapping from names to entries, whose refusal of an unknown name says which there are.
+    """A read-only mapping from names to entries; ``find`` refuses an unknown name with a list of the known.
 
     Args:
-        kind: what the entries are, for the message: ``"data set"``.
+        kind: the kind of the entries for messages, such as ``"data set"``.
         entries: name -> entry, in the order in which they are listed.
     """
 
@@ -35,10 +35,11 @@ class Registry(Mapping[str, T]):
         """Return the entry called ``name``.
 
         Args:
-            hint: what else could be given, added to the message.
+            name: name of an entry.
+            hint: added to the message, such as other accepted values.
 
         Raises:
-            SettingError: there is none; the message lists the names and the nearest.
+            SettingError: the name is unknown; the message lists the names and suggests the nearest.
         """
         if name not in self._entries:
             near = did_you_mean(name, self._entries)

@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one candidate network achieves on ``search_val``, without fine-tuning.
+    """Scores of one candidate network on ``search_val``, without fine-tuning, and its costs.
 
     Attributes:
         widths: kept channels of every group.
         top1: accuracy in percent; None without labels, or for a network that returns no logits.
-        loss: cross-entropy in nats; None where there is no accuracy.
+        loss: cross-entropy in nats; None whenever ``top1`` is None.
         agreement: minus the mean KL divergence (nats) from the dense network's prediction; 0 is perfect. For
             a network without logits it is ``likeness``.
         likeness: minus the squared error of the outputs, relative to the dense outputs' variance over images
             (``amc.scoring.scores.likeness``); 0 is perfect.
-        macs, params: of the candidate; ``*_ratio`` relative to the dense network.
-        seconds: CPU time that the evaluation took.
+        macs: multiply-adds of the candidate for one image.
+        params: number of its parameters.
+        macs_ratio, params_ratio: the same relative to the dense network.
+        seconds: CPU time of the evaluation, in seconds.
     """
 
     widths: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Libraries of others: whether one is installed, how to import without one, and how to work around them."""
+"""Third-party libraries: whether one is installed, how to silence one, and workarounds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep prints, log lines and warnings of Python and C++ code off the console; errors still propagate.
+    """Suppress prints, log lines and warnings of Python and C++ code; exceptions still propagate.
 
-    C++ code writes to the file descriptors 1 and 2. Both point to the null device meanwhile, for all threads
-    of the process.
+    C++ code writes to the file descriptors 1 and 2. Both point to the null device during the block, for all
+    threads of the process.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -56,16 +56,16 @@ def _null_descriptors() -> Iterator[None]:
 
 
 def missing(*packages: str) -> str | None:
-    """Return None if all top-level ``packages`` are installed, else a line that names those that are not."""
+    """Return None if all top-level ``packages`` are installed, else a line that names the missing ones."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
 @contextlib.contextmanager
 def without(package: str) -> Iterator[None]:
-    """Let ``import package`` fail meanwhile, as if it were not installed.
+    """Make ``import package`` fail during the block, as if the package were not installed.
 
-    Nothing changes if the package is imported already.
+    This has no effect if the package is imported already.
     """
     if package in sys.modules:
         yield
@@ -79,9 +79,10 @@ def without(package: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def onnx_operators_kept() -> Iterator[None]:
-    """Let ``torch.onnx.export`` reuse its table of operators: making it is over half of a small export.
+    """Let ``torch.onnx.export`` reuse its table of operators; building it takes over half of a small export.
 
-    An export does not change the table. Nothing changes with a version of torch that has it elsewhere.
+    An export does not change the table. This has no effect with a version of torch that keeps the table
+    elsewhere.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -99,12 +100,12 @@ def onnx_operators_kept() -> Iterator[None]:
 
 @functools.cache
 def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the one cached version of ``function``, which outlives each use of it."""
+    """Return the cached version of ``function``, one for the life of the process."""
     return functools.cache(function)
 
 
 def return_free_memory() -> None:
-    """Give the heap's free memory back to the kernel, so that the resident set holds what is in use."""
+    """Return free heap memory to the kernel, so that the resident set holds used memory only."""
     gc.collect()
     with contextlib.suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,1 +1,10 @@
-"""Composition: reads the configuration, runs stages, writes the run folder."""
+"""The command line and the Python library: read the configuration, run stages, write the run folder.
+
+- ``main.py``: the ``amc`` command.
+- ``job.py``: all runs of one job: the stages of one run, or of one run for each budget.
+- ``statistics.py``: interquartile means, bootstrap intervals and rank correlation.
+
+The folders: ``config`` (the typed configuration), ``command`` (the command line around Hydra), ``run`` (the
+run folder and what stages share), ``stages``, ``report`` (tables and pages), ``library`` (``amc.compress``),
+``reproduce`` (tables of many runs), ``benchmark``, ``coverage``, ``examples`` and ``published`` (records).
+"""

@@ -1,8 +1,8 @@
 """A job: the stages of a run, or of one run for each of several budgets, with a summary at the end.
 
-With several budgets the run folder holds what does not depend on the budget: the dense network and the
-evaluations of all searches. Each budget has a run folder of its own below it, ``macs_0.30`` for example,
-which can be asked for single stages like any other.
+With several budgets the run folder holds the parts that do not depend on the budget: the dense network and
+the evaluations of all searches. Each budget has a run folder of its own below it, such as ``macs_0.30``.
+Single stages can be run on that folder as on any other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from amc.strategy import Strategy
 from experiments.command.lock import locked
 from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
+from experiments.config.schema import path_keys
 from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
-from experiments.report.text import aligned
+from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import fronts, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
@@ -31,7 +32,16 @@ VERSION = 1
 
 
 def run_job(run: Run, overrides: Sequence[str]) -> None:
-    """Run the configured stages; where several budgets are listed, for each of them."""
+    """Run the configured stages, once for each budget if several are listed.
+
+    Args:
+        run: the run of the whole job.
+        overrides: the overrides that the user gave.
+
+    Raises:
+        AmcError: a stage failed.
+        Stopped: the user stopped a stage.
+    """
     budgets, names = listed_budgets(run.config.budget), run.stages
     if not budgets:
         run_stages(run, names)
@@ -56,23 +66,28 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
 
 @contextmanager
 def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
-    """Give a part what makes its folder that of a run: the dense network, configuration and overrides."""
+    """Make the folder of one budget a complete run folder: dense network, configuration, overrides."""
     problem, folder = part.problem, part.folder.path
     problem.keep_dense()
     for path in (problem.folder.dense, problem.folder.latency_model):
         if path.exists():
             atomic_write_bytes(folder / path.name, path.read_bytes())
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
-    hydra = folder / ".hydra"
+    hydra = part.folder.hydra
     hydra.mkdir(exist_ok=True)
     atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
     atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
-    with remembering(folder, overrides):
+    with remembering(folder, overrides, paths=path_keys()):
         yield
 
 
 def summarise(run: Run, parts: Sequence[Run]) -> None:
-    """Write ``budgets.json``, ``budgets.html`` and strategies of the joint front; print a table."""
+    """Write ``budgets.json``, ``budgets.html`` and the strategies of the joint front; print a table.
+
+    Args:
+        run: the run of the whole job.
+        parts: the runs of its budgets.
+    """
     atomic_write_json(run.folder.provenance, run.provenance())
     if not (found := {part.folder.name: part for part in parts if (part.folder.strategy).exists()}):
         return
@@ -105,7 +120,7 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
 
 
 def row(part: Run) -> dict[str, Any]:
-    """Return what became of one budget; what no stage has measured is left out."""
+    """Return the results of one budget, without those that no stage has measured."""
     widths = part.widths_of(Strategy.load(part.folder.strategy))
     dense, macs = part.problem.graph.dense_widths, macs_cost(part.problem.graph)
     facts: dict[str, Any] = {
@@ -129,7 +144,7 @@ def row(part: Run) -> dict[str, Any]:
 
 
 def _dense(part: Run) -> dict[str, Any]:
-    """Return the dense network's cost and, where a stage of ``part`` has judged it, its scores."""
+    """Return the dense network's cost and the scores that stages of ``part`` have measured."""
     widths = part.problem.graph.dense_widths
     facts: dict[str, Any] = {
         "macs": macs_cost(part.problem.graph)(widths),
@@ -147,25 +162,18 @@ def _dense(part: Run) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> list[list[str]]:
-    """Return the table of all budgets, its head first.
+    """Return the rows of the table of all budgets, the head first.
 
-    Top-1 is in percent, "search" on search_val, the rest on test; columns of runtimes are speed-ups.
+    Top-1 accuracies are in percent: "search" on search_val, the others on test. A runtime's column is its
+    speed-up.
     """
     dense, budgets = summary["dense"], summary["budgets"]
     runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
     head = ["", "MACs M", "params M", "search", "pruned", "fine-tuned"]
     top1 = [dense["search"].get("top1"), dense.get("top1"), None]
-    rows = [[*head, *runtimes], ["dense", *_cost(dense), *map(_percent, top1), *[""] * len(runtimes)]]
+    rows = [[*head, *runtimes], ["dense", *cost(dense), *map(decimals, top1), *[""] * len(runtimes)]]
     for budget in budgets:
         top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
-        speedup = [f"{budget['speedup'][r]:.2f}x" if r in budget["speedup"] else "" for r in runtimes]
-        rows.append([budget["folder"], *_cost(budget), *map(_percent, top1), *speedup])
+        speedup = [times_smaller(budget["speedup"].get(name)) for name in runtimes]
+        rows.append([budget["folder"], *cost(budget), *map(decimals, top1), *speedup])
     return rows
-
-
-def _cost(network: dict[str, Any]) -> list[str]:
-    return [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -22,10 +22,14 @@ from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
 from experiments.command.lock import locked
 from experiments.command.messages import message, one_line
+from experiments.command.overrides import readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema
 
 _log = logging.getLogger("amc")
+
+FOLDERS = frozenset({"run_dir", "hydra.run.dir", "hydra.sweep.dir"})
+"""Keys that name the folder of a command."""
 
 
 def main() -> None:
@@ -36,7 +40,8 @@ def main() -> None:
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with command.running():
-            sys.argv[1:] = with_remembered(sys.argv[1:])
+            arguments = readable(sys.argv[1:], schema.path_keys() | FOLDERS)
+            sys.argv[1:] = with_remembered(arguments)
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
@@ -61,7 +66,7 @@ def main() -> None:
 
 @cache
 def prepare_hydra() -> None:
-    """Make the schema and the networks' names known to Hydra, before it composes a configuration."""
+    """Register the schema and the names of the networks with Hydra, before it composes a configuration."""
     quick_hydra.quicken()
     schema.register()
     model_source.register()
@@ -69,7 +74,7 @@ def prepare_hydra() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(cfg: DictConfig) -> None:
-    """Run the one job, or one of many; those may run in another process than `main`."""
+    """Run one job. A job of a multirun may run in another process than `main`."""
     given, folder = list(HydraConfig.get().overrides.task), Path(HydraConfig.get().runtime.output_dir)
     if not multirun.is_multirun():
         with Command.current.keep_errors():
@@ -88,8 +93,8 @@ def _app(cfg: DictConfig) -> None:
 
 
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
-    """Check the configuration and run the stages, with the overrides ``given`` remembered in ``folder``."""
-    # torch takes a second to import, which --help and a misspelt key need not wait for.
+    """Check the configuration and run the stages; the overrides ``given`` are remembered in ``folder``."""
+    # These import torch, which takes a second: --help and the message about a misspelt key come without it.
     from experiments.config.budgets import check_given
     from experiments.job import run_job
     from experiments.run.check import check
@@ -102,7 +107,7 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     run = open_run(config, folder)
     set_up_process(config)
     multirun.forget_failure(folder)
-    with remembering(folder, given, keep=multirun.is_multirun()):
+    with remembering(folder, given, paths=schema.path_keys(), keep=multirun.is_multirun()):
         check_given(config.budget, given)
         check(run)
         run_job(run, given)
@@ -121,7 +126,7 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _see_current_directory() -> None:
-    """Let a user's own network or reward be imported from the current directory."""
+    """Make a user's own network or reward importable from the current directory."""
     if "" not in sys.path:
         sys.path.append("")
 
@@ -131,12 +136,12 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
 
 
 def _end_after_failed_jobs(command: Command, error: str | None = None) -> None:
-    """If jobs of a multirun have failed, list them below ``error`` or their number, and exit."""
+    """If jobs of a multirun have failed, print ``error`` or their number, list them, and exit."""
     lines = command.sweep.failures() if command.sweep is not None else []
     if lines:
         head = one_line(error or f"{len(lines)} of the jobs failed")
         listed = "".join(f"\n  {one_line(line)}" for line in lines)
-        print(f"amc: {head}; amc run_dir=FOLDER takes a job up again{listed}", file=sys.stderr)
+        print(f"amc: {head}; amc run_dir=FOLDER resumes a job{listed}", file=sys.stderr)
         sys.exit(2)
 
 

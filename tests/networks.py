@@ -196,7 +196,7 @@ class SecretScale(Headed):
     def __init__(self) -> None:
         super().__init__(10)
         self.stem, self.last = conv_bn(3, 8), conv_bn(8, 10)
-        self.register_buffer("scale", torch.arange(1.0, 9.0).view(1, 8, 1, 1))
+        self.scale = torch.arange(1.0, 9.0).view(1, 8, 1, 1)  # neither a parameter nor a buffer
 
     def features(self, x: Tensor) -> Tensor:
         return self.last(self.stem(x) * self.scale)
@@ -371,6 +371,138 @@ class SamePadded(Chain):
         self.second = SameConv(8, 12, 3, stride=2)
 
 
+class PerChannel(Headed):
+    """Bare parameters of one number a channel, added, multiplied and divided by, before a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__(14)
+        self.stem, self.left, self.right = conv_bn(3, 8), nn.Conv2d(8, 6, 1), nn.Conv2d(8, 8, 1)
+        self.scale, self.shift = nn.Parameter(torch.ones(8, 1, 1)), nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.slopes, self.width = nn.Parameter(torch.ones(6)), nn.Parameter(torch.ones(12))
+        self.divisor = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def features(self, x: Tensor) -> Tensor:
+        x = (self.stem(x) + self.shift) * self.scale.sigmoid() * self.width
+        left = (self.left(x).permute(0, 2, 3, 1) * self.slopes).permute(0, 3, 1, 2)
+        return torch.cat([left, self.right(x) / (self.divisor.abs() + 1e-6)], 1)
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm of buffers, as detection backbones have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.reshape(1, -1, 1, 1) * (self.running_var.reshape(1, -1, 1, 1) + 1e-5).rsqrt()
+        return x * scale + (self.bias.reshape(1, -1, 1, 1) - self.running_mean.reshape(1, -1, 1, 1) * scale)
+
+
+class FrozenNorms(Chain):
+    """Norms of buffers, and a buffer of pixels that has nothing to do with the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Sequential(nn.Conv2d(3, 8, 3), FrozenNorm(8)), FrozenNorm(12)
+        self.register_buffer("columns", torch.arange(4.0))
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.second(self.first(x))) + self.columns)
+
+
+class InstanceNorms(Chain):
+    """Instance norms: with weights and statistics, with statistics alone, and with neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        full = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), full, nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 12, 3), nn.InstanceNorm2d(12, track_running_stats=True))
+
+
+class Transposed(Headed):
+    """Transposed convolutions, plain and depthwise, between convolutions and a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.deep = conv_bn(3, 6), conv_bn(6, 8, stride=2)
+        self.up = nn.Sequential(nn.ConvTranspose2d(8, 6, 2, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.each, self.last = nn.ConvTranspose2d(12, 12, 3, 1, 1, groups=12), conv_bn(12, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(self.each(torch.cat([x, self.up(self.deep(x))], 1)))
+
+
+class AttentionGate(Headed):
+    """A map of one channel that scales all channels of another, and the norm of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.inner, self.last = conv_bn(3, 8), conv_bn(8, 6), conv_bn(8, 10)
+        self.gate = nn.Sequential(nn.Conv2d(6, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return F.normalize(self.last(x * self.gate(self.inner(x)).expand_as(x)), dim=1)
+
+
+class Gates(Headed):
+    """Products of two halves of the channels: chunks after a depthwise layer, and a gated linear unit."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.wide, self.each = conv_bn(3, 8), nn.Conv2d(8, 12, 1), conv_bn(12, 12, groups=12)
+        self.narrow, self.twice = nn.Conv2d(6, 12, 1), nn.Conv2d(6, 6, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        left, right = self.each(self.wide(self.stem(x))).chunk(2, dim=1)
+        return self.twice(F.glu(self.narrow(right * left), 1))
+
+
+class CrossStage(Headed):
+    """Chunks that are concatenated with what a branch makes of the last one, as in YOLOv8."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.branch, self.last = conv_bn(3, 8), conv_bn(4, 4), conv_bn(12, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        parts = list(torch.chunk(self.stem(x), 2, 1))
+        parts.append(parts[-1] + self.branch(parts[-1]))
+        return self.last(torch.cat(parts[::-1], 1))
+
+
+class WithoutGradients(Headed):
+    """Layers that run without gradients before one that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.frozen, self.detached, self.last = conv_bn(3, 8), conv_bn(8, 6), conv_bn(6, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.frozen(x)
+        return self.last(self.detached(x).detach())
+
+
+class FlattenedFromTheEnd(nn.Module):
+    """Maps flattened by axes from the end, channels first and channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv_bn(3, 6, stride=2), conv_bn(6, 8, stride=2)
+        self.hidden, self.other = nn.Linear(8 * 3 * 3, 10), nn.Linear(6 * 6 * 6, 10)
+        self.head = nn.Linear(10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        last = self.other(x.permute(0, 2, 3, 1).reshape(len(x), -1))
+        return self.head(F.relu(self.hidden(self.second(x).flatten(-3)) + last))
+
+
 PRUNABLE: tuple[type[nn.Module], ...] = (
     Chain,
     Residual,
@@ -394,6 +526,15 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
     ChannelsLast,
     Standardised,
     SamePadded,
+    PerChannel,
+    FrozenNorms,
+    InstanceNorms,
+    Transposed,
+    AttentionGate,
+    Gates,
+    CrossStage,
+    WithoutGradients,
+    FlattenedFromTheEnd,
 )
 """Networks that can be pruned exactly, at least in part."""
 

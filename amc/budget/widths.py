@@ -42,6 +42,8 @@ def width_space(
 ) -> WidthSpace:
     """Return the multiples of ``round_to`` that keep at least ``min_preserve_ratio``, and the dense width.
 
+    A group that is no wider than ``round_to`` has one choice, its dense width: it stays whole.
+
     Args:
         names: group names in forward order.
         dense: dense width of every group.
@@ -49,18 +51,17 @@ def width_space(
         min_preserve_ratio: smallest share of a group that may be kept, in (0, 1].
 
     Raises:
-        SettingError: ``round_to`` is below 1 or above a group's width, or the ratio is outside (0, 1].
+        SettingError: ``round_to`` is below 1 or larger than every group, or the ratio is outside (0, 1].
     """
     if round_to < 1:
         raise SettingError(f"budget.round_to is {round_to}; expected a channel multiple of at least 1")
     if not 0 < min_preserve_ratio <= 1:
         raise SettingError(f"budget.min_preserve_ratio is {min_preserve_ratio}; expected a share in (0, 1]")
-    for name, width in zip(names, dense, strict=True):
-        if round_to > width:
-            raise SettingError(
-                f"budget.round_to is {round_to}, larger than group {name!r} of {width} channels; "
-                f"expected at most {min(dense)} for this network"
-            )
+    if round_to > max(dense, default=round_to):
+        raise SettingError(
+            f"budget.round_to is {round_to}, larger than every channel group; "
+            f"expected at most {max(dense)} for this network"
+        )
     choices = tuple(_choices(width, round_to, min_preserve_ratio) for width in dense)
     return WidthSpace(tuple(names), tuple(dense), choices)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,18 @@ from amc.graph.groups import Graph
 from amc.importance.orders import channel_orders
 from amc.refit.lookup import RefitLookup
 from amc.refit.moments import Moments, collect_moments, refit_layers
-from amc.refit.sequential import SequentialRefit
+from amc.refit.sequential import SequentialRefit, Way
+from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A refit in sequence: how many layers, which way, and why by recorded calls, if so."""
+
+    layers: int
+    way: Way
+    why_recorded: str | None
 
 
 class CandidateBuilder:
@@ -97,6 +108,11 @@ class CandidateBuilder:
         """Whether the network returns logits (N, classes)."""
         return self.graph.classifies
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The format in which candidates take images."""
+        return self._folded.memory_format
+
     def prepare(self) -> None:
         """Compute the parts that all candidates share, once: the dense side of a sequential refit."""
         if self._sequential is None and len(self._sequential_images):
@@ -166,17 +182,17 @@ class CandidateBuilder:
         held_out: float = 0.0,
         activation_rounds: int = 0,
         progress: Callable[[int], Any] | None = None,
-    ) -> int:
-        """Refit a cut network in place, layer by layer, and return how many layers were refitted.
+    ) -> Refitted:
+        """Refit a cut network in place, layer by layer.
 
         Args:
             model: a network of this cut on the CPU, in eval mode.
             images: calibration images (N, C, H, W).
             held_out, activation_rounds: see ``SequentialRefit``.
-            progress: called with 1 after every operation.
+            progress: called with 1 after every step.
 
         Raises:
-            AmcError: its forward pass cannot be traced symbolically.
+            AmcError: it cannot be refitted.
         """
         refit = self._sequential_refit(images, held_out=held_out, progress=progress)
         model.to(self.device)
@@ -189,7 +205,7 @@ class CandidateBuilder:
             progress=progress,
         )
         model.cpu()
-        return count
+        return Refitted(count, refit.way, refit.why_recorded)
 
     def _sequential_refit(
         self, images: Tensor, *, held_out: float = 0.0, progress: Callable[[int], Any] | None = None
@@ -199,6 +215,7 @@ class CandidateBuilder:
             images.to(self.device),
             positions_per_image=self.settings.positions_per_image,
             held_out=held_out,
+            norms=self.graph.norm_after,
             progress=progress,
         )
 
@@ -206,7 +223,8 @@ class CandidateBuilder:
         return FoldedNetwork(self.dense, self.graph, self.device, PRECISIONS[precision])
 
     def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
-        model = copy.deepcopy(self.dense).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = memory_format_of(self.dense, images[:2])
+        model = copy.deepcopy(self.dense).to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return collect_moments(
             model,
             refit_layers(self.graph),

@@ -1,9 +1,10 @@
-"""Error curves of channel groups, corrected by what pruning them really does to the outputs.
+"""Error curves of channel groups, scaled to the measured output error of pruning each group alone.
 
-The curves of ``amc.importance.elimination`` take errors at different places of a map for independent. They
-are alike: a global average evens independent errors out and keeps common ones, so that the last layers
-before it are underestimated most, by up to 90 times on MobileNet-V2. The form of a curve is right all the
-same: a factor that was measured at two widths, and varies little between them, is enough.
+The estimated curves of ``amc.importance.elimination`` assume that errors at different positions of a feature
+map are independent. In fact they are correlated: global average pooling cancels independent errors but keeps
+common ones. The last layers before the pooling are therefore underestimated most, by up to 90 times on
+MobileNet-V2. The shape of the estimated curve is right; only its scale is wrong. Two measurements fix the
+scale.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from amc.scoring.run import outputs
 from amc.scoring.scores import likeness
 
 SHARES = (0.3, 0.7)
-"""Of a group's channels: where its curve is measured."""
+"""The widths at which a curve is measured, as shares of the group's channels."""
 
 Curves = Mapping[str, tuple[float, ...]]
+"""Name of a group -> output error at every width, from 0 channels to all."""
 
 
 def measured_widths(dense: int) -> tuple[int, ...]:
@@ -43,9 +45,9 @@ def measured_curves(
     """Scale estimated curves to measured errors.
 
     Args:
-        curves: group name -> error at every width (``amc.importance.elimination.Elimination.errors``).
+        curves: estimated curves (``amc.importance.elimination.Elimination.errors``).
         dense: channels of every group, in the order of ``curves``.
-        error_of: error of the network's outputs at some widths, in the unit of the curves.
+        error_of: measures the error of the network's outputs at given widths, in the unit of the curves.
         progress: called with 1 after every measurement.
 
     Raises:
@@ -66,22 +68,22 @@ def measured_curves(
 
 
 def _scaled(curve: tuple[float, ...], factors: Mapping[int, float]) -> tuple[float, ...]:
-    """Multiply a curve by factors known at some widths (interpolated in the logarithm, constant outside)."""
+    """Multiply a curve by the factors at some widths, log-linear between them and constant outside."""
     if not factors:
         return curve
     logs = np.interp(np.arange(len(curve)), [*factors], np.log([*factors.values()]))
     scaled = np.array(curve) * np.exp(logs)
-    # More channels never lose more, whatever noise says.
+    # Keep the curve monotone: noise must not make a wider group worse than a narrower one.
     return tuple(np.maximum.accumulate(scaled[::-1])[::-1].tolist())
 
 
 class ErrorCurves:
-    """Error curves of all groups of one network, measured when first asked for.
+    """Error curves of all groups of one network, measured at the first call.
 
-    An error is that of the network's outputs, as a share of their variance over images.
+    An error is the squared error of the network's outputs relative to their variance over images.
 
     Args:
-        evaluator: its builder estimates the curves; on the first of its images they are measured.
+        evaluator: its builder gives the estimated curves; they are measured on the first of its images.
     """
 
     def __init__(self, evaluator: Evaluator[CandidateBuilder]) -> None:
@@ -89,10 +91,10 @@ class ErrorCurves:
         self._known: Curves | None = None
 
     def __call__(self, progress: Callable[[int], Any] | None = None) -> Curves:
-        """Return name of a group -> error at every width from 0 on; {} if the order of channels gives none.
+        """Return the error curves, or {} if the channel order estimates none.
 
         Args:
-            progress: called with 1 after every network that is measured.
+            progress: called with 1 after every measured network.
 
         Raises:
             AmcError: a measured error is not finite.
@@ -107,7 +109,7 @@ class ErrorCurves:
         return self._known
 
     def _output_error(self, images: Tensor) -> Callable[[Sequence[int]], float]:
-        """Return the error of a candidate's outputs, as a function of its widths."""
+        """Return a function from widths to the error of that candidate's outputs."""
         evaluator = self._evaluator
         measuring = evaluator.builder.measuring()
 

@@ -1,4 +1,4 @@
-"""The scores of candidates: built, run on the search's images, judged, and remembered."""
+"""The scores of candidates: each is built, run on ``search_val``, scored, and remembered."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 
 
 class Builder(Protocol):
-    """Builds candidates of one network: channels are cut (``amc.candidate.builder``) or weights zeroed."""
+    """Builds candidates of one network, by cutting channels (``amc.candidate``) or zeroing weights."""
 
     @property
     def dense_widths(self) -> tuple[int, ...]:
-        """Widths of the network that candidates are compared with."""
+        """Widths of the reference network: the scores compare candidates with its outputs."""
         ...
 
     @property
     def whole_widths(self) -> tuple[int, ...]:
-        """Widths whose costs are 100%."""
+        """Widths of the unpruned network: ``macs_ratio`` and ``params_ratio`` are relative to its cost."""
         ...
 
     @property
@@ -42,15 +42,20 @@ class Builder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where candidates run."""
+        """The device that runs candidates."""
+        ...
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The format in which candidates take images."""
         ...
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Return multiply-adds at ``widths``."""
+        """Return the multiply-adds of one image at ``widths``."""
         ...
 
     def params(self, widths: Sequence[int]) -> int:
-        """Return parameters at ``widths``."""
+        """Return the number of parameters at ``widths``."""
         ...
 
     def prepare(self) -> None:
@@ -58,7 +63,7 @@ class Builder(Protocol):
         ...
 
     def network(self, widths: Sequence[int]) -> AbstractContextManager[nn.Module]:
-        """Lend a candidate; it changes with the next one."""
+        """Lend a candidate; the next call changes the same network."""
         ...
 
 
@@ -66,18 +71,19 @@ B = TypeVar("B", bound=Builder)
 
 
 class Evaluator(Generic[B]):
-    """Judges candidates of one network on held-out images; known ones cost nothing.
+    """Scores candidates of one network on held-out images; a known candidate is not run again.
 
     Args:
         builder: makes the candidates.
-        search_val: held-out images and labels that give the scores.
+        search_val: held-out images (N, C, H, W) and labels (N,).
         batch_size: images per forward pass.
-        precision: key of ``PRECISIONS``, of the images.
-        labelled: whether the labels mean something; without them there is neither accuracy nor loss.
-        memo: where evaluations are remembered; in memory if not given.
+        precision: number format of the images, a key of ``PRECISIONS``.
+        labelled: False if the labels are placeholders: then accuracy and loss are None.
+        memo: store of evaluations; by default one in memory.
 
     Attributes:
         builder: as given.
+        labelled, batch_size, precision: as given.
         images: (N, C, H, W) on the builder's device.
         labels: (N,) int64 on the CPU.
     """
@@ -97,14 +103,14 @@ class Evaluator(Generic[B]):
         self.batch_size = batch_size
         self.precision = precision
         self.images = search_val.images.to(
-            builder.device, PRECISIONS[precision], memory_format=torch.channels_last
+            builder.device, PRECISIONS[precision], memory_format=builder.memory_format
         )
         self.labels = search_val.labels.cpu()  # logits come back to the CPU
         self._memo = memo if memo is not None else Memo()
         self._dense_outputs: Tensor | None = None
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Return multiply-adds at ``widths``."""
+        """Return the multiply-adds of one image at ``widths``."""
         return self.builder.macs(widths)
 
     @property
@@ -120,12 +126,12 @@ class Evaluator(Generic[B]):
         return self._dense_outputs
 
     def prepare(self) -> None:
-        """Compute the parts that all evaluations share, once and outside of their clock."""
+        """Compute the parts that all evaluations share, so that no evaluation's time includes them."""
         self.dense_outputs.size()
         self.builder.prepare()
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return the scores of a candidate; its CPU seconds cover building and running it."""
+        """Return the scores of a candidate; ``seconds`` covers building and running it."""
         known = self.known(widths)
         if known is not None:
             return known
@@ -140,7 +146,8 @@ class Evaluator(Generic[B]):
         """Return the outputs of a candidate: (N, classes or columns), on the CPU.
 
         Args:
-            images: (N, C, H, W) in the builder's precision and on its device; those of the search if None.
+            widths: kept channels of every group.
+            images: (N, C, H, W) in the builder's precision and on its device; by default ``self.images``.
         """
         with self.builder.network(widths) as network:
             return outputs(network, self.images if images is None else images, self.batch_size)
@@ -149,8 +156,9 @@ class Evaluator(Generic[B]):
         """Score outputs; a network without logits has neither top-1 accuracy nor loss.
 
         Args:
-            found: (N, classes or columns) outputs on the search's images, on the CPU.
-            seconds: CPU seconds that making them took.
+            widths: widths of the network that gave the outputs.
+            found: its outputs on ``self.images``: (N, classes or columns), on the CPU.
+            seconds: CPU time in seconds that computing them took.
         """
         builder, whole = self.builder, self.builder.whole_widths
         macs, params = builder.macs(widths), builder.params(widths)
@@ -174,11 +182,11 @@ class Evaluator(Generic[B]):
         return self._memo.get(widths)
 
     def remember(self, evaluation: Evaluation) -> None:
-        """Keep an evaluation, also one that was made elsewhere (``amc.workers``)."""
+        """Store an evaluation, which may come from another process (``amc.workers``)."""
         self._memo.put(evaluation)
 
     def without_memory(self) -> Evaluator[B]:
-        """Return a copy for another process, which remembers nothing: this process does."""
+        """Return a copy for another process; it stores nothing, because this process stores its results."""
         twin = copy.copy(self)
         twin._memo = Memo()
         return twin
@@ -200,10 +208,10 @@ def channel_evaluator(
     device: str | torch.device = "cpu",
     progress: Callable[[int], Any] | None = None,
 ) -> Evaluator[CandidateBuilder]:
-    """Return what judges networks with fewer channels; see ``CandidateBuilder`` and ``Evaluator``.
+    """Return the evaluator of networks with fewer channels; see ``CandidateBuilder`` and ``Evaluator``.
 
     Raises:
-        AmcError: the calibration images give NaN, or no gradient where the order needs one.
+        AmcError: the calibration images give NaN, or no gradient although the channel order needs one.
     """
     builder = CandidateBuilder(model, graph, calibration, settings, device=device, progress=progress)
     return Evaluator(

@@ -1,4 +1,4 @@
-"""The hash of all that decides an evaluation: other results are never mixed with those of another hash."""
+"""The hash of everything that determines an evaluation; results with different hashes are never mixed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from amc.result import Evaluation
 
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CandidateSettings) -> str:
-    """Hash all that determines an evaluation: network, groups, images and settings that change results.
+    """Return the hash of the network, its groups, the images, and the settings that change results.
 
     Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published
-    strategies stay what they are.
+    strategies do not change.
     """
     kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
     for unimportant in ("cache_mib", "measured_images"):

@@ -1,4 +1,4 @@
-"""Candidates as the search runs them: one network object, batch norm folded, tensors exchanged."""
+"""The network that the search runs: one object for all candidates, with batch norm folded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from torch import Tensor, nn
 from amc.cutting.modules import Tensors, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
+from amc.scoring.layout import image_like, memory_format_of
 
 
 class FoldedNetwork:
-    """One network object whose tensors are exchanged for each candidate: no copying, no tracing.
+    """One network object that gets the tensors of each candidate: no copying, no tracing.
 
-    Plain batch norms that follow a convolution are folded into it (exact in eval mode up to float rounding).
+    A plain batch norm that follows a convolution is folded into it, which is exact in eval mode up to float
+    rounding.
 
     Args:
         model: the dense network.
-        device, dtype: where and in which precision candidates run.
+        graph: its channel groups.
+        device, dtype: device and precision of the candidates.
+
+    Attributes:
+        memory_format: memory format of the network and of its images.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, device: torch.device, dtype: torch.dtype) -> None:
@@ -30,29 +36,33 @@ class FoldedNetwork:
         self._device = device
         self._lent = False
         self._dtype = dtype
+        self.memory_format = memory_format_of(model, image_like(graph.input_shape))
         tracked = {
             conv: norm
             for conv, norm in graph.norm_after.items()
             if getattr(self._dense[norm], "running_mean", None) is not None
         }
-        # A norm that does more (an activation, say) stays: folded, it would be lost.
+        # A subclass of batch norm may do more, such as an activation, which folding would lose.
         self._folded = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
         network = copy.deepcopy(model).eval()
-        self._network = network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(device, dtype, memory_format=self.memory_format)  # type: ignore[call-overload]
         for norm in self._folded.values():
             self._network.set_submodule(norm, nn.Identity())
         self._modules = dict(self._network.named_modules())
         self._whole: dict[str, Tensors] = {
             name: cut_tensors(self._dense[name]) for pair in tracked.items() for name in pair
         }
-        # Of all others, in place already: what one candidate has changed, the next gets back.
+        # The dense tensors of all other modules, which the next candidate gets back after a change.
         self._others: dict[str, Tensors] = {
             name: _own_tensors(module) for name, module in self._modules.items() if name not in self._whole
         }
 
     @contextmanager
     def loaded(self, tensors: Mapping[str, Tensors]) -> Iterator[nn.Module]:
-        """Lend the network with a candidate's tensors; modules that are not named have the dense ones.
+        """Lend the network with a candidate's tensors.
+
+        Args:
+            tensors: name of a module -> its tensors; all other modules get the dense tensors.
 
         Raises:
             RuntimeError: another candidate is still lent.
@@ -67,7 +77,7 @@ class FoldedNetwork:
             self._lent = False
 
     def loaded_from(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Lend the network with the tensors of a sliced one, as ``loaded`` does."""
+        """Lend the network with the tensors of a sliced network; see ``loaded``."""
         own = {name: _own_tensors(module) for name, module in model.named_modules()}
         return self.loaded({name: tensors for name, tensors in own.items() if tensors})
 
@@ -87,7 +97,7 @@ class FoldedNetwork:
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None
         if tensor.ndim == 4:
-            return tensor.to(self._device, dtype, memory_format=torch.channels_last)
+            return tensor.to(self._device, dtype, memory_format=self.memory_format)
         return tensor.to(self._device, dtype)
 
 
@@ -98,7 +108,16 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Fold a batch norm in eval mode into the convolution before it: weights and bias of the one layer."""
+    """Fold a batch norm in eval mode into the convolution before it.
+
+    Args:
+        conv: ``weight`` (out, in / groups, kh, kw) and, if there is one, ``bias`` (out,).
+        norm: ``running_mean`` and ``running_var``, and ``weight`` and ``bias`` if it has them; each (out,).
+        module: the batch norm, for its ``eps``.
+
+    Returns:
+        ``weight`` and ``bias`` of the one convolution that replaces both.
+    """
     scale = torch.rsqrt(norm["running_var"] + float(module.eps))  # type: ignore[arg-type]
     if "weight" in norm:
         scale = scale * norm["weight"]

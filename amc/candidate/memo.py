@@ -1,8 +1,8 @@
-"""What evaluations have cost is kept: a memory of evaluated widths that survives a kill.
+"""Evaluations are remembered in a file that survives a kill.
 
-The file is append-only JSON lines. An interrupted search simply starts over from its seed: every width that
-was evaluated before is answered from here, so it reaches the point of interruption in seconds and goes on
-to the identical result.
+The file is append-only JSON lines. An interrupted search starts again from its seed. All widths that it
+evaluated before are looked up here, so it reaches the point of interruption in seconds and continues to the
+identical result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from amc.errors import AmcError
+from amc.errors import FileError
 from amc.result import Evaluation
 
 
@@ -22,8 +22,11 @@ class Memo:
     """Evaluations by widths, optionally backed by a file.
 
     Args:
-        path: JSON-lines file to read and append to, or None to remember in memory only.
-        fingerprint: hash of all that determines an evaluation; lines of another one are skipped.
+        path: JSON-lines file to read and append to; None keeps evaluations in memory only.
+        fingerprint: hash of everything that determines an evaluation; lines with another one are skipped.
+
+    Raises:
+        FileError: a line of the file is malformed.
     """
 
     def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
@@ -35,7 +38,7 @@ class Memo:
         self._path = path
 
     def _read(self, path: Path) -> None:
-        """Read a file, also one of an earlier release, which could stop an evaluation early."""
+        """Read a file; skip evaluations of earlier releases that were stopped early."""
         if not path.exists():
             return
         text = path.read_bytes()
@@ -52,7 +55,7 @@ class Memo:
                     evaluation = Evaluation(**record)
                     self._known[evaluation.widths] = evaluation
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise AmcError(
+                raise FileError(
                     f"{path} line {number} is no evaluation ({error!r}); was it edited? Remove that line"
                 ) from error
 
@@ -64,7 +67,7 @@ class Memo:
         return self._known.get(tuple(widths))
 
     def put(self, evaluation: Evaluation) -> None:
-        """Remember an evaluation, on disk before anything else is done with it."""
+        """Store an evaluation; it is on disk when this returns."""
         self._known[evaluation.widths] = evaluation
         if self._path is not None:
             if self._file is None:

@@ -1,8 +1,13 @@
-"""The winner of a search as a network of its own: channels gone, proved equal to the candidate, refitted."""
+"""The winner of a search as a network of its own: channels gone, proved equal to the candidate, refitted.
+
+The refit in sequence is compared with what it started from, on images that it did not use. The better one is
+kept.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +20,51 @@ from amc.candidate.settings import PruneSettings
 from amc.cost.counted import count_macs
 from amc.cutting.slicing import Cut
 from amc.cutting.surgery import surgery
-from amc.errors import AmcError, NotPrunableError
+from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
+from amc.refit.sequential import Way
 from amc.scoring.run import outputs
+from amc.scoring.scores import likeness
 
 FOLDED_TOLERANCE = 1e-3
 """Allowed float32 difference between the judged network (batch norm folded) and the cut one, relative to the
 largest output."""
 PROOF_IMAGES = 64
+COMPARED_IMAGES = 1024
+"""Most images that decide whether the refit in sequence is kept; the score hardly changes with more."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The network after the refit in sequence, compared with the looked-up weights before it.
+
+    Attributes:
+        layers: number of refitted layers.
+        way: ``traced`` or ``recorded calls`` (``amc.refit.sequential``).
+        likeness, likeness_before: score of the outputs (``amc.scoring.scores.likeness``) with and without
+            the refit; None if the network gives NaN or infinity.
+        images: number of images that were compared.
+        why_recorded: the reason if the refit did not follow a symbolic trace.
+    """
+
+    layers: int
+    way: Way
+    likeness: float | None
+    likeness_before: float | None
+    images: int
+    why_recorded: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the refit is no worse."""
+        if self.likeness is None or self.likeness_before is None:
+            return self.likeness is not None
+        return self.likeness >= self.likeness_before
+
+    def __str__(self) -> str:
+        return (
+            f"refit in sequence {'kept' if self.kept else 'left out'}: "
+            f"likeness {_figure(self.likeness)}, before {_figure(self.likeness_before)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -32,9 +75,9 @@ class Pruned:
         model: in eval mode on the CPU.
         macs, params: counted in the network itself.
         macs_ratio, params_ratio: relative to the dense network.
-        folded_difference: from the judged candidate, relative to the largest output.
-        refitted_layers: layers that were refitted in sequence; 0 if none could be.
-        note: why there was no sequential refit, if one was asked for.
+        folded_difference: largest difference from the candidate's outputs, relative to the largest output.
+        comparison: the refit in sequence compared with the looked-up weights, if it ran.
+        note: the reason if a refit in sequence was requested and is impossible.
     """
 
     model: nn.Module
@@ -43,8 +86,20 @@ class Pruned:
     macs_ratio: float
     params_ratio: float
     folded_difference: float
-    refitted_layers: int
+    comparison: Comparison | None = None
     note: str | None = None
+
+    @property
+    def refitted_layers(self) -> int:
+        """Layers with weights that were refitted in sequence."""
+        return self.comparison.layers if self.comparison is not None and self.comparison.kept else 0
+
+    @property
+    def refit(self) -> str:
+        """The outcome of the refit in sequence, in a few words."""
+        if self.comparison is None:
+            return "none in sequence" if self.note is None else f"impossible in sequence: {self.note}"
+        return self.comparison.way if self.comparison.kept else f"left out, {self.comparison.way} was worse"
 
 
 def prune(
@@ -53,9 +108,12 @@ def prune(
     widths: Sequence[int],
     settings: PruneSettings,
     *,
+    unseen: Tensor | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Pruned:
     """Remove channels by surgery, put the refitted weights in, and refit layer by layer.
+
+    The refit in sequence is kept if its outputs are at least as near to the dense network's on ``unseen``.
 
     The cut network must give the same bits as the sliced one, the outputs of the candidate that the search
     judged up to ``FOLDED_TOLERANCE``, and the multiply-adds of the closed form when fvcore counts it.
@@ -63,7 +121,9 @@ def prune(
     Args:
         images: calibration images (N, C, H, W).
         widths: channels to keep, one number a group.
-        progress: called with 1 after every operation of the sequential refit.
+        unseen: images (N, C, H, W) that compare, the first ``COMPARED_IMAGES`` of them; by default the
+            calibration images on which only the ridge is chosen, or all of them if there are none.
+        progress: called with 1 after every step of the sequential refit.
 
     Raises:
         NotPrunableError: one of these checks fails.
@@ -78,9 +138,16 @@ def prune(
         raise NotPrunableError(
             f"fvcore counts {macs} MACs in the cut network, expected {builder.macs(widths)}"
         )
-    refitted, note = 0, None
+    comparison, note = None, None
     if settings.sequential:
-        refitted, note = _refit_in_sequence(builder, cut, model, images, settings, progress)
+        held_out = int(settings.held_out * len(images))
+        compared = images[len(images) - held_out :] if unseen is None and held_out else unseen
+        try:
+            comparison = _refit_in_sequence(
+                builder, cut, model, images, images if compared is None else compared, settings, progress
+            )
+        except AmcError as error:
+            note = str(error)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Pruned(
         model,
@@ -89,7 +156,7 @@ def prune(
         macs / builder.macs(builder.dense_widths),
         params / builder.params(builder.dense_widths),
         difference,
-        refitted,
+        comparison,
         note,
     )
 
@@ -118,13 +185,18 @@ def _refit_in_sequence(
     cut: Cut,
     model: nn.Module,
     images: Tensor,
+    unseen: Tensor,
     settings: PruneSettings,
     progress: Callable[[int], Any] | None,
-) -> tuple[int, str | None]:
-    """Refit ``model`` in place; one that cannot be traced keeps the looked-up weights, and says why."""
+) -> Comparison:
+    """Refit ``model`` in place, if that makes its outputs no less like the dense ones.
+
+    Raises:
+        AmcError: it cannot be refitted in sequence; it is as it was.
+    """
     refined = copy.deepcopy(model)
     try:
-        count = builder.refit_in_sequence(
+        refitted = builder.refit_in_sequence(
             refined,
             cut,
             images,
@@ -132,7 +204,37 @@ def _refit_in_sequence(
             activation_rounds=settings.activation_rounds,
             progress=progress,
         )
-    except AmcError as error:
-        return 0, str(error)
-    model.load_state_dict(refined.state_dict())
-    return count, None
+    except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        raise AmcError(f"{type(model).__name__}: the refit failed: {first_line(error)}") from error
+    compared = unseen[:COMPARED_IMAGES]
+    wanted = _outputs(builder, copy.deepcopy(builder.dense), compared)
+    before, after = (_likeness(builder, each, compared, wanted) for each in (model, refined))
+    comparison = Comparison(
+        refitted.layers, refitted.way, after, before, len(compared), refitted.why_recorded
+    )
+    if comparison.kept:
+        model.load_state_dict(refined.state_dict())
+    return comparison
+
+
+def _outputs(builder: CandidateBuilder, network: nn.Module, images: Tensor) -> Tensor:
+    """Return a network's outputs, computed on the builder's device; afterwards it is on the CPU."""
+    try:
+        return outputs(network.to(builder.device), images, builder.settings.batch_size)
+    finally:
+        network.cpu()
+
+
+def _likeness(builder: CandidateBuilder, network: nn.Module, images: Tensor, wanted: Tensor) -> float | None:
+    """Return the likeness of a network's outputs, or None if they are not finite."""
+    try:
+        found = likeness(_outputs(builder, network, images), wanted)
+    except AmcError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _figure(score: float | None) -> str:
+    return "not finite" if score is None else f"{score:.4g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amc.errors import AmcError, SettingError
+from amc.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -14,20 +14,24 @@ class CandidateSettings:
     Attributes:
         order: channel order, one of ``amc.importance.orders.ORDERS``.
         refit: whether layers that lost inputs are refitted by least squares.
-        ridge: see ``amc.refit.nested.refit``.
+        ridge: strength of the regularisation, see ``amc.refit.nested.refit``; 0 or more.
         positions_per_image: output positions sampled per calibration image and layer.
         batch_size: images per forward pass of an evaluation.
-        cache_mib: bound on the memory for refitted weights.
+        cache_mib: most memory for refitted weights, in MiB.
         sequential_images: calibration images for a sequential refit (``amc.refit.sequential``) of every
-            candidate; 0 for none. It cannot be looked up: a candidate costs more, but is judged as it is
-            kept.
-        reestimate_norms: whether a sequential refit takes new statistics for batch norms
+            candidate; 0 for none. It is solved for each candidate, which costs more, but the candidate is
+            then scored with the weights that the winner gets.
+        reestimate_norms: whether a sequential refit computes new batch-norm statistics
             (``SequentialRefit.__call__`` says when that is better).
-        activation_rounds: how often a sequential refit solves a layer again with what a ReLU after it cuts
-            off left free (``amc.refit.activations``).
-        measured_images: images of ``search_val`` on which the groups' error curves are corrected by real
-            ones, without labels (``amc.candidate.error_curves``); 0 leaves them estimated.
-        precision: ``float32``, or ``bfloat16``: faster where the hardware computes in it, and a little off.
+        activation_rounds: rounds in which a sequential refit solves a layer before a ReLU again; outputs
+            that the ReLU clips are free (``amc.refit.activations``).
+        precision: ``float32``, or ``bfloat16``, which is faster on hardware that supports it and slightly
+            less accurate.
+        measured_images: images of ``search_val`` on which the error curves of the groups are measured
+            (``amc.candidate.error_curves``); 0 keeps the estimated curves. Labels are not used.
+
+    Raises:
+        SettingError: a value is unknown or out of range.
     """
 
     order: str = "obs"
@@ -43,9 +47,8 @@ class CandidateSettings:
     measured_images: int = 64
 
     def __post_init__(self) -> None:
-        from amc.importance.orders import (
-            check_order,  # these import torch, which the command line can do without
-        )
+        # Imported here because they import torch, which `amc --help` does not need.
+        from amc.importance.orders import check_order
         from amc.scoring.precision import PRECISIONS
 
         check_order(self.order)
@@ -58,11 +61,11 @@ class CandidateSettings:
             ("measured_images", 0),
         ):
             if getattr(self, name) < least:
-                raise AmcError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
+                raise SettingError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
         if not self.ridge >= 0:
-            raise AmcError(f"compressor.ridge is {self.ridge}; expected 0 or more")
-        if self.precision not in PRECISIONS:  # auto is for `chosen_precision`, which knows the device
-            raise AmcError(
+            raise SettingError(f"compressor.ridge is {self.ridge}; expected 0 or more")
+        if self.precision not in PRECISIONS:  # `chosen_precision` has replaced "auto" already
+            raise SettingError(
                 f"compressor.precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
 
@@ -73,10 +76,13 @@ class PruneSettings:
 
     Attributes:
         sequential: whether it is refitted layer by layer (``amc.refit.sequential``).
-        activation_rounds: how often a layer before a ReLU is solved again with the outputs that the ReLU
-            cuts off left free (``amc.refit.activations``).
-        held_out: share of the calibration images on which every layer's ridge is chosen
-            (``amc.refit.least_squares``); 0 for a fixed one.
+        activation_rounds: rounds in which a layer before a ReLU is solved again; outputs that the ReLU clips
+            are free (``amc.refit.activations``).
+        held_out: share of the calibration images that chooses the ridge of every layer
+            (``amc.refit.least_squares``), 0 to 0.5; 0 for a fixed ridge.
+
+    Raises:
+        SettingError: a value is out of range.
     """
 
     sequential: bool = True

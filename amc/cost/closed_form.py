@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from amc.graph.groups import Graph
+from amc.graph.groups import Graph, Slot
 from amc.graph.layers import Layer
 
 
@@ -65,14 +65,22 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
         if layer.bias:
             rows.append((f"{layer.name}:out", 1, 1, layer.out_channels))
             counted += layer.out_channels
-    sliced = {slot.module for group in graph.groups for slot in group.slots}
-    for name in sorted(sliced - {layer.name for layer in graph.layers}):
-        own = [p for p in modules[name].parameters(recurse=False) if p.ndim == 1 and len(p) > 1]
-        for parameter in own:
-            rows.append((f"{name}:out", 1, 1, len(parameter)))
+    layers = {layer.name for layer in graph.layers}
+    slots = {slot.place: slot for group in graph.groups for slot in group.slots}
+    for place in sorted(slots.keys() - layers):
+        for parameter in _own_parameters(modules[slots[place].module], slots[place]):
+            rows.append((f"{place}:out", 1, 1, len(parameter)))
             counted += len(parameter)
     total = sum(p.numel() for p in model.parameters())
     return _bilinear(graph, rows, constant=total - counted)
+
+
+def _own_parameters(module: nn.Module, slot: Slot) -> list[Tensor]:
+    """Return the parameters of one number a channel that a slot stands for, each as (channels,)."""
+    if slot.tensor is None:
+        return [p for p in module.parameters(recurse=False) if p.ndim == 1 and len(p) > 1]
+    bare = module._parameters.get(slot.tensor)
+    return [] if bare is None else [bare.flatten()]
 
 
 def _filter_size(layer: Layer) -> tuple[int, int]:
@@ -119,7 +127,7 @@ def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant:
     per_width: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for index, group in enumerate(graph.groups):
         for slot in group.slots:
-            per_width.setdefault((slot.module, slot.axis), []).append((index, len(slot.positions[0])))
+            per_width.setdefault((slot.place, slot.axis), []).append((index, len(slot.positions[0])))
     listed = list(rows)
     shape = (len(listed), len(graph.groups))
     in_per, out_per = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

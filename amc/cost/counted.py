@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amc.cutting.trial import settle
 from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
+from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
@@ -32,7 +33,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
         NotPrunableError: fvcore cannot trace the network.
     """
     try:
-        with warnings.catch_warnings(), _plain_attention():
+        with warnings.catch_warnings(), _plain_attention(), without_checkpoints():
             warnings.filterwarnings("ignore", message="`torch.jit")
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             return _count(model, input_shape)

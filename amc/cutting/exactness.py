@@ -30,7 +30,7 @@ from amc.cutting.trial import (
     ready,
     take_step,
 )
-from amc.cutting.zeroing import zero_model
+from amc.cutting.zeroing import with_drawn_buffers, zero_model
 from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
@@ -175,7 +175,7 @@ def _checked(
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
     ready(model, graph.input_shape)
     with draws_kept():
-        twin, images = _lively_copy(model, images, generator)
+        twin, images = _lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
         if images.dtype != torch.float64:
             tolerance = max(tolerance, FLOAT32_TOLERANCE)
         check_repeatable(twin, images, tolerance)

@@ -1,20 +1,21 @@
 """How each kind of module is cut: one row of ``KINDS`` each.
 
 A module has an output axis and, where it mixes channels, an input axis. Norm layers, PReLU and depthwise
-convolutions have the output axis only.
+convolutions have the output axis only. Any module may have bare parameters and buffers of one number a
+channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc.errors import NotPrunableError
-from amc.graph.groups import Axis
+from amc.graph.groups import Axis, Slot
 from amc.models.shortcut import OptionAShortcut, sliced_source
 
 Tensors = dict[str, Tensor]
@@ -23,13 +24,21 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Keep:
-    """Kept indices on the two axes of a module: (n,) int64, ascending; None leaves the axis whole."""
+    """Kept indices on the two axes of a module: (n,) int64, ascending; None leaves the axis whole.
+
+    Attributes:
+        bare: name of a bare parameter or buffer -> the axis that holds the channels, and the kept indices.
+    """
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
+    bare: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
 
 
 WHOLE = Keep()
+
+VANISHING = 1e-30
+"""For all that is added or multiplied with it as good as zero."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,26 @@ def axis_length(module: nn.Module, axis: Axis) -> int:
     return kind_of(module).lengths(module)[axis == "out"]
 
 
+def slot_length(module: nn.Module, slot: Slot) -> int:
+    """Return the number of positions on the axis of a slot on ``module``."""
+    if slot.tensor is None:
+        return axis_length(module, slot.axis)
+    return int(getattr(module, slot.tensor).shape[slot.dim])
+
+
 def cut_tensors(module: nn.Module, keep: Keep = WHOLE) -> Tensors:
-    """Return the parameters and buffers of ``module`` at the kept indices, without gradients."""
-    return kind_of(module).cut(module, keep)
+    """Return the parameters and buffers of ``module`` at the kept indices, without gradients.
+
+    Of a module without a kind they are the bare ones that are cut.
+    """
+    known = any(isinstance(module, kind.module_type) for kind in KINDS)
+    if not known and not keep.bare:
+        raise NotPrunableError(f"{type(module).__name__} cannot be sliced")
+    tensors = kind_of(module).cut(module, keep) if known else {}
+    for name, (dim, kept) in keep.bare.items():
+        whole = getattr(module, name).detach()
+        tensors[name] = whole.index_select(dim, kept.to(whole.device))
+    return tensors
 
 
 def install(module: nn.Module, tensors: Mapping[str, Tensor], keep: Keep = WHOLE) -> None:
@@ -100,6 +126,18 @@ def silence(module: nn.Module, axis: Axis, indices: Tensor) -> None:
     kind_of(module).silence(module, axis, indices)
 
 
+def silence_bare(module: nn.Module, tensor: str, dim: int, indices: Tensor) -> None:
+    """Make channels of a bare parameter or buffer vanishingly small in place.
+
+    Nothing is added then. They are not zero, as a division by zero would not give zero for zero.
+
+    Args:
+        indices: (n,) int64 positions on the axis ``dim``.
+    """
+    with torch.no_grad():
+        getattr(module, tensor).index_fill_(dim, indices, VANISHING)
+
+
 def _cut_rows_and_columns(module: nn.Module, keep: Keep) -> Tensors:
     """Take rows of every tensor, and columns of the weight."""
     tensors: Tensors = {}
@@ -126,6 +164,30 @@ def _silence_rows_or_columns(module: nn.Module, axis: Axis, indices: Tensor) -> 
                 tensor[indices] = 0
 
 
+def _cut_transposed(module: nn.ConvTranspose2d, keep: Keep) -> Tensors:
+    """Take rows of the weight for the inputs, (in, out, kh, kw), and columns for the outputs."""
+    rows, columns = (keep.outputs, None) if module.groups > 1 else (keep.inputs, keep.outputs)
+    weight = module.weight.detach()
+    weight = weight if rows is None else weight[rows]
+    weight = weight if columns is None else weight[:, columns]
+    tensors = {"weight": weight.contiguous()}
+    if module.bias is not None:
+        bias = module.bias.detach()
+        tensors["bias"] = bias if keep.outputs is None else bias[keep.outputs]
+    return tensors
+
+
+def _silence_transposed(module: nn.ConvTranspose2d, axis: Axis, indices: Tensor) -> None:
+    """Zero rows of the weight for inputs, and columns and biases for outputs."""
+    with torch.no_grad():
+        if axis == "in" or module.groups > 1:
+            module.weight[indices] = 0
+        else:
+            module.weight[:, indices] = 0
+        if axis == "out" and module.bias is not None:
+            module.bias[indices] = 0
+
+
 def _silence_nothing(module: nn.Module, axis: Axis, indices: Tensor) -> None:
     """Leave a module alone that gives 0 for 0."""
 
@@ -142,6 +204,15 @@ def _declare_conv(module: nn.Conv2d, tensors: Mapping[str, Tensor], keep: Keep) 
         module.groups = weight.shape[0]  # depthwise
     module.out_channels = weight.shape[0]
     module.in_channels = weight.shape[1] * module.groups
+
+
+def _declare_transposed(module: nn.ConvTranspose2d, tensors: Mapping[str, Tensor], keep: Keep) -> None:
+    if (weight := tensors.get("weight")) is None:
+        return
+    if module.groups == module.in_channels == module.out_channels and module.groups > 1:
+        module.groups = weight.shape[0]  # depthwise
+    module.in_channels = weight.shape[0]
+    module.out_channels = weight.shape[1] * module.groups
 
 
 def _declare_linear(module: nn.Linear, tensors: Mapping[str, Tensor], keep: Keep) -> None:
@@ -174,6 +245,13 @@ CONV = ModuleKind(
     _cut_rows_and_columns,
     _silence_rows_or_columns,
 )
+TRANSPOSED = ModuleKind(
+    nn.ConvTranspose2d,
+    lambda module: (module.in_channels, module.out_channels),
+    _declare_transposed,
+    _cut_transposed,
+    _silence_transposed,
+)
 LINEAR = ModuleKind(
     nn.Linear,
     lambda module: (module.in_features, module.out_features),
@@ -202,5 +280,5 @@ SHORTCUT = ModuleKind(
     lambda module, keep: {"source": sliced_source(module, keep.inputs, keep.outputs)},
     _silence_sources,
 )
-KINDS: tuple[ModuleKind, ...] = (CONV, LINEAR, NORM, PRELU, SHORTCUT)
+KINDS: tuple[ModuleKind, ...] = (CONV, TRANSPOSED, LINEAR, NORM, PRELU, SHORTCUT)
 """All kinds of modules that channel groups may hold; the first that fits counts."""

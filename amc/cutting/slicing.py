@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.modules import Keep, Tensors, axis_length, cut_tensors, install
-from amc.graph.groups import Graph
+from amc.cutting.modules import Keep, Tensors, cut_tensors, install, slot_length
+from amc.graph.groups import Axis, Graph
 from amc.graph.layers import blank_image
 from amc.graph.trace import trace
 from amc.strategy import Strategy
 
 Kept = Mapping[str, Tensor]
 """Name of a group -> its kept channels: (n,) int64, ascending."""
+
+
+_SlotAxis = tuple[str, Axis, str | None, int]
+"""Module, axis, bare tensor and its dimension of a slot."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ class SlicePlan:
         modules = dict(model.named_modules())
         self._orders = orders or {group.name: torch.arange(group.width) for group in graph.groups}
         self._names = graph.group_names
-        self._axes: dict[tuple[str, str], tuple[int, list[tuple[str, Tensor]]]] = {}
+        self._axes: dict[_SlotAxis, tuple[int, list[tuple[str, Tensor]]]] = {}
         for group in graph.groups:
             for slot in group.slots:
-                length = axis_length(modules[slot.module], slot.axis)
-                _, parts = self._axes.setdefault((slot.module, slot.axis), (length, []))
+                length = slot_length(modules[slot.module], slot)
+                axis = (slot.module, slot.axis, slot.tensor, slot.dim)
+                _, parts = self._axes.setdefault(axis, (length, []))
                 parts.append((group.name, torch.tensor(slot.positions)))
 
     def cut(self, widths: Sequence[int]) -> Cut:
@@ -76,13 +81,20 @@ class SlicePlan:
 
     def _keeps(self, kept: Kept) -> dict[str, Keep]:
         found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for (module, axis), (length, parts) in self._axes.items():
+        bare: dict[str, dict[str, tuple[int, Tensor]]] = defaultdict(dict)
+        for (module, axis, tensor, dim), (length, parts) in self._axes.items():
             mask = torch.ones(length, dtype=torch.bool)
             for group, positions in parts:
                 mask[positions.flatten()] = False
                 mask[positions[kept[group]].flatten()] = True
-            found[module][axis] = mask.nonzero().flatten()
-        return {module: Keep(axes.get("in"), axes.get("out")) for module, axes in found.items()}
+            if tensor is None:
+                found[module][axis] = mask.nonzero().flatten()
+            else:
+                bare[module][tensor] = (dim, mask.nonzero().flatten())
+        return {
+            module: Keep(found[module].get("in"), found[module].get("out"), bare.get(module, {}))
+            for module in dict.fromkeys(module for module, _, _, _ in self._axes)
+        }
 
 
 def slice_model(model: nn.Module, cut: Cut, tensors: Mapping[str, Tensors] | None = None) -> nn.Module:

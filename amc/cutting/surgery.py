@@ -15,7 +15,8 @@ from amc.graph.layers import blank_image
 
 def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
     """Remove the dropped channels of a copy of ``model`` through torch-pruning."""
-    dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
+    names = [layer.name for layer in graph.layers]
+    dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
     modules = dict(dependencies.model.named_modules())
     by_root: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in graph.groups:
@@ -30,4 +31,5 @@ def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
         module = modules[root]
         prune_out = dependencies.graph.get_pruner_of_module(module).prune_out_channels
         dependencies.graph.get_pruning_group(module, prune_out, sorted(dropped)).prune(record_history=False)
+    dependencies.restore_buffers()
     return settle(dependencies.model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
 from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out
@@ -32,10 +33,11 @@ def cifar10(
     std: Sequence[float] = (0.229, 0.224, 0.225),
     seed: int = 0,
     download: bool = False,
+    mirror: bool = True,
 ) -> Splits:
     """Build CIFAR-10 from the folder ``cifar-10-batches-py`` in ``root``.
 
-    Training images are padded by 4 pixels, cropped at random and mirrored half of the time.
+    Training images are padded by 4 pixels, cropped at random and, with ``mirror``, mirrored half of the time.
 
     Args:
         search_val: images held out of the 50,000 training images; independent of ``seed``.
@@ -50,7 +52,7 @@ def cifar10(
         UnavailableError: the download failed.
     """
     means, stds = channel_statistics(mean, std)
-    folder = _folder(Path(root), download)
+    folder = _folder(Path(root).expanduser(), download)
     everything = _read(folder, TRAIN_FILES)
     held, kept = hold_out(everything.labels, search_val, name="search_val", of="the CIFAR-10 training set")
     return from_memory(
@@ -59,7 +61,7 @@ def cifar10(
         train=everything[kept],
         search_val=everything[held],
         load_test=lambda: _read(folder, (TEST_FILE,)),
-        augment=lambda images, draws: random_flip(random_shift(images, PAD, draws), draws),
+        augment=_shift_and_mirror if mirror else _shift,
         mean=means,
         std=stds,
         image_size=image_size,
@@ -67,6 +69,14 @@ def cifar10(
         calibration=calibration,
         seed=seed,
     )
+
+
+def _shift(images: Tensor, draws: torch.Generator) -> Tensor:
+    return random_shift(images, PAD, draws)
+
+
+def _shift_and_mirror(images: Tensor, draws: torch.Generator) -> Tensor:
+    return random_flip(_shift(images, draws), draws)
 
 
 def _folder(root: Path, download: bool) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -36,6 +37,8 @@ class Decoder:
         mean, std: (3,) per channel, on the [0, 1] scale.
         rotate_180: whether every image is turned upside down.
         workers: number of decoding processes; 0 decodes in this process. The result does not depend on it.
+        mirror: whether training images are mirrored half of the time.
+        min_crop: least share of the area that a random crop shows.
     """
 
     image_size: int
@@ -44,6 +47,8 @@ class Decoder:
     std: tuple[float, ...]
     rotate_180: bool
     workers: int
+    mirror: bool
+    min_crop: float
 
     def evaluation_images(self, paths: Sequence[str], labels: Tensor, description: str) -> LabelledImages:
         """Decode the centre crops of all images.
@@ -75,7 +80,7 @@ class Decoder:
 
         def batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             indices = batch_indices(len(labels), batch_size, epoch, seed)
-            crop = _random_crop(self.image_size)
+            crop = _random_crop(self.image_size, self.min_crop, self.mirror)
             dataset = _Images(paths, labels, crop, self.rotate_180, seed=mix(seed, epoch, 1))
             for images, own in _load(dataset, [index.tolist() for index in indices], self.workers):
                 yield normalise(images, self.mean, self.std), own
@@ -101,20 +106,63 @@ class _Images(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from torchvision.datasets.folder import pil_loader
-
-        try:
-            picture = pil_loader(self.paths[index])
-        except (OSError, SyntaxError) as error:
-            raise FileError(
-                f"{self.paths[index]} cannot be decoded as an image; the file is probably damaged, remove "
-                "or replace it"
-            ) from error
+        picture = _read(self.paths[index])
         with torch.random.fork_rng(devices=[]):
             if self.seed is not None:
                 torch.default_generator.manual_seed(mix(self.seed, index))
             image = self.crop(picture)
         return (image.rot90(2, (1, 2)) if self.rotate_180 else image), self.labels[index]
+
+
+def picture_size(path: str) -> tuple[int, int] | None:
+    """Return width and height of an image file in pixels, or None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, SyntaxError):
+        return None
+
+
+def _read(path: str) -> Any:
+    """Decode an image file to a picture of 8 bits in red, green and blue.
+
+    Raises:
+        FileError: it cannot be decoded, or its values are of no known range.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return _eight_bits(picture, path).convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise FileError(
+            f"{path} cannot be decoded as an image; the file is probably damaged, remove or replace it"
+        ) from error
+
+
+def _eight_bits(picture: Any, path: str) -> Any:
+    """Return a grey picture of 16 bits as one of 8 bits, and others as they are.
+
+    Pillow would cut off such values at 255.
+
+    Raises:
+        FileError: the values are of no known range.
+    """
+    if picture.mode[0] not in "IF":
+        return picture
+    from PIL import Image
+
+    values, floating = np.asarray(picture), picture.mode == "F"
+    least, most, top = values.min(), values.max(), 255 if floating else 65535
+    if not 0 <= least <= most <= top or (floating and 0 < most <= 1):
+        raise FileError(
+            f"{path}: grey values from {least:g} to {most:g} in mode {picture.mode}, expected 0 to {top}; "
+            "save the pictures with 8 or 16 bits"
+        )
+    return picture if floating else Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
 def _centre_crop(resize: int, image_size: int) -> Callable[[Any], Tensor]:
@@ -125,16 +173,12 @@ def _centre_crop(resize: int, image_size: int) -> Callable[[Any], Tensor]:
     )
 
 
-def _random_crop(image_size: int) -> Callable[[Any], Tensor]:
+def _random_crop(image_size: int, min_crop: float, mirror: bool) -> Callable[[Any], Tensor]:
     from torchvision import transforms
 
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(image_size),
-            transforms.RandomHorizontalFlip(),
-            transforms.PILToTensor(),
-        ]
-    )
+    crop = transforms.RandomResizedCrop(image_size, scale=(min_crop, 1.0))
+    mirrored = [transforms.RandomHorizontalFlip()] if mirror else []
+    return transforms.Compose([crop, *mirrored, transforms.PILToTensor()])
 
 
 def _load(dataset: _Images, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:

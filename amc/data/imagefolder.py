@@ -6,11 +6,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amc.data.decoding import Decoder
+from amc.data.decoding import Decoder, picture_size
 from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
@@ -23,7 +24,20 @@ from amc.data.splits import (
     steps_per_epoch,
 )
 from amc.errors import FileError, SettingError
+from amc.notes import note_once
 from amc.seeds import mix
+
+CENTRE_SHARE = 0.875
+"""Share of the shorter side that the centre crop shows: 224 of 256 pixels."""
+SMALL = 128
+"""Below this image size in pixels, a crop of ``MIN_CROP`` shows too little."""
+MIN_CROP, MIN_CROP_SMALL = 0.08, 0.35
+SHOWN = 1 / 3
+"""A centre crop of less of the area is noted."""
+SIZES_READ = 64
+"""Pictures whose sizes are read for that."""
+_LEFTOVERS = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
+"""Folders of other programs that hold no class; hidden ones, with a dot in front, hold none either."""
 
 
 def imagefolder(
@@ -34,11 +48,13 @@ def imagefolder(
     search_val_dir: str | None = None,
     batch_size: int = 256,
     image_size: int = 224,
-    resize: int = 256,
+    resize: int | None = None,
     search_val: int = 2000,
     calibration: int = 500,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
+    mirror: bool = True,
+    min_crop: float | None = None,
     rotate_180: bool = False,
     allow_empty: bool = False,
     workers: int = 0,
@@ -47,11 +63,15 @@ def imagefolder(
     """Build the splits from folders of images below ``root``.
 
     The class number is the index of the class folder among the sorted names; all folders must have the same
-    names. Evaluation images are resized so that the shorter side has ``resize`` pixels, then cropped at the
-    centre to ``image_size``. Training images are random resized crops, mirrored half of the time.
+    names. Hidden folders and files are left out. Evaluation images are resized so that the shorter side has
+    ``resize`` pixels, then cropped at the centre to ``image_size``. Training images are random resized crops
+    and, with ``mirror``, mirrored half of the time.
 
     Args:
         train, test: folders below ``root``.
+        resize: in pixels; if None, the crop shows ``CENTRE_SHARE`` of the shorter side.
+        min_crop: least share of a picture's area that a random crop shows; if None, ``MIN_CROP``, and
+            ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
         search_val_dir: folder of the search images; without it they are held out of ``train``. It may be
             ``test``, which a report has to say.
         search_val, calibration: numbers of images.
@@ -67,19 +87,25 @@ def imagefolder(
         UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
+    resize = round(image_size / CENTRE_SHARE) if resize is None else resize
+    min_crop = (MIN_CROP_SMALL if image_size < SMALL else MIN_CROP) if min_crop is None else min_crop
+    if not 0 < min_crop <= 1:
+        raise SettingError(f"min_crop={min_crop}: expected a share of the area above 0 and up to 1")
     if resize < image_size:
         raise SettingError(f"resize={resize} is below image_size={image_size}: expected at least as much")
     means, stds = channel_statistics(mean, std)
-    train_list = _list(Path(root) / train, "train", allow_empty)
-    test_list = _same_classes(_list(Path(root) / test, "test", allow_empty), train_list)
+    root = Path(root).expanduser()
+    train_list = _list(root / train, "train", allow_empty)
+    test_list = _same_classes(_list(root / test, "test", allow_empty), train_list)
     if search_val_dir is None:
         search_list, train_list = _hold_out(train_list, search_val)
     else:
-        found = _same_classes(_list(Path(root) / search_val_dir, "search_val_dir", allow_empty), train_list)
+        found = _same_classes(_list(root / search_val_dir, "search_val_dir", allow_empty), train_list)
         search_list = _pick_search_images(found, search_val)
     calibration_list = _pick_calibration(train_list, calibration, seed)
 
-    decoder = Decoder(image_size, resize, means, stds, rotate_180, workers)
+    _check_shown(calibration_list, image_size, resize)
+    decoder = Decoder(image_size, resize, means, stds, rotate_180, workers, mirror, min_crop)
     calibration_images = _decode(decoder, calibration_list, "calibration images")
     search_images = _decode(decoder, search_list, "search images")
     return Splits(
@@ -121,14 +147,12 @@ class _Listing:
 
 def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
     """List a folder; ``key`` is the setting that names it."""
-    from torchvision.datasets import ImageFolder
-
     if not folder.is_dir():
         raise FileError(
             f"no folder {folder}: expected one sub-folder per class there; check data.root and data.{key}"
         )
     try:
-        found = ImageFolder(str(folder), allow_empty=True)
+        found = _visible(folder)
     except FileNotFoundError as error:
         raise FileError(
             f"{folder} holds no class folders: expected one sub-folder of images per class; check {key!r}"
@@ -147,6 +171,49 @@ def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
             "empty folders and keeps the class numbers"
         )
     return _Listing(folder, tuple(found.classes), tuple(path for path, _ in found.samples), labels)
+
+
+def _visible(folder: Path) -> Any:
+    """Return torchvision's listing of a folder without what is hidden; left-out class folders are noted.
+
+    Raises:
+        FileNotFoundError: there is no class folder.
+    """
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+    class Visible(ImageFolder):
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            every, _ = super().find_classes(directory)
+            classes = [name for name in every if not _is_leftover(name)]
+            if not classes:
+                raise FileNotFoundError(directory)
+            if left := sorted(set(every) - set(classes)):
+                note_once(f"{directory}: {', '.join(left)} left out, as no class of images")
+            return classes, {name: number for number, name in enumerate(classes)}
+
+    def is_image(path: str) -> bool:
+        inside = Path(path).relative_to(folder).parts
+        return has_file_allowed_extension(path, IMG_EXTENSIONS) and not any(map(_is_leftover, inside))
+
+    return Visible(str(folder), is_valid_file=is_image, allow_empty=True)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in _LEFTOVERS
+
+
+def _check_shown(listing: _Listing, image_size: int, resize: int) -> None:
+    """Note a centre crop that shows little of most pictures: they are oblong, or ``resize`` is large."""
+    sizes = [size for path in listing.paths[:SIZES_READ] if (size := picture_size(path)) is not None]
+    shown = sorted((image_size / resize) ** 2 * min(size) / max(size) for size in sizes)
+    if shown and (middle := shown[len(shown) // 2]) < SHOWN:
+        example = "x".join(map(str, sizes[0]))
+        note_once(
+            f"{listing.folder}: the centre crop of {image_size} pixels after data.resize={resize} shows "
+            f"{middle:.0%} of most pictures (one has {example} pixels); lower data.resize, or "
+            "cut the pictures less oblong"
+        )
 
 
 def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:

@@ -50,6 +50,6 @@ def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
 
     def run() -> Any:
         with torch.inference_mode():
-            return module(batch)
+            return module(batch.clone())  # a network may write into its input
 
     return run

@@ -8,9 +8,11 @@ is named as the reason.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +21,15 @@ from torch import Tensor, nn
 
 from amc.errors import NotPrunableError, first_line
 from amc.graph import torch_pruning_adapter
+from amc.graph.axes import ChannelAxes
+from amc.graph.layers import LAYERS
+from amc.graph.recording import Chunks, gradients_everywhere
 from amc.graph.recurrent import recurrent_as_walls
-from amc.graph.walls import judge
+from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
+
+_KNOWN_BUFFERS = (nn.modules.batchnorm._NormBase, *LAYERS)
+"""Modules whose buffers are cut with the module, or are part of how its weight is computed."""
 
 WORK_LIMIT = 20_000_000
 """Steps of single channels through single operations; a network that needs more is refused."""
@@ -51,10 +59,17 @@ class Dependencies:
     Attributes:
         graph: torch-pruning's graph, with walls.
         model: the copy.
+        buffers: names of buffers of one number a channel, which are parameters in the copy.
     """
 
     graph: Any
     model: nn.Module
+    buffers: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> set[str]:
+        """Names of the layers that the graph has."""
+        return {self.name_of(module) for module in self.graph.module2node if isinstance(module, LAYERS)}
 
     def name_of(self, module: Any) -> str:
         """Return the name of a module or bare parameter in the network; '' for an operation."""
@@ -63,6 +78,28 @@ class Dependencies:
     def wall(self, item: Item) -> str | None:
         """Return why channels cannot be followed through an item's operation, or None."""
         return self.graph.walls.get(item.node.module)
+
+    def single(self, item: Item) -> bool:
+        """Return whether an item is one channel that is broadcast to all channels of a map."""
+        return item.node.module in self.graph.single and item.idxs == (0,)
+
+    def per_channel(self, parameter: Any) -> bool:
+        """Return whether a bare parameter has one number for each channel of the maps that it meets."""
+        return parameter in self.graph.per_channel
+
+    def unsaved(self, name: str) -> bool:
+        """Return whether a name is that of a buffer which the state dict lacks."""
+        owner, _, own = name.rpartition(".")
+        return name in self.buffers and own in self.model.get_submodule(owner)._non_persistent_buffers_set
+
+    def restore_buffers(self) -> None:
+        """Make the buffers of the copy buffers again."""
+        for name in self.buffers:
+            owner, _, own = name.rpartition(".")
+            module = self.model.get_submodule(owner)
+            values = module._parameters.pop(own)
+            assert values is not None
+            module.register_buffer(own, values.detach())
 
     def groups(self) -> Iterator[list[Item]]:
         """Yield the axes that must be pruned together, the root layer's first.
@@ -75,7 +112,7 @@ class Dependencies:
         seen: set[nn.Module] = set()
         left = WORK_LIMIT
         for module in list(self.graph.module2node):
-            if not isinstance(module, nn.Conv2d | nn.Linear) or module in seen:
+            if not isinstance(module, LAYERS) or module in seen:
                 continue
             items, steps = self._follow(module, left)
             left -= steps
@@ -123,31 +160,108 @@ def _item(node: Any, handler: Any, pairs: Iterable[Any]) -> Item:
     return Item(node, handler, tuple(p.idx for p in ordered), tuple(p.root_idx for p in ordered))
 
 
-def build_dependencies(model: nn.Module, example: Tensor) -> Dependencies:
+def build_dependencies(model: nn.Module, example: Tensor, ran: Collection[str] = ()) -> Dependencies:
     """Let torch-pruning trace a copy of ``model`` on ``example``, one image (1, C, H, W).
 
-    All parameters of the copy are trainable, as torch-pruning silently skips frozen ones. Every tensor that
-    it returns passes through one more operation, so that channels that reach the output are marked.
+    All parameters of the copy are trainable, as torch-pruning silently skips frozen ones. Its buffers of one
+    number a channel are parameters, as gradients do not see buffers. Every tensor that it returns passes
+    through one more operation, so that channels that reach the output are marked.
+
+    Args:
+        ran: names of the layers that run in the forward pass. If some are missing in the graph, as they run
+            without gradients, the network is traced with gradients everywhere.
 
     Raises:
         NotPrunableError: torch-pruning cannot trace the network.
     """
-    twin = copy.deepcopy(model).eval()
-    for parameter in twin.parameters():
-        parameter.requires_grad_(True)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad(), recurrent_as_walls(twin):
-            warnings.simplefilter("ignore")
-            graph = torch_pruning_adapter.build_graph(
-                twin, example.detach().clone(), judge, output_transform=_differentiable
-            )
-    except Exception as error:  # torch-pruning fails in many ways on graphs that it does not know
+    found, error = _first_built(model, example, contextlib.nullcontext)
+    if found is None or not set(ran) <= found.layers:
+        found = _first_built(model, example, gradients_everywhere)[0] or found
+    if found is None:
         reason = first_line(error)
         raise NotPrunableError(
             f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {reason}; "
             "the network uses an operation that the channel graph does not support"
         ) from error
-    return Dependencies(graph, twin)
+    return found
+
+
+def _first_built(
+    model: nn.Module, example: Tensor, gradients: Callable[[], AbstractContextManager[None]]
+) -> tuple[Dependencies | None, Exception]:
+    """Trace with the buffers of one number a channel as parameters or, if that fails, as they are.
+
+    Returns:
+        The dependencies or None, and the last error.
+    """
+    error = Exception()
+    buffers = _buffers_of_one_axis(model, example)
+    for _ in range(3):
+        try:
+            found = _built(copy.deepcopy(model), example, buffers, gradients)
+        except Exception as failed:  # torch-pruning fails in many ways on graphs that it does not know
+            error = failed
+            if not buffers:
+                break
+            buffers = ()
+            continue
+        fitting = tuple(name for name in buffers if found.per_channel(_parameter(found.model, name)))
+        if fitting == buffers:
+            return found, error
+        buffers = fitting
+    return None, error
+
+
+def _parameter(model: nn.Module, name: str) -> nn.Parameter | None:
+    owner, _, own = name.rpartition(".")
+    return model.get_submodule(owner)._parameters[own]
+
+
+def _built(
+    twin: nn.Module,
+    example: Tensor,
+    buffers: tuple[str, ...],
+    gradients: Callable[[], AbstractContextManager[None]],
+) -> Dependencies:
+    twin.eval()
+    for name in buffers:
+        owner, _, own = name.rpartition(".")
+        module = twin.get_submodule(owner)
+        values = module._buffers.pop(own)
+        assert values is not None
+        module.register_parameter(own, nn.Parameter(values))
+    for parameter in twin.parameters():
+        parameter.requires_grad_(True)
+    axes, chunks = ChannelAxes(), Chunks()
+    with warnings.catch_warnings(), torch.enable_grad(), gradients(), recurrent_as_walls(twin), chunks:
+        warnings.simplefilter("ignore")
+        graph = torch_pruning_adapter.build_graph(
+            twin,
+            example.detach().clone(),
+            Judge(axes, chunks.functions),
+            output_transform=_differentiable,
+            axes=axes,
+        )
+    return Dependencies(graph, twin, buffers)
+
+
+def _buffers_of_one_axis(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Return the names of the buffers that may have one number a channel and that stay as they are."""
+    twin = copy.deepcopy(model).eval()
+    found: dict[str, tuple[Tensor, int]] = {}
+    for prefix, module in twin.named_modules():
+        if isinstance(module, _KNOWN_BUFFERS):
+            continue
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and 1 < buffer.numel() == max(buffer.shape):
+                found[f"{prefix}.{name}".lstrip(".")] = (buffer, buffer._version)
+    if found:
+        with torch.no_grad():
+            twin(example.detach().clone())
+    own = dict(twin.named_buffers())
+    return tuple(
+        name for name, (old, version) in found.items() if own.get(name) is old and old._version == version
+    )
 
 
 def _differentiable(output: object) -> list[Tensor]:

@@ -22,11 +22,21 @@ class Slot:
         axis: its input or output channels.
         positions: for each channel of the group, the indices on the axis that it owns: one, or several
             where a feature map is flattened into a linear layer.
+        tensor: name of a bare parameter or buffer of the module that alone has the channels; None if the
+            module is a layer or norm that has them.
+        dim: the axis of the bare tensor that holds the channels.
     """
 
     module: str
     axis: Axis
     positions: tuple[tuple[int, ...], ...]
+    tensor: str | None = None
+    dim: int = 0
+
+    @property
+    def place(self) -> str:
+        """Name of the module or bare tensor in the network."""
+        return self.module if self.tensor is None else f"{self.module}.{self.tensor}".lstrip(".")
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,28 @@ from amc.graph.unfolding import layer_input, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.run import evaluating
 
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Modules that are layers: they mix channels, and cost multiply-adds."""
+
 
 @dataclass(frozen=True)
 class Layer:
     """A convolution or linear layer as it ran on one example image.
 
     Attributes:
+        kind: a transposed convolution is cut and looked up like the others, but not refitted in sequence.
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: convolution groups; equal to ``out_channels`` for a depthwise layer.
         in_size, out_size: feature map (height, width); (1, tokens) for a linear layer.
-        positions: output positions per image, summed over all calls of the layer.
+        positions: output positions per image, summed over all calls of the layer; input positions for a
+            transposed convolution, which multiplies each input with the whole kernel.
         calls: number of calls in one forward pass.
         flaw: why it is no matrix product, so that its weights cannot be cut and refitted; None if it is one.
             Its wording is part of the fingerprint of evaluations.
     """
 
     name: str
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "transposed"]
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
@@ -84,7 +89,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
             (``amc.scoring.flatten``).
     """
     calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
-    modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
 
     def record(name: str) -> Any:
         def hook(
@@ -102,7 +107,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         first = first_line(error)
         raise NotPrunableError(
             f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
-            "does the data's image size fit the model?"
+            "do the image size and the channels of the data fit the model?"
         ) from error
     finally:
         for hook in hooks:
@@ -112,13 +117,18 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     return tuple(described), is_logits(output)
 
 
-def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch.Size, torch.Size]]) -> Layer:
+def _describe(
+    name: str,
+    module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear,
+    shapes: list[tuple[torch.Size, torch.Size]],
+) -> Layer:
     in_shape, out_shape = shapes[0]
     flaw = why_not_linear(module, in_shape)
-    if isinstance(module, nn.Conv2d):
+    if not isinstance(module, nn.Linear):
+        transposed = isinstance(module, nn.ConvTranspose2d)
         return Layer(
             name=name,
-            kind="conv",
+            kind="transposed" if transposed else "conv",
             in_channels=module.in_channels,
             out_channels=module.out_channels,
             kernel_size=(module.kernel_size[0], module.kernel_size[1]),
@@ -126,7 +136,10 @@ def _describe(name: str, module: nn.Conv2d | nn.Linear, shapes: list[tuple[torch
             groups=module.groups,
             in_size=(in_shape[-2], in_shape[-1]),
             out_size=(out_shape[-2], out_shape[-1]),
-            positions=sum(out.numel() // module.out_channels for _, out in shapes),
+            positions=sum(
+                into.numel() // module.in_channels if transposed else out.numel() // module.out_channels
+                for into, out in shapes
+            ),
             bias=module.bias is not None,
             calls=len(shapes),
             flaw=flaw,

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from amc.errors import NotPrunableError
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import Axis, ChannelGroup, Graph, Slot, Unprunable
-from amc.graph.layers import Layer, trace_layers
+from amc.graph.layers import LAYERS, Layer, trace_layers
 from amc.models import OptionAShortcut
 
-_Places = dict[tuple[str, Axis], dict[int, set[int]]]
-"""(module, axis) -> channel of the root -> positions on the axis that it owns."""
+_Axis = tuple[str, Axis, str | None, int]
+"""An axis as a ``Slot`` names it: module, axis, bare tensor or None, its dimension."""
+
+_Places = dict[_Axis, dict[int, set[int]]]
+"""Axis -> channel of the root -> positions on the axis that it owns."""
 
 
 def trace(model: nn.Module, example: Tensor) -> Graph:
@@ -35,8 +38,9 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
             torch-pruning cannot trace it, or no channel can be pruned.
     """
     layers, classifies = trace_layers(model, example)
-    dependencies = build_dependencies(model, example)
-    groups, unprunable = _find_groups(dependencies, {layer.name: layer for layer in layers})
+    by_name = {layer.name: layer for layer in layers}
+    dependencies = build_dependencies(model, example, by_name)
+    groups, unprunable = _find_groups(dependencies, by_name)
     if not groups:
         raise NotPrunableError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
@@ -72,6 +76,11 @@ def _find_groups(
             )
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
+    unprunable += [
+        Unprunable(name, layer.out_channels, "runs without gradients, so its channels cannot be followed")
+        for name, layer in layers.items()
+        if name not in dependencies.layers
+    ]
     groups.sort(key=lambda group: (order[group.leading], group.root_channels))
     unprunable.sort(key=lambda item: order.get(item.name, len(order)))
     return tuple(groups), tuple(unprunable)
@@ -82,9 +91,7 @@ def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Ma
     producing = (
         item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler)
     )
-    names = [
-        dependencies.name_of(module) for module in producing if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
+    names = [dependencies.name_of(module) for module in producing if isinstance(module, LAYERS)]
     return min(names, key=lambda name: order.get(name, len(order)))
 
 
@@ -97,6 +104,7 @@ def _why_unprunable(
     plain = {
         OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.BN, OPTYPE.LINEAR, OPTYPE.PRELU, OPTYPE.ELEMENTWISE,
         OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.RESHAPE, OPTYPE.CUSTOMIZED,
+        OPTYPE.IN, OPTYPE.PARAMETER,
     }  # fmt: skip
     for item in items:
         node = item.node
@@ -109,11 +117,13 @@ def _why_unprunable(
             return f"{name} normalises over the channels: removing some would change the others"
         if node.type == OPTYPE.MHA:
             return f"{name} is an attention layer, whose width is fixed"
-        if node.type == OPTYPE.PARAMETER:
-            return f"{name} is a bare parameter on the same channels"
+        if node.type == OPTYPE.PARAMETER and (reason := _why_parameter_unprunable(dependencies, item, name)):
+            return reason
+        if dependencies.single(item):
+            return "its one channel is broadcast to all channels of a map"
         if node.type not in plain:
             return f"{name or node.type.name.lower()} ({type(node.module).__name__}) is not supported"
-        if isinstance(node.module, nn.Conv2d | nn.Linear):
+        if isinstance(node.module, LAYERS):
             reason = _why_layer_unprunable(node.module, name, layers)
             if reason is not None:
                 return reason
@@ -122,9 +132,15 @@ def _why_unprunable(
     return None
 
 
-def _why_layer_unprunable(
-    module: nn.Conv2d | nn.Linear, name: str, layers: Mapping[str, Layer]
-) -> str | None:
+def _why_parameter_unprunable(dependencies: Dependencies, item: Item, name: str) -> str | None:
+    if not dependencies.per_channel(item.node.module):
+        return f"{name} is a bare parameter on the same channels"
+    if dependencies.unsaved(name):
+        return f"{name} is a buffer on the same channels that is not saved with the weights"
+    return None
+
+
+def _why_layer_unprunable(module: nn.Module, name: str, layers: Mapping[str, Layer]) -> str | None:
     if name not in layers:
         return f"{name} does not run in the forward pass"
     layer = layers[name]
@@ -156,14 +172,23 @@ def _split_into_groups(
     signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for channel in members:
         signature = tuple(
-            sorted((place, len(at[channel])) for place, at in places.items() if at.get(channel))
+            sorted(
+                ((place, len(at[channel])) for place, at in places.items() if at.get(channel)),
+                key=lambda pair: (pair[0][:2], pair[0][2] or ""),
+            )
         )
         signatures[signature].append(channel)
     groups = []
     for number, (signature, channels) in enumerate(signatures.items()):
         slots = tuple(
-            Slot(module, axis, tuple(tuple(sorted(places[module, axis][channel])) for channel in channels))
-            for (module, axis), _ in signature
+            Slot(
+                module,
+                axis,
+                tuple(tuple(sorted(places[module, axis, tensor, dim][channel])) for channel in channels),
+                tensor,
+                dim,
+            )
+            for (module, axis, tensor, dim), _ in signature
         )
         suffix = "" if len(signatures) == 1 else f"#{number}"
         own = tuple(members[channel] for channel in channels)
@@ -179,9 +204,9 @@ def _places(dependencies: Dependencies, items: Sequence[Item]) -> _Places:
         name = dependencies.name_of(module)
         if not name or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
             continue
-        axis = _axis(dependencies, item, module)
+        axis = _axis(dependencies, item, name, module)
         for position, channel in zip(item.idxs, item.root_idxs, strict=True):
-            places[name, axis][channel].add(position)
+            places[axis][channel].add(position)
     return places
 
 
@@ -247,12 +272,15 @@ def _unite(axes: Iterable[dict[int, set[int]]]) -> dict[int, tuple[int, ...]]:
     return {channel: tuple(own) for channel, own in members.items()}
 
 
-def _axis(dependencies: Dependencies, item: Item, module: nn.Module) -> Axis:
+def _axis(dependencies: Dependencies, item: Item, name: str, module: nn.Module) -> _Axis:
     """Return the axis of ``module`` that an item lies on; norm and depthwise layers have only 'out'."""
-    depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-    if isinstance(module, nn.Conv2d | nn.Linear | OptionAShortcut) and not depthwise:
-        return "out" if dependencies.graph.is_out_channel_pruning_fn(item.handler) else "in"
-    return "out"
+    if isinstance(module, nn.Parameter):
+        owner, _, own = name.rpartition(".")
+        return owner, "out", own, item.node.pruning_dim
+    depthwise = isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups > 1
+    two = isinstance(module, (*LAYERS, OptionAShortcut)) and not depthwise
+    reads = two and not dependencies.graph.is_out_channel_pruning_fn(item.handler)
+    return name, "in" if reads else "out", None, 0
 
 
 def _norm_after(dependencies: Dependencies, plain: Set[str]) -> dict[str, str]:

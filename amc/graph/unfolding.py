@@ -27,7 +27,7 @@ def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
 
 def own_forward(module: nn.Module) -> bool:
     """Return whether a convolution or linear layer overrides PyTorch's forward."""
-    base = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+    base = next(each for each in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear) if isinstance(module, each))
     names = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
     return "forward" in vars(module) or any(getattr(type(module), n) is not getattr(base, n) for n in names)
 
@@ -64,6 +64,34 @@ def output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
     return height, width
 
 
+def _transposed_size(module: nn.ConvTranspose2d, inputs: Tensor) -> tuple[int, int]:
+    """Return the height and width of a transposed convolution's output, in pixels."""
+    height, width = (
+        (inputs.shape[2 + axis] - 1) * module.stride[axis]
+        - 2 * int(module.padding[axis])
+        + module.dilation[axis] * (module.kernel_size[axis] - 1)
+        + module.output_padding[axis]
+        + 1
+        for axis in (0, 1)
+    )
+    return height, width
+
+
+def weight_matrix(module: nn.Module) -> Tensor:
+    """Return the weight of a layer as (out_channels, in_channels * kh * kw), in the order of its patches."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return (weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight).flatten(1)
+
+
+def weight_of(module: nn.Module, matrix: Tensor) -> Tensor:
+    """Return the weight of a layer from a matrix (outputs, inputs * kh * kw) of any numbers of channels."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    own = matrix.reshape(len(matrix), -1, *weight.shape[2:])
+    return own.transpose(0, 1).contiguous() if isinstance(module, nn.ConvTranspose2d) else own
+
+
 def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: torch.Generator) -> Tensor:
     """Choose output positions of a layer for a batch of inputs: (N, C, H, W), or (N, ..., features).
 
@@ -79,6 +107,8 @@ def sample_positions(module: nn.Module, inputs: Tensor, limit: int, generator: t
 def _positions(module: nn.Module, inputs: Tensor) -> int:
     if isinstance(module, nn.Conv2d):
         return prod(output_size(module, inputs))
+    if isinstance(module, nn.ConvTranspose2d):
+        return prod(_transposed_size(module, inputs))
     return inputs[0].numel() // inputs.shape[-1]
 
 
@@ -92,6 +122,8 @@ def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
     Returns:
         (N * P, in_channels * kh * kw), image by image.
     """
+    if isinstance(module, nn.ConvTranspose2d):
+        return _transposed_patches(module, inputs, chosen)
     if not isinstance(module, nn.Conv2d):
         return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, chosen.to(inputs.device)].flatten(0, 1)
     _, width = output_size(module, inputs)
@@ -108,6 +140,27 @@ def layer_patches(module: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
     return taken.view(-1, kh * kw, channels).transpose(1, 2).reshape(-1, channels * kh * kw)
 
 
+def _transposed_patches(module: nn.ConvTranspose2d, inputs: Tensor, chosen: Tensor) -> Tensor:
+    """Gather, for each tap of the kernel, the input pixel that it carries to an output position, or zeros."""
+    _, width = _transposed_size(module, inputs)
+    tap = torch.arange(prod(module.kernel_size))
+    count, channels, *sizes = inputs.shape
+    reached = torch.ones(len(chosen), len(tap), dtype=torch.bool)
+    places = torch.zeros(len(chosen), len(tap), dtype=torch.int64)
+    for axis, at, of_tap in (
+        (0, chosen // width, tap // module.kernel_size[1]),
+        (1, chosen % width, tap % module.kernel_size[1]),
+    ):
+        shifted = at[:, None] + int(module.padding[axis]) - of_tap[None, :] * module.dilation[axis]
+        source = shifted.div(module.stride[axis], rounding_mode="floor")
+        reached &= (shifted % module.stride[axis] == 0) & (source >= 0) & (source < sizes[axis])
+        places = places * sizes[axis] + source.clamp(0, sizes[axis] - 1)
+    pixels = inputs.permute(0, 2, 3, 1).reshape(count, -1, channels)
+    taken = pixels.index_select(1, places.flatten().to(inputs.device)).view(count, *places.shape, channels)
+    taken = taken * reached[None, :, :, None].to(taken)
+    return taken.transpose(2, 3).reshape(-1, channels * len(tap))
+
+
 def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
     """Take a layer's output at output positions.
 
@@ -119,7 +172,9 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
         (N * P, out_channels), image by image.
     """
     chosen = chosen.to(outputs.device)
-    if isinstance(module, nn.Conv2d):  # the channels of a linear layer are on the last axis, also for maps
+    if isinstance(
+        module, nn.Conv2d | nn.ConvTranspose2d
+    ):  # the channels of a linear layer are on the last axis, also for maps
         return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
 
@@ -163,7 +218,7 @@ def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> 
     return torch.cat([layer_rows(module, block, own) for block, own in blocks])
 
 
-def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str | None:
+def why_not_linear(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, in_shape: torch.Size) -> str | None:
     """Return why a layer's weights cannot be cut and refitted as those of a matrix product, or None.
 
     Args:
@@ -176,7 +231,8 @@ def why_not_linear(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> str |
     if extra := sorted(own - {"weight", "bias"}):
         return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
     hooked = bool(module._forward_pre_hooks or module._forward_hooks)
-    if (own_forward(module) or hooked) and not _is_product(module, in_shape):
+    changed = own_forward(module) or hooked
+    if changed and (isinstance(module, nn.ConvTranspose2d) or not _is_product(module, in_shape)):
         return f"({kind}) has a forward (or hook) of its own that is no plain product with its weight"
     return None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+from amc.graph.axes import ChannelAxes, kind_of, normal_dim, reduced_dims, shape_of
 
 _WALLS = {
     "pixelshuffle": "pixel shuffle moves channels into space",
@@ -19,43 +22,145 @@ _WALLS = {
 """Start of the name of a backward function -> why channels cannot be followed through it."""
 
 
-def judge(node: Any) -> tuple[bool, str | None]:
-    """Judge an operation by its backward function.
+_PRODUCTS = ("mm", "addmm", "convolution")
+_MEANS = ("mean", "var", "std")
+_SPLIT = "the forward pass splits the channels at places that may be fixed numbers"
+_CHUNK = "chunk splits channels that operations before it have rearranged"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Several positions of an axis become one, or one becomes several: equal chunks, and flattening.
+
+    The longer axis is ``outer`` runs of ``channels`` times ``inner`` positions; the shorter one has the
+    channels.
+    """
+
+    channels: int
+    outer: int = 1
+    inner: int = 1
+
+    def short(self, position: int) -> int:
+        """Return the channel of a position of the longer axis."""
+        return position // self.inner % self.channels
+
+    def long(self, channel: int) -> list[int]:
+        """Return the positions of a channel on the longer axis."""
+        step = self.channels * self.inner
+        starts = range(channel * self.inner, self.outer * step, step)
+        return [start + offset for start in starts for offset in range(self.inner)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How channels pass an operation.
+
+    Attributes:
+        neutral: every channel keeps its index.
+        wall: why channels end there, or None.
+        narrowed: the operation shortens the axis, its operand has the longer one.
+        widened: the operation lengthens the axis.
+
+    Without any of them the operation is left to torch-pruning.
+    """
+
+    neutral: bool = False
+    wall: str | None = None
+    narrowed: Fold | None = None
+    widened: Fold | None = None
+
+
+class Judge:
+    """Judges the operations between the layers by their backward functions.
 
     Args:
-        node: torch-pruning's node of a module or operation.
-
-    Returns:
-        Whether the operation leaves every channel at its index, and why channels end there (None if they do
-        not). (False, None) leaves the operation to torch-pruning.
+        axes: the channel axes of the traced network.
+        chunked: the results of ``chunk``, as ``amc.graph.recording.Chunks`` found them: backward functions.
     """
-    kind = node.grad_fn.name().lower() if hasattr(node.grad_fn, "name") else ""
-    if type(node.module).__module__ != "torch_pruning.ops":
-        return False, None  # a module of the network, for which torch-pruning has a pruner
-    if (reason := getattr(node.grad_fn, "wall", None)) is not None:
-        return False, str(reason)  # a recurrent layer
-    for part, reason in _WALLS.items():
-        if kind.startswith(part):
-            return False, reason
-    if kind.startswith("cat"):
-        return False, _judge_concat(node)
-    if not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
-        return False, None
-    before = tuple(node.grad_fn._saved_self_sym_sizes)
-    if kind.startswith(("view", "reshape", "unsafeview", "expand")):
-        return _judge_reshape(before, tuple(node.grad_fn._input_metadata[0].shape))
-    if kind.startswith(("split", "slice", "unbind")):
-        dim = _dim(node.grad_fn._saved_dim, len(before))
-        if dim not in _channel_dims(before) or _whole(node.grad_fn, before[dim]):
-            return True, None
-        return False, "the forward pass splits the channels at places that are written in its code"
-    return False, None
+
+    def __init__(self, axes: ChannelAxes, chunked: Container[Any] = ()) -> None:
+        self._axes = axes
+        self._chunked = chunked
+
+    def __call__(self, node: Any) -> Verdict:
+        """Judge torch-pruning's node of a module or operation."""
+        function = node.grad_fn
+        kind = kind_of(function)
+        if type(node.module).__module__ != "torch_pruning.ops":
+            return Verdict()  # a module of the network, for which torch-pruning has a pruner
+        if (reason := getattr(function, "wall", None)) is not None:
+            return Verdict(wall=str(reason))  # a recurrent layer
+        if not node.inputs and kind.startswith(("repeat", "expand")):
+            return Verdict(neutral=True)  # constants, or weights of a layer of its own
+        if kind.startswith("repeat") and _same_channels(function):
+            return Verdict(neutral=True)
+        for part, reason in _WALLS.items():
+            if kind.startswith(part):
+                return Verdict(wall=reason)
+        if kind.startswith("cat"):
+            return Verdict(wall=_judge_concat(node))
+        if kind.startswith(_PRODUCTS) and not _within_module(node):
+            return Verdict(wall="a product outside of the layers mixes the channels")
+        if kind.startswith("glu"):
+            return self._halves(function)
+        if kind.startswith(_MEANS):
+            return self._mean(function)
+        if not hasattr(function, "_saved_self_sym_sizes"):
+            return Verdict()
+        before = tuple(function._saved_self_sym_sizes)
+        if kind.startswith("expand") and any(self._axes.broadcast(function)):
+            return Verdict(neutral=True)
+        if kind.startswith(("view", "reshape", "unsafeview", "expand")):
+            return self._reshape(function, before, shape_of(function))
+        if kind.startswith(("split", "slice", "unbind")):
+            dim = normal_dim(function._saved_dim, len(before))
+            if dim == self._axes.place(function) and function in self._chunked:
+                return Verdict(narrowed=Fold(shape_of(function)[dim], before[dim] // shape_of(function)[dim]))
+            if dim not in _channel_dims(before) or _whole(function, before[dim]):
+                return Verdict(neutral=True)
+            return Verdict(wall=_CHUNK if function in self._chunked else _SPLIT)
+        return Verdict()
+
+    def _halves(self, function: Any) -> Verdict:
+        """Judge a gated linear unit, the product of one half with the sigmoid of the other."""
+        after = shape_of(function)
+        dim = normal_dim(function._saved_dim, len(after))
+        place = self._axes.place(function)
+        if place is None:
+            return Verdict(wall="a gated linear unit splits an axis that cannot be followed")
+        return Verdict(narrowed=Fold(after[dim], 2)) if dim == place else Verdict(neutral=True)
+
+    def _mean(self, function: Any) -> Verdict:
+        """Judge a mean or the like, which ends the channels if it is taken over them."""
+        operands = [f for f, _ in function.next_functions if f is not None]
+        place = self._axes.place(function)
+        if place is None or len(operands) != 1:
+            return Verdict()
+        before = shape_of(operands[0], function.next_functions[0][1])
+        if place in reduced_dims(function, len(before)) and before[place] > 1:
+            return Verdict(wall="a mean over the channels: removing some would change it")
+        return Verdict()
+
+    def _reshape(self, function: Any, before: Sequence[int], after: Sequence[int]) -> Verdict:
+        """Judge a reshape: it keeps the channels, flattens them with others, or is a wall."""
+        place = self._axes.place(function)
+        if len(after) == 2 and after == (before[0], prod(before[1:])) and len(before) > 2 and place:
+            fold = Fold(before[place], prod(before[1:place]), prod(before[place + 1 :]))
+            return Verdict(neutral=True) if before[place] == after[1] else Verdict(widened=fold)
+        if len(before) == 4 and tuple(after) == (before[0], prod(before[1:])):
+            return Verdict(neutral=before[1] == after[1])  # flattening, which torch-pruning knows
+        shuffled = {len(before), len(after)} == {4, 5} and before[-2:] == after[-2:] and before[1] != after[1]
+        kept_first = len(before) in (3, 4) and len(after) > 1 and before[:2] == after[:2]
+        kept_last = before[-1:] == after[-1:]
+        if not shuffled and (kept_first or kept_last or _only_ones_differ(before, after)):
+            return Verdict(neutral=True)
+        return Verdict(wall=f"a reshape from {_text(before)} to {_text(after)} rearranges the channels")
 
 
 def _judge_concat(node: Any) -> str | None:
     """Return why channels end at a concatenation, or None; set the sizes of its parts on the node."""
     shape = tuple(node.grad_fn._input_metadata[0].shape)
-    dim = _dim(node.grad_fn._saved_dim, len(shape))
+    dim = normal_dim(node.grad_fn._saved_dim, len(shape))
     if len(shape) == 4 and dim == 3:
         return "maps are concatenated along their last axis"
     if dim == 1:
@@ -66,16 +171,21 @@ def _judge_concat(node: Any) -> str | None:
     return None
 
 
-def _judge_reshape(before: Sequence[int], after: Sequence[int]) -> tuple[bool, str | None]:
-    """Judge a reshape: it keeps the channels, flattens those of a map, or is a wall."""
-    if len(before) == 4 and tuple(after) == (before[0], prod(before[1:])):
-        return before[1] == after[1], None  # flattening, which torch-pruning knows
-    shuffled = {len(before), len(after)} == {4, 5} and before[-2:] == after[-2:] and before[1] != after[1]
-    kept_first = len(before) in (3, 4) and len(after) > 1 and before[:2] == after[:2]
-    kept_last = before[-1:] == after[-1:]
-    if not shuffled and (kept_first or kept_last or _only_ones_differ(before, after)):
-        return True, None
-    return False, f"a reshape from {_text(before)} to {_text(after)} rearranges the channels"
+def _within_module(node: Any, most: int = 4) -> bool:
+    """Return whether an operation is a part of a module, which has its last operation as its own node."""
+    for _ in range(most):
+        users = {id(user): user for user in node.outputs}
+        if len(users) != 1:
+            return False
+        (node,) = users.values()
+        if type(node.module).__module__ != "torch_pruning.ops":
+            return True
+    return False
+
+
+def _same_channels(function: Any) -> bool:
+    """Return whether a repetition adds nothing to a single image, as that of weights for every image."""
+    return _only_ones_differ(tuple(function._saved_self_sym_sizes), shape_of(function))
 
 
 def _only_ones_differ(before: Sequence[int], after: Sequence[int]) -> bool:
@@ -89,11 +199,6 @@ def _text(shape: Sequence[int]) -> str:
 def _channel_dims(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the axes that may hold channels: the second of maps and vectors, and the last of tokens."""
     return {2: (1,), 3: (1, 2), 4: (1,)}.get(len(shape), tuple(range(1, len(shape))))
-
-
-def _dim(saved: int, ndim: int) -> int:
-    """Return a saved axis; autograd stores negative ones as huge unsigned numbers."""
-    return (saved - 2**64 if saved > 2**32 else saved) % ndim
 
 
 def _whole(grad_fn: Any, size: int) -> bool:

@@ -46,7 +46,8 @@ def global_scores(
         NotPrunableError: torch-pruning cannot trace the network.
         AmcError: torch-pruning gives no finite score for some channel.
     """
-    dependencies = build_dependencies(model, blank_image(model, graph.input_shape))
+    names = [layer.name for layer in graph.layers]
+    dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
     import torch_pruning
 
     modules = dict(dependencies.model.named_modules())

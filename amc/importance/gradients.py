@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError, first_line
+from amc.graph.recording import gradients_everywhere
+from amc.scoring.flatten import as_matrix
 
 GRADIENT_BATCH = 50
 """Largest number of images whose activations are held at once."""
@@ -45,3 +47,45 @@ def differentiating(model: nn.Module, order: str) -> Iterator[None]:
         raise AmcError(
             f"{type(model).__name__} cannot be differentiated for order={order}: {reason}"
         ) from error
+
+
+def gradients_reach(model: nn.Module, layers: Sequence[str], image: Tensor) -> bool:
+    """Return whether the outputs of all layers have a gradient: none runs under ``no_grad`` or is detached.
+
+    Args:
+        image: (1, C, H, W), on the device of the network.
+    """
+    held: list[Tensor] = []
+    modules = dict(model.named_modules())
+
+    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        held.append(output)
+        return output.clone()  # later operations may be in place
+
+    hooks = [modules[name].register_forward_hook(keep) for name in layers]
+    try:
+        with torch.enable_grad():
+            total = as_matrix(model(image.clone().requires_grad_()), 1).sum()
+        if not total.requires_grad or not all(output.requires_grad for output in held):
+            return False
+        return None not in torch.autograd.grad(total, held, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def recording(
+    model: nn.Module, layers: Sequence[str], images: Tensor, order: str
+) -> Callable[[], AbstractContextManager[None]]:
+    """Return the context for forward passes in which all layers have a gradient.
+
+    Args:
+        images: (N, C, H, W), on the device of the network.
+        order: as for ``differentiating``.
+
+    Raises:
+        AmcError: the network cannot be differentiated.
+    """
+    with differentiating(model, order):
+        reached = gradients_reach(model, layers, images[:1].float())
+    return nullcontext if reached else gradients_everywhere

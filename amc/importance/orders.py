@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.modules import axis_length
 from amc.data import LabelledImages
 from amc.errors import SettingError
 from amc.graph.groups import ChannelGroup, Graph, Slot
+from amc.graph.unfolding import weight_matrix
 from amc.importance.elimination import Elimination, eliminate, make_reader
 from amc.importance.sensitivity import logit_sensitivity
 from amc.importance.taylor import taylor_terms
@@ -31,10 +33,9 @@ def _reader_slots(group: ChannelGroup) -> list[Slot]:
 
 def _by_channel(module: nn.Module, slot: Slot) -> Tensor:
     """Return the weights that read each channel: (channels, weights) float64."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
+    weight = weight_matrix(module).detach().double()
     index = torch.tensor(slot.positions)
-    columns = weight.detach().double().transpose(0, 1).flatten(1)
+    columns = weight.reshape(len(weight), axis_length(module, "in"), -1).transpose(0, 1).flatten(1)
     return columns[index].flatten(1)
 
 
@@ -167,16 +168,16 @@ def _eliminate(
 ) -> Elimination:
     readers = []
     for slot in _reader_slots(group):
-        weight = modules[slot.module].weight
-        assert isinstance(weight, Tensor)
-        columns = expand_columns(torch.tensor(slot.positions), weight[0, 0].numel())
+        weight = weight_matrix(modules[slot.module])
+        taps = weight.shape[1] // axis_length(modules[slot.module], "in")
+        columns = expand_columns(torch.tensor(slot.positions), taps)
         readers.append(
             make_reader(
                 moments[slot.module].gram,
-                weight.flatten(1),
+                weight,
                 columns,
                 sensitivity[slot.module],
-                ridge=shrinkage(ridge, weight[0].numel(), moments[slot.module].rows),
+                ridge=shrinkage(ridge, weight.shape[1], moments[slot.module].rows),
             )
         )
     return eliminate(readers, group.width)

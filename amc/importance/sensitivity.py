@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.importance.gradients import differentiating, gradient_batches
+from amc.importance.gradients import differentiating, gradient_batches, recording
 from amc.scoring.flatten import as_matrix
 
 SENSITIVITY_BATCHES = 20
@@ -52,11 +52,13 @@ def logit_sensitivity(
     outputs: dict[str, Tensor] = {}
     sums = {name: torch.zeros(()).double() for name in layers}
     logits = []
+    recorded = recording(model, layers, images[:1].to(device), "obs")
     with _recorded(model, layers, outputs):
         for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
             batch = images[chosen].to(device).float().requires_grad_()
             with torch.enable_grad(), differentiating(model, "obs"):
-                result = as_matrix(model(batch), len(batch))
+                with recorded():
+                    result = as_matrix(model(batch.clone()), len(batch))  # it may work in place
                 logits.append(result.detach().double().cpu())
                 held = [outputs[name] for name in layers]
                 for probe in range(probes):
@@ -79,7 +81,7 @@ def logit_sensitivity(
 
 def _squares(module: nn.Module, gradient: Tensor) -> Tensor:
     """Sum the squares of an output's gradient over all axes but the channels: (channels,) float64, CPU."""
-    axis = 1 if isinstance(module, nn.Conv2d) else gradient.ndim - 1
+    axis = 1 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) else gradient.ndim - 1
     others = [dim for dim in range(gradient.ndim) if dim != axis]
     return gradient.double().square().sum(others).cpu()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
-from amc.importance.gradients import differentiating, gradient_batches
+from amc.importance.gradients import differentiating, gradient_batches, recording
 from amc.scoring.run import as_logits
 
 
@@ -44,10 +45,12 @@ def taylor_terms(
     model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
     modules = dict(model.named_modules())
     weights = [modules[name].weight.requires_grad_() for name in layers]
+    inputs = [0 if isinstance(modules[name], nn.ConvTranspose2d) else 1 for name in layers]
+    recorded = recording(model, layers, calibration.images[:1].to(device), "taylor")
     rows = []
     for chosen in gradient_batches(len(calibration)):
         batch = LabelledImages(calibration.images[chosen].float(), calibration.labels[chosen]).to(device)
-        rows.append(_batch_terms(model, weights, batch))
+        rows.append(_batch_terms(model, weights, inputs, batch, recorded))
     terms = {name: torch.stack(own) for name, own in zip(layers, zip(*rows, strict=True), strict=True)}
     for name, own in terms.items():
         if not own.isfinite().all():
@@ -58,12 +61,27 @@ def taylor_terms(
 
 
 @torch.enable_grad()
-def _batch_terms(model: nn.Module, weights: Sequence[Tensor], batch: LabelledImages) -> list[Tensor]:
-    """Return the terms of every weight for one batch: (in_channels,) float64, on the CPU."""
+def _batch_terms(
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    inputs: Sequence[int],
+    batch: LabelledImages,
+    recorded: Callable[[], AbstractContextManager[None]],
+) -> list[Tensor]:
+    """Return the terms of every weight for one batch: (in_channels,) float64, on the CPU.
+
+    Args:
+        inputs: the axis of each weight that holds the input channels.
+        recorded: the context of the forward pass.
+    """
     with differentiating(model, "taylor"):
-        outputs = as_logits(model(batch.images))
+        with recorded():
+            outputs = as_logits(model(batch.images))
         check_labels(batch.labels, outputs.shape[1])
         # In double precision, so that images of which the network is certain still have a gradient.
         gradients = torch.autograd.grad(F.cross_entropy(outputs.double(), batch.labels), weights)
     products = [w.detach() * g for w, g in zip(weights, gradients, strict=True)]
-    return [product.sum((0, *range(2, product.ndim)), dtype=torch.float64).cpu() for product in products]
+    return [
+        product.sum([dim for dim in range(product.ndim) if dim != axis], dtype=torch.float64).cpu()
+        for product, axis in zip(products, inputs, strict=True)
+    ]

@@ -1,11 +1,13 @@
 """Weights on disk: read without running code, loaded strictly, written atomically."""
 
+import argparse
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -15,17 +17,31 @@ from amc.digest import digest, named
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
 
-_TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin"})
+_TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"})
 _SAFETENSORS_SUFFIX = ".safetensors"
-_NESTING_KEYS = ("state_dict", "model", "net", "ema")
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_NESTING_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "params"),
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema", "teacher", "student"),
+)
+"""Where trainers put a state dict; the first key that holds one counts."""
+_WRAPPER_PREFIXES = (
+    *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "classifier."),
+    *("ema_model.", "teacher.", "student."),
+)
+"""What DataParallel, torch.compile, Lightning modules and averages of weights put before names."""
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_HARMLESS = (
+    *(argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")),
+    *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")),
+)
+"""Types of settings and scores beside the weights, which run no code when they are loaded."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors, .pth, .pt, .th or .bin file onto the CPU.
+    """Read a state dict from a .safetensors, .pth, .pth.tar, .pt, .th, .bin or .ckpt file onto the CPU.
 
-    No code in the file is run. A state dict under "state_dict", "model", "net" or "ema" is unwrapped, and the
-    prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.") are removed from names.
+    No code in the file is run. A state dict under a usual key, such as "state_dict", "model" or "ema", is
+    unwrapped. Names stay as they are stored: ``load_into`` and ``load_matching`` fit them to a network.
 
     Returns:
         Name -> tensor, each of the shape that is stored.
@@ -33,10 +49,10 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileError: the file is missing, empty or damaged, or holds anything but tensors.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check_file(path)
     content = _read_safetensors(path) if path.suffix == _SAFETENSORS_SUFFIX else _read_torch(path)
-    return _strip_prefixes(_unwrap(content, path), path)
+    return _unwrap(content, path)
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> list[str]:
@@ -54,7 +70,8 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         FileError: a tensor is not finite, or fewer than half of the network's tensors match.
     """
     _check_finite(state, origin)
-    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    own = _tensors_of(model)
+    state = _fitted(state, own)
     fitting = {
         key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
     }
@@ -78,6 +95,10 @@ def _check_finite(state: Mapping[str, Tensor], origin: str | Path) -> None:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
     """Load ``state`` into ``model``; names and shapes must agree, and all values must be finite.
 
+    Where more names agree without the prefix of a wrapper (DataParallel, torch.compile, a Lightning module),
+    or with the one that the network itself has, that is how they are read. Tensors of a wrapper that lie
+    outside of its prefix are not used.
+
     Args:
         model: the network to fill; after an error some of its weights may be replaced.
         state: state dict, as ``load_state_dict`` returns it.
@@ -87,8 +108,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
         FileError: a tensor is missing, unexpected, of another shape, or not finite; the first is named.
     """
     _check_finite(state, origin)
-    current = model.state_dict()
-    expected = {key: value for key, value in current.items() if isinstance(value, Tensor)}
+    current, expected = model.state_dict(), _tensors_of(model)
+    state = _fitted(state, expected)
     unexpected = [key for key in state if key not in expected]
     misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
     kept = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
@@ -166,12 +187,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*_HARMLESS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise FileError(
                 f"{path}: got a pickled Python object, expected tensors only (loading objects runs code); "
-                "likely cause: saved with torch.save(model): save model.state_dict() instead"
+                "likely cause: saved with torch.save(model), or with objects beside the weights: save "
+                "model.state_dict() instead"
             ) from error
         raise _unreadable(path, "torch") from error
     except Exception as error:  # a damaged pickle raises nearly anything
@@ -187,37 +210,75 @@ def _unreadable(path: Path, form: str) -> FileError:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = (content[key] for key in _NESTING_KEYS if isinstance(content.get(key), Mapping))
-        nested = next(inner, None)
-        if nested is None:
-            break
-        content = nested
+    found = _first_state(content)
+    if found is not None:
+        return found
+    while isinstance(content, Mapping) and (inner := _nested(content)):
+        content = inner[0]
     if not isinstance(content, Mapping) or not content:
         got = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise FileError(f"{path}: got {got}, expected a state dict, or one under {', '.join(_NESTING_KEYS)}")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise FileError(
-                f"{path}: entry {key!r} is of type {type(value).__name__}, expected a state dict of tensors; "
-                f"likely cause: weights under another key than {', '.join(_NESTING_KEYS)}"
-            )
-    return dict(content)
+    key = next(key for key, value in content.items() if not _is_entry(key, value))
+    raise FileError(
+        f"{path}: entry {key!r} is of type {type(content[key]).__name__}, expected a state dict of tensors; "
+        f"likely cause: weights under another key than {', '.join(_NESTING_KEYS)}"
+    )
 
 
-def _strip_prefixes(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    stripped = {_strip(key): value for key, value in state.items()}
-    if len(stripped) != len(state):
-        raise FileError(
-            f"{path}: two tensors have the same name without the prefixes {' and '.join(_WRAPPER_PREFIXES)}"
-        )
-    return stripped
+def _first_state(content: Any) -> dict[str, Tensor] | None:
+    """Return the first state dict in ``content``, the innermost if they are nested."""
+    if not isinstance(content, Mapping):
+        return None
+    found = (_first_state(inner) for inner in _nested(content))
+    state = next((state for state in found if state is not None), None)
+    if state is None and content and all(_is_entry(key, value) for key, value in content.items()):
+        return dict(content)
+    return state
 
 
-def _strip(key: str) -> str:
-    while key.startswith(_WRAPPER_PREFIXES):
-        key = key.partition(".")[2]
-    return key
+def _nested(content: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    return [content[key] for key in _NESTING_KEYS if isinstance(content.get(key), Mapping)]
+
+
+def _is_entry(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state`` with the names that fit best: as they are, without or with a wrapper's prefix."""
+    readings = [
+        dict(state),
+        *(_without(state, prefix, expected) for prefix in _prefixes(state)),
+        *({f"{prefix}{key}": value for key, value in state.items()} for prefix in _prefixes(expected)),
+    ]
+    return max(readings, key=lambda reading: _agreement(reading, expected))
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return the prefixes of wrappers that some of the names have, such as "module." and "module.net."."""
+    found: dict[str, None] = {}
+    for name in names:
+        end = 0
+        while prefix := next((each for each in _WRAPPER_PREFIXES if name.startswith(each, end)), None):
+            end += len(prefix)
+            found[name[:end]] = None
+    return list(found)
+
+
+def _without(state: Mapping[str, Tensor], prefix: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    outer = {key: value for key, value in state.items() if key in expected and not key.startswith(prefix)}
+    return outer | inner
+
+
+def _agreement(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return how many names agree in shape, too, and how many agree at all."""
+    shared = [key for key in state if key in expected]
+    return sum(state[key].shape == expected[key].shape for key in shared), len(shared)
 
 
 def _head_keys(expected: dict[str, Tensor]) -> set[str]:

@@ -3,6 +3,7 @@
 The libraries are imported only when a name needs them.
 """
 
+import copy
 import importlib
 import inspect
 import json
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
 from amc.models import cifar_resnet, mobilenet, vgg
+from amc.notes import note_once
 
 _Factory = Callable[..., nn.Module]
 
@@ -141,8 +144,8 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         pretrained: download and load the weights of torchvision or timm.
 
     Returns:
-        A network that maps images (N, *spec.input_shape) to logits (N, spec.num_classes), unless it is a
-        detection or segmentation model, or the user's own.
+        A network in float32 that maps images (N, *spec.input_shape) to logits (N, spec.num_classes), unless
+        it is a detection or segmentation model, or the user's own.
 
     Raises:
         SettingError: an unknown name, an untrusted dotted path, or options that do not fit the model.
@@ -168,6 +171,22 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
             )
         return _build_dotted(spec, pretrained)
     raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
+
+
+def usable(model: nn.Module) -> nn.Module:
+    """Return the network that is worked on: out of ``nn.DataParallel``, and in float32, which is noted.
+
+    Images are in float32, and so is every step that changes weights. A network with parameters in half or
+    double precision is converted as a copy; others are returned as they are.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    others = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if not others:
+        return model
+    got = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+    note_once(f"{type(model).__name__} has parameters in {got}: it is converted to float32")
+    return copy.deepcopy(model).float()
 
 
 def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
@@ -259,7 +278,7 @@ def _call(
             f"model {spec.name!r}: the factory returned {type(model).__name__}, expected torch.nn.Module; "
             "likely cause: the path does not name the factory"
         )
-    return model
+    return usable(model)
 
 
 def _import_factory(path: str) -> _Factory:

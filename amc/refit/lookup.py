@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.modules import Keep, Tensors, cut_tensors
+from amc.cutting.modules import Keep, Tensors, axis_length, cut_tensors
 from amc.cutting.slicing import Cut
 from amc.graph.groups import Graph
+from amc.graph.unfolding import weight_matrix, weight_of
 from amc.refit.moments import Moments
 from amc.refit.nested import NestedRefit, Refit, expand_columns, has_intercept, refit, shrinkage
 
@@ -100,14 +101,12 @@ class RefitLookup:
 
     def _apply(self, name: str, keep: Keep, tensors: dict[str, Tensors]) -> None:
         """Replace the weights of a layer that lost inputs."""
-        weight = self._modules[name].weight
-        assert isinstance(weight, Tensor)
-        if keep.inputs is None or len(keep.inputs) == weight.shape[1]:
+        if keep.inputs is None or len(keep.inputs) == axis_length(self._modules[name], "in"):
             return
         found = self._refits(name, keep.inputs)
         rows = slice(None) if keep.outputs is None else keep.outputs
         own = tensors[name]
-        own["weight"] = found.weight[rows].reshape(own["weight"].shape)
+        own["weight"] = weight_of(self._modules[name], found.weight[rows])
         if "bias" in own:
             own["bias"] = own["bias"] + found.shift[rows]
         elif has_intercept(self._graph, self._modules, name):
@@ -119,21 +118,20 @@ class RefitLookup:
 
     def _solve(self, layer: str, channels: Tensor) -> Refit:
         """Refit a layer on kept input channels."""
-        weight = self._modules[layer].weight
-        assert isinstance(weight, Tensor)
-        taps = weight[0, 0].numel()
+        weight = weight_matrix(self._modules[layer])
+        taps = weight.shape[1] // axis_length(self._modules[layer], "in")
         options: dict[str, Any] = {
             "intercept": has_intercept(self._graph, self._modules, layer),
-            "ridge": shrinkage(self._ridge, weight[0].numel(), self._moments[layer].rows),
+            "ridge": shrinkage(self._ridge, weight.shape[1], self._moments[layer].rows),
         }
         slots = self._input_slots[layer]
         if len(slots) > 1:
-            return refit(self._moments[layer], weight.flatten(1), expand_columns(channels, taps), **options)
+            return refit(self._moments[layer], weight, expand_columns(channels, taps), **options)
         group, positions = slots[0]
         if layer not in self._nested:
             columns = expand_columns(positions[self._orders[group]], taps)
-            self._nested[layer] = NestedRefit(self._moments[layer], weight.flatten(1), columns, **options)
-        fixed = weight.shape[1] - positions.numel()
+            self._nested[layer] = NestedRefit(self._moments[layer], weight, columns, **options)
+        fixed = weight.shape[1] // taps - positions.numel()
         return self._nested[layer]((len(channels) - fixed) // positions.shape[1])
 
 

@@ -75,7 +75,7 @@ def collect_moments(
         with evaluating(model):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
-                model(batch)
+                model(batch.clone())  # a network may write into its input
                 if progress is not None:
                     progress(len(batch))
     finally:

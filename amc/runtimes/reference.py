@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, first_line
@@ -31,6 +31,28 @@ def random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
     return torch.randn((batch, *input_shape), generator=torch.Generator().manual_seed(_SEED))
 
 
+def laid_out(
+    model: nn.Module, images: torch.Tensor, **place: Any
+) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """Put a copy of ``model`` in eval mode and images into channels_last, if the network runs in it.
+
+    Args:
+        model: A network in any mode, on any device.
+        images: (batch, C, H, W), on the CPU.
+        place: ``device`` and ``dtype`` of both.
+
+    Returns:
+        The copy, and what gives the images to a call: new ones each time, if the network writes into them.
+    """
+    from amc.scoring.layout import memory_format_of, writes_into_input
+
+    network = eval_on_cpu(model)
+    layout, changes = memory_format_of(network, images[:2]), writes_into_input(network, images[:2])
+    network = network.to(**place).to(memory_format=layout)
+    placed = images.to(**place).contiguous(memory_format=layout)
+    return network, (placed.clone if changes else lambda: placed)
+
+
 def eager_logits(model: nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
     """Return the logits of ``model``, in eval mode on the CPU.
 
@@ -47,7 +69,7 @@ def eager_logits(model: nn.Module, images: torch.Tensor) -> NDArray[np.float32]:
     import torch
 
     with torch.inference_mode():
-        found = eval_on_cpu(model)(images)
+        found = eval_on_cpu(model)(images.clone())  # a network may write into its input
     if not isinstance(found, torch.Tensor):
         raise AmcError(
             f"{type(model).__name__} returns a {type(found).__name__}, expected one tensor: networks with "

@@ -47,21 +47,20 @@ class TorchCompile:
         import torch
         import torch._inductor.config
 
-        from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
+        from amc.runtimes.reference import conversion, laid_out, random_batch
 
         torch.set_num_threads(threads)
-        network = eval_on_cpu(model).to(memory_format=torch.channels_last)
-        images = random_batch(input_shape, batch).to(memory_format=torch.channels_last)
+        network, images = laid_out(model, random_batch(input_shape, batch), device="cpu")
         # The tracer must see the weights as constants; an option of torch.compile would reach it too late.
         frozen = torch._inductor.config.patch(freezing=True)
         # Frozen weights are part of the code, so every network is compiled anew: lift the limit on that.
         own_code = torch._dynamo.config.patch(recompile_limit=2**20, accumulated_recompile_limit=2**20)
         with conversion(model, input_shape, "compile with Inductor"), frozen, own_code, torch.no_grad():
             compiled = torch.compile(network, dynamic=False)
-            compiled(images)
+            compiled(images())
 
         def run() -> Any:
             with torch.no_grad():
-                return compiled(images)
+                return compiled(images())
 
         return Prepared(run)

@@ -45,20 +45,19 @@ class TorchCuda:
         """Move a copy of ``model`` to the device; ``threads`` is not used."""
         import torch
 
-        from amc.runtimes.reference import eval_on_cpu, random_batch
+        from amc.runtimes.reference import laid_out, random_batch
 
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         place = {"device": "cuda", "dtype": getattr(torch, self.precision)}
-        network = eval_on_cpu(model).to(**place).to(memory_format=torch.channels_last)
-        images = random_batch(input_shape, batch).to(**place).to(memory_format=torch.channels_last)
+        network, images = laid_out(model, random_batch(input_shape, batch), **place)
 
         def eager() -> Tensor:
             with (
                 torch.inference_mode(),
                 torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
             ):
-                logits: Tensor = network(images)
+                logits: Tensor = network(images())
             return logits
 
         run = _captured(eager) if self.graph else eager

@@ -36,14 +36,13 @@ class TorchEager:
         """Return one eager forward pass of a copy of ``model``; sets torch's thread count for the process."""
         import torch
 
-        from amc.runtimes.reference import eval_on_cpu, random_batch
+        from amc.runtimes.reference import laid_out, random_batch
 
         torch.set_num_threads(threads)
-        network = eval_on_cpu(model).to(memory_format=torch.channels_last)
-        images = random_batch(input_shape, batch).to(memory_format=torch.channels_last)
+        network, images = laid_out(model, random_batch(input_shape, batch), device="cpu")
 
         def run() -> Any:
             with torch.inference_mode():
-                return network(images)
+                return network(images())
 
         return Prepared(run)

@@ -80,7 +80,9 @@ def _run(model: nn.Module, images: Tensor, batch_size: int, read: Callable[[obje
         raise AmcError("got no images to evaluate, expected at least one")
     device = device_of(model)
     with evaluating(model):
-        parts = [read(model(part.to(device)), len(part)).float() for part in images.split(batch_size)]
+        # Copies: a network may write into its input, and the parts are views of the caller's images.
+        batches = (part.to(device, copy=True) for part in images.split(batch_size))
+        parts = [read(model(batch), len(batch)).float() for batch in batches]
     result = torch.cat(parts).cpu()
     bad = int((~result.isfinite()).any(1).sum())
     if bad:

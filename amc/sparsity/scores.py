@@ -1,4 +1,4 @@
-"""What the loss of a single weight costs."""
+"""Scores of single weights: the estimated cost of setting each one to zero."""
 
 from __future__ import annotations
 
@@ -9,28 +9,44 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 from amc.graph.layers import Layer
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
 
 Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
-"""Network, layers, calibration images -> what the loss of each single weight costs, by layer."""
+"""Network, layers, calibration images (N, C, H, W) -> name of a layer -> scores shaped like its weight."""
 
 
 def magnitudes(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """Score a weight by its square relative to its layer's mean (Han et al. 2015 order by magnitude)."""
+    """Score a weight by its square relative to the layer's mean square (Han et al. 2015 rank by magnitude).
+
+    Args:
+        model: the network; it is only read.
+        layers: the layers to score.
+        images: not used.
+
+    Returns:
+        name of a layer -> float64 scores in the shape of its weight.
+    """
     modules = dict(model.named_modules())
     squares = {layer.name: modules[layer.name].weight.detach().double().square() for layer in layers}
     return {name: square / square.mean().clamp(min=1e-30) for name, square in squares.items()}
 
 
 def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, Tensor]:
-    """Score a weight by what its loss does to the logits: the diagonal of Gauss-Newton, to second order.
+    """Score a weight by the second-order change of the logits when it becomes zero (Gauss-Newton diagonal).
 
-    ``w^2 E[x^2] s``, where x is the input that the weight is multiplied with and s the logits' sensitivity to
-    the output it adds to (``amc.importance.sensitivity.logit_sensitivity``): optimal brain damage (LeCun et
-    al. 1990).
+    The score is ``w^2 E[x^2] s``: x is the input of the weight, s the sensitivity of the logits to its output
+    (``amc.importance.sensitivity.logit_sensitivity``). This is optimal brain damage (LeCun et al. 1990).
+
+    Args:
+        model: the network; it is only read.
+        layers: the layers to score.
+        images: calibration images (N, C, H, W).
+
+    Returns:
+        name of a layer -> float64 scores in the shape of its weight.
     """
     names = [layer.name for layer in layers]
     sensitivity = logit_sensitivity(model, names, images)
@@ -47,18 +63,22 @@ def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dic
 
 
 SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures}
-"""How weights are ranked within their layer, and what their loss is taken to cost."""
+"""Scores by name: they rank the weights of a layer and estimate the cost of losing them."""
 
 
 def check_order(order: str) -> None:
-    """Refuse an unknown order of weights."""
+    """Refuse an unknown order of weights.
+
+    Raises:
+        SettingError: ``order`` is none of ``SCORES``.
+    """
     if order not in SCORES:
-        raise AmcError(f"sparsify.order is {order!r}; expected one of {', '.join(SCORES)}")
+        raise SettingError(f"sparsify.order is {order!r}; expected one of {', '.join(SCORES)}")
 
 
 @torch.no_grad()
 def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """Return the mean square of every input channel (or feature) of layers: (in_channels,) float64."""
+    """Return the mean square of every input channel or feature of each layer: (in_channels,) float64."""
     model = copy.deepcopy(model).float().eval()
     modules = dict(model.named_modules())
     sums: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Training of a sparse network whose zeros stay zero."""
+"""Training of a sparse network without changing its zeros."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 @contextmanager
 def zeros_held(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Keep the zeros of these layers' weights zero while the network is trained."""
+    """Keep zero weights of the named layers at zero while the block trains the network."""
     modules = [dict(model.named_modules())[name] for name in names]
     for module in modules:
         parametrize.register_parametrization(module, "weight", _Held(module.weight.detach() != 0))

@@ -1,7 +1,7 @@
-"""Fine-grained pruning: single weights become zero, shapes stay (AMC section 4.2, ResNet-50).
+"""Fine-grained pruning: single weights become zero, and all shapes stay (AMC section 4.2, ResNet-50).
 
-Here a "width" is the share of a layer's weights that stays, in whole percent. What a zero saves is up to the
-runtime or the file format: MACs and parameters count the weights that are left.
+Here a "width" is the density of a layer: the share of its weights that is kept, in whole percent. MACs and
+parameters count the kept weights only; whether a runtime or a file format saves the zeros depends on it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from amc.digest import digest
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
+from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import PRECISIONS
 from amc.sparsity.scores import SCORES, check_order
 
 WHOLE = 100
-"""The width of a layer that has all its weights."""
+"""The width of a layer that keeps all its weights."""
 
 
 def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
-    """Return the convolution and linear layers in forward order; of those that share weights, the first."""
+    """Return the convolution and linear layers in forward order, one for each shared weight.
+
+    Transposed convolutions keep all their weights.
+    """
     modules, seen, found = dict(model.named_modules()), set(), []
     for layer in graph.layers:
         weight = modules[layer.name].weight
-        if layer.flaw is None and id(weight) not in seen:
+        if layer.flaw is None and layer.kind != "transposed" and id(weight) not in seen:
             seen.add(id(weight))
             found.append(layer)
     return tuple(found)
@@ -38,23 +42,30 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
 class SparseBuilder:
     """Builds sparse versions of one network, which may be sparse already.
 
-    A "width" is the share of a layer's weights that stays, in whole percent.
+    A "width" is the share of a layer's weights that is kept, in whole percent.
 
     Args:
         model: the network; it is read and never changed.
         graph: its layers.
-        ceiling: widths of the network as it is: weights that are zero stay zero.
+        ceiling: widths of ``model`` itself; weights that are zero in it stay zero.
         calibration: training images (N, C, H, W) for the ``curvature`` scores.
         order: one of ``SCORES``.
-        precision: key of ``PRECISIONS``, of the candidates.
-        device: where candidates run.
+        precision: number format of the candidates, a key of ``PRECISIONS``.
+        device: device that runs the candidates.
 
     Attributes:
-        layers: the layers that are decided, in forward order; ``counts`` are their weights.
-        errors: name of a layer -> its loss at every width, 0 to 100 percent, comparable between layers.
+        layers: the prunable layers, in forward order.
+        counts: number of weights of each layer.
+        errors: name of a layer -> estimated error at every width, 0 to 100 percent, comparable between
+            layers.
         dense_widths: ``ceiling``.
-        whole_widths: all weights of every layer.
+        whole_widths: 100 percent of every layer.
+        device: as given.
+        memory_format: memory format of the images that candidates take.
         classifies: True; networks without logits are refused before.
+
+    Raises:
+        SettingError: the order is unknown.
     """
 
     classifies = True
@@ -83,16 +94,17 @@ class SparseBuilder:
         total = sum(parameter.numel() for parameter in self._model.parameters())
         self._other_params = total - sum(self.counts)
         scores = SCORES[order](self._model, self.layers, calibration)
-        # Weights that are zero already go first, whatever their score.
+        # Weights that are zero already come last in the ranking, whatever their score.
         scores = {n: s.masked_fill(self._weights[n] == 0, -1.0) for n, s in scores.items()}
         self._ranks = {name: _ranks(score) for name, score in scores.items()}
         self.errors = {name: _errors(score) for name, score in scores.items()}
         twin = copy.deepcopy(self._model)
-        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = memory_format_of(twin, calibration[:2])
+        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=self.memory_format)  # type: ignore[call-overload]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The layers, in forward order."""
+        """Names of the layers, in forward order."""
         return tuple(layer.name for layer in self.layers)
 
     def kept(self, widths: Sequence[int]) -> tuple[int, ...]:
@@ -104,22 +116,22 @@ class SparseBuilder:
         return sum(self.kept(widths))
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Return the multiply-adds with weights that are kept, and those that are constant."""
+        """Return the multiply-adds of one image: those of the kept weights and the constant ones."""
         kept = self.kept(widths)
         return self._other_macs + sum(
             layer.positions * count for layer, count in zip(self.layers, kept, strict=True)
         )
 
     def params(self, widths: Sequence[int]) -> int:
-        """Return the parameters that are kept, biases and norm layers included."""
+        """Return the number of kept parameters, including biases and norm layers."""
         return self._other_params + self.weights(widths)
 
     def prepare(self) -> None:
-        """Do nothing: candidates share no more than is made at construction."""
+        """Do nothing: the constructor has computed all that candidates share."""
 
     @contextmanager
     def network(self, widths: Sequence[int]) -> Iterator[nn.Module]:
-        """Lend a candidate; it changes with the next one."""
+        """Lend a candidate; the next call changes the same network."""
         self._fill(self._candidate, widths)
         yield self._candidate
 
@@ -137,13 +149,13 @@ class SparseBuilder:
 
 
 def sparsity_fingerprint(model: nn.Module, data_fingerprint: str, *settings: object) -> str:
-    """Hash all that determines an evaluation: weights, images and settings."""
+    """Return the hash of everything that determines an evaluation: weights, images and settings."""
     about = (data_fingerprint, state_digest(model.state_dict()), *settings)
     return digest(repr(about))[:16]
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """Return the place of every weight, the most important first; the same for equal scores every time."""
+    """Return the rank of every weight, 0 for the highest score; ties are broken by position."""
     order = scores.flatten().argsort(descending=True, stable=True)
     ranks = torch.empty(len(order), dtype=torch.int32)
     ranks[order] = torch.arange(len(order), dtype=torch.int32)
@@ -151,7 +163,7 @@ def _ranks(scores: Tensor) -> Tensor:
 
 
 def _errors(scores: Tensor) -> tuple[float, ...]:
-    """Return what is lost at every width, 0 to ``WHOLE``: the sum of the scores of the weights that go."""
+    """Return the error at every width, 0 to ``WHOLE``: the sum of the scores of the removed weights."""
     ascending = scores.flatten().clamp(min=0).sort().values
     lost = torch.cat([torch.zeros(1).double(), ascending.cumsum(0)])
     count = len(ascending)

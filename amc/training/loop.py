@@ -22,6 +22,7 @@ from tqdm import tqdm
 from amc.data import Splits, check_labels
 from amc.errors import AmcError, SettingError
 from amc.progress import progress
+from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import computes_bf16
 from amc.scoring.run import as_logits, evaluating, logits
 from amc.scoring.scores import top1
@@ -129,9 +130,12 @@ class _Run:
         self.teacher, self.checkpoint = copy.deepcopy(teacher), checkpoint
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
         self.key = "" if checkpoint is None else self._key()
-        model.to(device).to(memory_format=torch.channels_last)
+        example = splits.calibration.images[:2]
+        self.layout = memory_format_of(model.to(device), example)
+        model.to(memory_format=self.layout)
         if self.teacher is not None:
-            self.teacher.to(device).to(memory_format=torch.channels_last)
+            self.teacher_layout = memory_format_of(self.teacher.to(device), example)
+            self.teacher.to(memory_format=self.teacher_layout)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
@@ -189,9 +193,12 @@ class _Run:
         """Take optimiser step number ``step`` (from 0); return the loss on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
-        images = images.to(self.device, memory_format=torch.channels_last)
-        with self._autocast():
-            output = as_logits(self.model(images)).float()
+        images = images.to(self.device, memory_format=self.layout)
+        with (
+            self._autocast()
+        ):  # with a copy where the teacher needs the images too: a network may work in place
+            given = images if self.teacher is None else images.clone()
+            output = as_logits(self.model(given)).float()
         check_labels(labels, output.shape[1])
         loss = self._loss(output, images, labels.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
@@ -207,7 +214,7 @@ class _Run:
         if self.teacher is None:
             return loss
         with torch.no_grad(), evaluating(self.teacher), self._autocast():
-            target = as_logits(self.teacher(images)).float()
+            target = as_logits(self.teacher(images.contiguous(memory_format=self.teacher_layout))).float()
         if target.shape != output.shape:
             raise AmcError(
                 f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "

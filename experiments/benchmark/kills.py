@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from amc.errors import AmcError
+from experiments.run.folder import RunFolder
 
 JOB = ("agent.episodes=60", "finetune.epochs=2", "threads=1")
 STAGES = "stages=[search,prune,finetune]"
@@ -152,18 +153,19 @@ def _kill(arguments: list[str], folder: Path, moment: Moment) -> bool:
 
 
 def _episodes(folder: Path) -> int:
-    log = folder / "search.jsonl"
+    log = RunFolder(folder).search
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def _results(folder: Path) -> dict[str, Any]:
     """Return all results that must be the same, comparable with ``==``."""
-    files = ("strategy.json", "pruned.safetensors", "model.safetensors")
-    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in files}
-    lines = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
-    found["search.jsonl"] = [{key: line[key] for key in line if key != "seconds"} for line in lines]
-    if (folder / "agent.zip").exists():
-        with zipfile.ZipFile(folder / "agent.zip") as archive, archive.open("policy.pth") as file:
+    files = RunFolder(folder)
+    equal_bytes = (files.strategy, files.pruned, files.model)
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in equal_bytes}
+    lines = [json.loads(line) for line in files.search.read_text().splitlines()]
+    found[files.search.name] = [{key: line[key] for key in line if key != "seconds"} for line in lines]
+    if files.agent.exists():
+        with zipfile.ZipFile(files.agent) as archive, archive.open("policy.pth") as file:
             weights = torch.load(file, weights_only=True)
-        found["agent.zip"] = {name: tensor.tolist() for name, tensor in weights.items()}
+        found[files.agent.name] = {name: tensor.tolist() for name, tensor in weights.items()}
     return found

@@ -15,7 +15,7 @@ from amc.errors import AmcError
 from experiments.command.lock import locked
 from experiments.command.messages import file_error
 from experiments.command.multirun import Sweep
-from experiments.command.remembered import key_of
+from experiments.command.overrides import key_of
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 

@@ -7,47 +7,50 @@ runs the stages of the last command if that was interrupted, otherwise those of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json
+from experiments.command.overrides import absolute, key_of, text_of
 
 FILE = "overrides.json"
-_PATHS = ("model.checkpoint", "model.start", "data.root", "strategy")
-"""Overrides that name files. They are stored as absolute paths, so that a run continues from any folder."""
-
-
-def key_of(override: str) -> str:
-    """Return the key of an override, without Hydra's prefixes ``+`` and ``~``."""
-    return override.split("=", 1)[0].lstrip("+~")
+_RESULTS = ("dense.safetensors", "search.jsonl", "strategy.json")
+"""Files of a run folder that another job would overwrite."""
 
 
 def with_remembered(arguments: Sequence[str]) -> list[str]:
     """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
 
     Raises:
-        FileError: ``overrides.json`` is damaged.
+        FileError: ``overrides.json`` is damaged, or missing in a folder that holds results.
     """
-    place = next((i for i, a in enumerate(arguments) if a.startswith("run_dir=")), None)
-    if place is None:
+    places = [i for i, a in enumerate(arguments) if "=" in a and key_of(a) == "run_dir"]
+    path = text_of(arguments[places[-1]]) if places else None
+    if path is None:
         return list(arguments)
     given = {key_of(argument) for argument in arguments if "=" in argument}
-    memory = _read(Path(arguments[place].split("=", 1)[1]) / FILE)
+    memory = _remembered(Path(path))
     stages = memory.unfinished or memory.stages
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
-    return [*arguments[: place + 1], *old, *arguments[place + 1 :]]
+    return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
 
 
 @contextmanager
-def remembering(folder: Path, overrides: Sequence[str], *, keep: bool = False) -> Iterator[None]:
+def remembering(
+    folder: Path, overrides: Sequence[str], *, paths: Collection[str], keep: bool = False
+) -> Iterator[None]:
     """Store the overrides of a command; restore the former ones if the command ends with an `AmcError`.
+
+    A first command that has left results is remembered in any case.
 
     Args:
         folder: the run folder.
         overrides: those of the command.
+        paths: keys whose values name files. They are stored as absolute paths, so that a run continues from
+            any folder.
         keep: store them in any case: the user has not typed the overrides of one job of many, and continues
             it by naming its folder.
 
@@ -58,12 +61,12 @@ def remembering(folder: Path, overrides: Sequence[str], *, keep: bool = False) -
     before = path.read_bytes() if path.exists() else None
     stages = next((o for o in overrides if key_of(o) == "stages"), None)
     first = _read(path).stages if before is not None else stages
-    kept = [_absolute(o) for o in overrides if key_of(o) not in ("run_dir", "stages")]
+    kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages")]
     _write(path, _Memory(kept, first, unfinished=stages))
     try:
         yield
     except AmcError:
-        if keep:
+        if keep or (before is None and _results(folder)):
             raise
         if before is None:
             path.unlink()
@@ -88,11 +91,22 @@ class _Memory:
     unfinished: str | None = None
 
 
-def _absolute(override: str) -> str:
-    key, _, value = override.partition("=")
-    if key in _PATHS and value and Path(value).exists():
-        return f"{key}={Path(value).resolve()}"
-    return override
+def _remembered(folder: Path) -> _Memory:
+    """Read the memory of a folder; a new folder has none.
+
+    Raises:
+        FileError: it is damaged, or missing although there are results.
+    """
+    if not (folder / FILE).exists() and (found := _results(folder)):
+        raise FileError(
+            f"run_dir={folder} holds {found[0]} of an unknown job, as {FILE} is missing; expected the folder "
+            "of a run, or a new one"
+        )
+    return _read(folder / FILE)
+
+
+def _results(folder: Path) -> list[str]:
+    return [name for name in _RESULTS if (folder / name).exists()]
 
 
 def _write(path: Path, memory: _Memory) -> None:

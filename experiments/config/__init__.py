@@ -1,1 +1,10 @@
-"""The configuration: its schema, and what it means."""
+"""The configuration: its schema, and the objects that its names stand for.
+
+- ``schema.py``: the typed sections, registered with Hydra.
+- ``derive.py``: sections derived from the settings that they fill.
+- ``stages.py``: names and order of the stages.
+- ``budgets.py``: the budgets of a job: one, or a list.
+- ``agents.py``: ``AGENTS``, and an agent with its settings bound.
+- ``presets.py``: the settings of ``conf/agent/NAME.yaml`` without Hydra, for the library.
+- ``runtimes.py``: runtimes with the settings of other devices.
+"""

@@ -1,4 +1,4 @@
-"""The agents by name, and from the configuration to an agent with its settings bound.
+"""The agents by name, and how the configuration becomes an agent with its settings bound.
 
 A new agent is one file in ``agents``, one row of ``AGENTS`` and one file in ``conf/agent``.
 """
@@ -49,26 +49,27 @@ from envs import Reward
 from experiments.config.schema import AgentConfig
 
 Actions = tuple[float, ...]
-"""One preserve ratio a group."""
+"""One preserve ratio for each group."""
 
 Search = Callable[[Sequence[gym.Env], OnEpisode], SearchResult]
 
 STARTS = ("greedy", "global_l1", "uniform")
-"""Allocations that ``guide=best`` chooses from, as far as error curves and ranks are known."""
+"""Allocations that ``guide=best`` tries, without those that need error curves or ranks if there are none."""
 GUIDES = ("none", "uniform", "greedy", "best")
+"""Values of ``agent.guide``, the initial allocation of a search."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What an agent may know about a problem beside its environments.
+    """The facts about a problem that an agent may use in addition to its environments.
 
     Attributes:
         space: the widths that groups may take.
-        budget: the limit on them.
-        curves: returns the groups' error curves; they may be measured when first asked for.
-        relaxed_env: makes an environment that does not enforce the budget.
+        budget: the limit on the widths.
+        curves: returns the groups' error curves, which may be measured at the first call.
+        relaxed_env: creates an environment that does not enforce the budget.
         ceiling: returns the score of the dense network.
-        scores: ranks the channels of the whole network; None where there are no channels.
+        scores: ranks the channels of the whole network; None if single weights are pruned.
     """
 
     space: WidthSpace
@@ -84,15 +85,19 @@ class Knowledge:
         return len(self.space.names)
 
     def actions(self, widths: Sequence[int]) -> Actions:
-        """Return the actions that ask for ``widths``."""
+        """Return the actions that request ``widths``."""
         return tuple(width / dense for width, dense in zip(widths, self.space.dense, strict=True))
 
     def widths(self, actions: Sequence[float]) -> list[int]:
-        """Return the allowed widths nearest to ``actions``."""
+        """Return the allowed width of each group that is nearest to its action."""
         return [self.space.nearest(group, action) for group, action in enumerate(actions)]
 
     def greedy(self, factors: Sequence[float] | None = None) -> Actions:
-        """Return the greedy allocation, under error curves that are multiplied by ``factors``."""
+        """Return the greedy allocation.
+
+        Args:
+            factors: one number for each group, by which its error curve is multiplied; by default 1.
+        """
         curves: Errors = self.curves()
         if factors is not None:
             named = zip(self.space.names, factors, strict=True)
@@ -100,22 +105,28 @@ class Knowledge:
         return self.actions(greedy_widths(self.space, self.budget, curves))
 
     def errors_at(self, actions: Sequence[float]) -> list[float]:
-        """Return each group's error at the width that an action asks for."""
+        """Return each group's error at the width that its action requests."""
         curves = self.curves()
         pairs = zip(self.space.names, self.widths(actions), strict=True)
         return [curves[name][width] for name, width in pairs]
 
     def one_group_smaller(self, actions: Sequence[float], share: float) -> list[Actions]:
-        """Return the networks that meet a share of the dense cost by making one group smaller."""
+        """Return the allocations that reach a share of the dense cost by making one group smaller."""
         limit = share * self.budget.dense_cost
         widths = self.widths(actions)
         networks = one_group_smaller(self.space, self.budget.cost, limit, widths, self.curves())
         return [self.actions(network) for network in networks]
 
     def ranked(self, importance: Importance) -> tuple[int, ...]:
-        """Return the allocation by one ranking of all channels."""
+        """Return the allocation by one ranking of all channels.
+
+        Raises:
+            SettingError: single weights are pruned, not channels.
+        """
         if self.scores is None:
-            raise SettingError(f"agent=global_{importance} ranks channels, and there are none here")
+            raise SettingError(
+                f"agent=global_{importance} ranks channels, but single weights are pruned here"
+            )
         return ranked_widths(self.space, self.budget, self.scores(importance))
 
 
@@ -124,15 +135,15 @@ class AgentKind:
     """One agent: exactly one of ``bind`` and ``allocate`` is given.
 
     Attributes:
-        bind: settings and knowledge -> the agent.
+        bind: returns the agent from its settings and the knowledge.
         settings: class of the settings; its fields are filled from the configuration.
-        allocate: the widths of an agent that does not search: one evaluation.
-        needs_curves: whether it cannot do without error curves.
-        ranks_channels: whether it ranks channels, so that it cannot decide on single weights.
-        needs_budget: whether it goes by the budget, so that a reward must enforce one.
+        allocate: returns the widths of an agent that does not search and needs one evaluation.
+        needs_curves: whether the agent needs error curves.
+        ranks_channels: whether the agent ranks channels; then it cannot prune single weights.
+        needs_budget: whether the agent needs a reward that enforces the budget.
         starts_somewhere: whether a search may start from an allocation (``agent.guide``).
-        check: refuses settings that do not fit the number of episodes.
-        available: raises where a package is missing.
+        check: raises if the settings do not fit the number of episodes.
+        available: raises if a package is missing.
     """
 
     bind: Callable[[Any, Knowledge], Agent] | None = None
@@ -147,7 +158,7 @@ class AgentKind:
 
 
 def _stepwise(search: Callable[..., SearchResult]) -> Callable[[Any, Knowledge], Agent]:
-    """Bind a search that has to know the length of an episode."""
+    """Bind a search that needs the number of steps of an episode."""
     return lambda settings, known: partial(search, settings=settings, episode_length=known.groups)
 
 
@@ -202,17 +213,18 @@ AGENTS: Registry[AgentKind] = Registry(
     },
 )
 ALLOCATIONS = tuple(name for name, kind in AGENTS.items() if kind.allocate is not None)
-"""Agents that do not search: one evaluation."""
+"""Agents that do not search and need one evaluation."""
 
 
 def check_agent(config: AgentConfig, order: str) -> None:
     """Refuse an unknown agent or impossible settings.
 
     Args:
+        config: the section of the agent.
         order: the channel order; only ``obs`` gives the error curves of the greedy allocation.
 
     Raises:
-        SettingError: says which setting.
+        SettingError: names the setting.
     """
     kind = AGENTS.find(config.name)
     if config.episodes < 1:
@@ -224,8 +236,8 @@ def check_agent(config: AgentConfig, order: str) -> None:
     if (kind.needs_curves or config.guide == "greedy") and order != "obs":
         needs = f"agent={config.name}" if kind.needs_curves else "the greedy allocation"
         raise SettingError(
-            f"compressor.order is {order!r}, but {needs} needs order=obs, which estimates what widths cost; "
-            "or use agent.guide=uniform with another agent"
+            f"compressor.order is {order!r}, but {needs} needs order=obs, which estimates the error of each "
+            "width; or use agent.guide=uniform with another agent"
         )
     _checked(kind.check, _settings(kind, config, ()), config.episodes)
 
@@ -234,13 +246,13 @@ def check_search(config: AgentConfig, reward: Reward) -> None:
     """Refuse an agent that cannot search here or under this reward.
 
     Raises:
-        SettingError: says what is missing or does not go together.
+        SettingError: a package is missing, or agent and reward do not fit together.
     """
     kind = AGENTS.find(config.name)
     _checked(kind.available)
     if kind.needs_budget and not reward.enforces_budget:
         raise SettingError(
-            f"agent={config.name} goes by the budget, but reward={reward.name} enforces none; use "
+            f"agent={config.name} needs a budget, but reward={reward.name} enforces none; use "
             "reward=accuracy or agreement"
         )
 
@@ -251,7 +263,16 @@ def episodes_of(config: AgentConfig) -> int:
 
 
 def make_agent(config: AgentConfig, known: Knowledge, seed: int) -> Search:
-    """Bind an agent's settings; ``check_agent`` has been called."""
+    """Return the search of an agent with its settings bound; ``check_agent`` has been called.
+
+    Args:
+        config: the section of the agent.
+        known: the facts that the agent may use.
+        seed: seed of all its random draws.
+
+    Raises:
+        SettingError: a setting of the agent is missing or impossible.
+    """
     kind = AGENTS.find(config.name)
     if kind.allocate is not None:
         return partial(fixed_search, name=config.name, actions=known.actions(kind.allocate(known)))
@@ -270,7 +291,7 @@ def make_agent(config: AgentConfig, known: Knowledge, seed: int) -> Search:
 
 
 def _guides(name: str, known: Knowledge) -> list[Actions]:
-    """Return the allocations that a search may start from as the actions that carry them out."""
+    """Return the actions of the allocations that a search may start from."""
     if name == "none":
         return []
     names = [name]
@@ -297,7 +318,7 @@ def _settings(kind: AgentKind, config: AgentConfig, guide: Actions) -> Any:
 
 
 def _checked(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Turn an agent's refusal into ours."""
+    """Turn a ``ValueError`` of an agent into a ``SettingError``."""
     try:
         return call(*arguments, **options)
     except ValueError as error:

@@ -1,20 +1,20 @@
-"""Sections of the configuration that are derived from the settings they fill: no default stands twice.
+"""Sections of the configuration, derived from the settings that they fill: each default is written once.
 
-Hydra needs mutable dataclasses, lists in the place of tuples and plain strings in the place of literals; the
-settings of the library are frozen. ``section`` makes the one from the other.
+Hydra needs mutable dataclasses, lists instead of tuples and strings instead of literals. The settings of the
+library are frozen. ``section`` derives the former from the latter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, field, fields, make_dataclass
+from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
 PATH = "path"
-"""Key in the metadata of a field: its value names a file, and is remembered as an absolute path."""
+"""Key in the metadata of a field whose value names a file; it is remembered as an absolute path."""
 
 
 def section(
@@ -29,8 +29,8 @@ def section(
     """Return a mutable dataclass with the fields of ``settings``.
 
     Args:
-        name: of the new class.
-        settings: a dataclass; a field without a default is one that the configuration must give.
+        name: name of the new class.
+        settings: a dataclass; the configuration must give the fields that have no default.
         doc: docstring of the new class.
         own: field -> (type, default or ``dataclasses.field``): further fields, or other defaults.
         without: fields that are left out.
@@ -51,8 +51,18 @@ def path(default: Any = None) -> Any:
     return field(default=default, metadata={PATH: True})
 
 
+def keys_of_paths(node: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a section and of the sections in it whose values name files."""
+    hints = get_type_hints(node)
+    for each in fields(node):
+        if PATH in each.metadata:
+            yield f"{prefix}{each.name}"
+        elif isinstance(inner := hints[each.name], type) and is_dataclass(inner):
+            yield from keys_of_paths(inner, f"{prefix}{each.name}.")
+
+
 def _plain(hint: Any) -> Any:
-    """Return the type that Hydra understands: lists for tuples, strings for literals."""
+    """Return the type that Hydra supports: a list for a tuple, a string for a literal."""
     if get_origin(hint) is tuple:
         return list[get_args(hint)[0]]  # type: ignore[misc]
     if get_origin(hint) is Literal:

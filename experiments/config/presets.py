@@ -1,4 +1,4 @@
-"""The settings of an agent as its file in ``conf/agent`` gives them, without Hydra."""
+"""The settings of an agent from its file in ``conf/agent``, read without Hydra."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from experiments.config.schema import AGENT_SECTIONS, AgentConfig
 
 
 def agent_preset(name: str, **settings: Any) -> AgentConfig:
-    """Return the configuration that ``agent=NAME`` stands for on the command line.
+    """Return the configuration that ``agent=NAME`` selects on the command line.
 
     Args:
-        name: of a file in ``conf/agent``.
-        settings: other values, such as ``episodes=50``.
+        name: name of a file in ``conf/agent``, without its suffix.
+        settings: values that replace those of the file, such as ``episodes=50``.
 
     Raises:
-        SettingError: there is no such agent or setting, or a value has the wrong type.
+        SettingError: the agent or a setting is unknown, or a value has the wrong type.
     """
     folder = files("conf") / "agent"
     names = sorted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from amc.errors import AmcError
+from amc.errors import SettingError
 from amc.latency import Backend, RemoteBackend, get_backend
 from amc.latency.remote.adb import Adb, AdbSettings
 from amc.latency.remote.ssh import Ssh, SshSettings
@@ -16,7 +16,7 @@ def backend_of(name: str, config: LatencyConfig) -> Backend | RemoteBackend:
     """Return the backend called ``name``.
 
     Raises:
-        AmcError: There is none, or its settings are impossible.
+        AmcError: the name is unknown, or a setting is impossible.
     """
     if name == "adb":
         return Adb(AdbSettings(**asdict(config.adb)))
@@ -29,16 +29,16 @@ def serve_settings(config: ServeConfig) -> ServeSettings:
     """Turn the section of the configuration into settings.
 
     Raises:
-        AmcError: One of them is impossible.
+        AmcError: a setting is impossible.
     """
     return ServeSettings(config.rate, config.seconds, config.slices, config.deadline_ms)
 
 
 def check_measuring(config: Config) -> None:
-    """Find what is wrong with how the configuration measures.
+    """Check the settings of all measurements.
 
     Raises:
-        AmcError: Says what, and what was expected.
+        AmcError: a setting is impossible; the message says what was expected.
     """
     latency, serve, profile = config.latency, config.serve, config.profile
     for name in (*latency.backends, serve.backend, profile.backend):
@@ -53,4 +53,4 @@ def check_measuring(config: Config) -> None:
     least |= {"latency.throughput_batch": (latency.throughput_batch, 0)}  # 0 leaves it out
     for name, (count, smallest) in least.items():
         if count < smallest:
-            raise AmcError(f"{name} is {count}; expected at least {smallest}")
+            raise SettingError(f"{name} is {count}; expected at least {smallest}")

@@ -1,7 +1,7 @@
-"""The configuration, typed: Hydra refuses any key that is not declared here.
+"""The typed configuration: Hydra refuses any key that is not declared here.
 
 Sections that fill settings of the library are derived from them (``derive``). Nothing here imports torch, so
-that ``amc --help`` answers at once.
+that ``amc --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from experiments.config.derive import path, section
+from experiments.config.derive import keys_of_paths, path, section
 
 if TYPE_CHECKING:
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         """See ``amc.candidate.settings.CandidateSettings``.
 
         ``exclude`` lists groups (patterns) that keep every channel. ``prune_coupled`` says whether groups
-        that several layers produce together (residual streams) are pruned. A layer of N inputs (channels
-        times kernel) takes a few times N^2 * 8 bytes; groups read by a layer of more than ``max_inputs``
-        inputs stay whole.
+        that several layers produce together (residual streams) are pruned. The refit of a layer with N
+        inputs (channels times kernel) takes a few times N^2 * 8 bytes of memory; groups read by a layer with
+        more than ``max_inputs`` inputs keep all channels.
         """
 
         exclude: list[str]
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     class ProfileConfig(ProfileSettings):
         """The latency table of ``budget=latency``: see ``amc.latency.prediction.settings.ProfileSettings``.
 
-        ``widths`` asks which multiples of channels are cheap. ``tables`` is the folder of measured layers,
-        for other networks and runs (none: the user's cache folder).
+        ``widths`` says whether to measure which multiples of channels are cheap. ``tables`` is the folder
+        of measured layers, which other networks and runs share; by default the user's cache folder.
         """
 
         backend: str
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         formats: list[str]
 
     class WorkersConfig(WorkerSettings):
-        """Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``."""
+        """The workers that evaluate candidates: see ``amc.workers.settings.WorkerSettings``."""
 
     class TrainConfig(TrainSettings):
         """See ``amc.training.settings.TrainSettings``."""
@@ -105,7 +105,7 @@ else:
     WorkersConfig = section(
         "WorkersConfig",
         WorkerSettings,
-        "Who evaluates candidates: see ``amc.workers.settings.WorkerSettings``.",
+        "The workers that evaluate candidates: see ``amc.workers.settings.WorkerSettings``.",
         {"kind": (str, MISSING)},
     )
     TrainConfig = section(
@@ -137,8 +137,9 @@ class ModelConfig:
     """The dense network.
 
     ``checkpoint`` is a .safetensors, .pth or .th file; ``pretrained`` downloads torchvision's or timm's
-    weights; ``kwargs`` go to the factory. With neither weights, the ``train`` stage trains it, from those in
-    the file ``start`` if there is one: tensors of other shapes, as of a classifier of other classes, are new.
+    weights; ``kwargs`` are passed to the factory. Without either, the ``train`` stage trains the network,
+    from the weights in the file ``start`` if it is given. Tensors whose shape differs from the file's, such
+    as those of a classifier with other classes, start from their initial values.
     """
 
     name: str = MISSING
@@ -150,7 +151,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """A data set; ``search_val`` and ``calibration`` are numbers of training images set aside."""
+    """A data set; ``search_val`` and ``calibration`` are numbers of training images that are held out."""
 
     name: str = MISSING
     batch_size: int = 128
@@ -172,18 +173,24 @@ class DigitsData(DataConfig):
 
 @dataclass
 class Cifar10Data(DataConfig):
-    """CIFAR-10 from ``root``/cifar-10-batches-py."""
+    """CIFAR-10 from ``root``/cifar-10-batches-py; ``mirror`` mirrors half of the training images."""
 
     name: str = "cifar10"
     root: str | None = path()
     download: bool = False
+    mirror: bool = True
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
 
 @dataclass
 class ImageFolderData(DataConfig):
-    """Folders of images in ImageNet's layout under ``root``."""
+    """Folders of images in ImageNet's layout under ``root``.
+
+    ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
+    shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
+    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels).
+    """
 
     name: str = "imagefolder"
     root: str | None = path()
@@ -192,10 +199,12 @@ class ImageFolderData(DataConfig):
     search_val_dir: str | None = None
     batch_size: int = 256
     image_size: int = 224
-    resize: int = 256
+    resize: int | None = None
     search_val: int = 2000
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mirror: bool = True
+    min_crop: float | None = None
     rotate_180: bool = False
     allow_empty: bool = False
     workers: int = 2
@@ -218,9 +227,10 @@ class FakeData(DataConfig):
 class BudgetConfig:
     """The limit: a share of the dense cost, and the widths that are allowed.
 
-    ``macs_ratios`` and the like list several budgets, in place of the one of ``kind``: the job is run for
-    each (``experiments.job``). Latency is that of ``profile``'s runtime. ``fit`` says how an agent's requests
-    meet the limit: ``scale``, all by one factor, or ``cut``, each as it comes (AMC).
+    ``macs_ratios``, ``params_ratios`` and ``latency_ratios`` list several budgets in place of the one of
+    ``kind``; the job runs for each (``experiments.job``). Latency is measured on the runtime of ``profile``.
+    ``fit`` says how requests of an agent are reduced to the limit: ``scale`` multiplies all by one factor,
+    ``cut`` limits each step (AMC).
     """
 
     kind: str = MISSING
@@ -237,10 +247,10 @@ class BudgetConfig:
 
 @dataclass
 class AgentConfig:
-    """A searcher; ``episodes`` counts all, warm-up included. Baselines ignore ``warmup_episodes``.
+    """An agent; ``episodes`` includes the warm-up. Baselines ignore ``warmup_episodes``.
 
-    ``guide`` is the allocation to start from: none, uniform, greedy (``amc.budget.allocation``), or best: the
-    one of highest return among these two and ``global_l1``, an evaluation each.
+    ``guide`` is the initial allocation: ``none``, ``uniform``, ``greedy`` (``amc.budget.allocation``) or
+    ``best``, which evaluates these two and ``global_l1`` and takes the one with the highest return.
     """
 
     name: str = MISSING
@@ -250,7 +260,7 @@ class AgentConfig:
 
 
 def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:
-    """Derive the section of one agent from its settings; the guide is a name here, actions there."""
+    """Derive the section of one agent from its settings, without ``guide``, which is a name here."""
     return section(
         f"{settings.__name__.removesuffix('Settings')}Config",
         settings,
@@ -274,11 +284,11 @@ AGENT_SECTIONS: Mapping[str, type[AgentConfig]] = {
 
 @dataclass
 class LatencyConfig:
-    """How latency is measured; one thread makes the figures CPU time.
+    """How latency is measured; with one thread it is CPU time.
 
-    ``backends`` are keys of ``amc.latency.BACKENDS``. The benchmark measures ``throughput_batch`` images per
-    call, too, if it is not 0, in a third of the rounds; ``memory`` has it load each file in a process of its
-    own.
+    ``backends`` are keys of ``amc.latency.BACKENDS``. The benchmark also measures ``throughput_batch``
+    images per call, in a third of the rounds, unless it is 0. ``memory`` says whether it measures peak
+    memory, which loads each file in a process of its own.
     """
 
     backends: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
@@ -293,17 +303,17 @@ class LatencyConfig:
 
 @dataclass
 class CorrelateConfig:
-    """How many policies of the search are fine-tuned to see what their returns foretell."""
+    """``policies`` of the search are fine-tuned to measure how well their returns predict accuracy."""
 
     policies: int = 20
 
 
 @dataclass
 class SparsifyConfig:
-    """Fine-grained pruning: what share of the weights is left after each round of search and fine-tuning.
+    """Fine-grained pruning: ``densities`` are the shares of the weights left after each round.
 
-    ``order`` ranks a layer's weights: curvature or magnitude (``amc.sparsity.weights``); ``min_density`` is
-    the least that a layer keeps.
+    ``order`` ranks the weights of a layer: ``curvature`` or ``magnitude`` (``amc.sparsity.scores``).
+    ``min_density`` is the smallest share that a layer keeps.
     """
 
     densities: list[float] = field(default_factory=lambda: [0.5, 0.35, 0.25, 0.2])
@@ -313,7 +323,7 @@ class SparsifyConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where metrics go besides the run folder; ``mode`` is wandb's online, offline or disabled."""
+    """The tracker that receives metrics; ``mode`` is wandb's ``online``, ``offline`` or ``disabled``."""
 
     name: str = MISSING
     project: str = "amc-search"
@@ -354,11 +364,20 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
+DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData)
+
+
+def path_keys() -> frozenset[str]:
+    """Return the keys whose values name files, such as ``data.root``."""
+    own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
+    return frozenset({*keys_of_paths(Config), *own})
+
+
 def register() -> None:
-    """Make the schema known to Hydra."""
+    """Register the schema with Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for node in (DigitsData, Cifar10Data, ImageFolderData, FakeData):
+    for node in DATA_SECTIONS:
         store.store(group="data", name=f"base_{node.name}", node=node)
     for name, agent in AGENT_SECTIONS.items():
         store.store(group="agent", name=f"base_{name}", node=agent)

@@ -1,10 +1,10 @@
-"""The names of the stages, in the order in which they make sense, and which of them a job needs."""
+"""The names of the stages in their usual order, and the stages that a job needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from amc.errors import AmcError, did_you_mean
+from amc.errors import SettingError, did_you_mean
 
 STAGES: Mapping[str, str] = {
     "train": "networks.train",
@@ -25,7 +25,6 @@ STAGES: Mapping[str, str] = {
 }
 """Name of a stage -> its module in ``experiments.stages``."""
 
-
 WITH_DENSE = (
     "search",
     "prune",
@@ -41,27 +40,28 @@ WITH_DENSE = (
 CUTTING = frozenset({"profile", "search", "verify", "prune", "compare", "correlate", "inspect"})
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
-"""Stages that do not ask for the budget: run once for all budgets of a job."""
+"""Stages that do not depend on the budget; they run once for all budgets of a job."""
 
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse an unknown stage.
 
     Raises:
-        AmcError: says which there are, and the nearest.
+        SettingError: a stage is unknown; the message lists the stages and suggests the nearest.
     """
     for name in names:
         if name not in STAGES:
             hint = did_you_mean(name, STAGES)
-            raise AmcError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
+            raise SettingError(f"unknown stage {name!r}; expected some of {', '.join(STAGES)}{hint}")
 
 
 def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> list[str]:
-    """Return the stages with what a search under a latency budget needs: a profile before, a check after.
+    """Return the stages; a search under a latency budget gets a profile before it and a check after it.
 
     Args:
-        kinds: of the budgets.
-        profiled: whether the profile is there already.
+        names: the configured stages.
+        kinds: the kinds of the budgets.
+        profiled: whether the run folder has a latency model already.
     """
     found = list(names)
     if "search" not in found or "latency" not in kinds:

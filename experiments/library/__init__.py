@@ -1,10 +1,10 @@
-"""The engine of the command line for those who live in Python; ``import amc`` offers it.
+"""The engine of the command line as Python functions; ``import amc`` offers them.
 
-The same network, images, settings and seed give the same strategy as the command.
+The same network, images, settings and seed give the same strategy as the command line.
 
-- ``compress.py``: the search and the cut as one call.
-- ``task.py``: one network, its images and a budget, for any agent.
-- ``compressed.py``: the result.
+- ``compress.py``: ``compress``, search and pruning in one call.
+- ``task.py``: ``CompressionTask``, one network, its images and one budget, for any agent.
+- ``compressed.py``: ``Compressed``, the result.
 - ``images.py``: images from tensors, data sets and loaders.
 """
 

@@ -1,4 +1,4 @@
-"""The search and the cut as one call."""
+"""Search and pruning in one call."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ def compress(
     Args:
         model: the trained dense network; it is read and never changed.
         calibration: a few hundred normalised training images: a tensor (N, C, H, W), a data set or a loader.
-        validation: held-out images that judge candidates: a pair (images, labels), a data set or a loader.
-        agent: name of an agent of ``conf/agent``.
-        episodes: networks that are judged; by default that of the agent's file.
-        seed: of all random draws: the same seed gives the same strategy.
+        validation: held-out images that score candidates: a pair (images, labels), a data set or a loader.
+        agent: name of an agent in ``conf/agent``; its file gives the settings.
+        episodes: number of candidates to score; by default the value in the agent's file.
+        seed: seed of all random draws: the same seed gives the same strategy.
         on_episode: called after every episode.
         options: see ``CompressionTask``: ``macs_ratio``, ``params_ratio`` or ``latency_ratio``, ``score``,
             ``reward``, ``round_to``, ``min_preserve_ratio``, ``exclude``, ``progress`` and others.
 
     Raises:
-        SettingError: an impossible setting, or a budget that no allowed network meets.
+        SettingError: a setting is unknown or impossible, or no allowed network meets the budget.
         NotPrunableError: the network cannot be cut exactly.
+        UnavailableError: a latency budget needs a runtime that is not available.
     """
     task = CompressionTask(model, calibration, validation, seed=seed, **options)
     return task.search(agent, episodes=episodes, seed=seed, on_episode=on_episode)

@@ -1,4 +1,4 @@
-"""The result of a compression: a plain network, the strategy behind it, and facts as plain values."""
+"""The result of a compression: the pruned network, its strategy, and a report of plain values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from amc.errors import FileError
 from amc.loading import STRATEGY, WEIGHTS
 from amc.models.checkpoint import save_safetensors
 from amc.strategy import Strategy
@@ -19,10 +20,12 @@ class Compressed:
     """A pruned network.
 
     Attributes:
-        model: the pruned network, in eval mode on the CPU: a plain module, to be trained, exported or saved.
-        strategy: how many channels every group keeps.
-        report: facts as plain values: costs and scores of ``dense`` and ``pruned``, the ``search`` and its
-            ``episodes``, channel groups that stayed whole and why.
+        model: the pruned network, a plain module in eval mode on the CPU, ready for training or export.
+        strategy: the number of channels that every group keeps.
+        report: plain values: ``budget``; costs and scores of the ``dense`` network, of the ``candidate``
+            that the search scored, and of the ``pruned`` network; facts about the ``search`` and its
+            ``episodes``; ``left_whole``, the groups that keep all channels and the reason; for a latency
+            budget, ``latency``.
     """
 
     model: nn.Module
@@ -30,12 +33,18 @@ class Compressed:
     report: Mapping[str, Any] = field(repr=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``strategy.json`` and ``model.safetensors``, from which ``amc.load_pruned`` rebuilds it.
+        """Write ``strategy.json`` and ``model.safetensors``, which ``amc.load_pruned`` reads.
+
+        Args:
+            folder: created if it does not exist.
 
         Raises:
-            FileError: the folder cannot be written.
+            FileError: the folder or a file cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{folder}: cannot make the folder: {error.strerror}") from error
         self.strategy.save(folder / STRATEGY)
         save_safetensors(self.model.state_dict(), folder / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Images from the objects that PyTorch users have: tensors, pairs, data sets and loaders."""
+"""Images from the usual objects of PyTorch: tensors, pairs, data sets and loaders."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
 
     Args:
         source: images (N, C, H, W); a pair of images and labels (N,); a data set of images or pairs; or any
-            iterable of batches, such as a ``DataLoader``: a tensor, a pair, or a dictionary with ``image``
-            and ``label`` (or the like).
+            iterable of batches, such as a ``DataLoader``. A batch is a tensor, a pair, or a dictionary with
+            one of ``IMAGE_KEYS`` and perhaps one of ``LABEL_KEYS``.
         what: name of the argument, for messages.
+
+    Returns:
+        images (N, C, H, W) float32 and labels (N,) int64, zeros if there are none; and whether there are.
 
     Raises:
         SettingError: ``source`` is none of these, or holds no images.
@@ -61,7 +64,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _read(batch: Any, what: str) -> tuple[Tensor, Tensor | None]:
-    """Split one batch into images (N, C, H, W) float32 and labels (N,) int64, where it has any."""
+    """Split one batch into images (N, C, H, W) float32 and labels (N,) int64; None if it has no labels."""
     labels: Any = None
     if isinstance(batch, Mapping):
         image_key = next((key for key in IMAGE_KEYS if key in batch), None)
@@ -81,5 +84,5 @@ def _read(batch: Any, what: str) -> tuple[Tensor, Tensor | None]:
         )
     found = None if labels is None else torch.as_tensor(labels)
     if found is not None and (found.ndim != 1 or found.is_floating_point()):
-        found = None  # boxes, masks and the like are no class labels
+        found = None  # boxes or masks, for example, are no class labels
     return images.float(), None if found is None else found.long()

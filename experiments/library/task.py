@@ -1,4 +1,4 @@
-"""One network, its images and a budget: environments for any agent, and the cut of what they found."""
+"""One network, its images and one budget: environments for any agent, and pruning of the best network."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from amc.latency.prediction.build import build_profile, checked_widths
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
+from amc.models.registry import usable
+from amc.progress import progress
 from amc.result import Evaluation
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
@@ -41,11 +43,11 @@ from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
 
 Score = Callable[[nn.Module], float]
-"""A user's own score of a network in eval mode; the higher the better."""
+"""A user's own score of a network in eval mode; higher is better."""
 
 
 class CompressionTask:
-    """One network, its images and one budget: environments for any agent, and the cut of what they found.
+    """One network, its images and one budget: environments for any agent, and pruning of the best network.
 
     >>> task = amc.CompressionTask(model, calibration, validation, macs_ratio=0.5)      # doctest: +SKIP
     >>> env = task.env()                                                                 # doctest: +SKIP
@@ -54,29 +56,35 @@ class CompressionTask:
 
     Args:
         model: the trained dense network; it is read and never changed.
-        calibration: normalised training images for the refit and the order of channels; see
-            ``experiments.library.images.collect_images`` for what may be given. A few hundred are enough.
-        validation: images, and labels where there are any, that judge candidates; not used for training.
+        calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
+            pair (images, labels), a data set or a loader. A few hundred are enough.
+        validation: held-out images that score candidates, in the same forms, with labels if there are any.
         macs_ratio, params_ratio, latency_ratio: the budget as a share of the dense cost, in (0, 1]; exactly
-            one is given. Latency is measured on this machine first.
+            one is given. Latency is measured on this machine.
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
-        score: in its place, a user's own score of the network, such as a mean average precision.
-        round_to: channels are multiples of it.
+        score: replaces the reward: a user's own score of the network, such as a mean average precision.
+        round_to: widths are multiples of this number of channels.
         min_preserve_ratio: smallest share of a group that is kept, in (0, 1].
-        exclude: names of groups that stay whole; ``*`` and ``?`` are allowed.
+        exclude: names of groups that keep all channels; ``*`` and ``?`` are allowed.
         prune_coupled: whether groups that several layers produce together (residual streams) are pruned.
-        settings: how candidates are made and judged.
+        settings: how candidates are made and scored.
         pruning: how the winner is refitted.
-        runtime: runtime of a latency budget, a name of ``amc.latency.BACKENDS``.
+        runtime: runtime of a latency budget, a name in ``amc.latency.BACKENDS``.
         profile: how its latency is measured.
-        seed: of the networks that are measured for a latency budget.
-        device: where candidates run.
-        progress: whether bars are drawn on a terminal.
+        seed: seed of the networks that are measured for a latency budget.
+        device: device that runs the candidates.
+        progress: whether progress bars are drawn on a terminal.
+
+    Attributes:
+        graph: the channel groups of the network.
+        space: the widths that each group may take.
+        reward: the score of a candidate.
 
     Raises:
-        SettingError: an impossible setting, or a budget that no allowed network meets.
+        SettingError: a setting is impossible, or no allowed network meets the budget.
         NotPrunableError: the network cannot be cut exactly.
+        UnavailableError: a latency budget needs a runtime that is not available.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
+        model = usable(model)
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
         self.reward = _reward_of(reward, score, labelled and self.graph.classifies)
@@ -134,7 +143,7 @@ class CompressionTask:
 
     @cached_property
     def budget(self) -> Budget:
-        """The limit; a latency budget measures the network's layers when it is first asked for."""
+        """The limit on the widths; a latency budget measures the network's layers at the first use."""
         builder = self._evaluator.builder
         cost = {"macs": builder.macs, "params": builder.params}.get(self._kind) or self._latency_model()
         return make_budget(
@@ -147,11 +156,15 @@ class CompressionTask:
         )
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Return multiply-adds at ``widths``."""
+        """Return the multiply-adds of one image at ``widths``."""
         return self._evaluator.macs(widths)
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return the scores of a candidate; the best one within the budget is remembered for ``result``."""
+        """Return the scores of a candidate; ``result`` prunes the best one within the budget.
+
+        Args:
+            widths: kept channels of every group, in forward order.
+        """
         evaluation = self._evaluator.evaluate(widths)
         if self._score is not None and evaluation.widths not in self._scores:
             with torch.no_grad(), self._evaluator.builder.network(widths) as network:
@@ -168,7 +181,7 @@ class CompressionTask:
         """Return a Gymnasium environment of this task, for any agent.
 
         Args:
-            enforced: whether the final network is made to fit the budget.
+            enforced: whether requested widths are reduced until they meet the budget.
         """
         budget = self.budget if enforced else replace(self.budget, enforced=False)
         reward = replace(self.reward, score=self.value)
@@ -183,17 +196,18 @@ class CompressionTask:
         on_episode: Callable[[Episode], None] | None = None,
         **settings: Any,
     ) -> Compressed:
-        """Search with one of the built-in agents, and prune what it found.
+        """Search with one of the built-in agents, and prune the best network.
 
         Args:
-            agent: a name of ``conf/agent``; its file gives the settings.
-            episodes: networks that are judged; by default that of the agent's file.
-            seed: of all random draws.
+            agent: name of an agent in ``conf/agent``; its file gives the settings.
+            episodes: number of candidates to score; by default the value in the agent's file.
+            seed: seed of all random draws.
             on_episode: called after every episode.
-            settings: other settings of the agent.
+            settings: other settings of the agent, such as ``warmup_episodes=10``.
 
         Raises:
-            SettingError: an unknown agent, or an impossible setting.
+            SettingError: the agent or a setting is unknown or impossible.
+            AmcError: the pruned network fails a check.
         """
         given = {**settings, **({} if episodes is None else {"episodes": episodes})}
         config = agent_preset(agent, **given)
@@ -226,7 +240,7 @@ class CompressionTask:
         return self._compressed(widths, found.best.value, facts, log)
 
     def result(self) -> Compressed:
-        """Prune the best network within the budget that the environments have met.
+        """Prune the best network within the budget that was evaluated so far.
 
         Raises:
             AmcError: no network within the budget was evaluated.
@@ -237,10 +251,13 @@ class CompressionTask:
         return self._compressed(widths, self._found[widths], {"agent": None, "seed": None}, [])
 
     def prune(self, widths: Sequence[int]) -> Compressed:
-        """Prune to given widths, one number a group, in forward order.
+        """Prune to given widths.
+
+        Args:
+            widths: kept channels of every group, in forward order.
 
         Raises:
-            SettingError: the widths are over the budget.
+            SettingError: the widths exceed the budget.
         """
         cost = self.budget.cost(widths)
         if self.budget.enforced and cost > self.budget.limit:
@@ -256,17 +273,22 @@ class CompressionTask:
     ) -> Compressed:
         widths, latency = self._verified(widths)
         evaluator = self._evaluator
+        images = evaluator.images.float().cpu()
         with self._bar("refit", "operation", None) as bar:
             pruned = prune(
-                evaluator.builder, self._calibration.images, widths, self._pruning, progress=bar.update
+                evaluator.builder,
+                self._calibration.images,
+                widths,
+                self._pruning,
+                unseen=images,
+                progress=bar.update,
             )
-        images = evaluator.images.float().cpu()
         judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
         report: dict[str, Any] = {
             "budget": {"kind": self.budget.kind, "ratio": self.budget.ratio},
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
-            "pruned": _facts(judged) | ({"note": pruned.note} if pruned.note else {}),
+            "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
             "search": {**facts, "reward": self.reward.name, "evaluations": len(self._found)},
             "episodes": log,
             "left_whole": [asdict(item) for item in self.graph.unprunable],
@@ -321,7 +343,7 @@ class CompressionTask:
         return profile.model
 
     def _verified(self, widths: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any] | None]:
-        """Measure the winner of a latency budget, and make it smaller until the budget holds."""
+        """Measure the winner under a latency budget, and make it smaller until it meets the budget."""
         if self._kind != "latency":
             return widths, None
         *_, check = checked_widths(
@@ -337,9 +359,7 @@ class CompressionTask:
         return check.widths, {"runtime": self._runtime, **asdict(check)}
 
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
-        return tqdm(
-            total=total, desc=description, unit=unit, leave=False, disable=None if self._progress else True
-        )
+        return progress(total, description, unit, shown=self._progress)
 
 
 def _one_budget(**ratios: float | None) -> tuple[str, float]:

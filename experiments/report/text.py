@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MISSING = "–"
 """The cell of a value that was not measured."""
@@ -32,8 +33,18 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def decimals(value: float | None, digits: int = 2, *, missing: str = "") -> str:
-    """Return a number with so many decimals, and ``missing`` for None."""
+    """Return a number with ``digits`` decimals, and ``missing`` for None."""
     return missing if value is None else f"{value:.{digits}f}"
+
+
+def times_smaller(ratio: float | None) -> str:
+    """Return a speed-up or a saving with two decimals, such as ``1.85x``; empty for None."""
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def cost(network: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a network's cost: ``macs`` and ``params`` in millions."""
+    return [decimals(network["macs"] / 1e6), decimals(network["params"] / 1e6, 3)]
 
 
 def number(value: float) -> str:

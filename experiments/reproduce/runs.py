@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from amc.errors import FileError
 from amc.strategy import Strategy
 from experiments.run.episodes import read_episodes
+from experiments.run.folder import RunFolder
 from experiments.run.provenance import recorded_stages
 
 
@@ -157,21 +158,21 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
         AmcError: A record is damaged.
     """
     places = {path.parent.parent for folder in folders for path in folder.rglob("stages/evaluate.json")}
-    return [_read(place) for place in sorted(places) if (place / "strategy.json").exists()]
+    return [_read(place) for place in sorted(places) if RunFolder(place).strategy.exists()]
 
 
 def _read(folder: Path) -> Result:
+    files = RunFolder(folder)
     try:
-        strategy = Strategy.load(folder / "strategy.json")
-        facts = {path.stem: json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")}
-        provenance = with_all_stages(json.loads((folder / "provenance.json").read_text()), folder)
+        strategy = Strategy.load(files.strategy)
+        facts = {path.stem: json.loads(path.read_text()) for path in files.records.glob("*.json")}
+        provenance = with_all_stages(json.loads(files.provenance.read_text()), folder)
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
         judged, short = _proxy(folder)
         job = (model, data, f"{share}% of the {kind}", *judged)
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
-        log = folder / "search.jsonl"
-        episodes = read_episodes(log) if log.exists() else []
+        episodes = read_episodes(files.search) if files.search.exists() else []
         return complete(Result(job, slug, strategy, facts, provenance, episodes))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{folder} is no finished run ({error!r})") from error
@@ -182,7 +183,7 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
 
     Both are empty for a run without its configuration.
     """
-    path = folder / ".hydra" / "config.yaml"
+    path = RunFolder(folder).hydra / "config.yaml"
     if not path.exists():
         return [], []
     config = OmegaConf.load(path)

@@ -14,6 +14,7 @@ from experiments.report.text import markdown
 from experiments.reproduce.origins import command_line
 from experiments.reproduce.runs import with_all_stages
 from experiments.reproduce.tables import interval_of
+from experiments.run.folder import RunFolder
 
 HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
 COLUMNS = ("top1_search", "top1_pruned", "top1_finetuned")
@@ -50,10 +51,11 @@ def read_sparse(folders: Iterable[Path]) -> list[SparseResult]:
 
 
 def _read(folder: Path) -> SparseResult:
+    files = RunFolder(folder)
     try:
-        facts = json.loads((folder / "stages/sparsify.json").read_text())
-        about = json.loads((folder / "sparsity.json").read_text())
-        provenance = with_all_stages(json.loads((folder / "provenance.json").read_text()), folder)
+        facts = json.loads(files.record_of("sparsify").read_text())
+        about = json.loads(files.sparsity.with_suffix(".json").read_text())
+        provenance = with_all_stages(json.loads(files.provenance.read_text()), folder)
         job = (str(about["model"]["name"]), str(provenance["data"]["name"]))
         dense = float(facts["dense"]["top1"])
         return SparseResult(job, about["agent"], about["seed"], dense, facts["rounds"], provenance)

@@ -1,1 +1,12 @@
-"""One run: its folder, its files, and what stages share."""
+"""One run: its folder, its files, and the objects that its stages share.
+
+- ``folder.py``: ``RunFolder``, the names of all files, and the records of stages.
+- ``problem.py``: ``Problem``, the network, the data and the evaluator, which all budgets of a job share.
+- ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
+- ``check.py``: the checks of a configuration before any work is done.
+- ``episodes.py``: ``search.jsonl``, one line an episode.
+- ``fronts.py``: ``pareto.json`` and its strategies.
+- ``pareto.py``: the Pareto front of points, as pure numbers.
+- ``provenance.py``: commit, versions, device and data of a result.
+- ``trackers.py``: wandb and TensorBoard.
+"""

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, found before any work is done."""
+"""The checks of a configuration, made before any work is done."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from experiments.run.run import Run
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
+_NEED_LOGITS = ("finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+"""Stages that measure accuracies."""
 
 
 def check(run: Run) -> None:
     """Refuse an impossible setting, or a budget that no allowed network meets.
 
     Raises:
-        AmcError: says which.
+        AmcError: names the setting or the budget.
     """
     config, problem = run.config, run.problem
     stages.check_names(config.stages)
@@ -58,8 +60,7 @@ def check(run: Run) -> None:
                 run.budget_of(kind, ratio).check_feasible(run.space)
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
-        if not problem.graph.classifies:
-            raise AmcError(f"stage sparsify needs a classifier; {problem.spec.name} does not return logits")
+    _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
 
@@ -81,8 +82,18 @@ def _check_provable(run: Run) -> None:
         print(f"proof: left whole, as they cannot be cut exactly: {'; '.join(told)}{rest}")
 
 
+def _check_classifies(run: Run) -> None:
+    """Refuse stages that measure accuracies, if the network returns no logits."""
+    asked = [name for name in run.config.stages if name in _NEED_LOGITS]
+    if asked and not run.problem.graph.classifies:
+        raise AmcError(
+            f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "
+            "logits (N, classes): search, prune, export and benchmark work without"
+        )
+
+
 def _check_sparsify(config: Config, reward: Reward) -> None:
-    """Refuse rounds of fine-grained pruning that make no sense, or an agent that looks at channels only."""
+    """Refuse impossible densities, and agents and rewards that cannot prune single weights."""
     sparsify = config.sparsify
     check_order(sparsify.order)
     if not 0 < sparsify.min_density <= 1:

@@ -1,4 +1,4 @@
-"""``search.jsonl``: one line an episode, written as it ends."""
+"""``search.jsonl``: one line for each episode, written when it ends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from amc.result import Evaluation
 
 
 class EpisodeWriter:
-    """Writes episodes and keeps count of the best.
+    """Writes episodes to a file and keeps the best one.
 
-    The file is written anew by each search: an agent that starts over from its seed writes the same lines.
+    Each search writes the file from the start: an agent that starts again from its seed repeats the lines.
 
     Args:
         path: the file.
-        latency: predicted milliseconds, written with every episode where given.
+        latency: predicts milliseconds from widths; if given, they are written with every episode.
+
+    Attributes:
+        count: episodes written.
+        best_value: return of the best eligible episode, minus infinity before there is one.
+        best_evaluation: its evaluation.
+        cpu_seconds: CPU time of all different evaluations, in seconds.
     """
 
     def __init__(self, path: Path, latency: Cost | None = None) -> None:
@@ -46,7 +52,7 @@ class EpisodeWriter:
 
     @property
     def distinct(self) -> int:
-        """How many different networks were evaluated."""
+        """Number of different networks that were evaluated."""
         return len(self._seen)
 
     def write(self, episode: Episode, evaluation: Evaluation) -> bool:
@@ -70,11 +76,14 @@ def watching(
     keep: Callable[[Episode], None] = lambda episode: None,
     name: str = "search",
 ) -> OnEpisode:
-    """Return the function that an agent calls with every episode: it writes, shows and tracks it.
+    """Return the callback of an agent, which writes, displays and tracks every episode.
 
     Args:
+        writer: writes the episodes.
+        bar: shows the best score.
+        log: receives metrics and the number of the episode.
         keep: called with every episode that is better than those before it.
-        name: of the metrics.
+        name: prefix of the metrics.
     """
 
     def on_episode(episode: Episode) -> None:
@@ -110,13 +119,13 @@ def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dic
         "widths": list(evaluation.widths),
         "requested": list(episode.requested),
         "executed": list(episode.executed),
-        "stopped_after": None,  # of earlier releases, which could stop an evaluation early
+        "stopped_after": None,  # a field of earlier releases, which could stop an evaluation early
         "seconds": evaluation.seconds,
     }
 
 
 def read_episodes(path: Path) -> list[dict[str, Any]]:
-    """Read ``search.jsonl``; a half-written last line of a killed search is left out.
+    """Return the episodes of ``search.jsonl``, without a half-written last line of a killed search.
 
     Raises:
         AmcError: another line is malformed.

@@ -1,4 +1,4 @@
-"""The folder of one run: the names of its files, the records of its stages, and what no longer holds."""
+"""The folder of one run: the names of its files, the records of its stages, and removing outdated ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LATENCY_MODEL = "latency_model.json"
 SEARCH = "search.jsonl"
 PROVENANCE = "provenance.json"
 MADE_OF_PRUNED = ("finetune", "compare", "evaluate", "export", "benchmark", "serve")
-"""Stages whose records are about the pruned network."""
+"""Stages whose records describe the pruned network."""
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run; ``report``, ``budgets`` and ``sparsity`` are names without a suffix.
 
     Args:
         path: the folder; ``made`` creates it.
@@ -41,25 +41,29 @@ class RunFolder:
         self.latency_model = path / LATENCY_MODEL
         self.exports = path / "exports"
         self.pareto = path / "pareto.json"
+        self.pareto_strategies = path / "pareto"
         self.provenance = path / PROVENANCE
         self.report = path / "report"
         self.budgets = path / "budgets"
         self.sparsity = path / "sparsity"
+        self.hydra = path / ".hydra"
+        self.records = path / "stages"
 
     @classmethod
     def made(cls, path: Path) -> RunFolder:
-        """Create the folder if need be.
+        """Create the folder if it does not exist.
 
         Raises:
-            AmcError: it cannot be made or written to.
+            AmcError: it cannot be created or written to.
         """
+        folder = cls(path)
         try:
-            (path / "stages").mkdir(parents=True, exist_ok=True)
+            folder.records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AmcError(f"run_dir={path} cannot be made: {error.strerror}") from error
         if not os.access(path, os.W_OK):
             raise AmcError(f"run_dir={path} is not writable")
-        return cls(path)
+        return folder
 
     def __str__(self) -> str:
         return str(self.path)
@@ -70,30 +74,30 @@ class RunFolder:
         return self.path.name
 
     def checkpoint(self, name: str) -> Path:
-        """Return the file of an unfinished training."""
+        """Return the file that holds the state of the unfinished training ``name``."""
         return self.path / f"{name}.ckpt.safetensors"
 
     def require(self, path: Path, stage: str) -> Path:
-        """Return a file of the folder that a stage writes.
+        """Return ``path``, a file of this folder that ``stage`` writes.
 
         Raises:
-            FileError: it is not there; names the stage.
+            FileError: the file does not exist; the message names the stage.
         """
         if not path.exists():
             raise FileError(f"{self} has no {path.name}: run stages=[{stage}] on it first")
         return path
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
-        """Write what a stage found."""
-        atomic_write_json(self._record_of(stage), facts)
+        """Write the facts that a stage found."""
+        atomic_write_json(self.record_of(stage), facts)
 
     def recorded(self, stage: str) -> dict[str, Any] | None:
-        """Return what a stage found, if it has been run.
+        """Return the facts that a stage found, or None if it has not been run.
 
         Raises:
             FileError: the record is damaged.
         """
-        path = self._record_of(stage)
+        path = self.record_of(stage)
         if not path.exists():
             return None
         try:
@@ -105,15 +109,16 @@ class RunFolder:
         return facts
 
     def forget(self, *stages: str) -> None:
-        """Remove the records of stages that no longer hold."""
+        """Remove the records of stages whose facts are outdated."""
         for stage in stages:
-            self._record_of(stage).unlink(missing_ok=True)
+            self.record_of(stage).unlink(missing_ok=True)
 
     def forget_pruned(self) -> None:
-        """Remove what was made of another strategy than the present one."""
+        """Remove the pruned network and all records about it, because the strategy has changed."""
         self.forget("prune", *MADE_OF_PRUNED)
         self.pruned.unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
 
-    def _record_of(self, stage: str) -> Path:
-        return self.path / "stages" / f"{stage}.json"
+    def record_of(self, stage: str) -> Path:
+        """Return the file with the facts that a stage found."""
+        return self.records / f"{stage}.json"

@@ -1,4 +1,4 @@
-"""The Pareto fronts of what was searched: cost against score, and strategy files for points on them."""
+"""The Pareto fronts of a search, cost against score, and strategy files for points on them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amc.errors import AmcError
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
+from experiments.run.folder import RunFolder
 from experiments.run.pareto import evenly, pareto_front
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ Point = Mapping[str, Any]
 
 VERSION = 1
 COSTS = {"macs": "macs", "params": "params", "latency": "latency_ms"}
-"""Costs, and where a point holds them; latency only where it was profiled."""
+"""Name of a cost -> its field in a point; a point has a latency only if the run was profiled."""
 _ALWAYS = ("macs", "params")
 SCORES = ("return", "top1")
 FILES = 12
-"""Most strategy files for one cost."""
+"""Largest number of strategy files for one cost."""
 _FIELDS = (
     "folder", "episode", "return", "top1", "agreement", "likeness", "macs", "params", "macs_ratio",
     "params_ratio", "latency_ms", "widths",
@@ -34,9 +35,9 @@ _FIELDS = (
 def fronts(points: Sequence[Point]) -> dict[str, Any]:
     """Return for each cost the front of each score: ``{"macs": {"return": [point, ...], ...}, ...}``.
 
-    Episodes that are over the budget on purpose count as well: the front is about networks, not a budget.
-    Of equal points the earliest episode is taken. A score that a network does not have (``null``, the
-    accuracy of one without logits) gives an empty front.
+    Episodes that exceed the budget on purpose count as well, because the front compares networks at any
+    cost. The earliest of equal points is taken. A score that is ``null`` in all points, such as the accuracy
+    of networks without logits, gives an empty front.
     """
     return {
         cost: {
@@ -66,7 +67,7 @@ def write_strategies(
         the fronts, with ``strategy`` (the file) in every point that has one.
     """
     named = {cost: dict(scores) for cost, scores in found.items()}
-    place = folder / "pareto"
+    place = RunFolder(folder).pareto_strategies
     place.mkdir(exist_ok=True)
     old = {path for cost in COSTS for path in place.glob(f"{cost}_*.json")}
     for cost, scores in found.items():
@@ -112,5 +113,5 @@ def write_fronts(
 ) -> dict[str, Any]:
     """Write ``pareto.json`` and its strategy files; return the fronts."""
     found = write_strategies(folder, fronts(points), strategy_of)
-    atomic_write_json(folder / "pareto.json", {"version": VERSION, **found})
+    atomic_write_json(RunFolder(folder).pareto, {"version": VERSION, **found})
     return found

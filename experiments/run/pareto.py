@@ -1,4 +1,4 @@
-"""The Pareto front: the points that no other point beats in cost and score at once. Pure numbers."""
+"""The Pareto front: the points that no other point beats in both cost and score. Pure numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pareto_front(
     """Return the non-dominated points, cost and score both strictly ascending.
 
     A point is dominated by another one that costs no more and scores no less, and is better in one of them.
-    Of points that are equal in both the first in order is taken.
+    The first of equal points is taken.
 
     Args:
         points: in any order.
@@ -41,7 +41,7 @@ def pareto_front(
 
 
 def evenly(points: Sequence[T], count: int) -> tuple[T, ...]:
-    """Return at most ``count`` (2 or more) points, evenly spaced by position, both ends among them."""
+    """Return at most ``count`` (2 or more) points, evenly spaced by position, including both ends."""
     if len(points) <= count:
         return tuple(points)
     last = len(points) - 1

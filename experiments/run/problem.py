@@ -1,4 +1,4 @@
-"""What all budgets of a job share: the network, the data, and what judges candidates."""
+"""The problem that all budgets of a job share: the network, the data, and the evaluator of candidates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from experiments.run.folder import RunFolder
 
 
 class Problem:
-    """The network and the data of a job, each part built when first asked for; nothing here is of a budget.
+    """The network and the data of a job; each part is built at its first use, and none depends on a budget.
 
     Args:
         config: the checked configuration.
@@ -76,12 +76,12 @@ class Problem:
         return datasets.build(options.pop("name"), **options, seed=self.config.seed)
 
     def load_data(self) -> Splits:
-        """Load the data set now, so that its faults are reported before any work is done."""
+        """Load the data set now, so that errors in it are reported before any work is done."""
         return self.splits
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """How the dense network is built."""
+        """Name and arguments from which the dense network is built."""
         model = self.config.model
         return ModelSpec(
             model.name, self.splits.num_classes, self.splits.input_shape, tuple(model.kwargs.items())
@@ -145,7 +145,7 @@ class Problem:
         return self.config.model.checkpoint is not None or self.config.model.pretrained
 
     def fresh_model(self) -> nn.Module:
-        """Build the dense network with its initial (or downloaded) weights; global draws are not affected."""
+        """Build the dense network with its initial or downloaded weights; torch's generator is restored."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             model = build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
@@ -157,7 +157,7 @@ class Problem:
 
         Raises:
             FileError: there are no trained weights.
-            AmcError: they do not fit the network, or the network not the labels.
+            AmcError: the weights do not fit the network, or its outputs do not fit the labels.
         """
         model = self.fresh_model()
         checkpoint, stored = self.config.model.checkpoint, self.folder.dense
@@ -177,7 +177,7 @@ class Problem:
         return model
 
     def keep_dense(self) -> None:
-        """Write the dense network to the run folder, unless it came from there."""
+        """Write the dense network to the run folder, unless it was read from there."""
         if self._dense_is_kept:
             return
         dense = self.dense
@@ -186,7 +186,7 @@ class Problem:
         self._dense_is_kept = True
 
     def settings(self) -> CandidateSettings:
-        """Return how candidates are made.
+        """Return the settings of candidates.
 
         Raises:
             AmcError: a setting is impossible.
@@ -197,13 +197,13 @@ class Problem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that determines an evaluation."""
+        """Hash of everything that determines an evaluation."""
         return fingerprint(self.dense, self.graph, self.splits.fingerprint, self.settings())
 
     def evaluator(self, progress: Any = None) -> Evaluator[CandidateBuilder]:
-        """Return what judges candidates, built when first asked for.
+        """Return the evaluator of candidates, built at the first call.
 
-        Evaluations are kept in the run folder; a stage may close the file, it is opened again.
+        Evaluations are kept in a file of the run folder. A stage may close it; it is opened again if needed.
 
         Args:
             progress: called with the number of calibration images done.
@@ -222,13 +222,13 @@ class Problem:
         return self._evaluator
 
     def curves(self) -> ErrorCurves:
-        """Return the error curves of the groups; they are measured when first called."""
+        """Return the error curves of the groups; they are measured at their first call."""
         if self._curves is None:
             self._curves = ErrorCurves(self.evaluator())
         return self._curves
 
     def release(self) -> None:
-        """Give the memory of the evaluator back."""
+        """Free the memory of the evaluator."""
         if self._evaluator is not None:
             self._evaluator.close()
         self._evaluator = self._curves = None
@@ -243,8 +243,8 @@ class Problem:
         """Predicted milliseconds at any widths, from stage ``profile``.
 
         Raises:
-            FileError: there is none, or it is damaged.
-            AmcError: it is about another runtime or network.
+            FileError: the file is missing or damaged.
+            AmcError: it describes another runtime or network.
         """
         path = self.folder.require(self.folder.latency_model, "profile")
         try:
@@ -261,10 +261,11 @@ class Problem:
         return model
 
     def available_backend(self) -> Backend | RemoteBackend:
-        """Return the runtime that latency budgets are about.
+        """Return the runtime of latency budgets.
 
         Raises:
-            AmcError: it is unknown, or does not run here.
+            AmcError: the runtime is unknown.
+            UnavailableError: it does not run here.
         """
         backend = backend_of(self.config.profile.backend, self.config.latency)
         if (reason := backend.available()) is not None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, device, data, command."""
+"""The origin of a result: commit, versions, device, data, command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments.command.multirun import is_multirun
 from experiments.config.stages import STAGES
-from experiments.run.folder import PROVENANCE
+from experiments.run.folder import RunFolder
 
 PACKAGES = (
     "amc-search", "torch", "torchvision", "torch-pruning", "gymnasium", "stable-baselines3", "numpy",
@@ -24,9 +24,10 @@ PACKAGES = (
 
 
 def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, Any]:
-    """Return the facts that are needed to make a run's figures again.
+    """Return the facts that are needed to reproduce a run.
 
     Args:
+        seed: seed of the run.
         data: name and fingerprint of the data set.
         device: kind of the device that trains and searches.
     """
@@ -47,33 +48,33 @@ def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, 
 
 
 def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str | None]:
-    """Return the commit at which each stage of a run folder was last run, ``stage`` now at ``commit``.
+    """Return the commit at which each stage of a run folder was last run; ``stage`` runs now at ``commit``.
 
-    Stages of a folder whose provenance does not tell them apart were run at its one commit.
+    A provenance file of an earlier release has one commit for all stages.
     """
     try:
-        before = json.loads((folder / PROVENANCE).read_text())
-        told = before.get("stage_commits") or {}
-        found = {name: told.get(name, before["commit"]) for name in recorded_stages(folder)}
+        before = json.loads(RunFolder(folder).provenance.read_text())
+        by_stage = before.get("stage_commits") or {}
+        found = {name: by_stage.get(name, before["commit"]) for name in recorded_stages(folder)}
     except (OSError, ValueError, KeyError, AttributeError):
         found = {}
     return {**found, stage: commit}
 
 
 def recorded_stages(folder: Path) -> list[str]:
-    """Return the stages that a run has a record of, in the order in which they make sense."""
-    return [name for name in STAGES if (folder / "stages" / f"{name}.json").exists()]
+    """Return the stages that a run folder has a record of, in the order of ``STAGES``."""
+    return [name for name in STAGES if RunFolder(folder).record_of(name).exists()]
 
 
 def command() -> str:
-    """Return the command line that was run, without the folder it was run in; of many jobs this one's."""
+    """Return the command line of this job without its run folder."""
     given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
     arguments = [argument for argument in given if not argument.startswith("run_dir=")]
     return " ".join(["amc", *arguments])
 
 
 def commit() -> str | None:
-    """Return the commit of the source tree ("+dirty" with uncommitted changes), or None outside of one."""
+    """Return the commit of the source tree, with "+dirty" for uncommitted changes; None outside of git."""
     root = Path(__file__).resolve().parents[2]
     try:
         head = _git(root, "rev-parse", "HEAD")

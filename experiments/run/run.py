@@ -15,7 +15,7 @@ from amc.budget.budget import Budget, Cost, get_fit, make_budget
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
-from amc.errors import AmcError
+from amc.errors import SettingError
 from amc.files import atomic_write_json
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
@@ -33,12 +33,12 @@ from experiments.run.trackers import Tracker, make_tracker
 
 
 class Run:
-    """What the stages of one run work with.
+    """One run: a configuration, a folder and one budget on a problem; every stage receives it.
 
     Args:
         config: the checked configuration.
         folder: the run folder.
-        problem: what all budgets of the job share.
+        problem: the network, the data and the evaluator, which all budgets of the job share.
     """
 
     def __init__(self, config: Config, folder: RunFolder, problem: Problem) -> None:
@@ -49,7 +49,10 @@ class Run:
     def for_budget(self, kind: str, ratio: float, path: Path) -> Run:
         """Return the run of one budget, in a folder of its own, on the same problem.
 
-        The stages that ask for no budget stay with this run.
+        It has the stages of this run that depend on a budget.
+
+        Raises:
+            AmcError: the folder cannot be created.
         """
         own: dict[str, Any] = {"kind": kind, f"{kind}_ratio": ratio, **{f"{k}_ratios": [] for k in KINDS}}
         config = replace(
@@ -62,7 +65,7 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """The stages of the run, with those that its budgets need."""
+        """Names of the stages of the run, including those that a latency budget adds."""
         kinds = [kind for kind, _ in asked_budgets(self.config.budget)]
         return stages.with_latency(self.config.stages, kinds, self.problem.profiled)
 
@@ -73,7 +76,7 @@ class Run:
 
     @cached_property
     def tracker(self) -> Tracker:
-        """Where metrics go, beside the run folder."""
+        """The tracker that receives metrics."""
         return make_tracker(self.config, self.folder.path)
 
     @cached_property
@@ -93,7 +96,7 @@ class Run:
         return self.budget_of(*single_budget(self.config.budget))
 
     def budget_of(self, kind: str, ratio: float | None) -> Budget:
-        """Return the budget of one kind, ``ratio`` of the dense cost."""
+        """Return the budget of one kind: a cost of ``ratio`` times the dense cost."""
         return make_budget(
             kind,
             ratio,
@@ -113,7 +116,7 @@ class Run:
                 return self.problem.latency_model
 
     def workers(self) -> WorkerSettings:
-        """Return who evaluates candidates.
+        """Return the settings of the workers that evaluate candidates.
 
         Raises:
             AmcError: a setting is impossible, or a package is missing.
@@ -121,18 +124,26 @@ class Run:
         return WorkerSettings(**asdict(self.config.workers))
 
     def strategy(self) -> Strategy:
-        """Read the strategy that is named, or the one that the search left in the run folder."""
+        """Read the strategy that the configuration names, else the one of the run folder.
+
+        Raises:
+            FileError: it is missing or damaged.
+        """
         if self.config.strategy:
             return Strategy.load(Path(self.config.strategy))
         return Strategy.load(self.folder.require(self.folder.strategy, "search"))
 
     def widths_of(self, strategy: Strategy) -> tuple[int, ...]:
-        """Return a strategy's widths for this run's channel groups."""
+        """Return a strategy's widths for this run's channel groups.
+
+        Raises:
+            FileError: the strategy is for another network.
+        """
         graph = self.problem.graph
         return strategy.widths_for(graph.group_names, graph.dense_widths)
 
     def make_strategy(self, widths: tuple[int, ...], **facts: Any) -> Strategy:
-        """Describe widths of this run's network as a strategy."""
+        """Return widths of this run's network as a strategy, with ``facts`` as its provenance."""
         graph, params = self.problem.graph, self.problem.params
         dense, macs = graph.dense_widths, macs_cost(graph)
         groups = zip(graph.group_names, dense, widths, strict=True)
@@ -154,7 +165,11 @@ class Run:
         )
 
     def pruned(self, weights: Path) -> nn.Module:
-        """Load the pruned network of this run, in eval mode, from one of its weight files."""
+        """Load the pruned network of this run, in eval mode, from one of its weight files.
+
+        Raises:
+            FileError: the weights or the strategy are missing or damaged.
+        """
         self.folder.require(weights, "prune")
         strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
         model = shaped(self.problem.fresh_model(), self.problem.splits.input_shape, strategy)
@@ -162,7 +177,7 @@ class Run:
         return model.eval()
 
     def profile_settings(self) -> ProfileSettings:
-        """Return how latency models are measured."""
+        """Return the settings for measuring a latency model."""
         config = self.config.profile
         return ProfileSettings(**{each.name: getattr(config, each.name) for each in fields(ProfileSettings)})
 
@@ -171,7 +186,7 @@ class Run:
         return TrainSettings(**asdict(config))
 
     def log_epochs(self, prefix: str) -> Callable[[EpochRecord], None]:
-        """Return what sends the epochs of a training to the tracker."""
+        """Return a callback that sends the epochs of a training to the tracker."""
 
         def log(record: EpochRecord) -> None:
             metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
@@ -180,7 +195,7 @@ class Run:
         return log
 
     def provenance(self) -> dict[str, Any]:
-        """Return the facts that are needed to make this run's figures again."""
+        """Return the facts that are needed to reproduce this run."""
         splits = self.problem.splits
         return provenance(
             seed=self.config.seed,
@@ -189,7 +204,7 @@ class Run:
         )
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
-        """Write what a stage found, and bring the provenance up to date."""
+        """Write the facts that a stage found, and update the provenance."""
         origin = self.provenance()
         origin["stage_commits"] = stage_commits(self.folder.path, stage, origin["commit"])
         self.folder.record(stage, facts)
@@ -197,21 +212,22 @@ class Run:
 
 
 def open_run(config: Config, path: Path) -> Run:
-    """Make the run folder, and return the run of a whole job.
+    """Create the run folder, and return the run of a whole job.
 
     Raises:
-        AmcError: the folder cannot be written, or the seed or the number of threads is impossible.
+        SettingError: the seed or the number of threads is impossible.
+        AmcError: the folder cannot be created or written to.
     """
     if not 0 <= config.seed < 2**32:
-        raise AmcError(f"seed is {config.seed}; expected a number from 0 to {2**32 - 1}")
+        raise SettingError(f"seed is {config.seed}; expected a number from 0 to {2**32 - 1}")
     if config.threads is not None and config.threads < 1:
-        raise AmcError(f"threads is {config.threads}; expected at least 1")
+        raise SettingError(f"threads is {config.threads}; expected at least 1")
     folder = RunFolder.made(path)
     return Run(config, folder, Problem(config, folder))
 
 
 def set_up_process(config: Config) -> None:
-    """Set torch's number of threads and seed its global generator, as the configuration says."""
+    """Set torch's number of threads, and seed its global generator, from the configuration."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

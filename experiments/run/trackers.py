@@ -1,4 +1,4 @@
-"""Where metrics go besides the run folder."""
+"""Trackers, which receive the metrics of a run: wandb, TensorBoard or none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError, UnavailableError
 from experiments.config.schema import Config
 
 Metrics = Mapping[str, float | int | str]
@@ -14,7 +14,12 @@ Metrics = Mapping[str, float | int | str]
 
 @dataclass(frozen=True)
 class Tracker:
-    """Two functions: ``log(metrics, step)`` during a stage and ``finish(summary)`` at the end."""
+    """Receives the metrics of a run.
+
+    Attributes:
+        log: called with metrics and a step during a stage.
+        finish: called with a summary at the end of the run.
+    """
 
     log: Callable[[Metrics, int], None]
     finish: Callable[[Metrics], None]
@@ -24,12 +29,14 @@ def make_tracker(config: Config, folder: Path) -> Tracker:
     """Start the tracker that the configuration names.
 
     Raises:
-        AmcError: unknown tracker, or its package is missing.
+        SettingError: the tracker is unknown.
+        UnavailableError: its package is missing.
+        AmcError: it cannot start.
     """
     makers = {"none": _none, "wandb": _wandb, "tensorboard": _tensorboard}
     name = config.tracker.name
     if name not in makers:
-        raise AmcError(f"tracker.name is {name!r}; expected one of {', '.join(makers)}")
+        raise SettingError(f"tracker.name is {name!r}; expected one of {', '.join(makers)}")
     return makers[name](config, folder)
 
 
@@ -60,7 +67,7 @@ def _wandb(config: Config, folder: Path) -> Tracker:
         run.finish()
 
     def log(metrics: Metrics, step: int) -> None:
-        # Stages count their own steps; wandb's must rise, so theirs is a metric.
+        # wandb's own step must rise, but each stage counts from 0: the stage's step is sent as a metric.
         run.log({**metrics, "step": step})
 
     return Tracker(log, finish)
@@ -70,7 +77,7 @@ def _tensorboard(config: Config, folder: Path) -> Tracker:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise AmcError(
+        raise UnavailableError(
             "tracker=tensorboard needs its package: pip install amc-search[tensorboard]"
         ) from error
     writer = SummaryWriter(str(folder / "tensorboard"))

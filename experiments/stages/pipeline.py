@@ -1,4 +1,4 @@
-"""Running stages one after the other, and recording what each found."""
+"""Runs stages one after the other, and records the facts that each found."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
 
 
 def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) -> None:
-    """Run stages in the order given; ``check`` has been called.
+    """Run stages in the given order; ``check`` has been called.
 
     Args:
-        keep_evaluator: leave the memory of the evaluator to the runs of other budgets.
+        run: the run.
+        names: names of the stages.
+        keep_evaluator: keep the evaluator in memory for the runs of other budgets.
+
+    Raises:
+        AmcError: a stage failed.
+        Stopped: the user stopped a stage.
     """
     tracker = run.tracker
     summary: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Stage ``report``: all that the run found in ``report.json``, ``report.html`` and a short table."""
+"""Stage ``report``: all results of the run in ``report.json``, ``report.html`` and a short table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.report import write_html
-from experiments.report.text import aligned
+from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import strategy_at, write_fronts
 
@@ -19,7 +19,11 @@ NETWORKS = ("dense", "pruned", "finetuned")
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write the reports; the accuracies are measured here on the test images."""
+    """Write the reports; this runs stage ``evaluate``, which measures the accuracies on the test images.
+
+    Raises:
+        FileError: the run folder has no strategy or no pruned network.
+    """
     from experiments.stages.pipeline import run_stage
 
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
@@ -36,7 +40,13 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
-    """Merge what the stages recorded."""
+    """Return the facts of all stages as one report.
+
+    Args:
+        run: the run.
+        evaluated: the facts of stage ``evaluate``.
+        strategy: the strategy of the run.
+    """
     report: dict[str, Any] = {
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
@@ -65,7 +75,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the few lines that end a run on the terminal."""
+    """Return the table that is printed at the end of a run: top-1 in percent, costs and latencies."""
     runtimes = list(report["speedup"])
     head = ["", "top-1 %", "MACs M", "params M", *(f"{name} ms" for name in runtimes)]
     rows = [head]
@@ -73,11 +83,8 @@ def table(report: dict[str, Any]) -> str:
         if (network := report.get(name)) is None:
             continue
         latency = network.get("latency_ms", {})
-        times = [f"{latency[r]:.3f}" if r in latency else "" for r in runtimes]
-        cost = [f"{network['macs'] / 1e6:.2f}", f"{network['params'] / 1e6:.3f}"]
-        rows.append([name, f"{network['top1']:.2f}", *cost, *times])
-    rows.append(
-        ["dense / pruned", "", f"{1 / report['macs_ratio']:.2f}x", f"{1 / report['params_ratio']:.2f}x"]
-    )
-    rows[-1] += [f"{report['speedup'][r]:.2f}x" for r in runtimes]
+        times = [decimals(latency.get(name), 3) for name in runtimes]
+        rows.append([name, decimals(network["top1"]), *cost(network), *times])
+    savings = [1 / report["macs_ratio"], 1 / report["params_ratio"], *report["speedup"].values()]
+    rows.append(["dense / pruned", "", *map(times_smaller, savings)])
     return aligned(rows)

@@ -8,7 +8,21 @@ def test_nothing_is_drawn_off_a_terminal(capsys):
     assert captured.out == captured.err == ""
 
 
-def test_the_bar_goes_as_it_is_closed(monkeypatch, capsys):
+def test_a_bar_that_is_not_shown_draws_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress(3, "training", "batch", shown=False) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_can_stay_on_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress(3, "search", "episode", stays=True) as bar:
+        bar.update(3)
+    assert capsys.readouterr().err.endswith("\n")
+
+
+def test_the_bar_is_removed_when_it_is_closed(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with progress(3, "training", "batch", initial=1) as bar:
         assert (bar.n, bar.total) == (1, 3)

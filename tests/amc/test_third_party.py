@@ -17,7 +17,7 @@ def test_missing_packages_are_named():
     assert missing("json", "no_such_package") == "not installed: no_such_package"
 
 
-def test_a_package_is_hidden_only_meanwhile(monkeypatch):
+def test_a_package_is_hidden_only_during_the_block(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     with without("colorsys"), pytest.raises(ImportError):
         importlib.import_module("colorsys")

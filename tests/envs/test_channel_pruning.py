@@ -121,7 +121,7 @@ def test_scaled_requests_favour_no_place_in_the_network():
     assert cut[-1] == 0.2
 
 
-def test_what_a_request_leaves_of_the_budget_is_used():
+def test_the_unused_part_of_the_budget_is_distributed():
     env, network, space, budget = fake_problem()
     widths = play(env, [0.2, 0.1, 0.2, 0.1])[-1][4]["evaluation"].widths
     for group, width in enumerate(widths):

@@ -18,7 +18,7 @@ class LayerKind:
     """All properties of a layer, apart from its widths, that its latency depends on.
 
     Attributes:
-        kind: ``conv``, ``depthwise``, ``grouped`` or ``linear``.
+        kind: ``conv``, ``depthwise``, ``grouped``, ``transposed`` or ``linear``.
         kernel, stride, padding, dilation: (height, width); 1, 1, 0, 1 for a linear layer.
         groups: convolution groups; 1 for a depthwise layer, whose groups follow its width.
         size: (height, width) of the input; (1, tokens) for a linear layer.
@@ -66,6 +66,18 @@ class LayerKind:
         """Return the layer alone with ``inputs`` and ``outputs`` channels and random weights."""
         if self.kind == "linear":
             return _Tokens(nn.Linear(inputs, outputs))
+        if self.kind == "transposed":
+            return nn.Sequential(
+                nn.ConvTranspose2d(
+                    inputs,
+                    outputs,
+                    self.kernel,
+                    self.stride,
+                    self.padding,
+                    groups=self.groups,
+                    dilation=self.dilation,
+                )
+            )
         groups = outputs if self.kind == "depthwise" else self.groups
         conv = nn.Conv2d(
             inputs, outputs, self.kernel, self.stride, self.padding, self.dilation, groups, bias=not self.norm
@@ -93,26 +105,30 @@ def layer_kinds(graph: Graph, model: nn.Module) -> tuple[LayerKind, ...]:
     kinds = []
     for layer in graph.layers:
         module = modules[layer.name]
-        if not isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             kinds.append(LayerKind("linear", (1, 1), (1, 1), (0, 0), (1, 1), 1, layer.in_size, False))
             continue
         kind = "depthwise" if layer.depthwise else "grouped" if layer.groups > 1 else "conv"
+        if layer.kind == "transposed" and not layer.depthwise:
+            kind = "transposed"
+        # A depthwise transposed convolution is timed as a convolution with as many taps: from its output.
+        backwards = layer.kind == "transposed" and layer.depthwise
         kinds.append(
             LayerKind(
                 kind=kind,
                 kernel=layer.kernel_size,
-                stride=layer.stride,
+                stride=(1, 1) if backwards else layer.stride,
                 padding=_padding(module),
                 dilation=(module.dilation[0], module.dilation[1]),
                 groups=1 if layer.depthwise else layer.groups,
-                size=layer.in_size,
+                size=layer.out_size if backwards else layer.in_size,
                 norm=layer.name in graph.norm_after,
             )
         )
     return tuple(kinds)
 
 
-def _padding(module: nn.Conv2d) -> tuple[int, int]:
+def _padding(module: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
     """Return the padding in pixels, (height, width); that of ``same`` holds for odd kernels."""
     if isinstance(module.padding, str):
         if module.padding == "valid":

@@ -1,1 +1,6 @@
-"""Stages that leave PyTorch: files, latency, a fixed load."""
+"""Stages that use networks outside of PyTorch.
+
+- ``export.py``: files for other runtimes.
+- ``benchmark.py``: latency, throughput and memory of the dense and the final network.
+- ``serve.py``: both networks under a fixed load.
+"""

@@ -1,4 +1,4 @@
-"""Stage ``benchmark``: latency of the dense and the final network, interleaved, on every runtime."""
+"""Stage ``benchmark``: latency of the dense and the final network on every runtime, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from tqdm import tqdm
 
 from amc.latency import BackendResult, compare
+from amc.progress import progress
 from experiments.config.runtimes import backend_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Measure both networks side by side, at the batch size of latency and at that of throughput."""
+    """Measure both networks side by side, at the batch sizes for latency and for throughput.
+
+    Raises:
+        FileError: the run folder has no pruned network.
+        AmcError: a runtime is unknown, or its settings are impossible.
+    """
     config = run.config.latency
     model = run.pruned(run.folder.model)
     results = _measured(run, model, config.backends, config.batch, config.rounds, memory=config.memory)
@@ -32,11 +37,11 @@ def run(run: Run) -> dict[str, Any]:
 def _measured(
     run: Run, model: nn.Module, names: Sequence[str], batch: int, rounds: int, *, memory: bool
 ) -> list[BackendResult]:
-    """Compare on the named runtimes, and print a line for each."""
+    """Compare both networks on the named runtimes, and print a line for each."""
     config = run.config.latency
-    with tqdm(total=len(names), desc="benchmark", unit="runtime", disable=None, leave=False) as bar:
+    with progress(len(names), "benchmark", "runtime") as bar:
 
-        def progress(name: str) -> None:
+        def advance(name: str) -> None:
             bar.set_postfix(runtime=name)
             bar.update()
 
@@ -49,7 +54,7 @@ def _measured(
             threads=config.threads,
             rounds=rounds,
             memory=memory,
-            progress=progress,
+            progress=advance,
         )
     for result in results:
         print(f"benchmark: {_line(result)}")

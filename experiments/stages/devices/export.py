@@ -1,4 +1,4 @@
-"""Stage ``export``: the final network in every format that is asked for, each checked where it can run."""
+"""Stage ``export``: the final network in every requested format, each file checked if it can run here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write a file for each format into ``exports``; what one format lacks does not stop the others.
+    """Write a file for each format into ``exports``; a format that fails does not stop the others.
 
     Raises:
-        AmcError: None of the formats could be written; says why, of the first.
+        FileError: the run folder has no pruned network.
+        AmcError: no format could be written; the message gives the reason of the first.
     """
     model = run.pruned(run.folder.model)
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
@@ -45,7 +46,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _facts(exported: Exported) -> dict[str, Any]:
-    """Print a line about a file, and return what is kept of it."""
+    """Print a line about a file, and return its facts."""
     difference = exported.max_abs_difference
     checked = exported.note if difference is None else f"parity {difference:.1e}"
     print(f"export: {exported.path} ({exported.bytes / 2**20:.2f} MiB), {checked}")

@@ -1,11 +1,11 @@
-"""Stage ``serve``: the dense and the final network under the same fixed load, in turns."""
+"""Stage ``serve``: the dense and the final network, in turns, under the same fixed load."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
+from amc.errors import SettingError, UnavailableError
 from amc.latency import RemoteBackend
 from amc.latency.serving import serve_models
 from experiments.config.runtimes import backend_of, serve_settings
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Serve at a fixed rate, and tell how busy the machine was and how long requests took.
+    """Serve requests at a fixed rate, and measure utilisation and latency.
 
     Raises:
-        AmcError: The runtime is not available, or runs on another device.
+        FileError: the run folder has no pruned network.
+        SettingError: the runtime runs on another device.
+        UnavailableError: the runtime is not available.
     """
     config, threads = run.config.serve, run.config.latency.threads
     backend = backend_of(config.backend, run.config.latency)
     if isinstance(backend, RemoteBackend):
-        raise AmcError(f"serve.backend is {backend.name}, another device; expected a runtime of this machine")
+        raise SettingError(
+            f"serve.backend is {backend.name}, another device; expected a runtime of this machine"
+        )
     if (reason := backend.available()) is not None:
-        raise AmcError(f"serve.backend={backend.name} cannot run here: {reason}")
+        raise UnavailableError(f"serve.backend={backend.name} cannot run here: {reason}")
     models = {"dense": run.problem.dense, "pruned": run.pruned(run.folder.model)}
     found = serve_models(
         models,

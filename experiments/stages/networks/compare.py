@@ -1,12 +1,11 @@
-"""Stage ``compare``: the strategy beside uniform widths at the same budget, same refit, same fine-tuning."""
+"""Stage ``compare``: the strategy and uniform widths at the same budget, with the same refit and training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from amc.budget.allocation import uniform_widths
+from amc.progress import progress
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 from experiments.stages.networks.prune import cut
@@ -18,16 +17,15 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Judge both on the test images, right after pruning and after fine-tuning."""
     found = run.widths_of(run.strategy())
-    with tqdm(
-        total=len(run.problem.splits.calibration), desc="compare", unit="image", disable=None, leave=False
-    ) as bar:
+    with progress(len(run.problem.splits.calibration), "compare", "image") as bar:
         builder = run.problem.evaluator(bar.update).builder
     facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}}
     for name, widths in (("strategy", found), ("uniform", uniform_widths(run.space, run.budget))):
-        model, measured = cut(run, builder, widths)
+        model, measured = cut(run, builder, widths, f"compare: {name}")
         row = {
             "macs_ratio": measured["macs_ratio"],
             "params_ratio": measured["params_ratio"],
+            "refit": measured["refit"],
             "widths": list(widths),
             "top1_pruned": test_top1(run, model),
         }

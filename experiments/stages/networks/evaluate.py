@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +14,20 @@ from amc.data import check_labels
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
+from experiments.stages.networks.train import chance_note
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
 BATCH_SIZE = 256
+GAP_POINTS, GAP_DEVIATIONS = 3.0, 4
+"""Points, and standard deviations, by which accuracies on search and test images may differ."""
 
 
 def run(run: Run) -> dict[str, Any]:
     """Judge the dense network and, where there are, the pruned and the fine-tuned one.
+
+    A dense network at chance level, or far better on search_val than on the test images, is remarked on.
 
     Two networks of which only one is right on a tenth of 10,000 images differ by 0.3 points by chance (one
     standard deviation). How far predictions diverge from the dense network's is told too: it varies less.
@@ -44,7 +51,28 @@ def run(run: Run) -> dict[str, Any]:
             facts["finetuned"] = {**judged(run.folder.model), **cost}
     for name, row in facts.items():
         print(f"evaluate: {name} {row['top1']:.2f}% on {len(run.problem.splits.test())} test images")
+    for note in _notes(run, facts["dense"]["top1"]):
+        print(f"evaluate: {note}")
     return facts
+
+
+def _notes(run: Run, dense_top1: float) -> Iterator[str]:
+    """Yield what makes the dense network's accuracy on the test images, in percent, doubtful."""
+    if (chance := chance_note(dense_top1, run.problem.splits.test().labels)) is not None:
+        yield chance
+    search_top1 = (run.folder.recorded("train") or {}).get("val_top1")
+    if search_top1 is None:
+        return
+    shares = [
+        (search_top1 / 100, len(run.problem.splits.search_val)),
+        (dense_top1 / 100, len(run.problem.splits.test())),
+    ]
+    chance_gap = math.sqrt(sum(share * (1 - share) / count for share, count in shares))
+    if search_top1 - dense_top1 > max(GAP_POINTS, GAP_DEVIATIONS * 100 * chance_gap):
+        yield (
+            f"dense has {search_top1:.2f}% on search_val and {dense_top1:.2f}% on the test images: it was "
+            "probably trained on images of search_val, on which candidates are then judged too well"
+        )
 
 
 def test_top1(run: Run, model: nn.Module) -> float:

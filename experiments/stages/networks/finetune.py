@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,39 @@ from amc.training.loop import train
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
+FLATTERY = 3.0
+"""Points by which a fine-tuned network may be worse on search_val, if the dense one may know these images."""
+
 
 def run(run: Run) -> dict[str, Any]:
-    """Write the fine-tuned ``model.safetensors``."""
+    """Write the better of the fine-tuned and the pruned network to ``model.safetensors``."""
     model = run.pruned(run.folder.pruned)
     facts = finetune(run, model, run.folder.checkpoint("finetune"), "finetune")
     run.folder.forget("evaluate", "export", "benchmark", "serve")
     save_safetensors(model.cpu().state_dict(), run.folder.model)
-    print(f"finetune: {facts['val_top1']:.2f}% on search_val after {facts['epochs']} epochs")
+    print(f"finetune: {described(facts)}")
     return facts
 
 
+def described(facts: dict[str, Any]) -> str:
+    """Return both accuracies of a fine-tuning in one line, and which network is kept."""
+    after, before = facts["finetuned_top1"], facts["pruned_top1"]
+    kept = ""
+    if facts["kept"] == "pruned":
+        kept = ": the network before is better and is kept"
+    elif after < before:
+        kept = ": the new one is kept, as the dense network may have been trained on search_val"
+    return f"{after:.2f}% on search_val after {facts['epochs']} epochs, {before:.2f}% before{kept}"
+
+
 def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[str, Any]:
-    """Train ``model`` in place under the run's fine-tuning settings."""
+    """Train ``model`` in place under the run's fine-tuning settings; a worse network than before is undone.
+
+    The two are compared on search_val, which is held out of the training images. A dense network that came
+    with weights may have been trained on them, which flatters what was pruned from it: ``FLATTERY``.
+    """
     settings = run.train_settings(run.config.finetune)
+    before, pruned_top1 = copy.deepcopy(model.state_dict()), _val_top1(run, model)
     train(
         model,
         run.problem.splits,
@@ -39,6 +59,19 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )
-    model.cpu()
+    finetuned_top1 = _val_top1(run, model.cpu())
+    allowed = FLATTERY if run.problem.comes_trained else 0.0
+    if worse := finetuned_top1 < pruned_top1 - allowed:
+        model.load_state_dict(before)
+    return {
+        "epochs": settings.epochs,
+        "val_top1": pruned_top1 if worse else finetuned_top1,
+        "pruned_top1": pruned_top1,
+        "finetuned_top1": finetuned_top1,
+        "kept": "pruned" if worse else "finetuned",
+    }
+
+
+def _val_top1(run: Run, model: nn.Module) -> float:
     images = run.problem.splits.search_val
-    return {"epochs": settings.epochs, "val_top1": top1(logits(model, images.images, 256), images.labels)}
+    return top1(logits(model, images.images, 256), images.labels)

@@ -30,28 +30,38 @@ def run(run: Run) -> dict[str, Any]:
     run.folder.forget_pruned()
     for path in (run.folder.pruned, run.folder.model):
         save_safetensors(model.state_dict(), path)
-    print(f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left")
+    print(
+        f"prune: {facts['macs'] / 1e6:.2f}M MACs, {facts['params'] / 1e6:.3f}M parameters are left; "
+        f"refit: {facts['refit']}"
+    )
     return facts
 
 
-def cut(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
+def cut(
+    run: Run, builder: CandidateBuilder, widths: tuple[int, ...], label: str = "prune"
+) -> tuple[nn.Module, dict[str, Any]]:
     """Prune the dense network to ``widths``; see ``amc.candidate.pruning.prune``.
+
+    Args:
+        label: what the printed line begins with.
 
     Raises:
         AmcError: the network is over the budget, or differs from the one that the search judged.
     """
     _check_budget(run.budget, widths)
-    problem, settings = run.problem, PruneSettings(**asdict(run.config.prune))
+    splits, settings = run.problem.splits, PruneSettings(**asdict(run.config.prune))
     with progress(None, "refit", "operation") as bar:
         pruned = prune(
             builder,
-            problem.splits.calibration.images,
+            splits.calibration.images,
             widths,
             settings,
+            unseen=splits.search_val.images,
             progress=bar.update,
         )
-    if pruned.note is not None:
-        print(f"prune: no sequential refit: {pruned.note}")
+    comparison = pruned.comparison
+    if comparison is not None:
+        print(f"{label}: {comparison}")
     return pruned.model, {
         "macs": pruned.macs,
         "params": pruned.params,
@@ -59,7 +69,10 @@ def cut(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> tuple[n
         "params_ratio": pruned.params_ratio,
         "sliced_equals_cut": True,
         "folded_difference": pruned.folded_difference,
+        "refit": pruned.refit,
         "sequentially_refitted_layers": pruned.refitted_layers,
+        "sequential_refit": None if comparison is None else asdict(comparison) | {"kept": comparison.kept},
+        "note": pruned.note,
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
@@ -13,6 +14,9 @@ from amc.training.loop import train
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
+
+CHANCE_DEVIATIONS = 2
+"""Standard deviations of the accuracy above which a network is better than chance."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -39,7 +43,24 @@ def run(run: Run) -> dict[str, Any]:
     images = run.problem.splits.search_val
     val_top1 = top1(logits(run.problem.dense, images.images, 256), images.labels)
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
+    if (note := chance_note(val_top1, images.labels)) is not None:
+        print(f"train: {note}")
     return {"trained_here": not run.problem.comes_trained, "val_top1": val_top1}
+
+
+def chance_note(accuracy: float, labels: Tensor) -> str | None:
+    """Return a line about an ``accuracy``, in percent, that is no better than chance, or None.
+
+    Args:
+        labels: (N,) int64 of the images.
+    """
+    share = labels.bincount().max().item() / len(labels)
+    if accuracy / 100 > share + CHANCE_DEVIATIONS * math.sqrt(share * (1 - share) / len(labels)):
+        return None
+    return (
+        f"{accuracy:.2f}% is chance level ({100 * share:.2f}% of the images are of one class); likely cause: "
+        "a learning rate too high, too few epochs, or weights of other classes or another normalisation"
+    )
 
 
 def _untrained(run: Run) -> nn.Module:

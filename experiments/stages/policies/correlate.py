@@ -1,7 +1,7 @@
-"""Stage ``correlate``: how well the return of the search foretells the accuracy on the test images.
+"""Stage ``correlate``: how well the return of the search predicts the accuracy on the test images.
 
-Policies that the search has met, evenly spread over their returns, are carried out, judged on the test
-images, fine-tuned and judged again. Nothing is chosen by these accuracies: the run's strategy stays.
+Policies from the search, evenly spread over the ranks of their returns, are pruned, evaluated on the test
+images, fine-tuned and evaluated again. Nothing is chosen by these accuracies: the run keeps its strategy.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.files import atomic_write_text
+from amc.progress import progress
 from experiments.run.episodes import read_episodes
 from experiments.run.pareto import evenly
 from experiments.stages.networks.evaluate import test_top1
@@ -30,15 +29,20 @@ PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned"
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``correlate.jsonl``, a line a policy; a stage that was killed goes on with the next one."""
+    """Write ``correlate.jsonl``, one line for each policy; a killed stage resumes with the next policy.
+
+    Raises:
+        SettingError: fewer than 3 policies are asked for.
+        AmcError: the search has evaluated fewer than 3 different networks.
+    """
     if run.config.correlate.policies < 3:
-        raise AmcError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
+        raise SettingError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
     chosen = policies(
         read_episodes(run.folder.require(run.folder.search, "search")), run.config.correlate.policies
     )
     path = run.folder.correlate
     rows = _known(path)
-    with tqdm(total=len(chosen), desc="correlate", unit="policy", disable=None) as bar:
+    with progress(len(chosen), "correlate", "policy", stays=True) as bar:
         builder = run.problem.evaluator().builder
         for point in chosen:
             key = json.dumps(point["widths"])
@@ -54,10 +58,10 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Choose different networks within the budget, evenly by the rank of their returns.
+    """Choose at most ``count`` different networks within the budget, evenly by the rank of their returns.
 
     Raises:
-        AmcError: the search has met fewer than 3.
+        AmcError: the search has evaluated fewer than 3 different networks.
     """
     different = {
         tuple(episode["widths"]): {"return": episode["return"], "widths": episode["widths"]}
@@ -65,12 +69,19 @@ def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, A
         if episode["phase"] != "relaxed"
     }
     if len(different) < 3:
-        raise AmcError(f"the search has met {len(different)} networks; a correlation needs at least 3")
+        raise AmcError(f"the search evaluated {len(different)} networks; a correlation needs at least 3")
     return list(evenly(sorted(different.values(), key=lambda point: point["return"]), count))
 
 
 def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
-    """Return Spearman's rank correlation with its 95% bootstrap interval, of the pairs that vary."""
+    """Return Spearman's rank correlation with its 95% bootstrap interval for each pair that varies.
+
+    Args:
+        rows: the lines of ``correlate.jsonl``.
+
+    Returns:
+        pair, such as ``return ~ top1_pruned`` -> (correlation, low, high).
+    """
     found = {}
     for pair in PAIRS:
         one, other = ([row[name] for row in rows if name in row] for name in pair)

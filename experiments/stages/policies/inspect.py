@@ -28,6 +28,8 @@ def run(run: Run) -> dict[str, Any]:
         print(f"{row['name']:<40} {row['width']:>6} {len(choices):>8} {row['macs_share']:>7.1%}")
         for what, layers in _coupled(row):
             print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
+        if len(choices) == 1:
+            print("    stays whole: budget.round_to and budget.min_preserve_ratio leave only its full width")
     if graph.unprunable:
         print(f"\n{'left whole':<40} {'width':>6}  why")
     for item in graph.unprunable:
@@ -63,7 +65,7 @@ _INDENT: dict[str, Any] = {
 
 
 def _coupled(row: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
-    """What to print of a group's layers, kind by kind; what makes a group alone is its name."""
+    """Return a group's layers by kind, for printing; a single producer is left out, as it names the group."""
     kinds = [("through", row["followers"]), ("read by", row["readers"])]
     if len(row["producers"]) > 1:
         kinds.insert(0, ("made by", row["producers"]))
@@ -71,7 +73,7 @@ def _coupled(row: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
 
 
 def _row(graph: Graph, index: int, dense: int) -> dict[str, Any]:
-    """Describe one group; its share is what the MACs fall by when it loses all its channels."""
+    """Describe one group; ``macs_share`` is the share of the MACs that removing the whole group saves."""
     group = graph.groups[index]
     without = list(graph.dense_widths)
     without[index] = 0

@@ -1,4 +1,4 @@
-"""Stage ``profile``: the latency of the network's layers on one runtime, and a model of the whole."""
+"""Stage ``profile``: measures the latency of the layers on one runtime, and fits a model of the network."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from amc.latency.prediction.cheap_widths import WIDTHS, typical_layer, width_cos
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.profile import Progress
 from amc.latency.prediction.table import default_folder
+from amc.progress import progress
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``latency_model.json``; layers measured before, for any network, are taken from the table.
+    """Write ``latency_model.json``; layers that were measured before, for any network, are looked up.
 
-    Random weights are enough: the latency of a layer does not depend on them.
+    Random weights are enough, because the latency of a layer does not depend on them.
+
+    Raises:
+        UnavailableError: the runtime does not run here.
     """
     problem, config = run.problem, run.config.profile
     graph = problem.graph
     probe = len(WIDTHS) if config.widths else 0
-    with tqdm(desc="profile", unit="network", disable=None) as bar:
+    with progress(None, "profile", "network", stays=True) as bar:
 
-        def progress(done: int, what: str) -> None:
-            bar.set_postfix_str(what)
+        def advance(done: int, measured: str) -> None:
+            bar.set_postfix_str(measured)
             bar.update(done)
 
         def start(networks: int) -> Progress:
             bar.total = networks + probe
             bar.refresh()
-            return progress
+            return advance
 
         profile = build_profile(
             problem.fresh_model().eval(),
@@ -49,7 +53,7 @@ def run(run: Run) -> dict[str, Any]:
             start=start,
         )
         widths = _cheap_widths(run, typical_layer(graph, profile.kinds)) if config.widths else {}
-        progress(probe, "widths")
+        advance(probe, "widths")
     model, found = profile.model, profile.accuracy
     atomic_write_json(problem.folder.latency_model, model.to_json())
     print(
@@ -72,7 +76,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
-    """Find the multiple of channels that ``budget.round_to`` should be on this runtime."""
+    """Measure which multiple of channels ``budget.round_to`` should be on this runtime."""
     config = run.config.profile
     found = width_costs(
         kind,

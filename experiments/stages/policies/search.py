@@ -18,6 +18,7 @@ from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
 from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
+from amc.progress import progress
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers.pool import open_pool
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``search.jsonl``, ``strategy.json`` and, where the agent learns, ``agent.zip``.
+    """Write ``search.jsonl``, ``strategy.json`` and, if the agent learns, ``agent.zip``.
 
-    An interrupted search keeps its best strategy; run again on the same folder it answers all that was
-    evaluated from ``evaluations.jsonl`` and goes on to the result of an unbroken run. With K workers the
-    agent learns after every K episodes: their number is a part of what a search is, their kind is not.
+    An interrupted search keeps its best strategy. When it runs again on the same folder, it looks up known
+    networks in ``evaluations.jsonl`` and continues to the result of an uninterrupted run. With K workers the
+    agent learns after every K episodes, so the number of workers changes a search; their kind does not.
+
+    Raises:
+        AmcError: no allowed network meets the budget, or the network cannot be cut exactly.
+        Stopped: the user stopped the search.
     """
     start, problem = time.perf_counter(), run.problem
     run.budget.check_feasible(run.space)
@@ -47,7 +52,7 @@ def run(run: Run) -> dict[str, Any]:
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
-        tqdm(total=episodes, desc="search", unit="episode", disable=None) as bar,
+        progress(episodes, "search", "episode", stays=True) as bar,
     ):
         known = Knowledge(
             run.space,
@@ -62,7 +67,7 @@ def run(run: Run) -> dict[str, Any]:
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
-            kept = f"the best strategy of {writer.count} episodes is in {run.folder}/strategy.json"
+            kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
@@ -95,7 +100,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _dense_return(run: Run, dense: Evaluation) -> float | None:
-    """Return the dense network's score; None if a user's own reward is defined for smaller networks only."""
+    """Return the dense network's score; None if a user's own reward fails for the dense network."""
     try:
         return run.reward(dense)
     except AmcError:
@@ -107,21 +112,19 @@ def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
 
 
 def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:
-    with tqdm(
-        total=len(run.problem.splits.calibration), desc="calibrate", unit="image", disable=None, leave=False
-    ) as bar:
+    with progress(len(run.problem.splits.calibration), "calibrate", "image") as bar:
         return run.problem.evaluator(bar.update)
 
 
 def _curves(run: Run) -> Errors:
-    with tqdm(desc="measure", unit="network", disable=None, leave=False) as bar:
+    with progress(None, "measure", "network") as bar:
         return run.problem.curves()(bar.update)
 
 
 def _network(
     run: Run, evaluator: Evaluator[CandidateBuilder], episodes: int
 ) -> AbstractContextManager[Network]:
-    """Return what evaluates: the evaluator itself, or workers that share it."""
+    """Return the evaluator itself, or a pool of workers that share it."""
     settings = run.workers()
     if settings.kind == "serial":
         return nullcontext(evaluator)
@@ -135,10 +138,10 @@ def _cost(run: Run, evaluation: Evaluation) -> str:
 
 
 class _Keeper:
-    """Keeps ``strategy.json`` at the best episode, and the run folder free of what no longer fits it.
+    """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
 
-    A search that is run again passes through worse episodes first; a better strategy that an earlier try of
-    the very same search has left stays until it is reached.
+    A resumed search repeats its first episodes, which are worse. A better strategy from an earlier attempt
+    of the same search is therefore kept until the search reaches it.
     """
 
     def __init__(self, run: Run, episodes: int) -> None:
@@ -148,14 +151,14 @@ class _Keeper:
         self._old = Strategy.load(self._path) if self._path.exists() else None
 
     def offer(self, episode: Episode) -> None:
-        """Keep an episode's strategy, unless an earlier try of this search had a better one."""
+        """Write an episode's strategy, unless an earlier attempt of this search had a better one."""
         strategy = self._strategy(episode)
         old = self._old
         if old is None or not _same_search(old, strategy) or old.provenance["value"] < episode.value:
             self._write(strategy)
 
     def settle(self, best: Episode) -> None:
-        """Keep the result of a search that was run to its end."""
+        """Write the result of a finished search."""
         self._write(self._strategy(best))
 
     def _write(self, strategy: Strategy) -> None:

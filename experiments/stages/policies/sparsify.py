@@ -1,6 +1,6 @@
-"""Stage ``sparsify``: fine-grained pruning in rounds of search, zeros and fine-tuning, each one sparser.
+"""Stage ``sparsify``: fine-grained pruning in rounds of search, pruning and fine-tuning, each one sparser.
 
-AMC (section 4.2) prunes ResNet-50 in four such rounds, and the agent decides the density of every layer (from
+AMC (section 4.2) prunes ResNet-50 in four such rounds; the agent decides the density of every layer (from
 memory of the paper).
 """
 
@@ -10,27 +10,27 @@ import copy
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from tqdm import tqdm
 
 from amc.budget.budget import Budget, get_fit
 from amc.budget.widths import WidthSpace
 from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
-from amc.errors import AmcError, Stopped
+from amc.errors import SettingError, Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
+from amc.progress import progress
 from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers, sparsity_fingerprint
 from envs import ChannelPruningEnv
 from envs.observation import layer_features
 from experiments.config.agents import Knowledge, episodes_of, make_agent
 from experiments.report import write_sparsity_html
+from experiments.report.text import decimals
 from experiments.run.episodes import EpisodeWriter, watching
-from experiments.run.folder import SEARCH
+from experiments.run.folder import RunFolder
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 
@@ -41,18 +41,22 @@ VERSION = 1
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``sparse.safetensors`` (of the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
+    """Write ``sparse.safetensors`` (in the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
 
-    Each round has a folder ``density_0.50`` with its ``search.jsonl``; a stage that was stopped goes on where
-    it was, as all that was evaluated or trained is remembered there.
+    Each round has a folder such as ``density_0.50``, which remembers its evaluations and its training: a
+    stopped stage resumes there.
+
+    Raises:
+        SettingError: a density cannot be reached.
+        Stopped: the user stopped the stage.
     """
     model = copy.deepcopy(run.problem.dense)
     layers = prunable_layers(run.problem.graph, model)
     ceiling = (WHOLE,) * len(layers)
     facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}, "rounds": []}
     for density in run.config.sparsify.densities:
-        folder = run.folder.path / f"density_{density:.2f}"
-        folder.mkdir(exist_ok=True)
+        folder = RunFolder(run.folder.path / f"density_{density:.2f}")
+        folder.path.mkdir(exist_ok=True)
         with closing(_evaluator(run, model, ceiling, folder)) as evaluator:
             pruner = evaluator.builder
             ceiling, found = _search(run, evaluator, density, folder)
@@ -88,7 +92,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _evaluator(
-    run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: Path
+    run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: RunFolder
 ) -> Evaluator[SparseBuilder]:
     problem, order = run.problem, run.config.sparsify.order
     settings = problem.settings()
@@ -108,14 +112,14 @@ def _evaluator(
         problem.splits.search_val,
         batch_size=settings.batch_size,
         precision=settings.precision,
-        memo=Memo(folder / "evaluations.jsonl", fingerprint),
+        memo=Memo(folder.evaluations, fingerprint),
     )
 
 
 def _search(
-    run: Run, evaluator: Evaluator[SparseBuilder], density: float, folder: Path
+    run: Run, evaluator: Evaluator[SparseBuilder], density: float, folder: RunFolder
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Let the agent decide what each layer keeps of what it has."""
+    """Let the agent decide the density of every layer; return the best widths and facts about the search."""
     pruner = evaluator.builder
     least = max(round(run.config.sparsify.min_density * WHOLE), 1)
     choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
@@ -123,9 +127,9 @@ def _search(
     whole = float(pruner.weights((WHOLE,) * len(choices)))
     budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
     if pruner.weights(space.minimum) > budget.limit:
-        raise AmcError(
+        raise SettingError(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
-            "weights are left with every layer at its least; lower sparsify.min_density"
+            "weights are left with every layer at its minimum; lower sparsify.min_density"
         )
     features = layer_features(run.problem.graph, pruner.names)
     relaxed = replace(budget, enforced=False)
@@ -139,10 +143,8 @@ def _search(
     )
     agent = make_agent(run.config.agent, known, run.config.seed)
     with (
-        EpisodeWriter(folder / SEARCH) as writer,
-        tqdm(
-            total=episodes_of(run.config.agent), desc=f"density {density:.2f}", unit="episode", disable=None
-        ) as bar,
+        EpisodeWriter(folder.search) as writer,
+        progress(episodes_of(run.config.agent), f"density {density:.2f}", "episode", stays=True) as bar,
     ):
         watch = watching(writer, bar, run.tracker.log, name=folder.name)
         try:
@@ -160,22 +162,22 @@ def _search(
     }
 
 
-def _finetuned(run: Run, model: nn.Module, names: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """Train what is left, the zeros held; nothing where fine-tuning is off."""
+def _finetuned(run: Run, model: nn.Module, names: tuple[str, ...], folder: RunFolder) -> dict[str, Any]:
+    """Fine-tune the remaining weights while the zeros stay zero; do nothing if fine-tuning is off."""
     if run.config.finetune.epochs == 0:
         return {}
     with zeros_held(model, names):
-        finetune(run, model, folder / "finetune.ckpt.safetensors", folder.name)
+        finetune(run, model, folder.checkpoint("finetune"), folder.name)
     return {"top1_finetuned": test_top1(run, model)}
 
 
 def _table(facts: dict[str, Any]) -> list[list[str]]:
+    names = ("top1_search", "top1_pruned", "top1_finetuned")
     rows = [
         ["weights left", "search", "test", "fine-tuned"],
-        ["100%", "", f"{facts['dense']['top1']:.2f}", ""],
+        ["100%", "", decimals(facts["dense"]["top1"]), ""],
     ]
-    for found in facts["rounds"]:
-        after = f"{found['top1_finetuned']:.2f}" if "top1_finetuned" in found else ""
-        top1 = [f"{found[name]:.2f}" for name in ("top1_search", "top1_pruned")]
-        rows.append([f"{found['density']:.2%}", *top1, after])
-    return rows
+    return rows + [
+        [f"{found['density']:.2%}", *(decimals(found.get(name)) for name in names)]
+        for found in facts["rounds"]
+    ]

@@ -1,15 +1,14 @@
-"""Stage ``verify``: the latency of the strategy is measured; one that misses the budget is made smaller."""
+"""Stage ``verify``: measures the latency of the strategy, and makes it smaller if it misses the budget."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from amc.budget.allocation import Errors, even_errors
 from amc.errors import AmcError
 from amc.latency.prediction.build import checked_widths
+from amc.progress import progress
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def run(run: Run) -> dict[str, Any]:
     """Measure dense and pruned side by side and repair ``strategy.json`` until the budget holds.
 
     Raises:
-        AmcError: the budget is not about latency, or cannot be met in ``profile.repairs`` repairs.
+        AmcError: the budget is no latency budget, or is not met after ``profile.repairs`` repairs.
     """
     budget, config, problem = run.budget, run.config.profile, run.problem
     if budget.kind != "latency":
@@ -38,7 +37,7 @@ def run(run: Run) -> dict[str, Any]:
         run.profile_settings(),
         lambda: _errors(run),
     )
-    with tqdm(total=config.repairs + 1, desc="verify", unit="try", disable=None, leave=False) as bar:
+    with progress(config.repairs + 1, "verify", "try") as bar:
         for check in checks:
             tries.append(
                 {
@@ -59,12 +58,12 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _errors(run: Run) -> Errors:
-    """Return what channels cost in accuracy, where the channel order has found it out."""
+    """Return the error curves of the groups; even ones if the channel order estimates none."""
     return run.problem.curves()() or even_errors(run.space)
 
 
 def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:
-    """Write the repaired strategy; what it was before is in its provenance."""
+    """Write the repaired strategy; its provenance holds the widths before the repair."""
     facts = {**strategy.provenance, "repaired_from": list(run.widths_of(strategy))}
     repaired = run.make_strategy(widths, **facts)
     replace(repaired, seed=strategy.seed).save(run.folder.strategy)

@@ -170,7 +170,7 @@ def test_impossible_settings_are_named(bad):
         DDPGSettings(**bad)
 
 
-def test_the_agent_is_saved_with_what_it_learned(tmp_path):
+def test_the_saved_agent_has_its_trained_weights(tmp_path):
     def learned(seed):
         search(GUIDED, seed=seed)[0].save(tmp_path / "agent.zip")
         policy = AMCDDPG.load(tmp_path / "agent.zip").policy

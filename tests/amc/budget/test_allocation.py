@@ -37,7 +37,7 @@ def test_by_hand():
     assert greedy_widths(*problem(1.0), ERRORS) == (4, 4)
 
 
-def test_the_smallest_network_is_where_it_ends():
+def test_it_ends_at_the_smallest_network():
     errors = {"a": (math.inf, 1.0, 0.5, 0.2, 0.0), "b": (math.inf, 1.0, 0.5, 0.2, 0.0)}
     space, budget = problem(0.01)
     assert greedy_widths(space, budget, errors) == space.minimum
@@ -52,7 +52,7 @@ def test_one_group_shrinks_no_further_than_it_must():
     assert shrink_group(space, cost, 100, (4, 4), 0) == (3, 4)  # a step is taken in any case
 
 
-def test_networks_of_one_group_smaller_come_in_the_order_of_what_they_lose():
+def test_networks_with_one_group_smaller_are_sorted_by_their_error():
     space, _ = problem(1.0)
     assert one_group_smaller(space, cost, 14, (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost
     assert one_group_smaller(space, cost, 13, (4, 4), ERRORS) == [(4, 1), (3, 4)]  # 2.5 and 3.0
@@ -63,7 +63,7 @@ def test_networks_within_the_limit_stay_as_they_are():
     assert one_group_smaller(problem(1.0)[0], cost, 12, (3, 3), ERRORS) == [(3, 3)]
 
 
-def test_where_no_group_is_enough_several_shrink():
+def test_several_groups_shrink_if_one_is_not_enough():
     space, _ = problem(1.0)
     found = one_group_smaller(space, cost, 6, (4, 4), ERRORS)
     assert found == [shrink_greedily(space, cost, 6, (4, 4), ERRORS)]
@@ -128,7 +128,7 @@ def test_a_ranking_keeps_the_best_of_all_channels():
     assert ranked_widths(space, budget, {"0": scores["1"], "1": scores["0"]}) == (1, 3)
 
 
-def test_where_all_channels_score_alike_the_budget_still_holds():
+def test_equal_scores_of_all_channels_still_meet_the_budget():
     space, budget = line(0.5, groups=2, width=4)
     assert sum(ranked_widths(space, budget, {"0": (1.0,) * 4, "1": (1.0,) * 4})) <= budget.limit
 

@@ -27,8 +27,8 @@ def make_space(dense, round_to=8, min_preserve_ratio=0.2):
 
 @st.composite
 def spaces(draw):
-    dense = draw(st.lists(st.integers(4, 96), min_size=1, max_size=6))
-    round_to = draw(st.integers(1, min(16, min(dense))))
+    dense = draw(st.lists(st.integers(1, 96), min_size=1, max_size=6))
+    round_to = draw(st.integers(1, min(16, max(dense))))
     return make_space(dense, round_to, draw(st.floats(0.01, 1)))
 
 
@@ -47,7 +47,14 @@ def test_width_choices_by_hand():
     assert space.minimum == (16, 8, 8)
 
 
-def test_exact_share_does_not_ask_for_another_channel():
+def test_groups_narrower_than_the_rounding_stay_whole():
+    space = make_space([32, 3, 1, 4], round_to=4, min_preserve_ratio=0.5)
+    assert space.choices == ((16, 20, 24, 28, 32), (3,), (1,), (4,))
+    budget = make_budget("macs", 0.5, chain_cost, space.dense, fit="scale")
+    assert budget.scale(space, [0.1] * 4)[1:] == (3, 1, 4)
+
+
+def test_an_exact_share_needs_no_further_channel():
     assert 0.3 * 10 > 3 - 1e-12
     assert make_space([10], round_to=1, min_preserve_ratio=0.3).minimum == (3,)
     assert make_space([20], round_to=8, min_preserve_ratio=0.9).choices == ((20,),)
@@ -65,7 +72,7 @@ def test_nearest_by_hand(share, width):
     ("arguments", "message"),
     [
         ({"round_to": 0}, "round_to is 0"),
-        ({"round_to": 9}, "round_to is 9, larger than group 'group1' of 8 channels; expected at most 8"),
+        ({"round_to": 33}, "round_to is 33, larger than every channel group; expected at most 32"),
         ({"min_preserve_ratio": 0}, "min_preserve_ratio is 0"),
         ({"min_preserve_ratio": 1.1}, "min_preserve_ratio is 1.1"),
     ],
@@ -175,8 +182,8 @@ def test_any_requests_end_within_the_budget(problem, data):
 @quick
 @given(spaces(), st.integers(1, 16), st.floats(0.01, 1))
 def test_choices_are_multiples_or_dense_and_keep_the_minimum(space, round_to, share):
-    if round_to > min(space.dense):
-        with pytest.raises(AmcError, match="larger than group"):
+    if round_to > max(space.dense):
+        with pytest.raises(AmcError, match="larger than every channel group"):
             make_space(space.dense, round_to, share)
         return
     for dense, choices in zip(space.dense, make_space(space.dense, round_to, share).choices, strict=True):

@@ -21,7 +21,7 @@ from tests.networks import CLASSES, randomised
 CURVE = (math.inf, *(float(10 - width) for width in range(1, 11)))
 
 
-def test_a_curve_is_scaled_to_what_was_measured():
+def test_a_curve_is_scaled_to_the_measured_errors():
     met = []
 
     def error_of(widths):
@@ -36,7 +36,7 @@ def test_a_curve_is_scaled_to_what_was_measured():
     assert [found["b"][w] / CURVE[w] for w in (1, 3, 5, 7, 9)] == pytest.approx([4, 4, 2, 1, 1])
 
 
-def test_more_channels_never_lose_more():
+def test_curves_never_rise_with_more_channels():
     found = measured_curves({"a": CURVE}, (10,), lambda widths: {3: 0.1, 7: 50.0}[widths[0]])["a"]
     assert all(fewer >= more for fewer, more in itertools.pairwise(found))
     assert found[3] == pytest.approx(50.0)  # no less than with 7 channels

@@ -63,7 +63,7 @@ def test_candidate_computes_the_pruned_network(network, data):
         assert difference(evaluator.outputs(widths), expected) < 1e-4
 
 
-def test_candidates_do_not_depend_on_what_was_loaded_before(evaluator, data):
+def test_candidates_do_not_depend_on_earlier_candidates(evaluator, data):
     wide, narrow = (8, 6, 10, 12), (3, 2, 4, 5)
     first = evaluator.outputs(narrow)
     evaluator.outputs(wide)
@@ -230,7 +230,7 @@ def test_candidates_refitted_in_sequence_agree_better(trained, data):
     assert sequential.dense == looked_up.dense
 
 
-def test_a_looked_up_candidate_keeps_nothing_of_one_refitted_in_sequence(trained, data):
+def test_a_looked_up_candidate_is_independent_of_a_sequential_refit(trained, data):
     graph = exclude_groups(trace(trained, torch.zeros(1, *SHAPE)), [], prune_coupled=False)
 
     def alone():

@@ -85,7 +85,7 @@ def test_not_a_number_is_refused_and_leaves_the_file_whole(tmp_path):
     assert path.read_text() == ""
 
 
-def test_a_file_of_an_earlier_release_is_read_but_for_evaluations_that_were_stopped(tmp_path):
+def test_a_file_of_an_earlier_release_is_read_without_stopped_evaluations(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     fill(path, make((1, 1)), make((2, 2)))
     one, other = (json.loads(line) for line in path.read_text().splitlines())

@@ -63,7 +63,7 @@ def test_any_output_can_be_counted():
     assert count_macs(Heads(), SHAPE) == 144 * (27 * 8 + 72 * 12 + 24) + 12 * (CLASSES + 3)
 
 
-def test_a_network_that_cannot_be_traced_is_told(example):
+def test_a_network_that_cannot_be_traced_is_refused(example):
     class Text(nn.Module):
         def forward(self, images):
             raise RuntimeError("no such thing\nmore")

@@ -31,7 +31,7 @@ class TwoSecrets(Headed):
             conv_bn(6, 9),
             conv_bn(9, 10),
         )
-        self.register_buffer("scale", torch.arange(1.0, 9.0).view(1, 8, 1, 1))
+        self.scale = torch.arange(1.0, 9.0).view(1, 8, 1, 1)
 
     def features(self, x):
         x = self.wide(self.inner(self.stem(x) * self.scale))
@@ -108,7 +108,7 @@ def test_a_branch_that_is_silent_at_first_is_proved_all_the_same(silent):
     class Secret(Residual):
         def __init__(self):
             super().__init__()
-            self.register_buffer("scale", torch.arange(1.0, 7.0).view(1, 6, 1, 1))
+            self.scale = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
             nn.init.zeros_(self.get_submodule(silent).weight)
 
         def features(self, x):

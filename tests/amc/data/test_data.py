@@ -11,6 +11,7 @@ from PIL import Image
 from amc import data
 from amc.data import augment, decoding, splits
 from amc.errors import AmcError
+from amc.notes import note_once
 
 
 def rows(images):
@@ -248,6 +249,137 @@ def test_imagefolder_damaged_image(workers, tmp_path):
         (tmp_path / "a" / f"{index}.png").write_bytes(b"not a picture")
     options = {"train": ".", "test": ".", "search_val": 1, "calibration": 1, "workers": workers}
     assert_error(r"^\S*png cannot be decoded", folders, tmp_path, **options)
+
+
+def save_classes(root, make, names=("left", "right"), count=6):
+    """Save the pictures ``make(name)`` in the training folder of each class."""
+    for name in names:
+        (root / "train" / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            make(name).save(root / "train" / name / f"{index}.png")
+    return root
+
+
+def plain_folders(root, **options):
+    """The folders of ``root``, images in [0, 1]."""
+    sizes = {"search_val": 4, "calibration": 4, "batch_size": 4, "image_size": 16, "test": "train"}
+    return data.imagefolder(root=root, **{**sizes, "mean": [0] * 3, "std": [1] * 3} | options)
+
+
+def half_white(_name):
+    """A grey picture of 64 x 64 pixels: a black and a white half, in a frame of 16 grey pixels."""
+    pixels = np.full((64, 64), 128, np.uint8)
+    pixels[16:48, 16:32], pixels[16:48, 32:48] = 0, 255
+    return Image.fromarray(pixels)
+
+
+def test_resize_follows_the_image_size_unless_it_is_given(tmp_path):
+    root = save_classes(tmp_path, half_white)
+    corner = plain_folders(root).test().images[0, 0, 0, 0]
+    assert corner == pytest.approx(128 / 255, abs=0.01)  # the whole picture but for a narrow margin
+    patch = plain_folders(root, resize=64).test().images[0]
+    assert patch.unique().tolist() == [0, 1]  # the middle only
+    large = data.imagefolder(root=root, search_val=2, calibration=2, test="train")
+    given = data.imagefolder(root=root, search_val=2, calibration=2, test="train", resize=256)
+    assert large.fingerprint == given.fingerprint
+    assert large.input_shape == (3, 224, 224)
+
+
+def test_a_crop_that_shows_little_of_the_pictures_is_noted_once(tmp_path, caplog):
+    note_once.cache_clear()
+    root = save_classes(tmp_path, lambda _: Image.new("L", (96, 24)))
+    for _ in range(2):
+        plain_folders(root)
+    plain_folders(save_classes(tmp_path / "square", half_white))
+    (record,) = caplog.records
+    assert "shows 20% of most pictures (one has 96x24 pixels)" in record.message
+    plain_folders(save_classes(tmp_path / "square", half_white), resize=64)
+    assert "data.resize=64 shows 6%" in caplog.records[1].message
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "I;16B"])
+def test_grey_pictures_of_16_bits_keep_their_range(mode, tmp_path):
+    values = np.linspace(0, 65535, 16 * 16).reshape(16, 16)
+    types = {"I;16": np.uint16, "I": np.int32, "I;16B": ">u2"}
+    picture = Image.fromarray(values.astype(types[mode]))
+    assert picture.mode == mode
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    for index in range(8):
+        picture.save(folder / f"{index}.tiff")
+    images = plain_folders(tmp_path, resize=16).test().images
+    expected = torch.from_numpy(values / 65535).float().expand(3, -1, -1)
+    torch.testing.assert_close(images[0], expected, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("values", "expected"), [((0.0, 0.9), "0 to 255"), ((0, 70000), "0 to 65535")])
+def test_grey_values_of_another_range_are_refused(values, expected, tmp_path):
+    pixels = np.full((16, 16), values[1])
+    pixels[0] = values[0]
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    for index in range(8):
+        Image.fromarray(pixels.astype(np.float32 if pixels.dtype == float else np.int32)).save(
+            folder / f"{index}.tiff"
+        )
+    assert_error(f"tiff: grey values.*expected {expected}", plain_folders, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
+def test_pictures_of_any_mode_have_three_channels(mode, tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    form = "tiff" if mode == "CMYK" else "png"
+    for index in range(8):
+        half_white("").convert(mode).save(folder / f"{index}.{form}")
+    image = plain_folders(tmp_path).test().images[0]
+    assert image.shape == (3, 16, 16)
+    assert image[:, 8, 5].tolist() == pytest.approx([0] * 3, abs=0.05)
+    assert image[:, 8, 10].tolist() == pytest.approx([1] * 3, abs=0.05)
+
+
+def test_mirroring_and_the_least_crop_are_settings(tmp_path, cifar_root):
+    root = save_classes(tmp_path, half_white)
+
+    def lefts(made):
+        """Brightness of the left and the right half of each training image."""
+        images = torch.cat([images for epoch in range(6) for images, _ in made.train_batches(epoch, 0)])
+        return images[..., :8].mean((1, 2, 3)), images[..., 8:].mean((1, 2, 3))
+
+    left, right = lefts(plain_folders(root, mirror=False, min_crop=1.0))
+    assert (left < right).all()
+    left, right = lefts(plain_folders(root, min_crop=1.0))
+    assert (left < right).any()
+    assert (left > right).any()
+    small, least = (plain_folders(root, mirror=False, min_crop=share) for share in (None, 0.35))
+    assert same(first_batches(small, 0, 0), first_batches(least, 0, 0))
+    assert_error("^min_crop=0:", plain_folders, root, min_crop=0)
+    options = {"root": cifar_root, "search_val": 20, "calibration": 20, "batch_size": 16}
+    first, second = (data.cifar10(**options, mirror=mirror) for mirror in (True, False))
+    assert first.fingerprint == second.fingerprint
+    assert not same(first_batches(first, 0, 0), first_batches(second, 0, 0))
+
+
+def test_hidden_folders_and_files_are_no_classes(tmp_path, caplog):
+    note_once.cache_clear()
+    root = save_classes(tmp_path, half_white)
+    reference = plain_folders(root).fingerprint
+    for folder in (".ipynb_checkpoints", "__MACOSX", "left/.ipynb_checkpoints"):
+        (root / "train" / folder).mkdir()
+        half_white("").save(root / "train" / folder / "0-checkpoint.png")
+    (root / "train" / "right" / "._0.png").write_bytes(b"no picture")
+    made = plain_folders(root)
+    assert (made.num_classes, made.fingerprint) == (2, reference)
+    (record,) = caplog.records
+    assert ".ipynb_checkpoints, __MACOSX left out" in record.message
+    (root / "train" / ".only").mkdir()
+    assert_error("holds no class folders", plain_folders, root, train="train/left")
+
+
+def test_a_home_folder_and_umlauts_in_paths_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_classes(tmp_path / "Bücher (1)", half_white)
+    assert plain_folders("~/Bücher (1)").num_classes == 2
 
 
 def test_huge_decoded_sets_lie_on_disk(image_root, monkeypatch):

@@ -4,8 +4,11 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from amc.cost.closed_form import macs_cost
 from amc.cutting.exactness import check_exactness
 from amc.cutting.slicing import SlicePlan
 from amc.errors import AmcError
@@ -13,23 +16,40 @@ from amc.graph import dependencies
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from tests.networks import (
+    AttentionGate,
     Chain,
     Chunked,
+    CrossStage,
     Encoder,
+    FlattenedFromTheEnd,
+    FrozenNorms,
+    Gates,
     Ghost,
     Heads,
+    InstanceNorms,
     Multiplied,
+    PerChannel,
     Shuffled,
     Standardised,
+    Transposed,
     Upscaled,
+    WithoutGradients,
 )
+
+
+class Sliced(Chunked):
+    """The halves are taken by a number."""
+
+    def features(self, x):
+        x = self.stem(x)
+        return torch.cat([self.hidden(self.left(x[:, :4])), x[:, 4:]], 1)
 
 
 @pytest.mark.parametrize(
     ("make", "pruned", "whole", "reason"),
     [
         (Shuffled, ["stem.0", "inner.0", "after.0", "last.0"], "mixed.0", "reshape from 1x8x12x12 to 1x2x4x"),
-        (Chunked, ["left.0", "hidden.0"], "stem.0", "splits the channels at places"),
+        (Sliced, ["left.0", "hidden.0"], "stem.0", "splits the channels at places that may be fixed"),
         (Multiplied, ["narrow.0", "last.0"], "stem.0", r"twice is a grouped convolution \(groups=6\)"),
         (Upscaled, ["stem.0", "last.0"], "wide.0", "pixel shuffle moves channels into space"),
         (Encoder, ["perceptron.1"], "stem", "attention is an attention layer, whose width is fixed"),
@@ -37,27 +57,162 @@ from tests.networks import (
         (Heads, ["stem.0", "body.0"], "map", "the network's output"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_followed_is_left_whole_and_named(make, pruned, whole, reason, example):
+def test_groups_that_cannot_be_followed_stay_whole_and_are_named(make, pruned, whole, reason, example):
     graph = trace(make(), example)
     assert list(graph.group_names) == pruned
     (item,) = [item for item in graph.unprunable if item.name == whole]
     assert re.search(reason, item.reason)
 
 
-class Tilted(Chain):
-    """A bare parameter a channel."""
+class Positions(Chain):
+    """A bare parameter of every position of every channel."""
 
     def __init__(self):
         super().__init__()
-        self.slopes = nn.Parameter(torch.ones(8))
+        self.slopes = nn.Parameter(torch.ones(1, 8, 12, 12))
 
     def features(self, x):
-        return self.second((self.first(x).permute(0, 2, 3, 1) * self.slopes).permute(0, 3, 1, 2))
+        return self.second(self.first(x) * self.slopes)
 
 
 def test_a_bare_parameter_is_named_as_in_the_network(example):
-    (item,) = [item for item in trace(Tilted(), example).unprunable if item.name == "first.0"]
+    (item,) = [item for item in trace(Positions(), example).unprunable if item.name == "first.0"]
     assert item.reason == "slopes is a bare parameter on the same channels"
+
+
+class Unsaved(Chain):
+    """A buffer of one number a channel that a fresh build has and a file of weights lacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.arange(8.0).view(8, 1, 1), persistent=False)
+
+    def features(self, x):
+        return self.second(self.first(x) * self.scale)
+
+
+class Cosine(Chain):
+    """A linear layer whose weight is used by a product of its own."""
+
+    def forward(self, x):
+        x = F.normalize(self.features(x).mean((2, 3)), dim=1)
+        return x @ F.normalize(self.head.weight, dim=1).T
+
+
+class Centred(Chain):
+    """The mean over the channels is taken off."""
+
+    def features(self, x):
+        x = self.first(x)
+        return self.second(x - x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "whole", "pruned", "reason"),
+    [
+        (Unsaved, "first.0", ["second"], "scale is a buffer on the same channels that is not saved"),
+        (Cosine, "second", ["first.0"], "a product outside of the layers mixes the channels"),
+        (Centred, "first.0", ["second"], "a mean over the channels"),
+        (AttentionGate, "gate.0", ["stem.0", "inner.0", "last.0"], "its one channel is broadcast"),
+    ],
+)
+def test_only_the_channels_that_are_to_blame_are_left_whole(make, whole, pruned, reason, example):
+    model = make().eval()
+    graph = trace(model, example)
+    assert list(graph.group_names) == pruned
+    (item,) = [item for item in graph.unprunable if item.name == whole]
+    assert item.reason.startswith(reason)
+    assert check_exactness(model, graph, SlicePlan(graph, model)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "widths"),
+    [
+        (PerChannel, {"stem.0": 8, "left": 6, "right": 8}),
+        (FrozenNorms, {"first.0": 8, "second": 12}),
+        (InstanceNorms, {"first.0": 8, "first.2": 8, "second.0": 12}),
+        (Transposed, {"stem.0#0": 6, "deep.0": 8, "up.0#1": 6, "last.0": 10}),
+        (AttentionGate, {"stem.0": 8, "inner.0": 6, "last.0": 10}),
+        (Gates, {"stem.0": 8, "wide": 6, "narrow": 6, "twice": 6}),
+        (CrossStage, {"stem.0": 4, "last.0": 10}),
+        (Chunked, {"stem.0": 4, "left.0": 6, "hidden.0": 4}),
+        (WithoutGradients, {"frozen.0": 8, "detached.0": 6, "last.0": 10}),
+        (FlattenedFromTheEnd, {"first.0": 6, "other": 10, "second.0": 8}),
+    ],
+)
+def test_all_layers_lie_on_channels_that_can_be_pruned(make, widths, example):
+    """``tests.networks.PRUNABLE`` has all of them: they are proved exact, too."""
+    graph = trace(make(), example)
+    assert dict(zip(graph.group_names, graph.dense_widths, strict=True)) == widths
+    assert macs_cost(graph)([0] * len(widths)) == 0
+
+
+def test_halves_of_a_product_are_one_channel(example):
+    graph = trace(Gates(), example)
+    (wide,) = [group for group in graph.groups if group.name == "wide"]
+    places = {(slot.module, slot.axis): slot.positions for slot in wide.slots}
+    assert places["wide", "out"] == places["each.0", "out"] == tuple((i, i + 6) for i in range(6))
+    assert places["narrow", "in"] == tuple((i,) for i in range(6))
+
+
+def test_transposed_convolutions_cost_what_their_inputs_do(example):
+    layer = trace(Transposed(), example).layer("up.0")
+    assert (layer.kind, layer.positions, layer.macs) == ("transposed", 36, 36 * 4 * 8 * 6)
+
+
+@pytest.mark.parametrize(
+    "context", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]
+)
+def test_layers_without_gradients_are_pruned(context, example):
+    class Frozen(Chain):
+        def features(self, x):
+            with context():
+                x = self.first(x)
+            return self.second(x.clone())
+
+    model = Frozen().eval()
+    graph = trace(model, example)
+    assert graph.group_names == ("first.0", "second")
+    assert check_exactness(model, graph, SlicePlan(graph, model)) < 1e-12
+    with context():
+        assert not torch.is_grad_enabled()  # nothing stays patched
+
+
+class Counting(Chain):
+    """A buffer of one number a channel beside one that the forward pass writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.arange(8.0))
+        self.register_buffer("seen", torch.zeros(4))
+
+    def features(self, x):
+        self.seen.add_(1)
+        return self.second(self.first(x) * self.scale.view(-1, 1, 1))
+
+
+def test_a_buffer_that_is_written_does_not_hide_the_others(example):
+    (first, _) = trace(Counting(), example).groups
+    assert ("", "scale") in {(slot.module, slot.tensor) for slot in first.slots}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_layers_in_a_checkpoint_are_pruned(example):
+    class Saving(Chain):
+        def features(self, x):
+            return self.second(checkpoint(self.first, x, use_reentrant=True))
+
+    graph = trace(Saving(), example)
+    assert graph.group_names == ("first.0", "second")
+
+
+def test_layers_that_cannot_be_traced_are_named(example):
+    class Copied(Chain):
+        def features(self, x):
+            return self.second(torch.from_numpy(self.first(x).detach().numpy()))
+
+    (item,) = [item for item in trace(Copied(), example).unprunable if item.name == "first.0"]
+    assert item.reason == "runs without gradients, so its channels cannot be followed"
 
 
 def test_a_network_with_many_reasons_is_refused_in_a_short_line(example):

@@ -5,6 +5,7 @@ from importlib import import_module, metadata
 from torch import nn
 
 from amc.graph import torch_pruning_adapter
+from amc.graph.walls import Verdict
 from tests.networks import Chain
 
 
@@ -28,7 +29,7 @@ def test_the_hook_is_called_for_every_operation_between_the_layers(example):
 
     def judge(node):
         judged.append(node.module)
-        return False, "closed"
+        return Verdict(wall="closed")
 
     model = Chain()
     graph = torch_pruning_adapter.build_graph(model, example, judge, lambda output: [output * 1])
@@ -40,9 +41,7 @@ def test_the_hook_is_called_for_every_operation_between_the_layers(example):
 
 def test_names_and_pairs(example):
     model = Chain()
-    graph = torch_pruning_adapter.build_graph(
-        model, example, lambda node: (False, None), lambda out: [out * 1]
-    )
+    graph = torch_pruning_adapter.build_graph(model, example, lambda node: Verdict(), lambda out: [out * 1])
     names = dict(model.named_modules())
     for module in graph.module2node:
         name = torch_pruning_adapter.name_of(graph, module)

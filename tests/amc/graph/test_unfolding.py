@@ -21,17 +21,22 @@ from amc.graph.unfolding import (
     layer_patches,
     layer_rows,
     sample_positions,
+    weight_matrix,
+    weight_of,
     why_not_linear,
 )
 from amc.scoring.run import outputs
 from tests.networks import (
     SHAPE,
     ChannelsLast,
+    FrozenNorms,
+    Gates,
     Residual,
     SameConv,
     SamePadded,
     Standardised,
     StandardisedConv,
+    Transposed,
     randomised,
 )
 
@@ -75,6 +80,8 @@ def everywhere(module, inputs):
         (Scaled(4, 6), (1, 4), "parameters besides weight and bias: gain"),
         (Doubled(4, 6), (1, 9, 4), "no plain product with its weight"),
         (hooked(nn.Linear(4, 6)), (1, 4), "hook"),
+        (nn.ConvTranspose2d(4, 6, 3), (1, 4, 7, 7), None),
+        (hooked(nn.ConvTranspose2d(4, 6, 3)), (1, 4, 7, 7), "hook"),
         (parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), (1, 4, 7, 7), "computes its weight from other"),
         (parametrizations.spectral_norm(nn.Linear(4, 6)), (1, 4), "computes its weight from other"),
     ],
@@ -97,6 +104,23 @@ def test_patches_follow_dynamic_padding(size, stride, kernel):
     torch.testing.assert_close(found, layer_rows(layer, layer(inputs), chosen), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": (4, 3), "stride": (2, 1), "padding": 1},
+        {"kernel_size": 3, "stride": 3, "padding": 2, "output_padding": 1, "dilation": 2},
+    ],
+)
+def test_patches_of_a_transposed_convolution(options):
+    layer, inputs = nn.ConvTranspose2d(2, 3, **options), torch.randn(2, 2, 5, 4)
+    chosen = everywhere(layer, inputs)
+    assert len(chosen) == layer(inputs)[0, 0].numel()
+    found = layer_patches(layer, inputs, chosen) @ weight_matrix(layer).T + layer.bias
+    torch.testing.assert_close(found, layer_rows(layer, layer(inputs), chosen), atol=1e-5, rtol=1e-5)
+    assert torch.equal(weight_of(layer, weight_matrix(layer)), layer.weight)
+
+
 def test_rows_of_a_linear_layer_on_maps_are_its_last_axis():
     layer, inputs = nn.Linear(3, 5), torch.randn(2, 4, 6, 3)
     chosen = everywhere(layer, inputs)
@@ -116,7 +140,7 @@ def test_a_normed_weight_leaves_its_groups_whole(example):
         assert item.reason.startswith(reason)
 
 
-@pytest.mark.parametrize("make", [SamePadded, ChannelsLast])
+@pytest.mark.parametrize("make", [SamePadded, ChannelsLast, Transposed, Gates, FrozenNorms])
 def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
     """At full widths nothing may change, at small ones the refit must help, and folding must not matter."""
     model = randomised(make())
@@ -137,7 +161,7 @@ def test_refit_and_folding_keep_layers_of_ones_own_right(make, data):
         errors[refit] = (found - whole).square().mean()
         if refit:
             cut = builder.cut(widths)
-            assert builder.refit_in_sequence(pruned, cut, data.calibration.images) > 0
+            assert builder.refit_in_sequence(pruned, cut, data.calibration.images).layers > 0
             errors["sequence"] = (outputs(pruned.eval(), images, 50) - whole).square().mean()
     assert errors[True] < 0.7 * errors[False]
     assert errors["sequence"] < errors[False]
@@ -155,7 +179,7 @@ def test_layers_that_cannot_be_refitted_are_neither_folded_nor_refitted(data):
     with builder.looked_up(cut) as folded:
         found = outputs(folded, images, 50)
     torch.testing.assert_close(found, outputs(pruned, images, 50), atol=1e-4, rtol=1e-4)
-    assert builder.refit_in_sequence(pruned, cut, data.calibration.images) == 5
+    assert builder.refit_in_sequence(pruned, cut, data.calibration.images).layers == 5
     for name in ("second.0", "fourth"):
         assert torch.equal(pruned.get_submodule(name).weight, model.get_submodule(name).weight)
 

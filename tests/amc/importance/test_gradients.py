@@ -41,7 +41,7 @@ def exact(network, layer, images):
     return (total / len(images) / variance).detach().double()
 
 
-def test_it_is_the_squared_jacobian_whatever_follows_in_place():
+def test_it_is_the_squared_jacobian_despite_operations_in_place():
     network, images = tiny(), torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     found = logit_sensitivity(network, ("0", "2", "6"), images, probes=600)
     for layer in (0, 2, 6):
@@ -75,13 +75,13 @@ def test_a_network_without_gradients_is_named():
             self.layer = nn.Linear(4, 3)
 
         def forward(self, x):
-            return self.layer(x.flatten(1)[:, :4]).detach()
+            return torch.from_numpy(self.layer(x.flatten(1)[:, :4]).detach().numpy())
 
     with pytest.raises(AmcError, match="Detached cannot be differentiated"):
         logit_sensitivity(Detached(), ("layer",), torch.randn(4, 3, 8, 8))
 
 
-def test_an_output_that_the_logits_ignore_has_no_say_in_the_order():
+def test_an_output_that_the_logits_ignore_does_not_affect_the_order():
     """Two inputs, two outputs; the second output is the larger, and listens to the second input alone."""
     gram = torch.eye(3, dtype=torch.float64)
     weight = torch.tensor([[1.0, 0.1], [0.0, 10.0]])
@@ -92,7 +92,7 @@ def test_an_output_that_the_logits_ignore_has_no_say_in_the_order():
     assert eliminate([ignored], 2).order.tolist() == [0, 1]
 
 
-def test_the_error_curves_tell_how_far_the_logits_move():
+def test_the_error_curves_predict_the_change_of_the_logits():
     """One group at one width at a time, the rest dense: predicted and real errors go together."""
     network = randomised(Chain(), seed=3).eval()
     graph = trace(network, torch.zeros(1, *SHAPE))

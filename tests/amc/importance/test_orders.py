@@ -65,7 +65,7 @@ def test_all_columns_of_a_flattened_channel_count():
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
-def test_readers_of_a_norm_count_alike_whatever_their_scale(name):
+def test_consumers_of_a_norm_have_equal_weight_at_any_scale(name):
     model = randomised(Residual())
     before = order(model, "stem.0", name)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def error_left(model, slot_columns, kept):
 
 
 @pytest.mark.parametrize("cells", [1, 2])
-def test_elimination_removes_what_the_best_refit_misses_least(cells):
+def test_elimination_removes_the_channel_with_the_smallest_refit_error(cells):
     """Also with several columns a channel, when a 2x2 map is flattened."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -207,7 +207,7 @@ def test_all_columns_of_a_flattened_channel_add_up_before_the_square():
     assert order(model, "0", "taylor", 16, classes=2) == [1, 0]
 
 
-def test_readers_of_taylor_count_alike():
+def test_consumer_layers_have_equal_weight_in_taylor():
     """The order follows the sum of each reader's shares, not the sum of their scores."""
     model = randomised(Residual(), seed=1)
     readers = ["same.0.0", "down.0.0", "shortcut.0"]
@@ -227,7 +227,7 @@ def test_taylor_depends_on_the_labels():
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_frozen_networks_are_scored_alike_and_left_alone():
+def test_frozen_networks_get_the_same_scores_and_stay_unchanged():
     model = randomised(Residual())
     frozen = copy.deepcopy(model).requires_grad_(False)
     half = copy.deepcopy(model)
@@ -307,7 +307,7 @@ def test_nan_weights_are_refused():
         taylor_terms(model, ["same.0.0", "head"], labelled(4))
 
 
-class Detached(Residual):
+class Frozen(Residual):
     """Computes its features without gradients, as a frozen backbone may."""
 
     def features(self, x):
@@ -315,6 +315,19 @@ class Detached(Residual):
             return super().features(x)
 
 
-def test_a_network_without_gradients_is_refused():
-    with pytest.raises(AmcError, match=r"^Detached cannot be differentiated for order=taylor: .*$"):
-        taylor_terms(randomised(Detached()), ["stem.0", "head"], labelled(4))
+def test_layers_that_run_without_gradients_are_ranked_all_the_same():
+    layers = ["same.0.0", "head"]
+    found, expected = (taylor_terms(randomised(make()), layers, labelled(4)) for make in (Frozen, Residual))
+    assert all(torch.equal(found[name], expected[name]) for name in layers)
+
+
+class Copied(Residual):
+    """Computes its features outside of PyTorch."""
+
+    def features(self, x):
+        return torch.from_numpy(super().features(x).detach().numpy())
+
+
+def test_a_network_that_cannot_be_differentiated_is_refused():
+    with pytest.raises(AmcError, match=r"^Copied cannot be differentiated for order=taylor: .*$"):
+        taylor_terms(randomised(Copied()), ["stem.0", "head"], labelled(4))

@@ -94,7 +94,7 @@ def test_a_gpu_computes_the_same(name, network):
 
 
 @pytest.mark.parametrize("name", sorted(set(BACKENDS) - set(AVAILABLE)))
-def test_an_absent_runtime_says_in_a_line_why(name):
+def test_an_unavailable_runtime_gives_its_reason_in_one_line(name):
     reason = get_backend(name).available()
     assert reason
     assert "\n" not in reason
@@ -104,7 +104,7 @@ def test_names_of_backends_are_their_keys():
     assert [get_backend(name).name for name in BACKENDS] == list(BACKENDS)
 
 
-def test_a_file_runtime_prepares_what_it_converts(network):
+def test_a_file_runtime_prepares_the_file_that_it_converts(network):
     def convert(model, input_shape, batch):
         assert model is network
         return bytes((*input_shape, batch))

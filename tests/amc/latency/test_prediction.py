@@ -32,7 +32,7 @@ from amc.latency.prediction.profile import (
 )
 from amc.latency.prediction.table import LatencyTable, Surface, Target
 from tests.fakes import Spinning
-from tests.networks import SHAPE, Residual, Separable
+from tests.networks import SHAPE, Residual, Separable, Transposed
 
 TARGET = Target("A CPU @ 2 GHz", "torch", "2.0", "float32", 1, 1)
 
@@ -61,7 +61,7 @@ def model_of(network, points=3, seed=0, factors=None):
     return LatencyModel(graph, TARGET, grids, made_up(grids, seed), factors)
 
 
-def test_spread_keeps_the_ends_and_at_most_so_many():
+def test_spread_keeps_both_ends_and_at_most_the_given_count():
     assert spread(range(10, 101, 10), 4) == (10, 40, 70, 100)
     assert spread([8, 64], 4) == (8, 64)
     assert spread([5], 3) == (5,)
@@ -117,6 +117,15 @@ def test_single_layers_compute_as_the_layers_of_the_network_do(network):
         own = [m for m in unit.modules() if isinstance(m, type(modules[layer.name]))]
         assert own[0].weight.shape == modules[layer.name].weight.shape
         assert LayerKind.from_json(json.loads(json.dumps(kind.to_json()))) == kind
+
+
+def test_transposed_layers_compute_alone_as_in_the_network(example):
+    model = Transposed()
+    graph = trace(model, example)
+    kinds = dict(zip((layer.name for layer in graph.layers), layer_kinds(graph, model), strict=True))
+    assert (kinds["up.0"].kind, kinds["each"].kind) == ("transposed", "depthwise")
+    assert kinds["up.0"].network(8, 6)(torch.zeros(1, 8, 6, 6)).shape == (1, 6, 12, 12)
+    assert kinds["each"].network(12, 12)(torch.zeros(1, 12, 12, 12)).shape == (1, 12, 12, 12)
 
 
 def test_grids_reach_from_the_smallest_to_the_dense_network(network):
@@ -194,7 +203,7 @@ def test_a_latency_budget_holds_for_any_requests(network, data):
 
 
 @one_network
-def test_tables_keep_what_was_measured_and_ask_for_the_rest_only(network, tmp_path):
+def test_only_layers_that_the_table_lacks_are_measured(network, tmp_path):
     model, graph, space = network
     backend = Spinning()
     table = LatencyTable(target_of(backend, 1, 1))
@@ -291,7 +300,7 @@ def test_rounding_up_is_free_within_a_block_of_channels():
     assert found.cheap_multiple == 8
 
 
-def test_rounding_up_costs_what_it_adds_where_there_are_no_blocks():
+def test_without_blocks_rounding_up_costs_the_added_channels():
     extra = extra_of_rounding({width: float(width) for width in WIDTHS})
     assert extra[2] == pytest.approx(sum((w + w % 2) / w - 1 for w in WIDTHS) / len(WIDTHS))
     assert list(extra.values()) == sorted(extra.values())

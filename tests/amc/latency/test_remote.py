@@ -148,7 +148,7 @@ def host(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_phone_runs_what_is_pushed_and_is_left_clean(phone, runner):
+def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     (phone / "temperatures").write_text("391\n372\n349\n330\n")
     settings = AdbSettings(runner=runner, serial="R5", cores="1", runs=20)
     assert isinstance(Adb(settings), RemoteBackend)
@@ -177,7 +177,7 @@ def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
     assert list((phone / "data").iterdir()) == []
 
 
-def test_a_thermal_zone_is_read_where_it_is_named(phone, runner, tmp_path):
+def test_the_named_thermal_zone_is_read(phone, runner, tmp_path):
     (tmp_path / "zone").write_text("36500\n")
     settings = AdbSettings(runner=runner, thermal_file=str(tmp_path / "zone"), cool_seconds=0)
     assert Adb(settings)._celsius() == 36.5
@@ -237,7 +237,7 @@ def test_a_runner_that_prints_something_else_is_refused(phone, tmp_path):
         ("onnx", "Average inference time cost: 62.2935 ms\nNumber of inferences", 62.2935),
     ],
 )
-def test_what_the_known_binaries_print(format_name, printed, milliseconds):
+def test_the_output_of_known_binaries_is_read(format_name, printed, milliseconds):
     assert parse_ms(printed, RUNNERS[format_name].pattern) == pytest.approx(milliseconds)
 
 

@@ -47,7 +47,7 @@ def test_utilisation_falls_with_the_time_that_a_request_takes():
     assert machine.order == "dp" + "dddddppppp" + "pppppddddd" + "dddddppppp" + "pppppddddd"
 
 
-def test_waiting_counts_from_when_a_request_was_due():
+def test_latency_counts_from_the_due_time_of_a_request():
     machine = Machine()
     run = machine.takes("x", 0.01, 0.25, 0.01)  # the warm-up, the first request, all others
     found = serve({"x": run}, ServeSettings(rate=10, seconds=0.5, slices=1), machine.clocks()).served["x"]
@@ -66,7 +66,7 @@ def test_an_overloaded_server_falls_behind():
     assert found.cpu_utilisation == pytest.approx(1)
 
 
-def test_the_usual_rate_is_half_of_what_the_first_can_serve():
+def test_the_default_rate_is_half_the_capacity_of_the_first_network():
     machine = Machine()
     runs = {"dense": machine.takes("d", 0.04), "pruned": machine.takes("p", 0.01)}
     found = serve(runs, ServeSettings(seconds=4, slices=2), machine.clocks())
@@ -74,7 +74,7 @@ def test_the_usual_rate_is_half_of_what_the_first_can_serve():
     assert found.served["dense"].cpu_utilisation == pytest.approx(0.5)
 
 
-def test_the_gpu_is_asked_once_a_slice():
+def test_the_gpu_is_queried_once_a_slice():
     machine, answers = Machine(), iter([0.2, 0.4])
     settings = ServeSettings(rate=10, seconds=1, slices=2)
     found = serve({"x": machine.takes("x", 0.01)}, settings, machine.clocks(gpu=lambda: next(answers)))

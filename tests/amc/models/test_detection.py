@@ -32,7 +32,7 @@ def test_the_detector_in_a_pruned_network_still_detects(name):
     assert found["boxes"].shape[1] == 4
 
 
-def test_raw_outputs_are_what_the_detector_decodes():
+def test_the_detector_decodes_the_raw_outputs():
     model, images = made("ssdlite320_mobilenet_v3_large"), torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         raw = model(images)

@@ -12,6 +12,8 @@ from torchvision.models._api import WeightsEnum
 
 from amc.errors import AmcError
 from amc.models import CifarResNet, ModelSpec, OptionAShortcut, available, build, plain20, resnet20
+from amc.models.registry import usable
+from amc.notes import note_once
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 
@@ -431,3 +433,27 @@ def test_failing_import(user_module: Callable[[str], str], source: str) -> None:
 def test_malformed_dotted_path(name: str) -> None:
     with pytest.raises(AmcError, match=r"expected package\.module|importing"):
         make(name)
+
+
+@pytest.mark.parametrize("precision", ["half", "double", "bfloat16"])
+def test_a_network_of_another_precision_is_converted_and_named(
+    user_module: Callable[[str], str], precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
+    name = user_module(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes)).{precision}()\n"
+    )
+    for _ in range(2):
+        model = build(ModelSpec(f"{name}.make", 5, (3, 2, 2)), trust_dotted_path=True)
+        assert model(torch.zeros(1, 3, 2, 2)).dtype == torch.float32
+    (record,) = caplog.records
+    assert "is converted to float32" in record.message
+
+
+def test_a_network_usable_is_returned_as_it_is() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", torch.ones(2, dtype=torch.float64))
+    assert usable(model) is usable(nn.DataParallel(model)) is model
+    assert model.table.dtype == torch.float64

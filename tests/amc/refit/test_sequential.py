@@ -11,10 +11,11 @@ from amc.candidate.evaluator import channel_evaluator
 from amc.candidate.settings import CandidateSettings
 from amc.cutting.slicing import Cut
 from amc.data import LabelledImages
-from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.models import resnet20
+from amc.refit.images import RefitImages
 from amc.refit.sequential import SequentialRefit
+from amc.refit.traced import TracedRefit
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
@@ -27,6 +28,10 @@ def prepared(network, data, **settings):
     images = data.calibration.images
     settings = CandidateSettings(**settings)
     return channel_evaluator(network, graph, data.calibration, data.search_val, settings), images
+
+
+def traced(network, images):
+    return TracedRefit(network, RefitImages(images, 0), positions_per_image=32)
 
 
 def refitted(network, evaluator, images, widths, **options):
@@ -60,7 +65,7 @@ def test_it_agrees_better_with_the_dense_network_than_the_looked_up_refit(traine
     assert agreement(logits(pruned, held, 64), logits(trained, held, 64)) > before
 
 
-def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
+def test_free_clipped_outputs_reduce_the_error(trained, data):
     evaluator, images = prepared(trained, data)
     widths = tuple(max(1, width // 2) for width in evaluator.builder.dense_widths)
     held = data.search_val.images
@@ -74,7 +79,7 @@ def test_leaving_free_what_is_cut_off_brings_the_outputs_nearer(trained, data):
     assert errors[1] < errors[0]
 
 
-def test_where_places_of_an_image_are_alike_held_out_images_keep_the_refit_from_following_the_others():
+def test_held_out_images_prevent_overfitting_to_correlated_positions():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(240, 3, 2, 2, generator=generator)
     images = F.interpolate(coarse, SHAPE[1:])  # four places each, however many are looked at
@@ -104,7 +109,7 @@ def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
     assert all(torch.equal(tensor, dense[name]) for name, tensor in trained.state_dict().items())
 
 
-def test_the_error_of_the_other_branch_is_made_up_for(data):
+def test_the_error_of_the_other_branch_is_compensated(data):
     """The identity branch delivers a wrong sum; only the convolution beside it can correct that."""
     network = randomised(Residual(), seed=2).eval()
     images = data.calibration.images
@@ -142,12 +147,12 @@ class LateShortcut(nn.Module):
 def test_a_shortcut_that_is_computed_late_is_computed_before_the_layer_that_corrects_it(data):
     network = randomised(LateShortcut(), seed=2).eval()
     images = data.calibration.images
-    refit = SequentialRefit(network, images)
+    refit = traced(network, images)
     assert refit.modules == ("stem", "down", "conv", "head")
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.down.weight[:, :4] = 0
-    refit(broken, UNCUT, reestimate_norms=False)
+    refit(broken, UNCUT, ridge=1e-4, reestimate_norms=False, activation_rounds=0)
     assert refit.corrected["conv"] == "down"
     assert refit.corrected["down"] is None  # one corrects the other, not both each other
 
@@ -160,21 +165,25 @@ def test_a_shortcut_that_is_computed_late_is_computed_before_the_layer_that_corr
 
 def test_an_operation_in_place_forbids_another_order(data):
     network = randomised(LateShortcut(spoil=True), seed=2).eval()
-    refit = SequentialRefit(network, data.calibration.images)
+    refit = traced(network, data.calibration.images)
     assert refit.modules == ("stem", "conv", "down", "head")
 
 
 def test_residual_networks_of_the_zoo_are_corrected_in_every_block_but_the_first(data):
-    refit = SequentialRefit(randomised(resnet20(CLASSES)).eval(), data.calibration.images[:8])
+    refit = traced(randomised(resnet20(CLASSES)).eval(), data.calibration.images[:8])
     ends = {name: branch for name, branch in refit.corrected.items() if name.endswith("conv2")}
     assert len(ends) == 9
     assert all(branch is not None for branch in ends.values())
 
 
-def test_a_network_that_cannot_be_traced_is_named(data):
-    class Branching(Chain):
-        def features(self, x: torch.Tensor) -> torch.Tensor:
-            return super().features(x if x.sum() > 0 else -x)
-
-    with pytest.raises(AmcError, match="Branching cannot be traced"):
-        SequentialRefit(Branching().eval(), data.calibration.images)
+def test_a_layer_whose_weight_another_one_holds_keeps_it(data):
+    network = randomised(LateShortcut(), seed=2).eval()
+    network.conv.weight = nn.Parameter(network.conv.weight.detach())
+    network.other = nn.Conv2d(8, 8, 3, padding=1)
+    network.other.weight = network.conv.weight
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.stem.weight[:, :2] = 0
+    SequentialRefit(network, data.calibration.images)(broken, UNCUT, reestimate_norms=False)
+    assert torch.equal(broken.conv.weight, network.conv.weight)
+    assert not torch.equal(broken.down.weight, network.down.weight)

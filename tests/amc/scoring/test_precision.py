@@ -21,7 +21,7 @@ def test_precision_auto_follows_the_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("computes", "chosen"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_what_the_hardware_computes_in(monkeypatch, computes, chosen):
+def test_auto_is_the_format_that_the_hardware_supports(monkeypatch, computes, chosen):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: computes, raising=False)
     assert chosen_precision("auto", CPU) == chosen

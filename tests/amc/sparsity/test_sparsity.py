@@ -72,7 +72,7 @@ def test_the_whole_network_gives_its_own_answers():
     assert torch.equal(pruner.sparse_model((WHOLE, WHOLE))[0].weight, net[0].weight)
 
 
-def test_errors_are_the_scores_of_what_goes():
+def test_errors_are_the_summed_scores_of_the_removed_weights():
     net = make_net()
     pruner = make_pruner(net, order="magnitude")
     scores = magnitudes(net, pruner.layers, torch.empty(0))["5"].flatten().sort().values
@@ -85,7 +85,7 @@ def test_errors_are_the_scores_of_what_goes():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_curvature_foretells_what_the_logits_lose(groups):
+def test_curvature_predicts_the_change_of_the_logits(groups):
     """For a linear network and independent inputs, what one lost weight costs is exact in expectation."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -106,7 +106,7 @@ def test_curvature_foretells_what_the_logits_lose(groups):
         assert float(scores[output, column]) == pytest.approx(float(lost), rel=0.15)
 
 
-def test_what_is_zero_goes_first_and_never_comes_back():
+def test_zero_weights_are_removed_first_and_stay_zero():
     first = make_pruner(make_net())
     model = first.sparse_model((40, 60))
     second = make_pruner(model, ceiling=(40, 60))

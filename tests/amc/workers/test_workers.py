@@ -188,7 +188,7 @@ def test_tensors_of_all_sorts_survive_the_block():
         assert start <= found[name].data_ptr() < end or not tensor.numel()
 
 
-def test_equal_memory_is_packed_once_and_of_a_slice_only_the_slice():
+def test_equal_memory_is_packed_once_and_a_slice_without_the_rest():
     large = torch.zeros(100_000)
     assert len(pack([large, large.detach(), large.view(100, 1000)]).block) < 4 * 100_000 + 4096
     assert len(pack(large[:10]).block) < 4096
@@ -200,7 +200,7 @@ def test_a_deep_copy_of_a_tensor_copies_no_other():
     assert torch.equal(copy.deepcopy(small), torch.arange(10))
 
 
-def test_an_evaluator_gives_the_same_bits_after_a_journey(trained, data):
+def test_an_evaluator_gives_the_same_bits_after_packing(trained, data):
     for settings in ({}, {"sequential_images": 32}, {"order": "l1", "refit": False}):
         evaluator = make(trained, data, **settings)
         evaluator.prepare()
@@ -210,7 +210,7 @@ def test_an_evaluator_gives_the_same_bits_after_a_journey(trained, data):
         evaluator.close()
 
 
-def test_what_cannot_be_pickled_or_imported_is_refused_in_one_line():
+def test_objects_that_cannot_be_pickled_or_imported_are_refused_in_one_line():
     with pytest.raises(AmcError, match="cannot be sent to workers") as caught:
         pack({"activation": lambda x: x})
     assert "\n" not in str(caught.value)

@@ -36,7 +36,7 @@ def bind(config: AgentConfig) -> int:
 
 
 @pytest.mark.parametrize("name", ["uniform", "deep", "shallow", "random"])
-def test_agents_that_know_of_no_errors_have_none_measured(name: str) -> None:
+def test_agents_without_error_curves_measure_none(name: str) -> None:
     assert bind(AgentConfig(name=name)) == 0
 
 
@@ -48,7 +48,7 @@ def test_agents_that_know_of_no_errors_have_none_measured(name: str) -> None:
         AGENT_SECTIONS["evolution"](guide="best"),
     ],
 )
-def test_agents_that_start_from_errors_ask_for_them(config: AgentConfig) -> None:
+def test_agents_that_start_from_error_curves_measure_them(config: AgentConfig) -> None:
     assert bind(config) > 0
 
 

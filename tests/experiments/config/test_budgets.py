@@ -143,7 +143,7 @@ def test_report_shows_the_fronts(alone: Path) -> None:
         assert f">{label}</text>" in text
 
 
-def test_what_counts_for_the_front() -> None:
+def test_relaxed_episodes_count_for_the_front() -> None:
     same = {"agreement": -0.1, "params": 5, "macs_ratio": 1.0, "params_ratio": 1.0, "widths": [1]}
     points: list[dict[str, Any]] = [
         {**same, "episode": 0, "phase": "search", "macs": 10, "return": 0.1, "top1": 10.0},
@@ -192,7 +192,7 @@ def test_each_budget_has_a_complete_run_folder_within_it(several: tuple[Path, st
         assert 0 < read_json(part / "report.json")["macs_ratio"] <= ratio
 
 
-def test_what_no_budget_changes_is_made_once(several: tuple[Path, str, int]) -> None:
+def test_parts_that_no_budget_changes_are_made_once(several: tuple[Path, str, int]) -> None:
     cwd, _, collected = several
     assert collected == 1
     dense = (cwd / "run/dense.safetensors").read_bytes()
@@ -203,7 +203,9 @@ def test_what_no_budget_changes_is_made_once(several: tuple[Path, str, int]) -> 
     assert read_json(cwd / "run/stages/train.json")["trained_here"] is True
 
 
-def test_a_budget_of_several_gives_what_it_gives_alone(several: tuple[Path, str, int], alone: Path) -> None:
+def test_one_of_several_budgets_gives_the_result_of_a_single_one(
+    several: tuple[Path, str, int], alone: Path
+) -> None:
     part, run = several[0] / "run/macs_0.80", alone / "run"
     assert (part / "strategy.json").read_bytes() == (run / "strategy.json").read_bytes()
     assert timeless(part / "search.jsonl") == timeless(run / "search.jsonl")
@@ -215,7 +217,7 @@ def test_a_budget_of_several_gives_what_it_gives_alone(several: tuple[Path, str,
     assert all((part / "pareto" / n).read_bytes() == (run / "pareto" / n).read_bytes() for n in names)
 
 
-def test_one_search_answers_for_the_other(tmp_path: Path) -> None:
+def test_a_second_search_reuses_evaluations_of_the_first(tmp_path: Path) -> None:
     """Neither budget cuts much, and random search meets few widths: the second evaluates next to nothing."""
     cwd = workspace(tmp_path)
     wide = ("budget.macs_ratios=[1.0,0.95]", "budget.fit=cut")
@@ -296,7 +298,7 @@ def test_budgets_of_both_kinds(tmp_path: Path) -> None:
     assert not list(cwd.glob("run/*/stages/inspect.json"))
 
 
-def test_stages_that_ask_for_no_budget_make_no_folders(tmp_path: Path) -> None:
+def test_stages_without_a_budget_make_no_folders(tmp_path: Path) -> None:
     done(*SEVERAL, "stages=[inspect]", cwd=workspace(tmp_path))
     assert not list(tmp_path.glob("run/macs_*"))
     assert not (tmp_path / "run/budgets.json").exists()
@@ -312,7 +314,7 @@ def test_stages_that_ask_for_no_budget_make_no_folders(tmp_path: Path) -> None:
         (0.1 + 0.2, "0.30000000000000004"),
     ],
 )
-def test_folder_names_tell_budgets_apart(ratio: float, name: str) -> None:
+def test_folder_names_differ_for_each_budget(ratio: float, name: str) -> None:
     assert folder_name("macs", ratio) == f"macs_{name}"
 
 
@@ -410,14 +412,14 @@ def test_an_impossible_list_is_refused_before_any_work(alone: Path) -> None:
         (
             ["budget.macs_ratios=[0.5]", "budget.macs_ratio=0.4"],
             [
-                "budget.macs_ratio=0.4 is given beside a list",
+                "budget.macs_ratio=0.4 and a list of budgets are given",
                 "budget.macs_ratio=null",
                 "budget.macs_ratios=[]",
             ],
         ),
         (
             ["budget.macs_ratios=[0.5]", "budget.params_ratio=0.4"],
-            ["budget.params_ratio=0.4 is given beside"],
+            ["budget.params_ratio=0.4 and a list"],
         ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("budget.") and "=" in value[0] else "",
@@ -433,11 +435,11 @@ def test_a_bad_list_is_refused_before_any_work(
 def test_a_remembered_ratio_is_taken_back(alone: Path, tmp_path: Path) -> None:
     cwd = shutil.copytree(alone, tmp_path / "cwd")
     several = ("run_dir=run", "budget.macs_ratios=[0.7]", "stages=[search]")
-    refused(amc(*several, cwd=cwd), "budget.macs_ratio=0.8 is given", "budget.macs_ratio=null")
+    refused(amc(*several, cwd=cwd), "budget.macs_ratio=0.8 and a list", "budget.macs_ratio=null")
     done(*several, "budget.macs_ratio=null", cwd=cwd)
     assert read_json(cwd / "run/macs_0.70/strategy.json")["budget"]["ratio"] == 0.7
 
 
-def test_a_job_without_a_dense_network_says_what_to_run_first(tmp_path: Path) -> None:
+def test_a_job_without_a_dense_network_names_the_stage_to_run_first(tmp_path: Path) -> None:
     outcome = amc(*SEVERAL, "stages=[search]", cwd=workspace(tmp_path))
     refused(outcome, "no trained dense network", "stages=[train]")

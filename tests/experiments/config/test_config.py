@@ -51,7 +51,7 @@ EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_what_an_experiment_says_is_what_is_run(file: Path) -> None:
+def test_an_experiment_runs_with_the_settings_of_its_file(file: Path) -> None:
     assert "# @package _global_\n" in file.read_text()
     said = OmegaConf.load(file)
     said.pop("defaults", None)
@@ -133,7 +133,7 @@ def test_a_typo_in_an_override_names_the_key(tmp_path: Path, override: str, key:
 # --- help
 
 
-def test_help_names_everything_to_choose_from(help_text: str) -> None:
+def test_help_names_all_options(help_text: str) -> None:
     words = set(re.findall(r"[\w.]+", help_text))
     groups = {option.parent.as_posix() for option in OPTIONS if option.parts[0] != "hydra"}
     assert groups | {option.stem for option in OPTIONS} <= words

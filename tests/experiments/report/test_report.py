@@ -171,7 +171,7 @@ def test_budgets_of_a_network_without_accuracy_have_the_front_of_the_return_alon
     assert "top-1" not in page.text
 
 
-def test_a_markdown_table_escapes_what_would_end_a_cell_or_a_row():
+def test_a_markdown_table_escapes_bars_and_line_breaks():
     assert markdown([["a", "b"], ["x | y", "1\n2"]]) == "| a | b |\n|---|---|\n| x \\| y | 1 2 |"
 
 

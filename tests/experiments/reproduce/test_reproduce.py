@@ -45,7 +45,7 @@ def quick_figures(monkeypatch):
     monkeypatch.setattr("experiments.reproduce.__main__.job_svg", values)
 
 
-def test_a_row_an_agent_over_its_seeds_with_the_difference_to_another(runs):
+def test_each_agent_has_a_row_over_its_seeds_with_the_difference_to_another(runs):
     results = read_results([runs])
     text = tables(by_job(results), "random")
     rows = {
@@ -93,7 +93,7 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     assert result.job[-1] == "judged by accuracy on 32 images, which are the test images too"
 
 
-def test_runs_without_what_came_later_have_a_table_of_their_own(runs, tmp_path):
+def test_runs_of_earlier_releases_have_their_own_table(runs, tmp_path):
     copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
     config = copy / ".hydra/config.yaml"
     older = config.read_text().replace("activation_rounds: 3", "activation_rounds: 0")
@@ -155,7 +155,7 @@ def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, 
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_tables_are_written_to_a_file_with_figures_and_strategies_beside(runs, tmp_path, monkeypatch):
+def test_the_tables_are_written_to_a_file_next_to_figures_and_strategies(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
     text = (tmp_path / "R.md").read_text()
@@ -192,7 +192,7 @@ def test_results_are_drawn_again_from_records_alone(runs, tmp_path, monkeypatch,
     assert (tmp_path / "all/R.md").read_bytes() == both[Path("R.md")]
 
 
-def test_a_run_that_found_another_network_says_which_it_replaces(runs):
+def test_a_run_that_found_another_network_names_the_one_it_replaces(runs):
     one, other = (result for result in read_results([runs]) if result.agent == "random")
     groups = tuple(replace(group, kept=group.kept - 1) for group in one.strategy.groups)
     assert one.strategy.groups != groups
@@ -235,7 +235,7 @@ def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
     assert "random" in tables(by_job([again]), "ddpg")
 
 
-def test_the_papers_rows_stand_beside_and_what_is_from_memory_is_marked(runs, monkeypatch):
+def test_the_papers_rows_are_shown_and_those_from_memory_are_marked(runs, monkeypatch):
     (row,) = paper_rows("resnet56", "macs", 0.5)
     assert paper_rows("resnet20", "macs", 0.5) == []
     monkeypatch.setattr(reproduced, "paper_rows", lambda *_: [row])
@@ -298,7 +298,7 @@ def test_recipes_without_a_run_are_named(runs):
     assert experiment_of({"command": f"amc experiment={names[0]} data.search_val_dir=photos"}) is None
 
 
-def test_the_best_so_far_does_not_count_what_is_over_the_budget():
+def test_the_best_so_far_ignores_networks_over_the_budget():
     episodes = [
         {"return": value, "phase": phase}
         for value, phase in [(9, "relaxed"), (1, "warmup"), (0, "search"), (8, "relaxed"), (2, "search")]

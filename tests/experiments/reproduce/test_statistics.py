@@ -31,7 +31,7 @@ def test_a_bootstrap_is_the_same_every_time_and_holds_its_estimate():
     assert 1.0 <= one.low < one.value < one.high <= 9.0
 
 
-def test_the_interval_covers_the_true_value_about_as_often_as_it_says():
+def test_the_interval_covers_the_true_value_at_about_its_level():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(200):

@@ -30,7 +30,7 @@ def test_front_equals_brute_force(points):
 
 
 @given(POINTS, st.randoms())
-def test_the_order_of_the_points_moves_nothing_but_ties(points, random):
+def test_the_order_of_the_points_changes_ties_only(points, random):
     shuffled = random.sample(points, len(points))
     fronts = [[point[:2] for point in pareto_front(order, COST, SCORE)] for order in (points, shuffled)]
     assert fronts[0] == fronts[1]

@@ -120,7 +120,7 @@ def test_a_stopped_search_with_workers_goes_on_to_the_same_result(cwd: Path) -> 
     assert timeless(cwd / "run/search.jsonl") == timeless(whole / "run/search.jsonl")
 
 
-def test_the_number_of_workers_is_a_part_of_what_a_search_is(cwd: Path) -> None:
+def test_the_number_of_workers_is_part_of_a_search(cwd: Path) -> None:
     done(*SEARCH, cwd=cwd)
     path = cwd / "run/strategy.json"
     serial = Strategy.load(path)

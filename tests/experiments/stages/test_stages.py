@@ -227,7 +227,7 @@ def test_a_single_stage_leaves_the_rest_of_the_run_as_it_was(again: Path) -> Non
     assert after == before
 
 
-def test_a_run_goes_on_whatever_single_stage_was_asked_of_it_before(again: Path) -> None:
+def test_a_run_continues_after_any_single_stage(again: Path) -> None:
     done("run_dir=run", "stages=[evaluate]", cwd=again)
     (again / "run/search.jsonl").unlink()
     done("run_dir=run", cwd=again)
@@ -326,7 +326,7 @@ def test_compare_judges_both_at_the_same_budget(again: Path) -> None:
         assert 0 <= facts[name]["top1_finetuned"] <= 100
 
 
-def test_evaluate_judges_what_is_there(again: Path) -> None:
+def test_evaluate_scores_every_existing_network(again: Path) -> None:
     outcome = done("run_dir=run", "stages=[evaluate]", cwd=again)
     assert re.findall(r"evaluate: (\w+) \d+\.\d\d% on 32 test images", outcome.out) == [
         "dense", "pruned", "finetuned",
@@ -346,7 +346,7 @@ def test_inspect_lists_the_groups_of_an_untrained_network(tmp_path: Path) -> Non
     assert not (tmp_path / "run/dense.safetensors").exists()
 
 
-def test_inspect_names_coupled_layers_and_what_is_constant(tmp_path: Path) -> None:
+def test_inspect_names_coupled_layers_and_constant_macs(tmp_path: Path) -> None:
     own = ("data.image_size=32", "run_dir=run", "stages=[inspect]")
     outcome = done(*FAKE, "model=resnet20", *own, cwd=tmp_path)
     made = [line for line in outcome.out.splitlines() if line.startswith("    made by conv1, layer1.0.conv2")]

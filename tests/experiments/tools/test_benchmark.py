@@ -22,7 +22,7 @@ def measured(capsys, monkeypatch, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_an_episode_is_split_into_its_parts_beside_the_pure_forward(capsys, monkeypatch):
+def test_an_episode_is_split_into_parts_and_compared_with_the_forward_pass(capsys, monkeypatch):
     found = measured(
         capsys, monkeypatch, "search", "--model", "resnet20", "--resolution", "8",
         "--images", "32", "--calibration", "16", "--episodes", "4", "--reference",

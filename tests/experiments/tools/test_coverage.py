@@ -80,7 +80,7 @@ def test_a_search_that_would_judge_another_network_is_found(monkeypatch: pytest.
     assert "folded candidate differs" in facts["reason"]
 
 
-def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_networks_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def measure(case: Case, options: object) -> dict[str, object]:
@@ -101,7 +101,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
     assert len(asked) == 3  # another seed is another measurement
 
 
-def test_what_met_a_limit_is_tried_again_with_another(
+def test_networks_that_met_a_limit_are_tried_again_with_another_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_measure", lambda case, options: row(case.key))
@@ -143,7 +143,7 @@ def test_a_network_that_needs_more_memory_met_a_limit(error, monkeypatch: pytest
     assert (facts["outcome"], facts["reason"]) == ("limit", measuring.NO_MEMORY)
 
 
-def test_a_process_limits_its_memory_and_prints_what_it_measured(
+def test_a_process_limits_its_memory_and_prints_its_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits: list[int] = []

@@ -1,0 +1,280 @@
+"""Sequential refit along a symbolic trace: the pruned network is run operation by operation.
+
+When a layer is reached, its weights are solved for from the pruned network's input to the dense network's
+output. Where the output is added to another branch, the target is corrected by what that branch got wrong, so
+that errors do not pile up along a residual stream (as in He et al., Channel Pruning, ICCV 2017, section 3.2,
+"multi-branch"). A layer that runs several times is solved for all its calls at once (``amc.refit.calls``).
+
+What is wanted of the dense network, its outputs at sampled positions, is recorded once and serves every
+pruned network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from amc.cutting.modules import Keep
+from amc.cutting.slicing import Cut
+from amc.graph.layers import plain_norm
+from amc.graph.unfolding import block_patches, block_positions, block_rows, why_not_linear
+from amc.models import OptionAShortcut
+from amc.refit.activations import Bounds, bounds_after
+from amc.refit.calls import Calls
+from amc.refit.images import Progress, RefitImages
+from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select, tied_layers
+from amc.refit.operations import Operations, Values, addend, calls_of, norm_node, trace_operations
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What one layer is refitted to.
+
+    Attributes:
+        chosen: (blocks, P) sampled output positions (``amc.graph.unfolding.block_positions``).
+        rows: (N * P, out) dense outputs there.
+        norm: name of the batch norm's module that alone reads the output, if there is one.
+        branch: node whose value is added to the output (after the norm), if it can carry an error.
+        branch_rows: (N * P, out) dense values of the branch.
+        bounds: of the activation that alone reads the output, after norm and sum, if there is one.
+    """
+
+    chosen: Tensor
+    rows: Tensor
+    norm: str | None
+    branch: str | None = None
+    branch_rows: Tensor | None = None
+    bounds: Bounds | None = None
+
+
+class TracedRefit:
+    """Refits pruned versions of one network layer by layer, along its symbolic trace.
+
+    Args:
+        dense: the dense network, in eval mode.
+        images: calibration images; what is still needed of their activations is held in memory.
+        positions_per_image: output positions sampled from each image and layer.
+        seed: of the choice of positions.
+        progress: called with 1 after every operation of the network.
+
+    Raises:
+        UntraceableError: the network's forward pass cannot be traced symbolically.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        images: RefitImages,
+        *,
+        positions_per_image: int,
+        seed: int = 0,
+        progress: Progress = None,
+    ) -> None:
+        self._dense = dense
+        self._images = images
+        self._targets: dict[str, _Target] = {}
+        self._repeated: dict[str, str | None] = {}
+        self._record(positions_per_image, torch.Generator().manual_seed(seed), progress)
+        self._calls: Calls | None = None
+        if self._repeated:
+            self._calls = Calls(
+                dense, images, self._repeated, positions_per_image=positions_per_image, seed=seed
+            )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules in the order in which they are carried out."""
+        return tuple(str(node.target) for node in self._operations.nodes if node.op == "call_module")
+
+    @property
+    def corrected(self) -> dict[str, str | None]:
+        """Operation of a refitted layer -> the operation whose error it makes up for, or None."""
+        return {name: target.branch for name, target in self._targets.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the traced graph out, which does not travel to other processes but is quickly made again."""
+        return {name: value for name, value in vars(self).items() if name != "_operations"}
+
+    @cached_property
+    def _operations(self) -> Operations:
+        return trace_operations(self._dense, self._images.few)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        pruned: nn.Module,
+        cut: Cut,
+        *,
+        ridge: float,
+        reestimate_norms: bool,
+        activation_rounds: int,
+        progress: Progress = None,
+    ) -> int:
+        """Refit ``pruned`` in place and return how many layers were refitted; see ``SequentialRefit``.
+
+        Raises:
+            UntraceableError: it computes something else than the trace; nothing was changed.
+        """
+        self._operations.prove(pruned, self._images.few)
+        modules = dict(pruned.named_modules())
+        altered: set[str] = set()
+        done: set[str] = set()
+        refitted = len(self._targets)
+        for node, values in self._walk(pruned, modules, progress, carried_out=False):
+            module = modules.get(str(node.target)) if node.op == "call_module" else None
+            if module is not None and node.target in self._repeated and node.target not in done:
+                done.add(str(node.target))  # its first call, before any value depends on its weights
+                refitted += self._refit_calls(pruned, str(node.target), cut, ridge, reestimate_norms)
+            if not any(source.name in altered for source in node.all_input_nodes):
+                if self._differs(node):
+                    altered.add(node.name)
+                continue
+            altered.add(node.name)
+            if module is None or node.target in self._repeated:
+                continue
+            if reestimate_norms and isinstance(module, nn.BatchNorm2d):
+                reestimate(module, [values[node.all_input_nodes[0]]])
+            elif node.name in self._targets:
+                assert isinstance(module, nn.Conv2d | nn.Linear)
+                self._refit(node, module, pruned, values, cut.keeps, ridge, activation_rounds)
+        return refitted
+
+    def _refit_calls(
+        self, pruned: nn.Module, name: str, cut: Cut, ridge: float, reestimate_norms: bool
+    ) -> bool:
+        """Refit a module that runs several times; return whether it is a layer with new weights."""
+        assert self._calls is not None
+        if name in self._calls.layers:
+            outputs = cut.keeps.get(name, Keep()).outputs
+            norm = norm_after(pruned, self._dense, self._repeated[name], outputs)
+            return self._calls.refit(pruned, name, norm, outputs, ridge=ridge)
+        if reestimate_norms and isinstance(pruned.get_submodule(name), nn.BatchNorm2d):
+            self._calls.reestimate(pruned, name)
+        return False
+
+    def _walk(
+        self, root: nn.Module, modules: Mapping[str, nn.Module], progress: Progress, *, carried_out: bool
+    ) -> Iterator[tuple[fx.Node, Values]]:
+        """Run the graph, every operation on all blocks of images before the next.
+
+        Yields:
+            Every operation, before or after it is ``carried_out``, with the values that are alive.
+        """
+        last_use = {source: node for node in self._operations.nodes for source in node.all_input_nodes}
+        blocks_of_images = self._images.blocks
+        values: Values = {}
+        for node in self._operations.nodes:
+            if node.op == "placeholder":
+                values[node] = [block.clone() for block in blocks_of_images]  # the network may work in place
+                continue
+            if not carried_out:
+                yield node, values
+            inputs = {source: values[source] for source in node.all_input_nodes}
+            values[node] = [
+                self._operations.call(
+                    node, {source: blocks[place] for source, blocks in inputs.items()}, root, modules
+                )
+                for place in range(len(blocks_of_images))
+            ]
+            if carried_out:
+                yield node, values
+            for source in node.all_input_nodes:
+                if last_use[source] is node:
+                    del values[source]
+            if progress is not None:
+                progress(1)
+
+    @torch.no_grad()
+    def _record(self, positions: int, generator: torch.Generator, progress: Progress) -> None:
+        """Run the dense network and keep what its layers deliver."""
+        modules = dict(self._dense.named_modules())
+        tied = tied_layers(self._dense)
+        altered: set[str] = set()
+        for node, values in self._walk(self._dense, modules, progress, carried_out=True):
+            reached = any(source.name in altered for source in node.all_input_nodes)
+            module = modules.get(str(node.target)) if node.op == "call_module" else None
+            if reached or self._differs(node):
+                altered.add(node.name)
+            if not reached or not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                continue
+            if len(calls_of(node)) > 1:
+                norm = norm_node(node, modules)
+                self._repeated[str(node.target)] = str(norm.target) if norm else None
+            elif not isinstance(module, nn.BatchNorm2d) and node.target not in tied:
+                inputs = values[node.all_input_nodes[0]]
+                if (
+                    why_not_linear(module, inputs[0][:1].shape) is None
+                ):  # else its weight is not what it seems
+                    chosen = block_positions(module, inputs, positions, generator)
+                    self._targets[node.name] = self._target(node, modules, values, altered, chosen)
+
+    def _target(
+        self,
+        node: fx.Node,
+        modules: Mapping[str, nn.Module],
+        values: Values,
+        altered: set[str],
+        chosen: Tensor,
+    ) -> _Target:
+        norm = norm_node(node, modules)
+        name = str(norm.target) if norm else None
+        module = modules[str(node.target)]
+        output = values[node]
+        rows = block_rows(module, output, chosen)
+        tail = norm or node
+        if norm is not None and not plain_norm(modules[str(norm.target)]):
+            return _Target(chosen, rows, name)  # an activation in it: nothing is seen through it
+        other = addend(tail)
+        if other is None:
+            return _Target(chosen, rows, name, bounds=bounds_after(tail, modules))
+        value = values.get(other)
+        if other.name not in altered or value is None or not _alike(value[0], output[0]):
+            return _Target(chosen, rows, name)
+        bounds = bounds_after(next(iter(tail.users)), modules)
+        return _Target(chosen, rows, name, other.name, block_rows(module, value, chosen), bounds)
+
+    def _differs(self, node: fx.Node) -> bool:
+        """Whether an operation may give other results in a pruned network for the same input."""
+        if node.op == "call_module":
+            module = self._dense.get_submodule(str(node.target))
+            return isinstance(module, OptionAShortcut) or any(True for _ in module.parameters())
+        return node.op == "get_attr" and node.target not in self._operations.constants
+
+    def _refit(
+        self,
+        node: fx.Node,
+        module: nn.Conv2d | nn.Linear,
+        pruned: nn.Module,
+        values: Values,
+        keeps: Mapping[str, Keep],
+        ridge: float,
+        activation_rounds: int,
+    ) -> None:
+        """Give a layer of the pruned network its new weights before it runs."""
+        target = self._targets[node.name]
+        outputs = keeps.get(str(node.target), Keep()).outputs
+        norm = norm_after(pruned, self._dense, target.norm, outputs)
+        like = module.weight
+        plain = like.new_ones(len(like)), like.new_zeros(len(like))
+        scale, offset = plain if norm is None else norm.affine()
+        rows = select(target.rows, outputs)
+        if target.branch is not None and target.branch_rows is not None:
+            value = next(value for source, value in values.items() if source.name == target.branch)
+            branch = block_rows(module, value, target.chosen)
+            error = select(target.branch_rows, outputs) - branch
+            rows = rows + error * torch.where(scale == 0, scale, 1 / scale)
+            offset = offset + branch
+        patches = block_patches(module, values[node.all_input_nodes[0]], target.chosen)
+        fit = len(rows) - self._images.held_out * (len(rows) // len(self._images))
+        samples = Samples(patches, rows, scale, offset.expand_as(rows), fit, target.bounds)
+        refit_layer(module, samples, norm, ridge=ridge, rounds=activation_rounds)
+
+
+def _alike(value: Any, output: Any) -> bool:
+    """Whether a value has the shape of a layer's output."""
+    return isinstance(value, Tensor) and value.shape == output.shape

@@ -1,0 +1,79 @@
+"""Single overrides ``KEY=VALUE``, read and written by Hydra's rules of quoting."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override, without Hydra's prefixes ``+`` and ``~``."""
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def text_of(override: str) -> str | None:
+    """Return the value of an override as Hydra reads it, quotes removed; None if it is no text or number.
+
+    Values that the configuration has to complete, such as ``runs/${name}``, are none either.
+    """
+    try:
+        parsed = _parser().parse_override(override)
+    except HydraException:
+        return None
+    value = parsed.value()
+    if parsed.is_sweep_override() or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(value)
+    return None if not text or "${" in text else text
+
+
+def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
+    """Quote the values of keys that name files, where Hydra could not read them; expand ``~``.
+
+    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. A value with a
+    comma or a quote of its own may mean anything, and is left to Hydra.
+
+    Args:
+        arguments: of the command line.
+        paths: keys whose values name files.
+    """
+    return [_readable(each) if "=" in each and key_of(each) in paths else each for each in arguments]
+
+
+def absolute(override: str, paths: Collection[str]) -> str:
+    """Return an override with an absolute path for its value, if its key is one of ``paths``."""
+    text = text_of(override) if key_of(override) in paths else None
+    return override if text is None else _with_text(override, str(Path(text).expanduser().resolve()))
+
+
+def _readable(argument: str) -> str:
+    raw = argument.partition("=")[2]
+    text = text_of(argument) if _is_read(argument) or set(raw) & set(",'\"") else raw
+    if text is None or (text == text_of(argument) and not text.startswith("~")):
+        return argument
+    return _with_text(argument, str(Path(text).expanduser()) if text.startswith("~") else text)
+
+
+def _is_read(override: str) -> bool:
+    try:
+        _parser().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _with_text(override: str, text: str) -> str:
+    """Return an override with the value ``text``, quoted where Hydra would read it as anything else."""
+    key = override.partition("=")[0]
+    plain = f"{key}={text}"
+    return plain if text_of(plain) == text else f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()

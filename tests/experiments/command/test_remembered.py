@@ -1,0 +1,117 @@
+"""Overrides as they are typed, remembered and read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from amc.errors import AmcError
+from experiments.command.overrides import absolute, readable, text_of
+from experiments.command.remembered import remembering, with_remembered
+from experiments.config.schema import path_keys
+from tests.experiments.helpers import FAKE, amc, done, read_json, refused
+
+ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x", "null", "12", "1e3", "a  b"]
+
+
+def test_every_field_that_names_a_file_is_known() -> None:
+    assert path_keys() == {
+        "data.root", "latency.adb.runner", "model.checkpoint", "model.start", "profile.tables", "strategy",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_paths_are_remembered_absolutely_and_read_back(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    typed = QuotedString(str(path), Quote.single).with_quotes()
+    override = absolute(f"profile.tables={typed}", {"profile.tables"})
+    assert text_of(override) == str(path)
+    assert absolute(override, {"profile.tables"}) == override
+
+
+def test_values_that_name_no_file_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for override in ("seed=1", "strategy=null", "strategy=${name}/x", "name='a (1)'", "data.root="):
+        assert absolute(override, {"strategy", "data.root"}) == override
+    assert absolute("+data.root=here", {"data.root"}) == f"+data.root={tmp_path}/here"
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("run_dir=plain/x", "plain/x"),
+        ("run_dir=Bücher (1)", "Bücher (1)"),
+        ("run_dir=out(1)", "out(1)"),
+        ("run_dir='out (1)'", "out (1)"),
+        ('run_dir="a,b"', "a,b"),
+        ("run_dir=~/x", "/home/me/x"),
+        ("run_dir='~/x y'", "/home/me/x y"),
+        ("run_dir=~/ü", "/home/me/ü"),
+        ("run_dir=a,b", None),
+        ("run_dir='open", None),
+    ],
+)
+def test_odd_paths_are_quoted_for_hydra(
+    typed: str, read: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    argument, other = readable([typed, "name=ü"], {"run_dir"})
+    assert text_of(argument) == read
+    assert other == "name=ü"
+    if read in (None, "plain/x", "out (1)", "a,b"):
+        assert argument == typed
+
+
+@pytest.mark.parametrize("typed", ["run_dir='out (1)'", '+run_dir="out (1)"', "++run_dir=out (1)"])
+def test_a_quoted_run_folder_is_found_again(
+    typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out (1)"
+    folder.mkdir()
+    with remembering(folder, ["run_dir='out (1)'", "seed=3", "stages=[train]"], paths=()):
+        pass
+    (argument,) = readable([typed], {"run_dir"})
+    assert with_remembered([argument, "name=x"]) == [argument, "seed=3", "stages=[train]", "name=x"]
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "search.jsonl", "strategy.json"])
+def test_results_of_an_unknown_job_are_not_overwritten(name: str, tmp_path: Path) -> None:
+    assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}"]
+    (tmp_path / name).touch()
+    with pytest.raises(AmcError, match=f"holds {name} of an unknown job"):
+        with_remembered([f"run_dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("results", [True, False])
+def test_a_first_command_is_remembered_when_it_fails_after_it_left_results(
+    results: bool, tmp_path: Path
+) -> None:
+    def command() -> None:
+        with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()):
+            if results:
+                (tmp_path / "dense.safetensors").touch()
+            raise AmcError("refused")
+
+    with pytest.raises(AmcError, match="refused"):
+        command()
+    expected = ["seed=3", "stages=[train,search]"] if results else []
+    assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}", *expected]
+
+
+def test_a_job_in_an_odd_folder_is_continued(tmp_path: Path) -> None:
+    folder = tmp_path / "Läufe (1), zwei"
+    settings = (*FAKE, "model=resnet20", "train.epochs=1", "seed=5", f"profile.tables={tmp_path}/Tafeln (ü)")
+    done(*settings, "run_dir='Läufe (1), zwei'", "stages=[train]", cwd=tmp_path)
+    weights = (folder / "dense.safetensors").read_bytes()
+    done("run_dir='Läufe (1), zwei'", "stages=[inspect]", cwd=tmp_path)
+    assert (folder / "dense.safetensors").read_bytes() == weights
+    remembered = read_json(folder / "overrides.json")["overrides"]
+    assert "seed=5" in remembered
+    assert f"profile.tables='{tmp_path}/Tafeln (ü)'" in remembered
+    assert json.loads((folder / "provenance.json").read_text())["seed"] == 5
+    (folder / "overrides.json").unlink()
+    refused(amc(*settings, "run_dir='Läufe (1), zwei'", cwd=tmp_path), "unknown job", "Läufe (1), zwei")
