@@ -44,13 +44,22 @@ def test_a_network_without_other_products_keeps_its_graph(example):
     assert with_other_macs(graph, model) is graph
 
 
-def test_products_that_grow_with_the_widths_are_refused_with_the_way_out(example):
+def test_groups_with_products_that_grow_with_the_widths_are_left_whole(example):
+    model = nn.Sequential(conv_bn(3, 6), nn.Conv2d(6, 3, 1), Functional())
+    found = with_other_macs(trace(model, example), model)
+    assert found.group_names == ("0.0", "1")
+    reasons = {item.name: item.reason for item in found.unprunable}
+    assert "a budget would not see" in reasons["2.stem.0"]
+    assert found.other_macs > 0
+
+
+def test_a_network_without_any_other_group_is_refused(example):
     model = Functional()
     graph = trace(model, example)
-    with pytest.raises(AmcError, match=r"compressor\.exclude=\[stem\.0,last\]") as caught:
+    with pytest.raises(AmcError, match=r"widths of stem\.0, last, .*no channel group is left") as caught:
         with_other_macs(graph, model)
     assert "\n" not in str(caught.value)
-    with pytest.raises(AmcError, match=r"widths of last, .*compressor\.exclude=\[last\]"):
+    with pytest.raises(AmcError, match=r"widths of last, .*no channel group is left"):
         with_other_macs(exclude_groups(graph, ["stem.0"]), model)
 
 
