@@ -276,12 +276,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
         (["model=mynet.Pair"], ["reward=accuracy needs", "reward=likeness"]),
-        (["model=mynet.Pair", "reward=agreement"], ["a tuple of 2, expected one tensor of logits"]),
-        (
-            ["model=mynet.Hidden", "stages=[train,search]"],
-            ["that change with", "compressor.exclude=[body.3]"],
-        ),
-        (["model=mynet.Scaled", "stages=[train,search]"], ["in group 'body.0'", "exclude=[body.0]"]),
+        (["model=mynet.Pair", "reward=agreement"], ["finetune", "needs a classifier"]),
         (["model=mynet.mak"], ["mynet.mak", "mynet.make"]),
         (["model=mynet.nn"], ["mynet.nn", "function"]),
         (["model=nonet.make"], ["nonet"]),
