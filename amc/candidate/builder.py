@@ -144,7 +144,9 @@ class CandidateBuilder:
         cut = self.cut(widths)
         self.prepare()
         if self._sequential is None or cut.widths == self.dense_widths:
-            lent: AbstractContextManager[nn.Module] = self._folded.loaded(self._lookup.tensors(cut))
+            lent: AbstractContextManager[nn.Module] = self._folded.loaded(
+                self._lookup.tensors(cut), cut.keeps
+            )
         else:
             model = self.pruned_model(cut).eval().to(self.device)
             self._sequential(
@@ -154,7 +156,7 @@ class CandidateBuilder:
                 reestimate_norms=self.settings.reestimate_norms,
                 activation_rounds=self.settings.activation_rounds,
             )
-            lent = self._folded.loaded_from(model)
+            lent = self._folded.loaded_from(model, cut.keeps)
         with lent as network:
             yield network
 
@@ -166,12 +168,17 @@ class CandidateBuilder:
         """
         other = precision not in (None, self.settings.precision)
         folded = self._folded_network(str(precision)) if other else self._folded
-        return folded.loaded(self._lookup.tensors(cut))
+        return folded.loaded(self._lookup.tensors(cut), cut.keeps)
 
     def measuring(self) -> Callable[[Sequence[int]], AbstractContextManager[nn.Module]]:
         """Return what lends candidates with looked-up weights in float32: a network of its own."""
         folded = self._folded_network("float32")
-        return lambda widths: folded.loaded(self._lookup.tensors(self.cut(widths)))
+
+        def lend(widths: Sequence[int]) -> AbstractContextManager[nn.Module]:
+            cut = self.cut(widths)
+            return folded.loaded(self._lookup.tensors(cut), cut.keeps)
+
+        return lend
 
     def refit_in_sequence(
         self,

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.modules import Tensors, cut_tensors, install
+from amc.cutting.modules import Keep, Tensors, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
 from amc.scoring.layout import image_like, memory_format_of
@@ -58,30 +58,31 @@ class FoldedNetwork:
         }
 
     @contextmanager
-    def loaded(self, tensors: Mapping[str, Tensors]) -> Iterator[nn.Module]:
+    def loaded(self, tensors: Mapping[str, Tensors], keeps: Mapping[str, Keep]) -> Iterator[nn.Module]:
         """Lend the network with a candidate's tensors.
 
         Args:
             tensors: name of a module -> its tensors; all other modules get the dense tensors.
+            keeps: name of a module -> how it is cut, for the sizes that modules without tensors declare.
 
         Raises:
             RuntimeError: another candidate is still lent.
         """
         if self._lent:
             raise RuntimeError("the network is lent to another candidate; use one after the other")
-        self._load(tensors)
+        self._load(tensors, keeps)
         self._lent = True
         try:
             yield self._network
         finally:
             self._lent = False
 
-    def loaded_from(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+    def loaded_from(self, model: nn.Module, keeps: Mapping[str, Keep]) -> AbstractContextManager[nn.Module]:
         """Lend the network with the tensors of a sliced network; see ``loaded``."""
         own = {name: _own_tensors(module) for name, module in model.named_modules()}
-        return self.loaded({name: tensors for name, tensors in own.items() if tensors})
+        return self.loaded({name: tensors for name, tensors in own.items() if tensors}, keeps)
 
-    def _load(self, tensors: Mapping[str, Tensors]) -> None:
+    def _load(self, tensors: Mapping[str, Tensors], keeps: Mapping[str, Keep]) -> None:
         current = {**self._whole, **tensors}
         norms = set(self._folded.values())
         for name, own in self._others.items():
@@ -93,6 +94,9 @@ class FoldedNetwork:
             if name in self._folded:
                 own = fold(own, current[self._folded[name]], self._dense[self._folded[name]])
             install(self._modules[name], {key: self._place(tensor) for key, tensor in own.items()})
+        for name, keep in keeps.items():
+            if name not in norms and not current.get(name):
+                install(self._modules[name], {}, keep)
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else None

@@ -223,8 +223,11 @@ def _declare_linear(module: nn.Linear, tensors: Mapping[str, Tensor], keep: Keep
 def _declare_norm(module: nn.modules.batchnorm._NormBase, tensors: Mapping[str, Tensor], keep: Keep) -> None:
     if keep.outputs is not None:
         module.num_features = len(keep.outputs)
-    elif (weight := tensors.get("weight")) is not None:
-        module.num_features = weight.shape[0]
+        return
+    for name in ("weight", "running_mean"):
+        if name in tensors:
+            module.num_features = len(tensors[name])
+            return
 
 
 def _declare_prelu(module: nn.PReLU, tensors: Mapping[str, Tensor], keep: Keep) -> None:

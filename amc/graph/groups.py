@@ -66,6 +66,10 @@ class ChannelGroup:
     root_channels: tuple[tuple[int, ...], ...]
 
 
+OUTPUT_REASON = "its channels are the network's output"
+"""Why the last channels of every network stay whole."""
+
+
 @dataclass(frozen=True)
 class Unprunable:
     """Channels that keep their full width, and the reason."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from amc.errors import NotPrunableError
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
-from amc.graph.groups import Axis, ChannelGroup, Graph, Slot, Unprunable
+from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
 from amc.graph.layers import LAYERS, Layer, trace_layers
 from amc.models import OptionAShortcut
 
@@ -112,7 +112,7 @@ def _why_unprunable(
         if (wall := dependencies.wall(item)) is not None:
             return wall
         if node.type == OPTYPE.OUTPUT:
-            return "its channels are the network's output"
+            return OUTPUT_REASON
         if node.type in (OPTYPE.LN, OPTYPE.GN):
             return f"{name} normalises over the channels: removing some would change the others"
         if node.type == OPTYPE.MHA:

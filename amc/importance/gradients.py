@@ -65,7 +65,8 @@ def gradients_reach(model: nn.Module, layers: Sequence[str], image: Tensor) -> b
     hooks = [modules[name].register_forward_hook(keep) for name in layers]
     try:
         with torch.enable_grad():
-            total = as_matrix(model(image.clone().requires_grad_()), 1).sum()
+            leaf = image.clone().requires_grad_()
+            total = as_matrix(model(leaf.clone()), 1).sum()  # the network may write into its input
         if not total.requires_grad or not all(output.requires_grad for output in held):
             return False
         return None not in torch.autograd.grad(total, held, allow_unused=True)

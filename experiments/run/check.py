@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from amc.budget.budget import check_ratio, get_fit
+from amc.budget.budget import Budget, check_ratio, get_fit
 from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError, SettingError
 from amc.export import get_format
+from amc.graph.groups import OUTPUT_REASON
 from amc.sparsity.scores import check_order
 from amc.training.settings import TrainSettings
 from envs import Reward
@@ -57,7 +58,7 @@ def check(run: Run) -> None:
         _check_outputs(run)
         for kind, ratio in asked_budgets(config.budget):
             if kind != "latency" or problem.profiled:  # a profile to come is checked by the search
-                run.budget_of(kind, ratio).check_feasible(run.space)
+                _check_feasible(run, run.budget_of(kind, ratio))
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
     _check_classifies(run)
@@ -90,6 +91,19 @@ def _check_classifies(run: Run) -> None:
             f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "
             "logits (N, classes): search, prune, export and benchmark work without"
         )
+
+
+def _check_feasible(run: Run, budget: Budget) -> None:
+    """Refuse a budget that no allowed network meets, and say which channels stay whole, and why."""
+    try:
+        budget.check_feasible(run.space)
+    except SettingError as error:
+        whole = [item for item in run.problem.graph.unprunable if item.reason != OUTPUT_REASON]
+        if not whole:
+            raise
+        named = "; ".join(f"{item.name} ({item.reason})" for item in whole[:_TOLD])
+        more = f"; and {len(whole) - _TOLD} more" if len(whole) > _TOLD else ""
+        raise SettingError(f"{error}. Some channels stay whole: {named}{more}") from error
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

@@ -276,7 +276,11 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
         (["model=mynet.Pair"], ["reward=accuracy needs", "reward=likeness"]),
-        (["model=mynet.Pair", "reward=agreement"], ["finetune", "needs a classifier"]),
+        (["model=mynet.Pair", "reward=agreement"], ["needs a classifier", "does not return logits"]),
+        (
+            ["model=mynet.Hidden", "stages=[train,search]"],
+            ["smallest allowed network", "Some channels stay whole", "body.3 (the zeroed and the cut"],
+        ),
         (["model=mynet.mak"], ["mynet.mak", "mynet.make"]),
         (["model=mynet.nn"], ["mynet.nn", "function"]),
         (["model=nonet.make"], ["nonet"]),

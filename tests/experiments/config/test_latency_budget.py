@@ -81,8 +81,8 @@ def test_the_same_table_gives_the_same_search(finished):
     for name in ("one", "two"):
         (finished / name).mkdir()
         (finished / name / "latency_model.json").write_text(model)
-        (finished / name / "dense.safetensors").write_bytes((finished / "run/dense.safetensors").read_bytes())
-        done(*JOB, "stages=[search]", f"run_dir={name}", cwd=finished)
+        trained = "model.checkpoint=run/dense.safetensors"
+        done(*JOB, trained, "stages=[search]", f"run_dir={name}", cwd=finished)
         assert not (finished / name / "stages/profile.json").exists()
     assert (finished / "one/strategy.json").read_bytes() == (finished / "two/strategy.json").read_bytes()
     assert timeless(finished / "one/search.jsonl") == timeless(finished / "two/search.jsonl")
