@@ -1,1 +1,10 @@
-"""The command line around a job: overrides that are remembered, locks, many jobs."""
+"""The command line around a job: overrides that are remembered, locks, many jobs.
+
+- ``command.py``: one call of ``amc``, around Hydra.
+- ``overrides.py``, ``remembered.py``: overrides, and those that a run folder remembers.
+- ``lock.py``: one process at a time in a run folder.
+- ``multirun.py``: the jobs of ``amc -m`` that fail.
+- ``messages.py``: errors as one line.
+- ``model_source.py``: any network's name as a value of ``model``.
+- ``quick_hydra.py``: workarounds for Hydra's slow start.
+"""
