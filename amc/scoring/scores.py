@@ -40,11 +40,7 @@ def agreement(logits: Tensor, dense_logits: Tensor) -> float:
     Raises:
         SettingError: the two shapes differ.
     """
-    if logits.shape != dense_logits.shape:
-        raise SettingError(
-            f"logits {tuple(logits.shape)} against dense logits {tuple(dense_logits.shape)}: expected the "
-            "same shape; they are probably of different images or heads"
-        )
+    _check_same_shape("logits", logits, dense_logits)
     pruned, dense = (F.log_softmax(each.double(), 1) for each in (logits, dense_logits.to(logits.device)))
     return 0.0 - F.kl_div(pruned, dense, reduction="batchmean", log_target=True).item()
 
@@ -62,12 +58,16 @@ def likeness(outputs: Tensor, dense_outputs: Tensor) -> float:
     Raises:
         SettingError: the two shapes differ.
     """
-    if outputs.shape != dense_outputs.shape:
-        raise SettingError(
-            f"outputs {tuple(outputs.shape)} against dense ones {tuple(dense_outputs.shape)}: expected the "
-            "same shape; they are probably of different images or heads"
-        )
+    _check_same_shape("outputs", outputs, dense_outputs)
     dense = dense_outputs.double()
     error = (outputs.double() - dense).square().sum()
     spread = (dense - dense.mean(0)).square().sum().clamp(min=torch.finfo(torch.float64).tiny)
     return 0.0 - float(error / spread)
+
+
+def _check_same_shape(what: str, pruned: Tensor, dense: Tensor) -> None:
+    if pruned.shape != dense.shape:
+        raise SettingError(
+            f"{what} {tuple(pruned.shape)} against dense ones {tuple(dense.shape)}: expected the same "
+            "shape; they are probably of different images or heads"
+        )
