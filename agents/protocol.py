@@ -27,9 +27,10 @@ class Episode:
         phase: ``warmup`` before the agent uses what it has learned, ``relaxed`` if the episode may exceed the
             budget on purpose, else ``search``.
         requested: the action of every step, in [0, 1].
-        executed: the preserve ratio of every group of the evaluated network, in (0, 1].
+        executed: the actions that were carried out, in [0, 1]; to request them gives the same network.
         value: the return, which is the reward of the last step (all others are zero).
         info: the environment's info of the last step.
+        learning: what the agent tells of its learning, by name (``agents.offpolicy.diagnostics``).
     """
 
     index: int
@@ -38,6 +39,12 @@ class Episode:
     executed: tuple[float, ...]
     value: float
     info: Mapping[str, Any] = field(compare=False)
+    learning: Mapping[str, float | None] = field(default_factory=dict, compare=False)
+
+    @property
+    def network(self) -> tuple[float, ...]:
+        """The preserve ratio of every group of the evaluated network, in (0, 1]."""
+        return tuple(self.info["ratios"])
 
     @property
     def eligible(self) -> bool:
@@ -138,12 +145,44 @@ def rollouts(
 
 
 def rollout(env: gym.Env, policy: Policy, index: int, phase: str) -> Episode:
-    """Run one episode under ``policy``."""
+    """Run one episode under ``policy``, whose actions in [0, 1] are scaled to the environment's range."""
+    low, high = bounds(env.action_space)
     observation, _ = env.reset()
     requested: list[float] = []
     while True:
-        action = policy(observation, len(requested))
+        action = low + (high - low) * policy(observation, len(requested))
         observation, reward, terminated, truncated, info = env.step(np.array([action], dtype=np.float32))
         requested.append(float(info["requested"]))
         if terminated or truncated:
-            return Episode(index, phase, tuple(requested), tuple(info["ratios"]), float(reward), info)
+            return episode_of(env.action_space, index, phase, requested, float(reward), info)
+
+
+def episode_of(
+    space: gym.Space,
+    index: int,
+    phase: str,
+    requested: Sequence[float],
+    value: float,
+    info: Mapping[str, Any],
+) -> Episode:
+    """Return an episode from what an environment tells of it.
+
+    Args:
+        space: the actions of a step.
+        index, phase, value: as in ``Episode``.
+        requested: the requested action of every step, in the environment's range.
+        info: of the last step.
+    """
+    low, high = bounds(space)
+
+    def unit(actions: Sequence[float]) -> tuple[float, ...]:
+        return tuple((action - low) / (high - low) for action in actions)
+
+    return Episode(index, phase, unit(requested), unit(info["actions"]), value, info)
+
+
+def bounds(space: gym.Space) -> tuple[float, float]:
+    """Return the smallest and largest action of a space of one number."""
+    assert isinstance(space, gym.spaces.Box)
+    assert space.shape == (1,), f"expected one number a step, not {space.shape}"
+    return float(space.low[0]), float(space.high[0])

@@ -15,17 +15,16 @@ import gymnasium as gym
 import numpy as np
 
 from agents.baselines import carry_out
+from agents.belief import Belief
 from agents.checks import POSITIVE, validate
 from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, rollouts
 
 Actions = tuple[float, ...]
 Allocate = Callable[[Sequence[float]], Actions]
-"""(G,) factors of the groups' error curves -> (G,) preserve ratios that are best under them."""
-Losses = Callable[[Sequence[float]], Sequence[float]]
-"""(G,) executed preserve ratios -> (G,) errors of the groups, by their curves."""
+"""(G,) factors of the groups' error curves -> (G,) actions of the allocation that is best under them."""
+Errors = Callable[[Episode], Sequence[float] | np.ndarray]
+"""An episode -> (G,) errors of the groups of its network, by their curves."""
 
-LEAST_FACTOR = 0.05
-"""Smallest factor. Under a factor of zero or less a group would be pruned to its minimum."""
 DRAWS = 10
 """How often factors are drawn, each time with a wider spread, until their allocation is a new one."""
 
@@ -51,27 +50,6 @@ class ThompsonSettings:
         validate(self)
 
 
-class Belief:
-    """Normal posterior of the groups' factors: Bayesian linear regression of losses on the curves' errors."""
-
-    def __init__(self, groups: int, settings: ThompsonSettings) -> None:
-        self._noise = settings.noise
-        self._precision = np.eye(groups) / settings.prior**2
-        self._moment = self._precision @ np.ones(groups)
-
-    def learn(self, errors: np.ndarray, loss: float) -> None:
-        """Update with one network: its groups' errors (G,) by the curves and its loss, in the same unit."""
-        self._precision += np.outer(errors, errors) / self._noise**2
-        self._moment += errors * loss / self._noise**2
-
-    def draw(self, generator: np.random.Generator, spread: float) -> np.ndarray:
-        """Draw factors (G,); ``spread`` multiplies the standard deviation."""
-        root = np.linalg.cholesky(self._precision)  # of the inverse covariance
-        mean = np.linalg.solve(self._precision, self._moment)
-        shift = np.linalg.solve(root.T, generator.standard_normal(len(mean)))
-        return np.maximum(mean + spread * shift, LEAST_FACTOR)
-
-
 def thompson_search(
     envs: Sequence[gym.Env],
     episodes: int,
@@ -79,7 +57,7 @@ def thompson_search(
     on_episode: OnEpisode,
     *,
     allocate: Allocate,
-    losses: Losses,
+    errors: Errors,
     ceiling: Callable[[], float],
     groups: int,
     settings: ThompsonSettings,
@@ -91,14 +69,13 @@ def thompson_search(
 
     Args:
         allocate: gives the best allocation under factors.
-        losses: gives the groups' errors of an allocation.
+        errors: gives the groups' errors of an episode's network.
         ceiling: gives the return of the dense network.
         groups: number of groups G, which is the number of steps of an episode.
         settings: the hyper-parameters.
     """
     generator = np.random.default_rng(seed)
-    belief = Belief(groups, settings)
-    scale: tuple[float, float] | None = None  # normalises errors and losses: both are 1 for the first network
+    belief = Belief(groups, prior=settings.prior, noise=settings.noise)
     met: set[Actions] = set()
     best: Episode | None = None
     for batch in batches(episodes, len(envs)):
@@ -112,10 +89,7 @@ def thompson_search(
         for episode in rollouts(envs, [carry_out(actions) for actions in proposals], batch.start, "search"):
             on_episode(episode)
             best = better(best, episode)
-            errors, loss = np.array(losses(episode.executed)), ceiling() - episode.value
-            if scale is None:
-                scale = max(float(errors.sum()), 1e-12), max(loss, 1e-12)
-            belief.learn(errors / scale[0], loss / scale[1])
+            belief.learn(errors(episode), ceiling() - episode.value)
     assert best is not None
     return SearchResult("thompson", episodes, best)
 

@@ -3,21 +3,34 @@
 from gymnasium.envs.registration import register, registry
 
 from envs.channel_pruning import ChannelPruningEnv, Network
-from envs.observation import FEATURES, GroupFeatures, ObservationTable
+from envs.channel_weighting import SPAN, ChannelWeightingEnv, actions_of, centred, weights_of
+from envs.observation import CURVE_FEATURES, FEATURES, GroupFeatures, ObservationTable
 from envs.reward import REWARDS, Reward, get_reward
 
 __all__ = [
+    "CURVE_FEATURES",
     "FEATURES",
     "REWARDS",
+    "SPAN",
+    "WEIGHTING_ENV_ID",
     "ChannelPruningEnv",
+    "ChannelWeightingEnv",
     "GroupFeatures",
     "Network",
     "ObservationTable",
     "Reward",
+    "actions_of",
+    "centred",
     "get_reward",
+    "weights_of",
 ]
 
 ENV_ID = "AMC/ChannelPruning-v0"
+WEIGHTING_ENV_ID = "AMC/ChannelPruning-v1"
 
-if ENV_ID not in registry:
-    register(id=ENV_ID, entry_point="envs.channel_pruning:make_channel_pruning")
+for _name, _entry in (
+    (ENV_ID, "envs.channel_pruning:make_channel_pruning"),
+    (WEIGHTING_ENV_ID, "envs.channel_weighting:make_channel_weighting"),
+):
+    if _name not in registry:
+        register(id=_name, entry_point=_entry)

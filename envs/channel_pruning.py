@@ -96,7 +96,8 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
     rounding and ``fit="cut"``), ``width``, ``cut`` (channels that ``fit="cut"`` removed) and ``macs_ratio``
     (multiply-adds with the later groups dense, relative to the dense network). With ``fit="scale"`` these are
     the values before scaling. The last step adds ``ratios`` (preserve ratios of the final network, one a
-    group), ``evaluation`` (its ``Evaluation``) and ``return`` (the reward in double precision).
+    group), ``actions`` (the same: repeating them gives this network again), ``evaluation`` (its
+    ``Evaluation``) and ``return`` (the reward in double precision).
 
     ## Arguments
 
@@ -220,7 +221,7 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         evaluation = self._network.evaluate(widths)
         value = self._reward(evaluation)
         ratios = tuple(width / dense for width, dense in zip(widths, self._space.dense, strict=True))
-        info.update({"ratios": ratios, "evaluation": evaluation, "return": value})
+        info.update({"actions": ratios, "ratios": ratios, "evaluation": evaluation, "return": value})
         return value
 
 

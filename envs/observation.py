@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from amc.budget.budget import Budget
+from amc.budget.weighing import WeightedAllocation, changes
+from amc.budget.widths import WidthSpace
+
 if TYPE_CHECKING:
     from amc.graph.groups import Graph
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "macs", "reduced", "rest", "previous")
 """Names of the features, in order; the table in ``ChannelPruningEnv`` explains them."""
+
+CURVE_FEATURES = (*FEATURES[:8], "rest", "greedy", "error", "saving")
+"""Names of the features of ``ChannelWeightingEnv``, in order."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,8 @@ class ObservationTable:
     """
 
     def __init__(self, groups: Sequence[GroupFeatures], dense_macs: float) -> None:
-        raw = np.array([astuple(group) for group in groups], dtype=np.float64)
-        low, high = raw.min(axis=0), raw.max(axis=0)
-        span = np.where(high > low, high - low, 1.0)
-        scaled = (raw - low) / span
-        self._static = scaled[:, :8]
-        self._rest = raw[:, 8] / dense_macs
+        self._static, rest = _scaled(groups)
+        self._rest = rest / dense_macs
 
     def __call__(self, group: int, macs_ratio: float, previous: float) -> np.ndarray:
         """Return the observation (11,) float32 before group ``group`` is decided.
@@ -97,3 +100,40 @@ class ObservationTable:
         """
         varying = (1.0 - macs_ratio, self._rest[group], previous)
         return np.clip(np.concatenate([self._static[group], varying]), 0.0, 1.0).astype(np.float32)
+
+
+def curve_observations(
+    groups: Sequence[GroupFeatures],
+    dense_macs: float,
+    space: WidthSpace,
+    budget: Budget,
+    allocate: WeightedAllocation,
+) -> np.ndarray:
+    """Return the observations (G, 12) float32 of ``ChannelWeightingEnv``, one for each group.
+
+    Args:
+        groups: the constant features of every group.
+        dense_macs: multiply-adds of the dense network.
+        space: the widths that groups may take.
+        budget: the limit.
+        allocate: finds widths for weights of the error curves.
+    """
+    static, rest = _scaled(groups)
+    greedy = allocate([1.0] * len(groups))
+    errors = allocate.errors_at(greedy)
+    dense, least = np.array(space.dense), np.array(space.minimum)
+    varying = (
+        rest / dense_macs,
+        np.array(greedy) / dense,
+        errors / max(float(errors.sum()), 1e-12),
+        -changes(budget.cost, dense, least - dense) / budget.dense_cost,
+    )
+    return np.clip(np.concatenate([static, np.stack(varying, 1)], 1), 0.0, 1.0).astype(np.float32)
+
+
+def _scaled(groups: Sequence[GroupFeatures]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first eight features (G, 8), scaled by their extremes, and ``rest`` (G,)."""
+    raw = np.array([astuple(group) for group in groups], dtype=np.float64)
+    low, high = raw.min(axis=0), raw.max(axis=0)
+    scaled = (raw - low) / np.where(high > low, high - low, 1.0)
+    return scaled[:, :8], raw[:, 8]

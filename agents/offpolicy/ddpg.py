@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from stable_baselines3 import DDPG
 from stable_baselines3.common.logger import Logger
 
 from agents.offpolicy.callbacks import EpisodeCallback
+from agents.offpolicy.diagnostics import Diagnostics
+from agents.offpolicy.imagination import Imagination, World
 from agents.offpolicy.noise import sigma_at
 from agents.offpolicy.policy import StepFeatures, TruncatedNormalPolicy
 from agents.offpolicy.replay import EpisodeReplayBuffer
@@ -26,9 +29,24 @@ from agents.protocol import Episode, OnEpisode, SearchResult, batches
 
 
 class AMCDDPG(DDPG):
-    """DDPG with a learning rate for the actor, and without uniform warm-up for a guided actor."""
+    """DDPG with a learning rate for the actor, and without uniform warm-up for a guided actor.
+
+    Attributes:
+        imagination: gives imagined episodes to learn from; None for none.
+    """
 
     policy: TruncatedNormalPolicy
+    imagination: Imagination | None = None
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Take gradient steps on the replay buffer, with new imagined episodes if there are any."""
+        if self.imagination is not None:
+            assert isinstance(self.replay_buffer, EpisodeReplayBuffer)
+            self.imagination.refill(self.replay_buffer, self.actor)
+        super().train(gradient_steps, batch_size)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "imagination"]  # it knows the network
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         super()._update_learning_rate(optimizers)  # sets the critic's rate for both
@@ -106,14 +124,18 @@ def ddpg_search(
     *,
     settings: DDPGSettings,
     episode_length: int,
+    world: World | None = None,
 ) -> SearchResult:
     """Search with DDPG; see ``agents.protocol.Agent``.
 
     Args:
         settings: the hyper-parameters.
         episode_length: steps of every episode.
+        world: the known part of the environments, to imagine episodes in.
     """
     model = build_ddpg(envs, settings, seed, episode_length)
+    if world is not None and settings.imagined:
+        model.imagination = Imagination(world, settings, episode_length, seed)
     return explore(model, episodes, on_episode, settings, episode_length)
 
 
@@ -121,27 +143,41 @@ def explore(
     model: AMCDDPG, episodes: int, on_episode: OnEpisode, settings: DDPGSettings, episode_length: int
 ) -> SearchResult:
     """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes."""
-    policy = model.policy
+    policy, imagination = model.policy, model.imagination
     met: set[tuple[float, ...]] = set()
     repeated = 0
 
     def begin(first: int) -> None:
         sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
         policy.sigma = min(sigma * 1.5**repeated, max(sigma, 1.0))
-        policy.still = int(bool(settings.guide) and first == 0)  # the guide itself is evaluated once
+        policy.still = int(_acts_still(first, settings))
+        if imagination is not None and first:
+            shifts = [imagination.shift(1.5**repeated) for _ in range(model.n_envs)]
+            policy.shift = torch.as_tensor(np.stack(shifts), dtype=torch.float32)
         if isinstance(model.env, ThreadedVecEnv):
             model.env.active = min(model.n_envs, episodes - first)
 
     def end(episode: Episode) -> None:
         nonlocal repeated
         on_episode(episode)
-        repeated = repeated + 1 if settings.seek_new and episode.executed in met else 0
-        met.add(episode.executed)
-        if settings.follow_best and episode is callback.best:
+        repeated = repeated + 1 if settings.seek_new and episode.network in met else 0
+        met.add(episode.network)
+        if imagination is not None:
+            imagination.learn(episode)
+            policy.move_guide(imagination.expected, keep_learned=True)
+        elif settings.follow_best and episode is callback.best:
             policy.move_guide(episode.executed)
 
-    callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin)
+    learning = Diagnostics(model.actor, model.critic)
+    callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin, learning)
     steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length
     model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
     assert callback.best is not None
     return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))
+
+
+def _acts_still(episode: int, settings: DDPGSettings) -> bool:
+    """Whether an episode acts without noise: the guide, and every ``still_every`` episodes."""
+    if episode == 0:
+        return bool(settings.guide)
+    return settings.still_every > 0 and episode % settings.still_every == 0

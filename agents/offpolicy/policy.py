@@ -55,10 +55,14 @@ class GuidedActor(Actor):
         self.register_buffer("offset", torch.zeros(len(guide)))
         self.start_from(guide)
 
-    def start_from(self, actions: Sequence[float]) -> None:
-        """Make the actor return ``actions``, one in [0, 1] a step, and reset ``f`` to zero."""
+    def lean_on(self, actions: Sequence[float]) -> None:
+        """Let ``f`` be an offset to other actions, one in [0, 1] a step."""
         centred = 2.0 * torch.tensor(actions, dtype=torch.float32) - 1.0
         self.offset = torch.atanh(centred.clamp(-0.995, 0.995))
+
+    def start_from(self, actions: Sequence[float]) -> None:
+        """Make the actor return ``actions``, one in [0, 1] a step, and reset ``f`` to zero."""
+        self.lean_on(actions)
         last = self.mu[-2]
         assert isinstance(last, torch.nn.Linear)
         torch.nn.init.zeros_(last.weight)
@@ -82,10 +86,12 @@ class TruncatedNormalPolicy(TD3Policy):
     Attributes:
         sigma: standard deviation of the noise, in units of the environment's action.
         still: the first ``still`` environments act without noise.
+        shift: (envs, steps) added to the actor's actions in [-1, 1] in place of noise, if given.
     """
 
     sigma: float = 0.0
     still: int = 0
+    shift: Tensor | None = None
 
     def __init__(
         self,
@@ -107,11 +113,15 @@ class TruncatedNormalPolicy(TD3Policy):
         assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
 
-    def move_guide(self, actions: Sequence[float]) -> None:
-        """Let a guided actor start from another allocation, one action in [0, 1] a step."""
+    def move_guide(self, actions: Sequence[float], *, keep_learned: bool = False) -> None:
+        """Let a guided actor start from another allocation, one action in [0, 1] a step.
+
+        Args:
+            keep_learned: whether the actor's offset to its guide stays; otherwise it is reset to zero.
+        """
         for actor in (self.actor, self.actor_target):
             if isinstance(actor, GuidedActor):
-                actor.start_from(actions)
+                (actor.lean_on if keep_learned else actor.start_from)(actions)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """Build an actor, around the guide if there is one."""
@@ -124,7 +134,11 @@ class TruncatedNormalPolicy(TD3Policy):
         mean = self.actor(observation)
         if deterministic:
             return mean
-        # The network's actions lie in [-1, 1], twice as wide as the environment's [0, 1].
+        if self.shift is not None:
+            step = int(step_of(observation[:1], self.shift.shape[1]))
+            moved = (mean + self.shift[:, step, None]).clamp(-1.0, 1.0)
+            return torch.cat([mean[: self.still], moved[self.still :]])
+        # The network's actions lie in [-1, 1], twice as wide as the agent's [0, 1].
         moved = truncated_normal(mean[self.still :], 2.0 * self.sigma, -1.0, 1.0)
         sample = torch.cat([mean[: self.still], moved])
         if self.explore_share == 1:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from agents.protocol import bounds
+
+REAL_SHARE = 0.125
+"""Share of real transitions in a batch if episodes are imagined too."""
 
 
 class EpisodeReplayBuffer(ReplayBuffer):
     """Replay buffer with AMC's reward shaping.
 
     - Every step gets the reward of its episode's last step (AMC section 3.2).
-    - The stored action is the executed one (from ``info["ratios"]`` of the last step, after rounding and the
+    - The stored action is the executed one (from ``info["actions"]`` of the last step, after rounding and the
       budget), scaled to [-1, 1].
     - Environments that are stepped together end their episodes together; each episode has its own return.
       ``buffer_size`` counts the transitions of all environments.
@@ -45,6 +51,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self._standardise = standardise
         self.baseline: float | None = None
         self._episode: list[tuple[Any, ...]] = []
+        self._imagined: ReplayBufferSamples | None = None
 
     def add(
         self,
@@ -69,16 +76,61 @@ class EpisodeReplayBuffer(ReplayBuffer):
             assert done.all(), "environments that are stepped together have episodes of the same length"
             for step, (step_obs, step_next, step_action, step_done, step_infos) in enumerate(self._episode):
                 if self._store_executed:
-                    executed = [2.0 * info["ratios"][step] - 1.0 for info in infos]
+                    executed = [self._scaled(info["actions"][step]) for info in infos]
                     step_action = np.array(executed, dtype=action.dtype).reshape(action.shape)
                 super().add(step_obs, step_next, step_action, reward, step_done, step_infos)
             self._episode = []
 
+    def _scaled(self, action: float) -> float:
+        low, high = bounds(self.action_space)
+        return 2.0 * (action - low) / (high - low) - 1.0
+
+    @property
+    def first_episode(self) -> np.ndarray:
+        """Observations (steps, features) of the first stored episode."""
+        last = int(self.dones[:, 0].argmax())
+        found: np.ndarray = self.observations[: last + 1, 0]
+        return found
+
+    def imagine(self, observations: np.ndarray, actions: np.ndarray, returns: np.ndarray) -> None:
+        """Replace the imagined episodes, which all have the same observations.
+
+        Args:
+            observations: (steps, features).
+            actions: (episodes, steps), scaled to [-1, 1].
+            returns: (episodes,).
+        """
+        count, steps = actions.shape
+        following = np.roll(observations, -1, axis=0)
+        parts = (
+            np.tile(observations, (count, 1)),
+            actions.reshape(-1, 1),
+            np.tile(following, (count, 1)),
+            np.tile(np.arange(steps) == steps - 1, count)[:, None],
+            np.repeat(returns, steps)[:, None],
+        )
+        tensors = [torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in parts]
+        self._imagined = ReplayBufferSamples(*tensors)
+
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """Sample ``batch_size`` transitions whose rewards are less the baseline, or standardised."""
-        batch = super().sample(batch_size, env)
+        """Sample ``batch_size`` transitions whose rewards are less the baseline, or standardised.
+
+        With imagined episodes, ``REAL_SHARE`` of the transitions are real.
+        """
+        if self._imagined is None:
+            return self._valued(super().sample(batch_size, env))
+        real = super().sample(max(int(REAL_SHARE * batch_size), 1), env)
+        rows = torch.from_numpy(
+            np.random.randint(len(self._imagined.rewards), size=batch_size - len(real.rewards))
+        )
+        pairs = zip(real[:5], self._imagined[:5], strict=True)
+        return self._valued(ReplayBufferSamples(*(torch.cat([one, other[rows]]) for one, other in pairs)))
+
+    def _valued(self, batch: ReplayBufferSamples) -> ReplayBufferSamples:
         if self._standardise:
-            stored = self.rewards[: self.buffer_size if self.full else self.pos]
+            stored = self.rewards[: self.buffer_size if self.full else self.pos].ravel()
+            if self._imagined is not None:
+                stored = np.concatenate([stored, self._imagined.rewards.numpy().ravel()])
             spread = max(float(stored.std()), 1e-8)
             return batch._replace(rewards=(batch.rewards - float(stored.mean())) / spread)
         if self._alpha == 0:

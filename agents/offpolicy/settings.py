@@ -32,6 +32,14 @@ class DDPGSettings:
             1 perturbs every step (AMC).
         follow_best: whether the guide moves to the best episode so far, which resets the actor's offset.
         seek_new: whether the noise grows by half for each episode in a row that repeats an earlier network.
+        still_every: every how many episodes one acts without noise, which shows the return of the policy
+            itself; 0 for none.
+        imagined: imagined episodes after every real one, where a world model is possible
+            (``agents.offpolicy.imagination``); 0 for none (AMC). With them, real episodes explore by draws
+            from the belief, and ``sigma``, ``explore_share`` and ``follow_best`` are not used.
+        imagined_sigma: standard deviation of the actions of imagined episodes, in [-1, 1].
+        prior: standard deviation of the prior of the belief's factors, whose mean is 1.
+        noise: standard deviation of the belief's noise, as a share of the first episode's loss.
 
     Raises:
         ValueError: names an impossible setting, its value and what is expected.
@@ -56,6 +64,11 @@ class DDPGSettings:
     explore_share: float = field(default=1.0, metadata=SHARE)
     follow_best: bool = False
     seek_new: bool = False
+    still_every: int = field(default=0, metadata=at_least(0))
+    imagined: int = field(default=0, metadata=at_least(0))
+    imagined_sigma: float = field(default=0.15, metadata=POSITIVE)
+    prior: float = field(default=0.3, metadata=POSITIVE)
+    noise: float = field(default=0.02, metadata=POSITIVE)
 
     def __post_init__(self) -> None:
         validate(self)

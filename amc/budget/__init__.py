@@ -3,11 +3,11 @@
 - ``widths.py``: the widths that each channel group may take.
 - ``budget.py``: a limit on a cost, and two ways to make requested widths fit it.
 - ``allocation.py``: widths by rules that need no search, such as the same ratio for every group.
+- ``weighing.py``: widths of the least weighted sum of output errors.
 """
 
 from amc.budget.allocation import (
     even_errors,
-    greedy_widths,
     one_group_smaller,
     ramp_widths,
     ranked_widths,
@@ -16,6 +16,7 @@ from amc.budget.allocation import (
     uniform_widths,
 )
 from amc.budget.budget import FITS, Budget, Cost, Fit, check_ratio, get_fit, make_budget
+from amc.budget.weighing import WeightedAllocation, greedy_widths
 from amc.budget.widths import WidthSpace, width_space
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Budget",
     "Cost",
     "Fit",
+    "WeightedAllocation",
     "WidthSpace",
     "check_ratio",
     "even_errors",

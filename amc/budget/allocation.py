@@ -70,21 +70,6 @@ def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios:
     return budget.scale(space, [width / dense for width, dense in zip(widths, space.dense, strict=True)])
 
 
-def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[int, ...]:
-    """Shrink the dense network greedily until it meets the budget.
-
-    The sum of the groups' output errors takes the place of the accuracy. It needs no evaluation, as the
-    errors were computed with the channel orders.
-
-    Args:
-        errors: output error of every group at every width.
-
-    Returns:
-        Widths within the budget, or the smallest ones if the budget is infeasible.
-    """
-    return shrink_greedily(space, budget.cost, budget.limit, space.dense, errors)
-
-
 def shrink_greedily(
     space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], errors: Errors
 ) -> tuple[int, ...]:

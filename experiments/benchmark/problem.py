@@ -13,11 +13,11 @@ from agents import Episode
 from amc.budget.widths import WidthSpace
 from amc.importance.global_ranking import global_scores
 from amc.result import Evaluation
-from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments.command import model_source
 from experiments.config import schema
-from experiments.config.agents import ALLOCATIONS, Knowledge, check_agent, check_search, make_agent
+from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent
+from experiments.config.arena import Arena
 from experiments.run.run import Run
 
 FIXED = (*ALLOCATIONS, "netadapt")
@@ -99,19 +99,16 @@ class Problem:
             if episode.eligible:
                 values.append(max(episode.value, values[-1] if values else episode.value))
 
-        known = Knowledge(
+        arena = Arena(
+            self,
             self.space,
             self.budget,
+            self.reward,
+            self._features,
             curves=self._curves,
-            relaxed_env=lambda: self._env(enforced=False),
             ceiling=lambda: self.reward(self.evaluator.dense),
             scores=self._scores,
         )
-        search = make_agent(config, known, seed)
-        best = search([self._env(enforced=True)], on_episode).best.value
+        best = make_agent(config, arena, seed)(1, on_episode).best.value
         assert best == values[-1]
         return Trial(tuple(values), len(self._seen))
-
-    def _env(self, *, enforced: bool) -> ChannelPruningEnv:
-        budget = replace(self.budget, enforced=enforced)
-        return ChannelPruningEnv(self, self.space, budget, self.reward, self._features)

@@ -21,8 +21,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from amc.budget.allocation import greedy_widths
 from amc.budget.budget import Budget
+from amc.budget.weighing import greedy_widths
 from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
 from amc.scoring.run import outputs

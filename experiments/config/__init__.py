@@ -4,6 +4,7 @@
 - ``derive.py``: sections derived from the settings that they fill.
 - ``stages.py``: names and order of the stages.
 - ``budgets.py``: the budgets of a job: one, or a list.
+- ``arena.py``: the problem of one search: its environments, and what agents may know of it.
 - ``agents.py``: ``AGENTS``, and an agent with its settings bound.
 - ``presets.py``: the settings of ``conf/agent/NAME.yaml`` without Hydra, for the library.
 - ``runtimes.py``: runtimes with the settings of other devices.

@@ -251,12 +251,15 @@ class AgentConfig:
 
     ``guide`` is the initial allocation: ``none``, ``uniform``, ``greedy`` (``amc.budget.allocation``) or
     ``best``, which evaluates these two and ``global_l1`` and takes the one with the highest return.
+    ``acts`` says what an action is: ``ratios`` (preserve ratios, AMC), ``weights`` of error curves, or
+    ``auto``, which is ``weights`` where error curves and an enforced budget allow it.
     """
 
     name: str = MISSING
     episodes: int = 150
     warmup_episodes: int = 50
     guide: str = "none"
+    acts: str = "ratios"
 
 
 def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:

@@ -37,7 +37,8 @@ from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import group_features
-from experiments.config.agents import Knowledge, check_agent, check_search, episodes_of, make_agent
+from experiments.config.agents import check_agent, check_search, episodes_of, make_agent
+from experiments.config.arena import Arena
 from experiments.config.presets import agent_preset
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
@@ -214,11 +215,13 @@ class CompressionTask:
         check_agent(config, self._evaluator.builder.settings.order)
         check_search(config, self.reward)
         log: list[dict[str, Any]] = []
-        known = Knowledge(
+        arena = Arena(
+            self,
             self.space,
             self.budget,
+            replace(self.reward, score=self.value),
+            group_features(self.graph),
             curves=partial(self._curves),
-            relaxed_env=lambda: self.env(enforced=False),
             ceiling=lambda: self._dense_value(),
             scores=partial(
                 global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
@@ -234,7 +237,7 @@ class CompressionTask:
                 if on_episode is not None:
                     on_episode(episode)
 
-            found = make_agent(config, known, seed)([self.env()], watch)
+            found = make_agent(config, arena, seed)(1, watch)
         widths = found.best.info["evaluation"].widths
         facts: dict[str, Any] = {"agent": found.agent, "seed": seed, "best_episode": found.best.index}
         return self._compressed(widths, found.best.value, facts, log)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from agents import ThompsonSettings, evolution_search, thompson_search
+from agents.belief import LEAST_FACTOR, Belief
 from agents.evolution import EvolutionSettings
-from agents.thompson import LEAST_FACTOR, Belief
-from amc.budget.allocation import greedy_widths
 from amc.budget.budget import make_budget
+from amc.budget.weighing import greedy_widths
 from amc.budget.widths import width_space
 from amc.result import Evaluation
 from envs import ChannelPruningEnv, get_reward
@@ -57,7 +57,7 @@ def search(seed=0, episodes=30, envs=1, **settings):
         seed,
         seen.append,
         allocate=allocate,
-        losses=lambda actions: [CURVE[round(action * DENSE)] for action in actions],
+        errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
         ceiling=lambda: 0.0,
         groups=GROUPS,
         settings=ThompsonSettings(**settings),
@@ -103,7 +103,7 @@ def test_a_guide_is_carried_out_first():
 
 
 def test_the_belief_is_that_of_linear_regression():
-    belief = Belief(2, ThompsonSettings(prior=0.5, noise=0.1))
+    belief = Belief(2, prior=0.5, noise=0.1)
     rows, losses = np.array([[0.4, 0.6], [0.9, 0.2], [0.3, 0.3]]), np.array([1.0, 1.2, 0.5])
     for row, loss in zip(rows, losses, strict=True):
         belief.learn(row, loss)
@@ -115,7 +115,7 @@ def test_the_belief_is_that_of_linear_regression():
 
 
 def test_factors_stay_positive():
-    belief = Belief(2, ThompsonSettings(prior=10.0))
+    belief = Belief(2, prior=10.0, noise=0.02)
     draw = partial(belief.draw, spread=1.0)
     assert min(draw(np.random.default_rng(seed)).min() for seed in range(20)) == LEAST_FACTOR
 
@@ -129,7 +129,7 @@ def test_a_network_without_loss_breaks_nothing():
         0,
         seen.append,
         allocate=allocate,
-        losses=lambda _: [0.0] * GROUPS,
+        errors=lambda _: [0.0] * GROUPS,
         ceiling=lambda: -1.0,
         groups=GROUPS,
         settings=curves,

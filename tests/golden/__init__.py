@@ -40,9 +40,13 @@ from agents import (
     thompson_search,
     tpe_search,
 )
-from amc.budget.allocation import greedy_widths, one_group_smaller
+from amc.budget.allocation import one_group_smaller
 from amc.budget.budget import Fit
-from envs import Reward, get_reward
+from amc.budget.weighing import greedy_widths
+from envs import GroupFeatures, Reward, get_reward
+from experiments.config.agents import make_agent
+from experiments.config.arena import Arena
+from experiments.config.presets import agent_preset
 from tests.fakes import fake_problem
 
 FOLDER = Path(__file__).parent
@@ -97,9 +101,9 @@ def propose(actions: Sequence[float], share: float) -> list[tuple[float, ...]]:
     return [shares(network) for network in one_group_smaller(SPACE, BUDGET.cost, limit, widths, CURVES)]
 
 
-def losses(actions: Sequence[float]) -> list[float]:
-    """Return every group's error at its preserve ratio, by its curve."""
-    return [CURVES[name][round(40 * action)] for name, action in zip(SPACE.names, actions, strict=True)]
+def errors(episode: Episode) -> list[float]:
+    """Return every group's error at the widths of an episode's network, by its curve."""
+    return [CURVES[name][round(40 * own)] for name, own in zip(SPACE.names, episode.network, strict=True)]
 
 
 def ddpg(settings: DDPGSettings, episodes: int, count: int, on_episode: OnEpisode) -> SearchResult:
@@ -136,11 +140,22 @@ def thompson(on_episode: OnEpisode) -> SearchResult:
         SEED,
         on_episode,
         allocate=allocate,
-        losses=losses,
+        errors=errors,
         ceiling=lambda: 0.0,
         groups=GROUPS,
         settings=ThompsonSettings(),
     )
+
+
+def imagining(on_episode: OnEpisode) -> SearchResult:
+    """Run the preset of DDPG on weights of error curves that are wrong, with its world model."""
+    network, features = (
+        fake_problem(OPTIMUM)[1],
+        [GroupFeatures(i, 40, 40, 8, 8, 1, 1, 100, 50) for i in range(4)],
+    )
+    problem = (network, SPACE, BUDGET, get_reward("accuracy"), features)
+    arena = Arena(*problem, curves=lambda: CURVES, ceiling=lambda: 0.0)
+    return make_agent(agent_preset("ddpg", episodes=16), arena, SEED)(1, on_episode)
 
 
 def tpe(on_episode: OnEpisode) -> SearchResult:
@@ -172,6 +187,7 @@ TRACES: dict[str, Callable[[OnEpisode], SearchResult]] = {
     "ddpg_fast": partial(ddpg, FAST, 24, 1),
     "evolution": partial(evolve(()), problems(1), 24, SEED),
     "evolution_guided": partial(evolve(GUIDE), problems(2), 11, SEED),
+    "ddpg_imagining": imagining,
     "thompson": thompson,
     "netadapt": netadapt,
     "tpe": tpe,

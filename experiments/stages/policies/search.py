@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from agents import Episode
 from amc.budget.allocation import Errors
-from amc.budget.budget import Budget
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
 from amc.errors import AmcError, Stopped
@@ -22,10 +21,10 @@ from amc.progress import progress
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers.pool import open_pool
-from envs import ChannelPruningEnv
 from envs.channel_pruning import Network
 from envs.observation import group_features
-from experiments.config.agents import Knowledge, episodes_of, make_agent
+from experiments.config.agents import episodes_of, make_agent
+from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, watching
 
 if TYPE_CHECKING:
@@ -54,18 +53,19 @@ def run(run: Run) -> dict[str, Any]:
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
         progress(episodes, "search", "episode", stays=True) as bar,
     ):
-        known = Knowledge(
+        arena = Arena(
+            network,
             run.space,
             run.budget,
+            run.reward,
+            group_features(graph),
             curves=partial(_curves, run),
-            relaxed_env=partial(_env, run, network, replace(run.budget, enforced=False)),
             ceiling=lambda: run.reward(evaluator.dense),
             scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
         )
-        agent = make_agent(run.config.agent, known, run.config.seed)
-        envs = [_env(run, network, run.budget) for _ in range(run.workers().concurrency)]
+        agent = make_agent(run.config.agent, arena, run.config.seed)
         try:
-            result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
+            result = agent(run.workers().concurrency, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
@@ -105,10 +105,6 @@ def _dense_return(run: Run, dense: Evaluation) -> float | None:
         return run.reward(dense)
     except AmcError:
         return None
-
-
-def _env(run: Run, network: Network, budget: Budget) -> ChannelPruningEnv:
-    return ChannelPruningEnv(network, run.space, budget, run.reward, group_features(run.problem.graph))
 
 
 def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:

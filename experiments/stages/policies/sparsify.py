@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 from contextlib import closing
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -24,9 +22,9 @@ from amc.models.checkpoint import save_safetensors
 from amc.progress import progress
 from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers, sparsity_fingerprint
-from envs import ChannelPruningEnv
 from envs.observation import layer_features
-from experiments.config.agents import Knowledge, episodes_of, make_agent
+from experiments.config.agents import episodes_of, make_agent
+from experiments.config.arena import Arena
 from experiments.report import write_sparsity_html
 from experiments.report.text import decimals
 from experiments.run.episodes import EpisodeWriter, watching
@@ -131,24 +129,23 @@ def _search(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
             "weights are left with every layer at its minimum; lower sparsify.min_density"
         )
-    features = layer_features(run.problem.graph, pruner.names)
-    relaxed = replace(budget, enforced=False)
-    env = partial(ChannelPruningEnv, evaluator, space, reward=run.reward, features=features)
-    known = Knowledge(
+    arena = Arena(
+        evaluator,
         space,
         budget,
+        run.reward,
+        layer_features(run.problem.graph, pruner.names),
         curves=lambda: pruner.errors,
-        relaxed_env=lambda: env(budget=relaxed),
         ceiling=lambda: run.reward(evaluator.dense),
     )
-    agent = make_agent(run.config.agent, known, run.config.seed)
+    agent = make_agent(run.config.agent, arena, run.config.seed)
     with (
         EpisodeWriter(folder.search) as writer,
         progress(episodes_of(run.config.agent), f"density {density:.2f}", "episode", stays=True) as bar,
     ):
         watch = watching(writer, bar, run.tracker.log, name=folder.name)
         try:
-            result = agent([env(budget=budget)], watch)
+            result = agent(1, watch)
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; the "

@@ -33,7 +33,9 @@ def test_one_critic_step_equals_the_hand_computed_one():
     for step in range(4):
         observation, following = rng.random((2, 1, 11), np.float32)
         action, done = rng.random((1, 1), np.float32), np.array([step == 3])
-        batch.add(observation, following, action, np.array([-0.3], np.float32), done, [{"ratios": [0.4] * 4}])
+        batch.add(
+            observation, following, action, np.array([-0.3], np.float32), done, [{"actions": [0.4] * 4}]
+        )
     for group in model.critic.optimizer.param_groups:
         group["lr"] = 0.0
     data = batch.sample(4)

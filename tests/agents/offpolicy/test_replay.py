@@ -25,7 +25,7 @@ def add_episodes(buffer, executed, values):
             np.full((count, 1), 0.123, np.float32),
             np.array([value if last else 0.0 for value in values], np.float32),
             np.array([last] * count),
-            [{"ratios": row} for row in executed],
+            [{"actions": row} for row in executed],
         )
 
 
@@ -52,7 +52,7 @@ def test_an_unfinished_episode_is_not_stored():
         np.zeros((1, 1)),
         np.zeros(1),
         np.array([False]),
-        [{"ratios": [1.0]}],
+        [{"actions": [1.0]}],
     )
     assert buffer.size() == 0
 

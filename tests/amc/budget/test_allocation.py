@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from amc.budget.allocation import (
     even_errors,
-    greedy_widths,
     one_group_smaller,
     ramp_widths,
     ranked_widths,
@@ -29,18 +28,6 @@ def problem(ratio):
 
 
 ERRORS = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.0)}
-
-
-def test_by_hand():
-    # Per unit of cost a loses 1 a step; b loses 0.4, 0.6, 1.5: so b goes to 2, then a gives way.
-    assert greedy_widths(*problem(0.8), ERRORS) == (3, 2)  # 16 -> 14 by b, then 11 by a; 12.8 allowed
-    assert greedy_widths(*problem(1.0), ERRORS) == (4, 4)
-
-
-def test_it_ends_at_the_smallest_network():
-    errors = {"a": (math.inf, 1.0, 0.5, 0.2, 0.0), "b": (math.inf, 1.0, 0.5, 0.2, 0.0)}
-    space, budget = problem(0.01)
-    assert greedy_widths(space, budget, errors) == space.minimum
 
 
 def test_one_group_shrinks_no_further_than_it_must():

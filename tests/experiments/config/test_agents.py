@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-import gymnasium as gym
 import pytest
 
 from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from experiments.config.agents import Knowledge, make_agent
+from amc.errors import SettingError
+from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, get_reward
+from experiments.config.agents import acts_of, check_agent, check_search, make_agent
+from experiments.config.arena import Arena
+from experiments.config.presets import agent_preset
 from experiments.config.schema import AGENT_SECTIONS, AgentConfig
+from tests.fakes import FakeNetwork
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
 BUDGET = make_budget("macs", 0.5, lambda widths: 3.0 * widths[0] + widths[1], SPACE.dense)
 CURVES: Errors = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.0)}
 
 
-def no_env() -> gym.Env:
-    raise AssertionError("no search is run here")
+def arena(curves: Callable[[], Errors] = lambda: CURVES, **changed: Any) -> Arena:
+    """Return a problem that no agent runs."""
+    features = [GroupFeatures(place, 4, 4, 1, 1, 1, 1, 16, 0) for place in range(2)]
+    parts = (FakeNetwork((4, 4), (0.5, 0.5)), SPACE, BUDGET, get_reward("accuracy"), features)
+    return replace(Arena(*parts, curves=curves, ceiling=lambda: 0.0), **changed)
 
 
 def bind(config: AgentConfig) -> int:
@@ -31,7 +41,7 @@ def bind(config: AgentConfig) -> int:
         asked += 1
         return CURVES
 
-    make_agent(config, Knowledge(SPACE, BUDGET, curves, no_env, lambda: 0.0), seed=0)
+    make_agent(config, arena(curves), seed=0)
     return asked
 
 
@@ -62,3 +72,51 @@ def test_agents_that_start_from_error_curves_measure_them(config: AgentConfig) -
 )
 def test_without_a_guide_nothing_is_measured_before_the_search(config: AgentConfig) -> None:
     assert bind(config) == 0
+
+
+def test_weights_are_taken_where_they_are_possible() -> None:
+    ddpg = agent_preset("ddpg")
+    assert acts_of(ddpg, arena()) == "weights"
+    assert acts_of(ddpg, arena(dict)) == "ratios"  # no error curves
+    assert acts_of(ddpg, arena(budget=replace(BUDGET, enforced=False))) == "ratios"
+    assert acts_of(replace(ddpg, guide="best"), arena()) == "ratios"  # it starts from other ratios
+    assert acts_of(replace(ddpg, acts="ratios"), arena()) == "ratios"
+    assert acts_of(agent_preset("ddpg_paper"), arena()) == "ratios"
+    assert acts_of(agent_preset("netadapt"), arena()) == "ratios"
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "tpe", "thompson", "ddpg"])
+def test_every_agent_that_draws_may_act_by_weights(name: str) -> None:
+    config = replace(agent_preset(name), acts="weights", episodes=8)
+    check_agent(config, "obs")
+    seen = []
+    make_agent(config, arena(), seed=0)(1, seen.append)
+    assert len(seen) == 8
+    for episode in seen:
+        assert BUDGET.cost(episode.info["evaluation"].widths) <= BUDGET.limit
+        assert all(0 <= action <= 1 for action in episode.executed)
+
+
+def test_the_environment_is_that_of_the_actions() -> None:
+    assert isinstance(arena().env("ratios"), ChannelPruningEnv)
+    assert isinstance(arena().env("weights"), ChannelWeightingEnv)
+
+
+@pytest.mark.parametrize(
+    ("config", "order", "message"),
+    [
+        (AgentConfig(name="random", acts="widths"), "obs", "expected one of auto, ratios, weights"),
+        (AgentConfig(name="uniform", acts="weights"), "obs", "agent=uniform decides ratios"),
+        (AGENT_SECTIONS["netadapt"](acts="weights"), "obs", "agent=netadapt decides ratios"),
+        (AGENT_SECTIONS["ddpg"](acts="weights", guide="best"), "obs", "start from none or greedy"),
+        (AgentConfig(name="random", acts="weights"), "l1", "needs order=obs"),
+    ],
+)
+def test_impossible_acts_are_refused(config: AgentConfig, order: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        check_agent(config, order)
+
+
+def test_weights_need_a_budget() -> None:
+    with pytest.raises(SettingError, match="needs a budget"):
+        check_search(AgentConfig(name="random", acts="weights"), get_reward("accuracy_macs"))

@@ -36,8 +36,8 @@ from tests.experiments.report.test_report import Page
 
 COSTS = ("macs", "params")
 JOB = (
-    *TINY, "data.search_val=128", "agent.episodes=16", "agent.warmup_episodes=4", "budget.round_to=1",
-    "reward=agreement", "finetune.epochs=1",
+    *TINY, "data.search_val=128", "agent.episodes=16", "agent.warmup_episodes=4", "agent.acts=ratios",
+    "budget.round_to=1", "reward=agreement", "finetune.epochs=1",
 )  # fmt: skip
 SEVERAL = (*JOB, "budget.macs_ratios=[0.4,0.8]", "run_dir=run")
 PARTS = {"macs_0.40": 0.4, "macs_0.80": 0.8}

@@ -1,0 +1,126 @@
+"""The problem of one search: its environments, and what an agent may know in addition to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+
+from agents import Episode
+from amc.budget.allocation import Errors, Scores, one_group_smaller, ranked_widths
+from amc.budget.budget import Budget
+from amc.budget.weighing import WeightedAllocation
+from amc.budget.widths import WidthSpace
+from amc.errors import SettingError
+from amc.importance.global_ranking import Importance
+from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Network, Reward, centred, weights_of
+from envs import actions_of as actions_of_weights
+
+Actions = tuple[float, ...]
+"""One action for each group, in [0, 1]."""
+
+Acts = Literal["ratios", "weights"]
+"""What an action is: the preserve ratio of a group, or the weight of its error curve."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A problem to search, and the facts about it that an agent may use in addition to its environments.
+
+    Attributes:
+        network: what is pruned.
+        space: the widths that groups may take.
+        budget: the limit on the widths.
+        reward: the score of a network.
+        features: the constant features of the groups, in forward order.
+        curves: returns the groups' error curves, which may be measured at the first call; {} if there are
+            none.
+        ceiling: returns the score of the dense network.
+        scores: ranks the channels of the whole network; None if single weights are pruned.
+    """
+
+    network: Network
+    space: WidthSpace
+    budget: Budget
+    reward: Reward
+    features: Sequence[GroupFeatures]
+    curves: Callable[[], Errors]
+    ceiling: Callable[[], float]
+    scores: Callable[[Importance], Scores] | None = None
+
+    @property
+    def groups(self) -> int:
+        """Number of groups: the steps of an episode."""
+        return len(self.space.names)
+
+    @property
+    def weighable(self) -> bool:
+        """Whether actions may be weights of error curves: there are curves, and the budget is enforced."""
+        return self.budget.enforced and bool(self.curves())
+
+    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> gym.Env:
+        """Return a new environment.
+
+        Args:
+            acts: what its actions are.
+            enforced: whether the budget holds; weights need one.
+        """
+        budget = self.budget if enforced else replace(self.budget, enforced=False)
+        parts = (self.network, self.space, budget, self.reward, self.features)
+        return ChannelPruningEnv(*parts) if acts == "ratios" else ChannelWeightingEnv(*parts, self.curves())
+
+    @cached_property
+    def allocation(self) -> WeightedAllocation:
+        """Finds the widths of the least weighted error."""
+        return WeightedAllocation(self.space, self.budget, self.curves())
+
+    def greedy(self) -> tuple[int, ...]:
+        """Return the widths of the least sum of errors."""
+        return self.allocation([1.0] * self.groups)
+
+    def ratios(self, widths: Sequence[int]) -> Actions:
+        """Return the preserve ratios of ``widths``."""
+        return tuple(width / dense for width, dense in zip(widths, self.space.dense, strict=True))
+
+    def best_under(self, factors: Sequence[float], acts: Acts) -> Actions:
+        """Return the actions of the best allocation if every error curve is multiplied by its factor."""
+        if acts == "ratios":
+            return self.ratios(self.allocation(factors))
+        return tuple(((actions_of_weights(factors) + 1.0) / 2.0).tolist())
+
+    def errors_of(self, episode: Episode) -> np.ndarray:
+        """Return each group's error (G,) at the widths of an episode's network."""
+        return self.allocation.errors_at(episode.info["evaluation"].widths)
+
+    def imagine(self, actions: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the executed actions (G,) of an environment of weights, and the groups' errors (G,).
+
+        Args:
+            actions: (G,) requested, in [0, 1].
+        """
+        executed = centred([2.0 * action - 1.0 for action in actions])
+        widths = self.allocation(weights_of(executed.tolist()).tolist())
+        return (executed + 1.0) / 2.0, self.allocation.errors_at(widths)
+
+    def one_group_smaller(self, actions: Sequence[float], share: float) -> list[Actions]:
+        """Return the preserve ratios that reach a share of the dense cost by making one group smaller."""
+        limit = share * self.budget.dense_cost
+        widths = [self.space.nearest(group, action) for group, action in enumerate(actions)]
+        networks = one_group_smaller(self.space, self.budget.cost, limit, widths, self.curves())
+        return [self.ratios(network) for network in networks]
+
+    def ranked(self, importance: Importance) -> tuple[int, ...]:
+        """Return the allocation by one ranking of all channels.
+
+        Raises:
+            SettingError: single weights are pruned, not channels.
+        """
+        if self.scores is None:
+            raise SettingError(
+                f"agent=global_{importance} ranks channels, but single weights are pruned here"
+            )
+        return ranked_widths(self.space, self.budget, self.scores(importance))
