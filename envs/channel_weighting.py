@@ -22,7 +22,7 @@ SPAN = 2.0
 """Log-weight of the action 1: a curve counts from 1/7 to 7 times as much as it says."""
 
 
-def weights_of(actions: Sequence[float]) -> np.ndarray:
+def weights_of(actions: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the weights (G,) of the error curves under actions in [-1, 1]: ``exp(SPAN * action)``."""
     weights: np.ndarray = np.exp(SPAN * np.asarray(actions, dtype=np.float64))
     return weights

@@ -126,7 +126,7 @@ def curve_observations(
         rest / dense_macs,
         np.array(greedy) / dense,
         errors / max(float(errors.sum()), 1e-12),
-        -changes(budget.cost, dense, least - dense) / budget.dense_cost,
+        -changes(budget.cost, dense[None], (least - dense)[None])[0] / budget.dense_cost,
     )
     return np.clip(np.concatenate([static, np.stack(varying, 1)], 1), 0.0, 1.0).astype(np.float32)
 

@@ -27,14 +27,14 @@ class World:
     """What an agent may know of its environment without running it.
 
     Attributes:
-        imagine: (G,) actions in [0, 1] -> the (G,) actions that would be executed, and the (G,) errors of the
-            allocation that results.
+        imagine: (N, G) actions in [0, 1] -> the (N, G) actions that would be executed, and the (N, G) errors
+            of the allocations that result.
         actions: (G,) factors of the errors -> (G,) actions of the allocation that is best under them.
         errors: an episode -> (G,) errors of its allocation.
         ceiling: gives the return of an allocation without errors.
     """
 
-    imagine: Callable[[Sequence[float]], tuple[np.ndarray, np.ndarray]]
+    imagine: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     actions: Callable[[Sequence[float]], Actions]
     errors: Callable[[Episode], Sequence[float] | np.ndarray]
     ceiling: Callable[[], float]
@@ -82,7 +82,7 @@ class Imagination:
             mean = policy(torch.as_tensor(observations)).numpy()[:, 0].astype(np.float64)
         count, sigma = self._settings.imagined, self._settings.imagined_sigma
         noise = sigma * self._generator.standard_normal((count, len(mean)))
-        found = [self._world.imagine(row.tolist()) for row in (np.clip(mean + noise, -1, 1) + 1) / 2]
-        executed = 2.0 * np.array([actions for actions, _ in found]) - 1.0
-        errors = np.array([own for _, own in found])
-        replay.imagine(observations, executed, self._world.ceiling() - self._belief.predict(errors))
+        executed, errors = self._world.imagine((np.clip(mean + noise, -1, 1) + 1) / 2)
+        replay.imagine(
+            observations, 2.0 * executed - 1.0, self._world.ceiling() - self._belief.predict(errors)
+        )

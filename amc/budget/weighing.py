@@ -17,6 +17,8 @@ from amc.budget.widths import WidthSpace
 
 EXCHANGES = 4
 """Most exchanges between two groups, for each group of the network."""
+TRIED = 8
+"""Most pairs of groups whose exchange is tried before a network counts as settled."""
 
 
 class WeightedAllocation:
@@ -41,7 +43,7 @@ class WeightedAllocation:
         curves = [np.asarray(errors[name], dtype=np.float64) for name in space.names]
         self._errors = np.stack([curve[row] for curve, row in zip(curves, self._widths, strict=True)])
         self._last = np.array([len(choices) - 1 for choices in space.choices])
-        self._rows = np.arange(len(space.names))
+        self._groups = np.arange(len(space.names))
 
     def __call__(self, weights: Sequence[float]) -> tuple[int, ...]:
         """Return the widths; the smallest ones if even they exceed the budget.
@@ -49,83 +51,110 @@ class WeightedAllocation:
         Args:
             weights: (G,) positive factors of the error curves.
         """
-        errors = self._errors * np.asarray(weights, dtype=np.float64)[:, None]
+        return tuple(self.many(np.asarray(weights, dtype=np.float64)[None])[0].tolist())
+
+    def many(self, weights: np.ndarray) -> np.ndarray:
+        """Return the widths (N, G) for many weights (N, G), each as if it were alone."""
+        errors = self._errors * weights[:, :, None]
         places = self._shrunk(errors)
-        if self._total(places) <= self._limit:
-            places = self._grown(places, errors)
-            for _ in range(EXCHANGES * len(self._rows)):
-                better = self._exchanged(places, errors)
-                if better is None:
-                    break
-                places = self._grown(better, errors)
-        return tuple(self._at(places).tolist())
+        fits = self._totals(places) <= self._limit
+        if fits.any():
+            places[fits] = self._settled(places[fits], errors[fits])
+        return self._at(places)
 
     def errors_at(self, widths: Sequence[int]) -> np.ndarray:
         """Return each group's error (G,) at allowed ``widths``, by its unweighted curve."""
         places = [choices.index(width) for choices, width in zip(self._space.choices, widths, strict=True)]
-        return self._errors[self._rows, places]
+        found: np.ndarray = self._errors[self._groups, places]
+        return found
 
     def _at(self, places: np.ndarray) -> np.ndarray:
-        return self._widths[self._rows, places]
+        found: np.ndarray = self._widths[self._groups, places]
+        return found
 
-    def _total(self, places: np.ndarray) -> float:
-        return self._cost(self._at(places).tolist())
+    def _totals(self, places: np.ndarray) -> np.ndarray:
+        return np.array([self._cost(row) for row in self._at(places).tolist()])
 
     def _changes(self, places: np.ndarray, step: int) -> np.ndarray:
-        """Return how the cost changes (G,) if each group alone goes ``step`` places up or down."""
-        moved = np.clip(places + step, 0, self._last)
-        return changes(self._cost, self._at(places), self._at(moved) - self._at(places))
+        """Return how the cost changes (N, G) if each group alone goes ``step`` places up or down."""
+        here = self._at(places)
+        return changes(self._cost, here, self._at(np.clip(places + step, 0, self._last)) - here)
+
+    def _own(self, errors: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the errors (N, G) at the places, of errors (N, G, widths)."""
+        return np.take_along_axis(errors, places[:, :, None], axis=2)[:, :, 0]
 
     def _shrunk(self, errors: np.ndarray) -> np.ndarray:
-        places = self._last.copy()
-        total = self._total(places)
-        while total > self._limit:
-            possible = places > 0
-            if not possible.any():
-                break
-            saved = -self._changes(places, -1)
-            smaller = np.maximum(places - 1, 0)
-            loss = errors[self._rows, smaller] - errors[self._rows, places]
-            rate = np.where(possible, loss / np.maximum(saved, 1e-12), np.inf)
-            places[int(rate.argmin())] -= 1
-            total = self._total(places)
+        places = np.tile(self._last, (len(errors), 1))
+        active = np.flatnonzero(self._totals(places) > self._limit)
+        while len(active):
+            now, own = places[active], errors[active]
+            saved = -self._changes(now, -1)
+            loss = self._own(own, np.maximum(now - 1, 0)) - self._own(own, now)
+            rate = np.where(now > 0, loss / np.maximum(saved, 1e-12), np.inf)
+            chosen = rate.argmin(axis=1)
+            places[active, chosen] -= 1
+            over = self._totals(places[active]) > self._limit
+            active = active[over & (places[active] > 0).any(axis=1)]
         return places
 
     def _grown(self, places: np.ndarray, errors: np.ndarray) -> np.ndarray:
         """Grow the group that lowers the error most per unit of cost, until none fits."""
         places = places.copy()
-        total = self._total(places)
-        while True:
-            added = self._changes(places, 1)
-            larger = np.minimum(places + 1, self._last)
-            gain = errors[self._rows, places] - errors[self._rows, larger]
-            fits = (places < self._last) & (total + added <= self._limit)
-            if not fits.any():
-                return places
+        active = np.arange(len(places))
+        while len(active):
+            now, own = places[active], errors[active]
+            added = self._changes(now, 1)
+            gain = self._own(own, now) - self._own(own, np.minimum(now + 1, self._last))
+            fits = (now < self._last) & (self._totals(now)[:, None] + added <= self._limit)
             rate = np.where(fits, gain / np.maximum(added, 1e-12), -np.inf)
-            places[int(rate.argmax())] += 1
-            total = self._total(places)
+            grows = fits.any(axis=1)
+            active = active[grows]
+            places[active, rate.argmax(axis=1)[grows]] += 1
+        return places
+
+    def _settled(self, places: np.ndarray, errors: np.ndarray) -> np.ndarray:
+        """Grow and exchange until neither lowers the error."""
+        places = self._grown(places, errors)
+        active = np.arange(len(places))
+        for _ in range(EXCHANGES * len(self._groups)):
+            found = [self._exchanged(places[row], errors[row]) for row in active]
+            changed = [place for place, better in enumerate(found) if better is not None]
+            if not changed:
+                break
+            active = active[changed]
+            better = np.stack([own for own in found if own is not None])
+            places[active] = self._grown(better, errors[active])
+        return places
 
     def _exchanged(self, places: np.ndarray, errors: np.ndarray) -> np.ndarray | None:
-        """Return the best network in which one group is a step wider and another a step narrower.
+        """Return a network in which one group is a step wider and another a step narrower.
 
-        None if no such network within the budget has a smaller error.
+        Args:
+            places: (G,) of one network.
+            errors: (G, widths).
+
+        Returns:
+            The network of the smallest error among those tried; None if none is better and within the budget.
         """
         larger, smaller = np.minimum(places + 1, self._last), np.maximum(places - 1, 0)
-        here = errors[self._rows, places]
-        gain = np.where(places < self._last, here - errors[self._rows, larger], -np.inf)
-        loss = np.where(places > 0, errors[self._rows, smaller] - here, np.inf)
+        here = errors[self._groups, places]
+        gain = np.where(places < self._last, here - errors[self._groups, larger], -np.inf)
+        loss = np.where(places > 0, errors[self._groups, smaller] - here, np.inf)
         net = gain[:, None] - loss[None, :]
-        np.fill_diagonal(net, -np.inf)
-        left = self._limit - self._total(places)
-        # Costs of two changes interact, so this only sorts out pairs that are far off.
-        estimate = self._changes(places, 1)[:, None] + self._changes(places, -1)[None, :]
-        candidates = np.argwhere((net > 1e-12 * here.sum()) & (estimate <= left + np.abs(estimate)))
-        order = np.argsort(-net[tuple(candidates.T)], kind="stable")
-        for up, down in candidates[order]:
+        net[self._groups, self._groups] = -np.inf
+        up, down = np.nonzero(net > 1e-12 * here.sum())
+        if not len(up):
+            return None
+        # Costs of two changes interact, so this only leaves out pairs that are far off.
+        left = self._limit - self._cost(self._at(places).tolist())
+        added, saved = self._changes(places[None], 1)[0], -self._changes(places[None], -1)[0]
+        near = added[up] - saved[down] <= left + 0.1 * added[up]
+        up, down = up[near], down[near]
+        for pair in np.argsort(-net[up, down], kind="stable")[:TRIED]:
             tried = places.copy()
-            tried[up], tried[down] = larger[up], smaller[down]
-            if self._total(tried) <= self._limit:
+            tried[up[pair]], tried[down[pair]] = larger[up[pair]], smaller[down[pair]]
+            if self._cost(self._at(tried).tolist()) <= self._limit:
                 return tried
         return None
 
@@ -147,20 +176,22 @@ def changes(cost: Cost, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
     Args:
         cost: group widths -> cost; if it has a method ``changes`` of these arguments, that is used.
-        widths: (G,) channels of every group.
-        steps: (G,) channels that each group gains or loses.
+        widths: (N, G) channels of every group, of N networks.
+        steps: (N, G) channels that each group gains or loses.
 
     Returns:
-        (G,) differences of the cost.
+        (N, G) differences of the cost.
     """
     own = getattr(cost, "changes", None)
     if own is not None:
         found: np.ndarray = own(widths, steps)
         return found
-    here = cost(widths.tolist())
-    alone = []
-    for group, step in enumerate(steps.tolist()):
-        moved = widths.tolist()
-        moved[group] += step
-        alone.append(cost(moved) - here if step else 0.0)
-    return np.array(alone)
+    return np.array([_each(cost, *rows) for rows in zip(widths.tolist(), steps.tolist(), strict=True)])
+
+
+def _each(cost: Cost, widths: list[int], steps: list[int]) -> list[float]:
+    here = cost(widths)
+    return [
+        cost([*widths[:group], widths[group] + step, *widths[group + 1 :]]) - here if step else 0.0
+        for group, step in enumerate(steps)
+    ]

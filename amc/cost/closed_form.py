@@ -44,19 +44,19 @@ class BilinearCost:
         outputs = self.out_fixed + self.out_per_width @ kept
         return self.constant + int((self.scale * inputs * outputs).sum())
 
-    def changes(self, widths: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+    def changes(self, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Return how the cost changes when each group alone gains or loses channels.
 
         Args:
-            widths: (G,) kept channels of every group.
-            steps: (G,) channels that each group gains (or loses, if negative).
+            widths: (..., G) kept channels of every group.
+            steps: (..., G) channels that each group gains (or loses, if negative).
 
         Returns:
-            (G,) differences of the cost, exact below 2^53.
+            (..., G) differences of the cost, exact below 2^53.
         """
         kept, moved = np.asarray(widths, dtype=np.float64), np.asarray(steps, dtype=np.float64)
         in_per, out_per, scaled_in, scaled_out, own = self._products
-        inputs, outputs = self.in_fixed + in_per @ kept, self.out_fixed + out_per @ kept
+        inputs, outputs = self.in_fixed + kept @ in_per.T, self.out_fixed + kept @ out_per.T
         return moved * (outputs @ scaled_in + inputs @ scaled_out) + moved * moved * own
 
     @cached_property

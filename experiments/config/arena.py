@@ -96,15 +96,15 @@ class Arena:
         """Return each group's error (G,) at the widths of an episode's network."""
         return self.allocation.errors_at(episode.info["evaluation"].widths)
 
-    def imagine(self, actions: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the executed actions (G,) of an environment of weights, and the groups' errors (G,).
+    def imagine(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the executed actions (N, G) of an environment of weights, and the groups' errors (N, G).
 
         Args:
-            actions: (G,) requested, in [0, 1].
+            actions: (N, G) requested, in [0, 1].
         """
-        executed = centred([2.0 * action - 1.0 for action in actions])
-        widths = self.allocation(weights_of(executed.tolist()).tolist())
-        return (executed + 1.0) / 2.0, self.allocation.errors_at(widths)
+        executed = np.stack([centred(row) for row in 2.0 * actions - 1.0])
+        widths = self.allocation.many(weights_of(executed))
+        return (executed + 1.0) / 2.0, np.stack([self.allocation.errors_at(row) for row in widths])
 
     def one_group_smaller(self, actions: Sequence[float], share: float) -> list[Actions]:
         """Return the preserve ratios that reach a share of the dense cost by making one group smaller."""

@@ -121,9 +121,18 @@ def test_it_is_near_the_optimum_of_all_networks():
 @given(problems(), st.integers(-2, 2))
 def test_changes_of_the_cost_are_those_of_the_cost_itself(drawn, step):
     space, budget, _ = drawn
-    widths, steps = np.array(space.dense), np.full(len(space.dense), step)
+    widths, steps = np.array([space.dense]), np.full((1, len(space.dense)), step)
     plain = changes(lambda own: budget.cost(own), widths, steps)
     assert changes(budget.cost, widths, steps) == pytest.approx(plain)
+
+
+@quick
+@given(st.data())
+def test_many_at_once_are_as_each_alone(data):
+    space, budget, errors = data.draw(problems())
+    weights = np.array(data.draw(st.lists(positive(len(space.names)), min_size=1, max_size=5)))
+    allocate = WeightedAllocation(space, budget, errors)
+    assert [tuple(row) for row in allocate.many(weights).tolist()] == [allocate(row) for row in weights]
 
 
 def test_a_wider_group_never_lowers_the_error():
