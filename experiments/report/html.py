@@ -14,7 +14,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amc.files import atomic_write_text
-from experiments.report.plots import densities_svg, fronts_svg, scatter_svg, search_svg, widths_svg
+from experiments.report.plots import (
+    densities_svg,
+    fronts_svg,
+    learning_svg,
+    scatter_svg,
+    search_svg,
+    widths_svg,
+)
 from experiments.report.text import MISSING, decimals, millions, number
 
 Json = Mapping[str, Any]
@@ -62,6 +69,7 @@ def write_html(
         widths=widths_svg(groups) if groups else "",
         search={**found, **_flat(strategy.get("budget", {}), "budget")},
         curve=search_svg(episodes) if episodes else "",
+        learning=learning_svg(episodes) if episodes and "learning" in episodes[0] else "",
         score=score,
         scatter=scatter_svg(episodes, score) if episodes else "",
         fronts=_fronts_of_search(episodes, fronts, found, groups) if fronts else "",

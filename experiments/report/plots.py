@@ -70,9 +70,19 @@ def densities_svg(rounds: Sequence[Json]) -> str:
 def search_svg(episodes: Sequence[Json]) -> str:
     """Draw the return of every episode, the best so far, and the warm-up as a shaded span.
 
-    Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``).
+    Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``); also
+    ``learning`` for an agent that learns, whose episodes without noise are joined by a line.
     """
     return _render("search", 3.6, lambda figure: _draw_search(figure, episodes))
+
+
+def learning_svg(episodes: Sequence[Json]) -> str:
+    """Draw how far an agent has learned: its critic's rank correlation, and its share of explored steps.
+
+    Each episode has ``episode`` and ``learning``, with ``critic_rank`` (in [-1, 1]) and ``explored`` (in
+    [0, 1]), each a number or None (``agents.offpolicy.diagnostics``).
+    """
+    return _render("learning", 2.6, lambda figure: _draw_learning(figure, episodes))
 
 
 def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
@@ -185,10 +195,34 @@ def _draw_search(figure: Figure, episodes: Sequence[Json]) -> None:
     best = list(accumulate((episode["return"] for episode in kept), max))
     counted = [episode["episode"] for episode in kept]
     axes.step(counted, best, where="post", color=BEST, lw=1.8, label="best so far")
+    if still := [own for own in episodes if own.get("learning", {}).get("explored") == 0.0]:
+        axes.plot(
+            [own["episode"] for own in still],
+            [own["return"] for own in still],
+            "o-",
+            color=WARM,
+            markersize=3.6,
+            lw=1.2,
+            label="policy without noise",
+        )
     axes.set_xlabel("episode")
     axes.set_ylabel("return")
     axes.margins(x=0.01)
-    _legend(axes, columns=3)
+    _legend(axes, columns=4)
+
+
+def _draw_learning(figure: Figure, episodes: Sequence[Json]) -> None:
+    panels = (
+        ("critic_rank", "critic's rank correlation", (-1.05, 1.05)),
+        ("explored", "explored steps", (0, 1.05)),
+    )
+    for axes, (key, label, limits) in zip(figure.subplots(1, 2), panels, strict=True):
+        known = [own for own in episodes if own["learning"][key] is not None]
+        axes.plot(
+            [own["episode"] for own in known], [own["learning"][key] for own in known], color=ACCENT, lw=1.4
+        )
+        axes.axhline(0.0, color=MUTED, lw=0.8)
+        axes.set(xlabel="episode", ylabel=label, ylim=limits)
 
 
 def _draw_scatter(figure: Figure, episodes: Sequence[Json], score: str) -> None:

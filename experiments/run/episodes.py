@@ -96,6 +96,7 @@ def watching(
             bar.set_postfix(**accuracy, best=f"{writer.best_value:.4g}")
         bar.update()
         metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
+        metrics |= dict(episode.learning)
         known = {f"{name}/{key}": value for key, value in metrics.items() if value is not None}
         log(known, episode.index)
 
@@ -119,6 +120,7 @@ def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dic
         "widths": list(evaluation.widths),
         "requested": list(episode.requested),
         "executed": list(episode.executed),
+        **({"learning": dict(episode.learning)} if episode.learning else {}),
         "stopped_after": None,  # a field of earlier releases, which could stop an evaluation early
         "seconds": evaluation.seconds,
     }
