@@ -137,7 +137,7 @@ def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor,
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Indices of the training images in three disjoint parts, each int64: on ``rest`` a network is trained."""
+    """Indices (int64) of the training images in three disjoint parts; networks are trained on ``rest``."""
 
     search_val: Tensor
     unseen: Tensor

@@ -13,7 +13,7 @@ from amc.errors import SettingError
 DIRECTIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 """(down, right) of the views after the first, which is the image itself."""
 SHARE = 8
-"""Images are shifted by this part of their side: 4 of 32 pixels, as CIFAR-10's training images at most are."""
+"""Images are shifted by this part of their side: 4 of 32 pixels, the most of CIFAR-10's training images."""
 
 
 def with_views(splits: Splits, views: int, *, mirror: bool) -> Splits:

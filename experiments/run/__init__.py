@@ -6,6 +6,7 @@
 - ``check.py``: the checks of a configuration before any work is done.
 - ``episodes.py``: ``search.jsonl``, one line an episode.
 - ``fronts.py``: ``pareto.json`` and its strategies.
+- ``proxies.py``: how well scores predict others, over networks that a search might compare.
 - ``pareto.py``: the Pareto front of points, as pure numbers.
 - ``provenance.py``: commit, versions, device and data of a result.
 - ``trackers.py``: wandb and TensorBoard.
