@@ -9,6 +9,7 @@ and from the official code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -22,7 +23,7 @@ from agents.offpolicy.policy import StepFeatures, TruncatedNormalPolicy
 from agents.offpolicy.replay import EpisodeReplayBuffer
 from agents.offpolicy.settings import DDPGSettings
 from agents.offpolicy.vectorized import ThreadedVecEnv
-from agents.protocol import Episode, OnEpisode, SearchResult, batches
+from agents.protocol import Episode, OnEpisode, SearchEnded, SearchResult, batches
 
 
 class AMCDDPG(DDPG):
@@ -120,7 +121,7 @@ def ddpg_search(
 def explore(
     model: AMCDDPG, episodes: int, on_episode: OnEpisode, settings: DDPGSettings, episode_length: int
 ) -> SearchResult:
-    """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes."""
+    """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes, or until ``SearchEnded``."""
     policy = model.policy
     met: set[tuple[float, ...]] = set()
     repeated = 0
@@ -142,6 +143,7 @@ def explore(
 
     callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin)
     steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length
-    model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
+    with suppress(SearchEnded):
+        model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
     assert callback.best is not None
     return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))

@@ -17,7 +17,14 @@ from envs import ChannelPruningEnv
 from envs.observation import group_features
 from experiments.command import model_source
 from experiments.config import schema
-from experiments.config.agents import ALLOCATIONS, Knowledge, check_agent, check_search, make_agent
+from experiments.config.agents import (
+    ALLOCATIONS,
+    Knowledge,
+    check_agent,
+    check_search,
+    make_agent,
+    refuse_unseen,
+)
 from experiments.run.run import Run
 
 FIXED = (*ALLOCATIONS, "netadapt")
@@ -44,6 +51,7 @@ def agent_config(name: str, episodes: int) -> schema.AgentConfig:
     found = config_of(f"agent={agent}", *(f"agent.{setting}" for setting in settings)).agent
     config = replace(found, episodes=episodes)
     check_agent(config, "obs")
+    refuse_unseen(config, "this benchmark")
     return config
 
 

@@ -18,8 +18,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from amc.candidate.builder import CandidateBuilder
-from amc.candidate.evaluator import Evaluator
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.scoring.run import outputs
@@ -85,8 +83,8 @@ def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], tuple[Sco
     evaluator, test = job.problem.evaluator(), job.problem.splits.test()
     whole = LabelledImages(evaluator.images, evaluator.labels)
     sizes = sorted({min(count, len(whole)) for count in (*counts, len(whole))})
-    parts = {n: _like(evaluator, LabelledImages(whole.images[:n], whole.labels[:n])) for n in sizes}
-    on_test, batch = _like(evaluator, test), evaluator.batch_size
+    parts = {n: evaluator.on(LabelledImages(whole.images[:n], whole.labels[:n])) for n in sizes}
+    on_test, batch = evaluator.on(test), evaluator.batch_size
 
     def judge(widths: tuple[int, ...]) -> tuple[Scores, Scores]:
         with evaluator.builder.network(widths) as model:
@@ -99,10 +97,3 @@ def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], tuple[Sco
         return scores, scores_of(on_test.judge(widths, other))
 
     return judge
-
-
-def _like(evaluator: Evaluator[CandidateBuilder], images: LabelledImages) -> Evaluator[CandidateBuilder]:
-    """Return an evaluator of the same candidates on other images."""
-    return Evaluator(
-        evaluator.builder, images, batch_size=evaluator.batch_size, precision=evaluator.precision
-    )

@@ -37,7 +37,14 @@ from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import group_features
-from experiments.config.agents import Knowledge, check_agent, check_search, episodes_of, make_agent
+from experiments.config.agents import (
+    Knowledge,
+    check_agent,
+    check_search,
+    episodes_of,
+    make_agent,
+    refuse_unseen,
+)
 from experiments.config.presets import agent_preset
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
@@ -213,6 +220,7 @@ class CompressionTask:
         config = agent_preset(agent, **given)
         check_agent(config, self._evaluator.builder.settings.order)
         check_search(config, self.reward)
+        refuse_unseen(config, "a search in Python")
         log: list[dict[str, Any]] = []
         known = Knowledge(
             self.space,
