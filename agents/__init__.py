@@ -11,7 +11,7 @@ from agents.best_start import search_from_best
 from agents.evolution import EvolutionSettings, evolution_search
 from agents.netadapt import NetAdaptSettings, netadapt_search
 from agents.offpolicy.settings import DDPGSettings
-from agents.protocol import Agent, Episode, OnEpisode, SearchResult
+from agents.protocol import Agent, Episode, OnEpisode, SearchEnded, SearchResult, run_search
 from agents.thompson import ThompsonSettings, thompson_search
 from agents.tpe import TPESettings, import_optuna, tpe_search
 
@@ -25,6 +25,7 @@ __all__ = [
     "EvolutionSettings",
     "NetAdaptSettings",
     "OnEpisode",
+    "SearchEnded",
     "SearchResult",
     "TPESettings",
     "ThompsonSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "import_optuna",
     "netadapt_search",
     "random_search",
+    "run_search",
     "search_from_best",
     "thompson_search",
     "tpe_search",

@@ -53,6 +53,15 @@ class Episode:
 
 
 OnEpisode = Callable[[Episode], None]
+Search = Callable[[OnEpisode], "SearchResult"]
+"""An agent with everything else bound, its environments too."""
+
+
+class SearchEnded(Exception):  # noqa: N818  (it is no error)
+    """Raised by ``on_episode`` to end a search after its episode.
+
+    An agent lets it pass, or returns the result of the episodes so far; ``run_search`` makes both the same.
+    """
 
 
 @dataclass(frozen=True)
@@ -86,9 +95,33 @@ class Agent(Protocol):
                 depends on the seed and on the number of environments, never on how long a step takes.
             episodes: number of episodes; the last batch is smaller if ``len(envs)`` does not divide it.
             seed: seed of all random draws.
-            on_episode: called in the order of the episodes' indices, from the calling thread.
+            on_episode: called in the order of the episodes' indices, from the calling thread; it may raise
+                ``SearchEnded``, after which it is not called again.
         """
         ...
+
+
+def run_search(search: Search, on_episode: OnEpisode, *, name: str) -> SearchResult:
+    """Run a search; if ``on_episode`` ends it, the result is that of the episodes so far.
+
+    Args:
+        search: the search.
+        on_episode: as for ``Agent``.
+        name: name of the agent.
+    """
+    best: Episode | None = None
+    count = 0
+
+    def watched(episode: Episode) -> None:
+        nonlocal best, count
+        best, count = better(best, episode), count + 1
+        on_episode(episode)
+
+    try:
+        return search(watched)
+    except SearchEnded:
+        assert best is not None, "a search was ended before an episode that may win"
+        return SearchResult(name, count, best)
 
 
 def better(best: Episode | None, episode: Episode) -> Episode | None:

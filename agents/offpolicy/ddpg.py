@@ -9,6 +9,7 @@ and from the official code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +26,7 @@ from agents.offpolicy.policy import StepFeatures, TruncatedNormalPolicy
 from agents.offpolicy.replay import EpisodeReplayBuffer
 from agents.offpolicy.settings import DDPGSettings
 from agents.offpolicy.vectorized import ThreadedVecEnv
-from agents.protocol import Episode, OnEpisode, SearchResult, batches
+from agents.protocol import Episode, OnEpisode, SearchEnded, SearchResult, batches
 
 
 class AMCDDPG(DDPG):
@@ -142,7 +143,7 @@ def ddpg_search(
 def explore(
     model: AMCDDPG, episodes: int, on_episode: OnEpisode, settings: DDPGSettings, episode_length: int
 ) -> SearchResult:
-    """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes."""
+    """Let an agent of ``build_ddpg`` act and learn for ``episodes`` episodes, or until ``SearchEnded``."""
     policy, imagination = model.policy, model.imagination
     met: set[tuple[float, ...]] = set()
     repeated = 0
@@ -171,7 +172,8 @@ def explore(
     learning = Diagnostics(model.actor, model.critic)
     callback = EpisodeCallback(episodes, settings.warmup_episodes, end, begin, learning)
     steps = len(list(batches(episodes, model.n_envs))) * model.n_envs * episode_length
-    model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
+    with suppress(SearchEnded):
+        model.learn(total_timesteps=steps, callback=callback, log_interval=episodes + 1)
     assert callback.best is not None
     return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))
 

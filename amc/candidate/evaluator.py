@@ -185,6 +185,17 @@ class Evaluator(Generic[B]):
         """Store an evaluation, which may come from another process (``amc.workers``)."""
         self._memo.put(evaluation)
 
+    def on(self, images: LabelledImages, memo: Memo | None = None) -> Evaluator[B]:
+        """Return an evaluator of the same candidates on other images; ``memo`` as for ``Evaluator``."""
+        return Evaluator(
+            self.builder,
+            images,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            labelled=self.labelled,
+            memo=memo,
+        )
+
     def without_memory(self) -> Evaluator[B]:
         """Return a copy for another process; it stores nothing, because this process stores its results."""
         twin = copy.copy(self)

@@ -2,6 +2,7 @@
 
 - ``splits.py``: ``Splits``, the form of every data set here, and the functions that build it.
 - ``augment.py``: image operations on whole batches.
+- ``views.py``: shifted and mirrored views of the search images.
 - ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
 - ``decoding.py``: image files to tensors, for ``imagefolder.py``.
 
@@ -19,6 +20,7 @@ from amc.data.digits import digits
 from amc.data.imagefolder import imagefolder
 from amc.data.splits import LabelledImages, Splits, check_labels
 from amc.data.synthetic import synthetic
+from amc.data.views import with_views
 from amc.errors import SettingError, did_you_mean
 from amc.registry import Registry
 
@@ -45,11 +47,13 @@ BUILDERS: Registry[Callable[..., Splits]] = Registry(
 )
 
 
-def build(name: str, **options: Any) -> Splits:
+def build(name: str, *, search_views: int = 1, **options: Any) -> Splits:
     """Build a data set.
 
     Args:
         name: a key of ``BUILDERS``.
+        search_views: views of every search image (``amc.data.views``); 1 for the images alone. They are
+            mirrored where training images are.
         options: keyword arguments of the builder.
 
     Raises:
@@ -67,4 +71,5 @@ def build(name: str, **options: Any) -> Splits:
     for option, parameter in accepted.items():
         if parameter.default is parameter.empty and options.get(option) is None:
             raise SettingError(f"data.{option} is missing: data set {name!r} needs it")
-    return builder(**options)
+    mirror = "mirror" in accepted and options.get("mirror", accepted["mirror"].default)
+    return with_views(builder(**options), search_views, mirror=mirror)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
-from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two
 from amc.errors import FileError, UnavailableError
 
 FOLDER = "cifar-10-batches-py"
@@ -27,6 +27,7 @@ def cifar10(
     root: str | Path,
     batch_size: int = 128,
     search_val: int = 5000,
+    unseen: int = 0,
     calibration: int = 1000,
     image_size: int = 32,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -40,7 +41,7 @@ def cifar10(
     Training images are padded by 4 pixels, cropped at random and, with ``mirror``, mirrored half of the time.
 
     Args:
-        search_val: images held out of the 50,000 training images; independent of ``seed``.
+        search_val, unseen: images held out of the 50,000 training images; independent of ``seed``.
         calibration: number of training images for calibration; ``seed`` chooses them.
         image_size: side in pixels; other than 32, images are resized bilinearly after the augmentation.
         mean, std: per channel (red, green, blue), on the [0, 1] scale.
@@ -54,12 +55,13 @@ def cifar10(
     means, stds = channel_statistics(mean, std)
     folder = _folder(Path(root).expanduser(), download)
     everything = _read(folder, TRAIN_FILES)
-    held, kept = hold_out(everything.labels, search_val, name="search_val", of="the CIFAR-10 training set")
+    parts = hold_out_two(everything.labels, search_val, unseen, of="the CIFAR-10 training set")
     return from_memory(
         "cifar10",
         num_classes=10,
-        train=everything[kept],
-        search_val=everything[held],
+        train=everything[parts.rest],
+        search_val=everything[parts.search_val],
+        unseen=everything[parts.unseen],
         load_test=lambda: _read(folder, (TEST_FILE,)),
         augment=_shift_and_mirror if mirror else _shift,
         mean=means,

@@ -7,7 +7,7 @@ import functools
 import torch
 
 from amc.data.augment import random_shift, resize
-from amc.data.splits import RawImages, Splits, from_memory, hold_out, require_positive
+from amc.data.splits import RawImages, Splits, from_memory, hold_out, hold_out_two, require_positive
 
 TEST_IMAGES = 360
 
@@ -17,6 +17,7 @@ def digits(
     batch_size: int = 64,
     image_size: int = 16,
     search_val: int = 300,
+    unseen: int = 0,
     calibration: int = 300,
     seed: int = 0,
 ) -> Splits:
@@ -26,8 +27,8 @@ def digits(
     a mirrored digit is not a digit.
 
     Args:
-        search_val: images held out of the 1,437 training images. They and the 360 test images do not depend
-            on ``seed``, so that runs of different seeds are comparable.
+        search_val, unseen: images held out of the 1,437 training images. They and the 360 test images do not
+            depend on ``seed``, so that runs of different seeds are comparable.
         calibration: number of training images for calibration; ``seed`` chooses them.
 
     Raises:
@@ -37,14 +38,15 @@ def digits(
     everything = _load(image_size)
     test, rest = hold_out(everything.labels, TEST_IMAGES, name="test", of="digits")
     remaining = everything[rest]
-    held, kept = hold_out(remaining.labels, search_val, name="search_val", of="the digits training set")
-    train = remaining[kept]
+    parts = hold_out_two(remaining.labels, search_val, unseen, of="the digits training set")
+    train = remaining[parts.rest]
     pixels = train.images[:, 0].double() / 255
     return from_memory(
         "digits",
         num_classes=10,
         train=train,
-        search_val=remaining[held],
+        search_val=remaining[parts.search_val],
+        unseen=remaining[parts.unseen],
         load_test=lambda: everything[test],
         augment=lambda images, draws: random_shift(images, image_size // 8, draws),
         mean=(pixels.mean().item(),) * 3,

@@ -17,8 +17,9 @@ from amc.data.splits import (
     LabelledImages,
     Splits,
     channel_statistics,
+    check_unseen,
     fingerprint,
-    hold_out,
+    hold_out_two,
     pick_from,
     require_positive,
     steps_per_epoch,
@@ -50,6 +51,7 @@ def imagefolder(
     image_size: int = 224,
     resize: int | None = None,
     search_val: int = 2000,
+    unseen: int = 0,
     calibration: int = 500,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
@@ -72,9 +74,9 @@ def imagefolder(
         resize: in pixels; if None, the crop shows ``CENTRE_SHARE`` of the shorter side.
         min_crop: least share of a picture's area that a random crop shows; if None, ``MIN_CROP``, and
             ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
-        search_val_dir: folder of the search images; without it they are held out of ``train``. It may be
-            ``test``, which a report has to say.
-        search_val, calibration: numbers of images.
+        search_val_dir: folder of the search images and the unseen ones; without it they are held out of
+            ``train``. It may be ``test``, which a report has to say.
+        search_val, unseen, calibration: numbers of images.
         mean, std: per channel (red, green, blue), on the [0, 1] scale.
         rotate_180: turn every image upside down, as some networks converted from TensorFlow expect it.
         allow_empty: accept class folders without images.
@@ -98,10 +100,10 @@ def imagefolder(
     train_list = _list(root / train, "train", allow_empty)
     test_list = _same_classes(_list(root / test, "test", allow_empty), train_list)
     if search_val_dir is None:
-        search_list, train_list = _hold_out(train_list, search_val)
+        search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
         found = _same_classes(_list(root / search_val_dir, "search_val_dir", allow_empty), train_list)
-        search_list = _pick_search_images(found, search_val)
+        search_list, unseen_list = _pick_search_images(found, search_val, unseen)
     calibration_list = _pick_calibration(train_list, calibration, seed)
 
     _check_shown(calibration_list, image_size, resize)
@@ -120,6 +122,7 @@ def imagefolder(
         steps_per_epoch=steps_per_epoch(len(train_list.labels), batch_size),
         test=functools.cache(lambda: _decode(decoder, test_list, "test images")),
         fingerprint=fingerprint(calibration_images, search_images),
+        unseen=_decode(decoder, unseen_list, "unseen images") if unseen else None,
     )
 
 
@@ -226,15 +229,19 @@ def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:
     return listing
 
 
-def _hold_out(listing: _Listing, count: int) -> tuple[_Listing, _Listing]:
-    """Return the search images, ``count`` of the training images, and the rest."""
-    held, kept = hold_out(listing.labels, count, name="search_val", of=str(listing.folder))
-    return listing.take(held), listing.take(kept)
+def _hold_out(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing, _Listing]:
+    """Return the search images and the unseen ones, held out of the training images, and the rest."""
+    parts = hold_out_two(listing.labels, search_val, unseen, of=str(listing.folder))
+    return listing.take(parts.search_val), listing.take(parts.unseen), listing.take(parts.rest)
 
 
-def _pick_search_images(listing: _Listing, count: int) -> _Listing:
-    seed = mix(SPLIT_SEED, "search_val")
-    return listing.take(pick_from(listing.labels, count, seed, name="search_val", of=str(listing.folder)))
+def _pick_search_images(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing]:
+    """Return the search images and the unseen ones, picked from a folder of their own."""
+    require_positive(search_val=search_val)
+    check_unseen(unseen)
+    name, seed = "search_val + unseen" if unseen else "search_val", mix(SPLIT_SEED, "search_val")
+    picked = pick_from(listing.labels, search_val + unseen, seed, name=name, of=str(listing.folder))
+    return listing.take(picked[:search_val]), listing.take(picked[search_val:])
 
 
 def _pick_calibration(listing: _Listing, count: int, seed: int) -> _Listing:

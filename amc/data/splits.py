@@ -55,6 +55,7 @@ class Splits:
         mean, std: (C,) per channel, on the [0, 1] scale.
         calibration: some of the training images.
         search_val: images held out of training, on which candidates are scored.
+        unseen: images that neither training nor calibration nor the scores of candidates use, if asked for.
         train_batches: augmented training images, batch by batch.
         steps_per_epoch: number of training batches.
         test: loads the test images, which are for the final number only.
@@ -72,6 +73,7 @@ class Splits:
     steps_per_epoch: int
     test: Callable[[], LabelledImages]
     fingerprint: str
+    unseen: LabelledImages | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,51 @@ def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor,
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[held] = False
     return held, rest.nonzero().squeeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Indices (int64) of the training images in three disjoint parts; networks are trained on ``rest``."""
+
+    search_val: Tensor
+    unseen: Tensor
+    rest: Tensor
+
+
+def hold_out_two(labels: Tensor, search_val: int, unseen: int, *, of: str) -> HeldOut:
+    """Hold out the search images, and ``unseen`` images after them, as ``hold_out`` does.
+
+    Both together are the search images of ``search_val + unseen``: a network trained without those has seen
+    none of these.
+
+    Args:
+        labels: (N,) int64.
+        search_val: number of search images.
+        unseen: number of images that nothing else uses; 0 for none.
+        of: names the images in messages.
+
+    Raises:
+        SettingError: ``search_val`` is below 1 or ``unseen`` below 0, or no image would be left.
+    """
+    require_positive(search_val=search_val)
+    check_unseen(unseen)
+    if unseen and search_val + unseen >= len(labels):
+        raise SettingError(
+            f"search_val={search_val} and unseen={unseen}, but {of} has {len(labels)} images: expected fewer "
+            "together, so that some are left to train on; lower one of them"
+        )
+    held, rest = hold_out(labels, search_val + unseen, name="search_val", of=of)
+    return HeldOut(held[:search_val], held[search_val:], rest)
+
+
+def check_unseen(count: int) -> None:
+    """Check a number of unseen images.
+
+    Raises:
+        SettingError: it is negative.
+    """
+    if count < 0:
+        raise SettingError(f"unseen={count}: expected a number of images, or 0 for none")
 
 
 def pick_from(labels: Tensor, count: int, seed: int, *, name: str, of: str) -> Tensor:
@@ -222,6 +269,7 @@ def from_memory(
     num_classes: int,
     train: RawImages,
     search_val: RawImages,
+    unseen: RawImages | None = None,
     load_test: Callable[[], RawImages],
     augment: Augment,
     mean: tuple[float, ...],
@@ -234,7 +282,7 @@ def from_memory(
     """Build ``Splits`` from uint8 images in memory.
 
     Args:
-        train, search_val: images (N, C, H, W) and labels (N,).
+        train, search_val, unseen: images (N, C, H, W) and labels (N,); no unseen ones are the same as None.
         load_test: loads the test images.
         augment: applied to training batches before they are normalised and resized.
         mean, std: (C,) per channel, on the [0, 1] scale.
@@ -274,4 +322,5 @@ def from_memory(
         steps_per_epoch=steps_per_epoch(len(train.labels), batch_size),
         test=functools.cache(lambda: labelled(load_test())),
         fingerprint=fingerprint(calibration_images, search_images),
+        unseen=labelled(unseen) if unseen is not None and len(unseen.labels) else None,
     )

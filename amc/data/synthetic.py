@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from amc.data.augment import random_flip, resize
-from amc.data.splits import RawImages, Splits, from_memory, require_positive
+from amc.data.splits import RawImages, Splits, check_unseen, from_memory, require_positive
 from amc.seeds import generator
 
 PATTERN_CELLS = 4
@@ -20,6 +20,7 @@ def synthetic(
     image_size: int = 32,
     train: int = 512,
     search_val: int = 128,
+    unseen: int = 0,
     calibration: int = 64,
     test: int = 128,
     batch_size: int = 32,
@@ -28,7 +29,7 @@ def synthetic(
     """Build images of one smooth random pattern per class plus noise; ``seed`` determines everything.
 
     Args:
-        train, search_val, test: numbers of images.
+        train, search_val, unseen, test: numbers of images.
         calibration: number of training images for calibration.
 
     Raises:
@@ -37,12 +38,14 @@ def synthetic(
     require_positive(
         num_classes=num_classes, image_size=image_size, train=train, search_val=search_val, test=test
     )
+    check_unseen(unseen)
     patterns = _patterns(num_classes, image_size, seed)
     return from_memory(
         "fake",
         num_classes=num_classes,
         train=_noisy(patterns, train, seed, 1),
         search_val=_noisy(patterns, search_val, seed, 2),
+        unseen=_noisy(patterns, unseen, seed, 4),
         load_test=lambda: _noisy(patterns, test, seed, 3),
         augment=random_flip,
         mean=(0.5,) * 3,

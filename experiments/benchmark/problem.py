@@ -16,7 +16,7 @@ from amc.result import Evaluation
 from envs.observation import group_features
 from experiments.command import model_source
 from experiments.config import schema
-from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent
+from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent, refuse_unseen
 from experiments.config.arena import Arena
 from experiments.run.run import Run
 
@@ -44,6 +44,7 @@ def agent_config(name: str, episodes: int) -> schema.AgentConfig:
     found = config_of(f"agent={agent}", *(f"agent.{setting}" for setting in settings)).agent
     config = replace(found, episodes=episodes)
     check_agent(config, "obs")
+    refuse_unseen(config, "this benchmark")
     return config
 
 

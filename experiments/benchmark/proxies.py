@@ -12,41 +12,21 @@ import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from amc.budget.budget import Budget
-from amc.budget.weighing import greedy_widths
-from amc.budget.widths import WidthSpace
+from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.scoring.run import outputs
-from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 from experiments.benchmark.problem import config_of
+from experiments.run.proxies import LEAST_NETWORKS, correlations, scores_of, similar_networks
 from experiments.run.run import Run, open_run
 from experiments.stages.pipeline import run_stage
-from experiments.statistics import bootstrap_correlation
 
-Scores = Mapping[str, Callable[[Tensor, Tensor, Tensor], float]]
-
-SCORES: Scores = {
-    "accuracy": lambda found, dense, labels: top1(found, labels),
-    "loss": lambda found, dense, labels: -cross_entropy(found, labels),
-    "agreement": lambda found, dense, labels: agreement(found, dense),
-    "likeness": lambda found, dense, labels: likeness(found, dense),
-}
-"""Name -> function of logits (N, classes), the dense network's logits and labels (N,); higher is better."""
-TRUTH = ("accuracy", "agreement")
-"""The scores on the test images that are to be predicted."""
-
-
-DRAWS = 100_000
-"""Number of draws after which ``around`` gives up."""
+Scores = dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,84 +51,49 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: There are too few networks, or the overrides are wrong.
     """
-    if options.networks < 5:
-        raise AmcError(f"--networks is {options.networks}; expected at least 5 for a rank correlation")
+    if options.networks < LEAST_NETWORKS:
+        raise AmcError(
+            f"--networks is {options.networks}; expected at least {LEAST_NETWORKS} for a rank correlation"
+        )
     with tempfile.TemporaryDirectory() as folder:
         job = open_run(config_of(*options.overrides), Path(folder))
         if not job.problem.comes_trained:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
                 run_stage(job, "train")
         judge = _judge(job, options.images)
-        rows = [judge(widths) for widths in tqdm(_networks(job, options), disable=None)]
+        networks = similar_networks(job, options.networks, options.spread)
+        judged = [judge(widths) for widths in tqdm(networks, disable=None)]
         job.problem.release()
-    truth = {name: [row[f"test {name}"] for row in rows] for name in TRUTH}
+    scores, truth = zip(*judged, strict=True)
+    accuracy = [own["accuracy"] for own in truth]
     return {
         "overrides": options.overrides,
-        "networks": len(rows),
+        "networks": len(networks),
         "spread": options.spread,
-        "test_accuracy": [min(truth["accuracy"]), max(truth["accuracy"])],
+        "test_accuracy": [min(accuracy), max(accuracy)],
         "spearman": {
-            name: {kind: _correlation([row[name] for row in rows], truth[kind]) for kind in TRUTH}
-            for name in rows[0]
-            if not name.startswith("test ")
+            name: {kind: found and [found.value, found.low, found.high] for kind, found in own.items()}
+            for name, own in correlations(scores, truth).items()
         },
     }
 
 
-def _correlation(one: list[float], other: list[float]) -> list[float]:
-    found = bootstrap_correlation(one, other)
-    return [found.value, found.low, found.high]
-
-
-def _networks(job: Run, options: argparse.Namespace) -> list[tuple[int, ...]]:
-    start = greedy_widths(job.space, job.budget, job.problem.curves()())
-    drawn = around(start, job.space, job.budget, options.spread, job.config.seed)
-    return list(islice(drawn, options.networks))
-
-
-def around(
-    widths: tuple[int, ...], space: WidthSpace, budget: Budget, spread: float, seed: int
-) -> Iterator[tuple[int, ...]]:
-    """Yield different networks at the budget, with preserve ratios log-normal around those of ``widths``.
-
-    Args:
-        widths: Channels of every group.
-        space: The widths that groups may take.
-        budget: Networks are scaled to it.
-        spread: Standard deviation of a preserve ratio's logarithm.
-        seed: Seed of the draws.
-
-    Raises:
-        AmcError: ``DRAWS`` draws gave too few different networks.
-    """
-    random, seen = np.random.default_rng(seed), set()
-    ratios = np.asarray(widths) / np.asarray(space.dense)
-    for _ in range(DRAWS):
-        drawn = budget.scale(
-            space, list(np.minimum(ratios * np.exp(random.normal(0, spread, len(ratios))), 1))
-        )
-        if drawn not in seen:
-            seen.add(drawn)
-            yield drawn
-    raise AmcError(f"only {len(seen)} different networks were found; use fewer, or a larger --spread")
-
-
-def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], dict[str, float]]:
-    """Return a function from widths to scores by name, on the search's images and the test images."""
+def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], tuple[Scores, Scores]]:
+    """Return a function from widths to scores on the first images of the search, and on the test images."""
     evaluator, test = job.problem.evaluator(), job.problem.splits.test()
-    images, batch = test.images.to(evaluator.images), evaluator.batch_size
-    dense = evaluator.dense_outputs
-    dense_on_test = evaluator.outputs(job.problem.graph.dense_widths, images)
-    sizes = sorted({min(count, len(dense)) for count in (*counts, len(dense))})
+    whole = LabelledImages(evaluator.images, evaluator.labels)
+    sizes = sorted({min(count, len(whole)) for count in (*counts, len(whole))})
+    parts = {n: evaluator.on(LabelledImages(whole.images[:n], whole.labels[:n])) for n in sizes}
+    on_test, batch = evaluator.on(test), evaluator.batch_size
 
-    def judge(widths: tuple[int, ...]) -> dict[str, float]:
+    def judge(widths: tuple[int, ...]) -> tuple[Scores, Scores]:
         with evaluator.builder.network(widths) as model:
-            found, on_test = outputs(model, evaluator.images, batch), outputs(model, images, batch)
-        row = {
-            f"{name} on {n}": score(found[:n], dense[:n], evaluator.labels[:n])
-            for n in sizes
-            for name, score in SCORES.items()
+            found, other = outputs(model, whole.images, batch), outputs(model, on_test.images, batch)
+        scores = {
+            f"{name} on {n}": score
+            for n, part in parts.items()
+            for name, score in scores_of(part.judge(widths, found[:n])).items()
         }
-        return row | {f"test {name}": SCORES[name](on_test, dense_on_test, test.labels) for name in TRUTH}
+        return scores, scores_of(on_test.judge(widths, other))
 
     return judge

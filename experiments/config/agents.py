@@ -44,6 +44,8 @@ Search = Callable[[int, OnEpisode], SearchResult]
 
 STARTS = ("greedy", "global_l1", "uniform")
 """Allocations that ``guide=best`` tries, without those that need error curves or ranks if there are none."""
+SELECT = ("search", "held_out")
+"""Values of ``agent.select``: the winner has the best return, or the best score on unseen images."""
 GUIDES = ("none", "uniform", "greedy", "best")
 """Values of ``agent.guide``, the initial allocation of a search."""
 WEIGHABLE_GUIDES = ("none", "greedy")
@@ -164,6 +166,10 @@ def check_agent(config: AgentConfig, order: str) -> None:
         SettingError: names the setting.
     """
     kind = AGENTS.find(config.name)
+    if config.patience < 0:
+        raise SettingError(f"agent.patience is {config.patience}; expected 0 (never) or more episodes")
+    if config.select not in SELECT:
+        raise SettingError(f"agent.select is {config.select!r}; expected one of {', '.join(SELECT)}")
     if config.episodes < 1:
         raise SettingError(f"agent.episodes is {config.episodes}; expected at least 1")
     if config.warmup_episodes < 0:
@@ -192,6 +198,25 @@ def _check_acts(kind: AgentKind, config: AgentConfig) -> None:
         raise SettingError(
             f"agent.guide is {config.guide!r}, but weights of error curves start from "
             f"{' or '.join(WEIGHABLE_GUIDES)}; or use agent.acts=ratios"
+        )
+
+
+def needs_unseen(config: AgentConfig) -> str | None:
+    """Return the setting that needs images which the search does not see, or None."""
+    if config.patience > 0:
+        return f"agent.patience={config.patience}"
+    return "agent.select=held_out" if config.select == "held_out" else None
+
+
+def refuse_unseen(config: AgentConfig, where: str) -> None:
+    """Refuse settings that need unseen images where there are none.
+
+    Raises:
+        SettingError: names the setting and ``where`` it has no effect.
+    """
+    if (setting := needs_unseen(config)) is not None:
+        raise SettingError(
+            f"{setting} judges networks on the images of data.unseen, which {where} does not have"
         )
 
 

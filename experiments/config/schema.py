@@ -151,12 +151,19 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """A data set; ``search_val`` and ``calibration`` are numbers of training images that are held out."""
+    """A data set; ``search_val``, ``unseen`` and ``calibration`` are numbers of its training images.
+
+    Those of ``search_val`` and ``unseen`` are held out of training. A search judges candidates on
+    ``search_views`` views of the first (``amc.data.views``); the second are for ``agent.patience``,
+    ``agent.select=held_out`` and stage ``proxies``.
+    """
 
     name: str = MISSING
     batch_size: int = 128
     image_size: int = 32
     search_val: int = 5000
+    search_views: int = 1
+    unseen: int = 0
     calibration: int = 500
 
 
@@ -253,6 +260,11 @@ class AgentConfig:
     ``best``, which evaluates these two and ``global_l1`` and takes the one with the highest return.
     ``acts`` says what an action is: ``ratios`` (preserve ratios, AMC), ``weights`` of error curves, or
     ``auto``, which is ``weights`` where error curves and an enforced budget allow it.
+
+    Every new best network is also scored on ``data.unseen`` images if ``patience`` or ``select`` ask for it:
+    the search ends after ``patience`` episodes within the budget without a better score there (0: never), and
+    ``select`` says whether the winner has the best return (``search``) or the best score there
+    (``held_out``). See ``experiments.run.held_out``.
     """
 
     name: str = MISSING
@@ -260,6 +272,8 @@ class AgentConfig:
     warmup_episodes: int = 50
     guide: str = "none"
     acts: str = "ratios"
+    patience: int = 0
+    select: str = "search"
 
 
 def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:
@@ -309,6 +323,18 @@ class CorrelateConfig:
     """``policies`` of the search are fine-tuned to measure how well their returns predict accuracy."""
 
     policies: int = 20
+
+
+@dataclass
+class ProxiesConfig:
+    """Whether the search's score predicts the accuracy on ``data.unseen`` images.
+
+    ``networks`` within the budget are drawn, with preserve ratios log-normal (``spread``) around the greedy
+    allocation's.
+    """
+
+    networks: int = 20
+    spread: float = 0.2
 
 
 @dataclass
@@ -363,6 +389,7 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
+    proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 

@@ -9,6 +9,7 @@ from amc.errors import SettingError, did_you_mean
 STAGES: Mapping[str, str] = {
     "train": "networks.train",
     "profile": "policies.profile",
+    "proxies": "policies.proxies",
     "search": "policies.search",
     "verify": "policies.verify",
     "prune": "networks.prune",
@@ -26,6 +27,7 @@ STAGES: Mapping[str, str] = {
 """Name of a stage -> its module in ``experiments.stages``."""
 
 WITH_DENSE = (
+    "proxies",
     "search",
     "prune",
     "finetune",
@@ -37,8 +39,10 @@ WITH_DENSE = (
     "sparsify",
 )
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
-CUTTING = frozenset({"profile", "search", "verify", "prune", "compare", "correlate", "inspect"})
+CUTTING = frozenset({"profile", "proxies", "search", "verify", "prune", "compare", "correlate", "inspect"})
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
+_COSTED = {"proxies", "search"}
+"""Stages that ask for the cost of networks: a latency budget is profiled before them."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
 
@@ -67,7 +71,7 @@ def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> 
     if "search" not in found or "latency" not in kinds:
         return found
     if "profile" not in found and not profiled:
-        found.insert(found.index("search"), "profile")
+        found.insert(min(found.index(name) for name in _COSTED & set(found)), "profile")
     if "verify" not in found:
         found.insert(found.index("search") + 1, "verify")
     return found

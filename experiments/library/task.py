@@ -37,7 +37,7 @@ from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
 from envs import ChannelPruningEnv, Reward, get_reward
 from envs.observation import group_features
-from experiments.config.agents import check_agent, check_search, episodes_of, make_agent
+from experiments.config.agents import check_agent, check_search, episodes_of, make_agent, refuse_unseen
 from experiments.config.arena import Arena
 from experiments.config.presets import agent_preset
 from experiments.library.compressed import Compressed
@@ -214,6 +214,7 @@ class CompressionTask:
         config = agent_preset(agent, **given)
         check_agent(config, self._evaluator.builder.settings.order)
         check_search(config, self.reward)
+        refuse_unseen(config, "a search in Python")
         log: list[dict[str, Any]] = []
         arena = Arena(
             self,

@@ -20,9 +20,10 @@ from experiments.report.plots import (
     learning_svg,
     scatter_svg,
     search_svg,
+    trust_svg,
     widths_svg,
 )
-from experiments.report.text import MISSING, decimals, millions, number
+from experiments.report.text import MISSING, correlation_rows, decimals, millions, number
 
 Json = Mapping[str, Any]
 
@@ -46,8 +47,8 @@ def write_html(
         path: The file to write.
         report: ``dense``, ``pruned`` and optionally ``finetuned``, each with ``top1`` (percent), ``macs``,
             ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime); and optionally
-            ``macs_ratio``, ``speedup`` (by runtime), ``search``, ``seed``, ``model``, ``data`` and
-            ``provenance``.
+            ``macs_ratio``, ``speedup`` (by runtime), ``search``, ``proxies``, ``seed``, ``model``, ``data``
+            and ``provenance``.
         episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup``,
             ``search``, or ``relaxed``: over the budget on purpose, never the best) of each; also
             ``likeness`` where ``top1`` is None.
@@ -59,6 +60,7 @@ def write_html(
         AmcError: The file cannot be written.
     """
     groups, found = strategy.get("groups", ()), report.get("search", {})
+    trust = report.get("proxies")
     score = "top1" if all(episode["top1"] is not None for episode in episodes) else "likeness"
     _write(
         path,
@@ -67,6 +69,8 @@ def write_html(
         figures=list(_figures(report)),
         results=_results(report),
         widths=widths_svg(groups) if groups else "",
+        trust={"verdict": trust["verdict"], "rows": correlation_rows(trust)} if trust else {},
+        trusted=trust_svg(trust["rows"], trust["reward"]) if trust else "",
         search={**found, **_flat(strategy.get("budget", {}), "budget")},
         curve=search_svg(episodes) if episodes else "",
         learning=learning_svg(episodes) if episodes and "learning" in episodes[0] else "",

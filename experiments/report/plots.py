@@ -94,6 +94,23 @@ def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
     return _render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
 
 
+def trust_svg(rows: Sequence[Json], reward: str) -> str:
+    """Draw the accuracy of networks on unseen images (percent) against their score in the search.
+
+    Args:
+        rows: ``search`` of each network with its ``reward``, and ``unseen`` with its ``accuracy``.
+        reward: name of the score.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        scores = [row["search"]["reward"] for row in rows]
+        axes.plot(scores, [row["unseen"]["accuracy"] for row in rows], "o", color=ACCENT, markersize=5, mew=0)
+        axes.set(xlabel=f"{reward} on the search images", ylabel="top-1 on unseen images, %")
+
+    return _render("trust", 3.6, draw)
+
+
 def fronts_svg(
     points: Sequence[Json],
     fronts: Mapping[str, Sequence[Json]],

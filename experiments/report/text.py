@@ -56,3 +56,25 @@ def number(value: float) -> str:
 def millions(count: float) -> str:
     """Return a count of MACs or parameters in millions."""
     return number(count / 1e6)
+
+
+def correlation_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of stage ``proxies``, its head first: one score a row, with 95% intervals.
+
+    Args:
+        facts: ``spearman`` (score -> what it predicts -> correlation, low, high, or None) and ``reward``.
+    """
+    scores = facts["spearman"]
+    kinds = list(next(iter(scores.values())))
+    rows = [["score on search_val", *(f"unseen {kind}" for kind in kinds)]]
+    for name, own in scores.items():
+        label = f"reward: {facts['reward']}" if name == "reward" else name
+        rows.append([label, *(_interval(own[kind]) for kind in kinds)])
+    return rows
+
+
+def _interval(found: Sequence[float] | None) -> str:
+    if found is None:
+        return MISSING
+    value, low, high = found
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

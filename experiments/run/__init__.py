@@ -5,7 +5,9 @@
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
 - ``check.py``: the checks of a configuration before any work is done.
 - ``episodes.py``: ``search.jsonl``, one line an episode.
+- ``held_out.py``: the best networks of a search, judged on images that it does not see.
 - ``fronts.py``: ``pareto.json`` and its strategies.
+- ``proxies.py``: how well scores predict others, over networks that a search might compare.
 - ``pareto.py``: the Pareto front of points, as pure numbers.
 - ``provenance.py``: commit, versions, device and data of a result.
 - ``trackers.py``: wandb and TensorBoard.

@@ -13,15 +13,16 @@ from amc.sparsity.scores import check_order
 from amc.training.settings import TrainSettings
 from envs import Reward
 from experiments.config import stages
-from experiments.config.agents import AGENTS, check_agent, check_search
+from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
 from experiments.config.budgets import asked_budgets
 from experiments.config.runtimes import check_measuring
 from experiments.config.schema import Config
+from experiments.run.proxies import LEAST_NETWORKS
 from experiments.run.run import Run
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
-_NEED_LOGITS = ("finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+_NEED_LOGITS = ("proxies", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
 
@@ -51,6 +52,7 @@ def check(run: Run) -> None:
     for name in config.export.formats:
         get_format(name)
     check_measuring(config)
+    _check_unseen(run)
     problem.load_data()
     _check_provable(run)
     if "search" in config.stages:
@@ -64,6 +66,35 @@ def check(run: Run) -> None:
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_unseen(run: Run) -> None:
+    """Refuse to judge on unseen images if there are none, or if the dense network was trained on them."""
+    config, folder = run.config, run.problem.folder
+    if "proxies" in config.stages and config.proxies.networks < LEAST_NETWORKS:
+        given = config.proxies.networks
+        raise SettingError(f"proxies.networks is {given}; expected at least {LEAST_NETWORKS}")
+    if "proxies" in config.stages and config.proxies.spread <= 0:
+        raise SettingError(f"proxies.spread is {config.proxies.spread}; expected a positive number")
+    asking = "stage proxies" if "proxies" in config.stages else None
+    asking = asking or (needs_unseen(config.agent) if "search" in config.stages else None)
+    if asking is None:
+        return
+    if config.data.unseen == 0:
+        raise SettingError(
+            f"{asking} judges networks on images that nothing else uses, and data.unseen is 0; write for "
+            "example data.unseen=1000: so many are held out of training"
+        )
+    own_folder = getattr(config.data, "search_val_dir", None) is not None
+    if own_folder or "train" in config.stages or run.problem.comes_trained:
+        return
+    needed = config.data.search_val + config.data.unseen
+    kept = (folder.recorded("train") or {}).get("held_out")
+    if kept is not None and kept < needed:
+        raise SettingError(
+            f"data.search_val and data.unseen are {needed} images, but the network of {folder} was trained "
+            f"with {kept} held out, so it has seen some; lower data.unseen, or train again"
+        )
 
 
 def _check_provable(run: Run) -> None:
@@ -110,6 +141,7 @@ def _check_sparsify(config: Config, reward: Reward) -> None:
     """Refuse impossible densities, and agents and rewards that cannot prune single weights."""
     sparsify = config.sparsify
     check_order(sparsify.order)
+    refuse_unseen(config.agent, "stage sparsify")
     if not 0 < sparsify.min_density <= 1:
         raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")
     densities = sparsify.densities

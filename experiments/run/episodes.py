@@ -11,10 +11,11 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from agents import Episode, OnEpisode
+from agents import Episode, OnEpisode, SearchEnded
 from amc.budget.budget import Cost
 from amc.errors import AmcError
 from amc.result import Evaluation
+from experiments.run.held_out import HeldOut
 
 
 class EpisodeWriter:
@@ -55,18 +56,22 @@ class EpisodeWriter:
         """Number of different networks that were evaluated."""
         return len(self._seen)
 
-    def write(self, episode: Episode, evaluation: Evaluation) -> bool:
-        """Append an episode; return whether it is the best eligible one so far."""
+    def improves(self, episode: Episode) -> bool:
+        """Return whether an episode is better than all eligible ones before it."""
+        return episode.eligible and episode.value > self.best_value
+
+    def write(self, episode: Episode, evaluation: Evaluation, held_out: float | None = None) -> None:
+        """Append an episode, with its network's score on unseen images if it has one."""
         if evaluation.widths not in self._seen:
             self._seen.add(evaluation.widths)
             self.cpu_seconds += evaluation.seconds
-        self._file.write(json.dumps(_line(episode, evaluation, self._latency), allow_nan=False) + "\n")
+        self._file.write(
+            json.dumps(_line(episode, evaluation, self._latency, held_out), allow_nan=False) + "\n"
+        )
         self._file.flush()
         self.count += 1
-        improved = episode.eligible and episode.value > self.best_value
-        if improved:
+        if self.improves(episode):
             self.best_value, self.best_evaluation = episode.value, evaluation
-        return improved
 
 
 def watching(
@@ -75,6 +80,7 @@ def watching(
     log: Callable[[dict[str, float], int], None],
     keep: Callable[[Episode], None] = lambda episode: None,
     name: str = "search",
+    held_out: HeldOut | None = None,
 ) -> OnEpisode:
     """Return the callback of an agent, which writes, displays and tracks every episode.
 
@@ -84,30 +90,41 @@ def watching(
         log: receives metrics and the number of the episode.
         keep: called with every episode that is better than those before it.
         name: prefix of the metrics.
+        held_out: scores such episodes on unseen images, and ends the search (``SearchEnded``).
     """
 
     def on_episode(episode: Episode) -> None:
         evaluation = episode.info["evaluation"]
-        if writer.write(episode, evaluation):
+        improved = writer.improves(episode)
+        unseen = held_out.watch(episode, improved) if held_out is not None else None
+        writer.write(episode, evaluation, unseen)
+        if improved:
             keep(episode)
         best = writer.best_evaluation
         if best is not None:
             accuracy = {} if best.top1 is None else {"best_top1": f"{best.top1:.2f}%"}
-            bar.set_postfix(**accuracy, best=f"{writer.best_value:.4g}")
+            other = {} if held_out is None else {"held_out": f"{held_out.best_score:.4g}"}
+            bar.set_postfix(**accuracy, best=f"{writer.best_value:.4g}", **other)
         bar.update()
         metrics = {"return": episode.value, "top1": evaluation.top1, "macs_ratio": evaluation.macs_ratio}
         metrics |= dict(episode.learning)
         known = {f"{name}/{key}": value for key, value in metrics.items() if value is not None}
+        known |= {} if unseen is None else {f"{name}/held_out": unseen}
         log(known, episode.index)
+        if held_out is not None and held_out.enough:
+            raise SearchEnded
 
     return on_episode
 
 
-def _line(episode: Episode, evaluation: Evaluation, latency: Cost | None) -> dict[str, Any]:
+def _line(
+    episode: Episode, evaluation: Evaluation, latency: Cost | None, held_out: float | None
+) -> dict[str, Any]:
     return {
         "episode": episode.index,
         "phase": episode.phase,
         "return": episode.value,
+        **({} if held_out is None else {"held_out": held_out}),
         "top1": evaluation.top1,
         "loss": evaluation.loss,
         "agreement": evaluation.agreement,

@@ -36,6 +36,7 @@ class RunFolder:
         self.strategy = path / STRATEGY
         self.search = path / SEARCH
         self.evaluations = path / "evaluations.jsonl"
+        self.unseen = path / "unseen.jsonl"
         self.correlate = path / "correlate.jsonl"
         self.agent = path / "agent.zip"
         self.latency_model = path / LATENCY_MODEL

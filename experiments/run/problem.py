@@ -22,7 +22,8 @@ from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import Proved, prove
 from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
-from amc.errors import AmcError, FileError, NotPrunableError, UnavailableError, first_line
+from amc.data.splits import fingerprint as images_fingerprint
+from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
@@ -49,6 +50,7 @@ class Problem:
         self.config = config
         self.folder = folder
         self._evaluator: Evaluator[CandidateBuilder] | None = None
+        self._unseen: Evaluator[CandidateBuilder] | None = None
         self._curves: ErrorCurves | None = None
         self._dense_is_kept = False
 
@@ -221,6 +223,20 @@ class Problem:
             )
         return self._evaluator
 
+    def unseen_evaluator(self) -> Evaluator[CandidateBuilder]:
+        """Return the evaluator of the same candidates on the unseen images; it has a file of its own.
+
+        Raises:
+            SettingError: there are no unseen images.
+        """
+        if self._unseen is None:
+            if (images := self.splits.unseen) is None:
+                raise SettingError("data.unseen is 0: there are no unseen images; write data.unseen=1000")
+            about = images_fingerprint(self.splits.calibration, images)
+            own = fingerprint(self.dense, self.graph, about, self.settings())
+            self._unseen = self.evaluator().on(images, Memo(self.folder.unseen, own))
+        return self._unseen
+
     def curves(self) -> ErrorCurves:
         """Return the error curves of the groups; they are measured at their first call."""
         if self._curves is None:
@@ -229,9 +245,10 @@ class Problem:
 
     def release(self) -> None:
         """Free the memory of the evaluator."""
-        if self._evaluator is not None:
-            self._evaluator.close()
-        self._evaluator = self._curves = None
+        for evaluator in (self._evaluator, self._unseen):
+            if evaluator is not None:
+                evaluator.close()
+        self._evaluator = self._unseen = self._curves = None
 
     @property
     def profiled(self) -> bool:

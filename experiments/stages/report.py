@@ -35,6 +35,8 @@ def run(run: Run) -> dict[str, Any]:
     fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
     write_html(run.folder.report.with_suffix(".html"), report, episodes, strategy.to_json(), fronts)
     print(table(report))
+    if "proxies" in report and not report["proxies"]["trusted"]:
+        print(f"report: {report['proxies']['verdict']}")
     print(f"everything is in {run.folder}")
     return {name: report[name]["top1"] for name in NETWORKS if name in report}
 
@@ -66,7 +68,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         report["dense"].setdefault("latency_ms", {})[name] = found["dense"]["median_ms"]
         report[final].setdefault("latency_ms", {})[name] = found["pruned"]["median_ms"]
     report["speedup"] = speedup
-    for stage in ("search", "finetune", "compare", "export", "serve"):
+    for stage in ("proxies", "search", "finetune", "compare", "export", "serve"):
         if (facts := run.folder.recorded(stage)) is not None:
             report[stage] = facts
     report["latency"] = (run.folder.recorded("benchmark") or {}).get("runtimes", [])

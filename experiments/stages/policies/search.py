@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from agents import Episode
+from agents import Episode, run_search
 from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
@@ -26,6 +26,8 @@ from envs.observation import group_features
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, watching
+from experiments.run.held_out import HeldOut
+from experiments.stages.policies.proxies import warning
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -38,6 +40,9 @@ def run(run: Run) -> dict[str, Any]:
     networks in ``evaluations.jsonl`` and continues to the result of an uninterrupted run. With K workers the
     agent learns after every K episodes, so the number of workers changes a search; their kind does not.
 
+    With ``agent.patience`` or ``agent.select=held_out`` the best networks are also judged on unseen images,
+    which may end the search and choose its winner (``experiments.run.held_out``).
+
     Raises:
         AmcError: no allowed network meets the budget, or the network cannot be cut exactly.
         Stopped: the user stopped the search.
@@ -46,7 +51,10 @@ def run(run: Run) -> dict[str, Any]:
     run.budget.check_feasible(run.space)
     episodes = episodes_of(run.config.agent)
     dense, graph = problem.dense, problem.graph
-    keeper = _Keeper(run, episodes)
+    if "search" in run.config.stages and (warned := warning(run)) is not None:
+        print(f"search: {warned}")
+    held_out = _held_out(run)
+    keeper = _Keeper(run, episodes, held_out)
     with (
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
@@ -64,30 +72,39 @@ def run(run: Run) -> dict[str, Any]:
             scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
         )
         agent = make_agent(run.config.agent, arena, run.config.seed)
+        watch = watching(writer, bar, run.tracker.log, keeper.offer, held_out=held_out)
+        search = partial(agent, run.workers().concurrency)
         try:
-            result = agent(run.workers().concurrency, watching(writer, bar, run.tracker.log, keeper.offer))
+            result = run_search(search, watch, name=run.config.agent.name)
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
         judged = evaluator.dense
-    keeper.settle(result.best)
+    winner = result.best
+    if held_out is not None and run.config.agent.select == "held_out":
+        assert held_out.best is not None
+        winner = held_out.best
+    keeper.settle(winner)
     if result.save is not None:
         result.save(run.folder.agent)
     else:
         run.folder.agent.unlink(missing_ok=True)
-    best = result.best.info["evaluation"]
+    best = winner.info["evaluation"]
     score = f"{best.top1:.2f}%" if run.problem.graph.classifies else f"agreement {best.agreement:.4g}"
     found = f"{score} on search_val at {_cost(run, best)}"
-    print(f"search: {result.agent} found {found} in {result.episodes} episodes")
+    enough = held_out is not None and held_out.enough
+    ended = f"; none of the last {run.config.agent.patience} did better on unseen images" if enough else ""
+    print(f"search: {result.agent} found {found} in {result.episodes} episodes{ended}")
     return {
         "agent": result.agent,
         "reward": run.reward.name,
         "precision": evaluator.precision,
         "episodes": result.episodes,
-        "best_return": result.best.value,
-        "best_episode": result.best.index,
+        "best_return": winner.value,
+        "best_episode": winner.index,
+        **({} if held_out is None else _unseen_facts(held_out, result.episodes)),
         "best_top1": best.top1,
         "dense_top1": judged.top1,
         "dense_loss": judged.loss,
@@ -96,6 +113,26 @@ def run(run: Run) -> dict[str, Any]:
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": problem.proof.difference,
+    }
+
+
+def _held_out(run: Run) -> HeldOut | None:
+    """Return the judge of the best networks on unseen images, if the configuration asks for one."""
+    agent, problem = run.config.agent, run.problem
+    if agent.patience == 0 and agent.select == "search":
+        return None
+
+    def score(episode: Episode) -> float:
+        return run.reward(problem.unseen_evaluator().evaluate(episode.info["evaluation"].widths))
+
+    return HeldOut(score, agent.patience)
+
+
+def _unseen_facts(held_out: HeldOut, episodes: int) -> dict[str, Any]:
+    return {
+        "stopped_after": episodes if held_out.enough else None,
+        "held_out_best": held_out.best_score,
+        "held_out_judged": len(held_out.scores),
     }
 
 
@@ -140,17 +177,25 @@ class _Keeper:
     of the same search is therefore kept until the search reaches it.
     """
 
-    def __init__(self, run: Run, episodes: int) -> None:
+    def __init__(self, run: Run, episodes: int, held_out: HeldOut | None) -> None:
         self._run = run
         self._episodes = episodes
+        self._held_out = held_out
+        self._by_unseen = run.config.agent.select == "held_out"
         self._path = run.folder.strategy
         self._old = Strategy.load(self._path) if self._path.exists() else None
 
     def offer(self, episode: Episode) -> None:
-        """Write an episode's strategy, unless an earlier attempt of this search had a better one."""
-        strategy = self._strategy(episode)
-        old = self._old
-        if old is None or not _same_search(old, strategy) or old.provenance["value"] < episode.value:
+        """Write the strategy of the best episode so far, unless an earlier attempt had a better one."""
+        if self._by_unseen and self._held_out is not None and episode is not self._held_out.best:
+            return
+        strategy, old = self._strategy(episode), self._old
+        value = "held_out" if self._by_unseen else "value"
+        if (
+            old is None
+            or not _same_search(old, strategy)
+            or old.provenance[value] < strategy.provenance[value]
+        ):
             self._write(strategy)
 
     def settle(self, best: Episode) -> None:
@@ -167,11 +212,17 @@ class _Keeper:
     def _strategy(self, episode: Episode) -> Strategy:
         evaluation = episode.info["evaluation"]
         at_once = self._run.workers().concurrency
+        unseen: dict[str, Any] = (
+            {} if self._held_out is None else {"held_out": self._held_out.scores[episode.index]}
+        )
+        if self._by_unseen:
+            unseen["select"] = "held_out"
         return self._run.make_strategy(
             evaluation.widths,
             agent=self._run.config.agent.name,
             reward=self._run.reward.name,
             value=episode.value,
+            **unseen,
             episode=episode.index,
             episodes=self._episodes,
             search_val_top1=evaluation.top1,
@@ -182,7 +233,7 @@ class _Keeper:
 
 def _same_search(one: Strategy, other: Strategy) -> bool:
     """Whether two strategies come from the same search of the same network and data."""
-    names = ("agent", "reward", "episodes", "fingerprint", "workers")
+    names = ("agent", "reward", "episodes", "fingerprint", "workers", "select")
     return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
         other.seed,
         other.budget,

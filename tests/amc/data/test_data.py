@@ -10,13 +10,8 @@ from PIL import Image
 
 from amc import data
 from amc.data import augment, decoding, splits
-from amc.errors import AmcError
 from amc.notes import note_once
-
-
-def rows(images):
-    """The set of images, as bytes: to see whether two splits share one."""
-    return {image.numpy().tobytes() for image in images}
+from tests.amc.data.helpers import assert_error, rows
 
 
 def first_batches(made, epoch, seed, count=2):
@@ -25,39 +20,6 @@ def first_batches(made, epoch, seed, count=2):
 
 def same(left, right):
     return all(torch.equal(a, b) for x, y in zip(left, right, strict=True) for a, b in zip(x, y, strict=True))
-
-
-def assert_error(message, function, *args, **kwargs):
-    with pytest.raises(AmcError, match=message) as caught:
-        function(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def cifar_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("cifar")
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 40, 3072), dtype=np.uint8)
-    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-    for name, batch in zip(names, pixels, strict=True):
-        content = {"data": batch, "labels": [index % 10 for index in range(40)]}
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    return root
-
-
-@pytest.fixture(scope="module")
-def image_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("images")
-    draws = np.random.default_rng(0)
-    for part, count in (("train", 8), ("val", 4), ("mine", 5)):
-        for name in ("ant", "bee", "cow"):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = draws.integers(0, 256, (20, 26, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index}.png")
-    return root
 
 
 def folders(root, **options):

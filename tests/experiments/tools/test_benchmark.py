@@ -11,9 +11,9 @@ import pytest
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.errors import AmcError
-from experiments.benchmark import proxies
 from experiments.benchmark.__main__ import main, parser
-from experiments.benchmark.proxies import around
+from experiments.run import proxies
+from experiments.run.proxies import around
 
 
 def measured(capsys, monkeypatch, *arguments):
