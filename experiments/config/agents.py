@@ -87,7 +87,10 @@ def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
     world = None
     if acts == "weights":
         world = World(
-            arena.imagine, partial(arena.best_under, acts=acts), arena.errors_of, ceiling=arena.ceiling
+            arena.imagine,
+            partial(arena.best_under, acts=acts),
+            arena.errors_of,
+            ceiling=lambda: arena.dense_score,
         )
     return partial(ddpg_search, settings=settings, episode_length=arena.groups, world=world)
 
@@ -109,7 +112,7 @@ def _thompson(settings: ThompsonSettings, arena: Arena, acts: Acts) -> Agent:
         thompson_search,
         allocate=partial(arena.best_under, acts=acts),
         errors=arena.errors_of,
-        ceiling=arena.ceiling,
+        ceiling=lambda: arena.dense_score,
         groups=arena.groups,
         settings=settings,
     )

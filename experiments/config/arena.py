@@ -78,6 +78,11 @@ class Arena:
         """Finds the widths of the least weighted error."""
         return WeightedAllocation(self.space, self.budget, self.curves())
 
+    @cached_property
+    def dense_score(self) -> float:
+        """Score of the dense network."""
+        return self.ceiling()
+
     def greedy(self) -> tuple[int, ...]:
         """Return the widths of the least sum of errors."""
         return self.allocation([1.0] * self.groups)

@@ -128,7 +128,7 @@ def test_a_search_stopped_by_a_signal_goes_on_to_the_same_result(
     trained: Path, unbroken: Path, tmp_path: Path, name: str
 ) -> None:
     cwd = shutil.copytree(trained, tmp_path / "cwd")
-    interrupt(cwd, 3, name)
+    interrupt(cwd, 4, name)  # the third episode: the dense network is scored once, too
     outcome = amc(*SEARCH, "reward=mynet.score", cwd=cwd)
     refused(outcome, "best strategy of 2 episodes", "run_dir=", "goes on", status=130)
     assert len(read_lines(cwd / "run/search.jsonl")) == 2
