@@ -1,7 +1,7 @@
 """Budgets and widths as plain numbers: no network, no torch.
 
 - ``widths.py``: the widths that each channel group may take.
-- ``budget.py``: a limit on a cost, and two ways to make requested widths fit it.
+- ``budget.py``: limits on costs, and two ways to make requested widths fit it.
 - ``allocation.py``: widths by rules that need no search, such as the same ratio for every group.
 """
 
@@ -15,7 +15,7 @@ from amc.budget.allocation import (
     shrink_group,
     uniform_widths,
 )
-from amc.budget.budget import FITS, Budget, Cost, Fit, check_ratio, get_fit, make_budget
+from amc.budget.budget import FITS, Budget, Cost, Fit, Limit, check_ratio, get_fit, make_budget, make_limit
 from amc.budget.widths import WidthSpace, width_space
 
 __all__ = [
@@ -23,12 +23,14 @@ __all__ = [
     "Budget",
     "Cost",
     "Fit",
+    "Limit",
     "WidthSpace",
     "check_ratio",
     "even_errors",
     "get_fit",
     "greedy_widths",
     "make_budget",
+    "make_limit",
     "one_group_smaller",
     "ramp_widths",
     "ranked_widths",

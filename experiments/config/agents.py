@@ -65,7 +65,7 @@ class Knowledge:
 
     Attributes:
         space: the widths that groups may take.
-        budget: the limit on the widths.
+        budget: the limits on the widths.
         curves: returns the groups' error curves, which may be measured at the first call.
         relaxed_env: creates an environment that does not enforce the budget.
         ceiling: returns the score of the dense network.
@@ -110,11 +110,10 @@ class Knowledge:
         pairs = zip(self.space.names, self.widths(actions), strict=True)
         return [curves[name][width] for name, width in pairs]
 
-    def one_group_smaller(self, actions: Sequence[float], share: float) -> list[Actions]:
-        """Return the allocations that reach a share of the dense cost by making one group smaller."""
-        limit = share * self.budget.dense_cost
-        widths = self.widths(actions)
-        networks = one_group_smaller(self.space, self.budget.cost, limit, widths, self.curves())
+    def one_group_smaller(self, actions: Sequence[float], progress: float) -> list[Actions]:
+        """Return the allocations that meet the budget at ``progress`` by making one group smaller."""
+        limits, widths = self.budget.eased(progress).limits, self.widths(actions)
+        networks = one_group_smaller(self.space, limits, widths, self.curves())
         return [self.actions(network) for network in networks]
 
     def ranked(self, importance: Importance) -> tuple[int, ...]:
@@ -183,7 +182,7 @@ def _netadapt(settings: NetAdaptSettings, known: Knowledge) -> Agent:
             relaxed=[known.relaxed_env() for _ in envs],
             propose=known.one_group_smaller,
             episode_length=known.groups,
-            target=known.budget.ratio,
+            target=min(limit.ratio for limit in known.budget.limits),
             settings=settings,
         )
 
