@@ -71,6 +71,7 @@ __all__ = [
     "Graph",
     "GroupWidth",
     "InexactError",
+    "Limit",
     "NotPrunableError",
     "ProfileSettings",
     "PruneSettings",

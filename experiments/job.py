@@ -52,11 +52,11 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         return
     parts: list[Run] = []
     try:
-        for kind, ratio in budgets:
-            parts.append(run.for_budget(kind, ratio, run.folder.path / folder_name(kind, ratio)))
+        for ratios in budgets:
+            parts.append(run.for_budget(ratios, run.folder.path / folder_name(ratios)))
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
             set_up_process(parts[-1].config)
-            own = own_overrides(kind, ratio, overrides)
+            own = own_overrides(ratios, overrides)
             with locked(parts[-1].folder.path), _remembering(parts[-1], own):
                 run_stages(parts[-1], parts[-1].stages, keep_evaluator=True)
     finally:
@@ -124,8 +124,8 @@ def row(part: Run) -> dict[str, Any]:
     widths = part.widths_of(Strategy.load(part.folder.strategy))
     dense, macs = part.problem.graph.dense_widths, macs_cost(part.problem.graph)
     facts: dict[str, Any] = {
-        "kind": part.budget.kind,
-        "ratio": part.budget.ratio,
+        **part.budget.described(),
+        "reached": part.reached(widths),
         "folder": part.folder.name,
         "macs": macs(widths),
         "params": part.problem.params(widths),

@@ -18,7 +18,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
@@ -112,6 +112,16 @@ class Budget:
         return replace(
             self, limits=tuple(replace(limit, ratio=limit.ratio**progress) for limit in self.limits)
         )
+
+    def shares(self, widths: Sequence[int]) -> dict[str, float]:
+        """Return the kept share of each limited cost, by kind, for the network of these widths."""
+        return {limit.kind: limit.share(widths) for limit in self.limits}
+
+    def described(self) -> dict[str, Any]:
+        """Return ``kind`` and ``ratio`` of the leading limit; others by kind as ``further``, if there are any."""
+        further = {limit.kind: limit.ratio for limit in self.limits[1:]}
+        own: dict[str, Any] = {"kind": self.leading.kind, "ratio": self.leading.ratio}
+        return {**own, "further": further} if further else own
 
     def shortfall(self, widths: Sequence[int]) -> str:
         """Return what the network of these widths keeps of each cost whose limit it exceeds, as text."""

@@ -39,6 +39,8 @@ WITH_DENSE = (
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
 CUTTING = frozenset({"profile", "search", "verify", "prune", "compare", "correlate", "inspect"})
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
+UNDER_BUDGET = frozenset({"search", "verify", "prune", "compare"})
+"""Stages that keep to the budget."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
 

@@ -27,6 +27,7 @@ from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.config.agents import Knowledge, episodes_of, make_agent
 from experiments.run.episodes import EpisodeWriter, watching
+from experiments.run.room import room_left
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -81,6 +82,9 @@ def run(run: Run) -> dict[str, Any]:
     score = f"{best.top1:.2f}%" if run.problem.graph.classifies else f"agreement {best.agreement:.4g}"
     found = f"{score} on search_val at {_cost(run, best)}"
     print(f"search: {result.agent} found {found} in {result.episodes} episodes")
+    room = room_left(run.space, best.widths)
+    if "advice" in room:
+        print(f"search: {room['advice']}")
     return {
         "agent": result.agent,
         "reward": run.reward.name,
@@ -96,6 +100,7 @@ def run(run: Run) -> dict[str, Any]:
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": problem.proof.difference,
+        **room,
     }
 
 
@@ -133,8 +138,8 @@ def _network(
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
-    budget = run.budget
-    return f"{budget.kind}_ratio {budget.cost(evaluation.widths) / budget.dense_cost:.4f}"
+    shares = run.budget.shares(evaluation.widths)
+    return ", ".join(f"{kind}_ratio {share:.4f}" for kind, share in shares.items())
 
 
 class _Keeper:

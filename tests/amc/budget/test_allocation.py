@@ -61,7 +61,10 @@ def test_networks_with_one_group_smaller_are_sorted_by_their_error():
     space, _ = problem(1.0)
     assert one_group_smaller(space, at_most(14), (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost
     assert one_group_smaller(space, at_most(13), (4, 4), ERRORS) == [(4, 1), (3, 4)]  # 2.5 and 3.0
-    assert one_group_smaller(space, at_most(14), (4, 4), {}) == [(3, 4), (4, 2)]  # a quarter or half of a group
+    assert one_group_smaller(space, at_most(14), (4, 4), {}) == [
+        (3, 4),
+        (4, 2),
+    ]  # a quarter or half of a group
 
 
 def test_networks_within_the_limit_stay_as_they_are():
