@@ -19,9 +19,9 @@ from agents.protocol import Episode, OnEpisode, SearchResult, better, rollouts
 Actions = tuple[float, ...]
 
 Propose = Callable[[Actions, float], Sequence[Actions]]
-"""(executed actions, progress in (0, 1]) -> actions of networks within the budget as it is at that progress, the
-most promising first, or the given actions alone if they are within it already. Each cost falls by a constant
-factor, from the dense network at 0 to the budget at 1."""
+"""(executed actions, progress in (0, 1]) -> actions of networks within the budget at that progress, the most
+promising first, or the given actions alone if they are within it already. The limits fall, by the same factor
+for the same progress, from the dense cost at 0 to the budget at 1."""
 
 
 @dataclass(frozen=True)

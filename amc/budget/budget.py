@@ -118,7 +118,7 @@ class Budget:
         return {limit.kind: limit.share(widths) for limit in self.limits}
 
     def described(self) -> dict[str, Any]:
-        """Return ``kind`` and ``ratio`` of the leading limit; others by kind as ``further``, if there are any."""
+        """Return ``kind`` and ``ratio`` of the leading limit, and the ratios of any others as ``further``."""
         further = {limit.kind: limit.ratio for limit in self.limits[1:]}
         own: dict[str, Any] = {"kind": self.leading.kind, "ratio": self.leading.ratio}
         return {**own, "further": further} if further else own

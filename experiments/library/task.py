@@ -59,8 +59,8 @@ class CompressionTask:
         calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
             pair (images, labels), a data set or a loader. A few hundred are enough.
         validation: held-out images that score candidates, in the same forms, with labels if there are any.
-        macs_ratio, params_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at least one is
-            given, and all that are hold. Latency is measured on this machine.
+        macs_ratio, params_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at least one
+            is given, and all that are given hold. Latency is measured on this machine.
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
         score: replaces the reward: a user's own score of the network, such as a mean average precision.

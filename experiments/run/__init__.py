@@ -1,7 +1,6 @@
 """One run: its folder, its files, and the objects that its stages share.
 
 - ``folder.py``: ``RunFolder``, the names of all files, and the records of stages.
-- ``room.py``: whether the allowed widths leave a search room.
 - ``problem.py``: ``Problem``, the network, the data and the evaluator, which all budgets of a job share.
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
 - ``check.py``: the checks of a configuration before any work is done.
@@ -9,5 +8,6 @@
 - ``fronts.py``: ``pareto.json`` and its strategies.
 - ``pareto.py``: the Pareto front of points, as pure numbers.
 - ``provenance.py``: commit, versions, device and data of a result.
+- ``room.py``: whether the allowed widths leave a search room.
 - ``trackers.py``: wandb and TensorBoard.
 """

@@ -16,7 +16,8 @@ def room_left(space: WidthSpace, widths: Sequence[int]) -> dict[str, Any]:
         widths: of the network that was chosen.
 
     Returns:
-        ``groups``, ``groups_on_floor``, ``groups_whole``, and ``advice`` if more than a third are on the floor.
+        ``groups``, ``groups_on_floor``, ``groups_whole``, and ``advice`` if more than a third are on the
+        floor.
     """
     groups, floor = len(space.names), space.on_floor(widths)
     facts: dict[str, Any] = {

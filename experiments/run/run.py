@@ -114,7 +114,7 @@ class Run:
                 return self.problem.latency_model
 
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
-        """Return the kept share of each limited cost; the latency as stage ``verify`` measured it, if it did."""
+        """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
         shares, verify = self.budget.shares(widths), self.folder.recorded("verify") or {}
         if "latency" in shares and verify.get("widths") == list(widths):
             shares["latency"] = verify["measured_ratio"]
