@@ -1,10 +1,10 @@
 """How much room the allowed widths leave a search: ``python -m experiments.benchmark space OVERRIDE ...``.
 
-The overrides describe the problem as they do for ``amc``. For every smallest share of a group, every channel
-multiple, and with or without pruned residual streams, the result has the smallest share of the MACs that an
-allowed network keeps, the number of allowed networks, and at each budget the network that the greedy
-allocation gives: how many of its groups sit at their smallest allowed width, how many are whole, and with
-``--judge`` its score on the search images as in a search. Test images are not used.
+The overrides describe the problem as they do for ``amc``. There is a row for every smallest share of a group,
+every channel multiple, and with or without pruned residual streams: the smallest share of the MACs and of the
+parameters that an allowed network keeps, the number of allowed networks, and at each budget the network of
+the greedy allocation. Of that it has the groups at their smallest allowed width, the whole groups, and with
+``--judge`` the score on the search images as in a search. Test images are not used.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def _rows(options: argparse.Namespace, streams: bool, folder: Path) -> Iterator[
 
 
 def _room(job: Run, options: argparse.Namespace) -> dict[str, Any]:
-    space, macs = job.space, macs_cost(job.problem.graph)
+    space, macs, params = job.space, macs_cost(job.problem.graph), job.problem.params
     facts: dict[str, Any] = {
         "minimum_macs_ratio": macs(space.minimum) / macs(space.dense),
+        "minimum_params_ratio": params(space.minimum) / params(space.dense),
         "groups": len(space.names),
         "networks_log10": sum(log10(len(choices)) for choices in space.choices),
     }
