@@ -1,4 +1,4 @@
-"""Several limits at once on the command line: each ratio that is given holds, and none is ignored silently."""
+"""Several limits at once on the command line: each ratio that is given holds, none is ignored silently."""
 
 from __future__ import annotations
 
