@@ -138,8 +138,11 @@ def _network(
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
-    shares = run.budget.shares(evaluation.widths)
-    return ", ".join(f"{kind}_ratio {share:.4f}" for kind, share in shares.items())
+    limits = run.budget.limits
+    reached = [f"{limit.kind}_ratio {limit.share(evaluation.widths):.4f}" for limit in limits]
+    if len(limits) > 1:
+        reached = [f"{own} (limit {limit.ratio:g})" for own, limit in zip(reached, limits, strict=True)]
+    return ", ".join(reached)
 
 
 class _Keeper:

@@ -118,7 +118,8 @@ def test_strategy_and_reports_show_every_limit_and_what_was_reached(finished: tu
         {"kind": "params", "ratio": 0.4, "reached": reached["params"]},
     ]
     shares = {kind: f"{share:.4f}" for kind, share in reached.items()}
-    assert f"at macs_ratio {shares['macs']}, params_ratio {shares['params']} in 6 episodes" in out
+    line = f"macs_ratio {shares['macs']} (limit 0.5), params_ratio {shares['params']} (limit 0.4)"
+    assert f"on search_val at {line} in 6 episodes" in out
     assert f"budget: macs {shares['macs']} (limit 0.5), params {shares['params']} (limit 0.4)" in out
     html = (cwd / "run/report.html").read_text()
     assert "Budget" in Page(html).headings
