@@ -19,8 +19,9 @@ from agents.protocol import Episode, OnEpisode, SearchResult, better, rollouts
 Actions = tuple[float, ...]
 
 Propose = Callable[[Actions, float], Sequence[Actions]]
-"""(executed actions, share of the dense cost) -> actions of networks within that share, the most promising
-first, or the given actions alone if they are within it already. The share is never below the budget's."""
+"""(executed actions, progress in (0, 1]) -> actions of networks within the budget at that progress, the most
+promising first, or the given actions alone if they are within it already. The limits fall, by the same factor
+for the same progress, from the dense cost at 0 to the budget at 1."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class NetAdaptSettings:
         Args:
             episodes: episodes that are left.
             groups: number of groups.
-            target: share of the dense cost that the budget allows, in (0, 1].
+            target: share of the dense cost that the budget allows, in (0, 1]; the smallest of several.
         """
         if self.steps:
             return min(self.steps, episodes)
@@ -100,7 +101,7 @@ def netadapt_search(
         relaxed: as many environments as ``envs``, which do not enforce the budget.
         propose: gives the networks of a step.
         episode_length: steps of an episode: the number of groups.
-        target: share of the dense cost that the budget allows, in (0, 1].
+        target: share of the dense cost that the budget allows, in (0, 1]; the smallest of several.
         settings: the hyper-parameters.
 
     Raises:
@@ -113,14 +114,14 @@ def netadapt_search(
     count = len(found)
     current: Actions = (1.0,) * episode_length
     for step in range(1, steps):
-        candidates = list(propose(current, target ** (step / steps)))
+        candidates = list(propose(current, step / steps))
         if current in candidates:  # rounding took an earlier step below this step's target
             continue
         short = candidates[: _share(episodes - count, steps - step + 1, settings)]
         evaluated = _evaluate(relaxed, short, count, "relaxed", on_episode)
         count += len(evaluated)
         current = max(evaluated, key=lambda episode: episode.value).executed
-    short = list(propose(current, target))[: _share(episodes - count, 1, settings)]
+    short = list(propose(current, 1.0))[: _share(episodes - count, 1, settings)]
     found += _evaluate(envs, short, count, "search", on_episode)
     best: Episode | None = None
     for episode in found:

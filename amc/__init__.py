@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amc.budget.budget import Budget, make_budget
+    from amc.budget.budget import Budget, Limit, make_budget, make_limit
     from amc.budget.widths import WidthSpace, width_space
     from amc.candidate.builder import CandidateBuilder
     from amc.candidate.evaluator import Evaluator, channel_evaluator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from experiments.library import Compressed, CompressionTask, compress
 
 _PUBLIC = {
-    "amc.budget.budget": ("Budget", "make_budget"),
+    "amc.budget.budget": ("Budget", "Limit", "make_budget", "make_limit"),
     "amc.budget.widths": ("WidthSpace", "width_space"),
     "amc.candidate.builder": ("CandidateBuilder",),
     "amc.candidate.evaluator": ("Evaluator", "channel_evaluator"),
@@ -71,6 +71,7 @@ __all__ = [
     "Graph",
     "GroupWidth",
     "InexactError",
+    "Limit",
     "NotPrunableError",
     "ProfileSettings",
     "PruneSettings",
@@ -87,6 +88,7 @@ __all__ = [
     "exclude_groups",
     "load_pruned",
     "make_budget",
+    "make_limit",
     "prune",
     "slice_model",
     "trace",

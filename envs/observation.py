@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amc.budget.budget import Budget
-from amc.budget.weighing import WeightedAllocation, changes
+from amc.budget.weighing import WeightedAllocation, with_one_changed
 from amc.budget.widths import WidthSpace
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ def curve_observations(
     static, rest = _scaled(groups)
     greedy = allocate([1.0] * len(groups))
     errors = allocate.errors_at(greedy)
-    dense, least = np.array(space.dense), np.array(space.minimum)
+    dense, least, leading = np.array(space.dense), np.array(space.minimum), budget.leading
     varying = (
         rest / dense_macs,
         np.array(greedy) / dense,
         errors / max(float(errors.sum()), 1e-12),
-        -changes(budget.cost, dense[None], (least - dense)[None])[0] / budget.dense_cost,
+        1.0 - with_one_changed(leading.cost, dense[None], (least - dense)[None])[0] / leading.dense_cost,
     )
     return np.clip(np.concatenate([static, np.stack(varying, 1)], 1), 0.0, 1.0).astype(np.float32)
 

@@ -52,11 +52,11 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         return
     parts: list[Run] = []
     try:
-        for kind, ratio in budgets:
-            parts.append(run.for_budget(kind, ratio, run.folder.path / folder_name(kind, ratio)))
+        for ratios in budgets:
+            parts.append(run.for_budget(ratios, run.folder.path / folder_name(ratios)))
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
             set_up_process(parts[-1].config)
-            own = own_overrides(kind, ratio, overrides)
+            own = own_overrides(ratios, overrides)
             with locked(parts[-1].folder.path), _remembering(parts[-1], own):
                 run_stages(parts[-1], parts[-1].stages, keep_evaluator=True)
     finally:
@@ -124,8 +124,8 @@ def row(part: Run) -> dict[str, Any]:
     widths = part.widths_of(Strategy.load(part.folder.strategy))
     dense, macs = part.problem.graph.dense_widths, macs_cost(part.problem.graph)
     facts: dict[str, Any] = {
-        "kind": part.budget.kind,
-        "ratio": part.budget.ratio,
+        **part.budget.described(),
+        "reached": part.reached(widths),
         "folder": part.folder.name,
         "macs": macs(widths),
         "params": part.problem.params(widths),
@@ -165,15 +165,19 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     """Return the rows of the table of all budgets, the head first.
 
     Top-1 accuracies are in percent: "search" on search_val, the others on test. A runtime's column is its
-    speed-up.
+    speed-up, that of a limit beside the leading one the share of the dense cost that was reached.
     """
     dense, budgets = summary["dense"], summary["budgets"]
+    further = dict(limit for budget in budgets for limit in budget.get("further", {}).items())
     runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
-    head = ["", "MACs M", "params M", "search", "pruned", "fine-tuned"]
+    limits = [f"{kind} <= {ratio:g}" for kind, ratio in further.items()]
+    head = ["", "MACs M", "params M", *limits, "search", "pruned", "fine-tuned", *runtimes]
     top1 = [dense["search"].get("top1"), dense.get("top1"), None]
-    rows = [[*head, *runtimes], ["dense", *cost(dense), *map(decimals, top1), *[""] * len(runtimes)]]
+    whole = ["dense", *cost(dense), *[""] * len(limits), *map(decimals, top1), *[""] * len(runtimes)]
+    rows = [head, whole]
     for budget in budgets:
         top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
         speedup = [times_smaller(budget["speedup"].get(name)) for name in runtimes]
-        rows.append([budget["folder"], *cost(budget), *map(decimals, top1), *speedup])
+        reached = [decimals(budget["reached"].get(kind), 4) for kind in further]
+        rows.append([budget["folder"], *cost(budget), *reached, *map(decimals, top1), *speedup])
     return rows

@@ -24,7 +24,7 @@ from experiments.command.lock import locked
 from experiments.command.messages import message, one_line
 from experiments.command.overrides import readable
 from experiments.command.remembered import remembering, with_remembered
-from experiments.config import schema
+from experiments.config import schema, stages
 
 _log = logging.getLogger("amc")
 
@@ -95,7 +95,7 @@ def _app(cfg: DictConfig) -> None:
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     """Check the configuration and run the stages; the overrides ``given`` are remembered in ``folder``."""
     # These import torch, which takes a second: --help and the message about a misspelt key come without it.
-    from experiments.config.budgets import check_given
+    from experiments.config.budgets import check_given, told
     from experiments.job import run_job
     from experiments.run.check import check
     from experiments.run.run import open_run, set_up_process
@@ -110,6 +110,9 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     with remembering(folder, given, paths=schema.path_keys(), keep=multirun.is_multirun()):
         check_given(config.budget, given)
         check(run)
+        if stages.UNDER_BUDGET & set(run.stages):
+            free = "" if run.reward.enforces_budget else f"; reward={run.reward.name} does not enforce it"
+            print(f"budget: {told(config.budget, given)}{free}")
         run_job(run, given)
 
 

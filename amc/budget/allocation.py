@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from amc.budget.budget import Budget, Cost
+from amc.budget.budget import Budget, Limit, count_fitting
 from amc.budget.widths import WidthSpace
 
 Errors = Mapping[str, Sequence[float]]
@@ -65,91 +65,105 @@ def _largest(space: WidthSpace, budget: Budget, levels: Sequence[float], ratios:
             for choice, dense, ratio in zip(space.choices, space.dense, ratios(level), strict=True)
         )
 
-    index = bisect_right(levels, budget.limit, key=lambda level: budget.cost(at(level)))
-    widths = at(levels[max(index, 1) - 1])
+    fitting = count_fitting(levels, lambda level: budget.fits(at(level)))
+    widths = at(levels[max(fitting, 1) - 1])
     return budget.scale(space, [width / dense for width, dense in zip(widths, space.dense, strict=True)])
 
 
 def shrink_greedily(
-    space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], errors: Errors
+    space: WidthSpace, limits: Sequence[Limit], widths: Sequence[int], errors: Errors
 ) -> tuple[int, ...]:
-    """Shrink, one allowed width at a time, the group whose error rises least per unit of cost saved.
+    """Shrink, one allowed width at a time, the group whose error rises least for what it saves.
+
+    A step saves what it takes off the limits that are still exceeded, each relative to its limit. A saving on
+    a limit that is met already counts nothing.
 
     Args:
-        cost: group widths -> cost of the network.
-        limit: largest allowed cost, in the unit of ``cost``.
+        limits: what the network has to meet.
         widths: allowed widths to start from.
         errors: output error of every group at every width.
 
     Returns:
-        Widths within the limit, or the smallest ones if even they exceed it.
+        Widths that meet every limit, or the smallest ones if even they exceed one.
     """
-    widths = list(widths)
-    total = cost(widths)
-    while total > limit:
-        best: tuple[float, int, int, float] | None = None
+    found = tuple(widths)
+    while exceeded := [limit for limit in limits if not limit.met(found)]:
+        costs = [limit.cost(found) for limit in exceeded]
+        best: tuple[float, tuple[int, ...]] | None = None
         for group, choices in enumerate(space.choices):
-            place = choices.index(widths[group])
+            place = choices.index(found[group])
             if place == 0:
                 continue
-            smaller = choices[place - 1]
-            left = cost([*widths[:group], smaller, *widths[group + 1 :]])
+            smaller = _with(found, group, choices[place - 1])
             curve = errors[space.names[group]]
-            loss = (curve[smaller] - curve[widths[group]]) / max(total - left, 1e-12)
+            rise = curve[smaller[group]] - curve[found[group]]
+            loss = rise / max(_saving(exceeded, costs, smaller), 1e-12)
             if best is None or loss < best[0]:
-                best = (loss, group, smaller, left)
+                best = (loss, smaller)
         if best is None:
             break
-        _, group, smaller, total = best
-        widths[group] = smaller
-    return tuple(widths)
+        found = best[1]
+    return found
+
+
+def _saving(exceeded: Sequence[Limit], costs: Sequence[float], smaller: tuple[int, ...]) -> float:
+    """Return what a step saves, in the unit of the first limit: others count relative to their limits."""
+    unit = exceeded[0].largest
+    return sum(
+        (cost - limit.cost(smaller)) * (unit / limit.largest)
+        for limit, cost in zip(exceeded, costs, strict=True)
+    )
+
+
+def _with(widths: Sequence[int], group: int, width: int) -> tuple[int, ...]:
+    return (*widths[:group], width, *widths[group + 1 :])
 
 
 def shrink_group(
-    space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], group: int
+    space: WidthSpace, limits: Sequence[Limit], widths: Sequence[int], group: int
 ) -> tuple[int, ...] | None:
-    """Shrink one group to its largest smaller width that meets the limit.
+    """Shrink one group to its largest smaller width that meets the limits.
 
     Args:
-        cost, limit, widths: as for ``shrink_greedily``.
+        limits, widths: as for ``shrink_greedily``.
         group: index of the group; it takes at least one step down.
 
     Returns:
-        The widths, or None if even the group's smallest width exceeds the limit.
+        The widths, or None if even the group's smallest width exceeds a limit.
     """
 
-    def at(width: int) -> tuple[int, ...]:
-        return (*widths[:group], width, *widths[group + 1 :])
+    def fits(width: int) -> bool:
+        return all(limit.met(_with(widths, group, width)) for limit in limits)
 
     choices = space.choices[group]
     smaller = choices[: choices.index(widths[group])]
-    fitting = bisect_right(smaller, limit, key=lambda width: cost(at(width)))
-    return at(smaller[fitting - 1]) if fitting else None
+    fitting = count_fitting(smaller, fits)
+    return _with(widths, group, smaller[fitting - 1]) if fitting else None
 
 
 def one_group_smaller(
-    space: WidthSpace, cost: Cost, limit: float, widths: Sequence[int], errors: Errors
+    space: WidthSpace, limits: Sequence[Limit], widths: Sequence[int], errors: Errors
 ) -> list[tuple[int, ...]]:
-    """Meet a limit by shrinking one group alone: the proposals of NetAdapt (Yang et al., ECCV 2018).
+    """Meet the limits by shrinking one group alone: the proposals of NetAdapt (Yang et al., ECCV 2018).
 
     Args:
-        cost, limit, widths: as for ``shrink_greedily``.
+        limits, widths: as for ``shrink_greedily``.
         errors: output error of every group at every width, or empty for ``even_errors``.
 
     Returns:
-        The widths of each proposal, by rising error. ``widths`` alone if they meet the limit already; one
-        greedily shrunk network if no single group can meet it.
+        The widths of each proposal, by rising error. ``widths`` alone if they meet the limits already; one
+        greedily shrunk network if no single group can meet them.
     """
-    if cost(widths) <= limit:
+    if all(limit.met(widths) for limit in limits):
         return [tuple(widths)]
     errors = errors or even_errors(space)
     found = []
     for group, name in enumerate(space.names):
-        smaller = shrink_group(space, cost, limit, widths, group)
+        smaller = shrink_group(space, limits, widths, group)
         if smaller is not None:
             found.append((errors[name][smaller[group]] - errors[name][widths[group]], smaller))
     if not found:
-        return [shrink_greedily(space, cost, limit, widths, errors)]
+        return [shrink_greedily(space, limits, widths, errors)]
     return [smaller for _, smaller in sorted(found, key=lambda pair: pair[0])]
 
 

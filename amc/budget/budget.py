@@ -1,4 +1,7 @@
-"""A budget, and two ways to make requested widths fit it.
+"""A budget of one or more limits, and two ways to make requested widths fit it.
+
+No cost falls when a width grows, so a network within the budget stays within it when a group shrinks. This is
+all that the searches for the largest fitting widths rely on, however many limits there are.
 
 ``Budget.cut`` is AMC's way. Requests come one group at a time, and each is lowered until the network would
 meet the budget with all later groups at their smallest width. The last groups therefore pay for large
@@ -12,10 +15,10 @@ Both choose among allowed widths only, so that no later rounding can exceed the 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
 
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
@@ -28,45 +31,124 @@ Fit = Literal["scale", "cut"]
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Budget:
-    """An upper limit on a cost.
+class Limit:
+    """An upper limit on one cost.
 
     Attributes:
         kind: the name of the cost, such as ``macs`` or ``params``.
         cost: group widths -> cost, in the unit of ``kind``.
         ratio: allowed share of the dense cost, in (0, 1].
         dense_cost: cost of the dense network, in the unit of ``kind``.
-        enforced: whether requests are made to fit. AMC's accuracy-guaranteed mode needs no limit.
-        fit: how requests are made to fit.
     """
 
     kind: str
     cost: Cost
     ratio: float
     dense_cost: float
+
+    @property
+    def largest(self) -> float:
+        """Largest allowed cost, in the unit of ``kind``."""
+        return self.ratio * self.dense_cost
+
+    def met(self, widths: Sequence[int]) -> bool:
+        """Whether the network of these widths costs no more than the limit."""
+        return self.cost(widths) <= self.largest
+
+    def share(self, widths: Sequence[int]) -> float:
+        """Return the share of the dense cost that the network of these widths keeps."""
+        return self.cost(widths) / self.dense_cost
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits that all hold at once.
+
+    Attributes:
+        limits: at least one; the first is the leading one, which names the budget.
+        enforced: whether requests are made to fit. AMC's accuracy-guaranteed mode needs no limit.
+        fit: how requests are made to fit.
+    """
+
+    limits: tuple[Limit, ...]
     enforced: bool = True
     fit: Fit = "cut"
 
     @property
-    def limit(self) -> float:
-        """Largest allowed cost, in the unit of ``kind``."""
-        return self.ratio * self.dense_cost
+    def leading(self) -> Limit:
+        """The limit that names the budget."""
+        return self.limits[0]
 
-    def check_feasible(self, space: WidthSpace) -> None:
-        """Check that the smallest network is within the budget.
+    def of(self, kind: str) -> Limit:
+        """Return the limit of one kind.
 
         Raises:
-            SettingError: it is not; the message gives the smallest feasible ratio.
+            SettingError: there is none.
         """
-        reachable = self.cost(space.minimum)
-        if self.enforced and reachable > self.limit:
-            raise SettingError(
-                f"budget.{self.kind}_ratio is {self.ratio:g}, but the smallest allowed network keeps "
-                f"{reachable / self.dense_cost:.4f} of the {self.kind}; raise the budget, or lower "
-                "budget.min_preserve_ratio or budget.round_to"
-            )
+        for limit in self.limits:
+            if limit.kind == kind:
+                return limit
+        kinds = ", ".join(limit.kind for limit in self.limits)
+        raise SettingError(f"the budget limits {kinds}; expected a limit of the {kind}, budget.{kind}_ratio")
+
+    def fits(self, widths: Sequence[int]) -> bool:
+        """Whether the network of these widths meets every limit, enforced or not."""
+        return all(limit.met(widths) for limit in self.limits)
+
+    def allows(self, widths: Sequence[int]) -> bool:
+        """Whether the network of these widths may be the result: it meets what is enforced."""
+        return not self.enforced or self.fits(widths)
+
+    def eased(self, progress: float) -> Budget:
+        """Return the budget on the way to this one: each ratio to the power of ``progress``.
+
+        Args:
+            progress: from 0, where the dense network fits, to 1, this very budget.
+        """
+        return replace(
+            self, limits=tuple(replace(limit, ratio=limit.ratio**progress) for limit in self.limits)
+        )
+
+    def shares(self, widths: Sequence[int]) -> dict[str, float]:
+        """Return the kept share of each limited cost, by kind, for the network of these widths."""
+        return {limit.kind: limit.share(widths) for limit in self.limits}
+
+    def described(self) -> dict[str, Any]:
+        """Return ``kind`` and ``ratio`` of the leading limit, and the ratios of any others as ``further``."""
+        further = {limit.kind: limit.ratio for limit in self.limits[1:]}
+        own: dict[str, Any] = {"kind": self.leading.kind, "ratio": self.leading.ratio}
+        return {**own, "further": further} if further else own
+
+    def shortfall(self, widths: Sequence[int]) -> str:
+        """Return what the network of these widths keeps of each cost whose limit it exceeds, as text."""
+        return " and ".join(
+            f"{limit.share(widths):.4f} of the dense {limit.kind}, over {limit.kind}_ratio={limit.ratio:g}"
+            for limit in self.limits
+            if not limit.met(widths)
+        )
+
+    def check_feasible(self, space: WidthSpace) -> None:
+        """Check that the smallest network is within the budget; it is the smallest in every cost.
+
+        Raises:
+            SettingError: it is not; the message names the limits that cannot be met, and gives the smallest
+                feasible ratio of each limit.
+        """
+        if self.allows(space.minimum):
+            return
+        missed = [limit for limit in self.limits if not limit.met(space.minimum)]
+        asked = " and ".join(f"budget.{limit.kind}_ratio is {limit.ratio:g}" for limit in missed)
+        reachable = " and ".join(
+            f"{limit.share(space.minimum):.4f} of the {limit.kind}" for limit in self.limits
+        )
+        raise SettingError(
+            f"{asked}, but the smallest allowed network keeps {reachable}; raise the budget, or lower "
+            "budget.min_preserve_ratio or budget.round_to"
+        )
 
     def cut(self, space: WidthSpace, decided: Sequence[int], requested: int) -> int:
         """Return the largest allowed width <= ``requested`` with which the budget can be met (AMC, alg. 1).
@@ -76,15 +158,15 @@ class Budget:
             decided: widths of the groups before this one, as earlier calls returned them.
             requested: an allowed width of group ``len(decided)``.
 
-        Before and after the call, ``cost(decided + minimum of the rest) <= limit``. Feasibility gives it for
-        the first group, so the final network is within the budget for every sequence of requests.
+        Before and after the call, ``decided + minimum of the rest`` fits. Feasibility gives it for the first
+        group, so the final network is within the budget for every sequence of requests.
         """
         group = len(decided)
         rest = space.minimum[group + 1 :]
         choices = space.choices[group]
         allowed = choices[: bisect_right(choices, requested)]
-        index = bisect_right(allowed, self.limit, key=lambda width: self.cost((*decided, width, *rest)))
-        return allowed[max(index, 1) - 1]
+        fitting = count_fitting(allowed, lambda width: self.fits((*decided, width, *rest)))
+        return allowed[max(fitting, 1) - 1]
 
     def scale(self, space: WidthSpace, ratios: Sequence[float]) -> tuple[int, ...]:
         """Return the widths that result from ``ratios`` times the largest factor that the budget allows.
@@ -113,19 +195,24 @@ class Budget:
                 widths[group] = width
             return widths
 
-        fitting = bisect_right(range(len(growth) + 1), self.limit, key=lambda steps: self.cost(after(steps)))
-        reached = max(fitting, 1) - 1  # even the smallest network may exceed the limit
+        fitting = count_fitting(range(len(growth) + 1), lambda steps: self.fits(after(steps)))
+        reached = max(fitting, 1) - 1  # even the smallest network may exceed a limit
         widths = after(reached)
         full: set[int] = set()
         for _, group, width in growth[reached:]:
             if group in full:
                 continue
             grown = [*widths[:group], width, *widths[group + 1 :]]
-            if self.cost(grown) > self.limit:
-                full.add(group)
-            else:
+            if self.fits(grown):
                 widths = grown
+            else:
+                full.add(group)
         return tuple(widths)
+
+
+def count_fitting(candidates: Sequence[T], fits: Callable[[T], bool]) -> int:
+    """Return how many candidates fit, where all that fit come before those that do not."""
+    return bisect_left(candidates, True, key=lambda candidate: not fits(candidate))
 
 
 def get_fit(name: str) -> Fit:
@@ -153,6 +240,21 @@ def check_ratio(kind: str, ratio: float | None) -> None:
         )
 
 
+def make_limit(kind: str, ratio: float | None, cost: Cost, dense: Sequence[int]) -> Limit:
+    """Build a limit.
+
+    Args:
+        kind, ratio, cost: as in ``Limit``.
+        dense: dense width of every group.
+
+    Raises:
+        SettingError: ``ratio`` is None or outside (0, 1].
+    """
+    check_ratio(kind, ratio)
+    assert ratio is not None
+    return Limit(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)))
+
+
 def make_budget(
     kind: str,
     ratio: float | None,
@@ -162,22 +264,13 @@ def make_budget(
     enforced: bool = True,
     fit: Fit = "cut",
 ) -> Budget:
-    """Build a budget.
+    """Build a budget of one limit.
 
     Args:
-        kind, ratio, cost, enforced, fit: as in ``Budget``.
-        dense: dense width of every group.
+        kind, ratio, cost, dense: as in ``make_limit``.
+        enforced, fit: as in ``Budget``.
 
     Raises:
         SettingError: ``ratio`` is None or outside (0, 1].
     """
-    check_ratio(kind, ratio)
-    assert ratio is not None
-    return Budget(
-        kind=kind,
-        cost=cost,
-        ratio=float(ratio),
-        dense_cost=float(cost(dense)),
-        enforced=enforced,
-        fit=fit,
-    )
+    return Budget((make_limit(kind, ratio, cost, dense),), enforced=enforced, fit=fit)

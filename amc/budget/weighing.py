@@ -25,18 +25,19 @@ class WeightedAllocation:
     """Finds the widths of the least weighted error within a budget, for any weights.
 
     The dense network shrinks greedily: each step takes the group whose weighted error rises least per unit of
-    cost saved. Then groups grow again into what the last step left over, and pairs of groups exchange
-    channels, as long as the weighted error falls.
+    cost saved, relative to the limits that are still exceeded. Then groups grow again into what the last step
+    left over, and pairs of groups exchange channels, as long as the weighted error falls.
 
     Args:
         space: the widths that groups may take.
-        budget: the limit.
+        budget: the limits.
         errors: output error of every group at every width from 0 to dense.
     """
 
     def __init__(self, space: WidthSpace, budget: Budget, errors: Errors) -> None:
         self._space = space
-        self._cost, self._limit = budget.cost, budget.limit
+        self._limits = budget.limits
+        self._largest = np.array([limit.largest for limit in budget.limits])
         most = max(len(choices) for choices in space.choices)
         # Row g: the widths of group g and its errors at them, padded at the end.
         self._widths = np.array([[*c, *c[-1:] * (most - len(c))] for c in space.choices], dtype=np.int64)
@@ -57,9 +58,9 @@ class WeightedAllocation:
         """Return the widths (N, G) for many weights (N, G), each as if it were alone."""
         errors = self._errors * weights[:, :, None]
         places = self._shrunk(errors)
-        fits = self._totals(places) <= self._limit
-        if fits.any():
-            places[fits] = self._settled(places[fits], errors[fits])
+        fitting = np.flatnonzero(self._fits(places))
+        if len(fitting):
+            places[fitting] = self._settled(places[fitting], errors[fitting])
         return self._at(places)
 
     def errors_at(self, widths: Sequence[int]) -> np.ndarray:
@@ -72,13 +73,30 @@ class WeightedAllocation:
         found: np.ndarray = self._widths[self._groups, places]
         return found
 
-    def _totals(self, places: np.ndarray) -> np.ndarray:
-        return np.array([self._cost(row) for row in self._at(places).tolist()])
+    def _costs(self, places: np.ndarray) -> np.ndarray:
+        """Return the costs (limits, N) of networks (N, G)."""
+        widths = self._at(places)
+        return np.stack([totals(limit.cost, widths) for limit in self._limits])
 
-    def _changes(self, places: np.ndarray, step: int) -> np.ndarray:
-        """Return how the cost changes (N, G) if each group alone goes ``step`` places up or down."""
+    def _met(self, places: np.ndarray) -> np.ndarray:
+        """Return which limits (limits, N) the networks meet."""
+        found: np.ndarray = self._costs(places) <= self._largest[:, None]
+        return found
+
+    def _fits(self, places: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.all(self._met(places), axis=0)
+        return found
+
+    def _alone(self, places: np.ndarray, step: int) -> np.ndarray:
+        """Return the costs (limits, N, G) if each group alone goes ``step`` places up or down."""
         here = self._at(places)
-        return changes(self._cost, here, self._at(np.clip(places + step, 0, self._last)) - here)
+        steps = self._at(np.clip(places + step, 0, self._last)) - here
+        return np.stack([with_one_changed(limit.cost, here, steps) for limit in self._limits])
+
+    def _relative(self, costs: np.ndarray) -> np.ndarray:
+        """Return the sum (N, G) of costs (limits, N, G), each as a share of its limit."""
+        found: np.ndarray = (costs / self._largest[:, None, None]).sum(axis=0)
+        return found
 
     def _own(self, errors: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Return the errors (N, G) at the places, of errors (N, G, widths)."""
@@ -86,15 +104,17 @@ class WeightedAllocation:
 
     def _shrunk(self, errors: np.ndarray) -> np.ndarray:
         places = np.tile(self._last, (len(errors), 1))
-        active = np.flatnonzero(self._totals(places) > self._limit)
+        active = np.flatnonzero(~self._fits(places))
         while len(active):
             now, own = places[active], errors[active]
-            saved = -self._changes(now, -1)
+            exceeded = ~self._met(now)  # a saving on a limit that is met already counts nothing
+            changed = self._costs(now)[:, :, None] - self._alone(now, -1)
+            saved = self._relative(changed * exceeded[:, :, None])
             loss = self._own(own, np.maximum(now - 1, 0)) - self._own(own, now)
-            rate = np.where(now > 0, loss / np.maximum(saved, 1e-12), np.inf)
+            rate = np.where(now > 0, loss / np.maximum(saved, 1e-15), np.inf)
             chosen = rate.argmin(axis=1)
             places[active, chosen] -= 1
-            over = self._totals(places[active]) > self._limit
+            over = ~self._fits(places[active])
             active = active[over & (places[active] > 0).any(axis=1)]
         return places
 
@@ -104,11 +124,12 @@ class WeightedAllocation:
         active = np.arange(len(places))
         while len(active):
             now, own = places[active], errors[active]
-            added = self._changes(now, 1)
+            grown = self._alone(now, 1)
+            added = grown - self._costs(now)[:, :, None]
             gain = self._own(own, now) - self._own(own, np.minimum(now + 1, self._last))
-            fits = (now < self._last) & (self._totals(now)[:, None] + added <= self._limit)
-            rate = np.where(fits, gain / np.maximum(added, 1e-12), -np.inf)
-            grows = fits.any(axis=1)
+            growable = (now < self._last) & (grown <= self._largest[:, None, None]).all(axis=0)
+            rate = np.where(growable, gain / np.maximum(self._relative(added), 1e-15), -np.inf)
+            grows = growable.any(axis=1)
             active = active[grows]
             places[active, rate.argmax(axis=1)[grows]] += 1
         return places
@@ -147,14 +168,16 @@ class WeightedAllocation:
         if not len(up):
             return None
         # Costs of two changes interact, so this only leaves out pairs that are far off.
-        left = self._limit - self._cost(self._at(places).tolist())
-        added, saved = self._changes(places[None], 1)[0], -self._changes(places[None], -1)[0]
-        near = added[up] - saved[down] <= left + 0.1 * added[up]
+        costs_here = self._costs(places[None])
+        left = self._largest[:, None] - costs_here
+        added = self._alone(places[None], 1)[:, 0] - costs_here
+        saved = costs_here - self._alone(places[None], -1)[:, 0]
+        near = (added[:, up] - saved[:, down] <= left + 0.1 * added[:, up]).all(axis=0)
         up, down = up[near], down[near]
         for pair in np.argsort(-net[up, down], kind="stable")[:TRIED]:
             tried = places.copy()
             tried[up[pair]], tried[down[pair]] = larger[up[pair]], smaller[down[pair]]
-            if self._cost(self._at(tried).tolist()) <= self._limit:
+            if self._fits(tried[None])[0]:
                 return tried
         return None
 
@@ -171,18 +194,24 @@ def greedy_widths(space: WidthSpace, budget: Budget, errors: Errors) -> tuple[in
     return WeightedAllocation(space, budget, errors)([1.0] * len(space.names))
 
 
-def changes(cost: Cost, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return how the cost changes when each group alone changes its width.
+def totals(cost: Cost, widths: np.ndarray) -> np.ndarray:
+    """Return the costs (N,) of N networks of ``widths`` (N, G); a cost may have a method ``many`` for it."""
+    own = getattr(cost, "many", None)
+    if own is not None:
+        found: np.ndarray = own(widths)
+        return found
+    return np.array([cost(row) for row in widths.tolist()], dtype=np.float64)
+
+
+def with_one_changed(cost: Cost, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return the costs (N, G) of N networks when each group alone changes its width.
 
     Args:
-        cost: group widths -> cost; if it has a method ``changes`` of these arguments, that is used.
-        widths: (N, G) channels of every group, of N networks.
+        cost: group widths -> cost; it may have a method of this name and of the other arguments.
+        widths: (N, G) channels of every group.
         steps: (N, G) channels that each group gains or loses.
-
-    Returns:
-        (N, G) differences of the cost.
     """
-    own = getattr(cost, "changes", None)
+    own = getattr(cost, "with_one_changed", None)
     if own is not None:
         found: np.ndarray = own(widths, steps)
         return found
@@ -190,8 +219,8 @@ def changes(cost: Cost, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _each(cost: Cost, widths: list[int], steps: list[int]) -> list[float]:
-    here = cost(widths)
+    here = float(cost(widths))
     return [
-        cost([*widths[:group], widths[group] + step, *widths[group + 1 :]]) - here if step else 0.0
+        float(cost([*widths[:group], widths[group] + step, *widths[group + 1 :]])) if step else here
         for group, step in enumerate(steps)
     ]

@@ -28,6 +28,15 @@ class WidthSpace:
         """Smallest allowed width of every group."""
         return tuple(choice[0] for choice in self.choices)
 
+    def on_floor(self, widths: Sequence[int]) -> int:
+        """Return how many groups that could be wider sit at their smallest allowed width."""
+        pairs = zip(widths, self.choices, strict=True)
+        return sum(len(choice) > 1 and width == choice[0] for width, choice in pairs)
+
+    def whole(self, widths: Sequence[int]) -> int:
+        """Return how many groups keep all channels."""
+        return sum(width == dense for width, dense in zip(widths, self.dense, strict=True))
+
     def nearest(self, group: int, preserve_ratio: float) -> int:
         """Return the allowed width nearest to ``preserve_ratio`` x the dense width of group number ``group``.
 

@@ -44,20 +44,30 @@ class BilinearCost:
         outputs = self.out_fixed + self.out_per_width @ kept
         return self.constant + int((self.scale * inputs * outputs).sum())
 
-    def changes(self, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Return how the cost changes when each group alone gains or loses channels.
+    def many(self, widths: np.ndarray) -> np.ndarray:
+        """Return the costs (N,) of N networks of ``widths`` (N, G), exact below 2^53."""
+        kept = np.asarray(widths, dtype=np.float64)
+        in_per, out_per, *_ = self._products
+        inputs, outputs = self.in_fixed + kept @ in_per.T, self.out_fixed + kept @ out_per.T
+        found: np.ndarray = self.constant + (inputs * outputs) @ self.scale.astype(np.float64)
+        return found
+
+    def with_one_changed(self, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the costs when each group alone gains or loses channels.
 
         Args:
-            widths: (..., G) kept channels of every group.
-            steps: (..., G) channels that each group gains (or loses, if negative).
+            widths: (N, G) kept channels of every group, of N networks.
+            steps: (N, G) channels that each group gains (or loses, if negative).
 
         Returns:
-            (..., G) differences of the cost, exact below 2^53.
+            (N, G) costs, exact below 2^53.
         """
         kept, moved = np.asarray(widths, dtype=np.float64), np.asarray(steps, dtype=np.float64)
         in_per, out_per, scaled_in, scaled_out, own = self._products
         inputs, outputs = self.in_fixed + kept @ in_per.T, self.out_fixed + kept @ out_per.T
-        return moved * (outputs @ scaled_in + inputs @ scaled_out) + moved * moved * own
+        changes = moved * (outputs @ scaled_in + inputs @ scaled_out) + moved * moved * own
+        found: np.ndarray = self.many(widths)[:, None] + changes
+        return found
 
     @cached_property
     def _products(self) -> tuple[np.ndarray, ...]:

@@ -8,7 +8,7 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import kills, proxies, regret, search, workers
+from experiments.benchmark import kills, proxies, regret, search, space, workers
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
@@ -16,6 +16,7 @@ BENCHMARKS = (
     ("regret", regret, "agents against the true optimum of a small problem"),
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
+    ("space", space, "how much room the allowed widths leave a search"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),
 )
 

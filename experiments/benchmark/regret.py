@@ -91,7 +91,7 @@ def _coarse(names: Sequence[str], dense: Sequence[int]) -> WidthSpace:
 def _all_returns(problem: Problem) -> list[float]:
     """Return the return of every policy within the budget."""
     policies = list(itertools.product(*problem.space.choices))
-    fitting = [widths for widths in policies if problem.budget.cost(widths) <= problem.budget.limit]
+    fitting = [widths for widths in policies if problem.budget.fits(widths)]
     return [problem.reward(problem.evaluate(widths)) for widths in tqdm(fitting, "policies", disable=None)]
 
 

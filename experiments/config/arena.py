@@ -34,7 +34,7 @@ class Arena:
     Attributes:
         network: what is pruned.
         space: the widths that groups may take.
-        budget: the limit on the widths.
+        budget: the limits on the widths.
         reward: the score of a network.
         features: the constant features of the groups, in forward order.
         curves: returns the groups' error curves, which may be measured at the first call; {} if there are
@@ -111,11 +111,11 @@ class Arena:
         widths = self.allocation.many(weights_of(executed))
         return (executed + 1.0) / 2.0, np.stack([self.allocation.errors_at(row) for row in widths])
 
-    def one_group_smaller(self, actions: Sequence[float], share: float) -> list[Actions]:
-        """Return the preserve ratios that reach a share of the dense cost by making one group smaller."""
-        limit = share * self.budget.dense_cost
+    def one_group_smaller(self, actions: Sequence[float], progress: float) -> list[Actions]:
+        """Return the preserve ratios that meet the budget at ``progress`` by making one group smaller."""
+        limits = self.budget.eased(progress).limits
         widths = [self.space.nearest(group, action) for group, action in enumerate(actions)]
-        networks = one_group_smaller(self.space, self.budget.cost, limit, widths, self.curves())
+        networks = one_group_smaller(self.space, limits, widths, self.curves())
         return [self.ratios(network) for network in networks]
 
     def ranked(self, importance: Importance) -> tuple[int, ...]:

@@ -1,80 +1,145 @@
-"""The budgets of a configuration: one, or a list of them, each with a folder of its own."""
+"""The budgets of a configuration: one, or a list of them, each with a folder of its own.
+
+A budget maps kinds of cost to allowed shares, and all of them hold at once. The first kind leads: it names
+the folder. Every ``budget.*_ratio`` that is not null is such a limit. A list of ratios stands in place of the
+ratio of its kind; the ratios of kinds without a list hold for every entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from amc.budget.budget import check_ratio
 from amc.errors import SettingError
 from experiments.command.overrides import key_of
+from experiments.config.presets import budget_preset
 from experiments.config.schema import BudgetConfig
 
 KINDS = ("macs", "params", "latency")
 SINGLE = tuple(f"budget.{kind}_ratio" for kind in KINDS)
 LISTS = tuple(f"budget.{kind}_ratios" for kind in KINDS)
 
+Ratios = Mapping[str, float]
+"""Kind -> allowed share of the dense cost; the leading kind comes first."""
 
-def single_budget(config: BudgetConfig) -> tuple[str, float | None]:
-    """Return the kind and ratio of the budget that is used if none are listed.
+
+def single_budget(config: BudgetConfig) -> Ratios:
+    """Return the budget that is used if none are listed; ``kind`` leads, if its ratio is given.
 
     Raises:
-        SettingError: the kind is unknown.
+        SettingError: the kind is unknown, or no ratio is given.
     """
     if config.kind not in KINDS:
         raise SettingError(f"budget.kind is {config.kind!r}; expected one of {', '.join(KINDS)}")
-    return config.kind, getattr(config, f"{config.kind}_ratio")
+    found = _given(config, KINDS)
+    if not found:
+        check_ratio(config.kind, None)
+    return _led_by(config.kind, found) if config.kind in found else found
 
 
-def listed_budgets(config: BudgetConfig) -> list[tuple[str, float]]:
-    """Return the kinds and ratios of the listed budgets, in the order in which they are run.
+def listed_budgets(config: BudgetConfig) -> list[Ratios]:
+    """Return the listed budgets in the order in which they are run.
 
     Raises:
         SettingError: a budget is listed twice.
     """
-    lists: dict[str, list[float]] = {kind: getattr(config, f"{kind}_ratios") for kind in KINDS}
+    lists = {kind: _list(config, kind) for kind in KINDS}
     for kind, ratios in lists.items():
         for ratio in ratios:
             if ratios.count(ratio) > 1:
                 raise SettingError(
                     f"budget.{kind}_ratios has {ratio:g} more than once; expected different ratios"
                 )
-    return [(kind, ratio) for kind, ratios in lists.items() for ratio in ratios]
+    others = _given(config, [kind for kind, ratios in lists.items() if not ratios])
+    return [{kind: ratio, **others} for kind, ratios in lists.items() for ratio in ratios]
 
 
-def asked_budgets(config: BudgetConfig) -> list[tuple[str, float | None]]:
-    """Return the kind and ratio of every budget of the job: the listed ones, or the single one.
+def asked_budgets(config: BudgetConfig) -> list[Ratios]:
+    """Return every budget of the job: the listed ones, or the single one.
 
     Raises:
-        SettingError: a budget is listed twice, or the kind is unknown.
+        SettingError: a budget is listed twice, the kind is unknown, or no ratio is given.
     """
     return [*listed_budgets(config)] or [single_budget(config)]
 
 
 def check_given(config: BudgetConfig, overrides: Sequence[str]) -> None:
-    """Refuse a single ratio together with a list in the overrides; ratios of the yaml files are defaults.
+    """Refuse a ratio together with a list of its kind in the overrides; ratios of yaml files are defaults.
 
     Raises:
         SettingError: both are given; the message says how to take one of them back, because the run folder
             may remember it.
     """
-    if not listed_budgets(config):
-        return
+    listed = {f"budget.{kind}_ratio" for kind in KINDS if _list(config, kind)}
     for override in overrides:
-        if key_of(override) in SINGLE and override.partition("=")[2] != "null":
+        if (key := key_of(override)) in listed and override.partition("=")[2] != "null":
             raise SettingError(
                 f"{override} and a list of budgets are given; expected one of them: if the run folder "
-                f"remembers the other, {key_of(override)}=null or {key_of(override)}s=[] takes it back"
+                f"remembers the other, {key}=null or {key}s=[] takes it back"
             )
 
 
-def folder_name(kind: str, ratio: float) -> str:
+def told(config: BudgetConfig, overrides: Sequence[str]) -> str:
+    """Return the limits of all budgets on one line, each with its origin unless an override gives it.
+
+    Raises:
+        SettingError: as ``asked_budgets``.
+    """
+    given = {key_of(override) for override in overrides}
+    lists = {kind: ratios for kind in KINDS if (ratios := _list(config, kind))}
+    singles = single_budget(config) if not lists else _given(config, [k for k in KINDS if k not in lists])
+    parts = [f"{kind} <= {' or '.join(f'{r:g}' for r in ratios)}" for kind, ratios in lists.items()]
+    alone = [
+        f"{kind} <= {ratio:g}{_origin(kind, ratio, given, overrides)}" for kind, ratio in singles.items()
+    ]
+    if len(lists) > 1:
+        return "; ".join(", ".join([part, *alone]) for part in parts)
+    return ", ".join([*parts, *alone])
+
+
+def _origin(kind: str, ratio: float, given: set[str], overrides: Sequence[str]) -> str:
+    if f"budget.{kind}_ratio" in given:
+        return ""
+    if budget_preset(kind).get(f"{kind}_ratio") == ratio:
+        return f" (from budget={kind})"
+    recipes = [override for override in overrides if key_of(override) == "experiment"]
+    return f" (from {recipes[-1]})" if recipes else ""
+
+
+def folder_name(ratios: Ratios) -> str:
     """Return a name that is different for each budget, such as ``macs_0.30``: two or more decimals."""
+    kind, ratio = next(iter(ratios.items()))
     text = f"{ratio:.2f}"
     return f"{kind}_{text if float(text) == ratio else repr(ratio)}"
 
 
-def own_overrides(kind: str, ratio: float, overrides: Sequence[str]) -> list[str]:
+def own_fields(ratios: Ratios) -> dict[str, object]:
+    """Return the fields of a ``BudgetConfig`` that describe one budget in place of any others."""
+    return {
+        "kind": next(iter(ratios)),
+        **{f"{kind}_ratio": ratios.get(kind) for kind in KINDS},
+        **{f"{kind}_ratios": [] for kind in KINDS},
+    }
+
+
+def own_overrides(ratios: Ratios, overrides: Sequence[str]) -> list[str]:
     """Return the overrides with one budget in place of the list, without run folder and stages."""
     replaced = {"run_dir", "stages", "budget.kind", *SINGLE, *LISTS}
     kept = [override for override in overrides if key_of(override) not in replaced]
-    own = [f"budget.kind={kind}", f"budget.{kind}_ratio={ratio!r}", *(f"{name}=[]" for name in LISTS)]
-    return [*kept, *own]
+    own = own_fields(ratios).items()
+    return [*kept, *(f"budget.{name}={'null' if value is None else value}" for name, value in own)]
+
+
+def _list(config: BudgetConfig, kind: str) -> list[float]:
+    found: list[float] = getattr(config, f"{kind}_ratios")
+    return found
+
+
+def _given(config: BudgetConfig, kinds: Sequence[str]) -> dict[str, float]:
+    """Return the ratios of ``kinds`` that are not null."""
+    ratios = {kind: getattr(config, f"{kind}_ratio") for kind in kinds}
+    return {kind: ratio for kind, ratio in ratios.items() if ratio is not None}
+
+
+def _led_by(kind: str, ratios: Ratios) -> Ratios:
+    return {kind: ratios[kind], **{other: ratio for other, ratio in ratios.items() if other != kind}}

@@ -1,7 +1,8 @@
-"""The settings of an agent from its file in ``conf/agent``, read without Hydra."""
+"""The settings of agents and budgets from their files in ``conf``, read without Hydra."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import SettingError, did_you_mean
 from experiments.config.schema import AGENT_SECTIONS, AgentConfig
+
+
+def budget_preset(name: str) -> Mapping[str, Any]:
+    """Return what ``budget=NAME`` sets on the command line: a file in ``conf/budget``, without its suffix."""
+    found: Mapping[str, Any] = yaml.safe_load((files("conf") / "budget" / f"{name}.yaml").read_text())
+    return found
 
 
 def agent_preset(name: str, **settings: Any) -> AgentConfig:

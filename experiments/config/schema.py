@@ -232,12 +232,13 @@ class FakeData(DataConfig):
 
 @dataclass
 class BudgetConfig:
-    """The limit: a share of the dense cost, and the widths that are allowed.
+    """The limits, as shares of the dense cost, and the widths that are allowed.
 
-    ``macs_ratios``, ``params_ratios`` and ``latency_ratios`` list several budgets in place of the one of
-    ``kind``; the job runs for each (``experiments.job``). Latency is measured on the runtime of ``profile``.
-    ``fit`` says how requests of an agent are reduced to the limit: ``scale`` multiplies all by one factor,
-    ``cut`` limits each step (AMC).
+    Every ratio that is not null holds; that of ``kind`` leads: it names the budget. ``macs_ratios``,
+    ``params_ratios`` and ``latency_ratios`` list several budgets in place of the ratio of their kind; the job
+    runs for each (``experiments.job``), and ratios of other kinds hold for all. Latency is measured on the
+    runtime of ``profile``. ``fit`` says how requests of an agent are reduced to the limit: ``scale``
+    multiplies all by one factor, ``cut`` limits each step (AMC).
     """
 
     kind: str = MISSING

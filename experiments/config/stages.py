@@ -43,6 +43,8 @@ CUTTING = frozenset({"profile", "proxies", "search", "verify", "prune", "compare
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
+UNDER_BUDGET = frozenset({"search", "verify", "prune", "compare"})
+"""Stages that keep to the budget."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from agents import Episode
 from amc.budget.allocation import even_errors
-from amc.budget.budget import Budget, get_fit, make_budget
+from amc.budget.budget import Budget, Cost, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import channel_evaluator
@@ -60,8 +60,8 @@ class CompressionTask:
         calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
             pair (images, labels), a data set or a loader. A few hundred are enough.
         validation: held-out images that score candidates, in the same forms, with labels if there are any.
-        macs_ratio, params_ratio, latency_ratio: the budget as a share of the dense cost, in (0, 1]; exactly
-            one is given. Latency is measured on this machine.
+        macs_ratio, params_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at least one
+            is given, and all that are given hold. Latency is measured on this machine.
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
         score: replaces the reward: a user's own score of the network, such as a mean average precision.
@@ -111,7 +111,7 @@ class CompressionTask:
         device: str | torch.device = "cpu",
         progress: bool = True,
     ) -> None:
-        self._kind, self._ratio = _one_budget(macs=macs_ratio, params=params_ratio, latency=latency_ratio)
+        self._ratios = _limits(macs=macs_ratio, params=params_ratio, latency=latency_ratio)
         self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), seed
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
@@ -144,17 +144,22 @@ class CompressionTask:
 
     @cached_property
     def budget(self) -> Budget:
-        """The limit on the widths; a latency budget measures the network's layers at the first use."""
-        builder = self._evaluator.builder
-        cost = {"macs": builder.macs, "params": builder.params}.get(self._kind) or self._latency_model()
-        return make_budget(
-            self._kind,
-            self._ratio,
-            cost,
-            self.graph.dense_widths,
+        """The limits on the widths; one on the latency measures the network's layers at the first use."""
+        dense = self.graph.dense_widths
+        return Budget(
+            tuple(make_limit(kind, ratio, self._cost(kind), dense) for kind, ratio in self._ratios.items()),
             enforced=self.reward.enforces_budget,
             fit=get_fit("scale"),
         )
+
+    def _cost(self, kind: str) -> Cost:
+        match kind:
+            case "macs":
+                return self._evaluator.builder.macs
+            case "params":
+                return self._evaluator.builder.params
+            case _:
+                return self._latency_model()
 
     def macs(self, widths: Sequence[int]) -> int:
         """Return the multiply-adds of one image at ``widths``."""
@@ -170,7 +175,7 @@ class CompressionTask:
         if self._score is not None and evaluation.widths not in self._scores:
             with torch.no_grad(), self._evaluator.builder.network(widths) as network:
                 self._scores[evaluation.widths] = float(self._score(network))
-        if not self.budget.enforced or self.budget.cost(widths) <= self.budget.limit:
+        if self.budget.allows(widths):
             self._found[evaluation.widths] = self.value(evaluation)
         return evaluation
 
@@ -263,12 +268,8 @@ class CompressionTask:
         Raises:
             SettingError: the widths exceed the budget.
         """
-        cost = self.budget.cost(widths)
-        if self.budget.enforced and cost > self.budget.limit:
-            raise SettingError(
-                f"the widths cost {cost / self.budget.dense_cost:.4f} of the dense {self.budget.kind}, over "
-                f"{self.budget.kind}_ratio={self.budget.ratio:g}"
-            )
+        if not self.budget.allows(widths):
+            raise SettingError(f"the widths cost {self.budget.shortfall(widths)}")
         value = self.value(self.evaluate(widths))
         return self._compressed(tuple(widths), value, {"agent": None, "seed": None}, [])
 
@@ -289,7 +290,8 @@ class CompressionTask:
             )
         judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
         report: dict[str, Any] = {
-            "budget": {"kind": self.budget.kind, "ratio": self.budget.ratio},
+            "budget": self.budget.described(),
+            "reached": self.budget.shares(widths),
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
             "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
@@ -315,7 +317,7 @@ class CompressionTask:
             params_ratio=builder.params(widths) / builder.params(dense),
             seed=provenance.get("seed") or 0,
             model=spec.to_json(),
-            budget={"kind": self.budget.kind, "ratio": self.budget.ratio, "fit": self.budget.fit},
+            budget={**self.budget.described(), "fit": self.budget.fit},
             provenance=provenance,
         )
 
@@ -347,8 +349,8 @@ class CompressionTask:
         return profile.model
 
     def _verified(self, widths: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any] | None]:
-        """Measure the winner under a latency budget, and make it smaller until it meets the budget."""
-        if self._kind != "latency":
+        """Measure the winner under a limit on the latency, and make it smaller until it meets the limit."""
+        if "latency" not in self._ratios:
             return widths, None
         *_, check = checked_widths(
             self._evaluator.builder.dense,
@@ -366,15 +368,12 @@ class CompressionTask:
         return progress(total, description, unit, shown=self._progress)
 
 
-def _one_budget(**ratios: float | None) -> tuple[str, float]:
-    given = {kind: ratio for kind, ratio in ratios.items() if ratio is not None}
-    if len(given) != 1:
-        raise SettingError(
-            f"got {', '.join(f'{kind}_ratio' for kind in given) or 'no budget'}; expected exactly one of "
-            f"{', '.join(f'{kind}_ratio' for kind in ratios)}"
-        )
-    ((kind, ratio),) = given.items()
-    return kind, float(ratio)
+def _limits(**ratios: float | None) -> dict[str, float]:
+    given = {kind: float(ratio) for kind, ratio in ratios.items() if ratio is not None}
+    if not given:
+        names = ", ".join(f"{kind}_ratio" for kind in ratios)
+        raise SettingError(f"got no budget; expected at least one of {names}")
+    return given
 
 
 def _proved(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:

@@ -47,8 +47,8 @@ def write_html(
         path: The file to write.
         report: ``dense``, ``pruned`` and optionally ``finetuned``, each with ``top1`` (percent), ``macs``,
             ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime); and optionally
-            ``macs_ratio``, ``speedup`` (by runtime), ``search``, ``proxies``, ``seed``, ``model``, ``data``
-            and ``provenance``.
+            ``macs_ratio``, ``limits`` (each with ``kind``, ``ratio`` and ``reached``), ``speedup`` (by
+            runtime), ``search``, ``proxies``, ``seed``, ``model``, ``data`` and ``provenance``.
         episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup``,
             ``search``, or ``relaxed``: over the budget on purpose, never the best) of each; also
             ``likeness`` where ``top1`` is None.
@@ -68,6 +68,7 @@ def write_html(
         report,
         figures=list(_figures(report)),
         results=_results(report),
+        limits=_limits(report),
         widths=widths_svg(groups) if groups else "",
         trust={"verdict": trust["verdict"], "rows": correlation_rows(trust)} if trust else {},
         trusted=trust_svg(trust["rows"], trust["reward"]) if trust else "",
@@ -164,6 +165,15 @@ def _results(report: Json) -> list[list[str]]:
         times = [number(latency[name]) if name in latency else MISSING for name in runtimes]
         rows.append([label, decimals(stage["top1"], missing=MISSING), *cost, *times])
     return rows
+
+
+def _limits(report: Json) -> list[list[str]]:
+    """Return the table of the budget's limits, its head first; empty if the report has none."""
+    rows = [
+        [limit["kind"], f"{limit['ratio']:.2%}", f"{limit['reached']:.2%}"]
+        for limit in report.get("limits", ())
+    ]
+    return [["Share of the dense network's", "Limit", "Reached"], *rows] if rows else []
 
 
 def _fronts_of_search(episodes: Sequence[Json], fronts: Json, found: Json, groups: Sequence[Json]) -> str:

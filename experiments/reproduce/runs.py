@@ -151,6 +151,10 @@ _BEFORE = {
 """Settings that older runs do not have -> the value that they ran with, and its tag in file names."""
 
 
+_FLOOR = 0.2
+"""``budget.min_preserve_ratio`` of the runs whose words do not name it."""
+
+
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
 
@@ -170,8 +174,11 @@ def _read(folder: Path) -> Result:
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
         judged, short = _proxy(folder)
-        job = (model, data, f"{share}% of the {kind}", *judged)
-        slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, f"{kind}{share}", *short]).lower())
+        further = {k: f"{100 * ratio:g}" for k, ratio in strategy.budget.get("further", {}).items()}
+        limits = " and ".join(f"{s}% of the {k}" for k, s in {kind: share, **further}.items())
+        job = (model, data, limits, *judged)
+        tags = [f"{k}{s}" for k, s in {kind: share, **further}.items()]
+        slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, *tags, *short]).lower())
         episodes = read_episodes(files.search) if files.search.exists() else []
         return complete(Result(job, slug, strategy, facts, provenance, episodes))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -194,6 +201,10 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
         words += ", which are the test images too"
     short = [config.reward, f"val{images}", *([f"refit{refit}"] if refit else [])]
+    floor = OmegaConf.select(config, "budget.min_preserve_ratio", default=_FLOOR)
+    if floor != _FLOOR:
+        words += f", groups kept to at least {100 * floor:g}% in steps of {config.budget.round_to}"
+        short.append(f"floor{100 * floor:g}step{config.budget.round_to}")
     before = [
         (f"`{key}={value}`", tag)
         for key, (value, tag) in _BEFORE.items()

@@ -10,5 +10,6 @@
 - ``proxies.py``: how well scores predict others, over networks that a search might compare.
 - ``pareto.py``: the Pareto front of points, as pure numbers.
 - ``provenance.py``: commit, versions, device and data of a result.
+- ``room.py``: whether the allowed widths leave a search room.
 - ``trackers.py``: wandb and TensorBoard.
 """

@@ -44,7 +44,8 @@ def check(run: Run) -> None:
     check_agent(config.agent, config.compressor.order)
     reward = run.reward
     get_fit(config.budget.fit)
-    for kind, ratio in asked_budgets(config.budget):
+    budgets = asked_budgets(config.budget)
+    for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
         check_ratio(kind, ratio)
     for section in (config.train, config.finetune):
         TrainSettings(**asdict(section))
@@ -58,9 +59,10 @@ def check(run: Run) -> None:
     if "search" in config.stages:
         check_search(config.agent, reward)
         _check_outputs(run)
-        for kind, ratio in asked_budgets(config.budget):
-            if kind != "latency" or problem.profiled:  # a profile to come is checked by the search
-                _check_feasible(run, run.budget_of(kind, ratio))
+        for ratios in budgets:
+            # a limit that needs a profile to come is checked by the search
+            known = {k: ratio for k, ratio in ratios.items() if k != "latency" or problem.profiled}
+            _check_feasible(run, run.budget_of(known))
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
     _check_classifies(run)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.budget.budget import Budget, Cost, get_fit, make_budget
+from amc.budget.budget import Budget, Cost, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
@@ -24,7 +24,7 @@ from amc.training.settings import EpochRecord, TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
 from experiments.config import stages
-from experiments.config.budgets import KINDS, asked_budgets, single_budget
+from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.schema import Config, TrainConfig
 from experiments.run.folder import RunFolder
 from experiments.run.problem import Problem
@@ -46,7 +46,7 @@ class Run:
         self.folder = folder
         self.problem = problem
 
-    def for_budget(self, kind: str, ratio: float, path: Path) -> Run:
+    def for_budget(self, ratios: Ratios, path: Path) -> Run:
         """Return the run of one budget, in a folder of its own, on the same problem.
 
         It has the stages of this run that depend on a budget.
@@ -54,7 +54,7 @@ class Run:
         Raises:
             AmcError: the folder cannot be created.
         """
-        own: dict[str, Any] = {"kind": kind, f"{kind}_ratio": ratio, **{f"{k}_ratios": [] for k in KINDS}}
+        own: dict[str, Any] = own_fields(ratios)
         config = replace(
             self.config,
             stages=[name for name in self.stages if name not in stages.WITHOUT_BUDGET],
@@ -66,7 +66,7 @@ class Run:
     @property
     def stages(self) -> list[str]:
         """Names of the stages of the run, including those that a latency budget adds."""
-        kinds = [kind for kind, _ in asked_budgets(self.config.budget)]
+        kinds = {kind for ratios in asked_budgets(self.config.budget) for kind in ratios}
         return stages.with_latency(self.config.stages, kinds, self.problem.profiled)
 
     @cached_property
@@ -92,16 +92,14 @@ class Run:
 
     @cached_property
     def budget(self) -> Budget:
-        """The limit on the widths."""
-        return self.budget_of(*single_budget(self.config.budget))
+        """The limits on the widths."""
+        return self.budget_of(single_budget(self.config.budget))
 
-    def budget_of(self, kind: str, ratio: float | None) -> Budget:
-        """Return the budget of one kind: a cost of ``ratio`` times the dense cost."""
-        return make_budget(
-            kind,
-            ratio,
-            self._cost(kind),
-            self.problem.graph.dense_widths,
+    def budget_of(self, ratios: Ratios) -> Budget:
+        """Return the budget with a limit of each kind: a cost of its ratio times the dense cost."""
+        dense = self.problem.graph.dense_widths
+        return Budget(
+            tuple(make_limit(kind, ratio, self._cost(kind), dense) for kind, ratio in ratios.items()),
             enforced=self.reward.enforces_budget,
             fit=get_fit(self.config.budget.fit),
         )
@@ -114,6 +112,13 @@ class Run:
                 return self.problem.params
             case _:
                 return self.problem.latency_model
+
+    def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
+        """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
+        shares, verify = self.budget.shares(widths), self.folder.recorded("verify") or {}
+        if "latency" in shares and verify.get("widths") == list(widths):
+            shares["latency"] = verify["measured_ratio"]
+        return shares
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.
@@ -154,15 +159,18 @@ class Run:
             seed=self.config.seed,
             model=self.problem.spec.to_json(),
             budget={
-                "kind": self.budget.kind,
-                "ratio": self.budget.ratio,
+                **self.budget.described(),
                 "enforced": self.budget.enforced,
                 "fit": self.budget.fit,
                 "round_to": self.config.budget.round_to,
                 "min_preserve_ratio": self.config.budget.min_preserve_ratio,
             },
-            provenance=facts,
+            provenance={**facts, **self._reached(widths)},
         )
+
+    def _reached(self, widths: tuple[int, ...]) -> dict[str, Any]:
+        """Return what widths keep of each cost, for the provenance of a strategy under several limits."""
+        return {"reached": self.budget.shares(widths)} if len(self.budget.limits) > 1 else {}
 
     def pruned(self, weights: Path) -> nn.Module:
         """Load the pruned network of this run, in eval mode, from one of its weight files.

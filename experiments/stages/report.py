@@ -37,6 +37,9 @@ def run(run: Run) -> dict[str, Any]:
     print(table(report))
     if "proxies" in report and not report["proxies"]["trusted"]:
         print(f"report: {report['proxies']['verdict']}")
+    print(f"budget: {', '.join(map(_reached, report['limits']))}")
+    if advice := report.get("search", {}).get("advice"):
+        print(advice)
     print(f"everything is in {run.folder}")
     return {name: report[name]["top1"] for name in NETWORKS if name in report}
 
@@ -56,6 +59,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         "macs_ratio": strategy.macs_ratio,
         "params_ratio": strategy.params_ratio,
         "budget": dict(strategy.budget),
+        "limits": _limits(run, strategy),
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
     }
     speedup: dict[str, float] = {}
@@ -74,6 +78,19 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
     report["latency"] = (run.folder.recorded("benchmark") or {}).get("runtimes", [])
     report["provenance"] = run.provenance()
     return report
+
+
+def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:
+    """Return every limit of the budget with what the strategy reached, as shares of the dense cost."""
+    reached = run.reached(run.widths_of(strategy))
+    return [
+        {"kind": limit.kind, "ratio": limit.ratio, "reached": reached[limit.kind]}
+        for limit in run.budget.limits
+    ]
+
+
+def _reached(limit: dict[str, Any]) -> str:
+    return f"{limit['kind']} {limit['reached']:.4f} (limit {limit['ratio']:g})"
 
 
 def table(report: dict[str, Any]) -> str:

@@ -52,13 +52,10 @@ class Problem:
         budget = replace(self.budget, enforced=enforced)
         return ChannelPruningEnv(self.network, self.space, budget, get_reward("accuracy"), features)
 
-    def propose(self, actions, share):
+    def propose(self, actions, progress):
         widths = [self.space.nearest(group, action) for group, action in enumerate(actions)]
-        limit = share * self.budget.dense_cost
-        return [
-            self.shares(network)
-            for network in one_group_smaller(self.space, self.budget.cost, limit, widths, self.errors)
-        ]
+        networks = one_group_smaller(self.space, self.budget.eased(progress).limits, widths, self.errors)
+        return [self.shares(network) for network in networks]
 
     def shares(self, widths):
         return tuple(width / dense for width, dense in zip(widths, self.space.dense, strict=True))
@@ -73,7 +70,7 @@ class Problem:
             relaxed=[Pausing(self.env(enforced=False), pauses) for _ in range(envs)],
             propose=self.propose,
             episode_length=len(self.space.names),
-            target=self.budget.ratio,
+            target=self.budget.leading.ratio,
             settings=NetAdaptSettings(**options),
         )
         return result, seen
@@ -86,7 +83,7 @@ def separable(ratio=0.6):
 def test_it_reaches_the_optimum_of_a_separable_problem():
     problem = separable()
     result, _ = problem.search(100)
-    allowed = [w for w in product(*problem.space.choices) if sum(w) <= problem.budget.limit]
+    allowed = [w for w in product(*problem.space.choices) if sum(w) <= problem.budget.leading.largest]
     best = max(allowed, key=lambda w: problem.network.evaluate(w).top1)
     assert result.best.info["evaluation"].widths == best
     assert len(set(best)) == 3  # the groups differ
@@ -102,7 +99,7 @@ def test_all_steps_but_the_last_are_relaxed_and_ever_smaller():
     assert [episode.index for episode in seen] == list(range(result.episodes))
     macs = [episode.info["evaluation"].macs for episode in seen]
     assert macs == sorted(macs, reverse=True)
-    assert macs[0] > problem.budget.limit >= macs[-1]
+    assert macs[0] > problem.budget.leading.largest >= macs[-1]
 
 
 def test_the_next_step_starts_from_the_best_of_a_step():
@@ -119,7 +116,7 @@ def test_a_relaxed_episode_is_never_kept_though_it_is_better():
     result, seen = problem.search(30)
     assert max(seen, key=lambda episode: episode.value).phase == "relaxed"
     assert result.best.phase == "search"
-    assert result.best.info["evaluation"].macs <= problem.budget.limit
+    assert result.best.info["evaluation"].macs <= problem.budget.leading.largest
 
 
 def test_the_short_list_holds_the_networks_of_least_error():
@@ -181,7 +178,7 @@ def test_it_ends_within_the_count_and_the_budget(
     assert result.best.eligible
     for episode in seen:
         if episode.eligible:
-            assert episode.info["evaluation"].macs <= problem.budget.limit
+            assert episode.info["evaluation"].macs <= problem.budget.leading.largest
             assert (np.array(episode.executed) >= np.array(episode.requested) - 1e-6).all()  # they fit
             assert episode.value <= result.best.value
 

@@ -97,7 +97,7 @@ def test_any_actions_meet_the_budget_and_observations_stay_in_the_space(actions,
     steps = play(env, actions)
     last = steps[-1][4]
     widths = last["evaluation"].widths
-    assert network.macs(widths) <= budget.limit
+    assert network.macs(widths) <= budget.leading.largest
     assert all(width in choices for width, choices in zip(widths, space.choices, strict=True))
     assert last["ratios"] == tuple(width / 40 for width in widths)
     assert all(env.observation_space.contains(step[0]) for step in steps)
@@ -133,7 +133,7 @@ def test_the_unused_part_of_the_budget_is_distributed():
     for group, width in enumerate(widths):
         larger = [choice for choice in space.choices[group] if choice > width]
         if larger:
-            assert network.macs((*widths[:group], larger[0], *widths[group + 1 :])) > budget.limit
+            assert network.macs((*widths[:group], larger[0], *widths[group + 1 :])) > budget.leading.largest
 
 
 def test_twin_rollouts_are_equal():

@@ -75,7 +75,7 @@ def test_zero_actions_give_the_greedy_allocation():
 def test_any_actions_meet_the_budget_and_repeat(actions, ratio):
     env, _, budget = problem(ratio)
     info = play(env, actions)[4]
-    assert budget.cost(info["evaluation"].widths) <= budget.limit
+    assert budget.fits(info["evaluation"].widths)
     assert np.mean(info["actions"]) == pytest.approx(0.0, abs=1e-7)
     assert np.abs(info["actions"]).max() <= 1.0
     assert centred(info["actions"]) == pytest.approx(info["actions"], abs=1e-12)

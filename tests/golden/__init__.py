@@ -94,11 +94,11 @@ def allocate(factors: Sequence[float]) -> tuple[float, ...]:
     return shares(greedy_widths(SPACE, BUDGET, scaled))
 
 
-def propose(actions: Sequence[float], share: float) -> list[tuple[float, ...]]:
-    """Return NetAdapt's networks: those that meet a share of the dense cost by one group alone."""
+def propose(actions: Sequence[float], progress: float) -> list[tuple[float, ...]]:
+    """Return NetAdapt's networks: those that meet the budget so far by one group alone."""
     widths = [SPACE.nearest(group, action) for group, action in enumerate(actions)]
-    limit = share * BUDGET.dense_cost
-    return [shares(network) for network in one_group_smaller(SPACE, BUDGET.cost, limit, widths, CURVES)]
+    limits = BUDGET.eased(progress).limits
+    return [shares(network) for network in one_group_smaller(SPACE, limits, widths, CURVES)]
 
 
 def errors(episode: Episode) -> list[float]:
@@ -127,7 +127,7 @@ def netadapt(on_episode: OnEpisode) -> SearchResult:
         relaxed=problems(1, reward=replace(get_reward("accuracy"), enforces_budget=False)),
         propose=propose,
         episode_length=GROUPS,
-        target=BUDGET.ratio,
+        target=BUDGET.leading.ratio,
         settings=NetAdaptSettings(guide=allocate([1.0] * GROUPS)),
     )
 

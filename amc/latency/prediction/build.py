@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,14 +144,14 @@ def checked_widths(
 
     Args:
         network: the dense network, with any weights.
-        budget: a latency budget.
+        budget: has a limit on the latency; ``widths`` meet its other limits.
         widths: of the network to begin with.
         errors: returns the groups' error curves, for the choice of what to make smaller.
 
     Raises:
-        AmcError: the budget does not hold after ``settings.repairs`` repairs.
+        AmcError: there is no limit on the latency, or it does not hold after ``settings.repairs`` repairs.
     """
-    limit = budget.limit
+    limit = target = budget.of("latency")
     for tries in range(settings.repairs + 1):
         dense_ms, (measured,) = measure_networks(
             network,
@@ -163,14 +163,14 @@ def checked_widths(
             rounds=VERIFY_ROUNDS * settings.rounds,
             progress=lambda done, what: None,
         )
-        yield Check(widths, dense_ms, budget.cost(widths) / budget.dense_cost, measured)
-        if measured <= budget.ratio or not budget.enforced:
+        yield Check(widths, dense_ms, target.share(widths), measured)
+        if measured <= target.ratio or not budget.enforced:
             return
         if tries < settings.repairs:
-            limit = min(limit, budget.cost(widths)) * budget.ratio / measured
-            widths = shrink_greedily(space, budget.cost, limit, widths, errors())
+            limit = replace(limit, ratio=min(limit.ratio, target.share(widths)) * target.ratio / measured)
+            widths = shrink_greedily(space, [limit], widths, errors())
     raise AmcError(
         f"the strategy takes {measured:.4f} of the dense latency after {settings.repairs} repairs, over "
-        f"latency_ratio={budget.ratio:g}: is the machine noisy (more profile.rounds), or the budget near "
+        f"latency_ratio={target.ratio:g}: is the machine noisy (more profile.rounds), or the budget near "
         "the latency of the smallest network"
     )

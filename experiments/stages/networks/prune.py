@@ -77,9 +77,5 @@ def cut(
 
 
 def _check_budget(budget: Budget, widths: tuple[int, ...]) -> None:
-    cost = budget.cost(widths)
-    if budget.enforced and cost > budget.limit:
-        raise AmcError(
-            f"the strategy costs {cost / budget.dense_cost:.4f} of the dense {budget.kind}, over "
-            f"budget.{budget.kind}_ratio={budget.ratio:g}; it was made for another budget"
-        )
+    if not budget.allows(widths):
+        raise AmcError(f"the strategy costs {budget.shortfall(widths)}; it was made for another budget")

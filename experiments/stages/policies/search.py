@@ -27,6 +27,7 @@ from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, watching
 from experiments.run.held_out import HeldOut
+from experiments.run.room import room_left
 from experiments.stages.policies.proxies import warning
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ def run(run: Run) -> dict[str, Any]:
     enough = held_out is not None and held_out.enough
     ended = f"; none of the last {run.config.agent.patience} did better on unseen images" if enough else ""
     print(f"search: {result.agent} found {found} in {result.episodes} episodes{ended}")
+    room = room_left(run.space, best.widths)
+    if "advice" in room:
+        print(f"search: {room['advice']}")
     return {
         "agent": result.agent,
         "reward": run.reward.name,
@@ -113,6 +117,7 @@ def run(run: Run) -> dict[str, Any]:
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": problem.proof.difference,
+        **room,
     }
 
 
@@ -166,8 +171,11 @@ def _network(
 
 
 def _cost(run: Run, evaluation: Evaluation) -> str:
-    budget = run.budget
-    return f"{budget.kind}_ratio {budget.cost(evaluation.widths) / budget.dense_cost:.4f}"
+    limits = run.budget.limits
+    reached = [f"{limit.kind}_ratio {limit.share(evaluation.widths):.4f}" for limit in limits]
+    if len(limits) > 1:
+        reached = [f"{own} (limit {limit.ratio:g})" for own, limit in zip(reached, limits, strict=True)]
+    return ", ".join(reached)
 
 
 class _Keeper:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.budget.budget import Budget, get_fit
+from amc.budget.budget import Budget, Limit, get_fit
 from amc.budget.widths import WidthSpace
 from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
@@ -123,8 +123,9 @@ def _search(
     choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
     space = WidthSpace(pruner.names, pruner.dense_widths, choices)
     whole = float(pruner.weights((WHOLE,) * len(choices)))
-    budget = Budget("weights", pruner.weights, density, whole, fit=get_fit(run.config.budget.fit))
-    if pruner.weights(space.minimum) > budget.limit:
+    limit = Limit("weights", pruner.weights, density, whole)
+    budget = Budget((limit,), fit=get_fit(run.config.budget.fit))
+    if not budget.fits(space.minimum):
         raise SettingError(
             f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
             "weights are left with every layer at its minimum; lower sparsify.min_density"

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amc.budget.allocation import Errors, even_errors
-from amc.errors import AmcError
 from amc.latency.prediction.build import checked_widths
 from amc.progress import progress
 from amc.strategy import Strategy
@@ -19,11 +18,10 @@ def run(run: Run) -> dict[str, Any]:
     """Measure dense and pruned side by side and repair ``strategy.json`` until the budget holds.
 
     Raises:
-        AmcError: the budget is no latency budget, or is not met after ``profile.repairs`` repairs.
+        AmcError: the budget has no limit on the latency, or it is not met after ``profile.repairs`` repairs.
     """
     budget, config, problem = run.budget, run.config.profile, run.problem
-    if budget.kind != "latency":
-        raise AmcError(f"stage verify measures latency budgets; budget.kind is {budget.kind}")
+    target = budget.of("latency")
     strategy = run.strategy()
     found = run.widths_of(strategy)
     tries: list[dict[str, Any]] = []
@@ -46,13 +44,13 @@ def run(run: Run) -> dict[str, Any]:
                     "measured_ratio": check.measured,
                 }
             )
-            bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{budget.ratio:g}")
+            bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
             bar.update()
     if check.widths != found:
         _keep(run, strategy, check.widths)
     print(
         f"verify: {check.measured:.4f} of the dense network's {check.dense_ms:.3f} ms on {config.backend} "
-        f"(predicted {check.predicted:.4f}, budget {budget.ratio:g}) after {len(tries) - 1} repairs"
+        f"(predicted {check.predicted:.4f}, budget {target.ratio:g}) after {len(tries) - 1} repairs"
     )
     return {"dense_ms": check.dense_ms, "repairs": len(tries) - 1, **tries[-1], "tries": tries}
 

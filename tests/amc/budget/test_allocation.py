@@ -14,12 +14,17 @@ from amc.budget.allocation import (
     shrink_greedily,
     shrink_group,
 )
-from amc.budget.budget import make_budget
+from amc.budget.budget import Limit, make_budget
 from amc.budget.widths import width_space
 
 
 def cost(widths):
     return 3 * widths[0] + widths[1]
+
+
+def at_most(largest, cost=cost):
+    """Return a limit in the unit of the cost."""
+    return [Limit("macs", cost, 1.0, largest)]
 
 
 def problem(ratio):
@@ -32,28 +37,31 @@ ERRORS = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0, 0.4, 0.
 
 def test_one_group_shrinks_no_further_than_it_must():
     space, _ = problem(1.0)
-    assert shrink_group(space, cost, 13, (4, 4), 0) == (3, 4)
-    assert shrink_group(space, cost, 13, (4, 4), 1) == (4, 1)
-    assert shrink_group(space, cost, 12, (4, 4), 1) is None
-    assert shrink_group(space, cost, 12, (4, 1), 1) is None  # it is at its smallest already
-    assert shrink_group(space, cost, 100, (4, 4), 0) == (3, 4)  # a step is taken in any case
+    assert shrink_group(space, at_most(13), (4, 4), 0) == (3, 4)
+    assert shrink_group(space, at_most(13), (4, 4), 1) == (4, 1)
+    assert shrink_group(space, at_most(12), (4, 4), 1) is None
+    assert shrink_group(space, at_most(12), (4, 1), 1) is None  # it is at its smallest already
+    assert shrink_group(space, at_most(100), (4, 4), 0) == (3, 4)  # a step is taken in any case
 
 
 def test_networks_with_one_group_smaller_are_sorted_by_their_error():
     space, _ = problem(1.0)
-    assert one_group_smaller(space, cost, 14, (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost
-    assert one_group_smaller(space, cost, 13, (4, 4), ERRORS) == [(4, 1), (3, 4)]  # 2.5 and 3.0
-    assert one_group_smaller(space, cost, 14, (4, 4), {}) == [(3, 4), (4, 2)]  # a quarter or half of a group
+    assert one_group_smaller(space, at_most(14), (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost
+    assert one_group_smaller(space, at_most(13), (4, 4), ERRORS) == [(4, 1), (3, 4)]  # 2.5 and 3.0
+    assert one_group_smaller(space, at_most(14), (4, 4), {}) == [
+        (3, 4),
+        (4, 2),
+    ]  # a quarter or half of a group
 
 
 def test_networks_within_the_limit_stay_as_they_are():
-    assert one_group_smaller(problem(1.0)[0], cost, 12, (3, 3), ERRORS) == [(3, 3)]
+    assert one_group_smaller(problem(1.0)[0], at_most(12), (3, 3), ERRORS) == [(3, 3)]
 
 
 def test_several_groups_shrink_if_one_is_not_enough():
     space, _ = problem(1.0)
-    found = one_group_smaller(space, cost, 6, (4, 4), ERRORS)
-    assert found == [shrink_greedily(space, cost, 6, (4, 4), ERRORS)]
+    found = one_group_smaller(space, at_most(6), (4, 4), ERRORS)
+    assert found == [shrink_greedily(space, at_most(6), (4, 4), ERRORS)]
     assert cost(found[0]) <= 6
 
 
@@ -77,7 +85,7 @@ def test_every_network_meets_the_limit_and_is_nowhere_wider(data, share, known):
 
     widths = [data.draw(st.sampled_from(choices)) for choices in space.choices]
     limit = max(share * chain(space.dense), chain(space.minimum))
-    found = one_group_smaller(space, chain, limit, widths, even_errors(space) if known else {})
+    found = one_group_smaller(space, at_most(limit, chain), widths, even_errors(space) if known else {})
     assert found
     for network in found:
         assert chain(network) <= limit
@@ -117,7 +125,7 @@ def test_a_ranking_keeps_the_best_of_all_channels():
 
 def test_equal_scores_of_all_channels_still_meet_the_budget():
     space, budget = line(0.5, groups=2, width=4)
-    assert sum(ranked_widths(space, budget, {"0": (1.0,) * 4, "1": (1.0,) * 4})) <= budget.limit
+    assert sum(ranked_widths(space, budget, {"0": (1.0,) * 4, "1": (1.0,) * 4})) <= budget.leading.largest
 
 
 @given(
@@ -132,5 +140,5 @@ def test_rankings_and_ramps_meet_the_budget(scores, ratio):
         ramp_widths(space, budget, shallow=True),
         ramp_widths(space, budget, shallow=False),
     ):
-        assert budget.cost(widths) <= budget.limit
+        assert budget.leading.cost(widths) <= budget.leading.largest
         assert all(width in choice for width, choice in zip(widths, space.choices, strict=True))

@@ -92,7 +92,7 @@ def two_groups():
 
 def test_cut_by_hand(two_groups):
     budget = make_budget("macs", 0.5, chain_cost, two_groups.dense)
-    assert (budget.dense_cost, budget.limit) == (880, 440)
+    assert (budget.leading.dense_cost, budget.leading.largest) == (880, 440)
     assert budget.cut(two_groups, [], 16) == 16  # 48 + 16 * 8 + 80 = 256
     assert budget.cut(two_groups, [16], 32) == 8  # 48 + 26 w <= 440 for w <= 15
     assert budget.cut(two_groups, [8], 32) == 16  # 24 + 18 w <= 440 for w <= 23
@@ -106,7 +106,7 @@ def test_cut_lowers_an_early_group_for_the_later_ones(two_groups):
 
 def test_a_budget_that_is_not_enforced_is_always_feasible(two_groups):
     budget = make_budget("macs", 0.01, chain_cost, two_groups.dense, enforced=False)
-    assert budget.cost(two_groups.minimum) > budget.limit
+    assert budget.leading.cost(two_groups.minimum) > budget.leading.largest
     budget.check_feasible(two_groups)
     with pytest.raises(AmcError, match="smallest allowed network"):
         replace(budget, enforced=True).check_feasible(two_groups)
@@ -135,12 +135,12 @@ def test_scaled_requests_meet_the_budget_and_leave_no_room(problem, data):
     space, budget = problem
     ratios = [data.draw(st.floats(0, 1)) for _ in space.names]
     widths = budget.scale(space, ratios)
-    assert chain_cost(widths) <= budget.limit
+    assert chain_cost(widths) <= budget.leading.largest
     for group, choices in enumerate(space.choices):
         assert widths[group] in choices
         larger = [choice for choice in choices if choice > widths[group]]
         if larger:
-            assert chain_cost([*widths[:group], larger[0], *widths[group + 1 :]]) > budget.limit
+            assert chain_cost([*widths[:group], larger[0], *widths[group + 1 :]]) > budget.leading.largest
     wanted = np.array([width / dense for width, dense in zip(widths, space.dense, strict=True)], np.float32)
     assert budget.scale(space, wanted.tolist()) == widths  # also where actions travel in float32
 
@@ -174,9 +174,9 @@ def test_any_requests_end_within_the_budget(problem, data):
         assert width <= requested
         larger = [choice for choice in choices if width < choice <= requested]
         if larger:
-            assert chain_cost([*widths, larger[0], *space.minimum[group + 1 :]]) > budget.limit
+            assert chain_cost([*widths, larger[0], *space.minimum[group + 1 :]]) > budget.leading.largest
         widths.append(width)
-    assert chain_cost(widths) <= budget.limit
+    assert chain_cost(widths) <= budget.leading.largest
 
 
 @quick
@@ -221,7 +221,7 @@ def test_uniform_widths_meet_the_budget(problem):
     space, budget = problem
     widths = uniform_widths(space, budget)
     assert all(width in choices for width, choices in zip(widths, space.choices, strict=True))
-    assert chain_cost(widths) <= budget.limit
+    assert chain_cost(widths) <= budget.leading.largest
 
 
 def test_full_budget_keeps_everything(two_groups):

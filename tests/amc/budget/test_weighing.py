@@ -2,16 +2,16 @@
 
 import itertools
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc.budget.allocation import shrink_greedily
-from amc.budget.budget import make_budget
-from amc.budget.weighing import WeightedAllocation, changes, greedy_widths
+from amc.budget.budget import Limit, make_budget
+from amc.budget.weighing import WeightedAllocation, greedy_widths, totals, with_one_changed
 from amc.budget.widths import width_space
 from amc.cost.closed_form import BilinearCost
 from tests.amc.budget.test_allocation import ERRORS, problem
@@ -69,12 +69,12 @@ def test_it_ends_at_the_smallest_network():
 def test_any_weights_meet_the_budget_and_leave_nothing_over(data):
     space, budget, errors = data.draw(problems())
     widths = WeightedAllocation(space, budget, errors)(data.draw(positive(len(space.names))))
-    assert budget.cost(widths) <= budget.limit
+    assert budget.fits(widths)
     for group, choices in enumerate(space.choices):
         assert widths[group] in choices
         wider = [width for width in choices if width > widths[group]][:1]
         for width in wider:
-            assert budget.cost([*widths[:group], width, *widths[group + 1 :]]) > budget.limit
+            assert not budget.fits([*widths[:group], width, *widths[group + 1 :]])
 
 
 @quick
@@ -91,7 +91,7 @@ def test_a_common_factor_changes_nothing(data):
 def test_it_is_no_worse_than_shrinking_alone(data):
     space, budget, errors = data.draw(problems())
     allocate = WeightedAllocation(space, budget, errors)
-    shrunk = shrink_greedily(space, budget.cost, budget.limit, space.dense, errors)
+    shrunk = shrink_greedily(space, budget.limits, space.dense, errors)
     found = allocate.errors_at(greedy_widths(space, budget, errors)).sum()
     assert found <= allocate.errors_at(shrunk).sum() + 1e-9
 
@@ -110,7 +110,7 @@ def test_it_is_near_the_optimum_of_all_networks():
         }
         budget = make_budget("macs", 0.5, chain(dense), dense)
         allocate = WeightedAllocation(space, budget, errors)
-        fitting = [w for w in itertools.product(*space.choices) if budget.cost(w) <= budget.limit]
+        fitting = [w for w in itertools.product(*space.choices) if budget.fits(w)]
         best = min(float(allocate.errors_at(widths).sum()) for widths in fitting)
         excess.append(float(allocate.errors_at(allocate([1.0] * 4)).sum()) / best - 1.0)
     assert np.median(excess) < 0.01
@@ -119,11 +119,14 @@ def test_it_is_near_the_optimum_of_all_networks():
 
 @quick
 @given(problems(), st.integers(-2, 2))
-def test_changes_of_the_cost_are_those_of_the_cost_itself(drawn, step):
+def test_costs_at_once_are_those_of_each(drawn, step):
     space, budget, _ = drawn
+    cost = budget.leading.cost
     widths, steps = np.array([space.dense]), np.full((1, len(space.dense)), step)
-    plain = changes(lambda own: budget.cost(own), widths, steps)
-    assert changes(budget.cost, widths, steps) == pytest.approx(plain)
+    assert (
+        with_one_changed(cost, widths, steps) == with_one_changed(lambda own: cost(own), widths, steps)
+    ).all()
+    assert totals(cost, widths).tolist() == [cost(space.dense)]
 
 
 @quick
@@ -133,6 +136,19 @@ def test_many_at_once_are_as_each_alone(data):
     weights = np.array(data.draw(st.lists(positive(len(space.names)), min_size=1, max_size=5)))
     allocate = WeightedAllocation(space, budget, errors)
     assert [tuple(row) for row in allocate.many(weights).tolist()] == [allocate(row) for row in weights]
+
+
+@quick
+@given(st.data())
+def test_several_limits_hold_at_once(data):
+    space, macs, errors = data.draw(problems())
+    widest = float(sum(space.dense))
+    least = sum(space.minimum) / widest
+    channels = Limit("params", sum, data.draw(st.floats(min(least + 1e-9, 1.0), 1.0)), widest)
+    budget = replace(macs, limits=(*macs.limits, channels))
+    widths = WeightedAllocation(space, budget, errors)(data.draw(positive(len(space.names))))
+    assert budget.fits(widths)
+    assert sum(widths) <= channels.largest
 
 
 def test_a_wider_group_never_lowers_the_error():

@@ -93,7 +93,7 @@ def test_every_agent_that_draws_may_act_by_weights(name: str) -> None:
     make_agent(config, arena(), seed=0)(1, seen.append)
     assert len(seen) == 8
     for episode in seen:
-        assert BUDGET.cost(episode.info["evaluation"].widths) <= BUDGET.limit
+        assert BUDGET.fits(episode.info["evaluation"].widths)
         assert all(0 <= action <= 1 for action in episode.executed)
 
 

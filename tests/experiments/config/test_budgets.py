@@ -315,7 +315,7 @@ def test_stages_without_a_budget_make_no_folders(tmp_path: Path) -> None:
     ],
 )
 def test_folder_names_differ_for_each_budget(ratio: float, name: str) -> None:
-    assert folder_name("macs", ratio) == f"macs_{name}"
+    assert folder_name({"macs": ratio, "params": 0.5}) == f"macs_{name}"
 
 
 # --- stopped and taken up again
@@ -416,10 +416,6 @@ def test_an_impossible_list_is_refused_before_any_work(alone: Path) -> None:
                 "budget.macs_ratio=null",
                 "budget.macs_ratios=[]",
             ],
-        ),
-        (
-            ["budget.macs_ratios=[0.5]", "budget.params_ratio=0.4"],
-            ["budget.params_ratio=0.4 and a list"],
         ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("budget.") and "=" in value[0] else "",

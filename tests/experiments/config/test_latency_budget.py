@@ -130,7 +130,11 @@ def test_bad_input_is_refused(finished):
         assert all(part in message for part in parts), (override, message)
     batch = amc(*JOB, "stages=[search]", "profile.batch=2", cwd=finished)
     refused(batch, "batch 2", "batch 1", "stages=[profile] again")
-    refused(amc(*JOB, "budget=macs", "stages=[verify]", cwd=finished), "budget.kind is macs")
+    refused(
+        amc(*JOB, "budget=macs", "stages=[verify]", cwd=finished),
+        "the budget limits macs",
+        "budget.latency_ratio",
+    )
 
 
 def test_a_model_of_another_network_is_refused(finished):

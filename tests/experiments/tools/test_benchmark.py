@@ -48,7 +48,7 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     assert error.startswith("benchmark: --networks is 1; expected at least 5")
 
 
-@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "kills"])
+@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "space", "kills"])
 def test_every_benchmark_explains_itself(what):
     options = parser().parse_args([what])
     assert isinstance(options, argparse.Namespace)
@@ -99,6 +99,44 @@ def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
             assert -1 <= low <= value <= high <= 1
     low, high = found["test_accuracy"]
     assert 0 <= low <= high <= 100
+
+
+def test_the_room_for_a_search_is_measured(capsys, monkeypatch):
+    words = (
+        "data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "data.calibration=16",
+        "data.test=32", "train.epochs=1", "threads=1",
+    )  # fmt: skip
+    found = measured(
+        capsys, monkeypatch, "space", *words, "--prune-coupled", "both", "--judge",
+        "--min-preserve-ratios", "0.2", "0.05", "--round-to", "2", "1", "--ratios", "0.5", "0.2",
+    )  # fmt: skip
+    spaces = {(s["prune_coupled"], s["min_preserve_ratio"], s["round_to"]): s for s in found["spaces"]}
+    assert len(spaces) == 8
+    for streams in (False, True):
+        coarse, fine = spaces[streams, 0.2, 2], spaces[streams, 0.05, 1]
+        assert fine["minimum_macs_ratio"] < coarse["minimum_macs_ratio"]
+        assert fine["minimum_params_ratio"] < coarse["minimum_params_ratio"]
+        assert fine["networks_log10"] > coarse["networks_log10"]
+    assert spaces[True, 0.2, 2]["groups"] > spaces[False, 0.2, 2]["groups"]
+    assert spaces[False, 0.2, 2]["greedy"]["0.2"] is None  # 24.8% of the MACs is the least
+    greedy = spaces[False, 0.05, 1]["greedy"]
+    assert greedy["0.5"]["macs_ratio"] <= 0.5
+    assert greedy["0.2"]["macs_ratio"] <= 0.2
+    assert greedy["0.2"]["groups_on_floor"] >= greedy["0.5"]["groups_on_floor"]
+    assert {"score", "top1", "widths", "groups_whole"} <= greedy["0.5"].keys()
+
+
+def test_the_reach_of_a_space_needs_no_training(capsys, monkeypatch):
+    found = measured(
+        capsys, monkeypatch, "space", "--reach", "--min-preserve-ratios", "0.2", "--round-to", "4"
+    )
+    (space,) = found["spaces"]
+    assert "greedy" not in space
+    assert 0 < space["minimum_macs_ratio"] < 0.1
+    monkeypatch.setattr("sys.argv", ["benchmark", "space", "--reach", "--judge"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--reach and --judge" in capsys.readouterr().err
 
 
 def test_networks_around_an_allocation_keep_the_budget(monkeypatch):
