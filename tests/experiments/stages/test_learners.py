@@ -73,7 +73,9 @@ def test_a_relaxed_episode_is_written_but_never_the_best(tmp_path: Path) -> None
         for index, evaluation in enumerate(evaluations):
             phase = "search" if index else "relaxed"
             episode = Episode(index, phase, (0.5, 0.5), (0.5, 0.5), -evaluation.loss, {})
-            best.append((writer.write(episode, evaluation), writer.best_evaluation))
+            improves = writer.improves(episode)
+            writer.write(episode, evaluation)
+            best.append((improves, writer.best_evaluation))
     assert best == [(False, None), (True, evaluations[1]), (True, evaluations[2])]
     phases = [line["phase"] for line in read_lines(tmp_path / "search.jsonl")]
     assert phases == ["relaxed", "search", "search"]
