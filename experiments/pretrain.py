@@ -1,6 +1,6 @@
 """Trains an actor on finished searches: ``python -m experiments.pretrain RUN RUN ... --out FILE``.
 
-Each RUN is a run folder whose search had error curves and a budget. ``agent.pretrained=FILE`` starts the search
+Each RUN is a run folder whose search had error curves and a budget. ``agent.pretrained=FILE`` starts a search
 of another network from what the actor expects of its error curves (``agents.transfer``).
 """
 
