@@ -20,24 +20,33 @@ class Belief:
 
     Args:
         parts: number of parts G.
-        prior: standard deviation of the factors' prior, whose mean is 1.
+        prior: standard deviation of the factors' prior, relative to its mean.
         noise: standard deviation of the observation noise, as a share of the first loss.
+        mean: (G,) mean of the factors' prior; 1 for each if it is empty.
     """
 
-    def __init__(self, parts: int, *, prior: float, noise: float) -> None:
+    def __init__(self, parts: int, *, prior: float, noise: float, mean: Sequence[float] = ()) -> None:
+        expected = np.asarray(mean or np.ones(parts), dtype=np.float64)
         self._noise = noise
-        self._precision = np.eye(parts) / prior**2
-        self._moment = self._precision @ np.ones(parts)
+        self._precision = np.diag((prior * expected) ** -2.0)
+        self._moment = self._precision @ expected
         self._units: tuple[float, float] | None = None
 
     def learn(self, errors: Sequence[float] | np.ndarray, loss: float) -> None:
         """Update with one allocation: the errors (G,) of its parts and its loss."""
         found = np.asarray(errors, dtype=np.float64)
-        if self._units is None:
-            self._units = max(float(found.sum()), 1e-12), max(loss, 1e-12)
+        if self._units is None:  # factors have the scale of their prior
+            expected = float(found @ self.mean)
+            self._units = max(expected, 1e-12), max(loss, 1e-12)
         row, value = found / self._units[0], loss / self._units[1]
         self._precision += np.outer(row, row) / self._noise**2
         self._moment += row * value / self._noise**2
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Posterior standard deviation of each factor (G,)."""
+        found: np.ndarray = np.sqrt(np.diag(np.linalg.inv(self._precision)))
+        return found
 
     @property
     def mean(self) -> np.ndarray:

@@ -34,9 +34,10 @@ class ThompsonSettings:
     """Hyper-parameters.
 
     Attributes:
-        prior: standard deviation of the factors' prior, whose mean is 1.
+        prior: standard deviation of the factors' prior, relative to its mean.
         noise: standard deviation of the observation noise, as a share of the first episode's loss.
-        guide: the first episode's allocation; empty for the best one under the curves as they are.
+        guide: the first episode's allocation; empty for the best one under the prior's mean.
+        factors: mean of the prior, one factor a group (``agents.transfer``); empty for 1 each.
 
     Raises:
         ValueError: names an impossible setting, its value and what is expected.
@@ -45,6 +46,7 @@ class ThompsonSettings:
     prior: float = field(default=0.3, metadata=POSITIVE)
     noise: float = field(default=0.02, metadata=POSITIVE)
     guide: Actions = ()
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         validate(self)
@@ -75,14 +77,14 @@ def thompson_search(
         settings: the hyper-parameters.
     """
     generator = np.random.default_rng(seed)
-    belief = Belief(groups, prior=settings.prior, noise=settings.noise)
+    belief = Belief(groups, prior=settings.prior, noise=settings.noise, mean=settings.factors)
     met: set[Actions] = set()
     best: Episode | None = None
     for batch in batches(episodes, len(envs)):
         proposals: list[Actions] = []
         for index in batch:
             if index == 0:
-                proposals.append(settings.guide or allocate([1.0] * groups))
+                proposals.append(settings.guide or allocate(settings.factors or [1.0] * groups))
             else:
                 proposals.append(_unmet(belief, allocate, met, generator))
             met.add(proposals[-1])

@@ -154,6 +154,11 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     @property
+    def observations(self) -> np.ndarray:
+        """The observations (G, 12) of all groups: none depends on an action."""
+        return self._observations.copy()
+
+    @property
     def episode_length(self) -> int:
         """Steps of every episode: the number of channel groups."""
         return len(self._space.names)

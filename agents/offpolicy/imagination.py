@@ -53,7 +53,7 @@ class Imagination:
     def __init__(self, world: World, settings: DDPGSettings, steps: int, seed: int) -> None:
         self._world = world
         self._settings = settings
-        self._belief = Belief(steps, prior=settings.prior, noise=settings.noise)
+        self._belief = Belief(steps, prior=settings.prior, noise=settings.noise, mean=settings.factors)
         self._generator = np.random.default_rng(seed)
 
     def learn(self, episode: Episode) -> None:

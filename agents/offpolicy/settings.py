@@ -38,8 +38,9 @@ class DDPGSettings:
             (``agents.offpolicy.imagination``); 0 for none (AMC). With them, real episodes explore by draws
             from the belief, and ``sigma``, ``explore_share`` and ``follow_best`` are not used.
         imagined_sigma: standard deviation of the actions of imagined episodes, in [-1, 1].
-        prior: standard deviation of the prior of the belief's factors, whose mean is 1.
+        prior: standard deviation of the prior of the belief's factors, relative to its mean.
         noise: standard deviation of the belief's noise, as a share of the first episode's loss.
+        factors: mean of that prior, one factor a step (``agents.transfer``); empty for 1 each.
 
     Raises:
         ValueError: names an impossible setting, its value and what is expected.
@@ -69,6 +70,7 @@ class DDPGSettings:
     imagined_sigma: float = field(default=0.15, metadata=POSITIVE)
     prior: float = field(default=0.3, metadata=POSITIVE)
     noise: float = field(default=0.02, metadata=POSITIVE)
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         validate(self)

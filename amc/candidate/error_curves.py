@@ -104,18 +104,20 @@ class ErrorCurves:
             estimated, count = builder.estimated_errors, builder.settings.measured_images
             self._known = estimated
             if estimated and count:
-                error_of = self._output_error(self._evaluator.images[:count].float())
+                error_of = self._output_error(self._evaluator.images[:count])
                 self._known = measured_curves(estimated, builder.dense_widths, error_of, progress=progress)
         return self._known
 
     def _output_error(self, images: Tensor) -> Callable[[Sequence[int]], float]:
         """Return a function from widths to the error of that candidate's outputs."""
-        evaluator = self._evaluator
-        measuring = evaluator.builder.measuring()
+        evaluator, builder = self._evaluator, self._evaluator.builder
+        as_judged = builder.settings.measured_in_sequence and builder.settings.sequential_images > 0
+        lend = builder.network if as_judged else builder.measuring()
+        shown = images if as_judged else images.float()
 
         def run(widths: Sequence[int]) -> Tensor:
-            with measuring(widths) as network:
-                return outputs(network, images, evaluator.batch_size)
+            with lend(widths) as network:
+                return outputs(network, shown, evaluator.batch_size)
 
         dense = run(evaluator.builder.dense_widths)
         return lambda widths: -likeness(run(widths), dense)

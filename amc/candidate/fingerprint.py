@@ -19,7 +19,7 @@ def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings:
     strategies do not change.
     """
     kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
-    for unimportant in ("cache_mib", "measured_images"):
+    for unimportant in ("cache_mib", "measured_images", "measured_in_sequence"):
         del kept[unimportant]
     names = [*(field.name for field in fields(Evaluation)), "against", "stopped_after"]
     return digest(

@@ -29,6 +29,8 @@ class CandidateSettings:
             less accurate.
         measured_images: images of ``search_val`` on which the error curves of the groups are measured
             (``amc.candidate.error_curves``); 0 keeps the estimated curves. Labels are not used.
+        measured_in_sequence: whether they are measured after a sequential refit, as candidates are judged,
+            where ``sequential_images`` asks for one; else with looked-up weights, which is faster.
 
     Raises:
         SettingError: a value is unknown or out of range.
@@ -45,6 +47,7 @@ class CandidateSettings:
     activation_rounds: int = 0
     precision: str = "float32"
     measured_images: int = 64
+    measured_in_sequence: bool = False
 
     def __post_init__(self) -> None:
         # Imported here because they import torch, which `amc --help` does not need.

@@ -2,8 +2,9 @@
 
 The overrides describe the problem as they do for ``amc``, for example ``experiment=resnet20_cifar10
 data.root=DIR model.checkpoint=FILE``. All agents share the evaluations, so a search costs only the networks
-that no earlier search has met. The result is the best return after a number of episodes; test images are not
-used.
+that no earlier search has met. The result is the best return after a number of episodes, and that of the
+policy without noise for an agent that has one. With ``--test`` the winners are judged on the test images too,
+with the weights that the search gave them.
 
 An agent is named as on the command line of ``amc``, with settings after plus signs: ``ddpg``,
 ``ddpg+gamma=1``.
@@ -15,14 +16,15 @@ import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from amc.scoring.scores import top1
 from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, config_of
-from experiments.run.run import open_run
+from experiments.run.run import Run, open_run
 from experiments.stages.pipeline import run_stage
 from experiments.statistics import bootstrap, bootstrap_difference
 
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--folder", help="keep evaluations here, for further calls")
+    parser.add_argument("--test", action="store_true", help="judge the winners on the test images")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             bar = tqdm(range(seeds), desc=name, disable=None)
             trials[name] = [problem.try_agent(config, seed) for seed in bar]
         dense = problem.evaluator.dense.top1
+        tested = _tested(job, trials) if options.test else {}
         job.problem.release()
     first = trials[options.agents[0]]
     return {
@@ -66,8 +70,36 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "episodes": options.episodes,
         "seeds": options.seeds,
         "dense_top1": dense,
-        "agents": {name: _summary(own, first) for name, own in trials.items()},
+        "agents": {
+            name: {**_summary(own, first), **_summary_of_test(name, tested, options.agents[0])}
+            for name, own in trials.items()
+        },
     }
+
+
+def _tested(job: Run, trials: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
+    """Return the test accuracies of every agent's winners, in percent."""
+    evaluator, test = job.problem.evaluator(), job.problem.splits.test()
+    images = test.images.to(evaluator.images)
+    known: dict[tuple[int, ...], float] = {}
+
+    def judge(widths: tuple[int, ...]) -> float:
+        if widths not in known:
+            known[widths] = top1(evaluator.outputs(widths, images), test.labels)
+        return known[widths]
+
+    return {name: [judge(trial.winner) for trial in own] for name, own in trials.items()}
+
+
+def _summary_of_test(name: str, tested: Mapping[str, Sequence[float]], first: str) -> dict[str, Any]:
+    if not tested:
+        return {}
+    found = bootstrap(tested[name])
+    facts: dict[str, Any] = {"test_top1": [found.value, found.low, found.high], "tested": tested[name]}
+    if name != first:
+        less = bootstrap_difference(tested[name], tested[first])
+        facts["test_less_first"] = [less.value, less.low, less.high]
+    return facts
 
 
 def _summary(trials: Sequence[Trial], others: Sequence[Trial]) -> dict[str, Any]:
@@ -85,6 +117,8 @@ def _summary(trials: Sequence[Trial], others: Sequence[Trial]) -> dict[str, Any]
         for count in (10, 20, 30, 50, 100, 200, 400)
         if count < episodes
     }
+    if all(trial.policy and trial.policy[-1] is not None for trial in trials):
+        facts["policy_return"] = [trial.policy[-1] for trial in trials]
     if trials is not others:
         less = bootstrap_difference(last, [trial.values[-1] for trial in others])
         facts["less_first"] = [less.value, less.low, less.high]

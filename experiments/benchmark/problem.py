@@ -55,10 +55,15 @@ class Trial:
     Attributes:
         values: The best return so far, after every episode that may win.
         networks: The number of different networks that were evaluated.
+        winner: The widths of the best network.
+        policy: The return of the last episode without noise, after every episode; None for an agent that has
+            no policy of its own.
     """
 
     values: tuple[float, ...]
     networks: int
+    winner: tuple[int, ...]
+    policy: tuple[float | None, ...]
 
 
 class Problem:
@@ -95,10 +100,12 @@ class Problem:
         check_search(config, self.reward)
         self._seen.clear()
         values: list[float] = []
+        policy: list[float | None] = []
 
         def on_episode(episode: Episode) -> None:
             if episode.eligible:
                 values.append(max(episode.value, values[-1] if values else episode.value))
+                policy.append(episode.learning.get("policy_return"))
 
         arena = Arena(
             self,
@@ -110,6 +117,7 @@ class Problem:
             ceiling=lambda: self.reward(self.evaluator.dense),
             scores=self._scores,
         )
-        best = make_agent(config, arena, seed)(1, on_episode).best.value
-        assert best == values[-1]
-        return Trial(tuple(values), len(self._seen))
+        best = make_agent(config, arena, seed)(1, on_episode).best
+        assert best.value == values[-1]
+        winner = best.info["evaluation"].widths
+        return Trial(tuple(values), len(self._seen), winner, tuple(policy))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import gymnasium as gym
@@ -32,8 +33,9 @@ from agents import (
     tpe_search,
 )
 from agents.offpolicy.imagination import World
+from agents.transfer import load_actor
 from amc.budget.allocation import ramp_widths, uniform_widths
-from amc.errors import SettingError
+from amc.errors import FileError, SettingError
 from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
@@ -187,7 +189,12 @@ def check_agent(config: AgentConfig, order: str) -> None:
             f"compressor.order is {order!r}, but {needs} needs order=obs, which estimates the error of each "
             "width; or use agent.guide=uniform with another agent"
         )
-    _checked(kind.check, _settings(kind, config, ()), config.episodes)
+    _checked(kind.check, _settings(kind, config), config.episodes)
+    if config.pretrained is not None and not _has(kind.settings, "factors"):
+        raise SettingError(
+            f"agent.pretrained is given, but agent={config.name} learns no weights of error curves; use ddpg "
+            "or thompson"
+        )
 
 
 def _check_acts(kind: AgentKind, config: AgentConfig) -> None:
@@ -266,11 +273,13 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
             envs(count), on_episode, name=config.name, actions=actions
         )
 
+    factors = _pretrained(config, arena, acts)
+
     def guided(guide: Actions) -> Agent:
         assert kind.bind is not None
-        return kind.bind(_settings(kind, config, guide), arena, acts)
+        return kind.bind(_settings(kind, config, guide, factors), arena, acts)
 
-    guides = _guides(config.guide, arena, acts) if kind.starts_somewhere else []
+    guides = _guides(config.guide, arena, acts, factors) if kind.starts_somewhere else []
     search = (
         guided(guides[0] if guides else ())
         if len(guides) < 2
@@ -288,12 +297,33 @@ def acts_of(config: AgentConfig, arena: Arena) -> Acts:
     return "weights" if config.acts == "weights" or possible else "ratios"
 
 
-def _guides(name: str, arena: Arena, acts: Acts) -> list[Actions]:
-    """Return the actions of the allocations that a search may start from."""
+def _pretrained(config: AgentConfig, arena: Arena, acts: Acts) -> tuple[float, ...]:
+    """Return the factors of the error curves that a pretrained actor expects; () without one."""
+    if config.pretrained is None:
+        return ()
+    if acts != "weights":
+        raise SettingError(
+            f"agent.pretrained={config.pretrained} is about weights of error curves, but this search decides "
+            "ratios; it needs agent.acts=weights, compressor.order=obs and a reward that enforces a budget"
+        )
+    try:
+        return load_actor(Path(config.pretrained)).factors(arena.observations)
+    except ValueError as error:
+        raise FileError(str(error)) from error
+
+
+def _guides(name: str, arena: Arena, acts: Acts, factors: Sequence[float]) -> list[Actions]:
+    """Return the actions of the allocations that a search may start from.
+
+    Args:
+        name: value of ``agent.guide``.
+        arena, acts: the problem, and what actions are.
+        factors: what a pretrained actor expects of the error curves; empty for none.
+    """
     if name == "none":
         return []
     if acts == "weights":
-        return [arena.best_under([1.0] * arena.groups, acts)]
+        return [arena.best_under(factors or [1.0] * arena.groups, acts)]
     names = [name]
     if name == "best":
         possible = {"greedy": bool(arena.curves()), "global_l1": arena.scores is not None}
@@ -303,18 +333,26 @@ def _guides(name: str, arena: Arena, acts: Acts) -> list[Actions]:
     return list(dict.fromkeys(found))
 
 
-def _settings(kind: AgentKind, config: AgentConfig, guide: Actions) -> Any:
+def _settings(
+    kind: AgentKind, config: AgentConfig, guide: Actions = (), factors: tuple[float, ...] = ()
+) -> Any:
     """Fill an agent's settings from the configuration's fields of the same names."""
     if kind.settings is None:
         return None
-    names = [field.name for field in fields(kind.settings) if field.name != "guide"]
+    given = {"guide": guide, "factors": factors}
+    names = [field.name for field in fields(kind.settings) if field.name not in given]
     if missing := [name for name in names if not hasattr(config, name)]:
         raise SettingError(
             f"agent.name is {config.name!r}, but agent.{missing[0]} is not set; use agent=NAME"
         )
-    values: Mapping[str, Any] = {name: getattr(config, name) for name in names} | {"guide": guide}
+    values: Mapping[str, Any] = {name: getattr(config, name) for name in names}
+    values = {**values, **{name: given[name] for name in given if _has(kind.settings, name)}}
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return _checked(kind.settings, **frozen)
+
+
+def _has(settings: type[Any] | None, name: str) -> bool:
+    return settings is not None and name in {field.name for field in fields(settings)}
 
 
 def _checked(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

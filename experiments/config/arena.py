@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 
 from agents import Episode
+from agents.belief import LEAST_FACTOR, Belief
+from agents.transfer import Experience
 from amc.budget.allocation import Errors, Scores, one_group_smaller, ranked_widths
 from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
@@ -19,6 +21,9 @@ from amc.errors import SettingError
 from amc.importance.global_ranking import Importance
 from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Network, Reward, centred, weights_of
 from envs import actions_of as actions_of_weights
+
+EXPERIENCE_PRIOR, EXPERIENCE_NOISE = 0.5, 0.02
+"""Prior and noise of the belief that is passed on to other networks (``agents.belief.Belief``)."""
 
 Actions = tuple[float, ...]
 """One action for each group, in [0, 1]."""
@@ -77,6 +82,24 @@ class Arena:
     def allocation(self) -> WeightedAllocation:
         """Finds the widths of the least weighted error."""
         return WeightedAllocation(self.space, self.budget, self.curves())
+
+    @cached_property
+    def observations(self) -> np.ndarray:
+        """The observations (G, features) of the environment of weights, one for each group."""
+        env = self.env("weights")
+        assert isinstance(env, ChannelWeightingEnv)
+        return env.observations
+
+    def experience(self, episodes: Sequence[Episode]) -> Experience:
+        """Return what evaluated networks tell of the error curves: by which factor each is wrong.
+
+        Args:
+            episodes: at least one.
+        """
+        belief = Belief(self.groups, prior=EXPERIENCE_PRIOR, noise=EXPERIENCE_NOISE)
+        for episode in episodes:
+            belief.learn(self.errors_of(episode), self.dense_score - episode.value)
+        return Experience(self.observations, np.maximum(belief.mean, LEAST_FACTOR), belief.deviation)
 
     @cached_property
     def dense_score(self) -> float:

@@ -260,7 +260,9 @@ class AgentConfig:
     ``guide`` is the initial allocation: ``none``, ``uniform``, ``greedy`` (``amc.budget.allocation``) or
     ``best``, which evaluates these two and ``global_l1`` and takes the one with the highest return.
     ``acts`` says what an action is: ``ratios`` (preserve ratios, AMC), ``weights`` of error curves, or
-    ``auto``, which is ``weights`` where error curves and an enforced budget allow it.
+    ``auto``, which is ``weights`` where error curves and an enforced budget allow it. ``pretrained`` is the
+    file of an actor that ``experiments.pretrain`` trained on searches of other networks; ``ddpg`` and
+    ``thompson`` with ``weights`` start from what it expects.
 
     Every new best network is also scored on ``data.unseen`` images if ``patience`` or ``select`` ask for it:
     the search ends after ``patience`` episodes within the budget without a better score there (0: never), and
@@ -273,18 +275,19 @@ class AgentConfig:
     warmup_episodes: int = 50
     guide: str = "none"
     acts: str = "ratios"
+    pretrained: str | None = path()
     patience: int = 0
     select: str = "search"
 
 
 def _agent(name: str, settings: type[Any]) -> type[AgentConfig]:
-    """Derive the section of one agent from its settings, without ``guide``, which is a name here."""
+    """Derive the section of one agent from its settings; ``guide`` is a name here, ``factors`` a file."""
     return section(
         f"{settings.__name__.removesuffix('Settings')}Config",
         settings,
         f"See ``{settings.__module__}.{settings.__name__}``.",
         {"name": (str, name)},
-        without={"guide"},
+        without={"guide", "factors"},
         bases=(AgentConfig,),
     )
 

@@ -4,7 +4,7 @@
 - ``problem.py``: ``Problem``, the network, the data and the evaluator, which all budgets of a job share.
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
 - ``check.py``: the checks of a configuration before any work is done.
-- ``episodes.py``: ``search.jsonl``, one line an episode.
+- ``episodes.py``: ``search.jsonl``, one line an episode; what a search has learned for others.
 - ``held_out.py``: the best networks of a search, judged on images that it does not see.
 - ``fronts.py``: ``pareto.json`` and its strategies.
 - ``proxies.py``: how well scores predict others, over networks that a search might compare.

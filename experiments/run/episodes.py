@@ -12,10 +12,16 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from agents import Episode, OnEpisode, SearchEnded
+from agents.transfer import experience_bytes
 from amc.budget.budget import Cost
 from amc.errors import AmcError
+from amc.files import atomic_write_bytes
 from amc.result import Evaluation
+from experiments.config.arena import Arena
 from experiments.run.held_out import HeldOut
+
+FEWEST_LESSONS, MOST_LESSONS = 5, 1000
+"""Different networks below which a search has learned nothing that is worth passing on, and that suffice."""
 
 
 class EpisodeWriter:
@@ -72,6 +78,30 @@ class EpisodeWriter:
         self.count += 1
         if self.improves(episode):
             self.best_value, self.best_evaluation = episode.value, evaluation
+
+
+class Lessons:
+    """Collects the different networks within the budget that a search evaluates, up to ``MOST_LESSONS``.
+
+    Args:
+        arena: the problem that is searched.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._episodes: dict[tuple[float, ...], Episode] = {}
+
+    def note(self, episode: Episode) -> None:
+        """Take note of an episode."""
+        if episode.eligible and len(self._episodes) < MOST_LESSONS:
+            self._episodes.setdefault(episode.network, episode)
+
+    def keep(self, path: Path, network: str) -> None:
+        """Write what the search has learned; nothing if it met too few networks or had no error curves."""
+        path.unlink(missing_ok=True)
+        if len(self._episodes) >= FEWEST_LESSONS and self._arena.weighable:
+            found = self._arena.experience([*self._episodes.values()])
+            atomic_write_bytes(path, experience_bytes(found, network))
 
 
 def watching(

@@ -39,6 +39,7 @@ class RunFolder:
         self.unseen = path / "unseen.jsonl"
         self.correlate = path / "correlate.jsonl"
         self.agent = path / "agent.zip"
+        self.experience = path / "experience.safetensors"
         self.latency_model = path / LATENCY_MODEL
         self.exports = path / "exports"
         self.pareto = path / "pareto.json"

@@ -25,7 +25,7 @@ from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
-from experiments.run.episodes import EpisodeWriter, watching
+from experiments.run.episodes import EpisodeWriter, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
 from experiments.stages.policies.proxies import warning
@@ -73,16 +73,23 @@ def run(run: Run) -> dict[str, Any]:
             scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
         )
         agent = make_agent(run.config.agent, arena, run.config.seed)
+        lessons = Lessons(arena)
         watch = watching(writer, bar, run.tracker.log, keeper.offer, held_out=held_out)
+
+        def noted(episode: Episode) -> None:
+            lessons.note(episode)
+            watch(episode)
+
         search = partial(agent, run.workers().concurrency)
         try:
-            result = run_search(search, watch, name=run.config.agent.name)
+            result = run_search(search, noted, name=run.config.agent.name)
         except KeyboardInterrupt as stop:
             kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
             raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
         judged = evaluator.dense
+        lessons.keep(run.folder.experience, problem.spec.name)
     winner = result.best
     if held_out is not None and run.config.agent.select == "held_out":
         assert held_out.best is not None

@@ -25,9 +25,9 @@ def arena(network=None):
     return Arena(*parts, curves=lambda: CURVES, ceiling=lambda: 0.0)
 
 
-def search(seed=0, episodes=31, count=1, **changed):
+def search(seed=0, episodes=21, count=1, **changed):
     seen = []
-    config = agent_preset("ddpg", episodes=episodes, **changed)
+    config = agent_preset("ddpg", episodes=episodes, imagined=32, **changed)
     return make_agent(config, arena(), seed)(count, seen.append), seen
 
 

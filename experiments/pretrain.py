@@ -1,0 +1,47 @@
+"""Trains an actor on finished searches: ``python -m experiments.pretrain RUN RUN ... --out FILE``.
+
+Each RUN is a run folder whose search had error curves and a budget. ``agent.pretrained=FILE`` starts a search
+of another network from what the actor expects of its error curves (``agents.transfer``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.transfer import load_experience, save_actor, train_actor
+from experiments.run.folder import RunFolder
+
+
+def pretrain(folders: Sequence[Path], out: Path, *, seed: int = 0) -> list[str]:
+    """Train an actor, write it, and return the names of its networks.
+
+    Raises:
+        ValueError: a folder has no experience.
+    """
+    found = [load_experience(RunFolder(folder).experience) for folder in folders]
+    actor = train_actor([experience for experience, _ in found], seed=seed)
+    names = [name for _, name in found]
+    save_actor(actor, out, names)
+    return names
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.pretrain", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of finished searches")
+    parser.add_argument("--out", type=Path, required=True, help="the file of the actor (.safetensors)")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
+    options = parser.parse_args()
+    try:
+        names = pretrain(options.runs, options.out, seed=options.seed)
+    except ValueError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"pretrain: {options.out} has learned from {', '.join(names)}; use agent.pretrained={options.out}")
+
+
+if __name__ == "__main__":
+    main()
