@@ -67,6 +67,6 @@ class Diagnostics:
         from scipy.stats import spearmanr
 
         expected, found = (np.array(own) for own in zip(*self._recent, strict=True))
-        if len(expected) < FEWEST or not expected.std() or not found.std():
-            return None
+        if len(expected) < FEWEST or min(len(set(expected)), len(set(found))) < 2:
+            return None  # no ranks
         return float(spearmanr(expected, found).statistic)
