@@ -10,7 +10,7 @@ from experiments.run.episodes import EpisodeWriter
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
 from tests.fakes import FakeNetwork
 
-SEARCH = (*TINY, "run_dir=run", "stages=[train,search]")
+SEARCH = (*TINY, "reward=accuracy", "run_dir=run", "stages=[train,search]")
 
 
 def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: Path) -> None:
