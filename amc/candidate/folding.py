@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.folding import fold, own_tensors
 from amc.cutting.modules import Keep, Tensors, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
@@ -54,7 +54,7 @@ class FoldedNetwork:
         }
         # The dense tensors of all other modules, which the next candidate gets back after a change.
         self._others: dict[str, Tensors] = {
-            name: _own_tensors(module) for name, module in self._modules.items() if name not in self._whole
+            name: own_tensors(module) for name, module in self._modules.items() if name not in self._whole
         }
 
     @contextmanager
@@ -79,7 +79,7 @@ class FoldedNetwork:
 
     def loaded_from(self, model: nn.Module, keeps: Mapping[str, Keep]) -> AbstractContextManager[nn.Module]:
         """Lend the network with the tensors of a sliced network; see ``loaded``."""
-        own = {name: _own_tensors(module) for name, module in model.named_modules()}
+        own = {name: own_tensors(module) for name, module in model.named_modules()}
         return self.loaded({name: tensors for name, tensors in own.items() if tensors}, keeps)
 
     def _load(self, tensors: Mapping[str, Tensors], keeps: Mapping[str, Keep]) -> None:
@@ -103,30 +103,3 @@ class FoldedNetwork:
         if tensor.ndim == 4:
             return tensor.to(self._device, dtype, memory_format=self.memory_format)
         return tensor.to(self._device, dtype)
-
-
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a module without its children."""
-    own = itertools.chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-    return {name: tensor.detach() for name, tensor in own}
-
-
-def fold(conv: Mapping[str, Tensor], norm: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Fold a batch norm in eval mode into the convolution before it.
-
-    Args:
-        conv: ``weight`` (out, in / groups, kh, kw) and, if there is one, ``bias`` (out,).
-        norm: ``running_mean`` and ``running_var``, and ``weight`` and ``bias`` if it has them; each (out,).
-        module: the batch norm, for its ``eps``.
-
-    Returns:
-        ``weight`` and ``bias`` of the one convolution that replaces both.
-    """
-    scale = torch.rsqrt(norm["running_var"] + float(module.eps))  # type: ignore[arg-type]
-    if "weight" in norm:
-        scale = scale * norm["weight"]
-    bias = conv.get("bias", torch.zeros_like(scale)) - norm["running_mean"]
-    return {
-        "weight": conv["weight"] * scale[:, None, None, None],
-        "bias": bias * scale + norm.get("bias", torch.zeros_like(scale)),
-    }

@@ -9,4 +9,5 @@ Import from the modules; ``trace`` and ``Graph`` are what most of them need.
 - ``walls.py``: operations through which channels cannot be followed.
 - ``torch_pruning_adapter.py``: everything that uses private names of torch-pruning.
 - ``unfolding.py``: a layer as a matrix product.
+- ``columns.py``: its inputs as a least-squares fit reads them.
 """

@@ -175,7 +175,7 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
     if isinstance(
         module, nn.Conv2d | nn.ConvTranspose2d
     ):  # the channels of a linear layer are on the last axis, also for maps
-        return outputs.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        return outputs.flatten(2).transpose(1, 2).index_select(1, chosen).flatten(0, 1)
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, chosen].flatten(0, 1)
 
 
@@ -188,20 +188,6 @@ def block_positions(
         (blocks, P) int64 flat indices.
     """
     return torch.stack([sample_positions(module, block, limit, generator) for block in inputs])
-
-
-def block_patches(module: nn.Module, inputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    """Unfold blocks of a layer's inputs with ``layer_patches``.
-
-    Args:
-        inputs: blocks of images.
-        chosen: (blocks, P) flat output positions of each block.
-
-    Returns:
-        (images * P, in_channels * kh * kw), image by image.
-    """
-    blocks = zip(inputs, chosen, strict=True)
-    return torch.cat([layer_patches(module, block, own) for block, own in blocks])
 
 
 def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.graph.unfolding import layer_input, layer_patches, layer_rows, sample_positions, why_not_linear
+from amc.graph.columns import columns, taps_of
+from amc.graph.unfolding import layer_input, layer_rows, sample_positions, why_not_linear
 from amc.refit.images import RefitImages
 from amc.refit.layer import NormAfter, Samples, reestimate, refit_layer, select, tied_layers
 
@@ -155,18 +156,19 @@ class Calls:
         def take(place: int, number: int, inputs: Tensor) -> None:
             call = self._calls[name].get((place, number))
             if call is not None and call.outer == _outer(module, inputs):
-                patches = layer_patches(module, inputs, call.chosen)
-                pairs[place < self._fit].append((patches, select(call.rows, outputs)))
+                own = columns(module, inputs, taps_of(module, inputs, call.chosen))
+                pairs[place < self._fit].append((own, select(call.rows, outputs)))
 
         self._run(pruned, name, take)
         if not pairs[True]:
             return False
-        patches, rows = (torch.cat(own) for own in zip(*pairs[True], *pairs[False], strict=True))
-        fit = sum(len(own) for own, _ in pairs[True])
+        blocks, parts = zip(*pairs[True], *pairs[False], strict=True)
+        rows = torch.cat(parts)
+        fit = sum(len(own) for _, own in pairs[True])
         like = module.weight
         plain = like.new_ones(len(like)), like.new_zeros(len(like))
         scale, offset = plain if norm is None else norm.affine()
-        samples = Samples(patches, rows, scale, offset.expand_as(rows), fit)
+        samples = Samples(blocks, rows, scale, offset.expand_as(rows), fit)
         refit_layer(module, samples, norm, ridge=ridge, rounds=0)
         return True
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from amc.graph.columns import weight_of_columns, weight_to_columns
 from amc.refit.activations import Bounds, passing, revision
 from amc.refit.least_squares import HeldOut, Problem, solve_rows
 from amc.refit.nested import shrinkage
@@ -61,7 +62,8 @@ class Samples:
     """Inputs of a layer of the pruned network at sampled positions, and the outputs wanted there.
 
     Attributes:
-        patches: (rows, in_channels * taps) inputs.
+        inputs: blocks of inputs (groups, taps * channels of a group, rows) as ``amc.graph.columns`` gathers
+            them; gone through once if all rows are solved on, and without rounds.
         targets: (rows, out_channels) wanted outputs.
         scale, offset: (out_channels,) and (rows, out_channels); the activation behind the layer gets
             ``output * scale + offset``.
@@ -69,7 +71,7 @@ class Samples:
         bounds: of that activation, if there is one.
     """
 
-    patches: Tensor
+    inputs: Iterable[Tensor]
     targets: Tensor
     scale: Tensor
     offset: Tensor
@@ -86,30 +88,40 @@ def refit_layer(
         ridge: see ``amc.refit.least_squares.solve_rows``; the least one, with held-out rows.
         rounds: how often to solve again with what the activation cuts off left free.
     """
-    fit, held = samples.fit, samples.fit < len(samples.patches)
+    fit, held = samples.fit, samples.fit < len(samples.targets)
     rows, scale, offset, bounds = samples.targets, samples.scale, samples.offset, samples.bounds
-    problem = Problem(
-        samples.patches[:fit],
-        rows[:fit],
-        module.weight,
-        groups=getattr(module, "groups", 1),
-        intercept=module.bias is not None or norm is not None,
-    )
-    judged = HeldOut(samples.patches[fit:], rows[fit:], passing(scale, offset[fit:], bounds))
     free = bounds if rounds else None  # a plain refit has no work added
+    inputs: Iterable[Tensor] = samples.inputs
+    others: list[Tensor] = []
+    if held or free:  # inputs that are needed more than once
+        inputs, others = parted(samples.inputs, fit)
+    intercept = module.bias is not None or norm is not None
+    judged = HeldOut(others, rows[fit:], passing(scale, offset[fit:], bounds))
     weight, shift = solve_rows(
-        problem,
+        Problem(inputs, rows[:fit], weight_to_columns(module), intercept),
         ridge=ridge if held else shrinkage(ridge, module.weight[0].numel(), fit),
         held_out=judged if held else None,
         revise=revision(rows[:fit], scale, offset[:fit], free) if free else None,
         rounds=rounds,
     )
-    module.weight.copy_(weight)
+    module.weight.copy_(weight_of_columns(module, weight))
     if module.bias is not None:
         module.bias.copy_(shift)
     elif norm is not None:
         assert norm.module.running_mean is not None
         norm.module.running_mean.copy_(norm.mean - shift)
+
+
+def parted(blocks: Iterable[Tensor], fit: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Part blocks (..., rows): those of the first ``fit`` rows, and those of the others."""
+    first: list[Tensor] = []
+    others: list[Tensor] = []
+    for block in blocks:
+        own = min(fit, block.shape[-1])
+        fit -= own
+        first += [block[..., :own]] if own else []
+        others += [block[..., own:]] if own < block.shape[-1] else []
+    return first, others
 
 
 def reestimate(norm: nn.BatchNorm2d, calls: Sequence[Sequence[Tensor]]) -> None:

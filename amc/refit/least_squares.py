@@ -1,4 +1,4 @@
-"""A layer's weights by least squares on rows: its inputs at sampled positions and the outputs wanted there.
+"""A layer's weights by least squares: its inputs at sampled positions and the outputs wanted there.
 
 How strongly a solution is pulled towards the present weights decides what it is worth on other images: rows
 of one image tell much the same, so that a layer of 960 inputs follows a few hundred images in everything,
@@ -8,14 +8,21 @@ no layer is solved on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 4096
 """Rows whose products are summed in float32."""
+
+SUMMED_ROWS = 512
+"""Rows that are summed in float32 themselves: of what comes out a layer's shift is the difference."""
+
+PANELS, WIDEST = 3, 144
+"""A second moment is computed in panels of rows, each up to the diagonal: in so many, or in panels of so many
+rows if these are more."""
 
 RIDGE_STEPS = 7
 """Ridges that are compared on held-out rows, each ten times the one before."""
@@ -29,17 +36,16 @@ class Problem:
     """What a layer is solved for; ``groups`` of outputs read their own group of inputs only.
 
     Attributes:
-        patches: (rows, in_channels * taps) inputs.
+        inputs: (groups, columns, rows of a block), block by block (``amc.graph.columns``); gone through once,
+            and again for every revision of the targets.
         targets: (rows, out_channels) wanted outputs.
-        weight: present weights of the layer, in its own shape: the solution where data is scarce.
-        groups: of the convolution.
+        weight: (groups, columns, outputs of a group) present weights: the solution where data is scarce.
         intercept: whether a constant may be added to the outputs.
     """
 
-    patches: Tensor
+    inputs: Iterable[Tensor]
     targets: Tensor
     weight: Tensor
-    groups: int
     intercept: bool
 
 
@@ -48,28 +54,13 @@ class HeldOut:
     """Rows that only judge.
 
     Attributes:
-        patches, targets: as in ``Problem``.
+        inputs, targets: as in ``Problem``.
         passed: what errors are measured after: the norm and the activation behind the layer.
     """
 
-    patches: Tensor
+    inputs: Sequence[Tensor]
     targets: Tensor
     passed: Passed
-
-
-def products(left: Tensor, right: Tensor) -> Tensor:
-    """Return left^T right (..., columns, outputs), in float64, of (..., rows, columns or outputs).
-
-    Float32 rows are multiplied in float32, ``CHUNK_ROWS`` at a time, and only summed in float64. That is
-    nearly three times as fast and off by 1e-7 of the largest entry (576 columns, 8,192 rows), a thousandth of
-    the smallest ridge.
-    """
-    shape = (*left.shape[:-2], left.shape[-1], right.shape[-1])
-    total = torch.zeros(shape, dtype=torch.float64, device=left.device)
-    chunks = zip(left.split(CHUNK_ROWS, -2), right.split(CHUNK_ROWS, -2), strict=True)
-    for part, other in chunks:
-        total += part.mT @ other
-    return total
 
 
 def solve_rows(
@@ -80,7 +71,7 @@ def solve_rows(
     revise: Callable[[Tensor], Tensor] | None = None,
     rounds: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Solve ``patches @ W^T + shift = targets`` by least squares.
+    """Solve ``inputs^T W + shift = targets`` by least squares.
 
     Args:
         ridge: pull towards the present weights, relative to the mean input energy of a column; with
@@ -93,16 +84,15 @@ def solve_rows(
         Weights in the shape of ``problem.weight``, and the shift (out_channels,), both float32.
     """
     system = _Normal(problem)
-    right = system.right(problem.targets)
     if held_out is None:
         solver = system.solver(ridge)
-        solution = solver(right)
+        solution = solver(system.right)
     else:
-        solver, solution = _best(system, right, ridge, held_out)
+        solver, solution = _best(system, ridge, held_out)
     if revise is not None:
         for _ in range(rounds):
-            solution = solver(system.right(revise(solution.outputs(system.x))))
-    return solution.weight.mT.reshape(problem.weight.shape), solution.shift.flatten()
+            solution = solver(system.right_for(revise(solution.outputs(problem.inputs))))
+    return solution.weight, solution.shift.flatten()
 
 
 @dataclass(frozen=True)
@@ -112,24 +102,24 @@ class _Solution:
     weight: Tensor
     shift: Tensor
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Return (rows, out_channels) for ``_grouped`` rows."""
-        return (x @ self.weight + self.shift).transpose(0, 1).flatten(1)
+    def outputs(self, inputs: Iterable[Tensor]) -> Tensor:
+        """Return (rows, out_channels) for blocks of inputs (groups, columns, rows)."""
+        found = [x.mT @ self.weight + self.shift for x in inputs]
+        return torch.cat([block.transpose(0, 1).flatten(1) for block in found])
 
 
 _Solver = Callable[[Tensor], _Solution]
 """Right-hand side -> solution."""
 
 
-def _best(system: _Normal, right: Tensor, ridge: float, held_out: HeldOut) -> tuple[_Solver, _Solution]:
+def _best(system: _Normal, ridge: float, held_out: HeldOut) -> tuple[_Solver, _Solution]:
     """Return the solution, and its solver, whose error on the held-out rows is least."""
     wanted = held_out.passed(held_out.targets)
-    x = _grouped(held_out.patches, len(system.x))
     found: tuple[float, _Solver, _Solution] | None = None
     for step in range(RIDGE_STEPS):
         solver = system.solver(ridge * 10**step)
-        solution = solver(right)
-        passed = held_out.passed(solution.outputs(x))
+        solution = solver(system.right)
+        passed = held_out.passed(solution.outputs(held_out.inputs))
         error = float((passed - wanted).square().sum(dtype=torch.float64))
         if found is None or error < found[0]:
             found = error, solver, solution
@@ -138,50 +128,124 @@ def _best(system: _Normal, right: Tensor, ridge: float, held_out: HeldOut) -> tu
 
 
 class _Normal:
-    """Normal equations of a problem, the column of ones first if there is one."""
+    """Normal equations of a problem, the row of the ones first if there is one.
+
+    Attributes:
+        right: the right-hand side (groups, columns, outputs of a group), in float64.
+    """
 
     def __init__(self, problem: Problem) -> None:
-        self.x = _grouped(problem.patches, problem.groups)
-        self._groups, self._rows = problem.groups, len(problem.patches)
+        self._problem = problem
         self._ones = int(problem.intercept)
-        weight = problem.weight
-        self._weight = weight.double().reshape(self._groups, len(weight) // self._groups, -1).mT
-        gram = products(self.x, self.x) / self._rows
+        self._rows = len(problem.targets)
+        groups, size, _ = problem.weight.shape
+        gram = _Sum(groups, self._ones + size, self._ones + size, like=problem.targets)
+        right = self._right_sum(problem.targets)
+        means = problem.targets.new_zeros(groups, size, dtype=torch.float64)
+        for x, y in self._blocks(problem.targets):
+            gram.add_lower(x, self._ones)
+            right.add(x, y)
+            if self._ones:
+                means += x.sum(-1)
+        self._lower = gram.total()
         if self._ones:
-            mean = self._mean(self.x)
-            corner = gram.new_ones(self._groups, 1, 1)
-            gram = torch.cat([torch.cat([corner, mean], -1), torch.cat([mean.mT, gram], -1)], -2)
-        self._gram = gram
+            self._lower[:, 0, 0] = self._rows
+            self._lower[:, 1:, 0] = means
+        self.right = self._with_sum(right.total(), problem.targets)
 
-    def right(self, targets: Tensor) -> Tensor:
-        """Return the right-hand side for targets (rows, out_channels)."""
-        y = _grouped(targets, self._groups)
-        right = products(self.x, y) / self._rows
-        return torch.cat([self._mean(y), right], -2) if self._ones else right
+    def right_for(self, targets: Tensor) -> Tensor:
+        """Return the right-hand side for other targets (rows, out_channels)."""
+        right = self._right_sum(targets)
+        for x, y in self._blocks(targets):
+            right.add(x, y)
+        return self._with_sum(right.total(), targets)
+
+    def _right_sum(self, targets: Tensor) -> _Sum:
+        return _Sum(*self._problem.weight.shape, like=targets)
 
     def solver(self, ridge: float) -> _Solver:
         """Factorise the matrix with a ridge; the solver serves any right-hand side."""
-        gram, ones = self._gram.clone(), self._ones
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)[..., ones:]
+        matrix, ones = self._lower.clone(), self._ones
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)[..., ones:]
         penalty = ridge * diagonal.mean(dim=-1).clamp(min=1e-30)[..., None]
         diagonal += penalty
-        factor, failed = torch.linalg.cholesky_ex(gram)
+        factor, failed = torch.linalg.cholesky_ex(matrix)  # which reads the lower triangle alone
         singular = bool(failed.any())
-        pull = penalty[..., None] * self._weight
+        pull = penalty[..., None] * self._problem.weight.double()
 
         def solve(right: Tensor) -> _Solution:
             pulled = torch.cat([right[..., :ones, :], right[..., ones:, :] + pull], -2)
-            found = torch.linalg.solve(gram, pulled) if singular else torch.cholesky_solve(pulled, factor)
+            found = _solve_lower(matrix, pulled) if singular else torch.cholesky_solve(pulled, factor)
             weight = found[:, ones:].float()
             shift = found[:, :ones].float() if ones else torch.zeros_like(weight[:, :1])
             return _Solution(weight, shift)
 
         return solve
 
-    def _mean(self, values: Tensor) -> Tensor:
-        return values.sum(-2, dtype=torch.float64)[:, None] / self._rows
+    def _blocks(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield blocks of inputs, and their targets (groups, outputs of a group, rows)."""
+        groups, _, outputs = self._problem.weight.shape
+        parted = targets.reshape(len(targets), groups, outputs).permute(1, 2, 0)
+        start = 0
+        for block in self._problem.inputs:
+            for x in block.split(CHUNK_ROWS, -1):
+                end = start + x.shape[-1]
+                yield x, parted[..., start:end]
+                start = end
+
+    def _with_sum(self, side: Tensor, targets: Tensor) -> Tensor:
+        if not self._ones:
+            return side
+        sums = torch.stack([part.sum(0) for part in targets.split(SUMMED_ROWS)])
+        return torch.cat([sums.sum(0, dtype=torch.float64).view(len(side), 1, -1), side], -2)
 
 
-def _grouped(rows: Tensor, groups: int) -> Tensor:
-    """(rows, groups * n) -> (groups, rows, n), copied: every product would do it again."""
-    return rows.reshape(len(rows), groups, -1).transpose(0, 1).contiguous()
+class _Sum:
+    """A sum of products of blocks of rows: in their own precision over ``CHUNK_ROWS``, beyond in float64.
+
+    Products in float32 are several times as fast, and off by 2e-7 of the largest entry (576 columns, 8,192
+    rows), a thousandth of the smallest ridge.
+
+    Args:
+        shape: (groups, columns, columns or outputs).
+        like: rows, for the precision and the device.
+    """
+
+    def __init__(self, *shape: int, like: Tensor) -> None:
+        self._part = like.new_zeros(shape)
+        self._total: Tensor | None = None
+        self._rows = 0
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ right^T`` of (groups, columns, rows) and (groups, outputs, rows)."""
+        self._make_room(left.shape[-1])
+        self._part.baddbmm_(left, right.mT)
+
+    def add_lower(self, rows: Tensor, first: int) -> None:
+        """Add the lower triangle of ``rows @ rows^T``, from row and column ``first`` on.
+
+        Some of what lies above the diagonal is left out.
+        """
+        self._make_room(rows.shape[-1])
+        size = rows.shape[1]
+        height = min(WIDEST, -(-size // PANELS))
+        for start in range(0, size, height):
+            end = min(start + height, size)
+            part = self._part[:, first + start : first + end, first : first + end]
+            part.baddbmm_(rows[:, start:end], rows[:, :end].mT)
+
+    def total(self) -> Tensor:
+        """Return the sum, in float64."""
+        return self._part.double() if self._total is None else self._total.add_(self._part)
+
+    def _make_room(self, rows: int) -> None:
+        if self._rows and self._rows + rows > CHUNK_ROWS:
+            self._total = self.total()
+            self._part.zero_()
+            self._rows = 0
+        self._rows += rows
+
+
+def _solve_lower(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a symmetric system of which the lower triangle is given."""
+    return torch.linalg.solve(matrix.tril() + matrix.tril(-1).mT, right)

@@ -16,9 +16,6 @@ from amc.errors import AmcError, first_line, out_of_memory
 from amc.models import OptionAShortcut
 from amc.scoring.flatten import output_tensors
 
-Values = dict[fx.Node, list[Any]]
-"""Results of operations, for every block of images."""
-
 ROUNDING = 1e-4
 """Difference that rounding may make between a network and its trace, relative to the largest output."""
 

@@ -11,7 +11,7 @@ pruned network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,14 +21,16 @@ from torch import Tensor, fx, nn
 
 from amc.cutting.modules import Keep
 from amc.cutting.slicing import Cut
+from amc.graph.columns import Taps, columns, taps_of
 from amc.graph.layers import plain_norm
-from amc.graph.unfolding import block_patches, block_positions, block_rows, why_not_linear
+from amc.graph.unfolding import block_positions, block_rows, why_not_linear
 from amc.models import OptionAShortcut
 from amc.refit.activations import Bounds, bounds_after
 from amc.refit.calls import Calls
 from amc.refit.images import Progress, RefitImages
 from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select, tied_layers
-from amc.refit.operations import Operations, Values, addend, calls_of, norm_node, trace_operations
+from amc.refit.operations import Operations, addend, calls_of, norm_node, trace_operations
+from amc.refit.walk import Plan, Walk, make_plan
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class _Target:
 
     Attributes:
         chosen: (blocks, P) sampled output positions (``amc.graph.unfolding.block_positions``).
+        taps: where their inputs lie, block by block.
         rows: (N * P, out) dense outputs there.
         norm: name of the batch norm's module that alone reads the output, if there is one.
         branch: node whose value is added to the output (after the norm), if it can carry an error.
@@ -45,6 +48,7 @@ class _Target:
     """
 
     chosen: Tensor
+    taps: Sequence[Taps]
     rows: Tensor
     norm: str | None
     branch: str | None = None
@@ -79,6 +83,7 @@ class TracedRefit:
         self._images = images
         self._targets: dict[str, _Target] = {}
         self._repeated: dict[str, str | None] = {}
+        self._reached: set[str] = set()
         self._record(positions_per_image, torch.Generator().manual_seed(seed), progress)
         self._calls: Calls | None = None
         if self._repeated:
@@ -98,11 +103,20 @@ class TracedRefit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the traced graph out, which does not travel to other processes but is quickly made again."""
-        return {name: value for name, value in vars(self).items() if name != "_operations"}
+        made_again = ("_operations", "_plan", "_plain_plan")
+        return {name: value for name, value in vars(self).items() if name not in made_again}
 
     @cached_property
     def _operations(self) -> Operations:
         return trace_operations(self._dense, self._images.few)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self._operations, self._dense, folded=True)
+
+    @cached_property
+    def _plain_plan(self) -> Plan:
+        return make_plan(self._operations, self._dense, folded=False)
 
     @torch.no_grad()
     def __call__(
@@ -122,27 +136,30 @@ class TracedRefit:
         """
         self._operations.prove(pruned, self._images.few)
         modules = dict(pruned.named_modules())
-        altered: set[str] = set()
         done: set[str] = set()
         refitted = len(self._targets)
-        for node, values in self._walk(pruned, modules, progress, carried_out=False):
+        walk = Walk(self._plain_plan if reestimate_norms else self._plan, pruned, self._images.blocks)
+        for place, node in enumerate(self._operations.nodes):
             module = modules.get(str(node.target)) if node.op == "call_module" else None
-            if module is not None and node.target in self._repeated and node.target not in done:
-                done.add(str(node.target))  # its first call, before any value depends on its weights
-                refitted += self._refit_calls(pruned, str(node.target), cut, ridge, reestimate_norms)
-            if not any(source.name in altered for source in node.all_input_nodes):
-                if self._differs(node):
-                    altered.add(node.name)
-                continue
-            altered.add(node.name)
-            if module is None or node.target in self._repeated:
-                continue
-            if reestimate_norms and isinstance(module, nn.BatchNorm2d):
-                reestimate(module, [values[node.all_input_nodes[0]]])
+            if module is not None and node.target in self._repeated:
+                if node.target not in done:  # its first call, before any value depends on its weights
+                    self._advance(walk, place, progress)
+                    done.add(str(node.target))
+                    refitted += self._refit_calls(pruned, str(node.target), cut, ridge, reestimate_norms)
             elif node.name in self._targets:
                 assert isinstance(module, nn.Conv2d | nn.Linear)
-                self._refit(node, module, pruned, values, cut.keeps, ridge, activation_rounds)
+                self._advance(walk, place, progress)
+                self._refit(node, module, pruned, walk, cut.keeps, ridge, activation_rounds)
+            elif reestimate_norms and isinstance(module, nn.BatchNorm2d) and node.name in self._reached:
+                self._advance(walk, place, progress)
+                reestimate(module, [walk.values(node.all_input_nodes[0])])
         return refitted
+
+    @staticmethod
+    def _advance(walk: Walk, place: int, progress: Progress) -> None:
+        count = walk.until(place)
+        if progress is not None:
+            progress(count)
 
     def _refit_calls(
         self, pruned: nn.Module, name: str, cut: Cut, ridge: float, reestimate_norms: bool
@@ -157,86 +174,60 @@ class TracedRefit:
             self._calls.reestimate(pruned, name)
         return False
 
-    def _walk(
-        self, root: nn.Module, modules: Mapping[str, nn.Module], progress: Progress, *, carried_out: bool
-    ) -> Iterator[tuple[fx.Node, Values]]:
-        """Run the graph, every operation on all blocks of images before the next.
-
-        Yields:
-            Every operation, before or after it is ``carried_out``, with the values that are alive.
-        """
-        last_use = {source: node for node in self._operations.nodes for source in node.all_input_nodes}
-        blocks_of_images = self._images.blocks
-        values: Values = {}
-        for node in self._operations.nodes:
-            if node.op == "placeholder":
-                values[node] = [block.clone() for block in blocks_of_images]  # the network may work in place
-                continue
-            if not carried_out:
-                yield node, values
-            inputs = {source: values[source] for source in node.all_input_nodes}
-            values[node] = [
-                self._operations.call(
-                    node, {source: blocks[place] for source, blocks in inputs.items()}, root, modules
-                )
-                for place in range(len(blocks_of_images))
-            ]
-            if carried_out:
-                yield node, values
-            for source in node.all_input_nodes:
-                if last_use[source] is node:
-                    del values[source]
-            if progress is not None:
-                progress(1)
-
     @torch.no_grad()
     def _record(self, positions: int, generator: torch.Generator, progress: Progress) -> None:
         """Run the dense network and keep what its layers deliver."""
         modules = dict(self._dense.named_modules())
         tied = tied_layers(self._dense)
         altered: set[str] = set()
-        for node, values in self._walk(self._dense, modules, progress, carried_out=True):
+        walk = Walk(self._plain_plan, self._dense, self._images.blocks)
+        for place, node in enumerate(self._operations.nodes):
             reached = any(source.name in altered for source in node.all_input_nodes)
             module = modules.get(str(node.target)) if node.op == "call_module" else None
             if reached or self._differs(node):
                 altered.add(node.name)
+            if reached:
+                self._reached.add(node.name)
             if not reached or not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 continue
             if len(calls_of(node)) > 1:
                 norm = norm_node(node, modules)
                 self._repeated[str(node.target)] = str(norm.target) if norm else None
             elif not isinstance(module, nn.BatchNorm2d) and node.target not in tied:
-                inputs = values[node.all_input_nodes[0]]
-                if (
-                    why_not_linear(module, inputs[0][:1].shape) is None
-                ):  # else its weight is not what it seems
+                self._advance(walk, place, progress)
+                inputs = walk.values(node.all_input_nodes[0])
+                # If it is no plain product, its weight is not what it seems.
+                if why_not_linear(module, inputs[0][:1].shape) is None:
                     chosen = block_positions(module, inputs, positions, generator)
-                    self._targets[node.name] = self._target(node, modules, values, altered, chosen)
+                    taps = [taps_of(module, *block) for block in zip(inputs, chosen, strict=True)]
+                    self._advance(walk, place + 1, progress)
+                    self._targets[node.name] = self._target(node, modules, walk, altered, chosen, taps)
 
     def _target(
         self,
         node: fx.Node,
         modules: Mapping[str, nn.Module],
-        values: Values,
+        walk: Walk,
         altered: set[str],
         chosen: Tensor,
+        taps: Sequence[Taps],
     ) -> _Target:
         norm = norm_node(node, modules)
         name = str(norm.target) if norm else None
         module = modules[str(node.target)]
-        output = values[node]
+        output = walk.values(node)
         rows = block_rows(module, output, chosen)
         tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
-            return _Target(chosen, rows, name)  # an activation in it: nothing is seen through it
+            return _Target(chosen, taps, rows, name)  # an activation in it: nothing is seen through it
         other = addend(tail)
         if other is None:
-            return _Target(chosen, rows, name, bounds=bounds_after(tail, modules))
-        value = values.get(other)
-        if other.name not in altered or value is None or not _alike(value[0], output[0]):
-            return _Target(chosen, rows, name)
+            return _Target(chosen, taps, rows, name, bounds=bounds_after(tail, modules))
+        if other.name not in altered or not walk.alive(other) or not _alike(walk.values(other)[0], output[0]):
+            return _Target(chosen, taps, rows, name)
         bounds = bounds_after(next(iter(tail.users)), modules)
-        return _Target(chosen, rows, name, other.name, block_rows(module, value, chosen), bounds)
+        branch_rows = block_rows(module, walk.values(other), chosen)
+        return _Target(chosen, taps, rows, name, other.name, branch_rows, bounds)
 
     def _differs(self, node: fx.Node) -> bool:
         """Whether an operation may give other results in a pruned network for the same input."""
@@ -250,7 +241,7 @@ class TracedRefit:
         node: fx.Node,
         module: nn.Conv2d | nn.Linear,
         pruned: nn.Module,
-        values: Values,
+        walk: Walk,
         keeps: Mapping[str, Keep],
         ridge: float,
         activation_rounds: int,
@@ -264,14 +255,15 @@ class TracedRefit:
         scale, offset = plain if norm is None else norm.affine()
         rows = select(target.rows, outputs)
         if target.branch is not None and target.branch_rows is not None:
-            value = next(value for source, value in values.items() if source.name == target.branch)
-            branch = block_rows(module, value, target.chosen)
+            other = next(each for each in self._operations.nodes if each.name == target.branch)
+            branch = block_rows(module, walk.values(other), target.chosen)
             error = select(target.branch_rows, outputs) - branch
             rows = rows + error * torch.where(scale == 0, scale, 1 / scale)
             offset = offset + branch
-        patches = block_patches(module, values[node.all_input_nodes[0]], target.chosen)
+        blocks = zip(walk.values(node.all_input_nodes[0]), target.taps, strict=True)
+        inputs = (columns(module, *block) for block in blocks)
         fit = len(rows) - self._images.held_out * (len(rows) // len(self._images))
-        samples = Samples(patches, rows, scale, offset.expand_as(rows), fit, target.bounds)
+        samples = Samples(inputs, rows, scale, offset.expand_as(rows), fit, target.bounds)
         refit_layer(module, samples, norm, ridge=ridge, rounds=activation_rounds)
 
 

@@ -1,7 +1,8 @@
 """Cost of an episode: ``python -m experiments.benchmark search --model mobilenet_v1 --resolution 32``.
 
-The CPU seconds of one episode are split into building the candidate, its forward pass, scoring, and the agent
-with the rest. Beside them stands the pure forward pass of the same networks, interleaved in the same process.
+The CPU seconds of one episode are split into building the candidate, its refit in sequence (where
+``--sequential-images`` asks for one), its forward pass, scoring, and the agent with the rest. Beside them
+stands the pure forward pass of the same networks, interleaved in the same process.
 ``--reference`` also times the official procedure of AMC, rewritten after its code: zero-masked weights at
 full cost, and a scikit-learn least-squares solve on raw features for every layer of every episode.
 """
@@ -34,12 +35,13 @@ from amc.graph.unfolding import layer_patches, layer_rows, sample_positions
 from amc.models import ModelSpec, build
 from amc.refit.moments import refit_layers
 from amc.result import Evaluation
-from amc.scoring.precision import PRECISIONS
+from amc.scoring.precision import AUTO, PRECISIONS, chosen_precision
 from amc.scoring.run import outputs
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
 
 CLASSES = {True: 10, False: 1000}
+PARTS = ("build", "refit", "forward", "scoring", "agent_and_rest")
 
 
 class _Timed:
@@ -58,12 +60,20 @@ class _Timed:
         evaluator.prepare()
         start = time.process_time()
         with evaluator.builder.network(widths) as model:
-            build = time.process_time() - start
+            built = time.process_time() - start
             forward, found = _cpu_seconds(lambda: outputs(model, images, size))
             own = copy.deepcopy(model)
         scoring, evaluation = _cpu_seconds(lambda: evaluator.judge(widths, found))
         pure, _ = _cpu_seconds(lambda: _forward(own, images, size))
-        self.rows.append({"build": build, "forward": forward, "scoring": scoring, "pure_forward": pure})
+        row = {"build": built, "refit": 0.0, "forward": forward, "scoring": scoring, "pure_forward": pure}
+        row["beside"] = pure
+        if evaluator.builder.settings.sequential_images:  # building again, without the refit
+            row["build"], _ = _cpu_seconds(
+                lambda: evaluator.builder.pruned_model(evaluator.builder.cut(widths))
+            )
+            row["refit"] = built - row["build"]
+            row["beside"] += row["build"]
+        self.rows.append(row)
         return evaluation
 
 
@@ -87,12 +97,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model = build(spec, trust_dotted_path=True).eval()
     images = torch.randn(options.images, *shape)
     labels = torch.randint(0, CLASSES[small], (options.images,))
-    calibration = torch.randn(options.calibration, *shape)
+    calibration = torch.randn(max(options.calibration, options.sequential_images), *shape)
     unlabelled = LabelledImages(calibration, torch.zeros(len(calibration), dtype=torch.long))
     graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
 
     start = time.process_time()
-    settings = CandidateSettings(batch_size=options.batch_size, precision=options.precision)
+    precision = chosen_precision(options.precision, torch.device("cpu"))
+    settings = CandidateSettings(
+        batch_size=options.batch_size,
+        precision=precision,
+        positions_per_image=options.positions,
+        sequential_images=options.sequential_images,
+        reestimate_norms=options.reestimate_norms,
+    )
     evaluator = channel_evaluator(model, graph, unlabelled, LabelledImages(images, labels), settings)
     evaluator.prepare()
     one_off = time.process_time() - start
@@ -104,7 +121,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "images": options.images,
         "batch_size": options.batch_size,
         "threads": options.threads,
-        "precision": options.precision,
+        "precision": precision,
+        "sequential_images": options.sequential_images,
+        "positions_per_image": options.positions,
         "seed": options.seed,
         "groups": len(graph.groups),
         "torch": torch.__version__,
@@ -142,17 +161,21 @@ def _time_episodes(
     bar.close()
     rows = []
     for total, row in zip(totals[1:], timed.rows[1:], strict=True):  # the first warms up
-        own = total - row["pure_forward"]
-        rest = own - row["build"] - row["forward"] - row["scoring"]
-        rows.append({**row, "episode": own, "agent_and_rest": rest})
+        own = total - row["beside"]
+        evaluation = row["build"] + row["refit"] + row["forward"]
+        rest = own - evaluation - row["scoring"]
+        rows.append({**row, "episode": own, "evaluation": evaluation, "agent_and_rest": rest})
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     ratios = sorted(row["episode"] / row["pure_forward"] for row in rows)
     return {
         "episodes": len(rows),
         "cpu_seconds_per_episode": median["episode"],
-        "split": {name: median[name] for name in ("build", "forward", "scoring", "agent_and_rest")},
+        "split": {name: median[name] for name in PARTS},
         "pure_forward_cpu_seconds": median["pure_forward"],
         "ratio_to_pure_forward": statistics.median(ratios),
+        "evaluation_to_pure_forward": statistics.median(
+            row["evaluation"] / row["pure_forward"] for row in rows
+        ),
         "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
     }
 
@@ -251,7 +274,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=int, default=500, help="calibration images")
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the candidates")
+    parser.add_argument(
+        "--precision", choices=(*PRECISIONS, AUTO), default="float32", help="of the candidates"
+    )
+    parser.add_argument(
+        "--sequential-images", type=int, default=0, help="images that refit every candidate in sequence"
+    )
+    parser.add_argument("--positions", type=int, default=16, help="output positions sampled from each image")
+    parser.add_argument("--reestimate-norms", action="store_true", help="new batch-norm statistics")
     parser.add_argument("--macs-ratio", type=float, default=0.5)
     parser.add_argument("--round-to", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)

@@ -15,7 +15,6 @@ from amc.cutting.slicing import SlicePlan
 from amc.graph.trace import trace
 from amc.graph.unfolding import (
     POSITION_BLOCK,
-    block_patches,
     block_positions,
     block_rows,
     layer_patches,
@@ -202,7 +201,7 @@ def test_blocks_of_images_have_positions_of_their_own_and_rows_stay_image_by_ima
     chosen = block_positions(layer, blocks, 7, torch.Generator().manual_seed(0))
     assert chosen.shape == (3, 7)
     assert len({tuple(own.tolist()) for own in chosen}) == 3
-    patches = block_patches(layer, blocks, chosen)
+    patches = torch.cat([layer_patches(layer, *block) for block in zip(blocks, chosen, strict=True)])
     rows = block_rows(layer, layer(images).split(POSITION_BLOCK), chosen)
     torch.testing.assert_close(patches @ layer.weight.flatten(1).T + layer.bias, rows, atol=1e-5, rtol=1e-5)
     last = layer_rows(layer, layer(images[-5:]), chosen[2])

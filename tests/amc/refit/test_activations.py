@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from amc.refit.activations import RELU, RELU6, Bounds, bounds_after, revision
-from amc.refit.least_squares import Problem, solve_rows
+from tests.amc.refit.test_least_squares import solve
 
 
 def counted(got, wanted, bounds):
@@ -29,8 +29,8 @@ def test_every_round_lowers_the_error_that_counts(bounds, groups):
     scale, offset = torch.tensor([1.0, -2.0, 0.5, 1.0, -1.0, 0.0]), torch.linspace(-1, 1, 6)
     errors = []
     for rounds in range(6):
-        solved, shift = solve_rows(
-            Problem(patches, rows, weight, groups, intercept=True), ridge=0.0,
+        solved, shift = solve(
+            patches, rows, weight, groups, ridge=0.0,
             revise=revision(rows, scale, offset, bounds), rounds=rounds,
         )  # fmt: skip
         outputs = F.conv2d(patches[..., None, None], solved, shift, groups=groups).flatten(1)
