@@ -22,11 +22,13 @@ Agents = Mapping[str, Sequence[Result]]
 """The runs of every agent, by its name."""
 
 COLORS = {
-    "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999",
-    "netadapt": "#56b4e9", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
+    "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999", "netadapt": "#56b4e9",
+    "ddpg_paper": "#cc79a7", "thompson": "#f0e442", "greedy": "#000000", "uniform": "#b07d2b",
 }  # fmt: skip
 """Okabe and Ito's colours, which the colour-blind can distinguish; other agents are grey."""
 OTHER = "#777777"
+LONG, WINDOW = 200, 20
+"""Episodes from which on a search's returns are drawn too, and how many are averaged."""
 _STYLE = {"font.size": 9, "grid.color": "#e3e6eb", "legend.fontsize": 8}
 
 
@@ -72,7 +74,10 @@ def _accuracies(results: Sequence[Result], network: str) -> tuple[list[float], l
 
 
 def _draw_returns(axes: Axes, agents: Agents) -> None:
-    """Draw the best return so far against episodes: mean and range over the seeds."""
+    """Draw the best return so far against episodes: mean and range over the seeds.
+
+    Of long searches also the return itself, as in AMC's figures: the mean of ``WINDOW`` episodes and seeds.
+    """
     for name, results in agents.items():
         curves = [curve for result in results if (curve := best_so_far(result.episodes))]
         if not curves:
@@ -86,11 +91,24 @@ def _draw_returns(axes: Axes, agents: Agents) -> None:
         axes.plot(numbers, np.nanmean(table, axis=1), color=_color(name), label=f"{name} ({len(curves)})")
         low, high = np.nanmin(table, axis=1), np.nanmax(table, axis=1)
         axes.fill_between(numbers, low, high, color=_color(name), alpha=0.15, lw=0)
-    axes.set_title("best return so far: mean and range over the seeds (their number)", fontsize=9)
+        if len(table) >= LONG:
+            means = smoothed([[e["return"] for e in result.episodes] for result in results])
+            axes.plot(np.arange(len(means)) + WINDOW, means, color=_color(name), lw=0.9, ls=":")
+    title = "best return so far: mean and range over the seeds (their number)"
+    long = any(len(result.episodes) >= LONG for results in agents.values() for result in results)
+    axes.set_title(title + (f"; dotted: return, mean of {WINDOW}" if long else ""), fontsize=9)
     axes.set_xlabel("episodes")
     axes.set_ylabel("return on the search's images")
     if axes.lines:
         axes.legend(loc="lower right")
+
+
+def smoothed(returns: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return the moving mean over ``WINDOW`` episodes of the mean over seeds; the shortest search counts."""
+    shortest = min(map(len, returns))
+    mean = np.mean([own[:shortest] for own in returns], axis=0)
+    found: np.ndarray = np.convolve(mean, np.ones(WINDOW) / WINDOW, mode="valid")
+    return found
 
 
 def best_so_far(episodes: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -12,7 +12,7 @@ import conf
 from amc.strategy import Strategy
 from experiments.reproduce import tables as reproduced
 from experiments.reproduce.__main__ import main, write_strategies
-from experiments.reproduce.figures import best_so_far
+from experiments.reproduce.figures import WINDOW, best_so_far, smoothed
 from experiments.reproduce.origins import not_run
 from experiments.reproduce.paper import paper_rows
 from experiments.reproduce.records import merged
@@ -306,3 +306,10 @@ def test_the_best_so_far_ignores_networks_over_the_budget():
     first, *others = best_so_far(episodes)
     assert first != first
     assert others == [1, 1, 1, 2]
+
+
+def test_returns_are_averaged_over_seeds_and_a_window():
+    returns = [[float(place) for place in range(30)], [float(place) + 2.0 for place in range(31)]]
+    found = smoothed(returns)
+    assert len(found) == 30 - WINDOW + 1
+    assert found[0] == pytest.approx(sum(range(WINDOW)) / WINDOW + 1.0)
