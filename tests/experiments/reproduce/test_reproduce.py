@@ -21,7 +21,7 @@ from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits
 from tests.experiments.helpers import SMALL, done, read_lines, workspace
 
-SLUG = "resnet20_fake_macs50_accuracy_val32"
+SLUG = "resnet20_fake_macs50_likeness_val32"
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path
         line for line in tables(by_job(read_results([copy])), "random").splitlines() if line.startswith("## ")
     ]
     assert sorted(head.rpartition(", ")[2] for head in heads) == [
-        "judged by accuracy on 32 images",
-        "judged by accuracy on 32 images after a refit on 16",
+        "judged by likeness on 32 images",
+        "judged by likeness on 32 images after a refit on 16",
     ]
 
 
@@ -90,7 +90,7 @@ def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     places = "data:\n  search_val_dir: photos\n  test: photos\n"
     config.write_text(config.read_text().replace("data:\n", places, 1).replace("  test: 32\n", ""))
     (result,) = read_results([copy])
-    assert result.job[-1] == "judged by accuracy on 32 images, which are the test images too"
+    assert result.job[-1] == "judged by likeness on 32 images, which are the test images too"
 
 
 def test_runs_of_earlier_releases_have_their_own_table(runs, tmp_path):
@@ -100,7 +100,7 @@ def test_runs_of_earlier_releases_have_their_own_table(runs, tmp_path):
     config.write_text(older.replace("  measured_images: 64\n", "").replace("  fit: scale\n", ""))
     (result,) = read_results([copy])
     settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`, `budget.fit=cut`"
-    assert result.job[-1] == f"judged by accuracy on 32 images, with {settings}"
+    assert result.job[-1] == f"judged by likeness on 32 images, with {settings}"
     assert result.slug.endswith("_rounds0_measured0_cut")
 
 
