@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,11 +14,12 @@ from amc.errors import AmcError, SettingError
 from amc.models.checkpoint import state_digest
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, weight_grid
-from amc.quantization.layers import has_plain_padding
+from amc.quantization.layers import HalfPrecision, has_plain_padding
+from amc.quantization.program import Site
 from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_error
 from amc.quantization.sensitivity import Sensitivity, sensitivities
 from amc.quantization.settings import INTEGER, LEAST_IMAGES, QuantizeSettings
-from amc.quantization.simulation import HalfPrecision, Program, Site, assemble, program_of
+from amc.quantization.simulation import Program, assemble, program_of
 
 _BATCH = 50
 _BIAS_STEPS = 2**30
@@ -74,7 +75,11 @@ def quantize(
     progress("export")
     shape = (images.shape[1], images.shape[2], images.shape[3])
     program, reason = program_of(model, shape)
-    notes = [f"only inputs and weights of layers are quantized, as it cannot be exported: {reason}"] if reason else []
+    notes = (
+        [f"only inputs and weights of layers are quantized, as it cannot be exported: {reason}"]
+        if reason
+        else []
+    )
     found: tuple[Sensitivity, ...] = ()
     sites, left = _chosen(program, settings)
     if settings.sensitivity_images and sites:
@@ -86,7 +91,9 @@ def quantize(
     elif settings.tolerance is not None:
         raise SettingError("quantize.tolerance needs quantize.sensitivity_images over 0")
     if not sites:
-        raise AmcError("no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear")
+        raise AmcError(
+            "no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear"
+        )
     quantized = {site.name for site in sites}
     activations: tuple[Activation, ...] = ()
     if settings.method == "static_int8":
@@ -193,7 +200,9 @@ def _tensors(
     if empty := int((weight == 0).all(1).sum()):
         notes.append(f"layer {site.name!r} has {empty} channels whose weights are all zero")
     if inputs is None and settings.rounding == "moments":
-        notes.append(f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest")
+        notes.append(
+            f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
+        )
     grid = weight_grid(weight, settings.weight_bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:
         # Integer biases are of 32 bits: a channel of tiny weights gets a coarser scale, or its bias overflows.
@@ -227,8 +236,3 @@ def _stored(
         yield "bias", (bias.double() / (own * step).double()).round().to(torch.int32)
     elif bias is not None:
         yield "bias", bias
-
-
-def kept_float(quantization: Quantization) -> Mapping[str, str]:
-    """Return the layers that stay float, with the reason."""
-    return {each.name: each.reason for each in quantization.left_float}

@@ -30,18 +30,18 @@ class WeightGrid:
     largest: int
     block: int
 
-    def wide(self, inputs: int) -> Tensor:
+    def wide(self) -> Tensor:
         """Return the scale of every weight, (channels, inputs)."""
-        return self.scale.repeat_interleave(self.block, dim=1)[:, :inputs]
+        return self.scale.repeat_interleave(self.block, dim=1)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Return the integers (channels, inputs), as int8, next to a float matrix."""
-        wide = self.wide(weight.shape[1]).to(weight.dtype)
+        wide = self.wide().to(weight.dtype)
         return (weight / wide).round().clamp(-self.largest, self.largest).to(torch.int8)
 
     def values(self, integers: Tensor) -> Tensor:
         """Return the float32 weights of integers (channels, inputs)."""
-        return integers * self.wide(integers.shape[1])
+        return integers * self.wide()
 
 
 def weight_grid(weight: Tensor, bits: int, block: int, *, least_error: bool) -> WeightGrid:
@@ -49,16 +49,14 @@ def weight_grid(weight: Tensor, bits: int, block: int, *, least_error: bool) -> 
 
     Args:
         bits: integers are at most ``2 ** (bits - 1) - 1`` in size.
-        block: inputs that share a scale; 0 for all.
+        block: inputs that share a scale; 0 for all, as for layers whose inputs it does not divide: runtimes
+            refuse blocks of unequal size.
         least_error: whether the range has the least squared error; else it covers all weights.
     """
     channels, inputs = weight.shape
-    size = min(block or inputs, inputs)
+    size = block if block and inputs % block == 0 else inputs
     largest = 2 ** (bits - 1) - 1
-    blocks = -(-inputs // size)
-    padded = weight.double().new_zeros(channels, blocks * size)
-    padded[:, :inputs] = weight
-    parts = padded.reshape(channels, blocks, size)
+    parts = weight.double().reshape(channels, inputs // size, size)
     top = parts.abs().amax(-1)
     scale = top / largest
     if least_error:

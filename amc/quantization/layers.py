@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from amc.quantization.operators import dequantize, dynamic_conv2d, dynamic_linea
 
 Quantizable = nn.Conv2d | nn.Linear
 """Layers whose weights are quantized."""
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Methods without integers."""
 
 
 class RoundTrip(nn.Module):
@@ -120,6 +123,31 @@ class DynamicLayer(nn.Module):
             assert isinstance(layer, nn.Conv2d)
             found = dynamic_conv2d(values, *own, layer.stride, _pixels(layer), layer.dilation, layer.groups)
         return found
+
+
+class HalfPrecision(nn.Module):
+    """A network that computes in 16-bit floats; its input and output are float32.
+
+    Args:
+        model: a network that maps one tensor to one tensor; it is copied.
+        method: ``fp16`` or ``bf16``.
+    """
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.dtype = TYPES[method]
+        self.model = copy.deepcopy(model).to(self.dtype)
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the output for images (N, C, H, W)."""
+        found = self.model(images.to(self.dtype))
+        return found.float() if isinstance(found, Tensor) else found
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Return whether a network computes as a quantized one does."""
+    kinds = IntegerLayer | DynamicLayer | RoundTrip | HalfPrecision
+    return any(isinstance(each, kinds) for each in model.modules())
 
 
 def applied(layer: nn.Module, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from amc.quantization import operators
-from amc.quantization.layers import DynamicLayer, IntegerLayer, RoundTrip
+from amc.quantization.layers import IntegerLayer, RoundTrip
 
 if TYPE_CHECKING:
     import onnx
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 _BLOCKS_SINCE = 21
 """First version of the operators with blocks of weights that share a scale, and with 4-bit integers."""
 _LARGEST_4_BITS = 7
-
-
-def is_quantized(model: nn.Module) -> bool:
-    """Return whether a network computes with the operators of quantized networks."""
-    return any(isinstance(each, IntegerLayer | DynamicLayer | RoundTrip) for each in model.modules())
 
 
 def least_opset(model: nn.Module) -> int | None:
@@ -58,7 +53,14 @@ def translations() -> Mapping[Any, Callable[..., Any]]:
         return opset18.Reshape(flat, opset18.Constant(value_ints=list(shape)))
 
     def dynamic_conv2d(
-        values: Any, integers: Any, scale: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+        values: Any,
+        integers: Any,
+        scale: Any,
+        bias: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
     ) -> Any:
         whole, step, zero = opset18.DynamicQuantizeLinear(values)
         sums = opset18.ConvInteger(
@@ -86,6 +88,17 @@ def translations() -> Mapping[Any, Callable[..., Any]]:
     return {getattr(library, each.__name__).default: each for each in written}
 
 
+def slim(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop where in the source each operator comes from, in place: small networks would be half of that."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for each in (*proto.graph.value_info, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        del each.metadata_props[:]
+    del proto.graph.value_info[:]
+    return proto
+
+
 def packed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Store weights of at most 4 bits as such, two in a byte, in place; see ``packs``."""
     import numpy as np
@@ -99,9 +112,6 @@ def packed(proto: onnx.ModelProto) -> onnx.ModelProto:
         if values.size and np.abs(values).max() <= _LARGEST_4_BITS:
             small = helper.make_tensor(tensor.name, TensorProto.INT4, values.shape, values.flatten())
             tensor.CopyFrom(small)
-    kept = [each for each in proto.graph.value_info if each.name not in weights]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
     return proto
 
 

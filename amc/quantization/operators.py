@@ -41,8 +41,7 @@ def dequantize(integers: Tensor, scale: Tensor, block: int, shape: Sequence[int]
     """
     if not block:
         return integers * scale.reshape(-1, *[1] * (integers.ndim - 1))
-    wide = scale.repeat_interleave(block, dim=1)[:, : integers.shape[1]]
-    return (integers * wide).reshape(tuple(shape))
+    return (integers * scale.repeat_interleave(block, dim=1)).reshape(tuple(shape))
 
 
 @torch.library.custom_op("amc::dynamic_conv2d", mutates_args=())

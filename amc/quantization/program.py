@@ -120,9 +120,7 @@ class GraphProgram:
             return linear(weight, bias)
         return conv(weight, bias, [given[key] for key in ("stride", "padding", "dilation", "groups")])
 
-    def _folded(
-        self, weight: Tensor, bias: Tensor | None, norm: fx.Node
-    ) -> tuple[Tensor, Tensor] | None:
+    def _folded(self, weight: Tensor, bias: Tensor | None, norm: fx.Node) -> tuple[Tensor, Tensor] | None:
         gain, offset, mean, variance = (self._stored(each) for each in norm.args[1:5])
         if mean is None or variance is None or [user.args[1:] for user in norm.users] != [(0,)]:
             return None

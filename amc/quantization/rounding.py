@@ -103,7 +103,7 @@ def by_moments(weight: Tensor, grid: WeightGrid, inputs: Inputs) -> Tensor:
     # Row i of this factor is how the inputs after i make up for an error at i.
     factor = torch.linalg.cholesky(inverse, upper=True)
     left = weight.double().reshape(groups, -1, size).clone()
-    wide = grid.wide(weight.shape[1]).double().reshape(groups, -1, size)
+    wide = grid.wide().double().reshape(groups, -1, size)
     integers = torch.zeros_like(left)
     for start in range(0, size, _BLOCK):
         end = min(start + _BLOCK, size)
@@ -117,8 +117,6 @@ def by_moments(weight: Tensor, grid: WeightGrid, inputs: Inputs) -> Tensor:
             left[..., column:end] -= error[..., None] * factor[:, None, column, column:end]
         left[..., end:] -= errors @ factor[:, start:end, end:]  # all columns of the block at once
     return integers.reshape(weight.shape).to(torch.int8)
-
-
 
 
 def mean_error(weight: Tensor, rounded: Tensor, inputs: Inputs) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from amc.quantization.grids import weight_grid
 from amc.quantization.layers import IntegerLayer
+from amc.quantization.program import Site
 from amc.quantization.settings import QuantizeSettings
-from amc.quantization.simulation import Program, Site
+from amc.quantization.simulation import Program
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness
 

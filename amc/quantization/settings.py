@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from amc.errors import SettingError, did_you_mean
 
 METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only")
-"""``dynamic_int8`` measures the range of each input at run time, ``static_int8`` once, on calibration images."""
+"""``dynamic_int8`` measures the range of an input in every call, ``static_int8`` once, on calibration images."""
 INTEGER = frozenset({"dynamic_int8", "static_int8", "weight_only"})
 """Methods whose weights are integers."""
 WEIGHT_BITS = (8, 7, 6, 4, 3, 2)
@@ -25,7 +25,7 @@ class QuantizeSettings:
         method: one of ``METHODS``.
         weight_bits: one of ``WEIGHT_BITS``, for methods with integer weights.
         group: inputs of an output channel (channels times taps of the kernel) that share a scale, for
-            ``weight_only``; 0 gives each output channel one scale.
+            ``weight_only``; 0, or a number that does not divide a layer's inputs, gives one a channel.
         ranges: range of an activation: all values, a percentile of them, or the one with the least squared
             error. The range of a weight covers all its values, or with ``mse`` has the least squared error.
         percentile: share of the values, in percent, that ``ranges=percentile`` keeps.
@@ -70,7 +70,9 @@ class QuantizeSettings:
         if self.tolerance is not None and not self.tolerance > 0:
             raise SettingError(f"quantize.tolerance is {self.tolerance:g}; expected over 0, or null")
         if self.sensitivity_images < 0:
-            raise SettingError(f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more")
+            raise SettingError(
+                f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more"
+            )
 
 
 def check_bits(bits: int) -> None:

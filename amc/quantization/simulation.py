@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +10,16 @@ from torch import Tensor, nn
 from amc.errors import FileError
 from amc.models.checkpoint import state_digest
 from amc.quantization.description import Quantization, QuantizedLayer
-from amc.quantization.layers import DynamicLayer, IntegerLayer, RoundTrip
+from amc.quantization.layers import TYPES, DynamicLayer, HalfPrecision, IntegerLayer, RoundTrip
 from amc.quantization.modules import ModuleProgram
 from amc.quantization.program import GraphProgram, Site, exported
 
 Program = GraphProgram | ModuleProgram
-_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class HalfPrecision(nn.Module):
-    """A network that computes in 16-bit floats; its input and output are float32.
-
-    Args:
-        model: a network that maps one tensor to one tensor; it is copied.
-        method: ``fp16`` or ``bf16``.
-    """
-
-    def __init__(self, model: nn.Module, method: str) -> None:
-        super().__init__()
-        self.dtype = _TYPES[method]
-        self.model = copy.deepcopy(model).to(self.dtype)
-
-    def forward(self, images: Tensor) -> Any:
-        """Return the output for images (N, C, H, W)."""
-        found = self.model(images.to(self.dtype))
-        return found.float() if isinstance(found, Tensor) else found
-
-
-def program_of(model: nn.Module, input_shape: tuple[int, int, int], placement: str = "") -> tuple[Program, str]:
+def program_of(
+    model: nn.Module, input_shape: tuple[int, int, int], placement: str = ""
+) -> tuple[Program, str]:
     """Return a network as a program, and why it is not a graph, or an empty string.
 
     Args:
@@ -72,7 +52,7 @@ def simulated(
             f"the quantization is of another network or other weights (digest {quantization.network[:8]}, "
             f"this network has {own[:8]}): run stage quantize again"
         )
-    if quantization.method in _TYPES:
+    if quantization.method in TYPES:
         return HalfPrecision(model, quantization.method).eval()
     program, _ = program_of(model, input_shape, quantization.placement)
     names = {site.name for site in program.sites}

@@ -24,7 +24,7 @@ def save(folder: Path, quantization: Quantization, tensors: Mapping[str, Tensor]
     Raises:
         FileError: a file cannot be written.
     """
-    written = replace(quantization, tensors=state_digest(tensors))
+    written = replace(quantization, tensors=_digest(tensors))
     (folder / DESCRIPTION).unlink(missing_ok=True)  # it would describe the new tensors if this is killed
     if tensors:
         save_safetensors(tensors, folder / TENSORS)
@@ -51,12 +51,16 @@ def load(folder: Path) -> tuple[Quantization, dict[str, Tensor]]:
         raise FileError(f"{path} holds a {type(data).__name__}; expected a JSON object")
     quantization = Quantization.from_json(data, str(path))
     tensors = load_state_dict(folder / TENSORS) if quantization.layers else {}
-    if state_digest(tensors) != quantization.tensors:
+    if _digest(tensors) != quantization.tensors:
         raise FileError(
             f"{folder / TENSORS} does not hold the tensors that {path.name} describes; likely cause: it is "
             "of another quantization, or changed: run stage quantize again"
         )
     return quantization, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return state_digest({name: tensors[name] for name in sorted(tensors)})  # a file has its own order
 
 
 def remove(folder: Path) -> None:

@@ -49,7 +49,8 @@ def onnx_graph(
     """
     import torch
 
-    from amc.quantization.onnx import is_quantized, least_opset, packed, packs, translations
+    from amc.quantization.layers import is_quantized
+    from amc.quantization.onnx import least_opset, packed, packs, slim, translations
 
     quantized = is_quantized(model)
     if quantized and opset is None:
@@ -69,8 +70,8 @@ def onnx_graph(
         )
         assert program is not None  # the dynamo exporter always returns its program
         proto: onnx.ModelProto = program.model_proto
-        if packs(model):
-            proto = packed(proto)
+        if quantized:
+            proto = slim(packed(proto) if packs(model) else proto)
     written = next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
     if opset is not None and written != opset:
         raise SettingError(

@@ -15,7 +15,7 @@ from envs import Reward
 from experiments.config import stages
 from experiments.config.agents import AGENTS, check_agent, check_search
 from experiments.config.budgets import asked_budgets
-from experiments.config.runtimes import check_measuring
+from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.run.run import Run
 
@@ -51,6 +51,7 @@ def check(run: Run) -> None:
     for name in config.export.formats:
         get_format(name)
     check_measuring(config)
+    quantize_settings(config.quantize)
     problem.load_data()
     _check_provable(run)
     if "search" in config.stages:
