@@ -205,7 +205,7 @@ def _tensors(
         )
     grid = weight_grid(weight, settings.weight_bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:
-        # Integer biases are of 32 bits: a channel of tiny weights gets a coarser scale, or its bias overflows.
+        # A bias has 32 bits: a channel of tiny weights gets a coarser scale, or its bias would overflow.
         least = (2 * bias.abs() / (step * _BIAS_STEPS))[:, None]
         grid = replace(grid, scale=torch.maximum(grid.scale, least))
     by_second_moments = inputs is not None and settings.rounding == "moments"

@@ -69,7 +69,7 @@ def dynamic_linear(values: Tensor, integers: Tensor, scale: Tensor, bias: Tensor
 
 
 def _measured(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return values as integers less their zero point, in float, and the scale (ONNX DynamicQuantizeLinear)."""
+    """Return values as integers less their zero point, in float, and the scale: DynamicQuantizeLinear."""
     low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     step = (high - low) / (HIGH - LOW)
     step = torch.where(step > 0, step, torch.ones_like(step))

@@ -1,8 +1,8 @@
 """Rounding of weights: to the nearest integer, or so that later inputs make up for earlier errors.
 
-With the second moments ``H`` of a layer's inputs, the squared error of its outputs is ``e H e^T`` for an error
-``e`` of its weights. Inputs are rounded in order; the error of each is made up for, as well as can be, by the
-inputs that are not yet rounded (optimal brain quantization; GPTQ, Frantar et al. 2023).
+With the second moments ``H`` of a layer's inputs, the squared error of its outputs is ``e H e^T`` for an
+error ``e`` of its weights. Inputs are rounded in order; the error of each is made up for, as well as can be,
+by the inputs that are not yet rounded (optimal brain quantization; GPTQ, Frantar et al. 2023).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Inputs:
 
 
 def input_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Inputs]:
-    """Collect the moments of the named layers on images (N, C, H, W); layers with too many inputs are left out."""
+    """Collect the moments of layers on images (N, C, H, W); layers with too many inputs are left out."""
     layers = {path: model.get_submodule(path) for path in paths}
     whole = [path for path, layer in layers.items() if _groups(layer) == 1 and _columns(layer) <= LARGEST]
     parts = [path for path, layer in layers.items() if _groups(layer) > 1]

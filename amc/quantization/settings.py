@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from amc.errors import SettingError, did_you_mean
 
 METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only")
-"""``dynamic_int8`` measures the range of an input in every call, ``static_int8`` once, on calibration images."""
+"""``dynamic_int8`` measures the range of an input in every call, ``static_int8`` on calibration images."""
 INTEGER = frozenset({"dynamic_int8", "static_int8", "weight_only"})
 """Methods whose weights are integers."""
 WEIGHT_BITS = (8, 7, 6, 4, 3, 2)

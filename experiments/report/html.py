@@ -14,12 +14,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amc.files import atomic_write_text
+from experiments.report import quantization
 from experiments.report.plots import densities_svg, fronts_svg, scatter_svg, search_svg, widths_svg
 from experiments.report.text import MISSING, decimals, millions, number
 
 Json = Mapping[str, Any]
 
-_STAGES = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"))
+_STAGES = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"), ("quantized", "Quantized"))
 _COSTS = ("macs", "params")
 
 
@@ -65,6 +66,7 @@ def write_html(
         score=score,
         scatter=scatter_svg(episodes, score) if episodes else "",
         fronts=_fronts_of_search(episodes, fronts, found, groups) if fronts else "",
+        quantized=quantization.parts(report),
     )
 
 

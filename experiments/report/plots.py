@@ -56,7 +56,7 @@ def widths_svg(groups: Sequence[Json]) -> str:
 
     Each group has ``name`` and the channel counts ``dense`` and ``kept``.
     """
-    return _render("widths", 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups))
+    return render("widths", 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups))
 
 
 def densities_svg(rounds: Sequence[Json]) -> str:
@@ -64,7 +64,7 @@ def densities_svg(rounds: Sequence[Json]) -> str:
 
     Each round has ``density`` (of all weights) and ``layers`` with ``name``, ``weights`` and ``kept``.
     """
-    return _render("densities", 3.6, lambda figure: _draw_densities(figure, rounds))
+    return render("densities", 3.6, lambda figure: _draw_densities(figure, rounds))
 
 
 def search_svg(episodes: Sequence[Json]) -> str:
@@ -72,7 +72,7 @@ def search_svg(episodes: Sequence[Json]) -> str:
 
     Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``).
     """
-    return _render("search", 3.6, lambda figure: _draw_search(figure, episodes))
+    return render("search", 3.6, lambda figure: _draw_search(figure, episodes))
 
 
 def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
@@ -81,7 +81,7 @@ def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
     Each episode has ``macs_ratio`` (fraction), ``return``, ``phase`` and the score: ``top1`` (percent), or
     ``likeness`` for a network without accuracy.
     """
-    return _render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
+    return render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
 
 
 def fronts_svg(
@@ -106,7 +106,7 @@ def fronts_svg(
     def draw(figure: Figure) -> None:
         _draw_fronts(figure, points, fronts, score, dense, chosen)
 
-    return _render(f"front-{score}", 4.2, draw)
+    return render(f"front-{score}", 4.2, draw)
 
 
 def _draw_widths(figure: Figure, groups: Sequence[Json]) -> None:
@@ -114,7 +114,7 @@ def _draw_widths(figure: Figure, groups: Sequence[Json]) -> None:
     dense = [group["dense"] for group in groups]
     kept = [group["kept"] for group in groups]
     _draw_channels(channels, dense, kept)
-    channels.set_yticks(range(len(groups)), [_shortened(str(group["name"])) for group in groups])
+    channels.set_yticks(range(len(groups)), [shortened(str(group["name"])) for group in groups])
     channels.tick_params(axis="y", length=0, pad=6, labelcolor=INK)
     channels.set_ylim(len(groups) - 0.4, -0.6)
     _draw_shares(preserved, [100 * k / d if d else 0.0 for k, d in zip(kept, dense, strict=True)])
@@ -238,7 +238,7 @@ def _draw_fronts(
     _legend(panels[1], columns=4)
 
 
-def _shortened(name: str, limit: int = 40) -> str:
+def shortened(name: str, limit: int = 40) -> str:
     """The name, or its two ends around an ellipsis: coupled layers can have very long ones."""
     half = (limit - 1) // 2
     return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
@@ -255,7 +255,7 @@ def _legend(axes: Axes, *, columns: int) -> None:
     )
 
 
-def _render(name: str, height: float, draw: Callable[[Figure], None]) -> str:
+def render(name: str, height: float, draw: Callable[[Figure], None]) -> str:
     """Return a drawing, ``height`` inches high, as an ``<svg>`` whose ids start with ``name``."""
 
     def transparent(figure: Figure) -> None:

@@ -16,6 +16,8 @@ from amc.quantization.simulation import simulated
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness, top1
 from experiments.config.runtimes import backend_of, quantize_settings
+from experiments.report.quantization import sensitivity_rows
+from experiments.report.text import aligned
 from experiments.run.folder import DENSE
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _TOLD = 5
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Write ``quantization.json`` and its tensors, of the pruned network or, if there is none, of the dense one.
+    """Write ``quantization.json`` and its tensors, of the pruned network, or else of the dense one.
 
     Raises:
         AmcError: the calibration images are too few or constant, or no layer can be quantized.
@@ -138,10 +140,8 @@ def _tell(facts: dict[str, Any], made: Quantized) -> None:
     remarks = [f"{name} stays float: {reason}" for name, reason in facts["left_float"].items()]
     remarks += facts["notes"]
     if made.sensitivity:
-        bits = min(made.sensitivity[0].errors)
-        worst = sorted(made.sensitivity, key=lambda each: -each.errors[bits])[:3]
-        told = ", ".join(f"{each.layer} {each.errors[bits]:.3g}" for each in worst)
-        remarks.insert(0, f"most sensitive at {bits} bits (relative error of the outputs): {told}")
+        print("quantize: relative error of the outputs, with the weights of one layer alone rounded")
+        print(aligned(sensitivity_rows(facts["sensitivity"])))
     for line in remarks[:_TOLD]:
         print(f"quantize: {line}")
     if len(remarks) > _TOLD:
