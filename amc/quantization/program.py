@@ -250,7 +250,7 @@ def exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule | None, 
 def _same(found: Any, expected: Any) -> bool:
     left, right = (torch.utils._pytree.tree_leaves(each) for each in (found, expected))
     return len(left) == len(right) and all(
-        not isinstance(a, Tensor) or torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+        not isinstance(a, Tensor) or torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
         for a, b in zip(left, right, strict=True)
     )
 
