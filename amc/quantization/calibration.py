@@ -176,7 +176,9 @@ def _rounded(
     if settings.rounding == "moments" or settings.bias_correction:
         moments = input_moments(program.model, [site.path for site in sites], images)
     steps = {each.name: each.scale for each in activations}
-    layers, tensors, notes = [], {}, []
+    layers: list[QuantizedLayer] = []
+    tensors: dict[str, Tensor] = {}
+    notes: list[str] = []
     for site in sites:
         name = program.input_of(site) if activations else None
         step = None if name is None else steps[name]

@@ -80,8 +80,8 @@ class IntegerLayer(nn.Module):
     def bias(self) -> Tensor | None:
         """The float32 bias (channels,), or None."""
         if self.offset_scale is None:
-            return self.offset  # type: ignore[return-value]
-        found: Tensor = dequantize(self.offset, self.offset_scale, 0, self.offset.shape)  # type: ignore[union-attr]
+            return self.offset
+        found: Tensor = dequantize(self.offset, self.offset_scale, 0, self.offset.shape)
         return found
 
     def forward(self, values: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class DynamicLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The float32 weights, which a forward pass may read directly."""
-        found: Tensor = dequantize(self.integers, self.scale, 0, self.integers.shape)  # type: ignore[union-attr]
+        found: Tensor = dequantize(self.integers, self.scale, 0, self.integers.shape)
         return found
 
     def forward(self, values: Tensor) -> Tensor:
@@ -167,12 +167,8 @@ def has_plain_padding(layer: nn.Module) -> bool:
 
 def without_tensors(layer: Quantizable) -> Quantizable:
     """Return a copy of a layer, with all but its weight and bias."""
-    weight, bias = layer.weight, layer.bias
-    layer._parameters.update(weight=None, bias=None)
-    try:
-        return copy.deepcopy(layer)
-    finally:
-        layer._parameters.update(weight=weight, bias=bias)
+    left_out: dict[int, Any] = {id(each): None for each in layer._parameters.values()}
+    return copy.deepcopy(layer, left_out)
 
 
 def conv(weight: Tensor, bias: Tensor | None, geometry: Sequence[object]) -> nn.Conv2d:

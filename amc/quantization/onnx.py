@@ -40,7 +40,10 @@ def packs(model: nn.Module) -> bool:
 @functools.cache
 def translations() -> Mapping[Any, Callable[..., Any]]:
     """Return operator of torch -> function that writes it; made at the first use, as onnxscript is slow."""
-    from onnxscript import opset18, opset21
+    import onnxscript
+
+    opset18: Any = onnxscript.opset18
+    opset21: Any = onnxscript.opset21
 
     def round_trip(values: Any, scale: Any, zero_point: Any) -> Any:
         whole = opset18.QuantizeLinear(values, scale, zero_point)

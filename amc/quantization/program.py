@@ -141,7 +141,7 @@ class GraphProgram:
 
     def input_of(self, site: Site) -> str:
         """Return the name of the activation that a layer reads."""
-        return self._names[_origin(self._nodes[site.name].args[0])]  # type: ignore[index]
+        return self._names[_origin(self._nodes[site.name].args[0])]
 
     def activations(self, quantized: Collection[str]) -> dict[str, list[fx.Node]]:
         """Return the activations that need a grid if the named layers are quantized, in forward order.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
     means: dict[str, Tensor] = {}
     rows = dict.fromkeys(paths, 0)
 
-    def record(path: str, groups: int) -> object:
+    def record(path: str, groups: int) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
             inputs = layer_input(args, options)
             chosen = sample_positions(layer, inputs, _POSITIONS, generator)
@@ -76,7 +77,7 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
 
     modules = {path: model.get_submodule(path) for path in paths}
     hooks = [
-        module.register_forward_pre_hook(record(path, _groups(module)), with_kwargs=True)  # type: ignore[call-overload]
+        module.register_forward_pre_hook(record(path, _groups(module)), with_kwargs=True)
         for path, module in modules.items()
     ]
     try:
