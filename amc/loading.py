@@ -12,13 +12,21 @@ from amc.errors import AmcError
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import usable
+from amc.quantization import storage
+from amc.quantization.simulation import simulated
 from amc.strategy import Strategy
 
 STRATEGY = "strategy.json"
 WEIGHTS = "model.safetensors"
 
 
-def load_pruned(run_dir: str | Path, model: nn.Module | None = None, *, weights: str = WEIGHTS) -> nn.Module:
+def load_pruned(
+    run_dir: str | Path,
+    model: nn.Module | None = None,
+    *,
+    weights: str = WEIGHTS,
+    quantized: bool = False,
+) -> nn.Module:
     """Return the pruned network of a run, in eval mode.
 
     Args:
@@ -26,20 +34,42 @@ def load_pruned(run_dir: str | Path, model: nn.Module | None = None, *, weights:
         model: the dense network, freshly built with any weights. Needed only when it came from a dotted
             path: code that a file names is never imported. See ``amc.models.registry.usable``.
         weights: file of the weights, relative to ``run_dir``.
+        quantized: return the network that stage ``quantize`` made of the final one, which computes as a
+            runtime does; a folder without a pruned network gives the quantized dense one.
 
     Raises:
         AmcError: a file is missing or malformed, or belongs to another network.
     """
     with torch.inference_mode(False):  # tensors made under it could be neither traced nor trained
-        return _load(Path(run_dir), model, weights)
+        return (_load_quantized if quantized else _load)(Path(run_dir), model, weights)
 
 
 def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
-    if not folder.is_dir():
-        raise AmcError(f"no run folder at {folder}")
+    _check_folder(folder)
     strategy = Strategy.load(folder / STRATEGY)
     spec = ModelSpec.from_json(dict(strategy.model))
-    dense = usable(model) if model is not None else build(spec, trust_dotted_path=False)
-    pruned = shaped(dense, spec.input_shape, strategy)
+    pruned = shaped(_dense(spec, model), spec.input_shape, strategy)
     load_into(pruned, load_state_dict(folder / weights), str(folder / weights))
     return pruned.eval()
+
+
+def _load_quantized(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
+    _check_folder(folder)
+    description, tensors = storage.load(folder)
+    spec = ModelSpec.from_json(dict(description.model))
+    if description.weights == WEIGHTS:
+        network = _load(folder, model, weights)
+    else:
+        network = _dense(spec, model).eval()
+        path = folder / description.weights
+        load_into(network, load_state_dict(path), str(path))
+    return simulated(network, spec.input_shape, description, tensors)
+
+
+def _dense(spec: ModelSpec, model: nn.Module | None) -> nn.Module:
+    return usable(model) if model is not None else build(spec, trust_dotted_path=False)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise AmcError(f"no run folder at {folder}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class BackendResult:
         file_bytes: As in ``Measurement``, of ``dense`` and ``pruned``.
         peak_memory_bytes: Likewise.
         notes: Likewise.
+        others: The dense network against others that were timed in the same rounds, by name.
     """
 
     backend: str
@@ -50,6 +51,7 @@ class BackendResult:
     file_bytes: dict[str, int] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    others: dict[str, Comparison] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as nested dictionaries that ``json.dump`` accepts."""
@@ -67,6 +69,7 @@ def compare(
     rounds: int = 30,
     memory: bool = False,
     progress: Callable[[str], None] | None = None,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> list[BackendResult]:
     """Measure the dense against the pruned network on each backend.
 
@@ -80,6 +83,7 @@ def compare(
         rounds: Interleaved rounds per backend.
         memory: Whether fresh processes load the files, for their peak memory.
         progress: Called with each backend's name before its turn.
+        others: Further networks, timed in the same rounds.
 
     Returns:
         A result per backend, in order; a backend that does not run here gives its reason instead of numbers.
@@ -90,7 +94,7 @@ def compare(
     """
     if batch < 1 or threads < 1:
         raise SettingError(f"batch is {batch} and threads is {threads}; expected at least 1 of each")
-    models = {"dense": dense_model, "pruned": pruned_model}
+    models = {"dense": dense_model, "pruned": pruned_model, **(others or {})}
     results = []
     for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
         if progress is not None:
@@ -118,6 +122,7 @@ def compare(
                 file_bytes=found.file_bytes,
                 peak_memory_bytes=found.peak_memory_bytes,
                 notes=found.notes,
+                others={name: ratio(found.timings["dense"], found.timings[name]) for name in others or {}},
             )
         results.append(result)
     return results

@@ -49,6 +49,12 @@ def onnx_graph(
     """
     import torch
 
+    from amc.quantization.layers import is_quantized
+    from amc.quantization.onnx import least_opset, packed, packs, slim, translations
+
+    quantized = is_quantized(model)
+    if quantized and opset is None:
+        opset = least_opset(model)
     with conversion(model, input_shape, "export to ONNX"), onnx_operators_kept():
         program = torch.onnx.export(
             eval_on_cpu(model),
@@ -58,11 +64,14 @@ def onnx_graph(
             input_names=[INPUT_NAME],
             output_names=["logits"],
             opset_version=opset,
+            custom_translation_table=dict(translations()) if quantized else None,
             external_data=False,
             verbose=False,
         )
         assert program is not None  # the dynamo exporter always returns its program
         proto: onnx.ModelProto = program.model_proto
+        if quantized:
+            proto = slim(packed(proto) if packs(model) else proto)
     written = next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
     if opset is not None and written != opset:
         raise SettingError(

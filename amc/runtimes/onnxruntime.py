@@ -88,4 +88,10 @@ ONNXRUNTIME = FileRuntime(
     runtime=onnxruntime_module,
     convert=onnx_bytes,
     load=load,
+    methods={
+        "static_int8": "",
+        "dynamic_int8": "integer convolutions, with ranges measured at run time, are slower than float ones",
+        "weight_only": "weights become float32 in every call: the file is smaller, a call is slower",
+        "fp16": "it computes in float32 on this processor: the file is smaller, a call as fast",
+    },
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from amc.runtimes.reference import random_batch
@@ -120,6 +120,8 @@ class FileRuntime:
         lacking: Returns what else is lacking here, in one line, or None; called once the packages are there.
         clock: See ``Prepared``.
         device: Returns the device's name, see ``Prepared``.
+        methods: How a network may be quantized (``amc.quantization.settings.METHODS``) for this runtime, each
+            with what is remarkable about it, or an empty string.
     """
 
     name: str
@@ -132,6 +134,7 @@ class FileRuntime:
     lacking: Callable[[], str | None] = lambda: None
     clock: tuple[str, Clock] | None = None
     device: Callable[[], str | None] = lambda: None
+    methods: Mapping[str, str] = field(default_factory=dict)
 
     def available(self) -> str | None:
         """Return None if this runtime runs here, else the reason in one line."""

@@ -9,7 +9,8 @@ from amc.latency import Backend, RemoteBackend, get_backend
 from amc.latency.remote.adb import Adb, AdbSettings
 from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.latency.serving import ServeSettings
-from experiments.config.schema import Config, LatencyConfig, ServeConfig
+from amc.quantization.settings import QuantizeSettings
+from experiments.config.schema import Config, LatencyConfig, QuantizeConfig, ServeConfig
 
 
 def backend_of(name: str, config: LatencyConfig) -> Backend | RemoteBackend:
@@ -32,6 +33,15 @@ def serve_settings(config: ServeConfig) -> ServeSettings:
         AmcError: a setting is impossible.
     """
     return ServeSettings(config.rate, config.seconds, config.slices, config.deadline_ms)
+
+
+def quantize_settings(config: QuantizeConfig) -> QuantizeSettings:
+    """Turn the section of the configuration into settings.
+
+    Raises:
+        SettingError: a setting is impossible.
+    """
+    return QuantizeSettings(**{**asdict(config), "exclude": tuple(config.exclude)})
 
 
 def check_measuring(config: Config) -> None:

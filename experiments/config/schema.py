@@ -21,6 +21,7 @@ from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.remote.adb import AdbSettings
 from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
+from amc.quantization.settings import QuantizeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from experiments.config.derive import keys_of_paths, path, section
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
 
     class TrainConfig(TrainSettings):
         """See ``amc.training.settings.TrainSettings``."""
+
+    class QuantizeConfig(QuantizeSettings):
+        """See ``amc.quantization.settings.QuantizeSettings``."""
 
     class AdbConfig(AdbSettings):
         """An Android phone: see ``amc.latency.remote.adb.AdbSettings``."""
@@ -112,6 +116,11 @@ else:
         "TrainConfig",
         TrainSettings,
         "See ``amc.training.settings.TrainSettings``.",
+    )
+    QuantizeConfig = section(
+        "QuantizeConfig",
+        QuantizeSettings,
+        "See ``amc.quantization.settings.QuantizeSettings``.",
     )
     AdbConfig = section(
         "AdbConfig",
@@ -388,6 +397,7 @@ class Config:
     finetune: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=10, lr=0.02, distill_weight=0.5, label_smoothing=0.0)
     )
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from amc.files import atomic_write_text
+from experiments.report import quantization
 from experiments.report.plots import (
     densities_svg,
     fronts_svg,
@@ -27,7 +28,7 @@ from experiments.report.text import MISSING, correlation_rows, decimals, million
 
 Json = Mapping[str, Any]
 
-_STAGES = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"))
+_STAGES = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"), ("quantized", "Quantized"))
 _COSTS = ("macs", "params")
 
 
@@ -78,6 +79,7 @@ def write_html(
         score=score,
         scatter=scatter_svg(episodes, score) if episodes else "",
         fronts=_fronts_of_search(episodes, fronts, found, groups) if fronts else "",
+        quantized=quantization.parts(report),
     )
 
 

@@ -56,7 +56,7 @@ def widths_svg(groups: Sequence[Json]) -> str:
 
     Each group has ``name`` and the channel counts ``dense`` and ``kept``.
     """
-    return _render("widths", 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups))
+    return render("widths", 0.9 + 0.27 * len(groups), lambda figure: _draw_widths(figure, groups))
 
 
 def densities_svg(rounds: Sequence[Json]) -> str:
@@ -64,7 +64,7 @@ def densities_svg(rounds: Sequence[Json]) -> str:
 
     Each round has ``density`` (of all weights) and ``layers`` with ``name``, ``weights`` and ``kept``.
     """
-    return _render("densities", 3.6, lambda figure: _draw_densities(figure, rounds))
+    return render("densities", 3.6, lambda figure: _draw_densities(figure, rounds))
 
 
 def search_svg(episodes: Sequence[Json]) -> str:
@@ -73,7 +73,7 @@ def search_svg(episodes: Sequence[Json]) -> str:
     Each episode has ``episode``, ``return`` and ``phase`` (``warmup``, ``search`` or ``relaxed``); also
     ``learning`` for an agent that learns, whose episodes without noise are joined by a line.
     """
-    return _render("search", 3.6, lambda figure: _draw_search(figure, episodes))
+    return render("search", 3.6, lambda figure: _draw_search(figure, episodes))
 
 
 def learning_svg(episodes: Sequence[Json]) -> str:
@@ -82,7 +82,7 @@ def learning_svg(episodes: Sequence[Json]) -> str:
     Each episode has ``episode`` and ``learning``, with ``critic_rank`` (in [-1, 1]) and ``explored`` (in
     [0, 1]), each a number or None (``agents.offpolicy.diagnostics``).
     """
-    return _render("learning", 2.6, lambda figure: _draw_learning(figure, episodes))
+    return render("learning", 2.6, lambda figure: _draw_learning(figure, episodes))
 
 
 def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
@@ -91,7 +91,7 @@ def scatter_svg(episodes: Sequence[Json], score: str = "top1") -> str:
     Each episode has ``macs_ratio`` (fraction), ``return``, ``phase`` and the score: ``top1`` (percent), or
     ``likeness`` for a network without accuracy.
     """
-    return _render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
+    return render("scatter", 4.2, lambda figure: _draw_scatter(figure, episodes, score))
 
 
 def trust_svg(rows: Sequence[Json], reward: str) -> str:
@@ -108,7 +108,7 @@ def trust_svg(rows: Sequence[Json], reward: str) -> str:
         axes.plot(scores, [row["unseen"]["accuracy"] for row in rows], "o", color=ACCENT, markersize=5, mew=0)
         axes.set(xlabel=f"{reward} on the search images", ylabel="top-1 on unseen images, %")
 
-    return _render("trust", 3.6, draw)
+    return render("trust", 3.6, draw)
 
 
 def fronts_svg(
@@ -133,7 +133,7 @@ def fronts_svg(
     def draw(figure: Figure) -> None:
         _draw_fronts(figure, points, fronts, score, dense, chosen)
 
-    return _render(f"front-{score}", 4.2, draw)
+    return render(f"front-{score}", 4.2, draw)
 
 
 def _draw_widths(figure: Figure, groups: Sequence[Json]) -> None:
@@ -141,7 +141,7 @@ def _draw_widths(figure: Figure, groups: Sequence[Json]) -> None:
     dense = [group["dense"] for group in groups]
     kept = [group["kept"] for group in groups]
     _draw_channels(channels, dense, kept)
-    channels.set_yticks(range(len(groups)), [_shortened(str(group["name"])) for group in groups])
+    channels.set_yticks(range(len(groups)), [shortened(str(group["name"])) for group in groups])
     channels.tick_params(axis="y", length=0, pad=6, labelcolor=INK)
     channels.set_ylim(len(groups) - 0.4, -0.6)
     _draw_shares(preserved, [100 * k / d if d else 0.0 for k, d in zip(kept, dense, strict=True)])
@@ -289,7 +289,7 @@ def _draw_fronts(
     _legend(panels[1], columns=4)
 
 
-def _shortened(name: str, limit: int = 40) -> str:
+def shortened(name: str, limit: int = 40) -> str:
     """The name, or its two ends around an ellipsis: coupled layers can have very long ones."""
     half = (limit - 1) // 2
     return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
@@ -306,7 +306,7 @@ def _legend(axes: Axes, *, columns: int) -> None:
     )
 
 
-def _render(name: str, height: float, draw: Callable[[Figure], None]) -> str:
+def render(name: str, height: float, draw: Callable[[Figure], None]) -> str:
     """Return a drawing, ``height`` inches high, as an ``<svg>`` whose ids start with ``name``."""
 
     def transparent(figure: Figure) -> None:

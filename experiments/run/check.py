@@ -15,7 +15,7 @@ from envs import Reward
 from experiments.config import stages
 from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
 from experiments.config.budgets import asked_budgets
-from experiments.config.runtimes import check_measuring
+from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.run.proxies import LEAST_NETWORKS
 from experiments.run.run import Run
@@ -54,6 +54,7 @@ def check(run: Run) -> None:
         get_format(name)
     check_measuring(config)
     _check_unseen(run)
+    quantize_settings(config.quantize)
     problem.load_data()
     _check_provable(run)
     if "search" in config.stages:

@@ -16,7 +16,7 @@ PRUNED = "pruned.safetensors"
 LATENCY_MODEL = "latency_model.json"
 SEARCH = "search.jsonl"
 PROVENANCE = "provenance.json"
-MADE_OF_PRUNED = ("finetune", "compare", "evaluate", "export", "benchmark", "serve")
+MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benchmark", "serve")
 """Stages whose records describe the pruned network."""
 
 

@@ -15,7 +15,7 @@ from experiments.run.fronts import strategy_at, write_fronts
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
-NETWORKS = ("dense", "pruned", "finetuned")
+NETWORKS = ("dense", "pruned", "finetuned", "quantized")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -71,8 +71,10 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         speedup[name] = found["speedup"]
         report["dense"].setdefault("latency_ms", {})[name] = found["dense"]["median_ms"]
         report[final].setdefault("latency_ms", {})[name] = found["pruned"]["median_ms"]
+        if "quantized" in report and (other := runtime.get("others", {}).get("quantized")) is not None:
+            report["quantized"].setdefault("latency_ms", {})[name] = other["pruned"]["median_ms"]
     report["speedup"] = speedup
-    for stage in ("proxies", "search", "finetune", "compare", "export", "serve"):
+    for stage in ("proxies", "search", "finetune", "quantize", "compare", "export", "serve"):
         if (facts := run.folder.recorded(stage)) is not None:
             report[stage] = facts
     report["latency"] = (run.folder.recorded("benchmark") or {}).get("runtimes", [])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from amc.errors import AmcError
 from amc.export import Exported, ExportSettings, get_format
 from amc.strategy import Strategy
+from experiments.stages.devices.quantized import export_quantized
+from experiments.stages.networks.quantize import final_network
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -19,14 +23,13 @@ def run(run: Run) -> dict[str, Any]:
         FileError: the run folder has no pruned network.
         AmcError: no format could be written; the message gives the reason of the first.
     """
-    model = run.pruned(run.folder.model)
-    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    model, widths = _final(run)
     (run.folder.exports).mkdir(exist_ok=True)
     settings = ExportSettings(
         tolerance=run.config.export.tolerance,
         opset=run.config.export.opset,
         name=run.problem.spec.name,
-        widths={group.name: str(group.kept) for group in strategy.groups},
+        widths=widths,
     )
     files: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
@@ -42,7 +45,16 @@ def run(run: Run) -> dict[str, Any]:
             print(f"export: {name} is left out: {error}")
     if failures and not files:
         raise AmcError(next(iter(failures.values())))
-    return {"files": files, "left_out": failures}
+    return {"files": files, "left_out": failures, "quantized": export_quantized(run)}
+
+
+def _final(run: Run) -> tuple[nn.Module, dict[str, str]]:
+    """Return the final network and its widths; a dense network is exported only if it is quantized."""
+    if not run.folder.model.exists() and run.folder.recorded("quantize") is not None:
+        return final_network(run)[0], {}
+    model = run.pruned(run.folder.model)
+    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    return model, {group.name: str(group.kept) for group in strategy.groups}
 
 
 def _facts(exported: Exported) -> dict[str, Any]:

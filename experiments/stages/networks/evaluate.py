@@ -14,6 +14,8 @@ from amc.data import check_labels
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
+from experiments.stages.networks.quantize import simulation
+from experiments.stages.networks.quantize import test_outputs as quantized_outputs
 from experiments.stages.networks.train import chance_note
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ GAP_POINTS, GAP_DEVIATIONS = 3.0, 4
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Judge the dense network and, where there are, the pruned and the fine-tuned one.
+    """Judge the dense network and, where there are, the pruned, the fine-tuned and the quantized one.
 
     A dense network at chance level, or far better on search_val than on the test images, is remarked on.
 
@@ -49,6 +51,14 @@ def run(run: Run) -> dict[str, Any]:
         facts["pruned"] = {**judged(run.folder.pruned), **cost}
         if run.folder.recorded("finetune") is not None:
             facts["finetuned"] = {**judged(run.folder.model), **cost}
+    if (found := simulation(run)) is not None:
+        outputs = quantized_outputs(run, found[1])
+        cost = {"macs": macs(widths), "params": params(widths)}
+        facts["quantized"] = {
+            "top1": _top1(run, outputs),
+            "divergence": 0.0 - agreement(outputs, dense),
+            **cost,
+        }
     for name, row in facts.items():
         print(f"evaluate: {name} {row['top1']:.2f}% on {len(run.problem.splits.test())} test images")
     for note in _notes(run, facts["dense"]["top1"]):

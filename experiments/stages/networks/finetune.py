@@ -24,7 +24,7 @@ def run(run: Run) -> dict[str, Any]:
     """Write the better of the fine-tuned and the pruned network to ``model.safetensors``."""
     model = run.pruned(run.folder.pruned)
     facts = finetune(run, model, run.folder.checkpoint("finetune"), "finetune")
-    run.folder.forget("evaluate", "export", "benchmark", "serve")
+    run.folder.forget("quantize", "evaluate", "export", "benchmark", "serve")
     save_safetensors(model.cpu().state_dict(), run.folder.model)
     print(f"finetune: {described(facts)}")
     return facts

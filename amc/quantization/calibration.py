@@ -1,0 +1,240 @@
+"""Quantization of a network: which layers, on which grids, rounded how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.errors import AmcError, SettingError
+from amc.models.checkpoint import state_digest
+from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
+from amc.quantization.grids import Range, weight_grid
+from amc.quantization.layers import HalfPrecision, has_plain_padding
+from amc.quantization.program import Site
+from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_error
+from amc.quantization.sensitivity import Sensitivity, sensitivities
+from amc.quantization.settings import INTEGER, LEAST_IMAGES, QuantizeSettings
+from amc.quantization.simulation import Program, assemble, program_of
+
+_BATCH = 50
+_BIAS_STEPS = 2**30
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized network.
+
+    Attributes:
+        description: what it is.
+        tensors: its integers and scales by name.
+        model: the network that computes as a runtime does, in eval mode.
+        sensitivity: what each layer alone costs; empty where it was not measured.
+        notes: what is remarkable, a line each.
+    """
+
+    description: Quantization
+    tensors: dict[str, Tensor]
+    model: nn.Module
+    sensitivity: tuple[Sensitivity, ...]
+    notes: tuple[str, ...]
+
+
+def quantize(
+    model: nn.Module,
+    images: Tensor,
+    settings: QuantizeSettings,
+    *,
+    progress: Callable[[str], Any] = lambda step: None,
+) -> Quantized:
+    """Quantize a trained network.
+
+    Args:
+        model: the float network, in eval mode on the CPU; it is left as it is.
+        images: calibration images (N, C, H, W), normalised.
+        settings: what to do; its method is not ``none``.
+        progress: called with what is done next.
+
+    Raises:
+        SettingError: there are too few images, or an excluded layer does not exist.
+        AmcError: an activation is not finite, or no layer can be quantized.
+    """
+    if len(images) < LEAST_IMAGES:
+        raise SettingError(
+            f"got {len(images)} calibration image, expected at least {LEAST_IMAGES} (hundreds are usual): "
+            "ranges of one image hold for no other; raise data.calibration"
+        )
+    network = state_digest(model.state_dict())
+    made = Quantization(settings.method, "graph", network, settings=asdict(settings))
+    if settings.method not in INTEGER:
+        return Quantized(made, {}, HalfPrecision(model, settings.method).eval(), (), ())
+    progress("export")
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    program, reason = program_of(model, shape)
+    notes = (
+        [f"only inputs and weights of layers are quantized, as it cannot be exported: {reason}"]
+        if reason
+        else []
+    )
+    found: tuple[Sensitivity, ...] = ()
+    sites, left = _chosen(program, settings)
+    if settings.sensitivity_images and sites:
+        progress("sensitivity")
+        some = images[: settings.sensitivity_images]
+        found = sensitivities(program, sites, some, settings)
+        sites, costly = _tolerated(sites, found, settings)
+        left += costly
+    elif settings.tolerance is not None:
+        raise SettingError("quantize.tolerance needs quantize.sensitivity_images over 0")
+    if not sites:
+        raise AmcError(
+            "no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear"
+        )
+    quantized = {site.name for site in sites}
+    activations: tuple[Activation, ...] = ()
+    if settings.method == "static_int8":
+        progress("ranges")
+        activations, remarks = _ranges(program, quantized, images, settings)
+        notes += remarks
+    progress("rounding")
+    layers, tensors, remarks = _rounded(program, sites, images, settings, activations)
+    made = replace(
+        made,
+        placement=program.placement,
+        layers=layers,
+        activations=activations,
+        left_float=tuple(left),
+    )
+    return Quantized(made, tensors, assemble(program, made, tensors), found, (*notes, *remarks))
+
+
+def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], list[FloatLayer]]:
+    """Split the layers into those to quantize and those that stay float."""
+    left, sites = [*program.left_float], []
+    used = set()
+    for site in program.sites:
+        module = program.model.get_submodule(site.path)
+        pattern = next((each for each in settings.exclude if fnmatchcase(site.name, each)), None)
+        if pattern is not None:
+            used.add(pattern)
+            left.append(FloatLayer(site.name, f"quantize.exclude={pattern}"))
+        elif settings.method == "dynamic_int8" and not has_plain_padding(module):
+            left.append(FloatLayer(site.name, "its padding is not that of an integer convolution"))
+        else:
+            sites.append(site)
+    if missing := [each for each in settings.exclude if each not in used]:
+        names = ", ".join(site.name for site in program.sites[:3])
+        raise SettingError(f"quantize.exclude has {missing[0]!r}, which is no layer; layers are {names}, ...")
+    return sites, left
+
+
+def _tolerated(
+    sites: list[Site], found: tuple[Sensitivity, ...], settings: QuantizeSettings
+) -> tuple[list[Site], list[FloatLayer]]:
+    if (most := settings.tolerance) is None:
+        return sites, []
+    errors = {each.layer: each.errors[settings.weight_bits] for each in found}
+    left = [
+        FloatLayer(site.name, f"alone it changes the outputs by {errors[site.name]:.3g} (quantize.tolerance)")
+        for site in sites
+        if errors[site.name] > most
+    ]
+    return [site for site in sites if errors[site.name] <= most], left
+
+
+def _ranges(
+    program: Program, quantized: Collection[str], images: Tensor, settings: QuantizeSettings
+) -> tuple[tuple[Activation, ...], list[str]]:
+    """Measure the range of every activation in two passes: limits, then histograms."""
+    ranges = {name: Range(name) for name in program.activations(quantized)}
+    for batch in images.split(_BATCH):
+        program.see(batch, quantized, lambda name, values: ranges[name].see_limits(values))
+    constant = [name for name, each in ranges.items() if each.spread == 0]
+    if len(constant) == len(ranges) or "input" in constant:
+        raise AmcError("the calibration images are constant; likely cause: blank images, or a wrong data set")
+    if settings.ranges != "minmax":
+        for batch in images.split(_BATCH):
+            program.see(batch, quantized, lambda name, values: ranges[name].see_histogram(values))
+    grids = {name: each.grid(settings) for name, each in ranges.items()}
+    notes = [f"activation {name!r} is constant on the calibration images" for name in constant]
+    return tuple(Activation(name, *grid) for name, grid in grids.items()), notes
+
+
+def _rounded(
+    program: Program,
+    sites: list[Site],
+    images: Tensor,
+    settings: QuantizeSettings,
+    activations: tuple[Activation, ...],
+) -> tuple[tuple[QuantizedLayer, ...], dict[str, Tensor], list[str]]:
+    """Round the weights of all layers, and correct their biases."""
+    moments: dict[str, Inputs] = {}
+    if settings.rounding == "moments" or settings.bias_correction:
+        moments = input_moments(program.model, [site.path for site in sites], images)
+    steps = {each.name: each.scale for each in activations}
+    layers: list[QuantizedLayer] = []
+    tensors: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for site in sites:
+        name = program.input_of(site) if activations else None
+        step = None if name is None else steps[name]
+        own, remarks, rounding = _tensors(program, site, settings, moments.get(site.path), step)
+        tensors |= {f"{site.name}.{key}": tensor for key, tensor in own.items()}
+        notes += remarks
+        block = settings.group if own["scale"].ndim > 1 else 0
+        layers.append(QuantizedLayer(site.name, site.kind, settings.weight_bits, block, rounding, name))
+    return tuple(layers), tensors, notes
+
+
+def _tensors(
+    program: Program, site: Site, settings: QuantizeSettings, inputs: Inputs | None, step: float | None
+) -> tuple[dict[str, Tensor], list[str], str]:
+    """Return the tensors of one layer, what is remarkable, and how it was rounded."""
+    module = program.model.get_submodule(site.path)
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    weight = module.weight.detach().flatten(1)
+    bias = None if module.bias is None else module.bias.detach().clone()
+    notes = []
+    if empty := int((weight == 0).all(1).sum()):
+        notes.append(f"layer {site.name!r} has {empty} channels whose weights are all zero")
+    if inputs is None and settings.rounding == "moments":
+        notes.append(
+            f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
+        )
+    grid = weight_grid(weight, settings.weight_bits, settings.group, least_error=settings.ranges == "mse")
+    if step is not None and bias is not None:
+        # A bias has 32 bits: a channel of tiny weights gets a coarser scale, or its bias would overflow.
+        least = (2 * bias.abs() / (step * _BIAS_STEPS))[:, None]
+        grid = replace(grid, scale=torch.maximum(grid.scale, least))
+    by_second_moments = inputs is not None and settings.rounding == "moments"
+    integers = by_moments(weight, grid, inputs) if by_second_moments and inputs else grid.nearest(weight)
+    if inputs is not None and settings.bias_correction:
+        shift = mean_error(weight, grid.values(integers), inputs)
+        bias = shift if bias is None else bias + shift
+    return (
+        dict(_stored(module, integers, grid.scale, bias, step, grouped=grid.block < weight.shape[1])),
+        notes,
+        "moments" if by_second_moments else "nearest",
+    )
+
+
+def _stored(
+    module: nn.Conv2d | nn.Linear,
+    integers: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    step: float | None,
+    *,
+    grouped: bool,
+) -> Iterator[tuple[str, Tensor]]:
+    yield "weight", integers if grouped else integers.reshape(module.weight.shape)
+    own = scale if grouped else scale[:, 0]
+    yield "scale", own
+    if bias is not None and step is not None:
+        yield "bias", (bias.double() / (own * step).double()).round().to(torch.int32)
+    elif bias is not None:
+        yield "bias", bias

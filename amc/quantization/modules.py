@@ -1,0 +1,106 @@
+"""A network that cannot be exported: only the inputs and weights of its layers are quantized, by hooks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.graph.unfolding import layer_input, own_forward
+from amc.quantization.description import FloatLayer
+from amc.quantization.layers import IntegerLayer, RoundTrip
+from amc.quantization.program import Site, Visit
+from amc.refit.layer import tied_layers
+
+
+class ModuleProgram:
+    """A network whose forward pass stays as it is.
+
+    Args:
+        model: in eval mode, on the CPU; it is left as it is.
+        example: images (N, C, H, W); layers that do not run on them stay float.
+    """
+
+    placement = "modules"
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model = model
+        tied, ran = tied_layers(model), _ran(model, example)
+        sites, left = [], []
+        for name, module in model.named_modules():
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                continue
+            reason = None
+            if name in tied:
+                reason = "another module holds its weight, too"
+            elif own_forward(module) or set(module._parameters) != {"weight", "bias"}:
+                reason = "it has a forward or parameters of its own"
+            elif name not in ran:
+                reason = "it does not run, or not as a module"
+            if reason is None:
+                sites.append(Site(name, name, "linear" if isinstance(module, nn.Linear) else "conv"))
+            else:
+                left.append(FloatLayer(name, reason))
+        self.sites, self.left_float = tuple(sites), tuple(left)
+
+    def input_of(self, site: Site) -> str:
+        """Return the name of the activation that a layer reads."""
+        return f"{site.name}:input"
+
+    def activations(self, quantized: Collection[str]) -> dict[str, list[Any]]:
+        """Return the activations that need a grid if the named layers are quantized."""
+        return {self.input_of(site): [] for site in self.sites if site.name in quantized}
+
+    @torch.inference_mode()
+    def see(self, images: Tensor, quantized: Collection[str], visit: Visit) -> None:
+        """Run the float network on a batch of images, and show each activation."""
+
+        def record(name: str) -> Any:
+            def hook(_: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+                visit(name, layer_input(args, options))
+
+            return hook
+
+        modules = dict(self.model.named_modules())
+        hooks = [
+            modules[site.path].register_forward_pre_hook(record(self.input_of(site)), with_kwargs=True)
+            for site in self.sites
+            if site.name in quantized
+        ]
+        try:
+            self.model(images.clone())
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def assembled(
+        self, layers: Mapping[str, nn.Module], grids: Mapping[str, RoundTrip], quantized: Collection[str]
+    ) -> nn.Module:
+        """Return the network with other layers; see ``GraphProgram.assembled``."""
+        network = copy.deepcopy(self.model)
+        for site in self.sites:
+            if (layer := layers.get(site.name)) is None:
+                continue
+            if isinstance(layer, IntegerLayer):
+                layer.inputs = grids.get(self.input_of(site))
+            network.set_submodule(site.path, layer)
+        return network.eval()
+
+
+@torch.inference_mode()
+def _ran(model: nn.Module, example: Tensor) -> set[str]:
+    found: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: found.add(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        model(example.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,337 @@
+"""A network as a program of operators, with batch norms folded into layers, and where it can be quantized."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from amc.errors import first_line
+from amc.quantization.description import FloatLayer
+from amc.quantization.layers import Quantizable, RoundTrip, conv, linear
+from amc.third_party import quiet
+
+aten = torch.ops.aten
+_CONVS = (aten.conv2d.default, aten.conv2d.padding)
+_NORM = aten._native_batch_norm_legit_no_training.default
+_CLIPS = (aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
+"""Activations that a grid computes for free, as its ends cut off what they do."""
+_PASSES = frozenset(
+    {
+        *(aten.max_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints),
+        *(aten.clone.default, aten.dropout.default, aten.permute.default, aten.transpose.int),
+        *(aten.slice.Tensor, aten.squeeze.dims, aten.squeeze.dim, aten.unsqueeze.default),
+        *(aten.index_select.default, aten.alias.default, aten.contiguous.default, aten._to_copy.default),
+    }
+)
+"""Operators whose outputs are some of their inputs: both have one grid."""
+_JOINS = frozenset({aten.add.Tensor, aten.cat.default})
+"""Operators on several maps, which runtimes compute on integers."""
+_DROPPED = ("_assert", "sym_constrain_range")
+Visit = Callable[[str, Tensor], None]
+"""Called with the name of an activation, and its values."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that can be quantized.
+
+    Attributes:
+        name: see ``amc.quantization.description.QuantizedLayer``.
+        path: name of its module in the program's network.
+        kind: ``conv`` or ``linear``.
+    """
+
+    name: str
+    path: str
+    kind: str
+
+
+class GraphProgram:
+    """An exported network: batch norms are folded, and activations fused.
+
+    Args:
+        model: the exported program; it is changed.
+        network: the network, for the names of layers that cannot be quantized.
+    """
+
+    placement = "graph"
+
+    def __init__(self, model: fx.GraphModule, network: nn.Module) -> None:
+        self.model = model
+        self._nodes: dict[str, fx.Node] = {}
+        self.sites: tuple[Site, ...] = tuple(self._found_sites())
+        model.graph.eliminate_dead_code()
+        model.delete_all_unused_submodules()
+        model.recompile()
+        self.left_float = tuple(_not_quantizable(network, {site.name.split("#")[0] for site in self.sites}))
+        self._names = _names(model.graph, self._nodes)
+
+    def _found_sites(self) -> Iterator[Site]:
+        """Put a module in place of every layer whose weights are stored, batch norm folded."""
+        counts: dict[str, int] = {}
+        graph = self.model.graph
+        for node in list(graph.nodes):
+            if node.op != "call_function":
+                continue
+            if any(word in str(node.target) for word in _DROPPED) and not node.users:
+                graph.erase_node(node)
+                continue
+            layer = self._layer(node)
+            if layer is None:
+                continue
+            owner = str(node.args[1].target).removesuffix(".weight")
+            counts[owner] = counts.get(owner, 0) + 1
+            name = owner if counts[owner] == 1 else f"{owner}#{counts[owner]}"
+            path = f"_layer_{len(self._nodes)}"
+            self.model.add_submodule(path, layer)
+            with graph.inserting_before(node):
+                call = graph.call_module(path, (node.args[0],))
+            call.meta = dict(node.meta)
+            node.replace_all_uses_with(call)
+            graph.erase_node(node)
+            self._nodes[name] = call
+            yield Site(name, path, "linear" if isinstance(layer, nn.Linear) else "conv")
+
+    def _layer(self, node: fx.Node) -> Quantizable | None:
+        """Return the layer that a node computes; a batch norm that alone reads it is removed."""
+        is_conv = node.target in _CONVS
+        if not is_conv and node.target is not aten.linear.default:
+            return None
+        given = _arguments(node)
+        stored = [self._stored(given[key]) for key in ("weight", "bias")]
+        weight, bias = stored
+        if weight is None or (bias is None and given["bias"] is not None):
+            return None
+        norm = next(iter(node.users)) if len(node.users) == 1 else None
+        if norm is not None and norm.target is _NORM and norm.args[0] is node:
+            folded = self._folded(weight, bias, norm)
+            if folded is not None:
+                weight, bias = folded
+                (taken,) = norm.users
+                taken.replace_all_uses_with(node)
+                self.model.graph.erase_node(taken)
+                self.model.graph.erase_node(norm)
+        if not is_conv:
+            return linear(weight, bias)
+        return conv(weight, bias, [given[key] for key in ("stride", "padding", "dilation", "groups")])
+
+    def _folded(self, weight: Tensor, bias: Tensor | None, norm: fx.Node) -> tuple[Tensor, Tensor] | None:
+        gain, offset, mean, variance = (self._stored(each) for each in norm.args[1:5])
+        if mean is None or variance is None or [user.args[1:] for user in norm.users] != [(0,)]:
+            return None
+        scale = torch.rsqrt(variance.double() + float(norm.args[6]))  # type: ignore[arg-type]
+        scale = scale if gain is None else scale * gain.double()
+        shift = -mean.double() if bias is None else bias.double() - mean.double()
+        shift = shift * scale if offset is None else shift * scale + offset.double()
+        wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        return (weight.double() * wide).float(), shift.float()
+
+    def _stored(self, argument: object) -> Tensor | None:
+        """Return the tensor that an argument names, a copy; None if it is computed, or there is none."""
+        if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+            return None
+        owner, _, name = str(argument.target).rpartition(".")
+        found = getattr(self.model.get_submodule(owner), name)
+        return found.detach().clone() if isinstance(found, Tensor) and found.is_floating_point() else None
+
+    def input_of(self, site: Site) -> str:
+        """Return the name of the activation that a layer reads."""
+        return self._names[_origin(self._nodes[site.name].args[0])]
+
+    def activations(self, quantized: Collection[str]) -> dict[str, list[fx.Node]]:
+        """Return the activations that need a grid if the named layers are quantized, in forward order.
+
+        These are the inputs of the layers, the outputs of convolutions, and both sides of joins.
+
+        Returns:
+            Name -> nodes on one grid: the one that computes the activation, and those that pass it on.
+        """
+        wanted: set[fx.Node] = set()
+        todo = [node for name, node in self._nodes.items() if name in quantized]
+        for node in todo:
+            wanted.add(node.args[0])  # type: ignore[arg-type]
+        for node in self.model.graph.nodes:
+            on_maps = _is_map(node)
+            if node in todo and on_maps:
+                wanted.add(_clipped(node))
+            if quantized and node.target in _JOINS and on_maps:
+                parts = [each for each in node.all_input_nodes if each.op != "get_attr"]
+                if len(parts) == len(node.all_input_nodes) > 1:
+                    wanted |= {*parts, _clipped(node)}
+        wanted = {node for node in wanted if _is_float(node) and not _is_result(node)}
+        order: dict[str, list[fx.Node]] = {}
+        for node in self.model.graph.nodes:
+            if any(each in wanted for each in _passed_on(node)):
+                order.setdefault(self._names[_origin(node)], []).append(node)
+        return order
+
+    @torch.inference_mode()
+    def see(self, images: Tensor, quantized: Collection[str], visit: Visit) -> None:
+        """Run the float network on a batch of images, and show each activation."""
+        firsts = {nodes[0]: name for name, nodes in self.activations(quantized).items()}
+        _Visitor(self.model, firsts, visit).run(images.clone())
+
+    def assembled(
+        self, layers: Mapping[str, nn.Module], grids: Mapping[str, RoundTrip], quantized: Collection[str]
+    ) -> nn.Module:
+        """Return the network with other layers and with its activations on grids.
+
+        Args:
+            layers: site -> its new layer.
+            grids: activation -> what puts it on its grid; those of ``activations``, or none.
+            quantized: names of the layers that are quantized.
+        """
+        points = self.activations(quantized) if grids else {}
+        graph = fx.Graph()
+        graph.set_codegen(self.model.graph._codegen)  # it holds the structure of the output
+        copies: dict[fx.Node, fx.Node] = {}
+        named = {node: name for name, nodes in points.items() for node in nodes}
+        paths = {name: f"_grid_{index}" for index, name in enumerate(grids)}
+        for node in self.model.graph.nodes:
+            made = graph.node_copy(node, lambda each: copies[each])
+            copies[node] = made
+            if node in named:
+                copies[node] = graph.call_module(paths[named[node]], (made,))
+        root = copy.deepcopy(self.model)
+        for site in self.sites:
+            if site.name in layers:
+                root.add_submodule(site.path, layers[site.name])
+        for name, grid in grids.items():
+            root.add_submodule(paths[name], grid)
+        return fx.GraphModule(root, graph, type(self.model).__name__).eval()
+
+
+class _Visitor(fx.Interpreter):
+    def __init__(self, model: fx.GraphModule, names: Mapping[fx.Node, str], visit: Visit) -> None:
+        super().__init__(model)
+        self._wanted, self._visit = names, visit
+
+    def run_node(self, n: fx.Node) -> Any:
+        found = super().run_node(n)
+        if n in self._wanted:
+            self._visit(self._wanted[n], found)
+        return found
+
+
+def exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule | None, str]:
+    """Export a network with a free batch size, and prove that the program computes what the network does.
+
+    Args:
+        model: in eval mode, on the CPU; it is left as it is.
+        example: (2 or more, C, H, W).
+
+    Returns:
+        The program, or None and the reason.
+    """
+    network = copy.deepcopy(model)
+    free = ({0: torch.export.Dim("batch")},)
+    try:
+        with quiet(), torch.inference_mode(False):
+            program = torch.export.export(network, (example.clone(),), dynamic_shapes=free)
+            found = program.run_decompositions({}).module()
+        assert isinstance(found, fx.GraphModule)
+        for node in list(found.graph.nodes):
+            if node.op == "call_module" and node.target == "_guards_fn":
+                found.graph.erase_node(node)
+        found = fx.GraphModule(found, found.graph, type(model).__name__)  # an exported one has no modes
+        with torch.no_grad():
+            odd = torch.cat([example, example.flip(-1)])[:3]  # another batch size
+            same = _same(found(odd.clone()), network(odd.clone()))
+    except Exception as error:  # the export has no common base class of errors
+        return None, first_line(error) or type(error).__name__
+    return (found, "") if same else (None, "the exported program computes something else")
+
+
+def _same(found: Any, expected: Any) -> bool:
+    left, right = (torch.utils._pytree.tree_leaves(each) for each in (found, expected))
+    return len(left) == len(right) and all(
+        not isinstance(a, Tensor) or torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of a layer's node by name, defaults included."""
+    target = node.target
+    found: dict[str, Any] = {}
+    for index, argument in enumerate(target._schema.arguments):  # type: ignore[union-attr]
+        default = argument.default_value if argument.has_default_value() else None
+        given = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name, default)
+        found[argument.name] = given
+    return found
+
+
+def _names(graph: fx.Graph, layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]:
+    """Name every node: ``input``, the layer, or module and operator, numbered where they repeat."""
+    of_layers = {_clipped(node): name for name, node in layers.items()}
+    of_layers |= {node: name for name, node in layers.items()}
+    names: dict[fx.Node, str] = {}
+    counts: dict[str, int] = {}
+    for node in graph.nodes:
+        if node in of_layers:
+            names[node] = of_layers[node]
+            continue
+        if node.target in _CLIPS and (before := node.args[0]) in names and _clipped(before) is node:
+            names[node] = names[before]
+            continue
+        word = str(node.target).removeprefix("aten.").split(".")[0]
+        word = {"placeholder": "input", "call_function": word}.get(node.op, node.op)
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        place = f"{stack[-1][0]}:{word}" if stack and stack[-1][0] else word
+        counts[place] = counts.get(place, 0) + 1
+        names[node] = place if counts[place] == 1 else f"{place}#{counts[place]}"
+    return names
+
+
+def _clipped(node: fx.Node) -> fx.Node:
+    """Return the activation that alone reads a node and that a grid computes for free, else the node."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in _CLIPS else node
+
+
+def _origin(node: Any) -> fx.Node:
+    """Return the node that computes the values which ``node`` passes on."""
+    while node.target in _PASSES:
+        node = node.args[0]
+    assert isinstance(node, fx.Node)
+    return node
+
+
+def _passed_on(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield a node and, with their paths, all that pass its values on."""
+    todo = [node]
+    while todo:
+        each = todo.pop()
+        yield each
+        todo += [user for user in each.users if user.target in _PASSES and user.args[0] is each]
+
+
+def _is_map(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return node.op != "get_attr" and isinstance(value, Tensor) and value.dtype == torch.float32
+
+
+def _is_result(node: fx.Node) -> bool:
+    return bool(node.users) and all(user.op == "output" for user in node.users)
+
+
+def _not_quantizable(network: nn.Module, known: Collection[str]) -> Iterator[FloatLayer]:
+    """Yield the layers of a network that no site computes, with the reason."""
+    for name, module in network.named_modules():
+        if name in known or not getattr(module, "weight", None).__class__.__name__.endswith("Parameter"):
+            continue
+        kind = type(module).__name__
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            yield FloatLayer(name, "its weight is not stored as it is used, or it runs in a nested program")
+        elif isinstance(module, nn.modules.conv._ConvNd | nn.RNNBase | nn.Embedding | nn.Bilinear):
+            yield FloatLayer(name, f"({kind}) only Conv2d and Linear are quantized")

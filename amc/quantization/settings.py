@@ -1,0 +1,86 @@
+"""What to quantize, and how. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amc.errors import SettingError, did_you_mean
+
+METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only")
+"""``dynamic_int8`` measures the range of an input in every call, ``static_int8`` on calibration images."""
+INTEGER = frozenset({"dynamic_int8", "static_int8", "weight_only"})
+"""Methods whose weights are integers."""
+WEIGHT_BITS = (8, 7, 6, 4, 3, 2)
+"""7 bits never saturate the 16-bit sums of x86 processors without VNNI, where 8 bits may."""
+RANGES = ("minmax", "percentile", "mse")
+ROUNDINGS = ("nearest", "moments")
+LEAST_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """Settings of a quantization.
+
+    Attributes:
+        method: one of ``METHODS``.
+        weight_bits: one of ``WEIGHT_BITS``, for methods with integer weights.
+        group: inputs of an output channel (channels times taps of the kernel) that share a scale, for
+            ``weight_only``; 0, or a number that does not divide a layer's inputs, gives one a channel.
+        ranges: range of an activation: all values, a percentile of them, or the one with the least squared
+            error. The range of a weight covers all its values, or with ``mse`` has the least squared error.
+        percentile: share of the values, in percent, that ``ranges=percentile`` keeps.
+        rounding: of weights: to the nearest integer, or one input after the other, where later inputs make
+            up for the error of earlier ones (``moments``; OBQ, GPTQ).
+        bias_correction: whether biases make up for the mean error of the rounded weights.
+        exclude: layers (patterns of names) that stay float.
+        tolerance: largest relative error of the outputs, with one layer alone quantized; a layer beyond it
+            stays float. None quantizes every layer.
+        sensitivity_images: images on which each layer is measured at each number of bits; 0 leaves it out.
+    """
+
+    method: str = "static_int8"
+    weight_bits: int = 8
+    group: int = 0
+    ranges: str = "mse"
+    percentile: float = 99.99
+    rounding: str = "moments"
+    bias_correction: bool = True
+    exclude: tuple[str, ...] = ()
+    tolerance: float | None = None
+    sensitivity_images: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            SettingError: one is impossible; the message says what was expected.
+        """
+        for key, known in (("method", METHODS), ("ranges", RANGES), ("rounding", ROUNDINGS)):
+            if (given := getattr(self, key)) not in known:
+                hint = did_you_mean(str(given), known)
+                raise SettingError(f"quantize.{key} is {given!r}; expected one of {', '.join(known)}{hint}")
+        check_bits(self.weight_bits)
+        if self.group < 0 or (self.group and self.method != "weight_only"):
+            raise SettingError(
+                f"quantize.group is {self.group} with quantize.method={self.method}; expected 0, or with "
+                "weight_only a number of inputs: integer kernels need one scale a channel"
+            )
+        if not 50 < self.percentile <= 100:
+            raise SettingError(f"quantize.percentile is {self.percentile:g}; expected over 50, at most 100")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise SettingError(f"quantize.tolerance is {self.tolerance:g}; expected over 0, or null")
+        if self.sensitivity_images < 0:
+            raise SettingError(
+                f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more"
+            )
+
+
+def check_bits(bits: int) -> None:
+    """Refuse a number of bits that no weight is quantized to.
+
+    Raises:
+        SettingError: the number is not one of ``WEIGHT_BITS``.
+    """
+    if bits not in WEIGHT_BITS:
+        known = ", ".join(map(str, sorted(WEIGHT_BITS)))
+        raise SettingError(f"quantize.weight_bits is {bits}; expected one of {known}")

@@ -1,0 +1,148 @@
+"""Stage ``quantize``: the final network with integer weights and activations, as runtimes compute it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from amc.loading import WEIGHTS
+from amc.progress import progress
+from amc.quantization import storage
+from amc.quantization.calibration import Quantized, quantize
+from amc.quantization.sensitivity import Sensitivity
+from amc.quantization.simulation import simulated
+from amc.scoring.run import outputs
+from amc.scoring.scores import likeness, top1
+from experiments.config.runtimes import backend_of, quantize_settings
+from experiments.report.quantization import sensitivity_rows
+from experiments.report.text import aligned
+from experiments.run.folder import DENSE
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+BATCH_SIZE = 100
+_TOLD = 5
+"""Layers, and remarks, that are printed."""
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``quantization.json`` and its tensors, of the pruned network, or else of the dense one.
+
+    Raises:
+        AmcError: the calibration images are too few or constant, or no layer can be quantized.
+    """
+    settings = quantize_settings(run.config.quantize)
+    run.folder.forget("export", "benchmark")
+    if settings.method == "none":
+        storage.remove(run.folder.path)
+        print("quantize: quantize.method=none: the network stays float32")
+        return {"method": "none"}
+    for line in limits(run, settings.method):
+        print(f"quantize: {line}")
+    model, weights = final_network(run)
+    with progress(None, "quantize", "step") as bar:
+
+        def advance(step: str) -> None:
+            bar.set_postfix(step=step)
+            bar.update()
+
+        made = quantize(model, run.problem.splits.calibration.images, settings, progress=advance)
+    written = replace(made.description, weights=weights, model=run.problem.spec.to_json())
+    storage.save(run.folder.path, written, made.tensors)
+    facts = {**_judged(run, model, made), **_parts(made)}
+    _tell(facts, made)
+    return facts
+
+
+def final_network(run: Run) -> tuple[nn.Module, str]:
+    """Return the pruned network, or the dense one if none was pruned, and the name of its file."""
+    if run.folder.model.exists():
+        return run.pruned(run.folder.model), WEIGHTS
+    run.problem.keep_dense()
+    return run.problem.dense, DENSE
+
+
+def simulation(run: Run) -> tuple[str, nn.Module] | None:
+    """Return the method and the quantized network of a run; None if its final network is not quantized.
+
+    Raises:
+        FileError: a file is damaged, or belongs to another network.
+    """
+    record = run.folder.recorded("quantize")
+    if record is None or record["method"] == "none":
+        return None
+    description, tensors = storage.load(run.folder.path)
+    shape = run.problem.splits.input_shape
+    return description.method, simulated(final_network(run)[0], shape, description, tensors)
+
+
+def limits(run: Run, method: str) -> list[str]:
+    """Return what the configured runtimes cannot do with a method, or do slowly, a line each."""
+    lines = []
+    for name in run.config.latency.backends:
+        methods = getattr(backend_of(name, run.config.latency), "methods", {})
+        if method not in methods:
+            lines.append(f"{name} does not run {method} here: the quantized network is not timed on it")
+        elif methods[method]:
+            lines.append(f"{name}: {methods[method]}")
+    return lines
+
+
+def test_outputs(run: Run, model: nn.Module) -> Tensor:
+    """Return a network's outputs on the test images, computed on the CPU: (N, columns)."""
+    return outputs(model, run.problem.splits.test().images, BATCH_SIZE)
+
+
+def _judged(run: Run, model: nn.Module, made: Quantized) -> dict[str, Any]:
+    exact, found = test_outputs(run, model), test_outputs(run, made.model)
+    labels, classifies = run.problem.splits.test().labels, run.problem.graph.classifies
+    return {
+        "method": made.description.method,
+        "float_top1": top1(exact, labels) if classifies else None,
+        "top1": top1(found, labels) if classifies else None,
+        "likeness": likeness(found, exact),
+    }
+
+
+def _parts(made: Quantized) -> dict[str, Any]:
+    description = made.description
+    return {
+        "placement": description.placement,
+        "layers": len(description.layers),
+        "activations": len(description.activations),
+        "left_float": {each.name: each.reason for each in description.left_float},
+        "settings": dict(description.settings),
+        "sensitivity": [_row(each) for each in made.sensitivity],
+        "notes": list(made.notes),
+    }
+
+
+def _row(each: Sensitivity) -> dict[str, Any]:
+    return {
+        "layer": each.layer,
+        "weights": each.weights,
+        "errors": {str(b): e for b, e in each.errors.items()},
+    }
+
+
+def _tell(facts: dict[str, Any], made: Quantized) -> None:
+    count = (
+        f"{facts['layers']} layers, {facts['activations']} activations" if facts["layers"] else "all layers"
+    )
+    if facts["top1"] is None:
+        judged = f"likeness {facts['likeness']:.4f} to the float network"
+    else:
+        judged = f"{facts['top1']:.2f}% on the test images, {facts['float_top1']:.2f}% in float32"
+    print(f"quantize: {facts['method']}, {count}: {judged}")
+    remarks = [f"{name} stays float: {reason}" for name, reason in facts["left_float"].items()]
+    remarks += facts["notes"]
+    if made.sensitivity:
+        print("quantize: relative error of the outputs, with the weights of one layer alone rounded")
+        print(aligned(sensitivity_rows(facts["sensitivity"])))
+    for line in remarks[:_TOLD]:
+        print(f"quantize: {line}")
+    if len(remarks) > _TOLD:
+        print(f"quantize: and {len(remarks) - _TOLD} more, in stages/quantize.json")

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+
+from amc import AmcError, FileError
+from amc.export.quantized import parities, write_quantized
+from amc.quantization import storage
+from amc.quantization.calibration import quantize
+from amc.quantization.layers import is_quantized
+from amc.quantization.settings import QuantizeSettings
+from amc.quantization.simulation import simulated
+from amc.runtimes.onnxruntime import ONNXRUNTIME
+from amc.scoring.scores import likeness
+from tests.amc.quantization.test_program import DecidesOnValues
+from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, SqueezeExcite, randomised
+
+# Blocks of colour: on noise, pooled outputs are nearly constant, and their error says little.
+DRAWN = torch.Generator().manual_seed(2)
+IMAGES = torch.randn(48, 3, 3, 3, generator=DRAWN).repeat_interleave(4, 2).repeat_interleave(4, 3)
+FAST = {"sensitivity_images": 0}
+
+
+def error(model, found):
+    with torch.inference_mode():
+        return 0.0 - likeness(found(IMAGES.clone()), model(IMAGES.clone()))
+
+
+@pytest.mark.parametrize("make", [Chain, Residual, Separable, Grouped, SqueezeExcite, DecidesOnValues])
+def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make, tmp_path):
+    model = randomised(make())
+    made = quantize(model, IMAGES, QuantizeSettings(**FAST))
+    assert is_quantized(made.model)
+    assert error(model, made.model) < 0.02
+    storage.save(tmp_path, made.description, made.tensors)
+    again = simulated(model, SHAPE, *storage.load(tmp_path))
+    with torch.inference_mode():
+        assert torch.equal(again(IMAGES.clone()), made.model(IMAGES.clone()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "static_int8"},
+        {"method": "static_int8", "weight_bits": 4},
+        {"method": "dynamic_int8"},
+        {"method": "weight_only"},
+        {"method": "weight_only", "weight_bits": 3, "group": 8},
+        {"method": "fp16"},
+    ],
+    ids=str,
+)
+def test_onnxruntime_computes_what_the_simulation_computes(settings, tmp_path):
+    model = randomised(Residual())
+    made = quantize(model, IMAGES, QuantizeSettings(**FAST, **settings)).model
+    content = write_quantized(made, SHAPE, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == content
+    images = IMAGES[torch.arange(130) % 48]  # one whole batch, and a part of one
+    with torch.inference_mode():
+        expected = torch.cat([made(part.clone()) for part in images.split(100)]).numpy()
+    labels = expected.argmax(1)
+    (found,) = parities(content, [ONNXRUNTIME], images.numpy(), expected, labels)
+    assert found.failure is None
+    assert found.agreement >= 99
+    assert found.top1 == found.agreement
+    assert found.mean < 0.01 * np.abs(expected).max()
+
+
+def test_moments_and_groups_beat_nearest_at_four_bits():
+    model = randomised(Residual())
+    common = {**FAST, "method": "weight_only", "weight_bits": 4}
+    nearest, moments, grouped = (
+        error(model, quantize(model, IMAGES, QuantizeSettings(**common, **own)).model)
+        for own in ({"rounding": "nearest", "bias_correction": False}, {}, {"group": 9})
+    )
+    assert moments < 0.5 * nearest
+    assert grouped < moments
+
+
+def test_layers_stay_float_by_name_and_by_tolerance():
+    model = randomised(Residual())
+    made = quantize(model, IMAGES, QuantizeSettings(exclude=("head", "same*"), sensitivity_images=8))
+    kept = {each.name: each.reason for each in made.description.left_float}
+    assert kept == {
+        "head": "quantize.exclude=head",
+        "same.0.0": "quantize.exclude=same*",
+        "same.1": "quantize.exclude=same*",
+    }
+    assert [each.layer for each in made.sensitivity] == [each.name for each in made.description.layers]
+    errors = {each.layer: each.errors[2] for each in made.sensitivity}
+    assert all(each.errors[2] > each.errors[8] for each in made.sensitivity)
+    middle = sorted(errors.values())[1]
+    settings = QuantizeSettings(
+        method="weight_only", weight_bits=2, exclude=("head", "same*"), sensitivity_images=8, tolerance=middle
+    )
+    quantized = {each.name for each in quantize(model, IMAGES, settings).description.layers}
+    assert quantized == {name for name, own in errors.items() if own <= middle}
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "message"),
+    [
+        (IMAGES[:1], {}, "got 1 calibration image, expected at least 2"),
+        (torch.ones(4, *SHAPE), {}, "the calibration images are constant"),
+        (IMAGES, {"exclude": ("nothing",)}, "'nothing', which is no layer; layers are first.0"),
+        (IMAGES, {"exclude": ("*",)}, "no layer can be quantized"),
+        (IMAGES, {"tolerance": 0.1}, "needs quantize.sensitivity_images"),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused_in_one_line(images, settings, message):
+    with pytest.raises(AmcError, match=message) as caught:
+        quantize(randomised(Chain()), images, QuantizeSettings(**{**FAST, **settings}))
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_names_the_activation():
+    model = randomised(Chain())
+    with torch.no_grad():
+        model.second.bias[0] = float("nan")
+    settings = QuantizeSettings(**FAST, rounding="nearest", bias_correction=False)
+    with pytest.raises(AmcError, match="activation 'second' is NaN"):
+        quantize(model, IMAGES, settings)
+
+
+def test_a_channel_of_zeros_and_a_huge_bias_survive():
+    model = randomised(Chain())
+    with torch.no_grad():
+        model.second.weight[0] = 0
+        model.second.weight[1] *= 1e-12
+        model.second.bias[:2] = 5.0
+    made = quantize(model, IMAGES, QuantizeSettings(**FAST))
+    assert made.notes == ("layer 'second' has 1 channels whose weights are all zero",)
+    assert error(model, made.model) < 0.02
+
+
+def test_another_network_is_refused():
+    made = quantize(randomised(Chain()), IMAGES, QuantizeSettings(**FAST))
+    with pytest.raises(FileError, match="of another network or other weights"):
+        simulated(randomised(Chain(), seed=1), SHAPE, made.description, made.tensors)
+
+
+def test_the_network_is_left_as_it_is():
+    model = randomised(Residual())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantize(model, IMAGES, QuantizeSettings(sensitivity_images=4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model(IMAGES[:1]).shape == (1, CLASSES)

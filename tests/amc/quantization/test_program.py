@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import nn
+
+from amc.quantization.simulation import program_of
+from tests.networks import (
+    PRUNABLE,
+    SHAPE,
+    Chain,
+    FlattenedFromTheEnd,
+    Residual,
+    Shared,
+    Standardised,
+    Transposed,
+    randomised,
+)
+
+IMAGES = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("make", PRUNABLE)
+def test_the_float_program_computes_what_the_network_computes(make):
+    model = randomised(make())
+    program, reason = program_of(model, SHAPE)
+    assert program.sites
+    assert (program.placement == "modules") == (make is FlattenedFromTheEnd) == bool(reason)
+    with torch.inference_mode():
+        expected = model(IMAGES.clone())
+        torch.testing.assert_close(
+            program.assembled({}, {}, ())(IMAGES.clone()), expected, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_batch_norms_are_folded_and_activations_fused():
+    program, _ = program_of(randomised(Residual()), SHAPE)
+    kinds = [str(node.target) for node in program.model.graph.nodes]
+    assert not any("norm" in kind for kind in kinds)
+    names = [site.name for site in program.sites]
+    assert names == ["stem.0", "same.0.0", "same.1", "down.0.0", "down.1", "shortcut.0", "head"]
+    found = list(program.activations(set(names)))
+    assert found[:2] == ["input", "stem.0"]
+    assert sorted(found[2:]) == sorted([*names[1:6], "add", "add#2", "mean"])  # the logits stay float
+
+
+def test_layers_that_stay_float_need_no_grid():
+    program, _ = program_of(randomised(Chain()), SHAPE)
+    assert program.activations(()) == {}
+    assert list(program.activations({"head"})) == ["mean"]
+
+
+def test_what_cannot_be_quantized_is_named_with_its_reason():
+    for make, name, reason in (
+        (Transposed, "up.0", "only Conv2d and Linear"),
+        (Standardised, "fourth", "its weight is not stored as it is used"),
+    ):
+        program, _ = program_of(randomised(make()), SHAPE)
+        assert reason in {each.name: each.reason for each in program.left_float}[name]
+
+
+def test_a_layer_that_runs_twice_is_two_layers():
+    program, _ = program_of(randomised(Shared()), SHAPE)
+    names = [site.name for site in program.sites]
+    assert len(set(names)) == len(names)
+    assert any(name.endswith("#2") for name in names)
+
+
+class DecidesOnValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head, self.tied = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Linear(5, 5)
+        self.twin = nn.Linear(5, 5)
+        self.twin.weight = self.tied.weight
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        if x.sum() > 0:
+            x = x * 2
+        return self.twin(self.tied(self.head(x.mean((2, 3)))))
+
+
+def test_a_network_that_cannot_be_exported_is_quantized_layer_by_layer():
+    model = randomised(DecidesOnValues())
+    program, reason = program_of(model, SHAPE)
+    assert program.placement == "modules"
+    assert reason
+    assert [site.name for site in program.sites] == ["first", "head"]
+    reasons = {each.name: each.reason for each in program.left_float}
+    assert reasons.keys() == {"tied", "twin", "idle"}
+    seen = {}
+    program.see(IMAGES, {"first", "head"}, lambda name, values: seen.update({name: values.shape}))
+    assert seen == {"first:input": (3, 3, 12, 12), "head:input": (3, 4)}

@@ -1,0 +1,30 @@
+import subprocess
+import sys
+
+import pytest
+
+from amc import SettingError
+from amc.quantization.settings import QuantizeSettings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"method": "static"}, "expected one of none, fp16, .*; did you mean 'static_int8'"),
+        ({"weight_bits": 5}, "quantize.weight_bits is 5; expected one of 2, 3, 4, 6, 7, 8"),
+        ({"rounding": "up"}, "quantize.rounding is 'up'"),
+        ({"ranges": "max"}, "quantize.ranges is 'max'"),
+        ({"group": 16}, "integer kernels need one scale a channel"),
+        ({"percentile": 10}, "quantize.percentile is 10"),
+        ({"tolerance": 0.0}, "quantize.tolerance is 0"),
+        ({"sensitivity_images": -1}, "quantize.sensitivity_images is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, expected):
+    with pytest.raises(SettingError, match=expected):
+        QuantizeSettings(**wrong)
+
+
+def test_settings_import_no_torch():
+    code = "import sys, amc.quantization.settings; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

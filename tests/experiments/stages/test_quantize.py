@@ -1,0 +1,90 @@
+"""Stage ``quantize``: one command from training to the report, and what it leaves behind."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import amc
+from amc.quantization.layers import is_quantized
+from experiments.report.quantization import parts
+from tests.experiments.helpers import TINY, check_error, composed, done, read_json, refused, workspace
+from tests.experiments.helpers import amc as command
+
+FAST = ("quantize.sensitivity_images=4", "latency.throughput_batch=0", "latency.memory=false")
+JOB = (*TINY, *FAST, "agent=uniform", "run_dir=run", "latency.backends=[torch,onnxruntime]")
+ALL = "stages=[train,search,prune,finetune,quantize,export,benchmark,report]"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    cwd = workspace(tmp_path_factory.mktemp("quantize"))
+    outcome = done(*JOB, ALL, cwd=cwd)
+    return cwd, outcome.out
+
+
+def network(cwd):
+    names: dict = {}
+    exec((cwd / "mynet.py").read_text(), names)
+    return names["make"](4)
+
+
+def test_one_command_goes_from_training_to_the_report(whole):
+    cwd, out = whole
+    assert "quantize: torch does not run static_int8 here" in out
+    facts = read_json(cwd / "run/stages/quantize.json")
+    assert facts["layers"] == len(facts["sensitivity"]) == 4
+    exported = read_json(cwd / "run/stages/export.json")["quantized"]
+    assert (cwd / "run" / exported["file"]).stat().st_size == exported["bytes"]
+    runtime = exported["runtimes"][0]
+    assert runtime["runtime"] == "onnxruntime"
+    assert runtime["agreement"] >= 90  # one image in 32 is 3%
+    report = read_json(cwd / "run/report.json")
+    assert report["quantized"]["top1"] == facts["top1"]
+    assert set(report["quantized"]["latency_ms"]) == {"onnxruntime"}
+    page = (cwd / "run/report.html").read_text()
+    for title in ("From dense to quantized", "Quantized file in each runtime", "Error of the outputs"):
+        assert title in page
+    assert "nan" not in json.dumps(parts(report)["chain"]).lower()
+    assert [row[0] for row in parts(report)["chain"]] == ["", "Dense", "Pruned", "Fine-tuned", "Quantized"]
+
+
+def test_load_pruned_gives_the_quantized_network_back(whole):
+    cwd, _ = whole
+    net = amc.load_pruned(cwd / "run", network(cwd), quantized=True)
+    assert is_quantized(net)
+    assert not is_quantized(amc.load_pruned(cwd / "run", network(cwd)))
+    assert net(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
+    cwd = shutil.copytree(whole[0], tmp_path / "cwd")
+    done(*JOB, "stages=[prune]", cwd=cwd)
+    assert not (cwd / "run/stages/quantize.json").exists()
+    with pytest.raises(amc.FileError, match="of another network or other weights"):
+        amc.load_pruned(cwd / "run", network(cwd), quantized=True)
+    done(*JOB, "stages=[quantize]", "quantize.method=none", cwd=cwd)
+    assert read_json(cwd / "run/stages/quantize.json")["method"] == "none"
+    with pytest.raises(amc.FileError, match="run stage quantize first"):
+        amc.load_pruned(cwd / "run", network(cwd), quantized=True)
+
+
+def test_a_dense_network_is_quantized_and_exported(trained_run):
+    job = (*JOB, "stages=[quantize,export]", "quantize.method=weight_only", "quantize.weight_bits=4")
+    out = done(*job, cwd=trained_run).out
+    assert "weights become float32 in every call" in out
+    net = amc.load_pruned(trained_run / "run", network(trained_run), quantized=True)
+    assert is_quantized(net)
+    assert (trained_run / "run/exports/model_weight_only.onnx").exists()
+
+
+def test_bad_settings_are_refused_before_any_work(whole):
+    base = composed(*JOB)
+    assert "expected one of none, fp16" in check_error(base, "quantize.method=int8", cwd=whole[0])
+    assert "expected one of 2, 3" in check_error(base, "quantize.weight_bits=5", cwd=whole[0])
+
+
+def test_one_calibration_image_is_refused(trained_run):
+    outcome = command(*JOB, "data.calibration=1", "stages=[quantize]", cwd=trained_run)
+    refused(outcome, "got 1 calibration image")
