@@ -40,6 +40,8 @@ def test_a_recipe_runs_to_its_end(name: str, tmp_path: Path) -> None:
             *TOY,
             f"data.image_size={8 if name in SMALL_IMAGES else 32}",
             "compressor.sequential_images=0",
+            "data.unseen=16",
+            "proxies.networks=5",
         )
     done(f"experiment={name}", *words, cwd=tmp_path)
     if (tmp_path / "run/stages/sparsify.json").exists():
