@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -35,10 +36,10 @@ from amc.progress import progress
 from amc.result import Evaluation
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
-from envs import ChannelPruningEnv, Reward, get_reward
+from envs import Reward, get_reward
 from envs.observation import group_features
 from experiments.config.agents import check_agent, check_search, episodes_of, make_agent, refuse_unseen
-from experiments.config.arena import Arena
+from experiments.config.arena import Acts, Arena
 from experiments.config.presets import agent_preset
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
@@ -183,15 +184,29 @@ class CompressionTask:
         """Return the score of an evaluated candidate."""
         return self._scores[evaluation.widths] if self._score is not None else self.reward(evaluation)
 
-    def env(self, *, enforced: bool = True) -> ChannelPruningEnv:
+    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> gym.Env:
         """Return a Gymnasium environment of this task, for any agent.
 
         Args:
-            enforced: whether requested widths are reduced until they meet the budget.
+            acts: what its actions are: preserve ratios (``envs.ChannelPruningEnv``), or ``weights`` of error
+                curves (``envs.ChannelWeightingEnv``), which need an enforced budget.
+            enforced: whether the networks are within the budget for any actions.
         """
-        budget = self.budget if enforced else replace(self.budget, enforced=False)
-        reward = replace(self.reward, score=self.value)
-        return ChannelPruningEnv(self, self.space, budget, reward, group_features(self.graph))
+        return self._arena().env(acts, enforced=enforced)
+
+    def _arena(self) -> Arena:
+        return Arena(
+            self,
+            self.space,
+            self.budget,
+            replace(self.reward, score=self.value),
+            group_features(self.graph),
+            curves=partial(self._curves),
+            ceiling=lambda: self._dense_value(),
+            scores=partial(
+                global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
+            ),
+        )
 
     def search(
         self,
@@ -221,18 +236,7 @@ class CompressionTask:
         check_search(config, self.reward)
         refuse_unseen(config, "a search in Python")
         log: list[dict[str, Any]] = []
-        arena = Arena(
-            self,
-            self.space,
-            self.budget,
-            replace(self.reward, score=self.value),
-            group_features(self.graph),
-            curves=partial(self._curves),
-            ceiling=lambda: self._dense_value(),
-            scores=partial(
-                global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
-            ),
-        )
+        arena = self._arena()
         with self._bar("search", "episode", episodes_of(config)) as bar:
 
             def watch(episode: Episode) -> None:

@@ -3,6 +3,7 @@
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,9 +104,12 @@ def test_a_score_of_ones_own_decides_in_place_of_labels() -> None:
     assert result.report["candidate"]["return"] == max(returns) < 0
 
 
-def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_network_is_pruned() -> None:
+@pytest.mark.parametrize("acts", ["ratios", "weights"])
+def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_network_is_pruned(
+    acts: Any,
+) -> None:
     task = amc.CompressionTask(network(), images(32), (images(), LABELS), macs_ratio=0.5)
-    TD3("MlpPolicy", task.env(), learning_starts=4, seed=0, device="cpu").learn(12)
+    TD3("MlpPolicy", task.env(acts), learning_starts=4, seed=0, device="cpu").learn(12)
     result = task.result()
     assert result.report["search"]["evaluations"] >= 1
     assert result.strategy.macs_ratio <= 0.5
