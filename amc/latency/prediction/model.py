@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -24,6 +25,8 @@ from amc.latency.prediction.table import Points, Surface, Target
 
 VERSION = 1
 CONSTANT, WRITTEN = "constant", "written"
+ROUNDING = 1e-12
+"""Share by which sums in another order are rounded up."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class LatencyModel:
         self._family = np.array([families.index(grid.kind.family) for grid in grids])
         self._surfaces = [Surface(own) for own in self.points]
         self._known: list[dict[tuple[int, int], float]] = [{} for _ in grids]
+        self._tables: dict[int, dict[tuple[int, int], float]] = {}
         self._channels = layer_widths(graph)
         self._positions = np.array([layer.positions for layer in graph.layers], dtype=np.float64)
 
@@ -137,6 +141,64 @@ class LatencyModel:
     def __call__(self, widths: Sequence[int]) -> float:
         """Return the predicted milliseconds at ``widths``, which never fall when a width grows."""
         return float(self._weights @ self.features(widths))
+
+    def many(self, widths: np.ndarray) -> np.ndarray:
+        """Return the predicted milliseconds (N,) of N networks of ``widths`` (N, G), rounded up.
+
+        What is within a limit by this is within it by ``__call__``: it is above by ``ROUNDING`` of the value.
+        """
+        found: np.ndarray = self._parts(widths).sum(axis=1) * (1 + ROUNDING)
+        return found
+
+    def with_one_changed(self, widths: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the predicted milliseconds (N, G) when each group alone changes its width, rounded up.
+
+        Only the layers that have channels of the group are looked up again.
+
+        Args:
+            widths: (N, G) channels of every group, of N networks.
+            steps: (N, G) channels that each group gains or loses.
+        """
+        parts, channels = self._parts(widths), self._all_channels(widths)
+        found = np.empty(widths.shape)
+        for group, layers in enumerate(self._layers_of):
+            total = parts.sum(axis=1) - parts[:, layers].sum(axis=1)
+            for layer in layers:
+                moved = (
+                    channels[:, :, layer] + self._channels.per_width[:, layer, group] * steps[:, group, None]
+                )
+                total += self._part(layer, moved[:, 0], moved[:, 1])
+            found[:, group] = total
+        return found * (1 + ROUNDING)
+
+    @cached_property
+    def _layers_of(self) -> list[np.ndarray]:
+        """For every group the layers that have channels of it."""
+        has = np.abs(self._channels.per_width).sum(axis=0) > 0
+        return [np.flatnonzero(has[:, group]) for group in range(has.shape[1])]
+
+    def _all_channels(self, widths: np.ndarray) -> np.ndarray:
+        """Return input and output channels of every layer: (N, 2, layers)."""
+        return np.stack([self._channels(row) for row in widths])
+
+    def _parts(self, widths: np.ndarray) -> np.ndarray:
+        """Return the milliseconds of every layer, and the constant: (N, layers + 1)."""
+        channels = self._all_channels(widths)
+        parts = [self._part(layer, *channels[:, :, layer].T) for layer in range(len(self.grids))]
+        return np.stack([*parts, np.full(len(widths), self._weights[-1])], axis=1)
+
+    def _part(self, layer: int, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return the milliseconds (N,) that a layer adds at N pairs of channels."""
+        table = self._tables.setdefault(layer, {})
+        pairs = zip(inputs.tolist(), outputs.tolist(), strict=True)
+        found = []
+        for pair in pairs:
+            if (ms := table.get(pair)) is None:
+                alone = self._weights[self._family[layer]] * self._surfaces[layer](*pair)
+                written = self._weights[-2] * self._positions[layer] * pair[1] / 1e6
+                ms = table[pair] = float(alone + written)
+            found.append(ms)
+        return np.array(found)
 
     def fitted(self, networks: Sequence[Sequence[int]], measured: Sequence[float]) -> LatencyModel:
         """Return the model with factors fitted by non-negative least squares of the relative error.

@@ -319,3 +319,20 @@ def test_widths_of_the_heaviest_layer_are_timed(network):
     assert min(found.milliseconds) > 0
     assert found.extra == extra_of_rounding(dict(zip(WIDTHS, found.milliseconds, strict=True)))
     assert found.extra[1] == 0.0
+
+
+def test_many_networks_at_once_are_predicted_as_each_alone(network):
+    latency = model_of(network, factors={"constant": 0.3, "written": 0.7})
+    space = network[2]
+    generator = np.random.default_rng(0)
+    widths = np.array([[generator.choice(own) for own in space.choices] for _ in range(5)])
+    steps = np.array(space.minimum) - widths
+    each = [latency(row) for row in widths.tolist()]
+    assert latency.many(widths) == pytest.approx(each, rel=1e-9)
+    assert all(many >= one for many, one in zip(latency.many(widths), each, strict=True))
+    found = latency.with_one_changed(widths, steps)
+    for row, group in np.ndindex(*widths.shape):
+        moved = widths[row].copy()
+        moved[group] += steps[row, group]
+        assert found[row, group] == pytest.approx(latency(moved.tolist()), rel=1e-9)
+        assert found[row, group] >= latency(moved.tolist())
