@@ -35,7 +35,9 @@ class Stopped(KeyboardInterrupt):
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, of any library, means that memory ran out; then the input may be fine."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or ("memory" in text and "alloc" in text)
+    # Rust extensions panic with the second text where Python cannot make the object that they ask for.
+    told = ("memory" in text and "alloc" in text) or "pyobject pointer is null" in text
+    return isinstance(error, MemoryError) or told
 
 
 def first_line(error: BaseException) -> str:

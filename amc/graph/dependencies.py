@@ -23,7 +23,7 @@ from amc.errors import NotPrunableError, first_line
 from amc.graph import torch_pruning_adapter
 from amc.graph.axes import ChannelAxes
 from amc.graph.layers import LAYERS
-from amc.graph.recording import Chunks, gradients_everywhere
+from amc.graph.recording import Chunks, Readings, gradients_everywhere, recorded_readings
 from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
@@ -60,11 +60,13 @@ class Dependencies:
         graph: torch-pruning's graph, with walls.
         model: the copy.
         buffers: names of buffers of one number a channel, which are parameters in the copy.
+        over_positions: linear layers that are applied to each channel, and mix its positions.
     """
 
     graph: Any
     model: nn.Module
     buffers: tuple[str, ...] = ()
+    over_positions: frozenset[nn.Module] = frozenset()
 
     @property
     def layers(self) -> set[str]:
@@ -78,6 +80,11 @@ class Dependencies:
     def wall(self, item: Item) -> str | None:
         """Return why channels cannot be followed through an item's operation, or None."""
         return self.graph.walls.get(item.node.module)
+
+    def across(self, item: Item) -> bool:
+        """Return whether an item is what a linear layer over positions reads."""
+        reads = not self.graph.is_out_channel_pruning_fn(item.handler)
+        return reads and item.node.module in self.over_positions
 
     def single(self, item: Item) -> bool:
         """Return whether an item is one channel that is broadcast to all channels of a map."""
@@ -233,16 +240,32 @@ def _built(
     for parameter in twin.parameters():
         parameter.requires_grad_(True)
     axes, chunks = ChannelAxes(), Chunks()
-    with warnings.catch_warnings(), torch.enable_grad(), gradients(), recurrent_as_walls(twin), chunks:
+    with (
+        warnings.catch_warnings(),
+        torch.enable_grad(),
+        gradients(),
+        recurrent_as_walls(twin),
+        chunks,
+        recorded_readings(twin) as readings,
+    ):
         warnings.simplefilter("ignore")
         graph = torch_pruning_adapter.build_graph(
             twin,
             example.detach().clone(),
-            Judge(axes, chunks.functions),
+            Judge(axes, chunks.functions, readings),
             output_transform=_differentiable,
             axes=axes,
         )
-    return Dependencies(graph, twin, buffers)
+    return Dependencies(graph, twin, buffers, _over_positions(readings, axes))
+
+
+def _over_positions(readings: Readings, axes: ChannelAxes) -> frozenset[nn.Module]:
+    """Return the linear layers that mix another axis than the channels of what they read."""
+    return frozenset(
+        module
+        for module, functions in readings.items()
+        if isinstance(module, nn.Linear) and {axes.of(function) for function in functions} - {None, -1}
+    )
 
 
 def _buffers_of_one_axis(model: nn.Module, example: Tensor) -> tuple[str, ...]:

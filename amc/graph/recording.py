@@ -1,4 +1,7 @@
-"""The forward pass as it is recorded for the channel graph: its chunks, and gradients where it has none."""
+"""The forward pass as it is recorded for the channel graph.
+
+Its chunks, what its modules read, and gradients where it has none.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
+
+from amc.scoring.flatten import output_tensors
+
+Readings = dict[nn.Module, list[Any]]
+"""Module -> the backward functions that made the tensors which it reads."""
 
 
 class Chunks(TorchFunctionMode):
@@ -35,6 +43,23 @@ class Chunks(TorchFunctionMode):
             if len(results) == wanted and len({part.shape for part in results}) == 1:
                 self.functions.add(results[0].grad_fn)
         return results
+
+
+@contextlib.contextmanager
+def recorded_readings(model: nn.Module) -> Iterator[Readings]:
+    """Record what the modules of ``model`` read, in all calls of a forward pass."""
+    readings: Readings = {}
+
+    def before(module: nn.Module, args: Any, options: Any) -> None:
+        made = [tensor.grad_fn for _, tensor in output_tensors([args, options])]
+        readings.setdefault(module, []).extend(function for function in made if function is not None)
+
+    hooks = [each.register_forward_pre_hook(before, with_kwargs=True) for each in model.modules()]
+    try:
+        yield readings
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager

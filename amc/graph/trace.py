@@ -119,6 +119,8 @@ def _why_unprunable(
             return f"{name} is an attention layer, whose width is fixed"
         if node.type == OPTYPE.PARAMETER and (reason := _why_parameter_unprunable(dependencies, item, name)):
             return reason
+        if dependencies.across(item):
+            return f"{name} is a linear layer over positions, applied to each of these channels"
         if dependencies.single(item):
             return "its one channel is broadcast to all channels of a map"
         if node.type not in plain:

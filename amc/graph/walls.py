@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -24,6 +24,8 @@ _WALLS = {
 
 _PRODUCTS = ("mm", "addmm", "convolution")
 _MEANS = ("mean", "var", "std")
+_PRODUCT = "a product outside of the layers mixes the channels"
+_DEPTHWISE = "a depthwise convolution outside of the layers has a fixed number of channels"
 _SPLIT = "the forward pass splits the channels at places that may be fixed numbers"
 _CHUNK = "chunk splits channels that operations before it have rearranged"
 
@@ -76,11 +78,18 @@ class Judge:
     Args:
         axes: the channel axes of the traced network.
         chunked: the results of ``chunk``, as ``amc.graph.recording.Chunks`` found them: backward functions.
+        readings: what each module reads (``amc.graph.recording.Readings``).
     """
 
-    def __init__(self, axes: ChannelAxes, chunked: Container[Any] = ()) -> None:
+    def __init__(
+        self,
+        axes: ChannelAxes,
+        chunked: Container[Any] = (),
+        readings: Mapping[Any, Sequence[Any]] | None = None,
+    ) -> None:
         self._axes = axes
         self._chunked = chunked
+        self._readings = {} if readings is None else readings  # filled later, by the forward pass
 
     def __call__(self, node: Any) -> Verdict:
         """Judge torch-pruning's node of a module or operation."""
@@ -99,8 +108,8 @@ class Judge:
                 return Verdict(wall=reason)
         if kind.startswith("cat"):
             return Verdict(wall=_judge_concat(node))
-        if kind.startswith(_PRODUCTS) and not _within_module(node):
-            return Verdict(wall="a product outside of the layers mixes the channels")
+        if kind.startswith(_PRODUCTS) and not self._within_module(node):
+            return Verdict(wall=_DEPTHWISE if _depthwise(function) else _PRODUCT)
         if kind.startswith("glu"):
             return self._halves(function)
         if kind.startswith(_MEANS):
@@ -120,6 +129,20 @@ class Judge:
                 return Verdict(neutral=True)
             return Verdict(wall=_CHUNK if function in self._chunked else _SPLIT)
         return Verdict()
+
+    def _within_module(self, node: Any, most: int = 4) -> bool:
+        """Return whether an operation is a part of a module, which has its last operation as its own node."""
+        for _ in range(most):
+            users = {id(user): user for user in node.outputs}
+            if len(users) != 1:
+                return False
+            (user,) = users.values()
+            if any(function is node.grad_fn for function in self._readings.get(user.module, ())):
+                return False  # the module reads what was computed before
+            if type(user.module).__module__ != "torch_pruning.ops":
+                return True
+            node = user
+        return False
 
     def _halves(self, function: Any) -> Verdict:
         """Judge a gated linear unit, the product of one half with the sigmoid of the other."""
@@ -171,16 +194,9 @@ def _judge_concat(node: Any) -> str | None:
     return None
 
 
-def _within_module(node: Any, most: int = 4) -> bool:
-    """Return whether an operation is a part of a module, which has its last operation as its own node."""
-    for _ in range(most):
-        users = {id(user): user for user in node.outputs}
-        if len(users) != 1:
-            return False
-        (node,) = users.values()
-        if type(node.module).__module__ != "torch_pruning.ops":
-            return True
-    return False
+def _depthwise(function: Any) -> bool:
+    """Return whether a product is a convolution with a filter for every channel."""
+    return 1 < getattr(function, "_saved_groups", 1) == shape_of(function)[1]
 
 
 def _same_channels(function: Any) -> bool:

@@ -47,9 +47,11 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             facts |= _measure(case, seed)
-    except Exception as error:  # the table names the error
+    except BaseException as error:  # the table names the error; a panic in Rust is no Exception
         if out_of_memory(error):
             facts |= {"outcome": "limit", "reason": NO_MEMORY}
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         elif isinstance(error, AmcError):
             facts |= {"outcome": "refused", "reason": str(error)}
         else:

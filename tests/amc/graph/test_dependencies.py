@@ -25,6 +25,7 @@ from tests.networks import (
     FrozenNorms,
     Gates,
     Ghost,
+    Headed,
     Heads,
     InstanceNorms,
     Multiplied,
@@ -107,9 +108,70 @@ class Centred(Chain):
         return self.second(x - x.mean(1, keepdim=True))
 
 
+class Affine(nn.Module):
+    """A scale and an offset a channel of tokens."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.scale, self.offset = nn.Parameter(torch.ones(1, 1, channels)), nn.Parameter(torch.ones(channels))
+
+    def forward(self, x):
+        return torch.addcmul(self.offset, self.scale, x)
+
+
+class Mixed(Headed):
+    """Tokens whose channels pass a linear layer over their 9 positions."""
+
+    channels = 8
+
+    def __init__(self):
+        super().__init__(self.channels)
+        self.stem, self.norm = nn.Conv2d(3, self.channels, 4, stride=4), Affine(self.channels)
+        self.tokens, self.scale = self.layers(), nn.Parameter(torch.ones(self.channels))
+        self.wide, self.narrow = nn.Linear(self.channels, 16), nn.Linear(16, self.channels)
+
+    def layers(self):
+        return nn.Linear(9, 9)
+
+    def features(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = x + self.scale * self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        x = x + self.narrow(self.wide(x).relu())
+        return x.transpose(1, 2).unflatten(2, (3, 3))
+
+
+class TwiceMixed(Mixed):
+    """A hidden layer of positions, whose width is free."""
+
+    def layers(self):
+        return nn.Sequential(nn.Linear(9, 6), nn.GELU(), nn.Linear(6, 9))
+
+
+class AsMany(Mixed):
+    """As many positions as channels: no length tells them apart."""
+
+    channels = 9
+
+
+class Blurred(Chain):
+    """A fixed blur of every channel between layers, in a module with its own number of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("blur", torch.full((8, 1, 3, 3), 1 / 9), persistent=False)
+        self.channels = 8
+
+    def features(self, x):
+        return self.second(F.conv2d(self.first(x), self.blur, groups=self.channels))
+
+
 @pytest.mark.parametrize(
     ("make", "whole", "pruned", "reason"),
     [
+        (Mixed, "stem", ["wide"], "tokens is a linear layer over positions, applied to each of these"),
+        (TwiceMixed, "stem", ["tokens.0", "wide"], "tokens.0 is a linear layer over positions"),
+        (AsMany, "stem", ["wide"], "tokens is a linear layer over positions"),
+        (Blurred, "first.0", ["second"], "a depthwise convolution outside of the layers has a fixed number"),
         (Unsaved, "first.0", ["second"], "scale is a buffer on the same channels that is not saved"),
         (Cosine, "second", ["first.0"], "a product outside of the layers mixes the channels"),
         (Centred, "first.0", ["second"], "a mean over the channels"),

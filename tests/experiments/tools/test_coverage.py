@@ -133,7 +133,18 @@ def test_limits_are_results(arguments, reason, tmp_path: Path, monkeypatch: pyte
     assert found["reason"] in out.read_text()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried 3 GB")])
+class PanicException(BaseException):
+    """As that of a Rust extension, which is no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't allocate memory: you tried 3 GB"),
+        PanicException("PyObject pointer is null"),
+    ],
+)
 def test_a_network_that_needs_more_memory_met_a_limit(error, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*args: object, **options: object) -> None:
         raise error
@@ -141,6 +152,24 @@ def test_a_network_that_needs_more_memory_met_a_limit(error, monkeypatch: pytest
     monkeypatch.setattr(measuring, "build", build)
     facts = measuring.measure(Case("timm", "mine", 12))
     assert (facts["outcome"], facts["reason"]) == ("limit", measuring.NO_MEMORY)
+
+
+def test_other_panics_are_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*args: object, **options: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(measuring, "build", build)
+    facts = measuring.measure(Case("timm", "mine", 12))
+    assert (facts["outcome"], facts["reason"]) == ("crash", "PanicException: index out of bounds")
+
+
+def test_a_stopped_measurement_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "build", build)
+    with pytest.raises(KeyboardInterrupt):
+        measuring.measure(Case("timm", "mine", 12))
 
 
 def test_a_process_limits_its_memory_and_prints_its_results(
