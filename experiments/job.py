@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from amc.cost.closed_form import macs_cost
-from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from amc.files import atomic_write_bytes, atomic_write_json
 from amc.strategy import Strategy
 from experiments.command.lock import locked
 from experiments.command.remembered import remembering
@@ -73,11 +73,12 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
         if path.exists():
             atomic_write_bytes(folder / path.name, path.read_bytes())
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
-    hydra = part.folder.hydra
-    hydra.mkdir(exist_ok=True)
-    atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
-    atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
-    with remembering(folder, overrides, paths=path_keys()):
+    hydra = {
+        "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(part.config)),
+        "overrides.yaml": OmegaConf.to_yaml(overrides),
+    }
+    with remembering(folder, overrides, paths=path_keys(), hydra=hydra) as identity:
+        identity.accept()
         yield
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 
@@ -16,17 +16,26 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
+def parsed(override: str) -> Override:
+    """Return an override as Hydra reads it.
+
+    Raises:
+        HydraException: it is malformed.
+    """
+    return _parser().parse_override(override)
+
+
 def text_of(override: str) -> str | None:
     """Return the value of an override as Hydra reads it, quotes removed; None if it is no text or number.
 
     Values that the configuration has to complete, such as ``runs/${name}``, are none either.
     """
     try:
-        parsed = _parser().parse_override(override)
+        read = parsed(override)
     except HydraException:
         return None
-    value = parsed.value()
-    if parsed.is_sweep_override() or isinstance(value, bool) or not isinstance(value, str | int | float):
+    value = read.value()
+    if read.is_sweep_override() or isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     text = str(value)
     return None if not text or "${" in text else text
@@ -61,7 +70,7 @@ def _readable(argument: str) -> str:
 
 def _is_read(override: str) -> bool:
     try:
-        _parser().parse_override(override)
+        parsed(override)
     except HydraException:
         return False
     return True

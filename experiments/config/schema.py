@@ -23,7 +23,8 @@ from amc.latency.remote.ssh import SshSettings
 from amc.latency.serving import ServeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from experiments.config.derive import keys_of_paths, path, section
+from experiments.command.foreign import Rules
+from experiments.config.derive import keys_of, keys_of_paths, path, section
 
 if TYPE_CHECKING:
 
@@ -371,6 +372,20 @@ def path_keys() -> frozenset[str]:
     """Return the keys whose values name files, such as ``data.root``."""
     own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
     return frozenset({*keys_of_paths(Config), *own})
+
+
+def rules() -> Rules:
+    """Return what the settings of a run folder of unknown origin may be: see ``command.foreign``."""
+    data = (key for node in DATA_SECTIONS for key in keys_of(node, "data."))
+    agents = (key for node in AGENT_SECTIONS.values() for key in keys_of(node, "agent."))
+    return Rules(
+        keys=frozenset({*keys_of(Config), *data, *agents}),
+        groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
+        paths=path_keys(),
+        inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
+        code=frozenset({"model", "model.name", "reward"}),
+        personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
+    )
 
 
 def register() -> None:

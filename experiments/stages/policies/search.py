@@ -7,7 +7,9 @@ import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
@@ -16,9 +18,10 @@ from amc.budget.allocation import Errors
 from amc.budget.budget import Budget
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
-from amc.errors import AmcError, Stopped
+from amc.errors import AmcError, FileError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
+from amc.reading import set_aside
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers.pool import open_pool
@@ -26,7 +29,7 @@ from envs import ChannelPruningEnv
 from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.config.agents import Knowledge, episodes_of, make_agent
-from experiments.run.episodes import EpisodeWriter, watching
+from experiments.run.episodes import EpisodeWriter, Former, watching
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -47,8 +50,8 @@ def run(run: Run) -> dict[str, Any]:
     run.budget.check_feasible(run.space)
     episodes = episodes_of(run.config.agent)
     dense, graph = problem.dense, problem.graph
-    keeper = _Keeper(run, episodes)
     with (
+        _Keeper(run, episodes) as keeper,
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
@@ -67,6 +70,7 @@ def run(run: Run) -> dict[str, Any]:
         try:
             result = agent(envs, watching(writer, bar, run.tracker.log, keeper.offer))
         except KeyboardInterrupt as stop:
+            keeper.stop()
             kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
@@ -137,6 +141,15 @@ def _cost(run: Run, evaluation: Evaluation) -> str:
     return f"{budget.kind}_ratio {budget.cost(evaluation.widths) / budget.dense_cost:.4f}"
 
 
+def _old_strategy(path: Path) -> Strategy | None:
+    """Read the strategy of an earlier search; a damaged one is set aside, as this search makes it again."""
+    try:
+        return Strategy.load(path) if path.exists() else None
+    except FileError as error:
+        set_aside(path, error)
+        return None
+
+
 class _Keeper:
     """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
 
@@ -148,7 +161,9 @@ class _Keeper:
         self._run = run
         self._episodes = episodes
         self._path = run.folder.strategy
-        self._old = Strategy.load(self._path) if self._path.exists() else None
+        self._old = _old_strategy(self._path)
+        self._former = Former(self._path)
+        self._is_stale = False
 
     def offer(self, episode: Episode) -> None:
         """Write an episode's strategy, unless an earlier attempt of this search had a better one."""
@@ -160,11 +175,26 @@ class _Keeper:
     def settle(self, best: Episode) -> None:
         """Write the result of a finished search."""
         self._write(self._strategy(best))
+        self.stop()
 
-    def _write(self, strategy: Strategy) -> None:
-        if self._old is None or self._old.groups != strategy.groups:
+    def stop(self) -> None:
+        """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
+        if self._is_stale:
             self._run.folder.forget("verify")
             self._run.folder.forget_pruned()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Restore the strategy of an earlier search if this one fails."""
+        if isinstance(error, Exception):
+            self._former.restore()
+
+    def _write(self, strategy: Strategy) -> None:
+        self._is_stale |= self._old is None or self._old.groups != strategy.groups
         strategy.save(self._path)
         self._old = strategy
 

@@ -91,7 +91,8 @@ def test_a_first_command_is_remembered_when_it_fails_after_it_left_results(
     results: bool, tmp_path: Path
 ) -> None:
     def command() -> None:
-        with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()):
+        with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()) as identity:
+            identity.accept()
             if results:
                 (tmp_path / "dense.safetensors").touch()
             raise AmcError("refused")
