@@ -134,12 +134,12 @@ def row(part: Run) -> dict[str, Any]:
         "params_ratio": part.problem.params(widths) / part.problem.params(dense),
         "widths": list(widths),
     }
-    if (search := part.folder.recorded("search")) is not None:
+    if (search := part.recorded("search")) is not None:
         facts["top1_search"] = search["best_top1"]
-    for name, network in (part.folder.recorded("evaluate") or {}).items():
+    for name, network in (part.recorded("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]
-    runtimes = (part.folder.recorded("benchmark") or {}).get("runtimes", [])
+    runtimes = (part.recorded("benchmark") or {}).get("runtimes", [])
     facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
     return facts
 
@@ -151,9 +151,9 @@ def _dense(part: Run) -> dict[str, Any]:
         "macs": macs_cost(part.problem.graph)(widths),
         "params": part.problem.params(widths),
     }
-    if (evaluated := part.folder.recorded("evaluate")) is not None:
+    if (evaluated := part.recorded("evaluate")) is not None:
         facts["top1"] = evaluated["dense"]["top1"]
-    found = part.folder.recorded("search") or {}
+    found = part.recorded("search") or {}
     same_reward = found.get("reward") == part.reward.name
     search = {
         "top1": found.get("dense_top1"),

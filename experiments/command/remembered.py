@@ -1,9 +1,9 @@
 """The identity of a run folder: the overrides that it remembers, so that ``amc run_dir=RUN`` continues.
 
 They are in ``overrides.json``, signed by the user whose command wrote them (``signature``), and with them
-goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command leaves the
-identity as it was; so does one that fails before it has changed a result. Without ``stages=`` a command runs
-the stages of the last command if that was interrupted, otherwise those of the first command.
+goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
+leaves the identity as it was; so does one that fails before it has changed a result. Without ``stages=`` a
+command runs the stages of the last command if that was interrupted, otherwise those of the first command.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _read(path: Path) -> _Memory:
     data = read_json(path, _SHAPE, remedy)
     memory = _Memory(data["overrides"], data.get("stages"), data.get("unfinished"))
     stages = [text for text in (memory.stages, memory.unfinished) if text is not None]
-    odd = [text for text in memory.overrides if not is_override(text)]
+    odd = [o for o in memory.overrides if not is_override(o) or key_of(o) in ("run_dir", "stages")]
     odd += [text for text in stages if not is_choice_of_stages(text)]
     if odd:
         raise FileError(f"{path} is damaged: {odd[0][:80]!r} is no override that a run remembers; {remedy}")

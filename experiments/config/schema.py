@@ -190,7 +190,8 @@ class ImageFolderData(DataConfig):
 
     ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
     shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
-    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels).
+    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels). ``skip_damaged`` leaves
+    out pictures that cannot be decoded.
     """
 
     name: str = "imagefolder"
@@ -208,6 +209,7 @@ class ImageFolderData(DataConfig):
     min_crop: float | None = None
     rotate_180: bool = False
     allow_empty: bool = False
+    skip_damaged: bool = False
     workers: int = 2
 
 
