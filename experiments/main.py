@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -35,10 +37,10 @@ FOLDERS = frozenset({"run_dir", "hydra.run.dir", "hydra.sweep.dir"})
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and a non-zero status."""
-    prepare_hydra()
     command = Command(schema.path_keys())
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        prepare_hydra()
         with command.running():
             arguments = readable(sys.argv[1:], schema.path_keys() | FOLDERS)
             sys.argv[1:] = with_remembered(arguments, schema.rules())
@@ -49,6 +51,9 @@ def main() -> None:
         _fail(str(refusal), 2)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "stopped", 130)
+    except BrokenPipeError:
+        _leave_output()
+        _fail("the reader of the output has closed it; the same command goes on", 141)
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
         if command.wants_traceback:
             raise
@@ -152,6 +157,13 @@ def _end_after_failed_jobs(command: Command, error: str | None = None) -> None:
         listed = "".join(f"\n  {one_line(line)}" for line in lines)
         print(f"amc: {head}; amc run_dir=FOLDER resumes a job{listed}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave_output() -> None:
+    """Write what is still to come nowhere, so that Python does not complain at its end."""
+    logging.raiseExceptions = False
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str, status: int) -> NoReturn:

@@ -140,8 +140,8 @@ def _read(path: str) -> Any:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             if (pixels := math.prod(picture.size)) > MAX_PIXELS:
                 raise FileError(
-                    f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace it "
-                    "by a smaller picture, or leave such pictures out with data.skip_damaged=true"
+                    f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace "
+                    "it by a smaller picture, or leave such pictures out with data.skip_damaged=true"
                 )
             picture.load()
             return _eight_bits(picture, path).convert("RGB")

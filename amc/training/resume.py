@@ -83,7 +83,7 @@ def save_checkpoint(
         "tensors": state_digest(dict(sorted(flat.items()))),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry alone: safetensors writes several in any order, and the same training is to give the same bytes.
+    # One entry: safetensors writes several in any order, and the same training is to give the same bytes.
     atomic_write_bytes(path, save(flat, {_ABOUT: json.dumps(about, sort_keys=True)}))
 
 

@@ -78,14 +78,17 @@ class Command:
         """Keep other processes out of a run folder until the command ends; a new one gets its identity first.
 
         Raises:
-            Refused: another process works in it, or it holds a symbolic link.
+            Refused: another process works in it, it holds a symbolic link, or it cannot be written to.
         """
         try:
             check_links(folder)
-            with suppress(OSError):  # the first writer into the folder reports the cause
-                self.is_new = begin(folder, overrides, paths=self._paths)
+            self.is_new = begin(folder, overrides, paths=self._paths)
         except AmcError as error:
             raise Refused(str(error)) from error
+        except OSError as error:
+            raise Refused(f"run_dir={folder} cannot be made or written to: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise Refused(f"run_dir={folder} is not writable")
         self.lock(folder)
         with suppress(OSError):
             remove_temporary(folder)
@@ -108,6 +111,8 @@ class Command:
             yield
         except AmcError as error:
             self._error = error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             self._error = file_error(error)
 

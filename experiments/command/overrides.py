@@ -44,14 +44,15 @@ def text_of(override: str) -> str | None:
 def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
     """Quote the values of keys that name files, where Hydra could not read them; expand ``~``.
 
-    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. A value with a
-    comma or a quote of its own may mean anything, and is left to Hydra.
+    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. In a multirun, a
+    value with a comma or a quote of its own may mean anything, and is left to Hydra.
 
     Args:
         arguments: of the command line.
         paths: keys whose values name files.
     """
-    return [_readable(each) if "=" in each and key_of(each) in paths else each for each in arguments]
+    many = bool({"-m", "--multirun"} & set(arguments))
+    return [_readable(each, many) if "=" in each and key_of(each) in paths else each for each in arguments]
 
 
 def absolute(override: str, paths: Collection[str]) -> str:
@@ -60,9 +61,10 @@ def absolute(override: str, paths: Collection[str]) -> str:
     return override if text is None else _with_text(override, str(Path(text).expanduser().resolve()))
 
 
-def _readable(argument: str) -> str:
+def _readable(argument: str, many: bool) -> str:
     raw = argument.partition("=")[2]
-    text = text_of(argument) if _is_read(argument) or set(raw) & set(",'\"") else raw
+    means_more = _is_read(argument) and (many or not _is_sweep(argument))
+    text = text_of(argument) if means_more or (many and set(raw) & set(",'\"")) else raw
     if text is None or (text == text_of(argument) and not text.startswith("~")):
         return argument
     return _with_text(argument, str(Path(text).expanduser()) if text.startswith("~") else text)
@@ -74,6 +76,10 @@ def _is_read(override: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def _is_sweep(override: str) -> bool:
+    return parsed(override).is_sweep_override()
 
 
 def _with_text(override: str, text: str) -> str:
