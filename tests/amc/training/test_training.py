@@ -1,5 +1,6 @@
 import copy
 import functools
+import json
 import logging
 import math
 
