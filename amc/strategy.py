@@ -102,7 +102,7 @@ class Strategy:
         """
         if data.get("_version") != VERSION:
             raise FileError(
-                f"{where} has _version {str(data.get('_version'))[:20]!r}; this release reads {VERSION}"
+                f"{where} has _version {repr(data.get('_version'))[:20]}; this release reads {VERSION}"
             )
         if (fault := mismatch(data, _SHAPE)) is not None:
             raise FileError(f"{where} is malformed: {fault}; expected the fields of strategy.json")

@@ -112,7 +112,7 @@ class LatencyTable:
         try:
             if data["_version"] != VERSION:
                 raise FileError(
-                    f"{where} has _version {str(data['_version'])[:20]!r}; this release reads {VERSION}"
+                    f"{where} has _version {repr(data['_version'])[:20]}; this release reads {VERSION}"
                 )
             if (fault := mismatch(data, _SHAPE)) is not None:
                 raise ValueError(fault)

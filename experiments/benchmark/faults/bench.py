@@ -30,7 +30,14 @@ def make(num_classes):
 JOB = (
     *("data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "data.calibration=16"),
     *("data.test=32", "data.num_classes=4", "model=faultsnet.make", "train.epochs=2", "finetune.epochs=2"),
-    *("agent=random", "agent.episodes=4", "correlate.policies=3", "latency.rounds=1", "threads=1"),
+    *(
+        "agent=random",
+        "agent.episodes=6",
+        "budget.round_to=1",
+        "correlate.policies=3",
+        "latency.rounds=1",
+        "threads=1",
+    ),
     *(
         "latency.backends=[torch]",
         "latency.memory=false",
