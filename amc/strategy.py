@@ -18,7 +18,7 @@ _SHAPE = {
     "params_ratio": float,
     "seed": int,
     "model?": {},
-    "provenance?": {"agent?": str, "value?": float, "search_val_top1?": (float, None)},
+    "provenance?": {"value?": float},
     "budget?": {"kind?": str, "ratio?": (float, None)},
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from amc.data.splits import LabelledImages, TrainBatches, batch_indices
 from amc.errors import FileError, UnavailableError, out_of_memory
 from amc.progress import progress
 from amc.seeds import mix
+from amc.third_party import without_warnings
 
 DECODE_BATCH = 64
 """Images that are decoded and normalised at once."""
@@ -137,7 +137,7 @@ def _read(path: str) -> Any:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with without_warnings(), Image.open(path) as picture:
             if (pixels := math.prod(picture.size)) > MAX_PIXELS:
                 raise FileError(
                     f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace "

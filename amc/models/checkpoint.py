@@ -2,7 +2,6 @@
 
 import argparse
 import pickle
-import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from amc.digest import digest, named
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
+from amc.third_party import without_warnings
 
 _TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"})
 _SAFETENSORS_SUFFIX = ".safetensors"
@@ -212,7 +212,7 @@ def _check_no_program(path: Path) -> None:
 def _read_torch(path: Path) -> Any:
     _check_no_program(path)
     try:
-        with torch.serialization.safe_globals([*_HARMLESS]), warnings.catch_warnings(action="ignore"):
+        with torch.serialization.safe_globals([*_HARMLESS]), without_warnings():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
