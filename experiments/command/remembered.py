@@ -150,7 +150,7 @@ class Identity:
         for path, content in self._before.items():
             if content is None or self._new:
                 path.unlink(missing_ok=True)
-            else:
+            elif not path.exists() or path.read_bytes() != content:
                 atomic_write_bytes(path, content)
 
 

@@ -76,7 +76,7 @@ def _read(path: Path) -> bytes | None:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(file.fileno())
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        if facts.st_uid != getattr(os, "getuid", lambda: facts.st_uid)() or facts.st_mode & 0o077:
             return None
         key = file.read(_BYTES + 1)
     return key if len(key) == _BYTES else None

@@ -10,8 +10,8 @@ from amc.errors import FileError
 from amc.files import is_temporary
 
 MOST_ENTRIES = 100_000
-_FOREIGN = frozenset({"wandb"})
-"""Folders of other programs, which make links of their own."""
+_WANDB = "wandb"
+"""A folder of another program, which makes links of its own."""
 
 
 def check_links(folder: Path) -> None:
@@ -50,5 +50,10 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
                     f"run_dir={folder} holds more than {MOST_ENTRIES:,} files; expected the folder of a run"
                 )
             yield entry
-            if entry.is_dir(follow_symlinks=False) and entry.name not in _FOREIGN:
+            if entry.is_dir(follow_symlinks=False) and _is_ours(entry.name):
                 waiting.append(entry.path)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a command may write into a folder of this name in a run folder."""
+    return name == ".hydra" or not (name.startswith(".") or name == _WANDB)

@@ -176,6 +176,11 @@ class Problem:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model
 
+    @property
+    def has_dense(self) -> bool:
+        """Whether there are weights of a trained dense network."""
+        return self.comes_trained or self.folder.dense.exists()
+
     @cached_property
     def dense_digest(self) -> str:
         """Hash of the trained dense network."""

@@ -27,9 +27,9 @@ PACKAGES = (
 SHAPE = {
     "commit": (str, None),
     "stage_commits?": (None, {...: (str, None)}),
-    "command": str,
-    "data": {"name": str},
-    "seed": int,
+    "command?": str,
+    "data?": {"name?": str},
+    "seed?": int,
 }
 """What ``provenance.json`` must hold; see ``amc.reading``."""
 

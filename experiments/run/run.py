@@ -248,7 +248,7 @@ class Run:
         dense, strategy = made_of.get("dense"), made_of.get("strategy")
         if strategy is not None and strategy != self._strategy_digest():
             return False
-        return dense is None or dense == self.problem.dense_digest
+        return dense is None or not self.problem.has_dense or dense == self.problem.dense_digest
 
     def _strategy_digest(self) -> str | None:
         if not self.folder.strategy.exists():
@@ -261,7 +261,7 @@ class Run:
             known = (self.folder.recorded("prune") or {}).get(MADE_OF)
             return known if isinstance(known, dict) else {}
         found: dict[str, str | None] = {}
-        if stage in stages.WITH_DENSE:
+        if stage in ("train", *stages.WITH_DENSE):
             found["dense"] = self.problem.dense_digest
         if stage in ("prune", *MADE_OF_PRUNED):
             found["strategy"] = self._strategy_digest()

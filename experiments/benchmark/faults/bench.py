@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +86,11 @@ class Bench:
             AmcError: the job fails.
         """
         cwd = self.empty("finished")
-        ended = command([*JOB, f"stages=[{','.join(STAGES)}]", "run_dir=run"], cwd)
+        loaded = self.scratch / "modules"
+        ended = command([*JOB, f"stages=[{','.join(STAGES)}]", "run_dir=run"], cwd, loaded=loaded)
         if ended.status != 0:
             raise AmcError(f"the job failed: {ended.err.strip()[-400:]}")
+        _import(loaded.read_text().split())
         return cwd
 
     def empty(self, name: str) -> Path:
@@ -118,7 +122,11 @@ class Fault:
 
 
 def command(
-    arguments: Sequence[str], cwd: Path, before: Callable[[], None] = lambda: None, seconds: int = SECONDS
+    arguments: Sequence[str],
+    cwd: Path,
+    before: Callable[[], None] = lambda: None,
+    seconds: int = SECONDS,
+    loaded: Path | None = None,
 ) -> Outcome:
     """Run the command in a fork of this process.
 
@@ -127,8 +135,9 @@ def command(
         cwd: current directory.
         before: called in the fork before the command.
         seconds: after which it is killed.
+        loaded: file for the names of the modules that the fork has loaded at its end.
     """
-    process, out, err = start(arguments, cwd, before)
+    process, out, err = _start(arguments, cwd, before, loaded)
     deadline = time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -141,8 +150,15 @@ def command(
         time.sleep(0.01)
 
 
-def start(
-    arguments: Sequence[str], cwd: Path, before: Callable[[], None] = lambda: None
+def _import(names: Sequence[str]) -> None:
+    """Import modules that a command needs, so that its next forks need not."""
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+
+
+def _start(
+    arguments: Sequence[str], cwd: Path, before: Callable[[], None], loaded: Path | None
 ) -> tuple[int, Path, Path]:
     """Start the command in a fork; return its process id and the files of its output."""
     import torch
@@ -169,6 +185,8 @@ def start(
         except BaseException:
             traceback.print_exc()
         finally:
+            if loaded is not None:
+                loaded.write_text("\n".join(name for name in sys.modules if name != "faultsnet"))
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
