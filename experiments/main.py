@@ -47,6 +47,7 @@ def main() -> None:
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
+        sys.stdout.flush()
     except Refused as refusal:
         _fail(str(refusal), 2)
     except KeyboardInterrupt as stop:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from amc.third_party import without_warnings
 from experiments.benchmark.faults.bench import AGAIN, JOB, Bench, Fault, command
 from experiments.config.stages import STAGES
 
@@ -174,7 +175,8 @@ CHECKPOINTS: dict[str, Callable[[], bytes]] = {
 
 def _checkpoint(key: str, make: Callable[[], bytes], bench: Bench) -> str | None:
     cwd = bench.empty("checkpoint")
-    (cwd / "odd.pth").write_bytes(make())
+    with without_warnings():
+        (cwd / "odd.pth").write_bytes(make())
     ended = command([*JOB, f"{key}=odd.pth", "stages=[train]", "run_dir=run"], cwd)
     if (cwd / "marker").exists():
         return "its code ran"
