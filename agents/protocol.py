@@ -146,13 +146,20 @@ def concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
     """Run all calls at once, each in a thread of its own, and return their results in order.
 
     A single call runs in the calling thread. An exception is raised once all calls have ended: the first in
-    order if there are several.
+    order if there are several. Ctrl-C does not wait for them, as one of them may hang.
     """
     if len(calls) == 1:
         return [calls[0]()]
-    with ThreadPoolExecutor(len(calls)) as pool:
+    pool = ThreadPoolExecutor(len(calls))
+    wait = True
+    try:
         futures = [pool.submit(call) for call in calls]
         return [future.result() for future in futures]
+    except KeyboardInterrupt:
+        wait = False
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=not wait)
 
 
 def rollouts(

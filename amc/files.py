@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 from amc.errors import FileError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -16,7 +19,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         FileError: the file cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name[:160]}.{uuid.uuid4().hex}.tmp")  # names have at most 255 bytes
     try:
         try:
             with temporary.open("xb") as file:
@@ -30,6 +33,11 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         raise FileError(
             f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"
         ) from error
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has the name of a temporary file, which only a killed process leaves behind."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

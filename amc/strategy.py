@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,18 @@ from typing import Any
 
 from amc.errors import FileError
 from amc.files import atomic_write_json
+from amc.reading import mismatch, read_json
 
 VERSION = 1
+_SHAPE = {
+    "groups": [{"name": str, "dense": int, "kept": int}],
+    "macs_ratio": float,
+    "params_ratio": float,
+    "seed": int,
+    "model?": {},
+    "provenance?": {"value?": float},
+    "budget?": {"kind?": str, "ratio?": (float, None)},
+}
 
 
 @dataclass(frozen=True)
@@ -92,23 +101,20 @@ class Strategy:
             FileError: another version, or a missing or malformed field.
         """
         if data.get("_version") != VERSION:
-            raise FileError(f"{where} has _version {data.get('_version')!r}; this release reads {VERSION}")
-        try:
-            return cls(
-                groups=tuple(
-                    GroupWidth(str(g["name"]), _count(g["dense"]), _count(g["kept"])) for g in data["groups"]
-                ),
-                macs_ratio=float(data["macs_ratio"]),
-                params_ratio=float(data["params_ratio"]),
-                seed=int(data["seed"]),
-                model=data.get("model", {}),
-                budget=data.get("budget", {}),
-                provenance=data.get("provenance", {}),
-            )
-        except (KeyError, TypeError, ValueError) as error:
             raise FileError(
-                f"{where} is malformed: {error!r}; expected the fields of strategy.json"
-            ) from error
+                f"{where} has _version {repr(data.get('_version'))[:20]}; this release reads {VERSION}"
+            )
+        if (fault := mismatch(data, _SHAPE)) is not None:
+            raise FileError(f"{where} is malformed: {fault}; expected the fields of strategy.json")
+        return cls(
+            groups=tuple(GroupWidth(g["name"], g["dense"], g["kept"]) for g in data["groups"]),
+            macs_ratio=float(data["macs_ratio"]),
+            params_ratio=float(data["params_ratio"]),
+            seed=data["seed"],
+            model=data.get("model", {}),
+            budget=data.get("budget", {}),
+            provenance=data.get("provenance", {}),
+        )
 
     def save(self, path: Path) -> None:
         """Write the JSON form atomically.
@@ -125,14 +131,7 @@ class Strategy:
         Raises:
             FileError: the file is missing, is not a JSON object, is of another version, or is malformed.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise FileError(f"no strategy at {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise FileError(f"strategy {path} is not JSON ({error}); is the file truncated?") from error
-        if not isinstance(data, dict):
-            raise FileError(f"strategy {path} holds a {type(data).__name__}; expected a JSON object")
+        data = read_json(Path(path), {}, "expected a strategy.json: run stages=[search] again")
         return cls.from_json(data, f"strategy {path}")
 
     def widths_for(self, names: Sequence[str], dense: Sequence[int]) -> tuple[int, ...]:
@@ -159,9 +158,3 @@ class Strategy:
                 )
         kept = {group.name: group.kept for group in self.groups}
         return tuple(kept.get(name, width) for name, width in full.items())
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a number of channels")
-    return value

@@ -39,6 +39,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Suppress Python's warnings; the filters are shared by all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def _null_descriptors() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -1,6 +1,6 @@
 """The command line and the Python library: read the configuration, run stages, write the run folder.
 
-- ``main.py``: the ``amc`` command.
+- ``start.py``, ``main.py``: the ``amc`` command; the first imports the second.
 - ``job.py``: all runs of one job: the stages of one run, or of one run for each budget.
 - ``statistics.py``: interquartile means, bootstrap intervals and rank correlation.
 

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from amc.cost.closed_form import macs_cost
-from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from amc.files import atomic_write_bytes, atomic_write_json
 from amc.strategy import Strategy
 from experiments.command.lock import locked
 from experiments.command.remembered import remembering
@@ -73,11 +73,12 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
         if path.exists():
             atomic_write_bytes(folder / path.name, path.read_bytes())
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
-    hydra = part.folder.hydra
-    hydra.mkdir(exist_ok=True)
-    atomic_write_text(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(part.config)))
-    atomic_write_text(hydra / "overrides.yaml", OmegaConf.to_yaml(overrides))
-    with remembering(folder, overrides, paths=path_keys()):
+    hydra = {
+        "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(part.config)),
+        "overrides.yaml": OmegaConf.to_yaml(overrides),
+    }
+    with remembering(folder, overrides, paths=path_keys(), hydra=hydra) as identity:
+        identity.accept()
         yield
 
 
@@ -133,12 +134,12 @@ def row(part: Run) -> dict[str, Any]:
         "params_ratio": part.problem.params(widths) / part.problem.params(dense),
         "widths": list(widths),
     }
-    if (search := part.folder.recorded("search")) is not None:
+    if (search := part.recorded("search")) is not None:
         facts["top1_search"] = search["best_top1"]
-    for name, network in (part.folder.recorded("evaluate") or {}).items():
+    for name, network in (part.recorded("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]
-    runtimes = (part.folder.recorded("benchmark") or {}).get("runtimes", [])
+    runtimes = (part.recorded("benchmark") or {}).get("runtimes", [])
     facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
     return facts
 
@@ -150,9 +151,9 @@ def _dense(part: Run) -> dict[str, Any]:
         "macs": macs_cost(part.problem.graph)(widths),
         "params": part.problem.params(widths),
     }
-    if (evaluated := part.folder.recorded("evaluate")) is not None:
+    if (evaluated := part.recorded("evaluate")) is not None:
         facts["top1"] = evaluated["dense"]["top1"]
-    found = part.folder.recorded("search") or {}
+    found = part.recorded("search") or {}
     same_reward = found.get("reward") == part.reward.name
     search = {
         "top1": found.get("dense_top1"),

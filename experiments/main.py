@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from amc.errors import AmcError, SettingError, did_you_mean
 from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
+from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.messages import message, one_line
 from experiments.command.overrides import readable
@@ -34,21 +37,24 @@ FOLDERS = frozenset({"run_dir", "hydra.run.dir", "hydra.sweep.dir"})
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and a non-zero status."""
-    prepare_hydra()
-    _see_current_directory()
-    command = Command()
+    command = Command(schema.path_keys())
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        prepare_hydra()
         with command.running():
             arguments = readable(sys.argv[1:], schema.path_keys() | FOLDERS)
-            sys.argv[1:] = with_remembered(arguments)
+            sys.argv[1:] = with_remembered(arguments, schema.rules())
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
+        sys.stdout.flush()
     except Refused as refusal:
         _fail(str(refusal), 2)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "stopped", 130)
+    except BrokenPipeError:
+        _leave_output()
+        _fail("the reader of the output has closed it; the same command goes on", 141)
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
         if command.wants_traceback:
             raise
@@ -78,9 +84,8 @@ def _app(cfg: DictConfig) -> None:
     given, folder = list(HydraConfig.get().overrides.task), Path(HydraConfig.get().runtime.output_dir)
     if not multirun.is_multirun():
         with Command.current.keep_errors():
-            _job(cfg, folder, given)
+            _job(cfg, folder, given, new=Command.current.is_new)
         return
-    _see_current_directory()
     with locked(folder):
         try:
             _job(cfg, folder, given)
@@ -92,7 +97,7 @@ def _app(cfg: DictConfig) -> None:
             multirun.record_failure(folder, f"{type(error).__name__}: {error}", given)
 
 
-def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
+def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = False) -> None:
     """Check the configuration and run the stages; the overrides ``given`` are remembered in ``folder``."""
     # These import torch, which takes a second: --help and the message about a misspelt key come without it.
     from experiments.config.budgets import check_given, told
@@ -104,12 +109,18 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
         raise SettingError(problem)
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, schema.Config)
-    run = open_run(config, folder)
-    set_up_process(config)
-    multirun.forget_failure(folder)
-    with remembering(folder, given, paths=schema.path_keys(), keep=multirun.is_multirun()):
+    if names_code(config.model.name) or names_code(config.reward):
+        _see_current_directory()
+    many = multirun.is_multirun()
+    hydra = {"config.yaml": cfg, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": list(given)}
+    texts = {name: OmegaConf.to_yaml(content) for name, content in hydra.items()}
+    with remembering(folder, given, paths=schema.path_keys(), keep=many, new=new, hydra=texts) as identity:
+        run = open_run(config, folder)
+        set_up_process(config)
+        multirun.forget_failure(folder)
         check_given(config.budget, given)
         check(run)
+        identity.accept()
         if stages.UNDER_BUDGET & set(run.stages):
             free = "" if run.reward.enforces_budget else f"; reward={run.reward.name} does not enforce it"
             print(f"budget: {told(config.budget, given)}{free}")
@@ -129,7 +140,11 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _see_current_directory() -> None:
-    """Make a user's own network or reward importable from the current directory."""
+    """Make a user's own network or reward importable from the current directory.
+
+    A module lying there under the name of an optional package would be imported in its place, so that a job
+    without code of the user does not see it.
+    """
     if "" not in sys.path:
         sys.path.append("")
 
@@ -146,6 +161,13 @@ def _end_after_failed_jobs(command: Command, error: str | None = None) -> None:
         listed = "".join(f"\n  {one_line(line)}" for line in lines)
         print(f"amc: {head}; amc run_dir=FOLDER resumes a job{listed}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave_output() -> None:
+    """Write what is still to come nowhere, so that Python does not complain at its end."""
+    logging.raiseExceptions = False
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str, status: int) -> NoReturn:

@@ -1,7 +1,9 @@
 """One thread, and what several test files share."""
 
 import gc
+import os
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from amc.data import synthetic
 from tests.networks import CLASSES, SHAPE, Residual
 
 torch.set_num_threads(1)
+_SETTINGS = tempfile.TemporaryDirectory()
+os.environ["XDG_CONFIG_HOME"] = _SETTINGS.name  # where the key lies that signs run folders
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

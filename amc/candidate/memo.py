@@ -10,12 +10,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from amc.errors import FileError
+from amc.files import atomic_write_bytes
+from amc.reading import parse_json, set_aside
 from amc.result import Evaluation
+
+_FIELDS = tuple(field.name for field in fields(Evaluation))
+_SHAPE = {
+    "fingerprint": str,
+    "widths": [int],
+    **dict.fromkeys(("top1", "loss"), (float, None)),
+    **dict.fromkeys(("macs", "params"), int),
+    **dict.fromkeys(("agreement", "likeness", "macs_ratio", "params_ratio", "seconds"), float),
+}
 
 
 class Memo:
@@ -25,8 +36,10 @@ class Memo:
         path: JSON-lines file to read and append to; None keeps evaluations in memory only.
         fingerprint: hash of everything that determines an evaluation; lines with another one are skipped.
 
+    A damaged line is left out: the file is set aside, and its other lines are written anew.
+
     Raises:
-        FileError: a line of the file is malformed.
+        FileError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
@@ -46,18 +59,26 @@ class Memo:
         if len(whole) < len(text):  # a kill in mid-write leaves half a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        for number, line in enumerate(whole.decode().splitlines(), start=1):
+        sound: list[bytes] = []
+        damage: FileError | None = None
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                record = json.loads(line)
-                stopped = record.pop("stopped_after", None), record.pop("against", None)
-                if record.pop("fingerprint") == self._fingerprint and stopped == (None, None):
-                    record["widths"] = tuple(record["widths"])
-                    evaluation = Evaluation(**record)
-                    self._known[evaluation.widths] = evaluation
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FileError(
-                    f"{path} line {number} is no evaluation ({error!r}); was it edited? Remove that line"
-                ) from error
+                record = parse_json(line, _SHAPE, f"{path} line {number}", "was it edited?")
+            except FileError as error:
+                damage = error
+                continue
+            sound.append(line)
+            self._learn(record)
+        if damage is not None:
+            set_aside(path, damage)
+            atomic_write_bytes(path, b"".join(line + b"\n" for line in sound))
+
+    def _learn(self, record: dict[str, Any]) -> None:
+        stopped = record.get("stopped_after"), record.get("against")
+        if record["fingerprint"] == self._fingerprint and stopped == (None, None):
+            known = {name: record[name] for name in _FIELDS}
+            evaluation = Evaluation(**{**known, "widths": tuple(record["widths"])})
+            self._known[evaluation.widths] = evaluation
 
     def __len__(self) -> int:
         return len(self._known)

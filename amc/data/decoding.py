@@ -16,12 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from amc.data.augment import normalise
 from amc.data.splits import LabelledImages, TrainBatches, batch_indices
-from amc.errors import FileError, UnavailableError
+from amc.errors import FileError, UnavailableError, out_of_memory
 from amc.progress import progress
 from amc.seeds import mix
+from amc.third_party import without_warnings
 
 DECODE_BATCH = 64
 """Images that are decoded and normalised at once."""
+MAX_PIXELS = 2**28
+"""Pixels of the largest picture that is decoded: 16,384 x 16,384."""
 BAR_AFTER_SECONDS = 2.0
 IN_MEMORY_BYTES = 8 * 2**30
 """Decoded images beyond this size go to an unlinked temporary file that is mapped into memory."""
@@ -121,7 +124,7 @@ def picture_size(path: str) -> tuple[int, int] | None:
     try:
         with Image.open(path) as picture:
             return picture.size
-    except (OSError, SyntaxError):
+    except Exception:  # whatever Pillow raises: `_read` reports it
         return None
 
 
@@ -134,13 +137,32 @@ def _read(path: str) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with without_warnings(), Image.open(path) as picture:
+            if (pixels := math.prod(picture.size)) > MAX_PIXELS:
+                raise FileError(
+                    f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace "
+                    "it by a smaller picture, or leave such pictures out with data.skip_damaged=true"
+                )
             picture.load()
             return _eight_bits(picture, path).convert("RGB")
-    except (OSError, SyntaxError) as error:
+    except FileError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything
+        if out_of_memory(error):
+            raise
         raise FileError(
-            f"{path} cannot be decoded as an image; the file is probably damaged, remove or replace it"
+            f"{path} cannot be decoded as an image; the file is probably damaged: remove or replace it, or "
+            "leave such files out with data.skip_damaged=true"
         ) from error
+
+
+def is_sound(path: str) -> bool:
+    """Whether an image file can be decoded."""
+    try:
+        _read(path)
+    except FileError:
+        return False
+    return True
 
 
 def _eight_bits(picture: Any, path: str) -> Any:

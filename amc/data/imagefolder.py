@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc.data.decoding import Decoder, picture_size
+from amc.data.decoding import Decoder, is_sound, picture_size
 from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
@@ -26,6 +26,7 @@ from amc.data.splits import (
 )
 from amc.errors import FileError, SettingError
 from amc.notes import note_once
+from amc.progress import progress
 from amc.seeds import mix
 
 CENTRE_SHARE = 0.875
@@ -59,6 +60,7 @@ def imagefolder(
     min_crop: float | None = None,
     rotate_180: bool = False,
     allow_empty: bool = False,
+    skip_damaged: bool = False,
     workers: int = 0,
     seed: int = 0,
 ) -> Splits:
@@ -80,6 +82,7 @@ def imagefolder(
         mean, std: per channel (red, green, blue), on the [0, 1] scale.
         rotate_180: turn every image upside down, as some networks converted from TensorFlow expect it.
         allow_empty: accept class folders without images.
+        skip_damaged: leave out pictures that cannot be decoded, and note their number; all are decoded once.
         workers: number of decoding processes; the result does not depend on it.
         seed: chooses the calibration images.
 
@@ -97,12 +100,13 @@ def imagefolder(
         raise SettingError(f"resize={resize} is below image_size={image_size}: expected at least as much")
     means, stds = channel_statistics(mean, std)
     root = Path(root).expanduser()
-    train_list = _list(root / train, "train", allow_empty)
-    test_list = _same_classes(_list(root / test, "test", allow_empty), train_list)
+    listed = functools.partial(_list, allow_empty=allow_empty, skip_damaged=skip_damaged)
+    train_list = listed(root / train, "train")
+    test_list = _same_classes(listed(root / test, "test"), train_list)
     if search_val_dir is None:
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
-        found = _same_classes(_list(root / search_val_dir, "search_val_dir", allow_empty), train_list)
+        found = _same_classes(listed(root / search_val_dir, "search_val_dir"), train_list)
         search_list, unseen_list = _pick_search_images(found, search_val, unseen)
     calibration_list = _pick_calibration(train_list, calibration, seed)
 
@@ -148,7 +152,7 @@ class _Listing:
         return _Listing(self.folder, self.classes, paths, self.labels[index])
 
 
-def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
+def _list(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bool) -> _Listing:
     """List a folder; ``key`` is the setting that names it."""
     if not folder.is_dir():
         raise FileError(
@@ -165,7 +169,8 @@ def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
             f"{folder} has {len(found.classes)} class folders but not one image: expected files such as "
             ".jpg or .png"
         )
-    labels = torch.tensor([label for _, label in found.samples])
+    samples = _sound(folder, found.samples) if skip_damaged else found.samples
+    labels = torch.tensor([label for _, label in samples])
     empty = (torch.bincount(labels, minlength=len(found.classes)) == 0).nonzero().flatten().tolist()
     if empty and not allow_empty:
         raise FileError(
@@ -173,7 +178,26 @@ def _list(folder: Path, key: str, allow_empty: bool) -> _Listing:
             f"{len(found.classes)} are empty): the copy is probably incomplete; allow_empty=true accepts "
             "empty folders and keeps the class numbers"
         )
-    return _Listing(folder, tuple(found.classes), tuple(path for path, _ in found.samples), labels)
+    return _Listing(folder, tuple(found.classes), tuple(path for path, _ in samples), labels)
+
+
+def _sound(folder: Path, samples: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return the files and classes of the pictures that can be decoded; note how many are left out.
+
+    Raises:
+        FileError: none can be decoded.
+    """
+    kept = []
+    with progress(len(samples), f"check {folder.name}", "image") as bar:
+        for path, label in samples:
+            if is_sound(path):
+                kept.append((path, label))
+            bar.update()
+    if not kept:
+        raise FileError(f"{folder}: none of its {len(samples)} pictures can be decoded")
+    if (left := len(samples) - len(kept)) > 0:
+        note_once(f"{folder}: {left} of {len(samples)} pictures are left out, as they cannot be decoded")
+    return kept
 
 
 def _visible(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from amc.digest import digest, named
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
+from amc.third_party import without_warnings
 
 _TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"})
 _SAFETENSORS_SUFFIX = ".safetensors"
@@ -52,7 +54,9 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path).expanduser()
     _check_file(path)
     content = _read_safetensors(path) if path.suffix == _SAFETENSORS_SUFFIX else _read_torch(path)
-    return _unwrap(content, path)
+    state = _unwrap(content, path)
+    _check_plain(state, path)
+    return state
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> list[str]:
@@ -185,9 +189,30 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, "safetensors") from error
 
 
-def _read_torch(path: Path) -> Any:
+def _check_no_program(path: Path) -> None:
+    """Refuse a TorchScript or exported program, about which torch would warn before it fails.
+
+    Raises:
+        FileError: the file is one.
+    """
+    if not zipfile.is_zipfile(path):
+        return
     try:
-        with torch.serialization.safe_globals([*_HARMLESS]):
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _unreadable(path, "torch") from error
+    if "constants.pkl" in names or "archive_format" in names:
+        raise FileError(
+            f"{path}: got a TorchScript or exported program, expected tensors only (loading programs runs "
+            "code); save model.state_dict() of the original network instead"
+        )
+
+
+def _read_torch(path: Path) -> Any:
+    _check_no_program(path)
+    try:
+        with torch.serialization.safe_globals([*_HARMLESS]), without_warnings():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
@@ -199,6 +224,30 @@ def _read_torch(path: Path) -> Any:
         raise _unreadable(path, "torch") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         raise _unreadable(path, "torch") from error
+
+
+def _check_plain(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not dense numbers: sparse, quantised, or far larger than the file.
+
+    Raises:
+        FileError: names the first.
+    """
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+        elif tensor.is_quantized:
+            kind = "quantised"
+        elif tensor.device.type != "cpu":
+            kind = f"on device {tensor.device.type}"
+        else:
+            stored = tensor.untyped_storage().nbytes()
+            if tensor.numel() * tensor.element_size() <= stored:
+                continue
+            kind = f"expanded to shape {tuple(tensor.shape)} from {stored} bytes"
+        raise FileError(
+            f"{path}: {key} is {kind}, expected plain tensors; save them as dense copies (tensor.to_dense(), "
+            ".dequantize(), .contiguous())"
+        )
 
 
 def _unreadable(path: Path, form: str) -> FileError:

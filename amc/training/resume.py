@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from amc.data import Splits
 from amc.digest import digest
+from amc.errors import FileError
 from amc.files import atomic_write_bytes
 from amc.models.checkpoint import state_digest
+from amc.reading import parse_json
 from amc.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
+_ABOUT = "training"
+_SHAPE = {"key": str, "epoch": int, "best": float, "tensors": str}
 
 
 def training_key(
@@ -71,9 +75,16 @@ def save_checkpoint(
         if buffer is not None:
             tensors[f"momentum/{name}"] = buffer
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    about = {"key": key, "seed": seed, "epoch": finished, "best": best}
+    about = {
+        "key": key,
+        "seed": seed,
+        "epoch": finished,
+        "best": best,
+        "tensors": state_digest(dict(sorted(flat.items()))),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, save(flat, {name: str(value) for name, value in about.items()}))
+    # One entry: safetensors writes several in any order, and the same training is to give the same bytes.
+    atomic_write_bytes(path, save(flat, {_ABOUT: json.dumps(about, sort_keys=True)}))
 
 
 @torch.no_grad()
@@ -82,7 +93,7 @@ def restore_checkpoint(
 ) -> tuple[int, float]:
     """Load the state of an interrupted training with the same key.
 
-    A missing file, another key or an unreadable file means a new training; the last two are logged.
+    A missing file, another key or a damaged file means a new training; the last two are logged.
 
     Returns:
         Finished epochs and best validation accuracy in percent: (0, 0.0) for a new training.
@@ -93,21 +104,27 @@ def restore_checkpoint(
 
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            if about.get("key") != key:
+            text = (file.metadata() or {}).get(_ABOUT, "{}")
+            about = parse_json(text, _SHAPE, str(path), "training starts anew")
+            if about["key"] != key:
                 _log.warning("%s is of other settings: training starts anew", path)
                 return 0, 0.0
-            for name, tensor in model.state_dict().items():
-                tensor.copy_(file.get_tensor(f"model/{name}"))
-            saved = set(file.keys())
-            for name, parameter, _ in _momentum(model, optimizer):
-                if f"momentum/{name}" in saved:
-                    buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum/{name}"))
-                    optimizer.state[parameter]["momentum_buffer"] = buffer
-    except SafetensorError as error:
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    except FileError as error:
+        _log.warning("%s", error)
+        return 0, 0.0
+    except (SafetensorError, OSError) as error:
         _log.warning("%s cannot be read (%s): training starts anew", path, error)
         return 0, 0.0
-    return int(about["epoch"]), float(about["best"])
+    if state_digest(dict(sorted(saved.items()))) != about["tensors"]:
+        _log.warning("%s is damaged (its tensors do not fit their digest): training starts anew", path)
+        return 0, 0.0
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(saved[f"model/{name}"])
+    for name, parameter, _ in _momentum(model, optimizer):
+        if (buffer := saved.get(f"momentum/{name}")) is not None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    return about["epoch"], about["best"]
 
 
 def _momentum(

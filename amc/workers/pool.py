@@ -52,7 +52,7 @@ def _backend(evaluator: Evaluator[CandidateBuilder], settings: WorkerSettings) -
         return RayBackend(pack(evaluator.without_memory()), settings, evaluator.images.device)
     from amc.workers.process import ProcessBackend
 
-    return ProcessBackend(pack(evaluator.without_memory()), settings.threads)
+    return ProcessBackend(pack(evaluator.without_memory()), settings.threads, settings.timeout)
 
 
 class WorkerPool:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -20,6 +23,8 @@ import torch
 from amc.workers.protocol import Answer, WorkerLost, attempt, set_up
 from amc.workers.shared_memory import Payload, unpack
 
+_PR_SET_PDEATHSIG = 1
+
 
 class ProcessBackend:
     """Starts processes that share the payload's memory.
@@ -27,24 +32,31 @@ class ProcessBackend:
     Args:
         payload: a packed evaluator.
         threads: number of threads of each process.
+        timeout: seconds after which a process that gives no answer counts as lost.
     """
 
-    def __init__(self, payload: Payload, threads: int) -> None:
+    def __init__(self, payload: Payload, threads: int, timeout: float = 3600.0) -> None:
         self._payload = payload
         self._threads = threads
+        self._timeout = timeout
+        # Linux ends a worker with the thread that started it, so that this one must live as long as they do.
+        self._starter = ThreadPoolExecutor(1)
 
     def start(self) -> ProcessWorker:
         """Start a process without waiting for it."""
-        return ProcessWorker(self._payload, self._threads)
+        starting = self._starter.submit(ProcessWorker, self._payload, self._threads, self._timeout)
+        return starting.result()
 
     def close(self) -> None:
-        """Do nothing: the shared memory is freed with the payload."""
+        """End the thread that has started the workers; the shared memory is freed with the payload."""
+        self._starter.shutdown()
 
 
 class ProcessWorker:
-    """One process, which ends when this process ends for any reason."""
+    """One process, which ends when this process ends for any reason, on Linux even if it hangs."""
 
-    def __init__(self, payload: Payload, threads: int) -> None:
+    def __init__(self, payload: Payload, threads: int, timeout: float = 3600.0) -> None:
+        self._timeout = timeout
         context = torch.multiprocessing.get_context(
             "spawn"
         )  # a fork would copy locks that other threads hold
@@ -59,7 +71,7 @@ class ProcessWorker:
 
         Raises:
             AmcError: it cannot be rebuilt.
-            WorkerLost: the process died.
+            WorkerLost: the process died or hangs.
         """
         error = self._receive()
         if error is not None:
@@ -69,7 +81,7 @@ class ProcessWorker:
         """Wait for an evaluation.
 
         Raises:
-            WorkerLost: the process died.
+            WorkerLost: the process died, or gave no answer in time.
         """
         try:
             self._connection.send(tuple(widths))
@@ -87,6 +99,8 @@ class ProcessWorker:
 
     def _receive(self) -> Any:
         try:
+            if not self._connection.poll(self._timeout):
+                raise WorkerLost(f"process {self._process.pid}, no answer within {self._timeout:g} s")
             return self._connection.recv()
         except (EOFError, OSError) as error:
             raise WorkerLost(self._fate()) from error
@@ -113,6 +127,7 @@ def _ignoring_ctrl_c() -> Iterator[None]:
 def _serve(connection: Connection, payload: Payload, threads: int) -> None:
     """Evaluate widths from the pipe until it is closed; the first message is None, or why it cannot start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_up(threads)
     evaluator = attempt(unpack, payload)
@@ -121,6 +136,13 @@ def _serve(connection: Connection, payload: Payload, threads: int) -> None:
         connection.send(evaluator if failed else None)
         while not failed:
             connection.send(attempt(evaluator.evaluate, connection.recv()))
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when its parent dies: a stopped process cannot see to it itself."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_parent() -> None:

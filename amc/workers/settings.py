@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from dataclasses import dataclass
 
 from amc.errors import SettingError, UnavailableError
@@ -20,6 +21,7 @@ class WorkerSettings:
         count: number of workers.
         threads: number of threads of each worker. The last bits of a sum can depend on it: workers give the
             same bits as an evaluator in this process if both compute with one thread.
+        timeout: seconds after which a worker process that gives no answer is replaced.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine.
 
     Raises:
@@ -30,6 +32,7 @@ class WorkerSettings:
     kind: str = "serial"
     count: int = 2
     threads: int = 1
+    timeout: float = 3600.0
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +41,8 @@ class WorkerSettings:
         for name in ("count", "threads"):
             if getattr(self, name) < 1:
                 raise SettingError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 < self.timeout < threading.TIMEOUT_MAX:
+            raise SettingError(f"workers.timeout is {self.timeout}; expected a number of seconds above 0")
         if self.address is not None and self.kind != "ray":
             raise SettingError(f"workers.address is {self.address!r}, which only workers=ray uses")
         if self.kind == "ray" and importlib.util.find_spec("ray") is None:

@@ -9,6 +9,7 @@ import sys
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
 from experiments.benchmark import kills, proxies, regret, search, space, workers
+from experiments.benchmark.faults import catalogue as faults
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
@@ -17,6 +18,7 @@ BENCHMARKS = (
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
     ("space", space, "how much room the allowed widths leave a search"),
+    ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),
 )
 

@@ -2,6 +2,8 @@
 
 - ``command.py``: one call of ``amc``, around Hydra.
 - ``overrides.py``, ``remembered.py``: overrides, and those that a run folder remembers.
+- ``signature.py``, ``foreign.py``: who wrote them, and what those of another may be.
+- ``tidy.py``: links and temporary files in a run folder.
 - ``lock.py``: one process at a time in a run folder.
 - ``multirun.py``: the jobs of ``amc -m`` that fail.
 - ``messages.py``: errors as one line.

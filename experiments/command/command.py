@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,12 @@ from experiments.command.lock import locked
 from experiments.command.messages import file_error
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
+from experiments.command.remembered import begin
+from experiments.command.tidy import check_links, remove_temporary
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_ENVIRONMENT = {_FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
+"""With the second one, other processes of this command import nothing from the current directory."""
 
 
 class Refused(BaseException):
@@ -38,13 +42,17 @@ class Command:
     - Hydra prints errors of the configuration and exits, unless ``HYDRA_FULL_ERROR`` is set: then it raises
       them. `running` sets it; ``wants_traceback`` says whether the user had set it.
 
+    ``is_new`` says whether the run folder was empty before this command.
+
     The jobs of a multirun may run in other processes. There is no command there: such jobs leave notes
     (`multirun.record_failure`).
     """
 
     current: ClassVar[Command]
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Collection[str] = ()) -> None:
+        self._paths = paths
+        self.is_new = False
         self.wants_traceback = bool(os.environ.get(_FULL_ERROR))
         self.sweep: Sweep | None = None
         self._error: AmcError | None = None
@@ -53,17 +61,37 @@ class Command:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Be the current command; unlock its folders and restore the environment at any end."""
-        before = os.environ.get(_FULL_ERROR)
-        os.environ[_FULL_ERROR] = "1"
+        before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        os.environ.update(_ENVIRONMENT)
         Command.current = self
         try:
             with self._locks:
                 yield
         finally:
-            if before is None:
-                del os.environ[_FULL_ERROR]
-            else:
-                os.environ[_FULL_ERROR] = before
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def claim(self, folder: Path, overrides: Sequence[str]) -> None:
+        """Keep other processes out of a run folder until the command ends; a new one gets its identity first.
+
+        Raises:
+            Refused: another process works in it, it holds a symbolic link, or it cannot be written to.
+        """
+        try:
+            check_links(folder)
+            self.is_new = begin(folder, overrides, paths=self._paths)
+        except AmcError as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            raise Refused(f"run_dir={folder} cannot be made or written to: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise Refused(f"run_dir={folder} is not writable")
+        self.lock(folder)
+        with suppress(OSError):
+            remove_temporary(folder)
 
     def lock(self, folder: Path) -> None:
         """Keep other processes out of ``folder`` until the command ends.
@@ -83,6 +111,8 @@ class Command:
             yield
         except AmcError as error:
             self._error = error
+        except BrokenPipeError:
+            raise
         except OSError as error:
             self._error = file_error(error)
 
@@ -100,12 +130,12 @@ class Folders(Callback):
     """Locks the folder of a command before Hydra writes into it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Lock a run folder.
+        """Claim a run folder.
 
         Raises:
-            Refused: another process works in it.
+            Refused: another process works in it, or it holds a symbolic link.
         """
-        Command.current.lock(Path(config.hydra.run.dir))
+        Command.current.claim(Path(config.hydra.run.dir), list(config.hydra.overrides.task))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lock a sweep folder; make all jobs use it, whatever is swept and wherever they run.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -9,6 +11,15 @@ from amc.errors import AmcError
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Set the environment variable")
 """How lines begin that Hydra and OmegaConf add for their own developers."""
+_LACKS = {
+    errno.ENOSPC: "free some space on the disk of the run folder",
+    errno.EDQUOT: "free some of your space on the disk of the run folder",
+    errno.EROFS: "the disk can only be read",
+    errno.EIO: "the disk fails",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENOMEM: "free some memory",
+}
+"""What the machine may lack -> what to do about it."""
 
 
 def one_line(text: str) -> str:
@@ -33,8 +44,11 @@ def file_error(error: OSError) -> AmcError:
     """Return the message of a failed file operation.
 
     Raises:
-        OSError: it names no file. Then it is a fault of this package and keeps its traceback.
+        OSError: it names no file, and is no lack of this machine. It is a fault of this package and keeps
+            its traceback.
     """
+    if error.filename is None and error.errno in _LACKS:
+        return AmcError(f"{error.strerror}: {_LACKS[error.errno]}; the same command goes on")
     if error.filename is None:
         raise error
     return AmcError(f"cannot use {error.filename}: {error.strerror}")

@@ -6,7 +6,6 @@ the first error. The notes, ``failed.json``, reach the command from wherever a j
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from amc.files import atomic_write_json
+from amc.reading import read_json
 
 FAILED = "failed.json"
 
@@ -60,7 +60,7 @@ class Sweep:
         return [self._line(path) for path in sorted(new)]
 
     def _line(self, path: Path) -> str:
-        note = json.loads(path.read_text())
+        note = read_json(path, {"error": str, "overrides": [str]}, "remove it")
         swept = [override for override in note["overrides"] if override not in self.shared]
         return f"{os.path.relpath(path.parent)} ({' '.join(swept)}): {note['error']}"
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 
@@ -16,17 +16,26 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
+def parsed(override: str) -> Override:
+    """Return an override as Hydra reads it.
+
+    Raises:
+        HydraException: it is malformed.
+    """
+    return _parser().parse_override(override)
+
+
 def text_of(override: str) -> str | None:
     """Return the value of an override as Hydra reads it, quotes removed; None if it is no text or number.
 
     Values that the configuration has to complete, such as ``runs/${name}``, are none either.
     """
     try:
-        parsed = _parser().parse_override(override)
+        read = parsed(override)
     except HydraException:
         return None
-    value = parsed.value()
-    if parsed.is_sweep_override() or isinstance(value, bool) or not isinstance(value, str | int | float):
+    value = read.value()
+    if read.is_sweep_override() or isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     text = str(value)
     return None if not text or "${" in text else text
@@ -35,14 +44,15 @@ def text_of(override: str) -> str | None:
 def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
     """Quote the values of keys that name files, where Hydra could not read them; expand ``~``.
 
-    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. A value with a
-    comma or a quote of its own may mean anything, and is left to Hydra.
+    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. In a multirun, a
+    value with a comma or a quote of its own may mean anything, and is left to Hydra.
 
     Args:
         arguments: of the command line.
         paths: keys whose values name files.
     """
-    return [_readable(each) if "=" in each and key_of(each) in paths else each for each in arguments]
+    many = bool({"-m", "--multirun"} & set(arguments))
+    return [_readable(each, many) if "=" in each and key_of(each) in paths else each for each in arguments]
 
 
 def absolute(override: str, paths: Collection[str]) -> str:
@@ -51,9 +61,10 @@ def absolute(override: str, paths: Collection[str]) -> str:
     return override if text is None else _with_text(override, str(Path(text).expanduser().resolve()))
 
 
-def _readable(argument: str) -> str:
+def _readable(argument: str, many: bool) -> str:
     raw = argument.partition("=")[2]
-    text = text_of(argument) if _is_read(argument) or set(raw) & set(",'\"") else raw
+    means_more = _is_read(argument) and (many or not _is_sweep(argument))
+    text = text_of(argument) if means_more or (many and set(raw) & set(",'\"")) else raw
     if text is None or (text == text_of(argument) and not text.startswith("~")):
         return argument
     return _with_text(argument, str(Path(text).expanduser()) if text.startswith("~") else text)
@@ -61,10 +72,14 @@ def _readable(argument: str) -> str:
 
 def _is_read(override: str) -> bool:
     try:
-        _parser().parse_override(override)
+        parsed(override)
     except HydraException:
         return False
     return True
+
+
+def _is_sweep(override: str) -> bool:
+    return parsed(override).is_sweep_override()
 
 
 def _with_text(override: str, text: str) -> str:

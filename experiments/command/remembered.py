@@ -1,31 +1,60 @@
-"""The overrides that a run folder remembers, so that ``amc run_dir=RUN`` continues the same job.
+"""The identity of a run folder: the overrides that it remembers, so that ``amc run_dir=RUN`` continues.
 
-They are in ``overrides.json``, which a refused command leaves as it was. Without ``stages=`` such a command
-runs the stages of the last command if that was interrupted, otherwise those of the first command.
+They are in ``overrides.json``, signed by the user whose command wrote them (``signature``), and with them
+goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
+leaves the identity as it was; so does one that fails before it has changed a result. Without ``stages=`` a
+command runs the stages of the last command if that was interrupted, otherwise those of the first command.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from amc.errors import AmcError, FileError
-from amc.files import atomic_write_bytes, atomic_write_json
+from amc.files import atomic_write_bytes, atomic_write_text, is_temporary
+from amc.reading import read_json
+from experiments.command.foreign import (
+    Rules,
+    code_objection,
+    is_choice_of_stages,
+    is_override,
+    objection,
+)
 from experiments.command.overrides import absolute, key_of, text_of
+from experiments.command.signature import is_signed, sign
 
 FILE = "overrides.json"
-_RESULTS = ("dense.safetensors", "search.jsonl", "strategy.json")
-"""Files of a run folder that another job would overwrite."""
+HYDRA = ".hydra"
+_SHAPE = {"overrides": [str], "stages?": (str, None), "unfinished?": (str, None), "signature?": (str, None)}
+_RESULTS = (
+    *("*.safetensors", "*.jsonl", "strategy.json", "latency_model.json", "provenance.json", "agent.zip"),
+    *("stages/*.json", "pareto/*", "exports/*"),
+    *(f"{kind}_*/[!.]*" for kind in ("macs", "params", "latency", "density")),
+)
+"""Files of a run folder that another job would overwrite, or take for its own."""
+_CACHES = ("evaluations.jsonl", ".ckpt.safetensors")
+"""Files that know by themselves which job they are about."""
+_TOLD = 3
+"""Remembered settings that a refusal names."""
 
 
-def with_remembered(arguments: Sequence[str]) -> list[str]:
+def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> list[str]:
     """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
 
+    Args:
+        arguments: of the command line.
+        rules: what the settings of a folder may be that this user has not signed.
+
     Raises:
-        FileError: ``overrides.json`` is damaged, or missing in a folder that holds results.
+        FileError: ``overrides.json`` is damaged, or missing in a folder that holds results, or it was not
+            written by this user and remembers what only the user may decide.
     """
     places = [i for i, a in enumerate(arguments) if "=" in a and key_of(a) == "run_dir"]
     path = text_of(arguments[places[-1]]) if places else None
@@ -35,16 +64,107 @@ def with_remembered(arguments: Sequence[str]) -> list[str]:
     memory = _remembered(Path(path))
     stages = memory.unfinished or memory.stages
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
+    _check_origin(old, memory, Path(path), rules or Rules())
     return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
+
+
+def _check_origin(overrides: Sequence[str], memory: _Memory, folder: Path, rules: Rules) -> None:
+    """Refuse settings of another's folder that are more than data.
+
+    Code of a folder that this user has signed must be given again only where modules lying in the folder
+    itself would be imported: the signature does not cover them.
+
+    Raises:
+        FileError: names the settings.
+    """
+    if memory.signed:
+        inside = Path.cwd().resolve().is_relative_to(folder.resolve())
+        faults = {o: found for o in overrides if inside and (found := code_objection(o, rules))}
+    else:
+        faults = {o: found for o in overrides if (found := objection(o, folder, rules))}
+    if not faults:
+        return
+    told = [f"{override[:80]} ({reason})" for override, reason in list(faults.items())[:_TOLD]]
+    more = f" and {len(faults) - _TOLD} more" if len(faults) > _TOLD else ""
+    keys = " ".join(f"{key_of(override)}=..." for override in faults)
+    raise FileError(
+        f"run_dir={folder} was not made by this user here, and remembers {', '.join(told)}{more}: give "
+        f"{keys[:120]} yourself if you trust it, or use another folder"
+    )
+
+
+def begin(folder: Path, overrides: Sequence[str], *, paths: Collection[str]) -> bool:
+    """Give a new folder its identity before anything else is in it; return whether it is new.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(not is_temporary(entry.name) for entry in folder.iterdir()):
+        return False
+    memory = _memory(overrides, paths, unfinished=True)
+    temporary = folder / f".{FILE}.{uuid.uuid4().hex}.tmp"
+    temporary.write_text(memory.text())
+    try:
+        os.link(temporary, folder / FILE)
+    except FileExistsError:  # another command was faster
+        return False
+    except OSError:  # a file system without links
+        os.replace(temporary, folder / FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+class Identity:
+    """The identity of a folder during one command; see `remembering`."""
+
+    def __init__(self, folder: Path, memory: _Memory, hydra: Mapping[str, str], *, new: bool) -> None:
+        self._folder, self._memory, self._hydra = folder, memory, hydra
+        self._new = new or not (folder / FILE).exists()
+        files = [folder / FILE, *(folder / HYDRA / name for name in hydra)]
+        self._before = {path: path.read_bytes() if path.exists() else None for path in files}
+        self._results = _state(folder)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this is the first command of the folder."""
+        return self._new
+
+    def accept(self) -> None:
+        """Write the identity, once the command has been checked."""
+        atomic_write_text(self._folder / FILE, self._memory.text())
+        for name, text in self._hydra.items():
+            (self._folder / HYDRA).mkdir(exist_ok=True)
+            atomic_write_text(self._folder / HYDRA / name, text)
+
+    def finish(self) -> None:
+        """Forget that the command is unfinished."""
+        done = _Memory(self._memory.overrides, self._memory.stages)
+        atomic_write_text(self._folder / FILE, done.text())
+
+    def restore(self) -> None:
+        """Undo ``accept`` if the command has changed no result."""
+        if _state(self._folder) != self._results:
+            return
+        for path, content in self._before.items():
+            if content is None or self._new:
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != content:
+                atomic_write_bytes(path, content)
 
 
 @contextmanager
 def remembering(
-    folder: Path, overrides: Sequence[str], *, paths: Collection[str], keep: bool = False
-) -> Iterator[None]:
-    """Store the overrides of a command; restore the former ones if the command ends with an `AmcError`.
-
-    A first command that has left results is remembered in any case.
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    paths: Collection[str],
+    keep: bool = False,
+    new: bool = False,
+    hydra: Mapping[str, str] | None = None,
+) -> Iterator[Identity]:
+    """Store the overrides of a command once it is accepted; see `Identity`.
 
     Args:
         folder: the run folder.
@@ -53,27 +173,26 @@ def remembering(
             any folder.
         keep: store them in any case: the user has not typed the overrides of one job of many, and continues
             it by naming its folder.
+        new: the folder has its identity from this very command.
+        hydra: names and texts of the files in ``.hydra``.
 
     Raises:
         FileError: ``overrides.json`` is damaged.
     """
     path = folder / FILE
-    before = path.read_bytes() if path.exists() else None
-    stages = next((o for o in overrides if key_of(o) == "stages"), None)
-    first = _read(path).stages if before is not None else stages
-    kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages")]
-    _write(path, _Memory(kept, first, unfinished=stages))
+    memory = _memory(overrides, paths, unfinished=True)
+    if path.exists() and not new:
+        memory = _Memory(memory.overrides, _read(path).stages, memory.unfinished)
+    identity = Identity(folder, memory, hydra or {}, new=new)
+    if keep:
+        identity.accept()
     try:
-        yield
+        yield identity
     except AmcError:
-        if keep or (before is None and _results(folder)):
-            raise
-        if before is None:
-            path.unlink()
-        else:
-            atomic_write_bytes(path, before)
+        if not keep:
+            identity.restore()
         raise
-    _write(path, _Memory(kept, first))
+    identity.finish()
 
 
 @dataclass(frozen=True)
@@ -84,11 +203,28 @@ class _Memory:
         overrides: all but ``run_dir`` and ``stages``.
         stages: the override ``stages=`` of the first command.
         unfinished: that of the command that runs now or was interrupted.
+        signed: whether this user wrote them.
     """
 
     overrides: list[str] = field(default_factory=list)
     stages: str | None = None
     unfinished: str | None = None
+    signed: bool = True
+
+    def content(self) -> dict[str, Any]:
+        """Return what is signed."""
+        return {"overrides": self.overrides, "stages": self.stages, "unfinished": self.unfinished}
+
+    def text(self) -> str:
+        """Return the text of the file."""
+        content = self.content()
+        return json.dumps({**content, "signature": sign(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _memory(overrides: Sequence[str], paths: Collection[str], *, unfinished: bool) -> _Memory:
+    stages = next((o for o in overrides if key_of(o) == "stages"), None)
+    kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages")]
+    return _Memory(kept, stages, unfinished=stages if unfinished else None)
 
 
 def _remembered(folder: Path) -> _Memory:
@@ -106,21 +242,30 @@ def _remembered(folder: Path) -> _Memory:
 
 
 def _results(folder: Path) -> list[str]:
-    return [name for name in _RESULTS if (folder / name).exists()]
+    return [str(path.relative_to(folder)) for pattern in _RESULTS for path in sorted(folder.glob(pattern))]
 
 
-def _write(path: Path, memory: _Memory) -> None:
-    atomic_write_json(path, asdict(memory))
+def _state(folder: Path) -> dict[str, int]:
+    """Return the results of a folder and of those below it, and when each was written, in ns."""
+    found = [folder / name for name in _results(folder) if not name.endswith(_CACHES)]
+    inner = [path for place in found if place.is_dir() for path in place.glob("**/*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in (*found, *inner) if path.is_file()}
 
 
 def _read(path: Path) -> _Memory:
-    if not path.is_file():
+    """Read a memory.
+
+    Raises:
+        FileError: it is damaged, or holds what is no override.
+    """
+    if not path.exists():
         return _Memory()
-    try:
-        memory = _Memory(**json.loads(path.read_text()))
-        assert all(isinstance(item, str) for item in memory.overrides)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise FileError(
-            f"{path} is damaged ({error}); remove it and give the run's overrides again"
-        ) from error
-    return memory
+    remedy = "remove it and give the run's overrides again"
+    data = read_json(path, _SHAPE, remedy)
+    memory = _Memory(data["overrides"], data.get("stages"), data.get("unfinished"))
+    stages = [text for text in (memory.stages, memory.unfinished) if text is not None]
+    odd = [o for o in memory.overrides if not is_override(o) or key_of(o) in ("run_dir", "stages")]
+    odd += [text for text in stages if not is_choice_of_stages(text)]
+    if odd:
+        raise FileError(f"{path} is damaged: {odd[0][:80]!r} is no override that a run remembers; {remedy}")
+    return replace(memory, signed=is_signed(memory.content(), data.get("signature")))

@@ -61,6 +61,16 @@ def keys_of_paths(node: type[Any], prefix: str = "") -> Iterator[str]:
             yield from keys_of_paths(inner, f"{prefix}{each.name}.")
 
 
+def keys_of(node: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a section and of the sections in it that hold values."""
+    hints = get_type_hints(node)
+    for each in fields(node):
+        if isinstance(inner := hints[each.name], type) and is_dataclass(inner):
+            yield from keys_of(inner, f"{prefix}{each.name}.")
+        else:
+            yield f"{prefix}{each.name}"
+
+
 def _plain(hint: Any) -> Any:
     """Return the type that Hydra supports: a list for a tuple, a string for a literal."""
     if get_origin(hint) is tuple:

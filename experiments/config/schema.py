@@ -24,7 +24,8 @@ from amc.latency.serving import ServeSettings
 from amc.quantization.settings import QuantizeSettings
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from experiments.config.derive import keys_of_paths, path, section
+from experiments.command.foreign import Rules
+from experiments.config.derive import keys_of, keys_of_paths, path, section
 
 if TYPE_CHECKING:
 
@@ -205,7 +206,8 @@ class ImageFolderData(DataConfig):
 
     ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
     shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
-    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels).
+    of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels). ``skip_damaged`` leaves
+    out pictures that cannot be decoded.
     """
 
     name: str = "imagefolder"
@@ -223,6 +225,7 @@ class ImageFolderData(DataConfig):
     min_crop: float | None = None
     rotate_180: bool = False
     allow_empty: bool = False
+    skip_damaged: bool = False
     workers: int = 2
 
 
@@ -415,6 +418,20 @@ def path_keys() -> frozenset[str]:
     """Return the keys whose values name files, such as ``data.root``."""
     own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
     return frozenset({*keys_of_paths(Config), *own})
+
+
+def rules() -> Rules:
+    """Return what the settings of a run folder of unknown origin may be: see ``command.foreign``."""
+    data = (key for node in DATA_SECTIONS for key in keys_of(node, "data."))
+    agents = (key for node in AGENT_SECTIONS.values() for key in keys_of(node, "agent."))
+    return Rules(
+        keys=frozenset({*keys_of(Config), *data, *agents}),
+        groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
+        paths=path_keys(),
+        inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
+        code=frozenset({"model", "model.name", "reward"}),
+        personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
+    )
 
 
 def register() -> None:

@@ -15,10 +15,18 @@ from typing import Any
 
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text
+from amc.reading import read_lines
 from amc.strategy import Strategy
 from experiments.reproduce.runs import Result, complete, shown_command
 
 VERSION = 1
+_SHAPE = {
+    "job": [str],
+    "strategy": {},
+    "facts": {"evaluate": {}},
+    "provenance": {"command": str},
+    "episodes": {},
+}
 _STAGES = ("search", "evaluate", "correlate")
 _PROVENANCE = ("command", "commit", "stage_commits", "seed", "data", "device", "python", "versions")
 _EPISODE = ("phase", "return", "top1", "macs_ratio", "stopped_after")
@@ -32,9 +40,9 @@ def read_records(folder: Path) -> list[Result]:
     """
     results = []
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, record in enumerate(read_lines(path, _SHAPE, "restore the file"), start=1):
             try:
-                results.append(_result(json.loads(line), path.stem))
+                results.append(_result(record, path.stem))
             except (ValueError, KeyError, TypeError, AttributeError, AmcError) as error:
                 raise FileError(f"{path} line {number} is no record of a run ({error!r})") from error
     return results

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -11,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from amc.errors import FileError
+from amc.reading import read_json
 from amc.strategy import Strategy
 from experiments.run.episodes import read_episodes
-from experiments.run.folder import RunFolder
-from experiments.run.provenance import recorded_stages
+from experiments.run.folder import MADE_OF, RunFolder
+from experiments.run.provenance import SHAPE, recorded_stages
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def complete(result: Result) -> Result:
     for facts, name in needed:
         if name not in facts:
             raise KeyError(name)
+    if re.fullmatch(r"[\w-]+", result.agent) is None:  # it becomes part of file names
+        raise ValueError(f"{result.agent!r} is no name of an agent")
     return result
 
 
@@ -169,8 +172,10 @@ def _read(folder: Path) -> Result:
     files = RunFolder(folder)
     try:
         strategy = Strategy.load(files.strategy)
-        facts = {path.stem: json.loads(path.read_text()) for path in files.records.glob("*.json")}
-        provenance = with_all_stages(json.loads(files.provenance.read_text()), folder)
+        facts = _facts(files)
+        provenance = with_all_stages(
+            read_json(files.provenance, SHAPE, "run stages=[evaluate] again"), folder
+        )
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
         judged, short = _proxy(folder)
@@ -181,8 +186,22 @@ def _read(folder: Path) -> Result:
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, *tags, *short]).lower())
         episodes = read_episodes(files.search) if files.search.exists() else []
         return complete(Result(job, slug, strategy, facts, provenance, episodes))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{folder} is no finished run ({error!r})") from error
+
+
+def _facts(files: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the records of all stages, less those that are about another network than ``evaluate`` is."""
+    found = {path.stem: files.recorded(path.stem) or {} for path in sorted(files.records.glob("*.json"))}
+    origins = {name: facts.pop(MADE_OF, None) for name, facts in found.items()}
+    judged = origins.get("evaluate")
+    return {name: facts for name, facts in found.items() if _agree(origins[name], judged)}
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return True
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def _proxy(folder: Path) -> tuple[list[str], list[str]]:
@@ -193,7 +212,7 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     path = RunFolder(folder).hydra / "config.yaml"
     if not path.exists():
         return [], []
-    config = OmegaConf.load(path)
+    config = _plain(path)
     images, refit = config.data.search_val, config.compressor.sequential_images
     words = f"judged by {config.reward} on {images:,} images" + (
         f" after a refit on {refit:,}" if refit else ""
@@ -213,3 +232,22 @@ def _proxy(folder: Path) -> tuple[list[str], list[str]]:
     if before:
         words += ", with " + ", ".join(setting for setting, _ in before)
     return [words], [*short, *(tag for _, tag in before)]
+
+
+def _plain(path: Path) -> DictConfig:
+    """Read a configuration as data: texts that would be replaced, such as ``${oc.env:NAME}``, stay texts."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is no configuration")
+    return OmegaConf.create(_escaped(data))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    return value.replace("${", "$ {") if isinstance(value, str) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import FileError
+from amc.reading import read_json
 from experiments.report.text import markdown
 from experiments.reproduce.origins import command_line
 from experiments.reproduce.runs import with_all_stages
 from experiments.reproduce.tables import interval_of
 from experiments.run.folder import RunFolder
+from experiments.run.provenance import SHAPE
 
 HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
+_AGAIN = "run stages=[sparsify] again"
+_FACTS = {
+    "dense": {"top1": float},
+    "rounds": [{"density": float, **dict.fromkeys(("top1_search?", "top1_pruned?"), (float, None))}],
+}
+_ABOUT = {"model": {"name": str}, "agent": str, "seed": int}
 COLUMNS = ("top1_search", "top1_pruned", "top1_finetuned")
 
 
@@ -53,9 +60,9 @@ def read_sparse(folders: Iterable[Path]) -> list[SparseResult]:
 def _read(folder: Path) -> SparseResult:
     files = RunFolder(folder)
     try:
-        facts = json.loads(files.record_of("sparsify").read_text())
-        about = json.loads(files.sparsity.with_suffix(".json").read_text())
-        provenance = with_all_stages(json.loads(files.provenance.read_text()), folder)
+        facts = read_json(files.record_of("sparsify"), _FACTS, _AGAIN)
+        about = read_json(files.sparsity.with_suffix(".json"), _ABOUT, _AGAIN)
+        provenance = with_all_stages(read_json(files.provenance, SHAPE, _AGAIN), folder)
         job = (str(about["model"]["name"]), str(provenance["data"]["name"]))
         dense = float(facts["dense"]["top1"])
         return SparseResult(job, about["agent"], about["seed"], dense, facts["rounds"], provenance)

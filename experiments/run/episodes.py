@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,8 @@ from tqdm import tqdm
 from agents import Episode, OnEpisode, SearchEnded
 from agents.transfer import experience_bytes
 from amc.budget.budget import Cost
-from amc.errors import AmcError
 from amc.files import atomic_write_bytes
+from amc.reading import read_lines
 from amc.result import Evaluation
 from experiments.config.arena import Arena
 from experiments.run.held_out import HeldOut
@@ -27,7 +28,8 @@ FEWEST_LESSONS, MOST_LESSONS = 5, 1000
 class EpisodeWriter:
     """Writes episodes to a file and keeps the best one.
 
-    Each search writes the file from the start: an agent that starts again from its seed repeats the lines.
+    Each search writes the file from the start: an agent that starts again from its seed repeats the lines. If
+    the search fails, the file of an earlier one is as it was.
 
     Args:
         path: the file.
@@ -41,6 +43,7 @@ class EpisodeWriter:
     """
 
     def __init__(self, path: Path, latency: Cost | None = None) -> None:
+        self._former = Former(path)
         self._file = path.open("w")
         self._latency = latency
         self._seen: set[tuple[int, ...]] = set()
@@ -56,6 +59,8 @@ class EpisodeWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+        if isinstance(error, Exception):
+            self._former.restore()
 
     @property
     def distinct(self) -> int:
@@ -102,6 +107,26 @@ class Lessons:
         if len(self._episodes) >= FEWEST_LESSONS and self._arena.weighable:
             found = self._arena.experience([*self._episodes.values()])
             atomic_write_bytes(path, experience_bytes(found, network))
+
+
+class Former:
+    """The content of a file before a command, to be restored if the command fails.
+
+    Args:
+        path: the file, which may not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content = path.read_bytes() if path.exists() else None
+        self._time = path.stat().st_mtime_ns if path.exists() else 0
+
+    def restore(self) -> None:
+        """Write the former content, with its time; a new file stays as it is."""
+        if self._content is not None and self._path.read_bytes() != self._content:
+            atomic_write_bytes(self._path, self._content)
+        if self._content is not None:
+            os.utime(self._path, ns=(self._time, self._time))
 
 
 def watching(
@@ -173,17 +198,22 @@ def _line(
     }
 
 
+_NUMBER = (float, None)
+_EPISODE: dict[str, Any] = {
+    "episode": int,
+    "phase": str,
+    "return": float,
+    "top1": _NUMBER,
+    "widths": [int],
+    **dict.fromkeys(("macs", "params", "macs_ratio", "params_ratio"), float),
+    **dict.fromkeys(("latency_ms?", "loss?", "agreement?", "likeness?", "seconds?"), _NUMBER),
+}
+
+
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """Return the episodes of ``search.jsonl``, without a half-written last line of a killed search.
 
     Raises:
-        AmcError: another line is malformed.
+        FileError: another line is malformed.
     """
-    lines = path.read_text().split("\n")
-    episodes = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            episodes.append(json.loads(line))
-        except ValueError as error:
-            raise AmcError(f"{path} line {number} is not JSON: {error}") from error
-    return episodes
+    return read_lines(path, _EPISODE, "run stages=[search] again: networks that are known are looked up")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_json
 from amc.loading import STRATEGY, WEIGHTS
+from amc.reading import read_json
 
 DENSE = "dense.safetensors"
 PRUNED = "pruned.safetensors"
@@ -18,6 +18,25 @@ SEARCH = "search.jsonl"
 PROVENANCE = "provenance.json"
 MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benchmark", "serve")
 """Stages whose records describe the pruned network."""
+MADE_OF = "made_of"
+"""Key of a record: digests of the dense network and the strategy that its facts are about."""
+_SCORE = (float, None)
+_JUDGED = {"top1": float, "divergence?": float, "macs?": float, "params?": float}
+_TIMES = {"median_ms": float}
+_MEASURED = {
+    "backend": str,
+    "comparison": (None, {"speedup": float, "dense": _TIMES, "pruned": _TIMES}),
+}
+_SHAPES: dict[str, Any] = {
+    "train": {"val_top1?": _SCORE},
+    "search": dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
+    "finetune": dict.fromkeys(("val_top1?", "pruned_top1?", "finetuned_top1?"), _SCORE),
+    "evaluate": {"dense": _JUDGED, "pruned?": _JUDGED, "finetuned?": _JUDGED},
+    "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
+    "compare": {...: (float, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
+    "export": {"files": [{"format": str, "file": str, "bytes": int}]},
+}
+"""What the records of stages must hold; see ``amc.reading``."""
 
 
 class RunFolder:
@@ -99,16 +118,12 @@ class RunFolder:
         Raises:
             FileError: the record is damaged.
         """
-        path = self.record_of(stage)
-        if not path.exists():
+        if not self.record_of(stage).exists():
             return None
-        try:
-            facts = json.loads(path.read_text())
-        except ValueError as error:
-            raise FileError(f"{path} is damaged ({error}): run stages=[{stage}] again") from error
-        if not isinstance(facts, dict):
-            raise FileError(f"{path} holds no JSON object: run stages=[{stage}] again")
-        return facts
+        found: dict[str, Any] = read_json(
+            self.record_of(stage), _SHAPES.get(stage, {}), f"run stages=[{stage}] again"
+        )
+        return found
 
     def forget(self, *stages: str) -> None:
         """Remove the records of stages whose facts are outdated."""

@@ -97,7 +97,7 @@ def strategy_at(run: Run, point: Point) -> Strategy:
             f"{run.folder.search} is about {count} channel groups, the run has {groups}: were settings "
             "changed since? Run stages=[search] again"
         )
-    search = run.folder.recorded("search") or {}
+    search = run.recorded("search") or {}
     return run.make_strategy(
         tuple(point["widths"]),
         agent=search.get("agent"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -29,7 +28,8 @@ from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.prediction.model import LatencyModel
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_into, load_state_dict, save_safetensors, state_digest
+from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
 from experiments.config.runtimes import backend_of
@@ -178,6 +178,16 @@ class Problem:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model
 
+    @property
+    def has_dense(self) -> bool:
+        """Whether there are weights of a trained dense network."""
+        return self.comes_trained or self.folder.dense.exists()
+
+    @cached_property
+    def dense_digest(self) -> str:
+        """Hash of the trained dense network."""
+        return state_digest(self.dense.state_dict())
+
     def keep_dense(self) -> None:
         """Write the dense network to the run folder, unless it was read from there."""
         if self._dense_is_kept:
@@ -264,10 +274,7 @@ class Problem:
             AmcError: it describes another runtime or network.
         """
         path = self.folder.require(self.folder.latency_model, "profile")
-        try:
-            data = json.loads(path.read_text())
-        except ValueError as error:
-            raise FileError(f"{path} is damaged ({error}): run stages=[profile] again") from error
+        data = read_json(path, {}, "run stages=[profile] again")
         model, config = LatencyModel.from_json(data, self.graph, str(path)), self.config.profile
         measured = (model.target.runtime, model.target.batch, model.target.threads)
         if measured != (asked := (config.backend, config.batch, config.threads)):

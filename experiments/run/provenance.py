@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from amc.errors import FileError
+from amc.reading import read_json, set_aside
 from experiments.command.multirun import is_multirun
 from experiments.config.stages import STAGES
 from experiments.run.folder import RunFolder
@@ -21,6 +22,16 @@ PACKAGES = (
     "amc-search", "torch", "torchvision", "torch-pruning", "gymnasium", "stable-baselines3", "numpy",
     "hydra-core", "onnx", "onnxruntime",
 )  # fmt: skip
+
+
+SHAPE = {
+    "commit": (str, None),
+    "stage_commits?": (None, {...: (str, None)}),
+    "command?": str,
+    "data?": {"name?": str},
+    "seed?": int,
+}
+"""What ``provenance.json`` must hold; see ``amc.reading``."""
 
 
 def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, Any]:
@@ -52,12 +63,16 @@ def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str
 
     A provenance file of an earlier release has one commit for all stages.
     """
+    path = RunFolder(folder).provenance
+    if not path.exists():
+        return {stage: commit}
     try:
-        before = json.loads(RunFolder(folder).provenance.read_text())
-        by_stage = before.get("stage_commits") or {}
-        found = {name: by_stage.get(name, before["commit"]) for name in recorded_stages(folder)}
-    except (OSError, ValueError, KeyError, AttributeError):
-        found = {}
+        before = read_json(path, SHAPE, "it is written again by the next stage")
+    except FileError as error:
+        set_aside(path, error)
+        return {stage: commit}
+    by_stage = before.get("stage_commits") or {}
+    found = {name: by_stage.get(name, before["commit"]) for name in recorded_stages(folder)}
     return {**found, stage: commit}
 
 

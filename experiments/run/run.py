@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cached_property
@@ -15,10 +16,13 @@ from amc.budget.budget import Budget, Cost, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
-from amc.errors import SettingError
+from amc.digest import digest
+from amc.errors import FileError, SettingError
 from amc.files import atomic_write_json
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
+from amc.notes import note_once
+from amc.reading import set_aside
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import EpochRecord, TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -26,7 +30,7 @@ from envs import Reward, get_reward
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.schema import Config, TrainConfig
-from experiments.run.folder import RunFolder
+from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
 from experiments.run.problem import Problem
 from experiments.run.provenance import provenance, stage_commits
 from experiments.run.trackers import Tracker, make_tracker
@@ -179,10 +183,21 @@ class Run:
             FileError: the weights or the strategy are missing or damaged.
         """
         self.folder.require(weights, "prune")
+        if not self.has_pruned:
+            raise FileError(
+                f"{weights} was cut from another dense network, or at other widths: run stages=[prune] again"
+            )
         strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
         model = shaped(self.problem.fresh_model(), self.problem.splits.input_shape, strategy)
         load_into(model, load_state_dict(weights), str(weights))
         return model.eval()
+
+    @property
+    def has_pruned(self) -> bool:
+        """Whether there is a pruned network of this run's dense network and strategy."""
+        if not self.folder.pruned.exists():
+            return False
+        return self.recorded("prune") is not None or not self.folder.record_of("prune").exists()
 
     def profile_settings(self) -> ProfileSettings:
         """Return the settings for measuring a latency model."""
@@ -211,8 +226,59 @@ class Run:
             device=str(self.problem.device),
         )
 
+    def recorded(self, stage: str) -> dict[str, Any] | None:
+        """Return the facts that a stage found about this run's dense network and strategy, or None.
+
+        A damaged record is set aside. A line is printed about one that is of another dense network or
+        strategy: what was made of something else is not shown beside this run's results.
+
+        Raises:
+            FileError: a damaged record cannot be set aside.
+        """
+        try:
+            facts = self.folder.recorded(stage)
+        except FileError as error:
+            set_aside(self.folder.record_of(stage), error)
+            return None
+        if facts is None or self._fits(facts):
+            return facts
+        note_once(
+            f"{self.folder.record_of(stage)} is left out: it is about another dense network or strategy; run "
+            f"stages=[{stage}] again"
+        )
+        return None
+
+    def _fits(self, facts: dict[str, Any]) -> bool:
+        """Whether a record is about this run's dense network and strategy; records of old have no digests."""
+        made_of = facts.get(MADE_OF)
+        if not isinstance(made_of, dict):
+            return True
+        dense, strategy = made_of.get("dense"), made_of.get("strategy")
+        if strategy is not None and strategy != self._strategy_digest():
+            return False
+        return dense is None or not self.problem.has_dense or dense == self.problem.dense_digest
+
+    def _strategy_digest(self) -> str | None:
+        if not self.folder.strategy.exists():
+            return None
+        return digest(json.dumps(Strategy.load(self.folder.strategy).to_json()["groups"]))
+
+    def _made_of(self, stage: str) -> dict[str, str | None]:
+        """Return the digests of what the facts of a stage are about."""
+        if stage == "export":  # which does not load the dense network
+            known = (self.folder.recorded("prune") or {}).get(MADE_OF)
+            return known if isinstance(known, dict) else {}
+        found: dict[str, str | None] = {}
+        if stage in ("train", *stages.WITH_DENSE):
+            found["dense"] = self.problem.dense_digest
+        if stage in ("prune", *MADE_OF_PRUNED):
+            found["strategy"] = self._strategy_digest()
+        return found
+
     def record(self, stage: str, facts: dict[str, Any]) -> None:
-        """Write the facts that a stage found, and update the provenance."""
+        """Write the facts that a stage found and what they are about, and update the provenance."""
+        if made_of := self._made_of(stage):
+            facts = {**facts, MADE_OF: made_of}
         origin = self.provenance()
         origin["stage_commits"] = stage_commits(self.folder.path, stage, origin["commit"])
         self.folder.record(stage, facts)

@@ -10,6 +10,7 @@ from amc.strategy import Strategy
 from experiments.report import write_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
+from experiments.run.folder import MADE_OF
 from experiments.run.fronts import strategy_at, write_fronts
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
     }
     speedup: dict[str, float] = {}
     final = "finetuned" if "finetuned" in report else "pruned"
-    for runtime in (run.folder.recorded("benchmark") or {}).get("runtimes", []):
+    for runtime in (run.recorded("benchmark") or {}).get("runtimes", []):
         if (found := runtime["comparison"]) is None:
             continue
         name = runtime["backend"]
@@ -75,9 +76,9 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
             report["quantized"].setdefault("latency_ms", {})[name] = other["pruned"]["median_ms"]
     report["speedup"] = speedup
     for stage in ("proxies", "search", "finetune", "quantize", "compare", "export", "serve"):
-        if (facts := run.folder.recorded(stage)) is not None:
-            report[stage] = facts
-    report["latency"] = (run.folder.recorded("benchmark") or {}).get("runtimes", [])
+        if (facts := run.recorded(stage)) is not None:
+            report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
+    report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
     report["provenance"] = run.provenance()
     return report
 

@@ -82,7 +82,7 @@ def test_missing_folder(tmp_path):
 
 def test_missing_strategy(run):
     (run / "strategy.json").unlink()
-    refused("no strategy at", run, model=Chain())
+    refused("cannot read", run, model=Chain())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from amc.budget.allocation import Errors, shrink_greedily
 from amc.budget.budget import Budget
 from amc.budget.widths import WidthSpace
 from amc.cost.closed_form import macs_cost
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds
 from amc.latency.prediction.model import Accuracy, LatencyModel, LayerGrid, accuracy, layer_grids
@@ -24,8 +24,9 @@ from amc.latency.prediction.profile import (
     target_of,
 )
 from amc.latency.prediction.settings import ProfileSettings
-from amc.latency.prediction.table import LatencyTable
+from amc.latency.prediction.table import LatencyTable, Target
 from amc.latency.remote.protocol import RemoteBackend
+from amc.reading import set_aside
 from amc.runtimes.protocol import Backend
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def build_profile(
     """
     target = target_of(backend, settings.threads, settings.batch)
     path = tables / target.file_name
-    table = LatencyTable.load(path) if path.exists() else LatencyTable(target)
+    table = _known(path, target)
     kinds = layer_kinds(graph, network)
     grids = layer_grids(graph, kinds, space, settings.points)
     missing = points_to_measure(table, grids)
@@ -174,3 +175,12 @@ def checked_widths(
         f"latency_ratio={target.ratio:g}: is the machine noisy (more profile.rounds), or the budget near "
         "the latency of the smallest network"
     )
+
+
+def _known(path: Path, target: Target) -> LatencyTable:
+    """Return the measured layers of a target; a damaged table is set aside and measured again."""
+    try:
+        return LatencyTable.load(path) if path.exists() else LatencyTable(target)
+    except FileError as error:
+        set_aside(path, error)
+        return LatencyTable(target)

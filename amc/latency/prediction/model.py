@@ -21,12 +21,18 @@ from amc.cost.closed_form import layer_widths
 from amc.errors import FileError
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind, spread
-from amc.latency.prediction.table import Points, Surface, Target
+from amc.latency.prediction.table import KIND_SHAPE, TARGET_SHAPE, Points, Surface, Target
+from amc.reading import mismatch
 
 VERSION = 1
 CONSTANT, WRITTEN = "constant", "written"
 ROUNDING = 1e-12
 """Share by which sums in another order are rounded up."""
+_SHAPE = {
+    "target": TARGET_SHAPE,
+    "factors": {...: float},
+    "layers": [{"kind": KIND_SHAPE, "inputs": [int], "outputs": [int], "points": [[float]]}],
+}
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,11 @@ class LatencyModel:
         """
         try:
             if data["_version"] != VERSION:
-                raise FileError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+                raise FileError(
+                    f"{where} has _version {repr(data['_version'])[:20]}; this release reads {VERSION}"
+                )
+            if (fault := mismatch(data, _SHAPE)) is not None:
+                raise ValueError(fault)
             if len(data["layers"]) != len(graph.layers):
                 raise FileError(
                     f"{where} describes {len(data['layers'])} layers, the network has {len(graph.layers)}; "
@@ -259,7 +269,7 @@ class LatencyModel:
             ]
             points = [{(i, o): float(ms) for i, o, ms in layer["points"]} for layer in data["layers"]]
             return cls(graph, Target(**data["target"]), grids, points, data["factors"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise FileError(f"{where} is no latency model: {error!r}; profile again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -15,8 +14,16 @@ import numpy as np
 from amc.errors import FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.layer_kinds import LayerKind
+from amc.reading import mismatch, read_json
 
 VERSION = 1
+KIND_SHAPE = {"kind": str, ...: (str, int, bool, [int])}
+TARGET_SHAPE = {
+    **dict.fromkeys(("device", "runtime", "version", "precision"), str),
+    **dict.fromkeys(("threads", "batch"), int),
+}
+"""Shapes in files; see ``amc.reading``."""
+_SHAPE = {"target": TARGET_SHAPE, "layers": [{"kind": KIND_SHAPE, "points": [[float]]}]}
 Points = dict[tuple[int, int], float]
 """(input channels, output channels) -> milliseconds."""
 
@@ -104,7 +111,11 @@ class LatencyTable:
         """
         try:
             if data["_version"] != VERSION:
-                raise FileError(f"{where} has _version {data['_version']!r}; this release reads {VERSION}")
+                raise FileError(
+                    f"{where} has _version {repr(data['_version'])[:20]}; this release reads {VERSION}"
+                )
+            if (fault := mismatch(data, _SHAPE)) is not None:
+                raise ValueError(fault)
             layers = {
                 LayerKind.from_json(layer["kind"]): {
                     (int(i), int(o)): float(t) for i, o, t in layer["points"]
@@ -112,7 +123,7 @@ class LatencyTable:
                 for layer in data["layers"]
             }
             return cls(Target(**data["target"]), layers)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(f"{where} is no latency table: {error!r}; remove it to measure again") from error
 
     @classmethod
@@ -122,12 +133,7 @@ class LatencyTable:
         Raises:
             FileError: the file is missing, damaged, or no latency table of this version.
         """
-        try:
-            data = json.loads(path.read_text())
-        except OSError as error:
-            raise FileError(f"no latency table at {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise FileError(f"{path} is damaged ({error}); remove it to measure again") from error
+        data = read_json(path, {}, "remove it to measure again")
         return cls.from_json(data, str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import tempfile
@@ -116,6 +117,13 @@ class AdbSettings:
             re.compile(self.pattern or "")
         except re.error as error:
             raise SettingError(f"latency.adb.pattern is no regular expression: {error}") from error
+        try:
+            (self.arguments or "").format(model="", threads=1, runs=1, batch=1)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise SettingError(
+                f"latency.adb.arguments is {self.arguments!r}; expected text with {{model}}, {{threads}}, "
+                "{runs} and {batch} only, other braces doubled"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -276,5 +284,22 @@ def parse_ms(printed: str, pattern: str) -> float:
     groups = found.groupdict()
     for unit, milliseconds in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
         if groups.get(unit) is not None:
-            return float(groups[unit]) * milliseconds / int(groups.get("runs") or 1)
+            return _time(groups[unit], groups.get("runs") or "1") * milliseconds
     raise SettingError("pattern has no group named s, ms or us, the unit of the time")
+
+
+def _time(text: str, runs: str) -> float:
+    """Return the time of one run, in the unit that is printed.
+
+    Raises:
+        AmcError: what the pattern finds is no time.
+    """
+    try:
+        time_of_one = float(text) / int(runs)
+    except (ValueError, ZeroDivisionError) as error:
+        raise AmcError(
+            f"adb: the pattern finds {text[:40]!r} in {runs[:40]!r} runs, which is no time"
+        ) from error
+    if not 0 < time_of_one < math.inf:
+        raise AmcError(f"adb: the runner printed {text[:40]!r}, which is no time")
+    return time_of_one

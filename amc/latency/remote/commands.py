@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO
 
 from amc.errors import AmcError, UnavailableError
+
+MAX_BYTES = 64 * 2**20
+"""Longest answer that is read."""
 
 
 def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout: float = 60.0) -> str:
@@ -19,16 +26,67 @@ def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout:
 
     Raises:
         UnavailableError: The program is not on PATH.
-        AmcError: It does not end in time, or fails; the message holds the last line of its output.
+        AmcError: It does not end in time, answers far too much, or fails; the message holds the last line of
+            its output.
     """
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(list(arguments), input=stdin, capture_output=True, timeout=timeout, check=False)
+        process = subprocess.Popen(list(arguments), stdin=pipe, stdout=pipe, stderr=pipe)
     except FileNotFoundError as error:
         raise UnavailableError(f"{what}: {arguments[0]} is not on PATH") from error
-    except subprocess.TimeoutExpired as error:
-        raise AmcError(f"{what}: no answer within {timeout:.0f} s") from error
-    out, err = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
-    if done.returncode != 0:
-        lines = (err.strip() or out.strip() or f"exit status {done.returncode}").splitlines()
-        raise AmcError(f"{what}: {lines[-1].strip()}")
-    return out
+    except (OSError, ValueError) as error:  # no permission, or a zero byte in an argument
+        raise AmcError(f"{what}: {arguments[0]} cannot be started: {error}") from error
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = _Reader(process.stdout, process), _Reader(process.stderr, process)
+    feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
+    feeder.start()
+    try:
+        deadline = time.monotonic() + timeout
+        for thread in (out, err):
+            thread.join(max(deadline - time.monotonic(), 0))
+        process.wait(max(deadline - time.monotonic(), 0.1))
+        late = out.is_alive() or err.is_alive()
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        process.kill()
+        process.wait()
+    if out.too_long or err.too_long:
+        raise AmcError(f"{what}: the answer has more than {MAX_BYTES / 2**20:.0f} MiB")
+    if late:
+        raise AmcError(f"{what}: no answer within {timeout:.0f} s")
+    printed, complained = out.text(), err.text()
+    if process.returncode != 0:
+        lines = (complained.strip() or printed.strip() or f"exit status {process.returncode}").splitlines()
+        raise AmcError(f"{what}: {lines[-1].strip()[:300]}")
+    return printed
+
+
+class _Reader(threading.Thread):
+    """Reads a stream of a process to its end; a process that writes too much is killed."""
+
+    def __init__(self, stream: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._stream, self._process = stream, process
+        self._content = b""
+        self.too_long = False
+        self.start()
+
+    def run(self) -> None:
+        """Read until the end."""
+        with suppress(OSError, ValueError), self._stream:
+            self._content = self._stream.read(MAX_BYTES)
+            if self._stream.read(1):
+                self.too_long = True
+                self._process.kill()
+
+    def text(self) -> str:
+        """Return what was read."""
+        return self._content.decode(errors="replace")
+
+
+def _feed(stream: IO[bytes], content: bytes) -> None:
+    with suppress(OSError, ValueError), stream:
+        stream.write(content)

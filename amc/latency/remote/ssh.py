@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, SettingError
+import numpy as np
+from numpy.typing import NDArray
+
+from amc.errors import AmcError, FileError, SettingError
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
+from amc.reading import parse_json
 from amc.runtimes.onnx_file import onnx_bytes
 from amc.runtimes.protocol import TOLERANCES, Shape
 from amc.runtimes.reference import check_agreement, eager_logits, random_batch
@@ -23,6 +27,14 @@ if TYPE_CHECKING:
 
 _JOB = "amc.latency.portable.onnx_job"
 _NO_HOST = "host is not set: name one that ssh reaches"
+_ANSWER = {
+    "logits": {...: [...]},
+    "samples_ms": {...: [float]},
+    "repeats": int,
+    **dict.fromkeys(("clock", "device", "version"), str),
+    "notes": [str],
+}
+"""What the host prints; see ``amc.reading``."""
 SENT = (
     "latency/portable/machine.py",
     "latency/portable/onnx_job.py",
@@ -100,8 +112,10 @@ class Ssh:
             files |= {f"{i}.onnx": contents[name], f"{i}.bin": images[name].numpy().tobytes()}
         found = self._run(files)
         for name, model in models.items():
+            if name not in found["logits"] or len(found["samples_ms"].get(name, ())) != rounds:
+                raise AmcError(f"ssh {self.settings.host}: the answer lacks logits or times of {name}")
             eager = eager_logits(model, images[name])
-            check_agreement(found["logits"][name], eager, TOLERANCES[self.precision], f"ssh ({name})")
+            check_agreement(_array(found["logits"][name]), eager, TOLERANCES[self.precision], f"ssh ({name})")
         return RemoteTimes(
             samples_ms=found["samples_ms"],
             repeats=found["repeats"],
@@ -124,10 +138,13 @@ class Ssh:
             )
         finally:
             self._there(f"rm -rf {place}")
+        last = (printed.strip().splitlines() or [""])[-1]
         try:
-            found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
-        except (ValueError, IndexError) as error:
-            raise AmcError(f"ssh {self.settings.host}: got no JSON but {printed[-80:]!r}") from error
+            found: dict[str, Any] = parse_json(
+                last, _ANSWER, f"the answer of {self.settings.host}", "run it again"
+            )
+        except FileError as error:
+            raise AmcError(f"ssh {self.settings.host}: {error}; got {printed[-80:]!r}") from error
         return found
 
     def _there(self, line: str | list[str], *, stdin: bytes = b"", timeout: float = 60.0) -> str:
@@ -140,6 +157,18 @@ class Ssh:
         return command(
             ["ssh", *options, settings.host, remote], f"ssh {settings.host}", stdin=stdin, timeout=timeout
         )
+
+
+def _array(logits: list[Any]) -> NDArray[np.float32]:
+    """Return nested lists as an array.
+
+    Raises:
+        AmcError: they are of different lengths, or hold no numbers.
+    """
+    try:
+        return np.array(logits, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise AmcError(f"ssh: the logits that came back are no array: {str(error)[:80]}") from error
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

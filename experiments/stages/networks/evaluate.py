@@ -45,11 +45,11 @@ def run(run: Run) -> dict[str, Any]:
         outputs = _outputs(run, run.pruned(weights))
         return {"top1": _top1(run, outputs), "divergence": 0.0 - agreement(outputs, dense)}
 
-    if (run.folder.pruned).exists():
+    if run.has_pruned:
         widths = run.widths_of(Strategy.load(run.folder.strategy))
         cost = {"macs": macs(widths), "params": params(widths)}
         facts["pruned"] = {**judged(run.folder.pruned), **cost}
-        if run.folder.recorded("finetune") is not None:
+        if run.recorded("finetune") is not None:
             facts["finetuned"] = {**judged(run.folder.model), **cost}
     if (found := simulation(run)) is not None:
         outputs = quantized_outputs(run, found[1])
@@ -70,7 +70,7 @@ def _notes(run: Run, dense_top1: float) -> Iterator[str]:
     """Yield what makes the dense network's accuracy on the test images, in percent, doubtful."""
     if (chance := chance_note(dense_top1, run.problem.splits.test().labels)) is not None:
         yield chance
-    search_top1 = (run.folder.recorded("train") or {}).get("val_top1")
+    search_top1 = (run.recorded("train") or {}).get("val_top1")
     if search_top1 is None:
         return
     shares = [

@@ -23,11 +23,12 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``pruned.safetensors`` (and ``model.safetensors``, until fine-tuning replaces it)."""
     strategy = run.strategy()
     widths = run.widths_of(strategy)
-    strategy.save(run.folder.strategy)
+    _check_budget(run.budget, widths)
     with progress(len(run.problem.splits.calibration), "prune", "image") as bar:
         builder = run.problem.evaluator(bar.update).builder
     model, facts = cut(run, builder, widths)
     run.folder.forget_pruned()
+    strategy.save(run.folder.strategy)
     for path in (run.folder.pruned, run.folder.model):
         save_safetensors(model.state_dict(), path)
     print(

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, SettingError
+from amc.digest import digest
+from amc.errors import AmcError, FileError, SettingError
 from amc.files import atomic_write_text
 from amc.progress import progress
+from amc.reading import read_lines, set_aside
 from experiments.run.episodes import read_episodes
+from experiments.run.folder import MADE_OF
 from experiments.run.pareto import evenly
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))
+
+_ROW = {"widths": [int], "return": float, "macs_ratio": float, "top1_pruned": float, "top1_finetuned?": float}
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -41,13 +47,14 @@ def run(run: Run) -> dict[str, Any]:
         read_episodes(run.folder.require(run.folder.search, "search")), run.config.correlate.policies
     )
     path = run.folder.correlate
-    rows = _known(path)
+    made_of = _made_of(run)
+    rows = _known(path, made_of)
     with progress(len(chosen), "correlate", "policy", stays=True) as bar:
         builder = run.problem.evaluator().builder
         for point in chosen:
             key = json.dumps(point["widths"])
             if key not in rows:
-                rows[key] = {**point, **_judged(run, builder, tuple(point["widths"]))}
+                rows[key] = {**point, **_judged(run, builder, tuple(point["widths"])), MADE_OF: made_of}
                 atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows.values()))
             bar.update()
     found = [rows[json.dumps(point["widths"])] for point in chosen]
@@ -102,8 +109,20 @@ def _judged(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> dic
     return row
 
 
-def _known(path: Path) -> dict[str, dict[str, Any]]:
+def _made_of(run: Run) -> str:
+    """Return a digest of all that an accuracy depends on beside the widths."""
+    config = run.config
+    about = {"prune": asdict(config.prune), "finetune": asdict(config.finetune), "seed": config.seed}
+    return digest(json.dumps(about, sort_keys=True), run.problem.fingerprint)
+
+
+def _known(path: Path, made_of: str) -> dict[str, dict[str, Any]]:
+    """Return the policies that were judged with the same settings; a damaged file is set aside."""
     if not path.exists():
         return {}
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {json.dumps(row["widths"]): row for row in rows}
+    try:
+        rows = read_lines(path, _ROW, "it is made again")
+    except FileError as error:
+        set_aside(path, error)
+        return {}
+    return {json.dumps(row["widths"]): row for row in rows if row.get(MADE_OF) == made_of}

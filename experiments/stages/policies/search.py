@@ -7,7 +7,9 @@ import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
@@ -15,9 +17,10 @@ from agents import Episode, run_search
 from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
-from amc.errors import AmcError, Stopped
+from amc.errors import AmcError, FileError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
+from amc.reading import set_aside
 from amc.result import Evaluation
 from amc.strategy import Strategy
 from amc.workers.pool import open_pool
@@ -25,7 +28,7 @@ from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
-from experiments.run.episodes import EpisodeWriter, Lessons, watching
+from experiments.run.episodes import EpisodeWriter, Former, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
 from experiments.stages.policies.proxies import warning
@@ -55,8 +58,8 @@ def run(run: Run) -> dict[str, Any]:
     if "search" in run.config.stages and (warned := warning(run)) is not None:
         print(f"search: {warned}")
     held_out = _held_out(run)
-    keeper = _Keeper(run, episodes, held_out)
     with (
+        _Keeper(run, episodes, held_out) as keeper,
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
@@ -84,6 +87,7 @@ def run(run: Run) -> dict[str, Any]:
         try:
             result = run_search(search, noted, name=run.config.agent.name)
         except KeyboardInterrupt as stop:
+            keeper.stop()
             kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
             none = "no episode within the budget had ended"
             again = f"the same command with run_dir={problem.folder} goes on"
@@ -185,6 +189,15 @@ def _cost(run: Run, evaluation: Evaluation) -> str:
     return ", ".join(reached)
 
 
+def _old_strategy(path: Path) -> Strategy | None:
+    """Read the strategy of an earlier search; a damaged one is set aside, as this search makes it again."""
+    try:
+        return Strategy.load(path) if path.exists() else None
+    except FileError as error:
+        set_aside(path, error)
+        return None
+
+
 class _Keeper:
     """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
 
@@ -198,7 +211,9 @@ class _Keeper:
         self._held_out = held_out
         self._by_unseen = run.config.agent.select == "held_out"
         self._path = run.folder.strategy
-        self._old = Strategy.load(self._path) if self._path.exists() else None
+        self._old = _old_strategy(self._path)
+        self._former = Former(self._path)
+        self._is_stale = False
 
     def offer(self, episode: Episode) -> None:
         """Write the strategy of the best episode so far, unless an earlier attempt had a better one."""
@@ -216,11 +231,26 @@ class _Keeper:
     def settle(self, best: Episode) -> None:
         """Write the result of a finished search."""
         self._write(self._strategy(best))
+        self.stop()
 
-    def _write(self, strategy: Strategy) -> None:
-        if self._old is None or self._old.groups != strategy.groups:
+    def stop(self) -> None:
+        """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
+        if self._is_stale:
             self._run.folder.forget("verify")
             self._run.folder.forget_pruned()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Restore the strategy of an earlier search if this one fails."""
+        if isinstance(error, Exception):
+            self._former.restore()
+
+    def _write(self, strategy: Strategy) -> None:
+        self._is_stale |= self._old is None or self._old.groups != strategy.groups
         strategy.save(self._path)
         self._old = strategy
 

@@ -1,5 +1,6 @@
 import pickle
 import re
+import shutil
 from dataclasses import replace
 from itertools import islice
 
@@ -10,7 +11,10 @@ from PIL import Image
 
 from amc import data
 from amc.data import augment, decoding, splits
+from amc.data.decoding import _read as decode
+from amc.data.decoding import is_sound, picture_size
 from amc.notes import note_once
+from experiments.benchmark.faults.hostile import PICTURES
 from tests.amc.data.helpers import assert_error, rows
 
 
@@ -431,3 +435,28 @@ def test_moving_images_keeps_values_and_changes_layout():
     assert torch.equal(moved.images, part.images)
     assert splits.fingerprint(moved) == splits.fingerprint(part)
     assert splits.fingerprint(replace(part, labels=part.labels.flip(0))) != splits.fingerprint(part)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_whatever_a_picture_raises_is_one_line_with_its_name(name, tmp_path):
+    path = tmp_path / "odd.png"
+    path.write_bytes(PICTURES[name])
+    assert picture_size(str(path)) is None or is_sound(str(path)) in (True, False)
+    if not is_sound(str(path)):
+        assert_error(r"odd\.png (cannot be decoded|has [\d,]+ pixels).*skip_damaged=true", decode, str(path))
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out_and_counted(image_root, tmp_path, caplog):
+    root = shutil.copytree(image_root, tmp_path / "images")
+    whole = folders(root)
+    for index, content in enumerate(PICTURES.values()):
+        (root / "train/bee" / f"odd{index}.png").write_bytes(content)
+    assert_error("odd", lambda: list(folders(root, calibration=12).train_batches(0, 0)))
+    left = sum(not is_sound(str(path)) for path in (root / "train/bee").glob("odd*.png"))
+    assert left >= len(PICTURES) - 3
+    for path in (root / "train/bee").glob("odd*.png"):
+        if is_sound(str(path)):
+            path.unlink()
+    sound = folders(root, skip_damaged=True)
+    assert f"{left} of {24 + left} pictures are left out" in caplog.text
+    assert torch.equal(sound.search_val.images, whole.search_val.images)

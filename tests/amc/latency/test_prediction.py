@@ -175,7 +175,7 @@ def test_a_model_survives_json(network):
     [
         ({"_version": 2}, "FILE has _version 2; this release reads 1$"),
         ({"layers": []}, "FILE describes 0 layers, .* another network"),
-        ({"target": {}}, "FILE is no latency model: TypeError.*; profile again$"),
+        ({"target": {}}, "FILE is no latency model: .*device.*; profile again$"),
     ],
 )
 def test_a_damaged_model_is_refused(network, change, message):
@@ -238,7 +238,7 @@ def test_only_layers_that_the_table_lacks_are_measured(network, tmp_path):
 
 def test_a_damaged_table_is_refused(tmp_path):
     path = tmp_path / "table.json"
-    with pytest.raises(FileError, match="no latency table at"):
+    with pytest.raises(FileError, match="cannot read"):
         LatencyTable.load(path)
     path.write_text("{")
     with pytest.raises(FileError, match="is damaged"):

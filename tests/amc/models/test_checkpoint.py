@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from amc.models import resnet20
 from amc.models.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
@@ -356,3 +357,25 @@ def test_modules_that_check_a_version_are_loaded(tmp_path: Path) -> None:
     save_safetensors(source.state_dict(), tmp_path / "w.safetensors")
     load_into(target, load_state_dict(tmp_path / "w.safetensors"), "w.safetensors")
     assert torch.equal(target[0].weight, source[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: torch.zeros(1).expand(2**33), "expanded"),
+        (lambda: torch.eye(4).to_sparse(), "sparse_coo"),
+        (lambda: torch.zeros(4, device="meta"), "on device meta"),
+    ],
+)
+def test_tensors_that_are_not_plain_are_named(tmp_path, make, told):
+    torch.save({"a.weight": torch.zeros(2), "b.weight": make()}, tmp_path / "odd.pth")
+    with pytest.raises(FileError, match=rf"odd\.pth: b\.weight is .*{told}"):
+        load_state_dict(tmp_path / "odd.pth")
+
+
+def test_a_program_is_refused_without_a_warning_of_torch(tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.pt", "w") as archive:
+        archive.writestr("odd/constants.pkl", b"")
+        archive.writestr("odd/data.pkl", b"")
+    with pytest.raises(FileError, match="TorchScript"):
+        load_state_dict(tmp_path / "odd.pt")

@@ -1,5 +1,6 @@
 import copy
 import functools
+import json
 import logging
 import math
 
@@ -104,7 +105,8 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(precision, tmp_path):
     assert same_state(again, whole)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.safetensors"]
     with safe_open(checkpoint, "pt") as file:
-        assert (file.metadata()["epoch"], file.metadata()["seed"]) == ("3", "3")
+        about = json.loads(file.metadata()["training"])
+        assert (about["epoch"], about["seed"]) == (3, 3)
         assert "momentum/0.weight" in file.keys()  # noqa: SIM118
         assert "model/1.running_mean" in file.keys()  # noqa: SIM118
 

@@ -447,6 +447,24 @@ def test_a_process_reads_the_tensors_where_they_are(importable):
     assert gone(pid)
 
 
+@pytest.mark.slow  # starts processes of its own, which import torch
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="cannot stop a process")
+def test_a_process_that_hangs_counts_as_lost_and_ends(importable):
+    backend = ProcessBackend(pack(Probe(8)), threads=1)
+    worker = backend.start()
+    try:
+        worker.ready()
+        pid = worker.evaluate((0,))[-1]
+        os.kill(pid, signal.SIGSTOP)
+        worker._timeout = 0.5
+        with pytest.raises(WorkerLost, match=rf"process {pid}, no answer within 0\.5 s"):
+            worker.evaluate((0,))
+    finally:
+        worker.close()
+        backend.close()
+    assert gone(pid)
+
+
 PARENT = """
 import sys, threading
 from amc.workers.shared_memory import pack

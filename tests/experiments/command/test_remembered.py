@@ -50,8 +50,10 @@ def test_values_that_name_no_file_stay_as_they_are(monkeypatch: pytest.MonkeyPat
         ("run_dir=~/x", "/home/me/x"),
         ("run_dir='~/x y'", "/home/me/x y"),
         ("run_dir=~/ü", "/home/me/ü"),
-        ("run_dir=a,b", None),
-        ("run_dir='open", None),
+        ("run_dir=a,b", "a,b"),
+        ("run_dir='open", "'open"),
+        ("run_dir=it's (1)", "it's (1)"),
+        ("run_dir=${name}/x", None),
     ],
 )
 def test_odd_paths_are_quoted_for_hydra(
@@ -61,8 +63,13 @@ def test_odd_paths_are_quoted_for_hydra(
     argument, other = readable([typed, "name=ü"], {"run_dir"})
     assert text_of(argument) == read
     assert other == "name=ü"
-    if read in (None, "plain/x", "out (1)", "a,b"):
+    if read in (None, "plain/x", "out (1)"):
         assert argument == typed
+
+
+@pytest.mark.parametrize("typed", ["data.root=a,b", "data.root='a'", "data.root='open"])
+def test_commas_and_quotes_of_many_jobs_are_left_to_hydra(typed: str) -> None:
+    assert readable(["-m", typed], {"data.root"}) == ["-m", typed]
 
 
 @pytest.mark.parametrize("typed", ["run_dir='out (1)'", '+run_dir="out (1)"', "++run_dir=out (1)"])
@@ -91,7 +98,8 @@ def test_a_first_command_is_remembered_when_it_fails_after_it_left_results(
     results: bool, tmp_path: Path
 ) -> None:
     def command() -> None:
-        with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()):
+        with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()) as identity:
+            identity.accept()
             if results:
                 (tmp_path / "dense.safetensors").touch()
             raise AmcError("refused")

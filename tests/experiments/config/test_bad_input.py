@@ -155,17 +155,32 @@ def test_a_truncated_strategy(old: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [
-        ("evaluations.jsonl", "search"),
-        ("search.jsonl", "report"),
-        ("stages/search.json", "report"),
-        ("overrides.json", "evaluate"),
-    ],
+    [("search.jsonl", "report"), ("overrides.json", "evaluate"), ("strategy.json", "evaluate")],
 )
 def test_a_damaged_record_is_named(old: Path, name: str, stage: str) -> None:
     with (old / "run" / name).open("a") as file:
         file.write("}{ damaged: [\n")
     refused(amc("run_dir=run", f"stages=[{stage}]", cwd=old), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("evaluations.jsonl", "search"),
+        ("stages/search.json", "report"),
+        ("stages/prune.json", "report"),
+        ("provenance.json", "evaluate"),
+        ("strategy.json", "search"),
+    ],
+)
+def test_a_damaged_record_that_is_made_again_is_set_aside(old: Path, name: str, stage: str) -> None:
+    path = old / "run" / name
+    with path.open("a") as file:
+        file.write("}{ damaged: [\n")
+    damaged, strategy = path.read_bytes(), read_json(old / "run/strategy.json") if stage == "report" else None
+    done("run_dir=run", f"stages=[{stage}]", cwd=old)
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
+    assert strategy is None or read_json(old / "run/strategy.json") == strategy
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "'high'", "1 / 0"])

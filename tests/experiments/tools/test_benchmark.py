@@ -157,3 +157,22 @@ def test_killed_jobs_end_identical(capsys, monkeypatch):
     found = measured(capsys, monkeypatch, "kills", "--kills", "2", "train.epochs=1", "agent.episodes=15")
     assert found["identical"] == found["kills"] == 2
     assert {"strategy.json", "search.jsonl", "model.safetensors", "agent.zip"} <= set(found["compared"])
+
+
+def test_the_catalogue_of_faults_is_listed_and_a_part_of_it_goes_right() -> None:
+    options = parser().parse_args(["faults", "--list"])
+    listed = options.run(options)
+    assert listed["faults"] == len(set(listed["catalogue"])) >= 800
+    options = parser().parse_args(["faults", "--kind", "checkpoints", "--every", "14"])
+    found = options.run(options)
+    assert found["wrong"] == []
+    assert found["kinds"] == {"checkpoints": {"tried": 3, "right": 3, "wrong": 0}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "every"), [("damaged files", 60), ("foreign folders", 60), ("crash points", 100)]
+)
+def test_a_part_of_the_faults_that_need_a_finished_run(kind: str, every: int) -> None:
+    options = parser().parse_args(["faults", "--kind", kind, "--every", str(every), "--points", "40"])
+    assert options.run(options)["wrong"] == []

@@ -1,0 +1,59 @@
+"""What lies in a run folder before a command writes there: links are refused, temporary files removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from amc.errors import FileError
+from amc.files import is_temporary
+
+MOST_ENTRIES = 100_000
+_WANDB = "wandb"
+"""A folder of another program, which makes links of its own."""
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run folder with a symbolic link in it: what a command writes would land elsewhere.
+
+    Raises:
+        FileError: names the link; or the folder holds far more than a run.
+    """
+    for entry in _entries(folder):
+        if entry.is_symlink():
+            raise FileError(
+                f"run_dir={folder} holds a symbolic link, {os.path.relpath(entry.path, folder)}: "
+                "a command would write elsewhere; put a copy of the file in its place"
+            )
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove temporary files of killed commands; no other process works in the folder."""
+    for entry in list(_entries(folder)):
+        if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+            os.unlink(entry.path)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield all that lies in a folder, the upper levels first; none if it does not exist."""
+    waiting, count = [str(folder)], 0
+    while waiting:
+        try:
+            found = sorted(os.scandir(waiting.pop(0)), key=lambda entry: entry.name)
+        except OSError:  # the folder does not exist, or may not be read: the first writer reports the cause
+            continue
+        for entry in found:
+            count += 1
+            if count > MOST_ENTRIES:
+                raise FileError(
+                    f"run_dir={folder} holds more than {MOST_ENTRIES:,} files; expected the folder of a run"
+                )
+            yield entry
+            if entry.is_dir(follow_symlinks=False) and _is_ours(entry.name):
+                waiting.append(entry.path)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a command may write into a folder of this name in a run folder."""
+    return name == ".hydra" or not (name.startswith(".") or name == _WANDB)

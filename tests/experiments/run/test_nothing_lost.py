@@ -1,0 +1,137 @@
+"""What commands that are refused or fail leave behind, and results that do not belong together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.command.remembered import FILE, begin
+from tests.experiments.helpers import TINY, amc, artifacts, done, read_json, read_lines, refused, workspace
+
+JOB = (*TINY, "agent=random", "agent.episodes=6", "budget.round_to=1")
+COUNTED = """
+calls = 0
+def score(evaluation):
+    global calls
+    calls += 1
+    if calls == {at}:
+        raise ValueError("fails")
+    return evaluation.agreement
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current directory with a finished run; its tests work on copies."""
+    cwd = workspace(tmp_path_factory.mktemp("finished"))
+    done(*JOB, "stages=[train,search,prune,finetune,evaluate]", "run_dir=run", cwd=cwd)
+    return cwd
+
+
+@pytest.fixture
+def cwd(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "cwd")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run with its settings, less its log and its lock."""
+    hydra = {path.name: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+    return {**artifacts(folder), **hydra}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("stages=[search]", "budget.macs_ratio=0"),
+        ("stages=[search]", "reward=nowhere.score"),
+        ("stages=[prune]", "strategy=nowhere.json"),
+        ("stages=[prune]", "strategy=full.json"),
+        ("stages=[correlate]", "correlate.policies=1"),
+        ("stages=[verify]",),
+    ],
+)
+def test_a_refused_command_changes_nothing(cwd: Path, overrides: tuple[str, ...]) -> None:
+    full = read_json(cwd / "run/strategy.json")
+    full["groups"] = [{**group, "kept": group["dense"]} for group in full["groups"]]
+    (cwd / "full.json").write_text(json.dumps(full))
+    before = everything(cwd / "run")
+    refused(amc("run_dir=run", *overrides, cwd=cwd))
+    assert everything(cwd / "run") == before
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: int) -> None:
+    (cwd / f"counted{at}.py").write_text(COUNTED.format(at=at))
+    names = ("search.jsonl", "strategy.json", "pruned.safetensors", "model.safetensors", FILE)
+    before = {name: (cwd / "run" / name).read_bytes() for name in names}
+    command = ("run_dir=run", "stages=[search]", "seed=3", f"reward=counted{at}.score")
+    refused(amc(*command, cwd=cwd), "fails")
+    assert {name: (cwd / "run" / name).read_bytes() for name in names} == before
+    done("run_dir=run", "stages=[evaluate]", cwd=cwd)
+
+
+def test_a_late_failure_leaves_the_folder_what_it_is(tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    refused(amc(*JOB, "seed=4", "stages=[train,prune]", "run_dir=run", cwd=cwd), "stages=[search]")
+    weights = (cwd / "run/dense.safetensors").read_bytes()
+    assert "seed=4" in read_json(cwd / "run" / FILE)["overrides"]
+    done("run_dir=run", "stages=[search]", cwd=cwd)
+    assert (cwd / "run/dense.safetensors").read_bytes() == weights
+    assert read_json(cwd / "run/strategy.json")["seed"] == 4
+
+
+def test_a_stage_that_is_done_keeps_the_settings_that_it_was_done_with(cwd: Path) -> None:
+    refused(amc("run_dir=run", "seed=9", "stages=[train,verify]", cwd=cwd), "verify")
+    assert "seed=9" in read_json(cwd / "run" / FILE)["overrides"]
+
+
+def test_a_new_folder_gets_its_identity_before_anything_else(tmp_path: Path) -> None:
+    folder = tmp_path / "a/run"
+    assert begin(folder, ["seed=3", "stages=[train]", "run_dir=a/run"], paths=())
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    assert read_json(folder / FILE)["unfinished"] == "stages=[train]"
+    assert not begin(folder, ["seed=4"], paths=())
+    assert read_json(folder / FILE)["overrides"] == ["seed=3"]
+
+
+def test_a_refused_first_command_leaves_no_identity(tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    refused(amc(*JOB, "budget.macs_ratio=0", "run_dir=run", cwd=cwd), "macs_ratio")
+    assert not (cwd / "run" / FILE).exists()
+    assert not (cwd / "run/.hydra/config.yaml").exists()
+
+
+def test_temporary_files_of_killed_commands_are_removed(cwd: Path) -> None:
+    left = [cwd / "run" / f".x.json.{'0' * 32}.tmp", cwd / "run/stages" / f".y.{'a' * 32}.tmp"]
+    for path in left:
+        path.touch()
+    (cwd / "run/.mine.tmp").touch()
+    done("run_dir=run", "stages=[inspect]", cwd=cwd)
+    assert [path for path in left if path.exists()] == []
+    assert (cwd / "run/.mine.tmp").exists()
+
+
+def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
+    assert {"dense", "pruned", "finetuned"} <= set(read_json(cwd / "run/stages/evaluate.json"))
+    done("run_dir=run", "stages=[train]", "train.epochs=2", cwd=cwd)
+    outcome = done("run_dir=run", "stages=[evaluate]", cwd=cwd)
+    assert "another dense network" in outcome.out
+    assert {"pruned", "finetuned"}.isdisjoint(read_json(cwd / "run/stages/evaluate.json"))
+    refused(amc("run_dir=run", "stages=[export]", cwd=cwd), "another dense network", "stages=[prune]")
+    done("run_dir=run", "stages=[prune,evaluate]", cwd=cwd)
+    assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
+
+
+def test_policies_that_were_judged_with_other_settings_are_judged_again(cwd: Path) -> None:
+    command = ("run_dir=run", "stages=[correlate]", "correlate.policies=3")
+    done(*command, cwd=cwd)
+    first = read_lines(cwd / "run/correlate.jsonl")
+    done(*command, cwd=cwd)
+    assert read_lines(cwd / "run/correlate.jsonl") == first
+    done(*command, "finetune.epochs=0", cwd=cwd)
+    second = read_lines(cwd / "run/correlate.jsonl")
+    assert all("top1_finetuned" in row for row in first)
+    assert not any("top1_finetuned" in row for row in second)
