@@ -213,7 +213,9 @@ def proved(make, *, anew=True):
     builds = iter(range(100))
 
     def build():
-        torch.manual_seed(next(builds))
+        seed = next(builds)
+        torch.manual_seed(seed)
+        random.seed(seed)
         return make()
 
     model = build()
