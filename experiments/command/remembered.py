@@ -68,6 +68,17 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
     return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
 
 
+def remembered_overrides(folder: Path) -> list[str]:
+    """Return the overrides that a run folder remembers, without its stages.
+
+    Raises:
+        FileError: as ``with_remembered``.
+    """
+    memory = _remembered(folder)
+    _check_origin(memory.overrides, memory, folder, Rules())
+    return [*memory.overrides]
+
+
 def _check_origin(overrides: Sequence[str], memory: _Memory, folder: Path, rules: Rules) -> None:
     """Refuse settings of another's folder that are more than data.
 
