@@ -14,6 +14,7 @@ from amc.errors import AmcError
 from experiments.benchmark.__main__ import main, parser
 from experiments.run import proxies
 from experiments.run.proxies import around
+from tests.experiments.helpers import TINY, done, workspace
 
 
 def measured(capsys, monkeypatch, *arguments):
@@ -176,3 +177,25 @@ def test_the_catalogue_of_faults_is_listed_and_a_part_of_it_goes_right() -> None
 def test_a_part_of_the_faults_that_need_a_finished_run(kind: str, every: int) -> None:
     options = parser().parse_args(["faults", "--kind", kind, "--every", str(every), "--points", "40"])
     assert options.run(options)["wrong"] == []
+
+
+def test_transfer_leaves_out_one_network_after_the_other(capsys, monkeypatch, tmp_path):
+    cwd = workspace(tmp_path)
+    runs = [f"run{seed}" for seed in range(3)]
+    for seed, name in enumerate(runs):
+        job = (
+            *TINY,
+            "agent=thompson",
+            "agent.episodes=30",
+            "agent.prior=1",
+            "budget.round_to=1",
+            "stages=[train,search]",
+        )
+        done(*job, f"run_dir={name}", f"seed={seed}", cwd=cwd)
+    monkeypatch.chdir(cwd)
+    found = measured(capsys, monkeypatch, "transfer", *runs, "--episodes", "3", "--seeds", "2")
+    assert list(found["networks"]) == [f"{name} (mynet.make)" for name in runs]
+    for facts in found["networks"].values():
+        assert facts["searched"][0] >= facts["greedy"]
+        assert facts["searched_with_actor"][0] >= facts["zero_shot"]
+    assert len(found["zero_shot_less_greedy"]) == 3
