@@ -105,16 +105,16 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
     from experiments.run.check import check
     from experiments.run.run import open_run, set_up_process
 
-    for problem in _unknown_keys(cfg):
-        raise SettingError(problem)
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema.Config)
-    if names_code(config.model.name) or names_code(config.reward):
-        _see_current_directory()
     many = multirun.is_multirun()
     hydra = {"config.yaml": cfg, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": list(given)}
     texts = {name: OmegaConf.to_yaml(content) for name, content in hydra.items()}
     with remembering(folder, given, paths=schema.path_keys(), keep=many, new=new, hydra=texts) as identity:
+        for problem in _unknown_keys(cfg):
+            raise SettingError(problem)
+        config = OmegaConf.to_object(cfg)
+        assert isinstance(config, schema.Config)
+        if names_code(config.model.name) or names_code(config.reward):
+            _see_current_directory()
         run = open_run(config, folder)
         set_up_process(config)
         multirun.forget_failure(folder)

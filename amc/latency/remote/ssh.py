@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from amc.errors import AmcError, FileError, SettingError
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
@@ -23,6 +20,8 @@ from amc.runtimes.protocol import TOLERANCES, Shape
 from amc.runtimes.reference import check_agreement, eager_logits, random_batch
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
 _JOB = "amc.latency.portable.onnx_job"
@@ -165,6 +164,8 @@ def _array(logits: list[Any]) -> NDArray[np.float32]:
     Raises:
         AmcError: they are of different lengths, or hold no numbers.
     """
+    import numpy as np  # here: `amc --help` imports this module
+
     try:
         return np.array(logits, dtype=np.float32)
     except (ValueError, TypeError) as error:

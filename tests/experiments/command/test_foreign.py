@@ -109,9 +109,10 @@ def test_every_field_that_holds_free_text_is_judged() -> None:
     harmless = {
         "name", "device", "stages", "data.name",
         "train.precision",
-        "finetune.precision", "agent.name", "agent.guide", "budget.kind", "budget.fit",
+        "finetune.precision", "agent.name", "agent.guide", "agent.acts", "agent.select",
+        "budget.kind", "budget.fit",
         "compressor.order", "compressor.refit", "compressor.precision", "compressor.exclude",
-        "export.formats",
+        "export.formats", "quantize.method", "quantize.ranges", "quantize.rounding", "quantize.exclude",
         "latency.backends", "profile.backend", "serve.backend", "sparsify.order", "workers.kind",
     }  # fmt: skip
     texts = {key for key in RULES.keys if _is_text(key)}

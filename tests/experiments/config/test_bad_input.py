@@ -290,7 +290,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         (["model=mynet.small_head"], ["labels run from 0 to 3", "2 outputs"]),
         (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
-        (["model=mynet.Pair"], ["reward=accuracy needs", "reward=likeness"]),
+        (["model=mynet.Pair", "reward=accuracy"], ["reward=accuracy needs", "reward=likeness"]),
         (["model=mynet.Pair", "reward=agreement"], ["needs a classifier", "does not return logits"]),
         (
             ["model=mynet.Hidden", "stages=[train,search]"],

@@ -79,9 +79,9 @@ def test_layers_of_the_table_are_not_measured_again(finished):
 def test_the_same_table_gives_the_same_search(finished):
     model = (finished / "run/latency_model.json").read_text()
     for name in ("one", "two"):
-        (finished / name).mkdir()
-        (finished / name / "latency_model.json").write_text(model)
         trained = "model.checkpoint=run/dense.safetensors"
+        done(*JOB, trained, "stages=[inspect]", f"run_dir={name}", cwd=finished)
+        (finished / name / "latency_model.json").write_text(model)
         done(*JOB, trained, "stages=[search]", f"run_dir={name}", cwd=finished)
         assert not (finished / name / "stages/profile.json").exists()
     assert (finished / "one/strategy.json").read_bytes() == (finished / "two/strategy.json").read_bytes()

@@ -21,7 +21,7 @@ from tests.experiments.helpers import (
 
 JOB = (
     *TINY, "agent=random", "agent.episodes=6", "finetune.epochs=1", "sparsify.densities=[0.5,0.2]",
-    "stages=[sparsify]", "run_dir=run",
+    "stages=[sparsify]", "run_dir=run", "reward=accuracy",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_an_episode_is_split_into_parts_and_compared_with_the_forward_pass(capsy
         "--reference-episodes", "1",
     )  # fmt: skip
     assert found["episodes"] == 3  # the first one warms up
-    assert set(found["split"]) == {"build", "forward", "scoring", "agent_and_rest"}
+    assert set(found["split"]) == {"build", "refit", "forward", "scoring", "agent_and_rest"}
     assert 0 < found["pure_forward_cpu_seconds"] < found["cpu_seconds_per_episode"]
     assert found["ratio_quartiles"][0] <= found["ratio_to_pure_forward"] <= found["ratio_quartiles"][1]
     assert found["reference"]["cpu_seconds_per_episode"] == pytest.approx(
