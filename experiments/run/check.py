@@ -9,6 +9,7 @@ from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError, SettingError
 from amc.export import get_format
 from amc.graph.groups import OUTPUT_REASON
+from amc.quantization.settings import TRAINED
 from amc.sparsity.scores import check_order
 from amc.training.settings import TrainSettings
 from envs import Reward
@@ -120,6 +121,8 @@ def _check_provable(run: Run) -> None:
 def _check_classifies(run: Run) -> None:
     """Refuse stages that measure accuracies, if the network returns no logits."""
     asked = [name for name in run.config.stages if name in _NEED_LOGITS]
+    if "quantize" in run.config.stages and (method := run.config.quantize.method) in TRAINED:
+        asked.append(f"quantize with quantize.method={method}")
     if asked and not run.problem.graph.classifies:
         raise AmcError(
             f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "
