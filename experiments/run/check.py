@@ -65,6 +65,11 @@ def check(run: Run) -> None:
             # a limit that needs a profile to come is checked by the search
             known = {k: ratio for k, ratio in ratios.items() if k != "latency" or problem.profiled}
             _check_feasible(run, run.budget_of(known))
+        if any("size" in ratios for ratios in budgets) and "quantize" not in config.stages:
+            print(
+                f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
+                "stage quantize is not in stages; quantize.method=none counts float32"
+            )
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
     _check_classifies(run)
