@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,7 @@ class _Trainable(nn.Module):
         for part in parts:
             part.requires_grad_(True)
 
-    def train(self, mode: bool = True) -> _Trainable:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of this module alone."""
         super().train(mode)
         self.network.eval()

@@ -52,7 +52,7 @@ def run(run: Run) -> dict[str, Any]:
             bar.update()
 
         made = quantize(model, run.problem.splits.calibration.images, settings, progress=advance)
-    training = {}
+    training: dict[str, Any] = {}
     if settings.method in TRAINED:
         made, training = train_quantized(run, made, settings)
     written = replace(made.description, weights=weights, model=run.problem.spec.to_json())
