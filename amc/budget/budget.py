@@ -240,19 +240,23 @@ def check_ratio(kind: str, ratio: float | None) -> None:
         )
 
 
-def make_limit(kind: str, ratio: float | None, cost: Cost, dense: Sequence[int]) -> Limit:
+def make_limit(
+    kind: str, ratio: float | None, cost: Cost, dense: Sequence[int], *, dense_cost: float | None = None
+) -> Limit:
     """Build a limit.
 
     Args:
         kind, ratio, cost: as in ``Limit``.
         dense: dense width of every group.
+        dense_cost: cost of the dense network, where it is not that of its widths: bits as float32.
 
     Raises:
         SettingError: ``ratio`` is None or outside (0, 1].
     """
     check_ratio(kind, ratio)
     assert ratio is not None
-    return Limit(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(cost(dense)))
+    whole = cost(dense) if dense_cost is None else dense_cost
+    return Limit(kind=kind, cost=cost, ratio=float(ratio), dense_cost=float(whole))
 
 
 def make_budget(

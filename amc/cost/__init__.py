@@ -1,20 +1,30 @@
 """The cost of a network at any widths: in closed form, and counted by fvcore as a check.
 
-- ``closed_form.py``: multiply-adds, parameters and layer widths as functions of the group widths.
+- ``closed_form.py``: multiply-adds, parameters, bits in a file and layer widths at any group widths.
 - ``counted.py``: fvcore's count of the multiply-adds of a network.
 - ``constant.py``: the multiply-adds outside of convolution and linear layers, as a constant.
 """
 
-from amc.cost.closed_form import BilinearCost, LayerWidths, layer_widths, macs_cost, params_cost
+from amc.cost.closed_form import (
+    BilinearCost,
+    LayerWidths,
+    Stored,
+    layer_widths,
+    macs_cost,
+    params_cost,
+    size_cost,
+)
 from amc.cost.constant import with_other_macs
 from amc.cost.counted import count_macs
 
 __all__ = [
     "BilinearCost",
     "LayerWidths",
+    "Stored",
     "count_macs",
     "layer_widths",
     "macs_cost",
     "params_cost",
+    "size_cost",
     "with_other_macs",
 ]

@@ -1,4 +1,4 @@
-"""Closed-form cost of a network at any widths: multiply-adds and parameters.
+"""Closed-form cost of a network at any widths: multiply-adds, parameters and bits in a file.
 
 Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, without biases
 and normalisation. Multiply-adds outside of these layers, such as attention, are a constant that no width
@@ -7,16 +7,19 @@ changes (``amc.cost.constant``). AMC, fvcore and most of the pruning literature 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.graph.groups import Graph, Slot
 from amc.graph.layers import Layer
+
+_SCALE_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class BilinearCost:
     """``constant + sum_l scale_l * in_l * out_l`` where both channel counts are linear in the widths.
 
     Attributes:
-        scale: (L,) multiply-adds (or parameters) per pair of input and output channel.
+        scale: (L,) multiply-adds (or parameters, or bits) per pair of input and output channel.
         in_fixed, out_fixed: (L,) channels that no group owns.
         in_per_width, out_per_width: (L, G) channels per kept channel of each group.
         constant: the part that does not depend on the widths.
@@ -89,7 +92,6 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
     """Return the number of parameters as a function of the widths, with biases and norm layers."""
     rows: list[tuple[str, int, int, int]] = []
     counted = 0
-    modules = dict(model.named_modules())
     for layer in graph.layers:
         taps, inputs = _filter_size(layer)
         rows.append((layer.name, taps, inputs, layer.out_channels))
@@ -97,14 +99,70 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
         if layer.bias:
             rows.append((f"{layer.name}:out", 1, 1, layer.out_channels))
             counted += layer.out_channels
-    layers = {layer.name for layer in graph.layers}
-    slots = {slot.place: slot for group in graph.groups for slot in group.slots}
-    for place in sorted(slots.keys() - layers):
-        for parameter in _own_parameters(modules[slots[place].module], slots[place]):
-            rows.append((f"{place}:out", 1, 1, len(parameter)))
-            counted += len(parameter)
+    for place, vector in _vectors(graph, model):
+        rows.append((f"{place}:out", 1, 1, len(vector)))
+        counted += len(vector)
     total = sum(p.numel() for p in model.parameters())
     return _bilinear(graph, rows, constant=total - counted)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a file holds the weights of a layer as integers, with float32 scales for each channel.
+
+    Attributes:
+        bits: of a weight.
+        block: weights of a channel that share a further scale; 0 for none.
+        scales: of a channel; integer biases have scales of their own.
+    """
+
+    bits: int
+    block: int = 0
+    scales: int = 1
+
+
+def size_cost(
+    graph: Graph, model: nn.Module, stored: Mapping[str, Stored], *, float_bits: int = 32
+) -> BilinearCost:
+    """Return the bits that the weights take in a file, as a function of the widths.
+
+    Batch norms are folded, as exporters do: one bias a channel is left of each. Biases and scales of integer
+    layers have 32 bits. Blocks of weights count as if they divided every layer: the file is never larger.
+
+    Args:
+        stored: integer layers by name; the others are float.
+        float_bits: of a float weight.
+    """
+    rows: list[tuple[str, int, int, int]] = []
+    gains = [m.weight for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
+    parameters = sum(p.numel() for p in model.parameters()) - sum(gain.numel() for gain in gains)
+    for layer in graph.layers:
+        taps, inputs = _filter_size(layer)
+        own = stored.get(layer.name)
+        bits = float_bits * taps if own is None else own.bits * taps
+        if own is not None and own.block:
+            bits += -(-_SCALE_BITS * taps // own.block)
+        rows.append((layer.name, bits, inputs, layer.out_channels))
+        vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if layer.bias else 0)
+        if vectors:
+            rows.append((f"{layer.name}:out", vectors, 1, layer.out_channels))
+        parameters -= taps * inputs * layer.out_channels + (layer.out_channels if layer.bias else 0)
+    for place, vector in _vectors(graph, model):
+        if any(vector is gain for gain in gains):
+            continue
+        rows.append((f"{place}:out", float_bits, 1, len(vector)))
+        parameters -= len(vector)
+    return _bilinear(graph, rows, constant=float_bits * parameters)
+
+
+def _vectors(graph: Graph, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield place and tensor of the parameters of one number a channel outside of layers."""
+    layers = {layer.name for layer in graph.layers}
+    slots = {slot.place: slot for group in graph.groups for slot in group.slots}
+    modules = dict(model.named_modules())
+    for place in sorted(slots.keys() - layers):
+        for vector in _own_parameters(modules[slots[place].module], slots[place]):
+            yield place, vector
 
 
 def _own_parameters(module: nn.Module, slot: Slot) -> list[Tensor]:

@@ -9,6 +9,7 @@
 - ``grids.py``: ranges of weights and activations.
 - ``rounding.py``: weights rounded to nearest or by second moments; bias correction.
 - ``sensitivity.py``: what each layer costs at each number of bits.
+- ``learned``: weights and step sizes are trained through the rounding.
 - ``onnx.py``: how the operators are written in ONNX.
 - ``calibration.py``: the whole quantization of a network.
 - ``simulation.py``: from a description back to the network.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amc.errors import AmcError, SettingError
 from amc.models.checkpoint import state_digest
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
-from amc.quantization.grids import Range, weight_grid
+from amc.quantization.grids import Range, scale_for_bias, weight_grid
 from amc.quantization.layers import HalfPrecision, has_plain_padding
 from amc.quantization.program import Site
 from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_error
@@ -22,7 +22,6 @@ from amc.quantization.settings import INTEGER, LEAST_IMAGES, QuantizeSettings
 from amc.quantization.simulation import Program, assemble, program_of
 
 _BATCH = 50
-_BIAS_STEPS = 2**30
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Quantized:
         model: the network that computes as a runtime does, in eval mode.
         sensitivity: what each layer alone costs; empty where it was not measured.
         notes: what is remarkable, a line each.
+        program: the float network that the description is about; None if no layer has integers.
     """
 
     description: Quantization
@@ -42,6 +42,7 @@ class Quantized:
     model: nn.Module
     sensitivity: tuple[Sensitivity, ...]
     notes: tuple[str, ...]
+    program: Program | None = None
 
 
 def quantize(
@@ -69,8 +70,8 @@ def quantize(
             "ranges of one image hold for no other; raise data.calibration"
         )
     network = state_digest(model.state_dict())
-    made = Quantization(settings.method, "graph", network, settings=asdict(settings))
-    if settings.method not in INTEGER:
+    made = Quantization(settings.form, "graph", network, settings=asdict(settings))
+    if settings.form not in INTEGER:
         return Quantized(made, {}, HalfPrecision(model, settings.method).eval(), (), ())
     progress("export")
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -96,7 +97,7 @@ def quantize(
         )
     quantized = {site.name for site in sites}
     activations: tuple[Activation, ...] = ()
-    if settings.method == "static_int8":
+    if settings.form == "static_int8":
         progress("ranges")
         activations, remarks = _ranges(program, quantized, images, settings)
         notes += remarks
@@ -109,7 +110,8 @@ def quantize(
         activations=activations,
         left_float=tuple(left),
     )
-    return Quantized(made, tensors, assemble(program, made, tensors), found, (*notes, *remarks))
+    model = assemble(program, made, tensors)
+    return Quantized(made, tensors, model, found, (*notes, *remarks), program)
 
 
 def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], list[FloatLayer]]:
@@ -179,19 +181,24 @@ def _rounded(
     layers: list[QuantizedLayer] = []
     tensors: dict[str, Tensor] = {}
     notes: list[str] = []
-    for site in sites:
+    for site, bits in zip(sites, settings.bits_of(len(sites)), strict=True):
         name = program.input_of(site) if activations else None
         step = None if name is None else steps[name]
-        own, remarks, rounding = _tensors(program, site, settings, moments.get(site.path), step)
+        own, remarks, rounding = _tensors(program, site, settings, bits, moments.get(site.path), step)
         tensors |= {f"{site.name}.{key}": tensor for key, tensor in own.items()}
         notes += remarks
         block = settings.group if own["scale"].ndim > 1 else 0
-        layers.append(QuantizedLayer(site.name, site.kind, settings.weight_bits, block, rounding, name))
+        layers.append(QuantizedLayer(site.name, site.kind, bits, block, rounding, name))
     return tuple(layers), tensors, notes
 
 
 def _tensors(
-    program: Program, site: Site, settings: QuantizeSettings, inputs: Inputs | None, step: float | None
+    program: Program,
+    site: Site,
+    settings: QuantizeSettings,
+    bits: int,
+    inputs: Inputs | None,
+    step: float | None,
 ) -> tuple[dict[str, Tensor], list[str], str]:
     """Return the tensors of one layer, what is remarkable, and how it was rounded."""
     module = program.model.get_submodule(site.path)
@@ -205,36 +212,33 @@ def _tensors(
         notes.append(
             f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
         )
-    grid = weight_grid(weight, settings.weight_bits, settings.group, least_error=settings.ranges == "mse")
+    grid = weight_grid(weight, bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:
-        # A bias has 32 bits: a channel of tiny weights gets a coarser scale, or its bias would overflow.
-        least = (2 * bias.abs() / (step * _BIAS_STEPS))[:, None]
-        grid = replace(grid, scale=torch.maximum(grid.scale, least))
-    by_second_moments = inputs is not None and settings.rounding == "moments"
+        grid = replace(grid, scale=scale_for_bias(grid.scale[:, 0], bias, step)[:, None])
+    by_second_moments = inputs is not None and settings.rounding == "moments" and not grid.signs
     integers = by_moments(weight, grid, inputs) if by_second_moments and inputs else grid.nearest(weight)
     if inputs is not None and settings.bias_correction:
         shift = mean_error(weight, grid.values(integers), inputs)
         bias = shift if bias is None else bias + shift
-    return (
-        dict(_stored(module, integers, grid.scale, bias, step, grouped=grid.block < weight.shape[1])),
-        notes,
-        "moments" if by_second_moments else "nearest",
-    )
+    scale = grid.scale
+    if grid.block == weight.shape[1]:
+        integers, scale = integers.reshape(module.weight.shape), scale[:, 0]
+    return stored(integers, scale, bias, step), notes, "moments" if by_second_moments else "nearest"
 
 
-def _stored(
-    module: nn.Conv2d | nn.Linear,
-    integers: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    step: float | None,
-    *,
-    grouped: bool,
-) -> Iterator[tuple[str, Tensor]]:
-    yield "weight", integers if grouped else integers.reshape(module.weight.shape)
-    own = scale if grouped else scale[:, 0]
-    yield "scale", own
-    if bias is not None and step is not None:
-        yield "bias", (bias.double() / (own * step).double()).round().to(torch.int32)
-    elif bias is not None:
-        yield "bias", bias
+def stored(integers: Tensor, scale: Tensor, bias: Tensor | None, step: float | None) -> dict[str, Tensor]:
+    """Return the tensors of a layer as a file holds them.
+
+    Args:
+        integers: int8, of the shape of the weights, or (channels, inputs) with blocks.
+        scale: (channels,), or (channels, blocks).
+        bias: (channels,) float32, if there is one.
+        step: scale of the activation that the layer reads, which makes integers of the bias.
+    """
+    found = {"weight": integers, "scale": scale}
+    if bias is not None:
+        steps = (
+            (bias.double() / (scale * step).double()).round().to(torch.int32) if step is not None else bias
+        )
+        found["bias"] = steps
+    return found

@@ -31,9 +31,9 @@ class QuantizedLayer:
     Attributes:
         name: name of its module; ``#2`` and so on for further calls of the same module.
         kind: ``conv`` or ``linear``.
-        bits: of its weights.
+        bits: of its weights; 1 for signs alone.
         block: inputs of an output channel that share a scale; 0 for one scale a channel.
-        rounding: how the weights were rounded, ``nearest`` or ``moments``.
+        rounding: how the weights were rounded: ``nearest``, ``moments``, or ``learned`` in a training.
         input: name of the activation that it reads; None where that is float or measured at run time.
     """
 
@@ -142,7 +142,8 @@ class Quantization:
 
 def _check_layer(layer: QuantizedLayer) -> None:
     try:
-        check_bits(layer.bits)
+        if layer.bits != 1:
+            check_bits(layer.bits)
     except SettingError as error:
         raise FileError(f"layer {layer.name!r} has {layer.bits} bits, which are not supported") from error
     if layer.kind not in ("conv", "linear") or layer.block < 0:

@@ -12,6 +12,7 @@ from amc.quantization.operators import HIGH, LOW
 from amc.quantization.settings import QuantizeSettings
 
 _BINS = 2048
+_BIAS_STEPS = 2**30
 _SHARES = torch.linspace(0.2, 1.0, 41, dtype=torch.float64)
 """Shares of the whole range that are tried for the least error."""
 
@@ -24,11 +25,13 @@ class WeightGrid:
         scale: (channels, blocks) float32, positive.
         largest: largest integer; the least is its negative.
         block: inputs that share a scale.
+        signs: whether the integers are 1 and -1 alone.
     """
 
     scale: Tensor
     largest: int
     block: int
+    signs: bool = False
 
     def wide(self) -> Tensor:
         """Return the scale of every weight, (channels, inputs)."""
@@ -36,6 +39,8 @@ class WeightGrid:
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Return the integers (channels, inputs), as int8, next to a float matrix."""
+        if self.signs:
+            return torch.where(weight < 0, -1, 1).to(torch.int8)
         wide = self.wide().to(weight.dtype)
         return (weight / wide).round().clamp(-self.largest, self.largest).to(torch.int8)
 
@@ -48,24 +53,34 @@ def weight_grid(weight: Tensor, bits: int, block: int, *, least_error: bool) -> 
     """Choose the scales of a matrix (channels, inputs) of weights.
 
     Args:
-        bits: integers are at most ``2 ** (bits - 1) - 1`` in size.
+        bits: integers are at most ``2 ** (bits - 1) - 1`` in size; 1 leaves signs, times the mean size.
         block: inputs that share a scale; 0 for all, as for layers whose inputs it does not divide: runtimes
             refuse blocks of unequal size.
         least_error: whether the range has the least squared error; else it covers all weights.
     """
     channels, inputs = weight.shape
     size = block if block and inputs % block == 0 else inputs
-    largest = 2 ** (bits - 1) - 1
+    largest = max(2 ** (bits - 1) - 1, 1)
     parts = weight.double().reshape(channels, inputs // size, size)
     top = parts.abs().amax(-1)
     scale = top / largest
-    if least_error:
+    if bits == 1:
+        scale = parts.abs().mean(-1)  # of the least squared error
+    elif least_error:
         scale = _least_error(parts, top, largest)
     # A block of zeros has no scale of its own; any will do, but that of a bias follows from it.
     used = scale[scale > 0]
     spare = used.mean() if len(used) else torch.ones((), dtype=scale.dtype)
     scale = torch.where(scale > 0, scale, spare).float()
-    return WeightGrid(scale.clamp(min=torch.finfo(torch.float32).tiny), largest, size)
+    return WeightGrid(scale.clamp(min=torch.finfo(torch.float32).tiny), largest, size, bits == 1)
+
+
+def scale_for_bias(scale: Tensor, bias: Tensor, step: float) -> Tensor:
+    """Return scales (channels,) that are wide enough for biases of 32 bits, in steps of scale times ``step``.
+
+    A channel of tiny weights gets a coarser scale, or its bias would overflow.
+    """
+    return torch.maximum(scale, 2 * bias.abs() / (step * _BIAS_STEPS))
 
 
 def _least_error(parts: Tensor, top: Tensor, largest: int) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from amc.graph.unfolding import layer_input, own_forward
 from amc.quantization.description import FloatLayer
-from amc.quantization.layers import IntegerLayer, RoundTrip
 from amc.quantization.program import Site, Visit
 from amc.refit.layer import tied_layers
 
@@ -77,15 +76,15 @@ class ModuleProgram:
                 hook.remove()
 
     def assembled(
-        self, layers: Mapping[str, nn.Module], grids: Mapping[str, RoundTrip], quantized: Collection[str]
+        self, layers: Mapping[str, nn.Module], grids: Mapping[str, nn.Module], quantized: Collection[str]
     ) -> nn.Module:
         """Return the network with other layers; see ``GraphProgram.assembled``."""
         network = copy.deepcopy(self.model)
         for site in self.sites:
             if (layer := layers.get(site.name)) is None:
                 continue
-            if isinstance(layer, IntegerLayer):
-                layer.inputs = grids.get(self.input_of(site))
+            if (grid := grids.get(self.input_of(site))) is not None:
+                layer.inputs = grid
             network.set_submodule(site.path, layer)
         return network.eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from amc.errors import first_line
 from amc.quantization.description import FloatLayer
-from amc.quantization.layers import Quantizable, RoundTrip, conv, linear
+from amc.quantization.layers import Quantizable, conv, linear
 from amc.third_party import quiet
 
 aten = torch.ops.aten
@@ -177,7 +177,7 @@ class GraphProgram:
         _Visitor(self.model, firsts, visit).run(images.clone())
 
     def assembled(
-        self, layers: Mapping[str, nn.Module], grids: Mapping[str, RoundTrip], quantized: Collection[str]
+        self, layers: Mapping[str, nn.Module], grids: Mapping[str, nn.Module], quantized: Collection[str]
     ) -> nn.Module:
         """Return the network with other layers and with its activations on grids.
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from amc.errors import SettingError, did_you_mean
 
-METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only")
+METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only", "qat", "binary")
 """``dynamic_int8`` measures the range of an input in every call, ``static_int8`` on calibration images."""
 INTEGER = frozenset({"dynamic_int8", "static_int8", "weight_only"})
 """Methods whose weights are integers."""
+TRAINED = {"qat": "static_int8", "binary": "weight_only"}
+"""Method that trains -> the method whose description the trained network has."""
+BINARY_ENDS = 8
+"""Bits of the first and the last layer of a network with binary weights."""
+FLOAT_BITS = {"none": 32, "fp16": 16, "bf16": 16}
+"""Methods without integers -> bits of a weight."""
 WEIGHT_BITS = (8, 7, 6, 4, 3, 2)
 """7 bits never saturate the 16-bit sums of x86 processors without VNNI, where 8 bits may."""
 RANGES = ("minmax", "percentile", "mse")
@@ -23,7 +30,7 @@ class QuantizeSettings:
 
     Attributes:
         method: one of ``METHODS``.
-        weight_bits: one of ``WEIGHT_BITS``, for methods with integer weights.
+        weight_bits: one of ``WEIGHT_BITS``, for methods with integer weights; ``binary`` has 1 of its own.
         group: inputs of an output channel (channels times taps of the kernel) that share a scale, for
             ``weight_only``; 0, or a number that does not divide a layer's inputs, gives one a channel.
         ranges: range of an activation: all values, a percentile of them, or the one with the least squared
@@ -36,6 +43,7 @@ class QuantizeSettings:
         tolerance: largest relative error of the outputs, with one layer alone quantized; a layer beyond it
             stays float. None quantizes every layer.
         sensitivity_images: images on which each layer is measured at each number of bits; 0 leaves it out.
+        epochs, lr: length of the training of ``qat`` and ``binary``, and its peak learning rate.
     """
 
     method: str = "static_int8"
@@ -48,6 +56,8 @@ class QuantizeSettings:
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
     sensitivity_images: int = 64
+    epochs: int = 3
+    lr: float = 0.01
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -73,6 +83,34 @@ class QuantizeSettings:
             raise SettingError(
                 f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more"
             )
+        if self.epochs < 1 or not 0 < self.lr < math.inf:
+            raise SettingError(
+                f"quantize.epochs is {self.epochs} and quantize.lr {self.lr:g}; expected at least 1, and a "
+                "positive number"
+            )
+        if self.method == "binary" and (self.weight_bits != BINARY_ENDS or self.tolerance is not None):
+            raise SettingError(
+                "quantize.method=binary has 1 bit, and 8 in the first and last layer; expected "
+                "quantize.weight_bits=8 and no quantize.tolerance: quantize.exclude keeps layers float"
+            )
+
+    @property
+    def form(self) -> str:
+        """The method whose description the quantized network has."""
+        return TRAINED.get(self.method, self.method)
+
+    def bits_of(self, count: int) -> list[int]:
+        """Return the bits of each of ``count`` quantized layers, in forward order."""
+        if self.method != "binary":
+            return [self.weight_bits] * count
+        return [BINARY_ENDS if place in (0, count - 1) else 1 for place in range(count)]
+
+
+def stored_bits(settings: QuantizeSettings, bits: int) -> int:
+    """Return what a weight of ``bits`` takes in the file that is exported: kernels on integers take bytes."""
+    if settings.method in FLOAT_BITS:
+        return FLOAT_BITS[settings.method]
+    return 4 if settings.form == "weight_only" and bits <= 4 else 8
 
 
 def check_bits(bits: int) -> None:

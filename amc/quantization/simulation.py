@@ -70,6 +70,18 @@ def assemble(program: Program, quantization: Quantization, tensors: Mapping[str,
     Raises:
         FileError: an activation has no grid, or a tensor is missing.
     """
+    layers, grids = parts_of(program, quantization, tensors)
+    return program.assembled(layers, grids, set(layers))
+
+
+def parts_of(
+    program: Program, quantization: Quantization, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, nn.Module], dict[str, RoundTrip]]:
+    """Return the quantized layers and the grids of activations by name.
+
+    Raises:
+        FileError: as in ``assemble``.
+    """
     sites = {site.name: site for site in program.sites}
     grids = {each.name: RoundTrip(each.scale, each.zero_point) for each in quantization.activations}
     scales = {each.name: each.scale for each in quantization.activations}
@@ -84,7 +96,7 @@ def assemble(program: Program, quantization: Quantization, tensors: Mapping[str,
     if grids and (wanted := set(program.activations(quantized))) != set(grids):
         odd = sorted(wanted ^ set(grids))[0]
         raise FileError(f"the quantization does not fit the network at {odd!r}: run stage quantize again")
-    return program.assembled(layers, grids, quantized)
+    return layers, grids
 
 
 def _layer(

@@ -15,7 +15,7 @@ from experiments.command.overrides import key_of
 from experiments.config.presets import budget_preset
 from experiments.config.schema import BudgetConfig
 
-KINDS = ("macs", "params", "latency")
+KINDS = ("macs", "params", "size", "latency")
 SINGLE = tuple(f"budget.{kind}_ratio" for kind in KINDS)
 LISTS = tuple(f"budget.{kind}_ratios" for kind in KINDS)
 

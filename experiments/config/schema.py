@@ -247,18 +247,21 @@ class BudgetConfig:
     """The limits, as shares of the dense cost, and the widths that are allowed.
 
     Every ratio that is not null holds; that of ``kind`` leads: it names the budget. ``macs_ratios``,
-    ``params_ratios`` and ``latency_ratios`` list several budgets in place of the ratio of their kind; the job
-    runs for each (``experiments.job``), and ratios of other kinds hold for all. Latency is measured on the
-    runtime of ``profile``. ``fit`` says how requests of an agent are reduced to the limit: ``scale``
-    multiplies all by one factor, ``cut`` limits each step (AMC).
+    ``params_ratios``, ``size_ratios`` and ``latency_ratios`` list several budgets in place of the ratio of
+    their kind; the job runs for each (``experiments.job``), and ratios of other kinds hold for all. Size is
+    that of the weights as ``quantize`` stores them, a share of the dense float32 network's; latency is
+    measured on the runtime of ``profile``. ``fit`` says how requests of an agent are reduced to the limit:
+    ``scale`` multiplies all by one factor, ``cut`` limits each step (AMC).
     """
 
     kind: str = MISSING
     macs_ratio: float | None = None
     params_ratio: float | None = None
+    size_ratio: float | None = None
     latency_ratio: float | None = None
     macs_ratios: list[float] = field(default_factory=list)
     params_ratios: list[float] = field(default_factory=list)
+    size_ratios: list[float] = field(default_factory=list)
     latency_ratios: list[float] = field(default_factory=list)
     fit: str = "scale"
     round_to: int = 4

@@ -9,6 +9,7 @@ from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError, SettingError
 from amc.export import get_format
 from amc.graph.groups import OUTPUT_REASON
+from amc.quantization.settings import TRAINED
 from amc.sparsity.scores import check_order
 from amc.training.settings import TrainSettings
 from envs import Reward
@@ -64,6 +65,11 @@ def check(run: Run) -> None:
             # a limit that needs a profile to come is checked by the search
             known = {k: ratio for k, ratio in ratios.items() if k != "latency" or problem.profiled}
             _check_feasible(run, run.budget_of(known))
+        if any("size" in ratios for ratios in budgets) and "quantize" not in config.stages:
+            print(
+                f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
+                "stage quantize is not in stages; quantize.method=none counts float32"
+            )
     if "sparsify" in config.stages:
         _check_sparsify(config, reward)
     _check_classifies(run)
@@ -120,6 +126,8 @@ def _check_provable(run: Run) -> None:
 def _check_classifies(run: Run) -> None:
     """Refuse stages that measure accuracies, if the network returns no logits."""
     asked = [name for name in run.config.stages if name in _NEED_LOGITS]
+    if "quantize" in run.config.stages and (method := run.config.quantize.method) in TRAINED:
+        asked.append(f"quantize with quantize.method={method}")
     if asked and not run.problem.graph.classifies:
         raise AmcError(
             f"{', '.join(asked)} in stages needs a classifier; {run.problem.spec.name} does not return "

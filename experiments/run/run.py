@@ -103,7 +103,16 @@ class Run:
         """Return the budget with a limit of each kind: a cost of its ratio times the dense cost."""
         dense = self.problem.graph.dense_widths
         return Budget(
-            tuple(make_limit(kind, ratio, self._cost(kind), dense) for kind, ratio in ratios.items()),
+            tuple(
+                make_limit(
+                    kind,
+                    ratio,
+                    self._cost(kind),
+                    dense,
+                    dense_cost=self.problem.float_size if kind == "size" else None,
+                )
+                for kind, ratio in ratios.items()
+            ),
             enforced=self.reward.enforces_budget,
             fit=get_fit(self.config.budget.fit),
         )
@@ -114,6 +123,8 @@ class Run:
                 return macs_cost(self.problem.graph)
             case "params":
                 return self.problem.params
+            case "size":
+                return self.problem.size
             case _:
                 return self.problem.latency_model
 

@@ -48,7 +48,7 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
     with weights may have been trained on them, which flatters what was pruned from it: ``FLATTERY``.
     """
     settings = run.train_settings(run.config.finetune)
-    before, pruned_top1 = copy.deepcopy(model.state_dict()), _val_top1(run, model)
+    before, pruned_top1 = copy.deepcopy(model.state_dict()), val_top1(run, model)
     train(
         model,
         run.problem.splits,
@@ -59,7 +59,7 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )
-    finetuned_top1 = _val_top1(run, model.cpu())
+    finetuned_top1 = val_top1(run, model.cpu())
     allowed = FLATTERY if run.problem.comes_trained else 0.0
     if worse := finetuned_top1 < pruned_top1 - allowed:
         model.load_state_dict(before)
@@ -72,6 +72,7 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
     }
 
 
-def _val_top1(run: Run, model: nn.Module) -> float:
+def val_top1(run: Run, model: nn.Module) -> float:
+    """Return the accuracy of a network on search_val, in percent."""
     images = run.problem.splits.search_val
     return top1(logits(model, images.images, 256), images.labels)

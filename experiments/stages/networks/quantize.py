@@ -12,6 +12,7 @@ from amc.progress import progress
 from amc.quantization import storage
 from amc.quantization.calibration import Quantized, quantize
 from amc.quantization.sensitivity import Sensitivity
+from amc.quantization.settings import TRAINED
 from amc.quantization.simulation import simulated
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness, top1
@@ -19,6 +20,7 @@ from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.report.quantization import sensitivity_rows
 from experiments.report.text import aligned
 from experiments.run.folder import DENSE
+from experiments.stages.networks.qat import train_quantized
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -40,7 +42,7 @@ def run(run: Run) -> dict[str, Any]:
         storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
-    for line in limits(run, settings.method):
+    for line in limits(run, settings.form):
         print(f"quantize: {line}")
     model, weights = final_network(run)
     with progress(None, "quantize", "step") as bar:
@@ -50,9 +52,12 @@ def run(run: Run) -> dict[str, Any]:
             bar.update()
 
         made = quantize(model, run.problem.splits.calibration.images, settings, progress=advance)
+    training: dict[str, Any] = {}
+    if settings.method in TRAINED:
+        made, training = train_quantized(run, made, settings)
     written = replace(made.description, weights=weights, model=run.problem.spec.to_json())
     storage.save(run.folder.path, written, made.tensors)
-    facts = {**_judged(run, model, made), **_parts(made)}
+    facts = {**_judged(run, model, made), **_parts(made), **training}
     _tell(facts, made)
     return facts
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.cost.closed_form import macs_cost
 from amc.graph.groups import Graph
+from experiments.config.budgets import asked_budgets
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -43,7 +44,16 @@ def run(run: Run) -> dict[str, Any]:
     if not graph.classifies:
         print("no classifier: reward=likeness compares what it returns with the dense network")
     print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
+    size = _size(run)
+    if size:
+        stored, floats, least = size["stored"] / 1024, size["float32"] / 1024, size["minimum_size_ratio"]
+        print(
+            f"dense {floats:.1f} KiB in float32, {stored:.1f} KiB with "
+            f"quantize.method={run.config.quantize.method}; the smallest allowed network keeps {least:.4f} "
+            "of the former"
+        )
     return {
+        **({"size": size} if size else {}),
         "dense_macs": dense,
         "other_macs": graph.other_macs,
         "prunable_macs_share": reach,
@@ -53,6 +63,18 @@ def run(run: Run) -> dict[str, Any]:
         "untrainable": untrainable,
         "groups": rows,
         "unprunable": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
+    }
+
+
+def _size(run: Run) -> dict[str, float]:
+    """Return bytes of the weights of the dense network; empty without a budget of them."""
+    if not any("size" in ratios for ratios in asked_budgets(run.config.budget)):
+        return {}
+    cost, floats = run.problem.size, run.problem.float_size
+    return {
+        "float32": floats / 8,
+        "stored": cost(run.problem.graph.dense_widths) / 8,
+        "minimum_size_ratio": cost(run.space.minimum) / floats,
     }
 
 

@@ -17,6 +17,10 @@ from amc.quantization.settings import QuantizeSettings
         ({"group": 16}, "integer kernels need one scale a channel"),
         ({"percentile": 10}, "quantize.percentile is 10"),
         ({"tolerance": 0.0}, "quantize.tolerance is 0"),
+        ({"epochs": 0}, "quantize.epochs is 0 and quantize.lr 0.01"),
+        ({"lr": float("nan")}, "quantize.lr nan; expected at least 1, and a positive number"),
+        ({"method": "binary", "weight_bits": 4}, "1 bit, and 8 in the first and last layer"),
+        ({"method": "qat", "group": 16}, "integer kernels need one scale a channel"),
         ({"sensitivity_images": -1}, "quantize.sensitivity_images is -1"),
     ],
 )

@@ -1,0 +1,54 @@
+"""The training in stage ``quantize``: the quantized network learns weights and step sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from amc.quantization.calibration import Quantized
+from amc.quantization.learned.network import trained
+from amc.quantization.settings import QuantizeSettings
+from amc.training.loop import train
+from experiments.stages.networks.finetune import FLATTERY, val_top1
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+def train_quantized(
+    run: Run, made: Quantized, settings: QuantizeSettings
+) -> tuple[Quantized, dict[str, Any]]:
+    """Return the better of the trained and the calibrated network on search_val, and the facts.
+
+    Epochs and learning rate are those of ``quantize``, all else is that of ``finetune``. Rounding needs
+    float32: bfloat16 has fewer digits than the integers.
+    """
+    section = run.train_settings(run.config.finetune)
+    training = replace(section, epochs=settings.epochs, lr=settings.lr, precision="fp32")
+
+    def fit(network: nn.Module) -> None:
+        train(
+            network,
+            run.problem.splits,
+            training,
+            seed=run.config.seed,
+            device=run.problem.device,
+            teacher=run.problem.dense if training.distill_weight > 0 else None,
+            checkpoint=run.folder.checkpoint("quantize"),
+            on_epoch=run.log_epochs("quantize"),
+        )
+
+    found, before = trained(made, fit), val_top1(run, made.model)
+    after = val_top1(run, found.model)
+    allowed = FLATTERY if run.problem.comes_trained else 0.0
+    worse = after < before - allowed
+    kept = ": the network before is better and is kept" if worse else ""
+    print(
+        f"quantize: {settings.method}: {after:.2f}% on search_val after {settings.epochs} epochs, "
+        f"{before:.2f}% before{kept}"
+    )
+    facts = {"method": settings.method, "epochs": settings.epochs, "calibrated_top1": before}
+    facts |= {"trained_top1": after, "kept": "calibrated" if worse else "trained"}
+    return made if worse else found, {"training": facts}

@@ -1,0 +1,138 @@
+"""Training of quantized networks: gradients, the way back to a description, and resuming."""
+
+import pytest
+import torch
+from torch import nn
+
+from amc import data
+from amc.quantization import storage
+from amc.quantization.calibration import quantize
+from amc.quantization.layers import RoundTrip
+from amc.quantization.learned.layers import LearnedGrid, signs_through, straight_through
+from amc.quantization.learned.network import trained
+from amc.quantization.settings import QuantizeSettings
+from amc.quantization.simulation import simulated
+from amc.training.loop import train
+from amc.training.settings import TrainSettings
+from tests.amc.quantization.test_program import DecidesOnValues
+from tests.networks import CLASSES, SHAPE, Residual, randomised
+
+FAKE = data.synthetic(
+    num_classes=CLASSES, image_size=SHAPE[1], train=32, batch_size=16, search_val=16, calibration=16
+)
+IMAGES = FAKE.calibration.images
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model(IMAGES.clone())
+
+
+def quantized(model, method, **own):
+    return quantize(model, IMAGES, QuantizeSettings(method=method, sensitivity_images=0, **own))
+
+
+def imitate(target, steps=15):
+    def fit(network):
+        network.train()
+        taught = [each for each in network.parameters() if each.requires_grad]
+        optimizer = torch.optim.SGD(taught, lr=0.01, momentum=0.9)
+        for _ in range(steps):
+            loss = (network(IMAGES.clone()) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(taught, 1.0)
+            optimizer.step()
+
+    return fit
+
+
+def test_gradients_of_a_learned_step_by_hand():
+    values = torch.tensor([0.3, -0.9, 5.0, -7.0], requires_grad=True)
+    step = torch.tensor(0.5, requires_grad=True)
+    rounded = straight_through(values, step, -3, 3)
+    assert rounded.tolist() == [0.5, -1.0, 1.5, -1.5]
+    rounded.sum().backward()
+    assert values.grad.tolist() == [1, 1, 0, 0]
+    within = (1 - 0.3 / 0.5) + (-2 + 0.9 / 0.5)  # rounded less whole; beyond the ends, the end
+    assert float(step.grad) == pytest.approx(within + 3 - 3)
+
+
+def test_signs_pass_the_gradient_on():
+    values = torch.tensor([0.3, 0.0, -2.0], requires_grad=True)
+    step = torch.tensor(0.5, requires_grad=True)
+    found = signs_through(values, step)
+    assert found.tolist() == [0.5, 0.5, -0.5]
+    (found * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
+    assert values.grad.tolist() == [1, 2, 4]
+    assert float(step.grad) == -1
+
+
+def test_a_learned_grid_computes_what_the_grid_computes():
+    values = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * 3
+    grid = RoundTrip(0.013, 70)
+    learned = LearnedGrid(grid)
+    found = learned(values)
+    assert torch.equal(found, grid(values))
+    found.square().sum().backward()
+    beyond = (values / 0.013).round().add(70).clamp(0, 255) != (values / 0.013).round().add(70)
+    assert beyond.any()
+    assert learned.step.grad != 0
+
+
+@pytest.mark.parametrize("make", [Residual, DecidesOnValues])
+@pytest.mark.parametrize("own", [{"method": "qat", "weight_bits": 3}, {"method": "binary"}], ids=str)
+def test_training_starts_at_the_quantized_network_and_its_result_is_a_description(make, own, tmp_path):
+    model = randomised(make())
+    made = quantized(model, **own)
+    seen = []
+
+    def fit(network):
+        seen.append(outputs(network))
+        imitate(outputs(model))(network)
+        seen.append(outputs(network))
+
+    found = trained(made, fit)
+    assert torch.equal(seen[0], outputs(made.model))
+    spread = outputs(model).std()
+    assert (outputs(found.model) - seen[1]).abs().max() < 0.05 * spread  # biases are integers now
+    if make is Residual:  # one that decides on values may take other ways
+        errors = [(outputs(each.model) - outputs(model)).square().mean() for each in (made, found)]
+        assert errors[1] < errors[0]
+    storage.save(tmp_path, found.description, found.tensors)
+    again = simulated(model, SHAPE, *storage.load(tmp_path))
+    assert torch.equal(outputs(again), outputs(found.model))
+    assert found.description.method == ("static_int8" if own["method"] == "qat" else "weight_only")
+    assert {each.rounding for each in found.description.layers} == {"learned"}
+
+
+def test_binary_weights_are_signs_but_for_the_first_and_the_last_layer():
+    found = trained(quantized(randomised(Residual()), "binary"), lambda network: None)
+    bits = [each.bits for each in found.description.layers]
+    assert bits == [8, *[1] * (len(bits) - 2), 8]
+    for each in found.description.layers:
+        if each.bits == 1:
+            assert set(found.tensors[f"{each.name}.weight"].unique().tolist()) == {-1, 1}
+
+
+def test_killed_and_resumed_equals_unbroken_bit_for_bit(tmp_path):
+    model = randomised(Residual())
+    settings = TrainSettings(epochs=2, lr=0.01, precision="fp32", distill_weight=0.5)
+
+    def run(checkpoint, on_epoch=None):
+        def fit(network):
+            train(network, FAKE, settings, seed=1, teacher=model, checkpoint=checkpoint, on_epoch=on_epoch)
+
+        return trained(quantized(model, "qat", weight_bits=4), fit)
+
+    def killed(record):
+        raise KeyboardInterrupt
+
+    unbroken = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c.safetensors", killed)
+    epochs = []
+    resumed = run(tmp_path / "c.safetensors", lambda record: epochs.append(record.epoch))
+    assert epochs == [2]
+    assert resumed.description == unbroken.description
+    assert all(torch.equal(tensor, unbroken.tensors[name]) for name, tensor in resumed.tensors.items())
