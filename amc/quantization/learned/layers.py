@@ -18,7 +18,7 @@ from amc.quantization.operators import HIGH, LOW
 
 def straight_through(values: Tensor, step: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Return ``values`` on the grid of the multiples ``low`` to ``high`` of ``step``."""
-    whole = (values / step).clamp(low, high)
+    whole = torch.clamp(values / step, torch.as_tensor(low), torch.as_tensor(high))
     return (whole + (whole.round() - whole).detach()) * step
 
 
