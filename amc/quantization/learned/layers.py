@@ -8,6 +8,7 @@ the largest integer (LSQ, Esser et al. 2020).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,9 @@ from amc.quantization.layers import IntegerLayer, RoundTrip, applied
 from amc.quantization.operators import HIGH, LOW
 
 
-def straight_through(values: Tensor, step: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Return ``values`` on the grid of the multiples ``low`` to ``high`` of ``step``."""
-    whole = torch.clamp(values / step, torch.as_tensor(low), torch.as_tensor(high))
+def straight_through(values: Tensor, step: Tensor, low: Any, high: Any) -> Tensor:
+    """Return ``values`` on the grid of the multiples ``low`` to ``high`` (numbers or tensors) of ``step``."""
+    whole = (values / step).clamp(low, high)
     return (whole + (whole.round() - whole).detach()) * step
 
 
