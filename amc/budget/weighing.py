@@ -36,8 +36,9 @@ class WeightedAllocation:
 
     def __init__(self, space: WidthSpace, budget: Budget, errors: Errors) -> None:
         self._space = space
-        self._limits = budget.limits
-        self._largest = np.array([limit.largest for limit in budget.limits])
+        binding = tuple(limit for limit in budget.limits if not limit.met(space.dense))
+        self._limits = binding or budget.limits[:1]  # a limit that the dense network meets changes nothing
+        self._largest = np.array([limit.largest for limit in self._limits])
         most = max(len(choices) for choices in space.choices)
         # Row g: the widths of group g and its errors at them, padded at the end.
         self._widths = np.array([[*c, *c[-1:] * (most - len(c))] for c in space.choices], dtype=np.int64)
