@@ -21,7 +21,7 @@ MADE_OF_PRUNED = ("finetune", "compare", "evaluate", "export", "benchmark", "ser
 MADE_OF = "made_of"
 """Key of a record: digests of the dense network and the strategy that its facts are about."""
 _SCORE = (float, None)
-_JUDGED = {"top1": float, "divergence?": float, "macs?": float, "params?": float}
+_JUDGED = {"top1": _SCORE, "divergence?": float, "macs?": float, "params?": float}
 _TIMES = {"median_ms": float}
 _MEASURED = {
     "backend": str,

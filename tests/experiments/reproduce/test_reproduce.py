@@ -213,7 +213,7 @@ def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick
         main()
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"{path} line 1 is no record" in error
+    assert f"{path} line 1 is damaged" in error
 
 
 def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
