@@ -193,7 +193,11 @@ def test_transfer_leaves_out_one_network_after_the_other(capsys, monkeypatch, tm
         )
         done(*job, f"run_dir={name}", f"seed={seed}", cwd=cwd)
     monkeypatch.chdir(cwd)
-    found = measured(capsys, monkeypatch, "transfer", *runs, "--episodes", "3", "--seeds", "2")
+    monkeypatch.syspath_prepend(cwd)
+    try:
+        found = measured(capsys, monkeypatch, "transfer", *runs, "--episodes", "3", "--seeds", "2")
+    finally:
+        sys.modules.pop("mynet", None)  # other tests have a module of this name
     assert list(found["networks"]) == [f"{name} (mynet.make)" for name in runs]
     for facts in found["networks"].values():
         assert facts["searched"][0] >= facts["greedy"]
