@@ -218,11 +218,20 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         widths = tuple(self._widths)
         if self._fit == "scale":
             widths = self._budget.scale(self._space, self._wanted)
-        evaluation = self._network.evaluate(widths)
-        value = self._reward(evaluation)
-        ratios = tuple(width / dense for width, dense in zip(widths, self._space.dense, strict=True))
-        info.update({"actions": ratios, "ratios": ratios, "evaluation": evaluation, "return": value})
-        return value
+        info.update(judged(self._network, self._space, self._reward, widths))
+        info["actions"] = info["ratios"]
+        return float(info["return"])
+
+
+def judged(network: Network, space: WidthSpace, reward: Reward, widths: tuple[int, ...]) -> dict[str, Any]:
+    """Evaluate the network at the end of an episode; return ``ratios``, ``evaluation`` and ``return``.
+
+    Raises:
+        AmcError: the reward cannot score the network.
+    """
+    evaluation = network.evaluate(widths)
+    ratios = tuple(width / dense for width, dense in zip(widths, space.dense, strict=True))
+    return {"ratios": ratios, "evaluation": evaluation, "return": reward(evaluation)}
 
 
 def make_channel_pruning(factory: Callable[[], ChannelPruningEnv]) -> ChannelPruningEnv:

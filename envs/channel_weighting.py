@@ -14,7 +14,7 @@ from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
-from envs.channel_pruning import Network
+from envs.channel_pruning import Network, judged
 from envs.observation import CURVE_FEATURES, GroupFeatures, curve_observations
 from envs.reward import Reward
 
@@ -198,13 +198,9 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
     def _finish(self, info: dict[str, Any]) -> float:
         executed = centred(self._requested)
         widths = self._allocate(weights_of(executed.tolist()).tolist())
-        evaluation = self._network.evaluate(widths)
-        value = self._reward(evaluation)
-        ratios = tuple(width / dense for width, dense in zip(widths, self._space.dense, strict=True))
-        info.update(
-            {"actions": tuple(executed.tolist()), "ratios": ratios, "evaluation": evaluation, "return": value}
-        )
-        return value
+        info.update(judged(self._network, self._space, self._reward, widths))
+        info["actions"] = tuple(executed.tolist())
+        return float(info["return"])
 
 
 def make_channel_weighting(factory: Callable[[], ChannelWeightingEnv]) -> ChannelWeightingEnv:

@@ -12,6 +12,7 @@ from amc.models.checkpoint import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.training.loop import train
+from amc.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -41,14 +42,8 @@ def described(facts: dict[str, Any]) -> str:
     return f"{after:.2f}% on search_val after {facts['epochs']} epochs, {before:.2f}% before{kept}"
 
 
-def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[str, Any]:
-    """Train ``model`` in place under the run's fine-tuning settings; a worse network than before is undone.
-
-    The two are compared on search_val, which is held out of the training images. A dense network that came
-    with weights may have been trained on them, which flatters what was pruned from it: ``FLATTERY``.
-    """
-    settings = run.train_settings(run.config.finetune)
-    before, pruned_top1 = copy.deepcopy(model.state_dict()), val_top1(run, model)
+def fit(run: Run, model: nn.Module, settings: TrainSettings, checkpoint: Path, prefix: str) -> None:
+    """Train ``model`` in place on the run's images; the dense network teaches if ``settings`` ask for it."""
     train(
         model,
         run.problem.splits,
@@ -59,9 +54,24 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )
+
+
+def is_worse(run: Run, after: float, before: float) -> bool:
+    """Whether a trained network is worse on search_val than before, both in percent; see ``FLATTERY``."""
+    return after < before - (FLATTERY if run.problem.comes_trained else 0.0)
+
+
+def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[str, Any]:
+    """Train ``model`` in place under the run's fine-tuning settings; a worse network than before is undone.
+
+    The two are compared on search_val, which is held out of the training images. A dense network that came
+    with weights may have been trained on them, which flatters what was pruned from it: ``FLATTERY``.
+    """
+    settings = run.train_settings(run.config.finetune)
+    before, pruned_top1 = copy.deepcopy(model.state_dict()), val_top1(run, model)
+    fit(run, model, settings, checkpoint, prefix)
     finetuned_top1 = val_top1(run, model.cpu())
-    allowed = FLATTERY if run.problem.comes_trained else 0.0
-    if worse := finetuned_top1 < pruned_top1 - allowed:
+    if worse := is_worse(run, finetuned_top1, pruned_top1):
         model.load_state_dict(before)
     return {
         "epochs": settings.epochs,

@@ -10,8 +10,7 @@ from torch import nn
 from amc.quantization.calibration import Quantized
 from amc.quantization.learned.network import trained
 from amc.quantization.settings import QuantizeSettings
-from amc.training.loop import train
-from experiments.stages.networks.finetune import FLATTERY, val_top1
+from experiments.stages.networks.finetune import fit, is_worse, val_top1
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -28,22 +27,12 @@ def train_quantized(
     section = run.train_settings(run.config.finetune)
     training = replace(section, epochs=settings.epochs, lr=settings.lr, precision="fp32")
 
-    def fit(network: nn.Module) -> None:
-        train(
-            network,
-            run.problem.splits,
-            training,
-            seed=run.config.seed,
-            device=run.problem.device,
-            teacher=run.problem.dense if training.distill_weight > 0 else None,
-            checkpoint=run.folder.checkpoint("quantize"),
-            on_epoch=run.log_epochs("quantize"),
-        )
+    def learn(network: nn.Module) -> None:
+        fit(run, network, training, run.folder.checkpoint("quantize"), "quantize")
 
-    found, before = trained(made, fit), val_top1(run, made.model)
+    found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)
-    allowed = FLATTERY if run.problem.comes_trained else 0.0
-    worse = after < before - allowed
+    worse = is_worse(run, after, before)
     kept = ": the network before is better and is kept" if worse else ""
     print(
         f"quantize: {settings.method}: {after:.2f}% on search_val after {settings.epochs} epochs, "
