@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from agents import Episode, run_search
+from agents import Episode, SearchResult, run_search
 from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
@@ -88,10 +88,7 @@ def run(run: Run) -> dict[str, Any]:
             result = run_search(search, noted, name=run.config.agent.name)
         except KeyboardInterrupt as stop:
             keeper.stop()
-            kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
-            none = "no episode within the budget had ended"
-            again = f"the same command with run_dir={problem.folder} goes on"
-            raise Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}") from stop
+            raise _stopped(run, writer) from stop
         judged = evaluator.dense
         lessons.keep(run.folder.experience, problem.spec.name)
     winner = result.best
@@ -104,14 +101,8 @@ def run(run: Run) -> dict[str, Any]:
     else:
         run.folder.agent.unlink(missing_ok=True)
     best = winner.info["evaluation"]
-    score = f"{best.top1:.2f}%" if run.problem.graph.classifies else f"agreement {best.agreement:.4g}"
-    found = f"{score} on search_val at {_cost(run, best)}"
-    enough = held_out is not None and held_out.enough
-    ended = f"; none of the last {run.config.agent.patience} did better on unseen images" if enough else ""
-    print(f"search: {result.agent} found {found} in {result.episodes} episodes{ended}")
     room = room_left(run.space, best.widths)
-    if "advice" in room:
-        print(f"search: {room['advice']}")
+    _tell(run, result, best, room, held_out)
     return {
         "agent": result.agent,
         "reward": run.reward.name,
@@ -130,6 +121,27 @@ def run(run: Run) -> dict[str, Any]:
         "exactness": problem.proof.difference,
         **room,
     }
+
+
+def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
+    """Return what the user is told who has stopped a search."""
+    kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
+    none = "no episode within the budget had ended"
+    again = f"the same command with run_dir={run.problem.folder} goes on"
+    return Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}")
+
+
+def _tell(
+    run: Run, result: SearchResult, best: Evaluation, room: dict[str, Any], held_out: HeldOut | None
+) -> None:
+    """Print the result of a finished search."""
+    score = f"{best.top1:.2f}%" if run.problem.graph.classifies else f"agreement {best.agreement:.4g}"
+    found = f"{score} on search_val at {_cost(run, best)}"
+    enough = held_out is not None and held_out.enough
+    ended = f"; none of the last {run.config.agent.patience} did better on unseen images" if enough else ""
+    print(f"search: {result.agent} found {found} in {result.episodes} episodes{ended}")
+    if "advice" in room:
+        print(f"search: {room['advice']}")
 
 
 def _held_out(run: Run) -> HeldOut | None:
