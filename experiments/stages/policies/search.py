@@ -31,6 +31,7 @@ from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, Former, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
+from experiments.stages.policies.plan import in_short
 from experiments.stages.policies.proxies import warning
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def run(run: Run) -> dict[str, Any]:
     dense, graph = problem.dense, problem.graph
     if "search" in run.config.stages and (warned := warning(run)) is not None:
         print(f"search: {warned}")
+    print(f"plan: {in_short(run)}")
     held_out = _held_out(run)
     with (
         _Keeper(run, episodes, held_out) as keeper,
