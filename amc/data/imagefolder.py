@@ -127,6 +127,9 @@ def imagefolder(
         test=functools.cache(lambda: _decode(decoder, test_list, "test images")),
         fingerprint=fingerprint(calibration_images, search_images),
         unseen=_decode(decoder, unseen_list, "unseen images") if unseen else None,
+        class_names=train_list.classes,
+        shorter_side=resize,
+        upside_down=rotate_180,
     )
 
 

@@ -105,7 +105,7 @@ else:
         ExportSettings,
         "See ``amc.export.exported.ExportSettings``.",
         {"formats": (list[str], ["onnx"])},
-        without={"name", "widths"},
+        without={"name", "widths", "about"},
     )
     WorkersConfig = section(
         "WorkersConfig",

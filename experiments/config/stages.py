@@ -42,7 +42,9 @@ WITH_DENSE = (
     "sparsify",
 )
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
-CUTTING = frozenset({"plan", "profile", "proxies", "search", "verify", "prune", "compare", "correlate", "inspect"})
+CUTTING = frozenset(
+    {"plan", "profile", "proxies", "search", "verify", "prune", "compare", "correlate", "inspect"}
+)
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""

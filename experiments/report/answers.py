@@ -32,11 +32,11 @@ def gain(report: Json) -> str:
     dense, pruned = report["dense"], report["pruned"]
     sentences = []
     if "macs_ratio" in report:
-        change = f"{millions(dense['macs'])} → {millions(pruned['macs'])} million"
+        macs = f"{millions(dense['macs'])} → {millions(pruned['macs'])} million"
         params = pruned["params"] / dense["params"]
         sentences.append(
-            f"The network needs {report['macs_ratio']:.1%} of its multiply-adds ({change}) and {params:.1%} of "
-            "its parameters"
+            f"The network needs {report['macs_ratio']:.1%} of its multiply-adds ({macs}) and "
+            f"{params:.1%} of its parameters"
         )
     for runtime in report.get("latency", ()):
         if (found := runtime["comparison"]) is not None:
@@ -82,7 +82,7 @@ def change(network: Json, images: int | None) -> str:
     """Return the accuracy less the dense network's in points, with its 95% interval where it is known.
 
     The two networks answered the same images. Only those on which one alone is right make a difference; half
-    an image is added to each side, so that an interval of few images is not too narrow (Agresti and Min 2005).
+    an image is added to each side, as few images would give too narrow an interval (Agresti and Min 2005).
 
     Args:
         network: with ``lost`` and ``gained``, the images that only the dense network has right, or only this.
@@ -126,9 +126,8 @@ def loss(report: Json) -> str:
     of = f" of the {images} test images" if images is not None else " of the test images"
     less = change(last, images)
     told = less if less != MISSING else f"{last['top1'] - dense['top1']:+.2f}"
-    return (
-        f"{label} it is right on {last['top1']:.2f}%{of}, the dense network on {dense['top1']:.2f}%: {told} points."
-    )
+    right = f"{label} it is right on {last['top1']:.2f}%{of}"
+    return f"{right}, the dense network on {dense['top1']:.2f}%: {told} points."
 
 
 def warnings(report: Json) -> Iterator[str]:
@@ -197,7 +196,7 @@ def _words(report: Json) -> list[str]:
 
 
 def points(report: Json, fronts: Json) -> list[list[str]]:
-    """Return the networks of the Pareto front that have a strategy file, as a table; empty for fewer than two."""
+    """Return the networks of the Pareto front that have a strategy file; empty for fewer than two."""
     found = [
         point
         for cost in ("macs", "params")
@@ -256,11 +255,17 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
         found.append(f"Fine-tune it: {again} stages=[finetune,export,report]")
     elif tuned is not None and report["dense"]["top1"] - tuned > 1:
         epochs = (report.get("finetune") or {}).get("epochs", 10)
-        found.append(f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]")
+        found.append(
+            f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]"
+        )
     if "macs_ratio" in report and tuned is not None and report["dense"]["top1"] - tuned < 0.3:
-        found.append(f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run.")
+        found.append(
+            f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run."
+        )
     if not report.get("speedup"):
-        found.append(f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]")
+        found.append(
+            f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]"
+        )
     if "quantized" not in report:
         found.append(f"Store it in integers: {again} stages=[quantize,export,report]")
     return found

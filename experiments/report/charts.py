@@ -69,26 +69,26 @@ def chart(title: str, series: Sequence[Series], x: str, y: str, levels: Sequence
         *(part for own in series for part in _series(own, across, up)),
     ]
     body = "\n".join(drawn)
+    named = f'role="img" aria-label="{escape(title)}"'
     return (
-        f'<figure>\n<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="0 0 {WIDTH} {HEIGHT}">\n'
+        f'<figure>\n<svg class="chart" {named} viewBox="0 0 {WIDTH} {HEIGHT}">\n'
         f"<title>{escape(title)}</title>\n{body}\n</svg>\n"
         f"<figcaption>{_legend(series, levels)}</figcaption>\n</figure>"
     )
 
 
-def spark(values: Sequence[float], at: float, title: str) -> str:
+def spark(curve: Sequence[tuple[float, float]], at: float, title: str) -> str:
     """Return a small curve with a dot.
 
     Args:
-        values: the curve at even distances, not negative.
-        at: place of the dot, as a share of the distance from the first value to the last.
+        curve: x in ascending order, and y, not negative.
+        at: x of the dot, which lies on the nearest point.
         title: what it shows.
     """
-    top = max(values) or 1.0
-    last = len(values) - 1
-    points = [(2 + 96 * i / last, 26 - 22 * value / top) for i, value in enumerate(values)]
-    near = points[round(at * last)]
-    line = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+    top, first, last = max(y for _, y in curve) or 1.0, curve[0][0], curve[-1][0]
+    points = [(x, 2 + 96 * (x - first) / ((last - first) or 1), 26 - 22 * y / top) for x, y in curve]
+    _, *near = min(points, key=lambda point: abs(point[0] - at))
+    line = " ".join(f"{px:.1f},{py:.1f}" for _, px, py in points)
     return (
         f'<svg class="spark" role="img" aria-label="{escape(title)}" viewBox="0 0 100 28">'
         f"<title>{escape(title)}</title>"
@@ -136,7 +136,10 @@ def _grid(across: _Axis, up: _Axis, x: str, y: str) -> list[str]:
     for tick in up.ticks():
         at = f"{up(tick):.1f}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at}" dy="0.35em" text-anchor="end">{up.label(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{at}" dy="0.35em" text-anchor="end">'
+            f"{up.label(tick)}</text>"
+        )
     for tick in across.ticks():
         at = f"{across(tick):.1f}"
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')

@@ -73,7 +73,7 @@ def compared(report: Json) -> Table:
 
 
 def latency_budget(report: Json) -> Table:
-    """Return how well the latency was predicted, and what was measured in the end (``profile``, ``verify``)."""
+    """Return how the latency was predicted, and what was measured in the end (``profile``, ``verify``)."""
     profile, verify = report.get("profile"), report.get("verify")
     rows = [["Latency", ""]]
     if profile is not None:

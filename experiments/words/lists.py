@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.resources import files
 
-
 from amc.errors import SettingError, did_you_mean
 from experiments.config.stages import STAGES
 from experiments.words.options import Key, keys
-
 
 
 def print_list(arguments: Sequence[str]) -> None:
@@ -42,7 +40,9 @@ def print_group(name: str) -> None:
     groups, sections = _groups(), {key.section for key in keys()} - {""}
     known = sorted({*groups, *sections})
     if name not in known:
-        raise SettingError(f"no group {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingError(
+            f"no group {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
+        )
     for option in groups.get(name, ()):
         print(f"{name}={option:<18} {about(name, option)}")
     own = [key for key in keys() if key.section == name]
@@ -66,7 +66,9 @@ def _groups() -> dict[str, list[str]]:
     """Return the options of every configuration group by its name."""
     folders = [entry for entry in files("conf").iterdir() if entry.is_dir()]
     found = {
-        folder.name: sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
+        folder.name: sorted(
+            e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml")
+        )
         for folder in folders
     }
     return {name: options for name, options in sorted(found.items()) if options}

@@ -36,7 +36,7 @@ def settings_of(arguments: Sequence[str]) -> list[str]:
         return ["--help", *rest]
     if word in STAGES:
         raise SettingError(f"{word} is a stage; write stages=[{word}]")
-    near = did_you_mean(word, ABOUT)
+    near = did_you_mean(word, [*ABOUT, *STAGES])
     raise SettingError(f"unknown word {word!r}; expected KEY=VALUE, or one of {', '.join(ABOUT)}{near}")
 
 

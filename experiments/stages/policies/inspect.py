@@ -34,7 +34,7 @@ def run(run: Run) -> dict[str, Any]:
     total = sum(row["macs_share"] for row in rows)
     if total > 1:
         print(
-            f"MACs: what leaving out the whole group saves; a layer between two groups counts in both, so the "
+            "MACs: what leaving out the whole group saves; a layer between two groups counts in both, so the "
             f"column adds up to {total:.0%}"
         )
     if graph.unprunable:
