@@ -126,7 +126,7 @@ def loss(report: Json) -> str:
     of = f" of the {images} test images" if images is not None else " of the test images"
     less = change(last, images)
     told = less if less != MISSING else f"{last['top1'] - dense['top1']:+.2f}"
-    right = f"{label} it is right on {last['top1']:.2f}%{of}"
+    right = f"{label}, it is right on {last['top1']:.2f}%{of}"
     return f"{right}, the dense network on {dense['top1']:.2f}%: {told} points."
 
 

@@ -281,8 +281,7 @@ def _of_search(own: Json) -> Place:
 
 def _scatter(episodes: Sequence[Json], score: str) -> str:
     """Draw a score against the MACs; nothing where all networks cost nearly the same."""
-    shares = [own["macs_ratio"] for own in episodes]
-    if not shares or max(shares) - min(shares) < _SPREAD:
+    if not episodes or _spread(episodes, "macs_ratio") < _SPREAD:
         return ""
     phases = (
         ("warmup", "warm", "warm-up"),
@@ -302,6 +301,11 @@ def _scatter(episodes: Sequence[Json], score: str) -> str:
     series.append(Series("best return", "best", [_judged(best, "macs_ratio", score)], "rings"))
     title = f"{'Accuracy' if score == 'top1' else 'Likeness'} of every network of the search against its MACs"
     return chart(title, [own for own in series if own.places], "MACs, % of dense", _SCORE[score])
+
+
+def _spread(points: Sequence[Json], cost: str) -> float:
+    shares = [point[cost] for point in points]
+    return max(shares) - min(shares)
 
 
 def _judged(point: Json, cost: str, score: str) -> Place:
@@ -336,7 +340,8 @@ def _fronts(points: Sequence[Json], fronts: Json, dense: Json, chosen: Sequence[
     """Draw the front of each score and cost.
 
     The front of the accuracy is left out where networks have none, that of the return where it goes through
-    the same networks as that of the accuracy, and a front of a single network everywhere.
+    the same networks as that of the accuracy, and so is a front of a single network, or
+    over costs that hardly differ.
     """
 
     def networks(score: str) -> list[list[Any]]:
@@ -351,7 +356,7 @@ def _fronts(points: Sequence[Json], fronts: Json, dense: Json, chosen: Sequence[
         _front(points, fronts[cost][score], cost, score, dense.get(score), chosen)
         for score in scores
         for cost in _COSTS
-        if len(fronts[cost][score]) > 1
+        if len(fronts[cost][score]) > 1 and _spread(points, f"{cost}_ratio") >= _SPREAD
     ]
     return "\n".join(drawn)
 

@@ -32,6 +32,8 @@ def runtimes(report: Json) -> Table:
                 f"{kib(memory['dense'])} → {kib(memory['pruned'])}" if len(memory) > 1 else MISSING,
             ]
         )
+    if all(row[-1] == MISSING for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     return rows if len(rows) > 1 else []
 
 

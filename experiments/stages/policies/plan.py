@@ -142,7 +142,7 @@ def _search_time(run: Run) -> dict[str, Any]:
         "preparation_seconds": round(prepared, 3),
         "evaluation_seconds": round(each, 4),
         "episodes": episodes,
-        "search_seconds": round(prepared + each * episodes * jobs / at_once, 2),
+        "search_seconds": round(prepared + each * episodes * jobs / at_once, 3),
     }
 
 
@@ -175,8 +175,8 @@ def _training_time(run: Run) -> dict[str, Any]:
     trained = 0 if problem.has_dense or problem.comes_trained else run.config.train.epochs
     return {
         "training_step_seconds": round(seconds, 4),
-        "training_seconds": round(seconds * steps * trained, 1),
-        "finetune_seconds": round(seconds * steps * run.config.finetune.epochs * jobs, 1),
+        "training_seconds": round(seconds * steps * trained, 3),
+        "finetune_seconds": round(seconds * steps * run.config.finetune.epochs * jobs, 3),
     }
 
 
