@@ -357,6 +357,19 @@ class ProxiesConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """Pruning in steps: ``ratios`` are falling shares of the budget's leading cost; the budget is the last.
+
+    After each step but the last the network is trained for ``epochs``, as ``finetune`` says. ``rewind`` is a
+    file with weights of the dense network, e.g. early ones: the channels that stay go back to them.
+    """
+
+    ratios: list[float] = field(default_factory=lambda: [0.75, 0.6])
+    epochs: int = 1
+    rewind: str | None = path()
+
+
+@dataclass
 class SparsifyConfig:
     """Fine-grained pruning: ``densities`` are the shares of the weights left after each round.
 
@@ -410,6 +423,7 @@ class Config:
     serve: ServeConfig = field(default_factory=ServeConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 

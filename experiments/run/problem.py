@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from amc import data as datasets
+from amc.budget.budget import Cost
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
-from amc.cost.closed_form import BilinearCost, Stored, params_cost, size_cost
+from amc.cost.closed_form import BilinearCost, Stored, macs_cost, params_cost, size_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import Proved, prove
 from amc.cutting.trial import ready
@@ -166,6 +167,41 @@ class Problem:
     def float_size(self) -> int:
         """Bits of the exported weights of the dense network in float32."""
         return size_cost(self.graph, self.fresh_model(), {})(self.graph.dense_widths)
+
+    def cost(self, kind: str) -> Cost:
+        """Return the cost of any widths that a budget of ``kind`` limits.
+
+        Raises:
+            AmcError: it is the latency, and there is no latency model of this network.
+        """
+        match kind:
+            case "macs":
+                return macs_cost(self.graph)
+            case "params":
+                return self.params
+            case "size":
+                return self.size
+            case _:
+                return self.latency_model
+
+    def dense_cost(self, kind: str) -> float:
+        """Return the cost of the dense network, which is 100% of a budget: for ``size`` its bits as float32.
+
+        Raises:
+            AmcError: as ``cost``.
+        """
+        if kind == "size":
+            return float(self.float_size)
+        return float(self.cost(kind)(self.graph.dense_widths))
+
+    @property
+    def original(self) -> Problem:
+        """The problem of the network that the configuration names; another one if this was cut from it."""
+        return self
+
+    def original_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Return widths of this network's groups as widths of all groups of the original network."""
+        return widths
 
     @property
     def comes_trained(self) -> bool:

@@ -135,7 +135,7 @@ def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
     """Return what the user is told who has stopped a search."""
     kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
     none = "no episode within the budget had ended"
-    again = f"the same command with run_dir={run.problem.folder} goes on"
+    again = f"the same command with run_dir={run.problem.original.folder} goes on"
     return Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}")
 
 
