@@ -57,8 +57,9 @@ FORMATS: Registry[Format] = Registry(
             "model.pt2", (), file_writer("torch_export", torch_export.convert, torch_export.load, batch=None)
         ),
     },
+    own=lambda made: made if isinstance(made, Format) else None,
 )
-"""A new format is one row."""
+"""A new format is one row, or a ``Format`` of the user's own at a dotted path."""
 
 
 def get_format(name: str) -> Format:

@@ -56,6 +56,8 @@ def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
         known = [option for option in error.options if not option.startswith(_HIDDEN)]
         return f"unknown {group} {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
     if (found := _UNKNOWN_KEY.search(str(error))) is not None:
+        if ".kwargs." in found[1]:
+            return f"{found[1]} is a new argument: write +{found[1]}=..., with a plus"
         near = did_you_mean(found[1], keys) or "; amc --cfg job lists the keys of a job"
         return f"unknown key {found[1]!r} in the configuration{near}"
     return None
