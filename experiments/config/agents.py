@@ -1,7 +1,7 @@
 """The agents by name, and how the configuration becomes an agent with its settings bound.
 
-A new agent is one file in ``agents``, one row of ``AGENTS`` and one file in ``conf/agent``. A dotted path names one
-of the user's own.
+A new agent is one file in ``agents``, one row of ``AGENTS`` and one file in ``conf/agent``. A dotted path
+names one of the user's own.
 """
 
 from __future__ import annotations
