@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _compared(job: Run, all_bits: list[int]) -> dict[str, Any]:
     model, _ = final_network(job)
-    calibration, test = job.problem.splits.calibration.images, job.problem.splits.test()
+    calibration, test = job.problem.chosen.calibration.images, job.problem.splits.test()
     exact = outputs(model, test.images, BATCH_SIZE)
     rows: list[dict[str, Any]] = []
     pairs = [(bits, name) for bits in all_bits for name in QUANTIZERS]

@@ -165,7 +165,8 @@ class DataConfig:
 
     Those of ``search_val`` and ``unseen`` are held out of training. A search judges candidates on
     ``search_views`` views of the first (``amc.data.views``); the second are for ``agent.patience``,
-    ``agent.select=held_out`` and stage ``proxies``.
+    ``agent.select=held_out`` and stage ``proxies``. ``select`` chooses ``select_calibration`` and
+    ``select_search_val`` of them with the dense network (``amc.data.selection``).
     """
 
     name: str = MISSING
@@ -175,6 +176,9 @@ class DataConfig:
     search_views: int = 1
     unseen: int = 0
     calibration: int = 500
+    select: str = "random"
+    select_calibration: int | None = None
+    select_search_val: int | None = None
 
 
 @dataclass

@@ -47,6 +47,11 @@ class CutProblem(Problem):
         """The data set, which is loaded once."""
         return self._original.splits
 
+    @cached_property
+    def chosen(self) -> Splits:
+        """The images that the original network has chosen."""
+        return self._original.chosen
+
     def fresh_model(self) -> nn.Module:
         """Build a network of the pruned network's shapes, with other weights."""
         return copy.deepcopy(self._shaped)

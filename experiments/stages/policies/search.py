@@ -80,7 +80,7 @@ def run(run: Run) -> dict[str, Any]:
             group_features(graph),
             curves=partial(_curves, run),
             ceiling=lambda: run.reward(evaluator.dense),
-            scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
+            scores=partial(global_scores, dense, graph, calibration=problem.chosen.calibration),
         )
         agent = make_agent(run.config.agent, arena, run.config.seed)
         lessons = Lessons(arena)
@@ -197,7 +197,7 @@ def _dense_return(run: Run, dense: Evaluation) -> float | None:
 
 
 def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:
-    with progress(len(run.problem.splits.calibration), "calibrate", "image") as bar:
+    with progress(len(run.problem.chosen.calibration), "calibrate", "image") as bar:
         return run.problem.evaluator(bar.update)
 
 
