@@ -195,8 +195,11 @@ def _words(report: Json) -> list[str]:
         return []
 
 
-def points(report: Json, fronts: Json) -> list[list[str]]:
-    """Return the networks of the Pareto front that have a strategy file; empty for fewer than two."""
+def points(report: Json, fronts: Json) -> list[tuple[str, str]]:
+    """Return the networks of the Pareto front that have a strategy file; none if there are fewer than two.
+
+    Each is what it costs and scores, and the command that makes it.
+    """
     found = [
         point
         for cost in ("macs", "params")
@@ -205,20 +208,13 @@ def points(report: Json, fronts: Json) -> list[list[str]]:
     ]
     if len({tuple(point["widths"]) for point in found}) < 2 or "folder" not in report:
         return []
-    head = ["Strategy", "MACs", "Parameters", "Top-1 in the search, %", "Command"]
-    return [
-        head,
-        *(
-            [
-                point["strategy"],
-                f"{point['macs_ratio']:.1%}",
-                f"{point['params_ratio']:.1%}",
-                decimals(point["top1"], missing=MISSING),
-                point_command(report, point),
-            ]
-            for point in found
-        ),
-    ]
+    return [(_described(point), point_command(report, point)) for point in found]
+
+
+def _described(point: Json) -> str:
+    cost = f"{point['macs_ratio']:.1%} of the MACs, {point['params_ratio']:.1%} of the parameters"
+    accuracy = "" if point["top1"] is None else f", {point['top1']:.2f}% in the search"
+    return f"{point['strategy']}: {cost}{accuracy}"
 
 
 def load_snippet(report: Json) -> str:

@@ -326,7 +326,9 @@ def _short(found: Json) -> dict[str, Any]:
 def _run_it(report: Json) -> str:
     if (predict := (report.get("export") or {}).get("predict")) is None:
         return ""
-    return "\n".join(f"pip install {own['needs']}\npython {own['file']} PICTURE.jpg" for own in predict)
+    place = report.get("folder", "RUN")
+    lines = [f"pip install {own['needs']}\npython {place}/{own['file']} PICTURE.jpg" for own in predict]
+    return "\n".join(lines)
 
 
 def _fronts_of_search(episodes: Sequence[Json], fronts: Json, found: Json, groups: Sequence[Json]) -> str:
