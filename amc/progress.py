@@ -19,6 +19,7 @@ class _Lines(tqdm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._told = time.monotonic()
+        self._closed = bool(kwargs.get("disable"))
         super().__init__(*args, **kwargs)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
@@ -43,8 +44,8 @@ class _Lines(tqdm):
 
     def close(self) -> None:
         """End without a last line."""
-        if not self.disable:
-            self.disable = True
+        if not self._closed:
+            self._closed = self.disable = True
             self._decr_instances(self)
 
 

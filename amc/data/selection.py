@@ -86,7 +86,7 @@ def selected(splits: Splits, selection: Selection, outputs: Callable[[Tensor], T
     if not selection.chooses:
         return splits
     selection.check(splits)
-    parts = {
+    parts: dict[str, Any] = {
         name: _chosen(getattr(splits, name), getattr(selection, name), selection.method, outputs)
         for name in ("calibration", "search_val")
     }

@@ -83,8 +83,9 @@ class Command:
         """
         try:
             check_links(folder)
+            existed = folder.exists()
             self.is_new = begin(folder, overrides, paths=self._paths)
-            self._made = folder if self.is_new else None
+            self._made = folder if self.is_new and not existed else None
         except AmcError as error:
             raise Refused(str(error)) from error
         except OSError as error:

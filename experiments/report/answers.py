@@ -135,7 +135,7 @@ def warnings(report: Json) -> Iterator[str]:
     found = dict(networks(report))
     images = report["dense"].get("images")
     pruned, tuned = (found.get(name, {}).get("top1") for name in ("Pruned", "Fine-tuned"))
-    if None not in (pruned, tuned) and tuned < pruned:
+    if pruned is not None and tuned is not None and tuned < pruned:
         yield (
             f"Fine-tuning has made it worse on the test images, {pruned:.2f}% → {tuned:.2f}%: "
             "pruned.safetensors has the network before it."

@@ -184,7 +184,7 @@ def _series(own: Series, across: _Axis, up: _Axis) -> list[str]:
 
 def _legend(series: Sequence[Series], levels: Sequence[Level]) -> str:
     """Return the names of the marks and lines, each behind a piece of its colour."""
-    named = [(own.label, own.colour, own.form) for own in series if own.places]
+    named: list[tuple[str, str, str]] = [(own.label, own.colour, own.form) for own in series if own.places]
     named += [(f"{level.label} {number(level.y)}", level.colour, "level") for level in levels]
     return " ".join(
         f'<span class="key"><i class="{form} {colour}"></i>{escape(label)}</span>'

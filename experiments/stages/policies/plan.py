@@ -182,7 +182,7 @@ def _training_time(run: Run) -> dict[str, Any]:
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     loss = F.cross_entropy(model(images), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     loss.item()  # waits for a GPU
     model.zero_grad()
 

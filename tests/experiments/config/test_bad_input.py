@@ -90,6 +90,12 @@ def test_a_mistyped_word_gets_the_nearest_and_leaves_no_folder(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_refused_command_leaves_an_empty_folder_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    refused(amc(*FAKE, "seed=-1", "run_dir=mine", cwd=tmp_path), "seed is -1")
+    assert (tmp_path / "mine").exists()
+
+
 def test_a_mistyped_network_is_refused_before_its_images_are_read(tmp_path: Path) -> None:
     outcome = amc("data=imagefolder", "data.root=nowhere", "model=resnet21", "run_dir=new", cwd=tmp_path)
     refused(outcome, "resnet21", "resnet20")
