@@ -133,6 +133,14 @@ QUANTIZED: Mapping[str, QuantizedFormat] = {
 """Export format -> how quantized networks are written in it; OpenVINO reads the ONNX file."""
 
 
+def quantized_refusal(name: str, method: str) -> str | None:
+    """Return why a network that is quantized by ``method`` is not written in a format, or None."""
+    if (kind := QUANTIZED.get(name)) is None:
+        return f"no {name} file of a quantized network: OpenVINO reads the onnx file"
+    reason = kind.unavailable(method)
+    return None if reason is None else f"no {name} file of the quantized network: {reason}"
+
+
 def parities(
     content: bytes,
     runtimes: Sequence[FileRuntime],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from amc.errors import AmcError
-from amc.export.quantized import AGREEMENT, QUANTIZED, Parity, QuantizedFormat, parities
+from amc.export.quantized import AGREEMENT, QUANTIZED, Parity, QuantizedFormat, parities, quantized_refusal
 from experiments.stages.networks.quantize import simulation, test_outputs
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ def export_quantized(run: Run) -> dict[str, Any] | None:
     Returns:
         The facts; None if the network is not quantized.
 
-    Raises:
-        AmcError: a runtime computes nonsense from a file.
+    A format that cannot hold the network is left out, with the reason.
     """
     found = simulation(run)
     if found is None:
@@ -31,15 +30,13 @@ def export_quantized(run: Run) -> dict[str, Any] | None:
     files: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     for name in run.config.export.formats:
-        kind = QUANTIZED.get(name)
-        reason = f"no {name} file of quantized networks" if kind is None else kind.unavailable(method)
         try:
-            if kind is None or reason is not None:
-                raise AmcError(reason or "")
-            files.append(_written(run, name, kind, method, model))
+            if (reason := quantized_refusal(name, method)) is not None:
+                raise AmcError(reason)
+            files.append(_written(run, name, QUANTIZED[name], method, model))
         except AmcError as error:
             left_out[name] = str(error)
-            print(f"export: {name} of the quantized network is left out: {error}")
+            print(f"export: {error}")
     return {"method": method, "files": files, "left_out": left_out}
 
 
