@@ -31,13 +31,17 @@ def convert(model: nn.Module, input_shape: tuple[int, int, int], batch: int) -> 
         from executorch.exir import to_edge_transform_and_lower
 
         network, parts = eval_on_cpu(model), list(ALL_PARTITIONER_CONFIGS)
+        images = (random_batch(input_shape, batch),)
         if is_quantized(network):
-            from amc.quantization.written.explicit import for_integer_kernels
+            from amc.quantization.written.explicit import for_integer_kernels, with_own_values
 
-            network = for_integer_kernels(network, rowwise=True)
+            exported = with_own_values(
+                torch.export.export(for_integer_kernels(network, rowwise=True), images)
+            )
             # XNNPACK cannot pool integers by their average, yet the partitioner would let it.
             parts = [each for each in parts if each.target_name != "avg_pool2d.default"]
-        exported = torch.export.export(network, (random_batch(input_shape, batch),))
+        else:
+            exported = torch.export.export(network, images)
         edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner(parts)])
         return bytes(edge.to_executorch().buffer)
 

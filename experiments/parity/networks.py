@@ -1,4 +1,7 @@
-"""Networks with random weights, pruned at random ratios, with batch norms calibrated."""
+"""Networks with random weights, pruned at random ratios; batch norms are calibrated, and heads fitted.
+
+With a random head all classes are about as likely, and the least difference moves an image to another class.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ from amc.registry import Registry
 from amc.scoring.flatten import output_tensors
 
 CLASSES = 10
-_CALIBRATION = 64
+_CALIBRATION = 200
 _COARSE = 4
+_PATTERNS_SEED = 7
+_RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,21 @@ class RawOutputs(nn.Module):
 
 
 def images(network: Network, count: int, seed: int) -> Tensor:
-    """Return (count, C, H, W) images: coarse patterns of varied contrast, with noise."""
+    """Return (count, C, H, W) images: the coarse pattern of a class, a pattern of their own, and noise.
+
+    The class of an image is its index modulo ``CLASSES``.
+    """
+    of_classes = torch.randn(
+        CLASSES, 3, _COARSE, _COARSE, generator=torch.Generator().manual_seed(_PATTERNS_SEED)
+    )
     draw = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(count, 3, _COARSE, _COARSE, generator=draw)
+    coarse = of_classes[_labels(count)] + 0.7 * torch.randn(count, 3, _COARSE, _COARSE, generator=draw)
     smooth = F.interpolate(coarse, size=network.size, mode="bilinear")
-    contrast = 0.5 + 1.5 * torch.rand(count, 1, 1, 1, generator=draw)
-    return smooth * contrast + 0.2 * torch.randn(count, *network.input_shape, generator=draw)
+    return smooth + 0.2 * torch.randn(count, *network.input_shape, generator=draw)
+
+
+def _labels(count: int) -> Tensor:
+    return torch.arange(count) % CLASSES
 
 
 def pruned(network: Network, seed: int) -> nn.Module:
@@ -97,7 +111,10 @@ def pruned(network: Network, seed: int) -> nn.Module:
     )
     made = builder.pruned_model(builder.cut(widths))
     _calibrate(made, seen)
-    return (made if network.classifies else RawOutputs(made)).eval()
+    if not network.classifies:
+        return RawOutputs(made).eval()
+    _fit_head(made, seen)
+    return made.eval()
 
 
 @torch.inference_mode()
@@ -115,3 +132,23 @@ def _calibrate(model: nn.Module, seen: Tensor) -> None:
     for each, momentum in zip(norms, momenta, strict=True):
         each.momentum = momentum
         each.eval()
+
+
+@torch.no_grad()
+def _fit_head(model: nn.Module, seen: Tensor) -> None:
+    """Make the last linear layer tell the classes of images apart, by ridge regression on its inputs."""
+    *_, head = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    inputs: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    for batch in seen.split(50):
+        model(batch)
+    hook.remove()
+    features = torch.cat(inputs).double()
+    wanted = F.one_hot(_labels(len(seen)), CLASSES).double()
+    mean = features.mean(0)
+    centred = features - mean
+    gram = centred.T @ centred
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, centred.T @ (wanted - wanted.mean(0))).T
+    head.weight.copy_(weight)
+    head.bias.copy_(wanted.mean(0) - weight @ mean)

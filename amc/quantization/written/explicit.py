@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.ao.quantization.fx import _decomposed
+from torch.export import ExportedProgram
 
 from amc.errors import AmcError
 from amc.quantization.layers import DynamicLayer, IntegerLayer, RoundTrip, applied
@@ -175,6 +176,20 @@ def for_integer_kernels(model: nn.Module, *, rowwise: bool = False, twice: bool 
         return _RowwiseLinear(_Layer(module, twice=False)) if is_rows else _FloatLayer(module)
 
     return explicit(_replaced(network, written), signed=True, twice=twice)
+
+
+def with_own_values(program: ExportedProgram) -> ExportedProgram:
+    """Dequantize an activation anew for every operator that reads it, in place: XNNPACK fuses both into one."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is not _ops.dequantize_per_tensor.default:
+            continue
+        for user in list(node.users)[1:]:
+            with graph.inserting_after(node):
+                own = graph.node_copy(node)
+            user.replace_input_with(node, own)
+    program.graph_module.recompile()
+    return program
 
 
 def _replaced(model: nn.Module, written: Callable[[nn.Module], nn.Module | None]) -> nn.Module:

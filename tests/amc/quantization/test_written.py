@@ -12,7 +12,7 @@ from amc.export.quantized import QUANTIZED, parities
 from amc.quantization.calibration import quantize
 from amc.quantization.layers import IntegerLayer
 from amc.quantization.settings import QuantizeSettings
-from amc.quantization.written.explicit import explicit, for_integer_kernels
+from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
 from tests.networks import SHAPE, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -63,6 +63,15 @@ def test_kernels_on_integers_get_grids_alone_around_layers(static):
     assert sum(isinstance(each, IntegerLayer) for each in static.modules()) == 7
     integers = [each for each in made.buffers() if each.dtype == torch.int8]
     assert len(integers) == 6
+
+
+def test_every_reader_gets_values_of_its_own(static):
+    program = with_own_values(torch.export.export(for_integer_kernels(static), (IMAGES[:1],)))
+    kinds = [node for node in program.graph.nodes if "dequantize_per_tensor" in str(node.target)]
+    assert kinds
+    assert {len(node.users) for node in kinds} == {1}
+    with torch.inference_mode():
+        assert torch.equal(program.module()(IMAGES[:1]), static(IMAGES[:1]))
 
 
 def test_rows_that_are_rounded_once_more_change_little(static):
