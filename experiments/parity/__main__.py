@@ -103,8 +103,8 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         "Random weights, every group of channels pruned to a random half to all of them, batch norms",
         "calibrated, the last linear layer fitted to ten patterns; 128 images of these patterns with noise.",
         "Differences are relative to the largest output. PyTorch computes `torch_export` files with the",
-        "simulation's arithmetic but for the order of a division: its int8 row shows how far single roundings",
-        "that fall the other way carry in a network with random weights.",
+        "simulation's arithmetic but for the order of a division: its int8 row shows how far single",
+        "roundings that fall the other way carry in a network with random weights.",
         "`onnx` has a free batch size; `executorch` and `litert` files take one image.",
     ]
 

@@ -179,7 +179,7 @@ def for_integer_kernels(model: nn.Module, *, rowwise: bool = False, twice: bool 
 
 
 def with_own_values(program: ExportedProgram) -> ExportedProgram:
-    """Dequantize an activation anew for every operator that reads it, in place: XNNPACK fuses both into one."""
+    """Dequantize an activation anew for every reader, in place: XNNPACK fuses it with each."""
     graph = program.graph
     for node in list(graph.nodes):
         if node.target is not _ops.dequantize_per_tensor.default:
