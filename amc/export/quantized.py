@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
+from amc.export.coreml import write_quantized_coreml
+from amc.export.torch_export import TORCH_EXPORT
 from amc.files import atomic_write_bytes
-from amc.runtimes.onnx_file import checked_bytes, onnx_graph
+from amc.runtimes.executorch import EXECUTORCH
+from amc.runtimes.litert import LITERT
+from amc.runtimes.onnx_file import ONNX_PACKAGES, checked_bytes, onnx_graph
+from amc.runtimes.onnxruntime import ONNXRUNTIME
+from amc.runtimes.openvino import OPENVINO
 from amc.runtimes.protocol import FileRuntime, Shape
 from amc.runtimes.reference import cause
+from amc.third_party import missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,15 +51,94 @@ class Parity:
     failure: str | None = None
 
 
-def write_quantized(model: nn.Module, input_shape: Shape, path: Path, opset: int | None = None) -> bytes:
-    """Write a quantized network as one ONNX file with the numbers of its description, and return its content.
+@dataclass(frozen=True)
+class Written:
+    """A quantized network as a file.
 
-    Raises:
-        AmcError: it cannot be written.
+    Attributes:
+        bytes: its size.
+        content: the file, for the runtimes that read it; None if none runs here.
+        note: what was checked instead, or an empty string.
     """
+
+    bytes: int
+    content: bytes | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class QuantizedFormat:
+    """A format that quantized networks are written in.
+
+    Attributes:
+        suffix: of the file's name.
+        packages: packages that must be installed.
+        write: (network, shape of one image, file, ONNX operators' version) -> what was written. It raises
+            ``AmcError`` if that fails.
+        methods: how a network may be quantized for it, see ``FileRuntime``.
+        readers: runtimes that read the file.
+        batch: images per call; None if the batch size is free.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[nn.Module, Shape, Path, int | None], Written]
+    methods: Mapping[str, str]
+    readers: tuple[FileRuntime, ...] = ()
+    batch: int | None = None
+
+    def unavailable(self, method: str) -> str | None:
+        """Return None if a network with this method can be written here, else the reason in one line."""
+        if method not in self.methods:
+            return f"it does not hold {method}, only {', '.join(self.methods)}"
+        return missing(*self.packages)
+
+
+def _onnx(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
     content = checked_bytes(onnx_graph(model, input_shape, opset))
     atomic_write_bytes(path, content)
-    return content
+    return Written(len(content), content)
+
+
+def _coreml(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
+    size, note = write_quantized_coreml(model, input_shape, path)
+    return Written(size, note=note)
+
+
+def _of(runtime: FileRuntime, suffix: str, batch: int | None) -> QuantizedFormat:
+    """Return the format of the one runtime that reads it."""
+
+    def write(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
+        content = runtime.convert(model, input_shape, batch or 1)
+        atomic_write_bytes(path, content)
+        return Written(len(content), content)
+
+    return QuantizedFormat(suffix, runtime.packages, write, runtime.methods, (runtime,), batch)
+
+
+QUANTIZED: Mapping[str, QuantizedFormat] = {
+    "onnx": QuantizedFormat(
+        "onnx", ONNX_PACKAGES, _onnx, {**ONNXRUNTIME.methods, **OPENVINO.methods}, (ONNXRUNTIME, OPENVINO)
+    ),
+    "torch_export": _of(TORCH_EXPORT, "pt2", None),
+    "executorch": _of(EXECUTORCH, "pte", 1),
+    "litert": _of(LITERT, "tflite", 1),
+    "coreml": QuantizedFormat(
+        "mlpackage",
+        ("coremltools",),
+        _coreml,
+        {"static_int8": "from iOS 18 on", "weight_only": "from iOS 18 on"},
+    ),
+}
+"""Export format -> how quantized networks are written in it; OpenVINO reads the ONNX file."""
+
+
+def quantized_refusal(name: str, method: str) -> str | None:
+    """Return why a network that is quantized by ``method`` is not written in a format, or None."""
+    if (kind := QUANTIZED.get(name)) is None:
+        return f"no {name} file of a quantized network: OpenVINO reads the onnx file"
+    reason = kind.unavailable(method)
+    return None if reason is None else f"no {name} file of the quantized network: {reason}"
 
 
 def parities(
@@ -61,6 +147,7 @@ def parities(
     images: NDArray[np.float32],
     expected: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
+    batch: int | None = None,
 ) -> list[Parity]:
     """Run a file on real images in each runtime, and compare with what the network computes.
 
@@ -70,11 +157,12 @@ def parities(
         images: (N, C, H, W).
         expected: (N, classes), computed in batches of ``BATCH``.
         labels: (N,), or None.
+        batch: images per call, where the file has a fixed number.
     """
     found = []
     for runtime in runtimes:
         try:
-            outputs = predictions(runtime, content, images)
+            outputs = predictions(runtime, content, images, batch=batch)
         except Exception as error:  # runtimes have no common base class of errors
             found.append(Parity(runtime.name, failure=cause(error)))
             continue
@@ -83,14 +171,19 @@ def parities(
 
 
 def predictions(
-    runtime: FileRuntime, content: bytes, images: NDArray[np.float32], threads: int = 1
+    runtime: FileRuntime,
+    content: bytes,
+    images: NDArray[np.float32],
+    threads: int = 1,
+    batch: int | None = None,
 ) -> NDArray[np.float32]:
     """Return the outputs (N, classes) of a file for images (N, C, H, W), in batches of ``BATCH``."""
     import numpy as np
 
     parts = []
-    whole = len(images) // BATCH * BATCH
-    for start, end, size in ((0, whole, BATCH), (whole, len(images), len(images) - whole)):
+    most = batch or BATCH
+    whole = len(images) // most * most
+    for start, end, size in ((0, whole, most), (whole, len(images), len(images) - whole)):
         if start == end:
             continue
         buffer = np.empty((size, *images.shape[1:]), dtype=np.float32)
@@ -98,8 +191,12 @@ def predictions(
         run = runtime.load(content, buffer, threads)
         for at in range(start, end, size):
             buffer[:] = images[at : at + size]  # runtimes read their input anew in every call
-            parts.append(np.array(run()))
+            parts.append(np.array(_plain(run())))
     return np.concatenate(parts)
+
+
+def _plain(outputs: Any) -> Any:
+    return outputs.numpy() if hasattr(outputs, "numpy") else outputs
 
 
 def _compared(

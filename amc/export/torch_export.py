@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from amc.runtimes.protocol import Shape
+from amc.runtimes.protocol import FileRuntime, Shape
 from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
 from amc.third_party import quiet
 
@@ -18,7 +19,7 @@ def convert(model: nn.Module, input_shape: Shape, batch: int = 1) -> bytes:
     """Return ``model`` as a .pt2, not compared with eager.
 
     Args:
-        model: The network.
+        model: The network; if it is quantized, integers and scales are inputs of PyTorch's own operators.
         input_shape: One image, (C, H, W).
         batch: Not used: the program takes any batch size.
 
@@ -27,12 +28,17 @@ def convert(model: nn.Module, input_shape: Shape, batch: int = 1) -> bytes:
     """
     import torch
 
+    from amc.quantization.layers import is_quantized
+
     buffer = io.BytesIO()
     free = ({0: torch.export.Dim("batch")},)
     with conversion(model, input_shape, "export with torch.export"):
-        program = torch.export.export(
-            eval_on_cpu(model), (random_batch(input_shape, 2),), dynamic_shapes=free
-        )
+        network = eval_on_cpu(model)
+        if is_quantized(network):
+            from amc.quantization.written.explicit import explicit
+
+            network = explicit(network)
+        program = torch.export.export(network, (random_batch(input_shape, 2),), dynamic_shapes=free)
         torch.export.save(program, buffer)
     return buffer.getvalue()
 
@@ -43,7 +49,9 @@ def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
     Torch's number of threads stays as it is; ``threads`` is not used.
     """
     import torch
+    from torch.ao.quantization.fx import _decomposed
 
+    assert _decomposed  # it registers the operators of quantized networks
     with quiet():
         module = torch.export.load(io.BytesIO(content)).module()
     batch = torch.from_numpy(images)
@@ -53,3 +61,20 @@ def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
             return module(batch.clone())  # a network may write into its input
 
     return run
+
+
+TORCH_EXPORT = FileRuntime(
+    name="torch_export",
+    packages=(),
+    version=lambda: metadata.version("torch"),
+    runtime=lambda: None,
+    convert=convert,
+    load=load,
+    methods={
+        "static_int8": "eager PyTorch computes it in float32: the file is to be compiled or lowered further",
+        "dynamic_int8": "eager PyTorch computes it in float32",
+        "weight_only": "eager PyTorch computes it in float32, and a weight takes a byte",
+        "fp16": "",
+        "bf16": "",
+    },
+)

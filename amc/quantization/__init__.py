@@ -10,7 +10,7 @@
 - ``rounding.py``: weights rounded to nearest or by second moments; bias correction.
 - ``sensitivity.py``: what each layer costs at each number of bits.
 - ``learned``: weights and step sizes are trained through the rounding.
-- ``onnx.py``: how the operators are written in ONNX.
+- ``written``: how the operators are written for other tools.
 - ``calibration.py``: the whole quantization of a network.
 - ``simulation.py``: from a description back to the network.
 """

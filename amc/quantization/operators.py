@@ -56,7 +56,7 @@ def dynamic_conv2d(
     groups: int,
 ) -> Tensor:
     """Convolve 8-bit integers; the range of ``values`` (N, C, H, W) is measured over the whole batch."""
-    whole, step = _measured(values)
+    whole, step = measured(values)
     sums = F.conv2d(whole, integers.to(values.dtype), None, stride, padding, dilation, groups)
     return sums * (step * scale)[:, None, None] + bias[:, None, None]
 
@@ -64,11 +64,11 @@ def dynamic_conv2d(
 @torch.library.custom_op("amc::dynamic_linear", mutates_args=())
 def dynamic_linear(values: Tensor, integers: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Multiply 8-bit integers; the range of ``values`` (..., inputs) is measured over the whole batch."""
-    whole, step = _measured(values)
+    whole, step = measured(values)
     return F.linear(whole, integers.to(values.dtype)) * (step * scale) + bias
 
 
-def _measured(values: Tensor) -> tuple[Tensor, Tensor]:
+def measured(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return values as integers less their zero point, in float, and the scale: DynamicQuantizeLinear."""
     low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     step = (high - low) / (HIGH - LOW)

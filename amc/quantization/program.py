@@ -18,7 +18,7 @@ from amc.third_party import quiet
 aten = torch.ops.aten
 _CONVS = (aten.conv2d.default, aten.conv2d.padding)
 _NORM = aten._native_batch_norm_legit_no_training.default
-_CLIPS = (aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
+CLIPS = (aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
 """Activations that a grid computes for free, as its ends cut off what they do."""
 _PASSES = frozenset(
     {
@@ -276,7 +276,7 @@ def _names(graph: fx.Graph, layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]
         if node in of_layers:
             names[node] = of_layers[node]
             continue
-        if node.target in _CLIPS and (before := node.args[0]) in names and _clipped(before) is node:
+        if node.target in CLIPS and (before := node.args[0]) in names and _clipped(before) is node:
             names[node] = names[before]
             continue
         word = str(node.target).removeprefix("aten.").split(".")[0]
@@ -291,7 +291,7 @@ def _names(graph: fx.Graph, layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]
 def _clipped(node: fx.Node) -> fx.Node:
     """Return the activation that alone reads a node and that a grid computes for free, else the node."""
     users = list(node.users)
-    return users[0] if len(users) == 1 and users[0].target in _CLIPS else node
+    return users[0] if len(users) == 1 and users[0].target in CLIPS else node
 
 
 def _origin(node: Any) -> fx.Node:

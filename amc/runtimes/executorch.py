@@ -1,4 +1,4 @@
-"""ExecuTorch with XNNPACK, which Android apps run: a .pte of fixed batch size, float32."""
+"""ExecuTorch with XNNPACK, which Android apps run: a .pte of fixed batch size, float32 or int8."""
 
 from __future__ import annotations
 
@@ -15,19 +15,34 @@ if TYPE_CHECKING:
 
 
 def convert(model: nn.Module, input_shape: tuple[int, int, int], batch: int) -> bytes:
-    """Return ``model`` as a .pte, not compared with eager.
+    """Return ``model``, which may be quantized, as a .pte, not compared with eager.
 
     Raises:
         AmcError: The model cannot be exported.
     """
     import torch
 
+    from amc.quantization.layers import is_quantized
+
     with conversion(model, input_shape, "lower to ExecuTorch"):
+        import executorch.kernels.quantized  # noqa: F401  registers what no kernel of XNNPACK takes
+        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        exported = torch.export.export(eval_on_cpu(model), (random_batch(input_shape, batch),))
-        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        network, parts = eval_on_cpu(model), list(ALL_PARTITIONER_CONFIGS)
+        images = (random_batch(input_shape, batch),)
+        if is_quantized(network):
+            from amc.quantization.written.explicit import for_integer_kernels, with_own_values
+
+            exported = with_own_values(
+                torch.export.export(for_integer_kernels(network, rowwise=True), images)
+            )
+            # XNNPACK cannot pool integers by their average, yet the partitioner would let it.
+            parts = [each for each in parts if each.target_name != "avg_pool2d.default"]
+        else:
+            exported = torch.export.export(network, images)
+        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner(parts)])
         return bytes(edge.to_executorch().buffer)
 
 
@@ -67,4 +82,7 @@ EXECUTORCH = FileRuntime(
     runtime=_bindings,
     convert=convert,
     load=load,
+    methods={
+        "static_int8": "the input of a linear layer with float outputs, mostly the last, is rounded once more"
+    },
 )

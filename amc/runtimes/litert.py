@@ -1,8 +1,9 @@
-"""LiteRT (formerly TensorFlow Lite), which applies XNNPACK: a .tflite of fixed batch size, float32."""
+"""LiteRT (formerly TensorFlow Lite), which applies XNNPACK: a .tflite of fixed batch size, float32
+or int8."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,34 @@ if TYPE_CHECKING:
 
 
 def convert(model: nn.Module, input_shape: tuple[int, int, int], batch: int) -> bytes:
-    """Return ``model`` as a .tflite with an input of (batch, C, H, W), not compared with eager.
+    """Return ``model``, which may be quantized, as a .tflite, not compared with eager.
+
+    Its input is (batch, C, H, W), of signed 8-bit integers where the network quantizes its input.
 
     Raises:
         AmcError: The model cannot be converted.
     """
+    from amc.quantization.layers import is_quantized
+
     with conversion(model, input_shape, "convert to LiteRT"):
         import litert_torch
 
-        converted = litert_torch.convert(eval_on_cpu(model), (random_batch(input_shape, batch),))
-        return bytes(converted.model_content())
+        network, settings = eval_on_cpu(model), None
+        if is_quantized(network):
+            from amc.quantization.written.explicit import for_integer_kernels
+
+            network, settings = for_integer_kernels(network, twice=True).eval(), _as_written()
+        images = random_batch(input_shape, batch)
+        return bytes(litert_torch.convert(network, (images,), quant_config=settings).model_content())
+
+
+def _as_written() -> Any:
+    """Return settings that make the converter take the integers of the network, and choose none itself."""
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    static = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(static))
 
 
 def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
@@ -33,14 +52,25 @@ def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
     with quiet():
         interpreter = make(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    source = interpreter.get_input_details()[0]
     output = interpreter.get_output_details()[0]["index"]
 
     def run() -> Any:
+        interpreter.set_tensor(source["index"], _as_stored(images, source))
         interpreter.invoke()
         return interpreter.get_tensor(output)
 
     return run
+
+
+def _as_stored(images: Any, source: Mapping[str, Any]) -> Any:
+    """Return images as a file takes them: integers on the grid that it states, or as they are."""
+    import numpy as np
+
+    if source["dtype"] != np.int8:
+        return images
+    scale, zero = source["quantization"]
+    return np.clip(np.rint(images / np.float32(scale)) + zero, -128, 127).astype(np.int8)
 
 
 def _interpreter_class() -> Any:
@@ -56,4 +86,7 @@ LITERT = FileRuntime(
     runtime=_interpreter_class,
     convert=convert,
     load=load,
+    methods={
+        "static_int8": "weights of layers with float outputs, mostly the last, stay float32 in the file"
+    },
 )

@@ -50,7 +50,7 @@ def onnx_graph(
     import torch
 
     from amc.quantization.layers import is_quantized
-    from amc.quantization.onnx import least_opset, packed, packs, slim, translations
+    from amc.quantization.written.onnx import least_opset, packed, packs, slim, translations
 
     quantized = is_quantized(model)
     if quantized and opset is None:

@@ -50,9 +50,11 @@ if TYPE_CHECKING:
 
         ``widths`` says whether to measure which multiples of channels are cheap. ``tables`` is the folder
         of measured layers, which other networks and runs share; by default the user's cache folder.
+        ``int8`` says whether networks are quantized (static_int8) before they are measured.
         """
 
         backend: str
+        int8: bool
         widths: bool
         tables: str | None
 
@@ -98,7 +100,12 @@ else:
         "ProfileConfig",
         ProfileSettings,
         "See ``amc.latency.prediction.settings.ProfileSettings``.",
-        {"backend": (str, "onnxruntime"), "widths": (bool, True), "tables": (str | None, path())},
+        {
+            "backend": (str, "onnxruntime"),
+            "int8": (bool, False),
+            "widths": (bool, True),
+            "tables": (str | None, path()),
+        },
     )
     ExportConfig = section(
         "ExportConfig",

@@ -52,7 +52,7 @@ def parity_rows(exported: Json | None) -> list[list[str]]:
     if exported is None:
         return []
     rows = [["Runtime", "Same class, %", "Top-1, %", "Mean difference", "Largest"]]
-    for each in exported["runtimes"]:
+    for each in (runtime for file in exported["files"] for runtime in file["runtimes"]):
         if each["failure"] is not None:
             rows.append([each["runtime"], each["failure"], MISSING, MISSING, MISSING])
             continue

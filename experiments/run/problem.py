@@ -29,6 +29,7 @@ from amc.errors import AmcError, FileError, NotPrunableError, SettingError, Unav
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
+from amc.latency.prediction.int8 import METHOD, in_int8
 from amc.latency.prediction.model import LatencyModel
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors, state_digest
@@ -376,19 +377,24 @@ class Problem:
                 f"{path} is about {_target(*measured)}, the configuration asks for {_target(*asked)}: run "
                 "stages=[profile] again"
             )
+        if (model.target.precision == METHOD) != config.int8:
+            raise AmcError(
+                f"{path} is about {model.target.precision} networks, the configuration has "
+                f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
+            )
         return model
 
     def available_backend(self) -> Backend | RemoteBackend:
         """Return the runtime of latency budgets.
 
         Raises:
-            AmcError: the runtime is unknown.
+            AmcError: the runtime is unknown, or runs no quantized networks and should.
             UnavailableError: it does not run here.
         """
         backend = backend_of(self.config.profile.backend, self.config.latency)
         if (reason := backend.available()) is not None:
             raise UnavailableError(f"profile.backend={backend.name} cannot be measured here: {reason}")
-        return backend
+        return in_int8(backend) if self.config.profile.int8 else backend
 
 
 def _target(runtime: str, batch: int, threads: int) -> str:

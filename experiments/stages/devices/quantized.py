@@ -1,59 +1,65 @@
-"""The quantized network of a run as a file, and in the runtimes that read it."""
+"""The quantized network of a run as files, and in the runtimes that read them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from amc.export.quantized import AGREEMENT, Parity, parities, write_quantized
-from amc.runtimes.onnxruntime import ONNXRUNTIME
-from amc.runtimes.openvino import OPENVINO
+from torch import nn
+
+from amc.errors import AmcError
+from amc.export.quantized import AGREEMENT, QUANTIZED, Parity, QuantizedFormat, parities, quantized_refusal
 from experiments.stages.networks.quantize import simulation, test_outputs
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
-READERS = (ONNXRUNTIME, OPENVINO)
-"""Runtimes that read the ONNX file."""
-
 
 def export_quantized(run: Run) -> dict[str, Any] | None:
-    """Write the quantized network of a run, and compare each runtime with it on the test images.
+    """Write the quantized network of a run in every requested format that holds it, and run each file.
 
     Returns:
-        The facts; None if the network is not quantized, or ONNX is not among the formats.
+        The facts; None if the network is not quantized.
 
-    Raises:
-        AmcError: the file cannot be written, or a runtime computes nonsense from it.
+    A format that cannot hold the network is left out, with the reason.
     """
     found = simulation(run)
     if found is None:
         return None
     method, model = found
-    others = [name for name in run.config.export.formats if name != "onnx"]
-    if others:
-        print(f"export: the quantized network is written as onnx alone, not as {', '.join(others)}")
-    if "onnx" not in run.config.export.formats:
-        return None
-    readers = [each for each in READERS if method in each.methods and each.available() is None]
-    if not readers:
-        print(f"export: {method} is left out: no runtime here reads it from ONNX")
-        return None
-    path = run.folder.exports / f"model_{method}.onnx"
-    content = write_quantized(model, run.problem.splits.input_shape, path, run.config.export.opset)
-    test = run.problem.splits.test()
-    expected = test_outputs(run, model)
-    labels = test.labels.numpy() if run.problem.graph.classifies else None
-    found_parities = parities(content, readers, test.images.numpy(), expected.numpy(), labels)
-    print(f"export: {path} ({len(content) / 2**20:.2f} MiB)")
-    for each in found_parities:
+    files: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for name in run.config.export.formats:
+        try:
+            if (reason := quantized_refusal(name, method)) is not None:
+                raise AmcError(reason)
+            files.append(_written(run, name, QUANTIZED[name], method, model))
+        except AmcError as error:
+            left_out[name] = str(error)
+            print(f"export: {error}")
+    return {"method": method, "files": files, "left_out": left_out}
+
+
+def _written(run: Run, name: str, kind: QuantizedFormat, method: str, model: nn.Module) -> dict[str, Any]:
+    """Write one file, and compare each runtime that reads it with the simulation on the test images."""
+    path = run.folder.exports / f"model_{method}.{kind.suffix}"
+    written = kind.write(model, run.problem.splits.input_shape, path, run.config.export.opset)
+    print(f"export: {path} ({written.bytes / 2**20:.2f} MiB)" + (f", {written.note}" if written.note else ""))
+    found: list[Parity] = []
+    readers = [each for each in kind.readers if method in each.methods and each.available() is None]
+    if written.content is not None and readers:
+        test = run.problem.splits.test()
+        labels = test.labels.numpy() if run.problem.graph.classifies else None
+        expected = test_outputs(run, model).numpy()
+        found = parities(written.content, readers, test.images.numpy(), expected, labels, kind.batch)
+    for each in found:
         print(f"export: {_line(each)}")
     return {
-        "format": "onnx",
-        "method": method,
+        "format": name,
         "file": f"exports/{path.name}",
-        "bytes": len(content),
-        "runtimes": [asdict(each) for each in found_parities],
+        "bytes": written.bytes,
+        "note": written.note,
+        "runtimes": [asdict(each) for each in found],
     }
 
 

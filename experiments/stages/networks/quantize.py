@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from amc.export.quantized import quantized_refusal
 from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
@@ -85,8 +86,12 @@ def simulation(run: Run) -> tuple[str, nn.Module] | None:
 
 
 def limits(run: Run, method: str) -> list[str]:
-    """Return what the configured runtimes cannot do with a method, or do slowly, a line each."""
-    lines = []
+    """Return what the configured runtimes and formats cannot do with a method, or do slowly, a line each."""
+    lines = [
+        f"export: {reason}"
+        for name in run.config.export.formats
+        if (reason := quantized_refusal(name, method)) is not None
+    ]
     for name in run.config.latency.backends:
         methods = getattr(backend_of(name, run.config.latency), "methods", {})
         if method not in methods:

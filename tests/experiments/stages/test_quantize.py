@@ -37,7 +37,7 @@ def test_one_command_goes_from_training_to_the_report(whole):
     assert "quantize: torch does not run static_int8 here" in out
     facts = read_json(cwd / "run/stages/quantize.json")
     assert facts["layers"] == len(facts["sensitivity"]) == 4
-    exported = read_json(cwd / "run/stages/export.json")["quantized"]
+    (exported,) = read_json(cwd / "run/stages/export.json")["quantized"]["files"]
     assert (cwd / "run" / exported["file"]).stat().st_size == exported["bytes"]
     runtime = exported["runtimes"][0]
     assert runtime["runtime"] == "onnxruntime"
@@ -94,7 +94,8 @@ def test_a_network_learns_to_be_quantized(trained_run):
     facts = read_json(trained_run / "run/stages/quantize.json")
     assert facts["method"] == "static_int8"
     assert facts["training"]["method"] == "qat"
-    runtime = read_json(trained_run / "run/stages/export.json")["quantized"]["runtimes"][0]
+    (file,) = read_json(trained_run / "run/stages/export.json")["quantized"]["files"]
+    (runtime, *_) = file["runtimes"]
     assert runtime["agreement"] >= 90
     assert is_quantized(amc.load_pruned(trained_run / "run", network(trained_run), quantized=True))
 
@@ -126,3 +127,16 @@ def test_bad_settings_are_refused_before_any_work(whole):
 def test_one_calibration_image_is_refused(trained_run):
     outcome = command(*JOB, "data.calibration=1", "stages=[quantize]", cwd=trained_run)
     refused(outcome, "got 1 calibration image")
+
+
+@pytest.mark.slow
+def test_a_search_under_the_latency_of_the_integer_network(tmp_path):
+    cwd = workspace(tmp_path)
+    job = (*JOB, "budget=latency", "budget.latency_ratio=0.95", "budget.round_to=4", "profile.int8=true")
+    job += ("profile.points=2", "profile.rounds=2", "profile.fit=3", "profile.held_out=2")
+    job += ("profile.widths=false", "profile.tables=tables")
+    done(*job, "stages=[train,search,prune]", cwd=cwd)
+    model = read_json(cwd / "run/latency_model.json")
+    assert model["target"]["precision"] == "static_int8"
+    outcome = command(*job, "profile.int8=false", "stages=[search]", cwd=cwd)
+    refused(outcome, "is about static_int8 networks")

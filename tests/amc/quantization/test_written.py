@@ -1,0 +1,135 @@
+"""Files of a quantized network hold the numbers of its description, and runtimes compute the same."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from amc.errors import AmcError
+from amc.export.coreml import write_quantized_coreml
+from amc.export.quantized import QUANTIZED, parities
+from amc.quantization.calibration import quantize
+from amc.quantization.layers import IntegerLayer
+from amc.quantization.settings import QuantizeSettings
+from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
+from tests.networks import SHAPE, FlattenedFromTheEnd, Residual, Separable, randomised
+
+IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
+
+
+def quantized(make, method="static_int8", **settings):
+    settings = QuantizeSettings(method, sensitivity_images=0, rounding="nearest", **settings)
+    return quantize(randomised(make()), IMAGES, settings).model
+
+
+@pytest.fixture(scope="module")
+def static():
+    return quantized(Residual)
+
+
+@torch.inference_mode()
+def outputs(model):
+    return model(IMAGES.clone())
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("static_int8", {}),
+        ("dynamic_int8", {}),
+        ("weight_only", {"weight_bits": 4, "group": 9}),
+    ],
+)
+def test_explicit_operators_compute_the_same(method, settings):
+    model = quantized(Separable, method, **settings)
+    expected = outputs(model)
+    assert torch.allclose(outputs(explicit(model)), expected, rtol=1e-6, atol=1e-6)
+    assert torch.allclose(outputs(explicit(model, signed=True)), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_that_is_no_graph_has_explicit_operators_too():
+    model = quantized(FlattenedFromTheEnd)
+    assert torch.equal(outputs(explicit(model)), outputs(model))
+    with pytest.raises(AmcError, match="need outputs on grids"):
+        for_integer_kernels(model)
+
+
+def test_kernels_on_integers_get_grids_alone_around_layers(static):
+    made = for_integer_kernels(static)
+    kinds = [str(node.target) for node in made.graph.nodes]
+    assert not any("relu" in kind for kind in kinds)  # the grid ends at 0 as they do
+    assert torch.equal(outputs(made), outputs(static))  # the last layer alone has float weights
+    assert sum(isinstance(each, IntegerLayer) for each in static.modules()) == 7
+    integers = [each for each in made.buffers() if each.dtype == torch.int8]
+    assert len(integers) == 6
+
+
+def test_every_reader_gets_values_of_its_own(static):
+    program = with_own_values(torch.export.export(for_integer_kernels(static), (IMAGES[:1],)))
+    kinds = [node for node in program.graph.nodes if "dequantize_per_tensor" in str(node.target)]
+    assert kinds
+    assert {len(node.users) for node in kinds} == {1}
+    with torch.inference_mode():
+        assert torch.equal(program.module()(IMAGES[:1]), static(IMAGES[:1]))
+
+
+def test_rows_that_are_rounded_once_more_change_little(static):
+    expected, found = outputs(static), outputs(for_integer_kernels(static, rowwise=True))
+    assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_a_pt2_runs_without_this_project(static, tmp_path):
+    kind = QUANTIZED["torch_export"]
+    written = kind.write(static, SHAPE, tmp_path / "model.pt2", None)
+    assert (tmp_path / "model.pt2").stat().st_size == written.bytes
+    program = torch.export.load(io.BytesIO(written.content))
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "quantized_decomposed.quantize_per_tensor.default" in targets
+    assert not any("amc" in target for target in targets)
+    (found,) = parities(written.content, kind.readers, IMAGES.numpy(), outputs(static).numpy(), None)
+    assert (found.agreement, found.failure) == (100, None)
+    assert found.largest < 1e-5
+
+
+def compared(name, model, tmp_path):
+    kind = QUANTIZED[name]
+    if (reason := kind.unavailable("static_int8")) is not None:
+        pytest.skip(reason)
+    written = kind.write(model, SHAPE, tmp_path / f"model.{kind.suffix}", None)
+    expected = outputs(model).numpy()
+    (found,) = parities(written.content, kind.readers, IMAGES.numpy(), expected, None, kind.batch)
+    assert found.failure is None
+    return found, np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_executorch_computes_on_the_same_integers(static, tmp_path):
+    found, size = compared("executorch", static, tmp_path)
+    assert found.mean < 0.02 * size
+    assert found.agreement >= 95
+
+
+@pytest.mark.slow
+def test_litert_computes_on_the_same_integers(static, tmp_path):
+    found, size = compared("litert", static, tmp_path)
+    assert found.mean < 0.02 * size
+    assert found.agreement >= 95
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("static_int8", {}), ("weight_only", {"weight_bits": 4, "group": 9})]
+)
+def test_coreml_holds_the_same_integers(method, settings, tmp_path):
+    pytest.importorskip("coremltools")
+    model = quantized(Residual, method, **settings)
+    size, note = write_quantized_coreml(model, SHAPE, tmp_path / "model.mlpackage")
+    assert size == sum(
+        each.stat().st_size for each in (tmp_path / "model.mlpackage").rglob("*") if each.is_file()
+    )
+    assert "of 7 layers read back; not run here" in note
+
+
+def test_a_format_that_lacks_a_method_says_so():
+    assert "does not hold weight_only" in QUANTIZED["executorch"].unavailable("weight_only")
+    assert QUANTIZED["torch_export"].unavailable("bf16") is None
