@@ -75,6 +75,7 @@ def _batch_terms(
         inputs: the axis of each weight that holds the input channels.
         recorded: the context of the forward pass.
     """
+
     def gradients_of(part: Tensor) -> tuple[Tensor, ...]:
         chosen = batch.labels[part]
         with recorded():

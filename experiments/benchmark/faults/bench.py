@@ -11,14 +11,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from amc.errors import AmcError
+from experiments.config.stages import STAGES as ALL_STAGES
 
 SECONDS = 300
-"""Longest time of a command."""
+"""Longest time of a command, without the time that it waits for a processor."""
 NETWORK = """
 from torch import nn
 
@@ -74,9 +76,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where faults are tried: every attempt gets a folder of its own below ``scratch``."""
+    """Where faults are tried: every attempt gets a folder of its own below ``scratch``.
+
+    ``kept`` holds by name what attempts share.
+    """
 
     scratch: Path
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def finished(self) -> Path:
@@ -108,8 +114,12 @@ class Bench:
         return shutil.copytree(finished, cwd)
 
 
+class Absent(Exception):  # noqa: N818
+    """There is no such fault: it is not counted as tried."""
+
+
 Attempt = Callable[[Bench], str | None]
-"""Tries a fault; returns what was wrong, or None."""
+"""Tries a fault; returns what was wrong, or None; raises `Absent`."""
 
 
 @dataclass(frozen=True)
@@ -134,20 +144,28 @@ def command(
         arguments: of ``amc``.
         cwd: current directory.
         before: called in the fork before the command.
-        seconds: after which it is killed.
+        seconds: after which it is killed; see ``SECONDS``.
         loaded: file for the names of the modules that the fork has loaded at its end.
     """
     process, out, err = _start(arguments, cwd, before, loaded)
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             return Outcome(os.waitstatus_to_exitcode(status), _text(out), _text(err))
-        if time.monotonic() > deadline:
+        if time.monotonic() - start - _waited(process) > seconds:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             return Outcome(-signal.SIGALRM, _text(out), _text(err))
         time.sleep(0.01)
+
+
+def _waited(process: int) -> float:
+    """Return the seconds that a process has waited for a processor, 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _import(names: Sequence[str]) -> None:
@@ -163,8 +181,9 @@ def _start(
     """Start the command in a fork; return its process id and the files of its output."""
     import torch
 
-    import experiments.main  # the forks need not import it
+    import experiments.main
 
+    _import(["experiments.run.check", *(f"experiments.stages.{module}" for module in ALL_STAGES.values())])
     torch.set_num_threads(1)
     out, err = cwd.parent / "stdout", cwd.parent / "stderr"
     process = os.fork()
