@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError
-from experiments.config.stages import STAGES as ALL_STAGES
 
 SECONDS = 300
 """Longest time of a command, without the time that it waits for a processor."""
@@ -84,6 +83,14 @@ class Bench:
     scratch: Path
     kept: dict[str, Any] = field(default_factory=dict)
 
+    def warm(self) -> None:
+        """Import what a short job needs, so that the forks need not.
+
+        Raises:
+            AmcError: the job fails.
+        """
+        self._made(self.empty("warm"), ("train",))
+
     @cached_property
     def finished(self) -> Path:
         """A current directory with the finished run ``run``; not to be changed.
@@ -91,9 +98,11 @@ class Bench:
         Raises:
             AmcError: the job fails.
         """
-        cwd = self.empty("finished")
+        return self._made(self.empty("finished"), STAGES)
+
+    def _made(self, cwd: Path, stages: Sequence[str]) -> Path:
         loaded = self.scratch / "modules"
-        ended = command([*JOB, f"stages=[{','.join(STAGES)}]", "run_dir=run"], cwd, loaded=loaded)
+        ended = command([*JOB, f"stages=[{','.join(stages)}]", "run_dir=run"], cwd, loaded=loaded)
         if ended.status != 0:
             raise AmcError(f"the job failed: {ended.err.strip()[-400:]}")
         _import(loaded.read_text().split())
@@ -181,9 +190,8 @@ def _start(
     """Start the command in a fork; return its process id and the files of its output."""
     import torch
 
-    import experiments.main
+    import experiments.main  # the forks need not import it
 
-    _import(["experiments.run.check", *(f"experiments.stages.{module}" for module in ALL_STAGES.values())])
     torch.set_num_threads(1)
     out, err = cwd.parent / "stdout", cwd.parent / "stderr"
     process = os.fork()

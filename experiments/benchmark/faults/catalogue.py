@@ -2,8 +2,8 @@
 
 Each fault is tried on a small run of its own: files that are damaged, folders, checkpoints and pictures of
 strangers, signals, odd paths, full disks, and a kill before each change of a file. Right is what
-docs/reliability.md promises: the job ends well with the same bytes, or one line says what is wrong. With ``--out``
-the outcomes are kept: the same command at the same commit goes on where it ended.
+docs/reliability.md promises: the job ends well with the same bytes, or one line says what is wrong.
+With ``--out`` the outcomes are kept: the same command at the same commit goes on where it ended.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def _tried(faults: Sequence[Fault]) -> Iterator[tuple[Fault, str | None]]:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch) / "work")
         with mock.patch.dict(os.environ, {"XDG_CONFIG_HOME": scratch, "SECRET": "secret"}):
+            if faults:
+                bench.warm()
             for fault in tqdm(faults, desc="faults", disable=None):
                 with suppress(Absent):
                     yield fault, fault.attempt(bench)

@@ -1,8 +1,8 @@
 """Jobs broken off before each change of a file; then the same command gives the same bytes.
 
-A job is run twice without a break. In the first run its folder is copied before each change of a file in it: that
-is what a SIGKILL at this place leaves behind. Whatever is the same after both runs must be the same after the
-command was given again on such a copy, and there must be no other file.
+A job is run twice without a break. In the first run its folder is copied before each change of a file in it:
+that is what a SIGKILL at this place leaves behind. Whatever is the same after both runs must be the same after
+the command was given again on such a copy, and there must be no other file.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _is_inside(path: object, folder: Path) -> bool:
 
 
 class Unbroken(NamedTuple):
-    """A job that was not broken off: its copies before each change, its files, and what is always the same."""
+    """A job that was not broken off: its copies before each change, its files, what is always the same."""
 
     copies: tuple[Path, ...]
     files: frozenset[str]

@@ -300,7 +300,7 @@ def test_the_teacher_is_left_as_it_was():
 
 
 class Room(nn.Module):
-    """Stands for a network on a GPU that has room for ``room`` images in training; counts those of each call."""
+    """Stands for a network on a GPU with room for ``room`` images in training; counts those of each call."""
 
     def __init__(self, room, **options):
         super().__init__()
