@@ -101,11 +101,9 @@ class Bench:
         return self._made(self.empty("finished"), STAGES)
 
     def _made(self, cwd: Path, stages: Sequence[str]) -> Path:
-        loaded = self.scratch / "modules"
-        ended = command([*JOB, f"stages=[{','.join(stages)}]", "run_dir=run"], cwd, loaded=loaded)
+        ended = command([*JOB, f"stages=[{','.join(stages)}]", "run_dir=run"], cwd, learns=True)
         if ended.status != 0:
             raise AmcError(f"the job failed: {ended.err.strip()[-400:]}")
-        _import(loaded.read_text().split())
         return cwd
 
     def empty(self, name: str) -> Path:
@@ -145,7 +143,7 @@ def command(
     cwd: Path,
     before: Callable[[], None] = lambda: None,
     seconds: int = SECONDS,
-    loaded: Path | None = None,
+    learns: bool = False,
 ) -> Outcome:
     """Run the command in a fork of this process.
 
@@ -154,13 +152,16 @@ def command(
         cwd: current directory.
         before: called in the fork before the command.
         seconds: after which it is killed; see ``SECONDS``.
-        loaded: file for the names of the modules that the fork has loaded at its end.
+        learns: import the modules that the fork has loaded at its end, so that later forks need not.
     """
+    loaded = cwd.parent / "modules" if learns else None
     process, out, err = _start(arguments, cwd, before, loaded)
     start = time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
+            if loaded is not None and loaded.exists():
+                _import(loaded.read_text().split())
             return Outcome(os.waitstatus_to_exitcode(status), _text(out), _text(err))
         if time.monotonic() - start - _waited(process) > seconds:
             os.kill(process, signal.SIGKILL)
@@ -178,7 +179,6 @@ def _waited(process: int) -> float:
 
 
 def _import(names: Sequence[str]) -> None:
-    """Import modules that a command needs, so that its next forks need not."""
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)

@@ -1,8 +1,8 @@
 """Jobs broken off before each change of a file; then the same command gives the same bytes.
 
 A job is run twice without a break. In the first run its folder is copied before each change of a file in it:
-that is what a SIGKILL at this place leaves behind. Whatever is the same after both runs must be the same after
-the command was given again on such a copy, and there must be no other file.
+that is what a SIGKILL at this place leaves behind. Whatever is the same after both runs must be the same
+after the command was given again on such a copy, and there must be no other file.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _run(name: str, bench: Bench, copies: Path | None) -> dict[str, Any]:
     """Run a job in an empty folder; return the facts of it."""
     cwd = bench.empty("crashed")
     before = (lambda: None) if copies is None else copying(cwd / "run", copies)
-    ended = command(_arguments(name), cwd, before=before)
+    ended = command(_arguments(name), cwd, before=before, learns=True)
     if ended.status != 0:
         raise AmcError(f"the job {name!r} failed: {ended.err.strip()[-400:]}")
     return facts(cwd / "run")
