@@ -101,7 +101,8 @@ def _check_real(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], ori
     for key, tensor in state.items():
         if tensor.is_complex() and key in expected and not expected[key].is_complex():
             raise FileError(
-                f"{origin}: {key} holds complex numbers, expected real ones; likely cause: another architecture"
+                f"{origin}: {key} holds complex numbers, expected real ones; likely cause: another "
+                "architecture"
             )
 
 
@@ -118,7 +119,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
         origin: names the source of ``state`` in messages.
 
     Raises:
-        FileError: a tensor is missing, unexpected, of another shape, complex or not finite; the first is named.
+        FileError: a tensor is missing, unexpected, of another shape, complex or not finite; names the first.
     """
     _check_finite(state, origin)
     current, expected = model.state_dict(), _tensors_of(model)

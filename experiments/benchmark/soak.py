@@ -1,9 +1,9 @@
 """A long search: memory, time per episode and sizes of files: ``python -m experiments.benchmark soak``.
 
-A search of a small network runs in a process of its own. Its memory, its CPU time and the sizes of its files are
-read at every hundredth part. All should grow with the episodes alone: memory and the time of an episode stay
-flat, files grow by the same amount. With ``--workers`` two processes evaluate: one is killed after a third of the
-episodes, one is stopped for ever after two thirds, and the search must go on without a result lost.
+A search of a small network runs in a process of its own. Its memory, its CPU time and the sizes of its files
+are read at every hundredth part. Memory and the time of an episode should stay flat, and files grow by the
+same amount. With ``--workers`` two processes evaluate: one is killed after a third of the episodes, one is
+stopped for ever after two thirds, and the search must record every episode all the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from torch import nn
 def make(num_classes):
     layers, widths = [], (3, 12, 16, 16, 24, 24)
     for index, (before, after) in enumerate(zip(widths, widths[1:])):
-        layers += [nn.Conv2d(before, after, 3, 1 + index % 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        conv = nn.Conv2d(before, after, 3, 1 + index % 2, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, num_classes))
 """
 JOB = (
