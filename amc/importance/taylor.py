@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
 from amc.importance.gradients import differentiating, gradient_batches, recording
+from amc.scoring.halving import in_parts
 from amc.scoring.run import as_logits
 
 
@@ -74,12 +75,19 @@ def _batch_terms(
         inputs: the axis of each weight that holds the input channels.
         recorded: the context of the forward pass.
     """
-    with differentiating(model, "taylor"):
+
+    def gradients_of(part: Tensor) -> tuple[Tensor, ...]:
+        chosen = batch.labels[part]
         with recorded():
-            outputs = as_logits(model(batch.images))
-        check_labels(batch.labels, outputs.shape[1])
+            outputs = as_logits(model(batch.images[part]))
+        check_labels(chosen, outputs.shape[1])
         # In double precision, so that images of which the network is certain still have a gradient.
-        gradients = torch.autograd.grad(F.cross_entropy(outputs.double(), batch.labels), weights)
+        loss = F.cross_entropy(outputs.double(), chosen) * (len(part) / len(batch))
+        return torch.autograd.grad(loss, weights)
+
+    with differentiating(model, "taylor"):
+        parts = in_parts(model, torch.arange(len(batch)), len(batch), gradients_of)
+    gradients = [torch.stack(own).sum(0) for own in zip(*parts, strict=True)]
     products = [w.detach() * g for w, g in zip(weights, gradients, strict=True)]
     return [
         product.sum([dim for dim in range(product.ndim) if dim != axis], dtype=torch.float64).cpu()

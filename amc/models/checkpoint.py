@@ -71,11 +71,12 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         Names of the tensors of ``model`` that keep their values.
 
     Raises:
-        FileError: a tensor is not finite, or fewer than half of the network's tensors match.
+        FileError: a tensor is not finite or complex, or fewer than half of the network's tensors match.
     """
     _check_finite(state, origin)
     own = _tensors_of(model)
     state = _fitted(state, own)
+    _check_real(state, own, origin)
     fitting = {
         key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
     }
@@ -90,9 +91,18 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
 
 def _check_finite(state: Mapping[str, Tensor], origin: str | Path) -> None:
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not torch.isfinite(tensor).all():
             raise FileError(
                 f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
+            )
+
+
+def _check_real(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str | Path) -> None:
+    for key, tensor in state.items():
+        if tensor.is_complex() and key in expected and not expected[key].is_complex():
+            raise FileError(
+                f"{origin}: {key} holds complex numbers, expected real ones; likely cause: another "
+                "architecture"
             )
 
 
@@ -109,11 +119,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
         origin: names the source of ``state`` in messages.
 
     Raises:
-        FileError: a tensor is missing, unexpected, of another shape, or not finite; the first is named.
+        FileError: a tensor is missing, unexpected, of another shape, complex or not finite; names the first.
     """
     _check_finite(state, origin)
     current, expected = model.state_dict(), _tensors_of(model)
     state = _fitted(state, expected)
+    _check_real(state, expected, origin)
     unexpected = [key for key in state if key not in expected]
     misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
     kept = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}

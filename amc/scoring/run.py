@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.scoring.flatten import as_matrix, is_logits
+from amc.scoring.halving import in_parts
 
 
 @contextmanager
@@ -57,6 +58,7 @@ def logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return the logits (N, classes) of normalised ``images`` (N, C, H, W) in float32 on the CPU.
 
     The network runs in evaluation mode on its own device; afterwards every module has its earlier mode again.
+    Where memory runs out, the batches are halved.
 
     Raises:
         AmcError: there are no images, the network returns no logits, or some are not finite.
@@ -79,11 +81,13 @@ def _run(model: nn.Module, images: Tensor, batch_size: int, read: Callable[[obje
     if not len(images):
         raise AmcError("got no images to evaluate, expected at least one")
     device = device_of(model)
+
+    def scored(part: Tensor) -> Tensor:
+        # A copy: a network may write into its input, and the part is a view of the caller's images.
+        return read(model(part.to(device, copy=True)), len(part)).float()
+
     with evaluating(model):
-        # Copies: a network may write into its input, and the parts are views of the caller's images.
-        batches = (part.to(device, copy=True) for part in images.split(batch_size))
-        parts = [read(model(batch), len(batch)).float() for batch in batches]
-    result = torch.cat(parts).cpu()
+        result = torch.cat(in_parts(model, images, batch_size, scored)).cpu()
     bad = int((~result.isfinite()).any(1).sum())
     if bad:
         raise AmcError(

@@ -27,6 +27,7 @@ from amc.scoring.precision import computes_bf16
 from amc.scoring.run import as_logits, evaluating, logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
+from amc.training.parts import PartedBatch
 from amc.training.resume import restore_checkpoint, save_checkpoint, training_key
 from amc.training.settings import EpochRecord, TrainSettings, learning_rate
 
@@ -142,6 +143,7 @@ class _Run:
         self.optimizer = torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
         )
+        self.batch = PartedBatch(model, device)
         self.finished, self.best = 0, 0.0
         if checkpoint is not None:
             self.finished, self.best = restore_checkpoint(checkpoint, self.key, model, self.optimizer)
@@ -193,19 +195,22 @@ class _Run:
         """Take optimiser step number ``step`` (from 0); return the loss on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
-        images = images.to(self.device, memory_format=self.layout)
-        with (
-            self._autocast()
-        ):  # with a copy where the teacher needs the images too: a network may work in place
-            given = images if self.teacher is None else images.clone()
-            output = as_logits(self.model(given)).float()
-        check_labels(labels, output.shape[1])
-        loss = self._loss(output, images, labels.to(self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self.batch.backward(images, labels, self._backward)
         if self.settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()
+        return loss
+
+    def _backward(self, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+        """Add the gradients of ``factor`` times the loss; return that product on the device."""
+        images = images.to(self.device, memory_format=self.layout)
+        with self._autocast():
+            # With a copy where the teacher needs the images too: a network may work in place.
+            given = images if self.teacher is None else images.clone()
+            output = as_logits(self.model(given)).float()
+        check_labels(labels, output.shape[1])
+        loss = factor * self._loss(output, images, labels.to(self.device))
+        loss.backward()
         return loss.detach()
 
     def _loss(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:

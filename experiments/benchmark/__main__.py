@@ -8,7 +8,7 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import kills, proxies, quantizers, regret, search, space, transfer, workers
+from experiments.benchmark import kills, proxies, quantizers, regret, search, soak, space, transfer, workers
 from experiments.benchmark.faults import catalogue as faults
 
 BENCHMARKS = (
@@ -21,6 +21,7 @@ BENCHMARKS = (
     ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
+    ("soak", soak, "memory, time and files of a long search"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),
 )
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from amc.errors import AmcError
+from amc.errors import AmcError, first_line, out_of_memory
 from experiments.command.lock import locked
 from experiments.command.messages import file_error
 from experiments.command.multirun import Sweep
@@ -109,7 +109,7 @@ class Command:
 
     @contextmanager
     def keep_errors(self) -> Iterator[None]:
-        """Hold back an `AmcError` or a failed file operation of the one job."""
+        """Hold back an `AmcError`, a failed file operation, or the end of memory, of the one job."""
         try:
             yield
         except AmcError as error:
@@ -118,6 +118,13 @@ class Command:
             raise
         except OSError as error:
             self._error = file_error(error)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or self.wants_traceback:
+                raise
+            self._error = AmcError(
+                f"memory ran out: {first_line(error) or 'no reason is given'}; expected more memory, or a "
+                "smaller data.batch_size, data.image_size or data.calibration"
+            )
 
     def leave_no_empty_folder(self) -> None:
         """Remove the folder that this command has made, if a refusal has left it without any content."""

@@ -5,5 +5,6 @@
 - ``corruption.py``: every file of a run, damaged in every way.
 - ``hostile.py``: run folders of a stranger, checkpoints and pictures.
 - ``environment.py``: signals, closed pipes, odd paths, a disk that is full.
-- ``crashes.py``: a kill before each change of a file, and the same command again.
+- ``crashes.py``: jobs broken off before each change of a file, and the same command again.
+- ``facts.py``: what a run folder holds, for comparison.
 """

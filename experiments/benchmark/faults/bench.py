@@ -11,14 +11,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from amc.errors import AmcError
 
 SECONDS = 300
-"""Longest time of a command."""
+"""Longest time of a command, without the time that it waits for a processor."""
 NETWORK = """
 from torch import nn
 
@@ -74,9 +75,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where faults are tried: every attempt gets a folder of its own below ``scratch``."""
+    """Where faults are tried: every attempt gets a folder of its own below ``scratch``.
+
+    ``kept`` holds by name what attempts share.
+    """
 
     scratch: Path
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def warm(self) -> None:
+        """Import what a short job needs, so that the forks need not.
+
+        Raises:
+            AmcError: the job fails.
+        """
+        self._made(self.empty("warm"), ("train",))
 
     @cached_property
     def finished(self) -> Path:
@@ -85,12 +98,12 @@ class Bench:
         Raises:
             AmcError: the job fails.
         """
-        cwd = self.empty("finished")
-        loaded = self.scratch / "modules"
-        ended = command([*JOB, f"stages=[{','.join(STAGES)}]", "run_dir=run"], cwd, loaded=loaded)
+        return self._made(self.empty("finished"), STAGES)
+
+    def _made(self, cwd: Path, stages: Sequence[str]) -> Path:
+        ended = command([*JOB, f"stages=[{','.join(stages)}]", "run_dir=run"], cwd, learns=True)
         if ended.status != 0:
             raise AmcError(f"the job failed: {ended.err.strip()[-400:]}")
-        _import(loaded.read_text().split())
         return cwd
 
     def empty(self, name: str) -> Path:
@@ -108,8 +121,12 @@ class Bench:
         return shutil.copytree(finished, cwd)
 
 
+class Absent(Exception):  # noqa: N818
+    """There is no such fault: it is not counted as tried."""
+
+
 Attempt = Callable[[Bench], str | None]
-"""Tries a fault; returns what was wrong, or None."""
+"""Tries a fault; returns what was wrong, or None; raises `Absent`."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +143,7 @@ def command(
     cwd: Path,
     before: Callable[[], None] = lambda: None,
     seconds: int = SECONDS,
-    loaded: Path | None = None,
+    learns: bool = False,
 ) -> Outcome:
     """Run the command in a fork of this process.
 
@@ -134,24 +151,34 @@ def command(
         arguments: of ``amc``.
         cwd: current directory.
         before: called in the fork before the command.
-        seconds: after which it is killed.
-        loaded: file for the names of the modules that the fork has loaded at its end.
+        seconds: after which it is killed; see ``SECONDS``.
+        learns: import the modules that the fork has loaded at its end, so that later forks need not.
     """
+    loaded = cwd.parent / "modules" if learns else None
     process, out, err = _start(arguments, cwd, before, loaded)
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
+            if loaded is not None and loaded.exists():
+                _import(loaded.read_text().split())
             return Outcome(os.waitstatus_to_exitcode(status), _text(out), _text(err))
-        if time.monotonic() > deadline:
+        if time.monotonic() - start - _waited(process) > seconds:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             return Outcome(-signal.SIGALRM, _text(out), _text(err))
         time.sleep(0.01)
 
 
+def _waited(process: int) -> float:
+    """Return the seconds that a process has waited for a processor, 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def _import(names: Sequence[str]) -> None:
-    """Import modules that a command needs, so that its next forks need not."""
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)

@@ -373,6 +373,15 @@ def test_tensors_that_are_not_plain_are_named(tmp_path, make, told):
         load_state_dict(tmp_path / "odd.pth")
 
 
+@pytest.mark.parametrize("load", [load_into, load_matching])
+def test_complex_numbers_are_refused_without_a_warning_of_torch(load, recwarn):
+    network = nn.Linear(2, 3)
+    state = {name: tensor.to(torch.complex64) for name, tensor in network.state_dict().items()}
+    with pytest.raises(FileError, match=r"odd\.pth: weight holds complex numbers, expected real ones"):
+        load(network, state, "odd.pth")
+    assert not recwarn.list
+
+
 def test_a_program_is_refused_without_a_warning_of_torch(tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.pt", "w") as archive:
         archive.writestr("odd/constants.pkl", b"")

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import functools
 import json
 import logging
@@ -296,3 +297,46 @@ def test_the_teacher_is_left_as_it_was():
     strides = [parameter.stride() for parameter in teacher.parameters()]
     train(network(), FAKE, TrainSettings(epochs=1, distill_weight=0.5), seed=0, teacher=teacher)
     assert [parameter.stride() for parameter in teacher.parameters()] == strides
+
+
+class Room(nn.Module):
+    """Stands for a network on a GPU with room for ``room`` images in training; counts those of each call."""
+
+    def __init__(self, room, **options):
+        super().__init__()
+        self.layers, self.room, self.calls = network(**options), room, []
+
+    def forward(self, images):
+        output = self.layers(images)
+        if self.training:
+            self.calls.append(len(images))
+            if len(images) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return output
+
+
+def test_a_step_without_memory_keeps_its_batch_in_parts():
+    """Without norm layers the gradient is the same; a part has at least two images."""
+    settings = dataclasses.replace(SHORT, epochs=1)
+    whole, parted = (Room(room) for room in (16, 4))
+    for each in (whole, parted):
+        each.layers[1], each.layers[5] = nn.Identity(), nn.Identity()
+        train(each, FAKE, settings, seed=0)
+    assert parted.calls[:6] == [16, 8, 4, 4, 4, 4]
+    assert len(parted.calls) == 2 + 4 * FAKE.steps_per_epoch
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parted.state_dict()[name], tensor)
+    with pytest.raises(AmcError, match="memory ran out while Room ran on 2 images"):
+        train(Room(1), FAKE, settings, seed=0)
+
+
+def test_a_step_that_found_no_memory_leaves_no_trace(tmp_path):
+    """A training that is taken up again meets the same lack of memory, and gives the same bytes."""
+    unbroken, broken = (Room(4, dropout=0.5) for _ in range(2))
+    train(unbroken, FAKE, SHORT, seed=0, checkpoint=tmp_path / "unbroken")
+    with pytest.raises(Killed):
+        train(broken, FAKE, SHORT, seed=0, checkpoint=tmp_path / "broken", on_epoch=stop_after(2))
+    again = Room(4, dropout=0.5)
+    train(again, FAKE, SHORT, seed=0, checkpoint=tmp_path / "broken")
+    assert again.calls[:3] == [16, 8, 4]
+    assert same_state(unbroken, again)

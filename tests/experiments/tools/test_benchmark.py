@@ -49,7 +49,9 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     assert error.startswith("benchmark: --networks is 1; expected at least 5")
 
 
-@pytest.mark.parametrize("what", ["search", "workers", "regret", "agents", "proxies", "space", "kills"])
+@pytest.mark.parametrize(
+    "what", ["search", "workers", "regret", "agents", "proxies", "space", "kills", "soak"]
+)
 def test_every_benchmark_explains_itself(what):
     options = parser().parse_args([what])
     assert isinstance(options, argparse.Namespace)
@@ -151,6 +153,32 @@ def test_networks_around_an_allocation_keep_the_budget(monkeypatch):
     monkeypatch.setattr(proxies, "DRAWS", 1000)
     with pytest.raises(AmcError, match="different networks"):
         list(islice(around((20, 30, 10), space, budget, 0.0, seed=0), 2))
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_when_a_worker_dies_and_another_hangs(capsys, monkeypatch):
+    found = measured(
+        capsys,
+        monkeypatch,
+        "soak",
+        "--agents",
+        "random",
+        "--workers",
+        "--episodes",
+        "400",
+        "--warm-up",
+        "100",
+    )["agents"]["random"]
+    assert found["memory_ratio"] >= 1
+    assert 0 < found["search_bytes_per_episode"][0] < 2000
+
+
+def test_a_soak_that_is_too_short_to_compare_anything_is_refused():
+    options = parser().parse_args(["soak", "--episodes", "500", "--warm-up", "400"])
+    with pytest.raises(
+        AmcError, match="--episodes is 500 with --warm-up 400; expected a warm-up of at least"
+    ):
+        options.run(options)
 
 
 @pytest.mark.slow
