@@ -86,11 +86,14 @@ def selected(splits: Splits, selection: Selection, outputs: Callable[[Tensor], T
     if not selection.chooses:
         return splits
     selection.check(splits)
-    parts: dict[str, Any] = {
-        name: _chosen(getattr(splits, name), getattr(selection, name), selection.method, outputs)
-        for name in ("calibration", "search_val")
-    }
-    return replace(splits, **parts, fingerprint=fingerprint(parts["calibration"], parts["search_val"]))
+    calibration = _chosen(splits.calibration, selection.calibration, selection.method, outputs)
+    search_val = _chosen(splits.search_val, selection.search_val, selection.method, outputs)
+    return replace(
+        splits,
+        calibration=calibration,
+        search_val=search_val,
+        fingerprint=fingerprint(calibration, search_val),
+    )
 
 
 def choose(method: str, labels: Tensor, found: Tensor, count: int) -> Tensor:
