@@ -10,8 +10,10 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from amc.data import Splits
+if TYPE_CHECKING:
+    from amc.data import Splits
 
 FILE = "metadata.json"
 _DATE = (1980, 1, 1, 0, 0, 0)
