@@ -56,13 +56,13 @@ class Written:
     """A quantized network as a file.
 
     Attributes:
-        bytes: its size.
         content: the file, for the runtimes that read it; None if none runs here.
+        bytes: its size.
         note: what was checked instead, or an empty string.
     """
 
+    content: bytes | None
     bytes: int
-    content: bytes | None = None
     note: str = ""
 
 
@@ -97,12 +97,12 @@ class QuantizedFormat:
 def _onnx(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
     content = checked_bytes(onnx_graph(model, input_shape, opset))
     atomic_write_bytes(path, content)
-    return Written(len(content), content)
+    return Written(content, len(content))
 
 
 def _coreml(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
     size, note = write_quantized_coreml(model, input_shape, path)
-    return Written(size, note=note)
+    return Written(None, size, note)
 
 
 def _of(runtime: FileRuntime, suffix: str, batch: int | None) -> QuantizedFormat:
@@ -111,7 +111,7 @@ def _of(runtime: FileRuntime, suffix: str, batch: int | None) -> QuantizedFormat
     def write(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
         content = runtime.convert(model, input_shape, batch or 1)
         atomic_write_bytes(path, content)
-        return Written(len(content), content)
+        return Written(content, len(content))
 
     return QuantizedFormat(suffix, runtime.packages, write, runtime.methods, (runtime,), batch)
 

@@ -98,7 +98,7 @@ def _write_float(form: str, model: nn.Module, shape: Shape, folder: Path) -> tup
     own = made.max_abs_difference
     note = made.note if own is None else f"differs by {own:.0e} on random images"
     content = path.read_bytes() if form in QUANTIZED and path.is_file() else None
-    return Written(made.bytes, content, note), made.batch
+    return Written(content, made.bytes, note), made.batch
 
 
 def _write_quantized(form: str, model: nn.Module, shape: Shape, folder: Path) -> tuple[Written, int | None]:

@@ -25,7 +25,7 @@ CLASSES = 10
 _CALIBRATION = 200
 _COARSE = 4
 _PATTERNS_SEED = 7
-_RIDGE = 1e-2
+_RIDGE = 1.0
 
 
 @dataclass(frozen=True)

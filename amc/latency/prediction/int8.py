@@ -46,7 +46,7 @@ def in_int8(backend: Backend | RemoteBackend) -> FileRuntime:
     runtime = backend
 
     def convert(model: nn.Module, input_shape: Shape, batch: int) -> bytes:
-        network = _Inner(model).eval()
+        network: nn.Module = _Inner(model).eval()
         try:
             network = quantize(network, random_batch(input_shape, _IMAGES), _SETTINGS).model
         except AmcError:  # no layer can be quantized

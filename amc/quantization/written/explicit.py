@@ -32,9 +32,10 @@ class _Grid(nn.Module):
 
     def __init__(self, grid: RoundTrip, *, signed: bool) -> None:
         super().__init__()
+        scale, zero = float(grid.get_buffer("scale")), int(grid.get_buffer("zero_point"))
         shift = _SIGNED if signed else 0
         kind = torch.int8 if signed else torch.uint8
-        self._given = (float(grid.scale), int(grid.zero_point) - shift, LOW - shift, HIGH - shift, kind)
+        self._given = (scale, zero - shift, LOW - shift, HIGH - shift, kind)
 
     def forward(self, values: Tensor) -> Tensor:
         whole = _ops.quantize_per_tensor.default(values, *self._given)
@@ -51,13 +52,17 @@ class _Layer(nn.Module):
             where they are used: the converter of LiteRT folds that into the same integers.
     """
 
+    bias: Tensor | None
+
     def __init__(self, layer: IntegerLayer, *, twice: bool) -> None:
         super().__init__()
         self.layer, self.inputs, self.block, self.shape = layer.layer, layer.inputs, layer.block, layer.shape
         self.twice = twice
-        self.register_buffer("stored", layer.weight.detach().clone() if twice else layer.integers)
-        self.register_buffer("scale", layer.scale)
-        self.register_buffer("zero", torch.zeros(layer.scale.shape, dtype=torch.int64))
+        scale = layer.get_buffer("scale")
+        stored = layer.weight.detach().clone() if twice else layer.get_buffer("integers")
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(scale.shape, dtype=torch.int64))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
 
     @property
@@ -80,6 +85,10 @@ class _Layer(nn.Module):
 
 class _MeasuredLayer(nn.Module):
     """A layer that measures the range of its input in every call, without an operator of this project."""
+
+    integers: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
@@ -115,6 +124,9 @@ class _RowwiseLinear(nn.Module):
 
 class _FloatLayer(nn.Module):
     """A layer whose weights are multiplied out."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: IntegerLayer) -> None:
         super().__init__()
@@ -244,5 +256,5 @@ def _limits(clip: fx.Node) -> tuple[float, float]:
     least, most = (-1.0, 1.0) if clip.target is aten.hardtanh.default else (-math.inf, math.inf)
     return (
         least if low is None else float(low),  # type: ignore[arg-type]
-        most if high is None else float(high),  # type: ignore[arg-type]
+        most if high is None else float(high),
     )
