@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -39,7 +40,7 @@ def in_parts(model: nn.Module, images: Tensor, size: int, run: Callable[[Tensor]
     start = 0
     while start < len(images):
         part = images[start : start + min(size, _LARGEST.get(model, size))]
-        if (result := fitting(lambda part=part: run(part))) is None:  # type: ignore[misc]
+        if (result := fitting(partial(run, part))) is None:
             _LARGEST[model] = half(model, len(part))
             continue
         found += result

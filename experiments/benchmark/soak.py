@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def _search(cwd: Path, arguments: Sequence[str], options: argparse.Namespace) ->
     """
     (cwd / "soaked.py").write_text(NETWORK)
     folder, step = RunFolder(cwd / "run"), options.episodes // PARTS
-    harm = iter(_harms(options.episodes)) if options.workers else iter(())
+    harm = iter(_harms(options.episodes) if options.workers else [])
     due = next(harm, None)
     with (cwd / "errors").open("w+") as errors:
         process = subprocess.Popen(
@@ -136,8 +136,11 @@ def _sample(process: int, folder: RunFolder, episodes: int) -> Sample | None:
     except (OSError, StopIteration):
         return None
     seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
-    size: Callable[[Path], int] = lambda path: path.stat().st_size if path.exists() else 0  # noqa: E731
-    return Sample(episodes, memory / 1024, seconds, size(folder.search), size(folder.evaluations))
+    return Sample(episodes, memory / 1024, seconds, _size(folder.search), _size(folder.evaluations))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _children(process: int) -> list[int]:

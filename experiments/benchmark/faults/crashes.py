@@ -37,7 +37,8 @@ JOBS = {
     "sparsify": Job(("stages=[train,sparsify]",)),
     "two budgets": Job(("stages=[train,search,prune]", "budget.macs_ratios=[0.5,0.7]")),
     "quantize": Job(("stages=[train,inspect,search,prune,quantize]",), "stages/prune.json"),
-    "proxies": Job(("stages=[train,proxies,search,verify]",)),
+    "proxies": Job(("stages=[train,proxies,search,verify]", "data.unseen=16", "proxies.networks=4")),
+    "schedule": Job(("stages=[train,schedule]", "schedule.ratios=[0.8,0.65]")),
     "timings": Job(("stages=[train,profile,search,prune,benchmark,serve]",)),
     **{
         agent: Job(("stages=[train,search,prune]", f"agent={agent}", *own))
