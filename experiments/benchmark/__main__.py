@@ -8,7 +8,7 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import kills, proxies, regret, search, space, transfer, workers
+from experiments.benchmark import kills, proxies, quantizers, regret, search, space, transfer, workers
 from experiments.benchmark.faults import catalogue as faults
 
 BENCHMARKS = (
@@ -18,6 +18,7 @@ BENCHMARKS = (
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
+    ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),

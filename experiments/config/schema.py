@@ -112,7 +112,7 @@ else:
         ExportSettings,
         "See ``amc.export.exported.ExportSettings``.",
         {"formats": (list[str], ["onnx"])},
-        without={"name", "widths"},
+        without={"name", "widths", "about"},
     )
     WorkersConfig = section(
         "WorkersConfig",
@@ -172,7 +172,8 @@ class DataConfig:
 
     Those of ``search_val`` and ``unseen`` are held out of training. A search judges candidates on
     ``search_views`` views of the first (``amc.data.views``); the second are for ``agent.patience``,
-    ``agent.select=held_out`` and stage ``proxies``.
+    ``agent.select=held_out`` and stage ``proxies``. ``select`` chooses ``select_calibration`` and
+    ``select_search_val`` of them with the dense network (``amc.data.selection``).
     """
 
     name: str = MISSING
@@ -182,6 +183,9 @@ class DataConfig:
     search_views: int = 1
     unseen: int = 0
     calibration: int = 500
+    select: str = "random"
+    select_calibration: int | None = None
+    select_search_val: int | None = None
 
 
 @dataclass
@@ -211,6 +215,7 @@ class Cifar10Data(DataConfig):
 class ImageFolderData(DataConfig):
     """Folders of images in ImageNet's layout under ``root``.
 
+    With ``split``, the class folders lie in ``root`` itself, and this share of the images are test images.
     ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
     shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
     of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels). ``skip_damaged`` leaves
@@ -221,6 +226,7 @@ class ImageFolderData(DataConfig):
     root: str | None = path()
     train: str = "train"
     test: str = "val"
+    split: float | None = None
     search_val_dir: str | None = None
     batch_size: int = 256
     image_size: int = 224
@@ -247,6 +253,19 @@ class FakeData(DataConfig):
     batch_size: int = 32
     search_val: int = 128
     calibration: int = 64
+
+
+@dataclass
+class OwnData(DataConfig):
+    """What the function at the dotted path ``factory`` returns, called with ``kwargs``: ``amc.data.own``."""
+
+    name: str = "own"
+    factory: str = MISSING
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    search_val: int = 1000
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mirror: bool = True
 
 
 @dataclass
@@ -364,6 +383,19 @@ class ProxiesConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """Pruning in steps: ``ratios`` are falling shares of the budget's leading cost; the budget is the last.
+
+    After each step but the last the network is trained for ``epochs``, as ``finetune`` says. ``rewind`` is a
+    file with weights of the dense network, e.g. early ones: the channels that stay go back to them.
+    """
+
+    ratios: list[float] = field(default_factory=lambda: [0.75, 0.6])
+    epochs: int = 1
+    rewind: str | None = path()
+
+
+@dataclass
 class SparsifyConfig:
     """Fine-grained pruning: ``densities`` are the shares of the weights left after each round.
 
@@ -417,11 +449,12 @@ class Config:
     serve: ServeConfig = field(default_factory=ServeConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
-DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData)
+DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData, OwnData)
 
 
 def path_keys() -> frozenset[str]:
@@ -439,7 +472,12 @@ def rules() -> Rules:
         groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
         paths=path_keys(),
         inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
-        code=frozenset({"model", "model.name", "reward"}),
+        code=frozenset(
+            {
+                *("model", "model.name", "reward", "agent.name", "data.factory", "export.formats"),
+                *("latency.backends", "profile.backend", "serve.backend"),
+            }
+        ),
         personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
     )
 

@@ -50,7 +50,7 @@ def fit(run: Run, model: nn.Module, settings: TrainSettings, checkpoint: Path, p
         settings,
         seed=run.config.seed,
         device=run.problem.device,
-        teacher=run.problem.dense if settings.distill_weight > 0 else None,
+        teacher=run.problem.original.dense if settings.distill_weight > 0 else None,
         checkpoint=checkpoint,
         on_epoch=run.log_epochs(prefix),
     )
