@@ -1,8 +1,52 @@
-"""The one way to draw a progress bar."""
+"""The one way to tell of progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
+from typing import Any
+
 from tqdm import tqdm
+
+SECONDS = 30.0
+"""Between two lines in a file or a pipe."""
+
+
+class _Lines(tqdm):
+    """A bar that prints a line from time to time, for standard error that is no terminal."""
+
+    monitor_interval = 0  # no thread that redraws
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._told = time.monotonic()
+        self._closed = bool(kwargs.get("disable"))
+        super().__init__(*args, **kwargs)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print a line, unless the last one is not ``SECONDS`` old."""
+        if time.monotonic() - self._told >= SECONDS:
+            self._told = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """Return how far the work is, the time it took, the time left, and what else is told."""
+        done = self.format_dict
+        whole = "" if self.total is None else f" of {self.total}"
+        taken = done["elapsed"]
+        parts = [f"{self.unit} {self.n}{whole}", f"{tqdm.format_interval(taken)} so far"]
+        if self.total is not None and self.n > self.initial:
+            left = taken * (self.total - self.n) / (self.n - self.initial)
+            parts.append(f"about {tqdm.format_interval(left)} left")
+        return f"{self.desc.rstrip(': ')}: {', '.join([*parts, *([self.postfix] if self.postfix else [])])}"
+
+    def clear(self, nolock: bool = False) -> None:
+        """Leave what is printed."""
+
+    def close(self) -> None:
+        """End without a last line."""
+        if not self._closed:
+            self._closed = self.disable = True
+            self._decr_instances(self)
 
 
 def progress(
@@ -15,9 +59,7 @@ def progress(
     stays: bool = False,
     shown: bool = True,
 ) -> tqdm:
-    """Return a progress bar on standard error.
-
-    Nothing is drawn if standard error is not a terminal.
+    """Return what tells of progress on standard error: a bar on a terminal, else a line every ``SECONDS``.
 
     Args:
         total: number of steps; None if unknown.
@@ -26,14 +68,16 @@ def progress(
         initial: steps that are already done.
         delay: seconds before the bar appears.
         stays: whether the bar stays on the terminal when it is closed.
-        shown: whether the bar is drawn at all.
+        shown: whether anything is told at all.
     """
-    return tqdm(
+    kind = tqdm if sys.stderr.isatty() else _Lines
+    return kind(
         total=total,
         desc=description,
         unit=unit,
         initial=initial,
         delay=delay,
         leave=stays,
-        disable=None if shown else True,
+        mininterval=0.1 if kind is tqdm else 1.0,
+        disable=not shown,
     )

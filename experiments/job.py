@@ -29,6 +29,7 @@ from experiments.run.run import Run, set_up_process
 from experiments.stages.pipeline import run_stages
 
 VERSION = 1
+REPORT = "report.html"
 
 
 def run_job(run: Run, overrides: Sequence[str]) -> None:
@@ -115,6 +116,9 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         joint,
         dense=dense["search"],
         chosen=[points[places.index(place)] for place in kept if place in places],
+        links=[
+            (name, f"{name}/{REPORT}") for name, part in found.items() if (part.folder.path / REPORT).exists()
+        ],
     )
     print(aligned(table(summary)))
     print(f"everything is in {run.folder}")

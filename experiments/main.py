@@ -24,10 +24,12 @@ from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
 from experiments.command.foreign import names_code
 from experiments.command.lock import locked
+from experiments.command.log import copied
 from experiments.command.messages import message, one_line
 from experiments.command.overrides import readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema, stages
+from experiments.words import words
 
 _log = logging.getLogger("amc")
 
@@ -40,9 +42,12 @@ def main() -> None:
     command = Command(schema.path_keys())
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if (own := words.own_command(sys.argv[1:])) is not None:
+            own(sys.argv[2:])
+            return
         prepare_hydra()
         with command.running():
-            arguments = readable(sys.argv[1:], schema.path_keys() | FOLDERS)
+            arguments = readable(words.settings_of(sys.argv[1:]), schema.path_keys() | FOLDERS)
             sys.argv[1:] = with_remembered(arguments, schema.rules())
             _app()
         _end_after_failed_jobs(command)
@@ -58,8 +63,9 @@ def main() -> None:
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
         if command.wants_traceback:
             raise
-        _end_after_failed_jobs(command, message(error))
-        _fail(message(error), 2)
+        text = message(error, schema.rules().keys)
+        _end_after_failed_jobs(command, text)
+        _fail(text, 2)
     except Exception as error:
         if command.wants_traceback or command.sweep is None:
             raise
@@ -67,6 +73,7 @@ def main() -> None:
         _end_after_failed_jobs(command, text)
         _fail(text, 2)
     finally:
+        command.leave_no_empty_folder()
         signal.signal(signal.SIGTERM, handler)
 
 
@@ -99,6 +106,8 @@ def _app(cfg: DictConfig) -> None:
 
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = False) -> None:
     """Check the configuration and run the stages; the overrides ``given`` are remembered in ``folder``."""
+    for problem in _unknown_keys(cfg):
+        raise SettingError(problem)
     # These import torch, which takes a second: --help and the message about a misspelt key come without it.
     from experiments.config.budgets import check_given, told
     from experiments.job import run_job
@@ -108,9 +117,8 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
     many = multirun.is_multirun()
     hydra = {"config.yaml": cfg, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": list(given)}
     texts = {name: OmegaConf.to_yaml(content) for name, content in hydra.items()}
-    with remembering(folder, given, paths=schema.path_keys(), keep=many, new=new, hydra=texts) as identity:
-        for problem in _unknown_keys(cfg):
-            raise SettingError(problem)
+    memory = remembering(folder, given, paths=schema.path_keys(), keep=many, new=new, hydra=texts)
+    with copied(folder), memory as identity:
         config = OmegaConf.to_object(cfg)
         assert isinstance(config, schema.Config)
         if names_code(config.model.name) or names_code(config.reward):

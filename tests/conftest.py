@@ -1,6 +1,7 @@
 """One thread, and what several test files share."""
 
 import gc
+import math
 import os
 import signal
 import tempfile
@@ -9,10 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import amc.progress
 from amc.data import synthetic
 from tests.networks import CLASSES, SHAPE, Residual
 
 torch.set_num_threads(1)
+amc.progress.SECONDS = math.inf  # a test on a slow machine tells no lines on standard error
 _SETTINGS = tempfile.TemporaryDirectory()
 os.environ["XDG_CONFIG_HOME"] = _SETTINGS.name  # where the key lies that signs run folders
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell

@@ -71,7 +71,7 @@ def test_nothing_imports_from_the_init_of_a_folder_it_lies_in():
     assert not wrong
 
 
-@pytest.mark.parametrize("package", ["envs", "conf"])
+@pytest.mark.parametrize("package", ["envs", "conf", "experiments.main"])
 def test_no_torch(package):
     code = f"import sys, {package}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

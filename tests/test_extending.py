@@ -18,7 +18,8 @@ from amc.latency.comparison import compare
 from amc.latency.registry import BACKENDS
 from envs.reward import REWARDS, Reward
 from experiments.config.agents import AGENTS, AgentKind
-from tests.experiments.helpers import TINY, done, read_lines, workspace
+from tests.experiments.helpers import TINY, done, read_lines, refused, workspace
+from tests.experiments.helpers import amc as amc_command
 from tests.fakes import registered
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -49,7 +50,33 @@ def entry(section: str) -> dict[str, Any]:
 
 def test_every_table_has_a_section() -> None:
     headings = re.findall(r"^## (.*)$", (DOCS / "extending.md").read_text(), re.MULTILINE)
-    assert headings == list(TABLES)
+    assert headings == ["Without a change here", *TABLES]
+
+
+def own_module(cwd: Path) -> None:
+    """Write the code of all sections into ``mine.py``, that of the first section last."""
+    first, *others = (DOCS / "extending.md").read_text().split("\n## ")[1:]
+    blocks = [b for part in (*others, first) for b in re.findall(r"```python\n(.*?)```", part, re.DOTALL)]
+    code = [block for block in blocks if not block.startswith('"')]
+    (cwd / "mine.py").write_text("\n".join(code) + "\nfrom mynet import make as make_net\n")
+
+
+def test_parts_of_ones_own_are_named_by_dotted_paths(tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    own_module(cwd)
+    text = (DOCS / "extending.md").read_text().split("\n## ")[1]
+    words = [word for line in re.findall(r"^amc (.*)$", text, re.MULTILINE) for word in line.split()]
+    assert len(words) >= 10
+    small = [word for word in TINY if not word.startswith(("data", "model="))]
+    small += ["data.calibration=16", "data.search_val=16", "budget.round_to=1"]
+    stages = "stages=[train,search,prune,export,benchmark]"
+    done(*words, *small, "run_dir=run", stages, cwd=cwd)
+    assert len(read_lines(cwd / "run/search.jsonl")) == 4
+    assert (cwd / "run/exports/model.pt2").exists()
+    refused(amc_command("run_dir=run", "agent.name=mine.nothing", cwd=cwd), "mine has no 'nothing'")
+    memory = cwd / "run/overrides.json"
+    memory.write_text(memory.read_text().replace('"signature": "', '"signature": "0'))
+    refused(amc_command("run_dir=run", cwd=cwd), "names code")
 
 
 def test_an_agent_searches(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Budget:
 
     limits: tuple[Limit, ...]
     enforced: bool = True
-    fit: Fit = "cut"
+    fit: Fit = "scale"
 
     @property
     def leading(self) -> Limit:
@@ -266,7 +266,7 @@ def make_budget(
     dense: Sequence[int],
     *,
     enforced: bool = True,
-    fit: Fit = "cut",
+    fit: Fit = "scale",
 ) -> Budget:
     """Build a budget of one limit.
 

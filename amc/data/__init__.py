@@ -5,6 +5,7 @@
 - ``views.py``: shifted and mirrored views of the search images.
 - ``selection.py``: images that are chosen from a larger pool instead of drawn.
 - ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
+- ``own.py``: a data set of the user's own factory.
 - ``decoding.py``: image files to tensors, for ``imagefolder.py``.
 
 A new data set is one file and one row of ``BUILDERS``.
@@ -19,6 +20,7 @@ from typing import Any
 from amc.data.cifar import cifar10
 from amc.data.digits import digits
 from amc.data.imagefolder import imagefolder
+from amc.data.own import own
 from amc.data.splits import LabelledImages, Splits, check_labels
 from amc.data.synthetic import synthetic
 from amc.data.views import with_views
@@ -44,6 +46,7 @@ BUILDERS: Registry[Callable[..., Splits]] = Registry(
         "cifar10": cifar10,
         "imagefolder": imagefolder,
         "fake": synthetic,
+        "own": own,
     },
 )
 

@@ -18,6 +18,8 @@ from amc.errors import FileError, UnavailableError
 FOLDER = "cifar-10-batches-py"
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE = "test_batch"
+CLASSES = (*("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),)
+"""Names of the labels, as in ``batches.meta``."""
 PAD = 4
 """Pixels of zeros around a training image before its random crop."""
 
@@ -70,6 +72,7 @@ def cifar10(
         batch_size=batch_size,
         calibration=calibration,
         seed=seed,
+        class_names=CLASSES,
     )
 
 

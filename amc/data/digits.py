@@ -55,6 +55,7 @@ def digits(
         batch_size=batch_size,
         calibration=calibration,
         seed=seed,
+        class_names=tuple(map(str, range(10))),
     )
 
 

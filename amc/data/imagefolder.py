@@ -19,6 +19,7 @@ from amc.data.splits import (
     channel_statistics,
     check_unseen,
     fingerprint,
+    hold_out,
     hold_out_two,
     pick_from,
     require_positive,
@@ -47,6 +48,7 @@ def imagefolder(
     root: str | Path,
     train: str = "train",
     test: str = "val",
+    split: float | None = None,
     search_val_dir: str | None = None,
     batch_size: int = 256,
     image_size: int = 224,
@@ -73,6 +75,7 @@ def imagefolder(
 
     Args:
         train, test: folders below ``root``.
+        split: share of the images that are the test images; the class folders then lie in ``root`` itself.
         resize: in pixels; if None, the crop shows ``CENTRE_SHARE`` of the shorter side.
         min_crop: least share of a picture's area that a random crop shows; if None, ``MIN_CROP``, and
             ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
@@ -101,8 +104,11 @@ def imagefolder(
     means, stds = channel_statistics(mean, std)
     root = Path(root).expanduser()
     listed = functools.partial(_list, allow_empty=allow_empty, skip_damaged=skip_damaged)
-    train_list = listed(root / train, "train")
-    test_list = _same_classes(listed(root / test, "test"), train_list)
+    if split is None:
+        train_list = listed(root / train, "train")
+        test_list = _same_classes(listed(root / test, "test"), train_list)
+    else:
+        train_list, test_list = _split(listed(root, "root"), split)
     if search_val_dir is None:
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
@@ -127,6 +133,9 @@ def imagefolder(
         test=functools.cache(lambda: _decode(decoder, test_list, "test images")),
         fingerprint=fingerprint(calibration_images, search_images),
         unseen=_decode(decoder, unseen_list, "unseen images") if unseen else None,
+        class_names=train_list.classes,
+        shorter_side=resize,
+        upside_down=rotate_180,
     )
 
 
@@ -251,6 +260,19 @@ def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:
             f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
         )
     return listing
+
+
+def _split(listing: _Listing, share: float) -> tuple[_Listing, _Listing]:
+    """Return the training and the test images; these are the same for every seed.
+
+    Raises:
+        SettingError: the share is impossible.
+    """
+    if not 0 < share < 1:
+        raise SettingError(f"split={share:g}: expected the share of test images, between 0 and 1")
+    count = max(1, round(share * len(listing.labels)))
+    held, rest = hold_out(listing.labels, count, name="test", of=str(listing.folder))
+    return listing.take(rest), listing.take(held)
 
 
 def _hold_out(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing, _Listing]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def selected(splits: Splits, selection: Selection, outputs: Callable[[Tensor], T
     if not selection.chooses:
         return splits
     selection.check(splits)
-    parts = {
+    parts: dict[str, Any] = {
         name: _chosen(getattr(splits, name), getattr(selection, name), selection.method, outputs)
         for name in ("calibration", "search_val")
     }

@@ -56,6 +56,10 @@ class Splits:
         calibration: some of the training images.
         search_val: images held out of training, on which candidates are scored.
         unseen: images that neither training nor calibration nor the scores of candidates use, if asked for.
+        class_names: names of the labels, where the data set has any.
+        shorter_side: side in pixels to which evaluation images are scaled before the centre crop; None if
+            whole images are scaled to ``input_shape``.
+        upside_down: whether images are turned by 180 degrees.
         train_batches: augmented training images, batch by batch.
         steps_per_epoch: number of training batches.
         test: loads the test images, which are for the final number only.
@@ -74,6 +78,9 @@ class Splits:
     test: Callable[[], LabelledImages]
     fingerprint: str
     unseen: LabelledImages | None = None
+    class_names: tuple[str, ...] = ()
+    shorter_side: int | None = None
+    upside_down: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +285,7 @@ def from_memory(
     batch_size: int,
     calibration: int,
     seed: int,
+    class_names: tuple[str, ...] = (),
 ) -> Splits:
     """Build ``Splits`` from uint8 images in memory.
 
@@ -289,6 +297,7 @@ def from_memory(
         image_size: side of the resized images in pixels.
         calibration: number of training images for calibration.
         seed: chooses the calibration images.
+        class_names: names of the labels, if there are any.
 
     Raises:
         SettingError: an impossible size or count.
@@ -323,4 +332,5 @@ def from_memory(
         test=functools.cache(lambda: labelled(load_test())),
         fingerprint=fingerprint(calibration_images, search_images),
         unseen=labelled(unseen) if unseen is not None and len(unseen.labels) else None,
+        class_names=class_names,
     )

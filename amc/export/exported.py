@@ -28,12 +28,14 @@ class ExportSettings:
         opset: ONNX operator set version; the exporter's own default if None.
         name: Stored in the ONNX file as the metadata property ``name``.
         widths: Channel widths by layer, stored in the ONNX file as metadata properties ``width.<layer>``.
+        about: What a caller must know of the input and the classes, stored in files that can hold it.
     """
 
     tolerance: float = 1e-4
     opset: int | None = None
     name: str | None = None
     widths: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,14 @@ def write_checked(
     return Exported(format_name, path, len(content), batch, difference)
 
 
-def file_writer(format_name: str, convert: Converter, load: Loader, *, batch: int | None) -> Writer:
+def file_writer(
+    format_name: str,
+    convert: Converter,
+    load: Loader,
+    *,
+    batch: int | None,
+    described: Callable[[bytes, Mapping[str, str]], bytes] = lambda content, about: content,
+) -> Writer:
     """Return the writer of a format whose one file is converted and loaded in memory.
 
     Args:
@@ -107,10 +116,11 @@ def file_writer(format_name: str, convert: Converter, load: Loader, *, batch: in
         convert: Makes the content of the file.
         load: Runs it.
         batch: Images per call; None if the batch size is free.
+        described: Puts ``ExportSettings.about`` into the content of a file, if the format can hold it.
     """
 
     def write(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Exported:
-        content = convert(model, input_shape, batch or 1)
+        content = described(convert(model, input_shape, batch or 1), settings.about)
         tolerance = settings.tolerance
         return write_checked(
             format_name, content, load, model, input_shape, path, batch=batch, tolerance=tolerance

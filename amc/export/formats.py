@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from amc.export import torch_export
 from amc.export.coreml import export_coreml
 from amc.export.exported import Writer, file_writer
+from amc.export.metadata import with_metadata
 from amc.export.onnx import export_onnx
 from amc.export.openvino import export_openvino
 from amc.registry import Registry
@@ -46,7 +47,9 @@ FORMATS: Registry[Format] = Registry(
             file_writer("executorch", EXECUTORCH.convert, EXECUTORCH.load, batch=1),
         ),
         "litert": Format(
-            "model.tflite", LITERT.packages, file_writer("litert", LITERT.convert, LITERT.load, batch=1)
+            "model.tflite",
+            LITERT.packages,
+            file_writer("litert", LITERT.convert, LITERT.load, batch=1, described=with_metadata),
         ),
         "openvino": Format("model.xml", OPENVINO.packages, export_openvino),
         "coreml": Format("model.mlpackage", ("coremltools",), export_coreml),
@@ -54,8 +57,9 @@ FORMATS: Registry[Format] = Registry(
             "model.pt2", (), file_writer("torch_export", torch_export.convert, torch_export.load, batch=None)
         ),
     },
+    own=lambda made: made if isinstance(made, Format) else None,
 )
-"""A new format is one row."""
+"""A new format is one row, or a ``Format`` of the user's own at a dotted path."""
 
 
 def get_format(name: str) -> Format:

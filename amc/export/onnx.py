@@ -39,7 +39,9 @@ def export_onnx(model: nn.Module, input_shape: Shape, path: Path, settings: Expo
 def _add_metadata(graph: onnx.ModelProto, settings: ExportSettings) -> None:
     import onnx
 
-    properties = {f"width.{layer}": str(width) for layer, width in settings.widths.items()}
+    properties = dict(settings.about) | {
+        f"width.{layer}": str(width) for layer, width in settings.widths.items()
+    }
     if settings.name is not None:
         properties["name"] = settings.name
     onnx.helper.set_model_props(graph, properties)

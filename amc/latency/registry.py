@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amc.latency.remote.adb import Adb
 from amc.latency.remote.protocol import RemoteBackend
 from amc.latency.remote.ssh import Ssh
@@ -15,6 +17,13 @@ from amc.runtimes.tensorrt import TensorRT
 from amc.runtimes.torch_compile import TorchCompile
 from amc.runtimes.torch_cuda import TorchCuda
 from amc.runtimes.torch_eager import TorchEager
+
+
+def _own_runtime(made: Any) -> Backend | RemoteBackend | None:
+    """Return a user's own runtime, an object or its class; None if it is none."""
+    found = made() if isinstance(made, type) else made
+    return found if isinstance(found, RemoteBackend) or hasattr(found, "prepare") else None
+
 
 BACKENDS: Registry[Backend | RemoteBackend] = Registry(
     "runtime",
@@ -38,8 +47,9 @@ BACKENDS: Registry[Backend | RemoteBackend] = Registry(
             Ssh(),
         )
     },
+    own=_own_runtime,
 )
-"""A new runtime is one file in ``amc.runtimes`` and one row here."""
+"""A new runtime is one file in ``amc.runtimes`` and one row here; a dotted path names one of the user's."""
 
 
 def get_backend(name: str) -> Backend | RemoteBackend:

@@ -125,6 +125,12 @@ def available() -> list[str]:
     return sorted(_ZOO)
 
 
+def known_names() -> list[str]:
+    """Return every name that ``build`` knows: the zoo, torchvision and, where it is installed, timm."""
+    listed = (_ZOO, _torchvision_names(), _dense_prediction_names(), _timm_names())
+    return list(dict.fromkeys(name for names in listed for name in names))
+
+
 def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False) -> nn.Module:
     """Build a network from its description.
 
@@ -171,6 +177,23 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
             )
         return _build_dotted(spec, pretrained)
     raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that ``build`` does not find; the module of a dotted path is imported.
+
+    Raises:
+        SettingError: the name is unknown.
+        AmcError: the module cannot be imported, or the path names no function.
+    """
+    listed = (lambda: _ZOO, _torchvision_names, _dense_prediction_names)
+    if any(name in names() for names in listed) or name.startswith("timm:"):
+        return
+    if ":" not in name and _is_timm_name(name):
+        return
+    if "." not in name and ":" not in name:
+        raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
+    _import_factory(name)
 
 
 def usable(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from experiments.command.messages import file_error
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
 from experiments.command.remembered import begin
-from experiments.command.tidy import check_links, remove_temporary
+from experiments.command.tidy import check_links, remove_temporary, remove_unused
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _ENVIRONMENT = {_FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
@@ -56,6 +56,7 @@ class Command:
         self.wants_traceback = bool(os.environ.get(_FULL_ERROR))
         self.sweep: Sweep | None = None
         self._error: AmcError | None = None
+        self._made: Path | None = None
         self._locks = ExitStack()
 
     @contextmanager
@@ -82,7 +83,9 @@ class Command:
         """
         try:
             check_links(folder)
+            existed = folder.exists()
             self.is_new = begin(folder, overrides, paths=self._paths)
+            self._made = folder if self.is_new and not existed else None
         except AmcError as error:
             raise Refused(str(error)) from error
         except OSError as error:
@@ -122,6 +125,11 @@ class Command:
                 f"memory ran out: {first_line(error) or 'no reason is given'}; expected more memory, or a "
                 "smaller data.batch_size, data.image_size or data.calibration"
             )
+
+    def leave_no_empty_folder(self) -> None:
+        """Remove the folder that this command has made, if a refusal has left it without any content."""
+        if self._made is not None and self._error is not None:
+            remove_unused(self._made)
 
     def raise_error(self) -> None:
         """Raise what `keep_errors` has held back, if anything.

@@ -32,7 +32,7 @@ class Rules:
         inner_paths: keys whose values name folders below another one.
         code: keys whose values may be dotted paths.
         personal: keys, and beginnings of keys ending in a dot, that name hosts, devices or accounts.
-        free: a key below which any key is a value, such as ``model.kwargs``.
+        free: keys below which any key is a value, such as ``model.kwargs``.
     """
 
     keys: Collection[str] = ()
@@ -41,7 +41,7 @@ class Rules:
     inner_paths: Collection[str] = ()
     code: Collection[str] = ()
     personal: Collection[str] = ()
-    free: str = "model.kwargs"
+    free: tuple[str, ...] = ("model.kwargs", "data.kwargs")
 
 
 def names_code(name: str) -> bool:
@@ -83,7 +83,7 @@ def objection(text: str, folder: Path, rules: Rules) -> str | None:
     key = override.key_or_group
     if override.type is OverrideType.DEL or override.package is not None or override.is_sweep_override():
         return "changes how the configuration is put together"
-    free = key == rules.free or key.startswith(f"{rules.free}.")
+    free = any(key == each or key.startswith(f"{each}.") for each in rules.free)
     if not (free or key in rules.keys or key in rules.groups):
         return "is no setting of a job"
     value = override.value()

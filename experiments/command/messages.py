@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterable
 
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from amc.errors import AmcError
+from amc.errors import AmcError, did_you_mean
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Set the environment variable")
 """How lines begin that Hydra and OmegaConf add for their own developers."""
+_HIDDEN = "base_"
+"""How the names of schemas begin, which are no options."""
+_UNKNOWN_KEY = re.compile(r"Could not override '([\w.@]+)'")
 _LACKS = {
     errno.ENOSPC: "free some space on the disk of the run folder",
     errno.EDQUOT: "free some of your space on the disk of the run folder",
@@ -27,17 +32,35 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def message(error: Exception) -> str:
+def message(error: Exception, keys: Iterable[str] = ()) -> str:
     """Return the message of an expected error: an `AmcError`, an `OSError`, or one of Hydra's or OmegaConf's.
+
+    Args:
+        error: the error.
+        keys: the keys of the configuration; the nearest is suggested for a misspelt one.
 
     Raises:
         OSError: it names no file; see `file_error`.
     """
     if isinstance(error, HydraException | OmegaConfBaseException):  # some of Hydra's are OSErrors, too
-        return f"bad configuration: {_without_noise(error)}"
+        return _nearest(error, keys) or f"bad configuration: {_without_noise(error)}"
     if isinstance(error, OSError):
         return str(file_error(error))
     return str(error)
+
+
+def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
+    """Return the message about a misspelt option or key; None if the error is about something else."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = [option for option in error.options if not option.startswith(_HIDDEN)]
+        return f"unknown {group} {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
+    if (found := _UNKNOWN_KEY.search(str(error))) is not None:
+        if ".kwargs." in found[1]:
+            return f"{found[1]} is a new argument: write +{found[1]}=..., with a plus"
+        near = did_you_mean(found[1], keys) or "; amc --cfg job lists the keys of a job"
+        return f"unknown key {found[1]!r} in the configuration{near}"
+    return None
 
 
 def file_error(error: OSError) -> AmcError:

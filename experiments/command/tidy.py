@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from amc.errors import FileError
 from amc.files import is_temporary
 
 MOST_ENTRIES = 100_000
+_BEFORE_CHECK = frozenset({"amc.log", "overrides.json", ".lock"})
 _WANDB = "wandb"
 """A folder of another program, which makes links of its own."""
 
@@ -33,6 +35,20 @@ def remove_temporary(folder: Path) -> None:
     for entry in list(_entries(folder)):
         if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a folder that holds only what every command writes before its settings are checked.
+
+    Folders above it that are then empty stay: others may be about to write there.
+    """
+    found = list(_entries(folder))
+    if any(entry.name not in _BEFORE_CHECK and not entry.is_dir() for entry in found):
+        return
+    with suppress(OSError):  # another command has come, or the folder may not be changed
+        for entry in reversed(found):
+            os.rmdir(entry.path) if entry.is_dir() else os.unlink(entry.path)
+        os.rmdir(folder)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

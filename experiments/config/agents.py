@@ -1,10 +1,12 @@
 """The agents by name, and how the configuration becomes an agent with its settings bound.
 
-A new agent is one file in ``agents``, one row of ``AGENTS`` and one file in ``conf/agent``.
+A new agent is one file in ``agents``, one row of ``AGENTS`` and one file in ``conf/agent``. A dotted path
+names one of the user's own.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -137,6 +139,18 @@ def _netadapt(settings: NetAdaptSettings, arena: Arena, acts: Acts) -> Agent:
     return search
 
 
+def _own_agent(made: Any) -> AgentKind | None:
+    """Return a user's own agent as a kind: a function as those of ``agents``, or a kind itself.
+
+    A function may take ``episode_length``, the number of steps of an episode, by keyword.
+    """
+    if isinstance(made, AgentKind) or not callable(made):
+        return made if isinstance(made, AgentKind) else None
+    if "episode_length" not in inspect.signature(made).parameters:
+        return AgentKind(lambda settings, arena, acts: made)
+    return AgentKind(lambda settings, arena, acts: partial(made, episode_length=arena.groups))
+
+
 AGENTS: Registry[AgentKind] = Registry(
     "agent",
     {
@@ -155,6 +169,7 @@ AGENTS: Registry[AgentKind] = Registry(
         "global_taylor": AgentKind(allocate=lambda arena: arena.ranked("taylor"), ranks_channels=True),
         "greedy": AgentKind(allocate=lambda arena: arena.greedy(), needs_curves=True),
     },
+    own=_own_agent,
 )
 ALLOCATIONS = tuple(name for name, kind in AGENTS.items() if kind.allocate is not None)
 """Agents that do not search and need one evaluation."""

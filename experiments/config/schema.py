@@ -105,7 +105,7 @@ else:
         ExportSettings,
         "See ``amc.export.exported.ExportSettings``.",
         {"formats": (list[str], ["onnx"])},
-        without={"name", "widths"},
+        without={"name", "widths", "about"},
     )
     WorkersConfig = section(
         "WorkersConfig",
@@ -208,6 +208,7 @@ class Cifar10Data(DataConfig):
 class ImageFolderData(DataConfig):
     """Folders of images in ImageNet's layout under ``root``.
 
+    With ``split``, the class folders lie in ``root`` itself, and this share of the images are test images.
     ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
     shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
     of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels). ``skip_damaged`` leaves
@@ -218,6 +219,7 @@ class ImageFolderData(DataConfig):
     root: str | None = path()
     train: str = "train"
     test: str = "val"
+    split: float | None = None
     search_val_dir: str | None = None
     batch_size: int = 256
     image_size: int = 224
@@ -244,6 +246,19 @@ class FakeData(DataConfig):
     batch_size: int = 32
     search_val: int = 128
     calibration: int = 64
+
+
+@dataclass
+class OwnData(DataConfig):
+    """What the function at the dotted path ``factory`` returns, called with ``kwargs``: ``amc.data.own``."""
+
+    name: str = "own"
+    factory: str = MISSING
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    search_val: int = 1000
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mirror: bool = True
 
 
 @dataclass
@@ -432,7 +447,7 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
-DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData)
+DATA_SECTIONS = (DigitsData, Cifar10Data, ImageFolderData, FakeData, OwnData)
 
 
 def path_keys() -> frozenset[str]:
@@ -450,7 +465,12 @@ def rules() -> Rules:
         groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
         paths=path_keys(),
         inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
-        code=frozenset({"model", "model.name", "reward"}),
+        code=frozenset(
+            {
+                *("model", "model.name", "reward", "agent.name", "data.factory", "export.formats"),
+                *("latency.backends", "profile.backend", "serve.backend"),
+            }
+        ),
         personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from amc.errors import SettingError, did_you_mean
 
 STAGES: Mapping[str, str] = {
+    "plan": "policies.plan",
     "train": "networks.train",
     "profile": "policies.profile",
     "proxies": "policies.proxies",
@@ -44,23 +45,29 @@ WITH_DENSE = (
 )
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
 CUTTING = frozenset(
-    {"profile", "proxies", "search", "verify", "prune", "schedule", "compare", "correlate", "inspect"}
+    {
+        *("plan", "profile", "proxies", "search", "verify", "prune", "schedule", "compare", "correlate"),
+        "inspect",
+    }
 )
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
 UNDER_BUDGET = frozenset({"search", "verify", "prune", "schedule", "compare"})
 """Stages that keep to the budget."""
-WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
+WITHOUT_BUDGET = ("plan", "train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse an unknown stage.
+    """Refuse an unknown stage, and a job without stages.
 
     Raises:
-        SettingError: a stage is unknown; the message lists the stages and suggests the nearest.
+        SettingError: a stage is unknown, or there is none; the message lists the stages and suggests the
+            nearest.
     """
+    if not names:
+        raise SettingError(f"stages is []: there is nothing to do; expected some of {', '.join(STAGES)}")
     for name in names:
         if name not in STAGES:
             hint = did_you_mean(name, STAGES)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.report.answers import NETWORKS
 from experiments.report.plots_quantized import chain_svg, sensitivity_svg
 from experiments.report.text import MISSING, decimals
 
 Json = Mapping[str, Any]
-
-_CHAIN = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"), ("quantized", "Quantized"))
 
 
 def parts(report: Json) -> dict[str, Any]:
@@ -86,6 +85,6 @@ def _points(report: Json) -> list[dict[str, Any]]:
             "bytes": sizes.get(of_file[key]),
             "latency_ms": report[key].get("latency_ms", {}),
         }
-        for key, label in _CHAIN
+        for key, label in NETWORKS
         if key in report
     ]

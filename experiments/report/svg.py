@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def svg(
         style: matplotlib's settings beside the shared ones.
         salt: names of clip paths and markers are hashes of their shapes and this.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells that it has looked for fonts
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

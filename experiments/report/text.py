@@ -53,6 +53,17 @@ def number(value: float) -> str:
     return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4}f}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time such as ``0.35 s``, ``3 min 20 s`` or ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def millions(count: float) -> str:
     """Return a count of MACs or parameters in millions."""
     return number(count / 1e6)

@@ -46,7 +46,12 @@ def _commits(provenances: Sequence[Provenance]) -> str:
 
 
 def not_run(ran: Collection[str | None]) -> str:
-    """Return a section on the recipes (``conf/experiment``) that are not among those that ran."""
+    """Return a section on the recipes (``conf/experiment``) that are not among those that ran.
+
+    Runs of which none followed a recipe are a study of one's own, without this section.
+    """
+    if not any(ran):
+        return ""
     recipes = sorted((Path(conf.__file__).parent / "experiment").glob("*.yaml"))
     lines = [_recipe(path) for path in recipes if path.stem not in ran]
     head = [

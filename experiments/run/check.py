@@ -9,6 +9,7 @@ from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError, SettingError
 from amc.export import get_format
 from amc.graph.groups import OUTPUT_REASON
+from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from amc.sparsity.scores import check_order
 from amc.training.settings import TrainSettings
@@ -20,6 +21,7 @@ from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.run.proxies import LEAST_NETWORKS
 from experiments.run.run import Run
+from experiments.run.trackers import check_tracker
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -37,6 +39,7 @@ def check(run: Run) -> None:
     """
     config, problem = run.config, run.problem
     stages.check_names(config.stages)
+    check_tracker(config.tracker)
     problem.settings()
     run.workers()
     if config.model.start is not None and problem.comes_trained:
@@ -58,11 +61,12 @@ def check(run: Run) -> None:
     check_measuring(config)
     _check_unseen(run)
     quantize_settings(config.quantize)
+    check_name(config.model.name)
     problem.load_data()
     _check_provable(run)
     if "schedule" in config.stages:
         _check_schedule(config)
-    if SEARCHING & set(config.stages):
+    if {"plan", *SEARCHING} & set(config.stages):
         check_search(config.agent, reward)
         _check_outputs(run)
         for ratios in budgets:

@@ -21,7 +21,10 @@ MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benc
 MADE_OF = "made_of"
 """Key of a record: digests of the dense network and the strategy that its facts are about."""
 _SCORE = (float, None)
-_JUDGED = {"top1": _SCORE, "divergence?": float, "macs?": float, "params?": float}
+_JUDGED = {
+    "top1": _SCORE,
+    **dict.fromkeys(("divergence?", "macs?", "params?", "images?", "lost?", "gained?"), float),
+}
 _TIMES = {"median_ms": float}
 _MEASURED = {
     "backend": str,
@@ -104,9 +107,14 @@ class RunFolder:
         Raises:
             FileError: the file does not exist; the message names the stage.
         """
-        if not path.exists():
-            raise FileError(f"{self} has no {path.name}: run stages=[{stage}] on it first")
-        return path
+        if path.exists():
+            return path
+        if not any(self.records.glob("*.json")) and not self.dense.exists():
+            raise FileError(
+                f"{self} has no {path.name} and no other result of a run: name the folder of a run with "
+                f"run_dir=RUN, or run stages=[{stage}] first"
+            )
+        raise FileError(f"{self} has no {path.name}: run stages=[{stage}] on it first")
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write the facts that a stage found."""

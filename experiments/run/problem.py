@@ -342,6 +342,11 @@ class Problem:
             self._curves = ErrorCurves(self.evaluator())
         return self._curves
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether the error curves have been asked for."""
+        return self._curves is not None
+
     def release(self) -> None:
         """Free the memory of the evaluator."""
         for evaluator in (self._evaluator, self._unseen):

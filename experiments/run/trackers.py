@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from amc.errors import AmcError, SettingError, UnavailableError
-from experiments.config.schema import Config
+from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
+from experiments.config.schema import Config, TrackerConfig
 
 Metrics = Mapping[str, float | int | str]
+
+MODES = ("online", "offline", "disabled")
+"""Values of ``tracker.mode``, wandb's own."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,18 @@ class Tracker:
     finish: Callable[[Metrics], None]
 
 
+def check_tracker(config: TrackerConfig) -> None:
+    """Refuse an unknown tracker or mode.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    for key, value, known in (("name", config.name, _MAKERS), ("mode", config.mode, MODES)):
+        if value not in known:
+            hint = did_you_mean(value, known)
+            raise SettingError(f"tracker.{key} is {value!r}; expected one of {', '.join(known)}{hint}")
+
+
 def make_tracker(config: Config, folder: Path) -> Tracker:
     """Start the tracker that the configuration names.
 
@@ -33,11 +48,8 @@ def make_tracker(config: Config, folder: Path) -> Tracker:
         UnavailableError: its package is missing.
         AmcError: it cannot start.
     """
-    makers = {"none": _none, "wandb": _wandb, "tensorboard": _tensorboard}
-    name = config.tracker.name
-    if name not in makers:
-        raise SettingError(f"tracker.name is {name!r}; expected one of {', '.join(makers)}")
-    return makers[name](config, folder)
+    check_tracker(config.tracker)
+    return _MAKERS[config.tracker.name](config, folder)
 
 
 def _none(config: Config, folder: Path) -> Tracker:
@@ -88,3 +100,10 @@ def _tensorboard(config: Config, folder: Path) -> Tracker:
                 writer.add_scalar(name, value, step)
 
     return Tracker(log, lambda summary: writer.close())
+
+
+_MAKERS: Mapping[str, Callable[[Config, Path], Tracker]] = {
+    "none": _none,
+    "wandb": _wandb,
+    "tensorboard": _tensorboard,
+}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amc.budget.allocation import uniform_widths
+from amc.cost.closed_form import BilinearCost, macs_cost
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
+from experiments.config.stages import STAGES
 from experiments.report import write_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 NETWORKS = ("dense", "pruned", "finetuned", "quantized")
+_STAGES = (*("profile", "proxies", "search", "verify", "finetune", "quantize", "compare", "export", "serve"),)
+"""Stages whose facts are in the report as they are."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -75,12 +82,71 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
         if "quantized" in report and (other := runtime.get("others", {}).get("quantized")) is not None:
             report["quantized"].setdefault("latency_ms", {})[name] = other["pruned"]["median_ms"]
     report["speedup"] = speedup
-    for stage in ("proxies", "search", "finetune", "quantize", "compare", "export", "serve"):
+    for stage in _STAGES:
         if (facts := run.recorded(stage)) is not None:
             report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
+    report |= _about(run) | _layers(run, strategy) | {"references": _references(run)}
     report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
     report["provenance"] = run.provenance()
     return report
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """Return where the run lies, when its network was found, and how long each stage took."""
+    found = run.folder.search if run.folder.search.exists() else run.folder.strategy
+    seconds = {
+        name: facts["stage_seconds"]
+        for name in STAGES
+        if name != "report" and "stage_seconds" in (facts := run.recorded(name) or {})
+    }
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.stat().st_mtime))
+    return {"folder": str(run.folder), "date": when, "stage_seconds": seconds}
+
+
+def _layers(run: Run, strategy: Strategy) -> dict[str, Any]:
+    """Return every group with its widths, MACs, coupled layers and error curve; and the layers left whole.
+
+    The MACs of a group are those that leaving out the whole group saves, at the dense and at the kept widths.
+    """
+    graph, widths = run.problem.graph, run.widths_of(strategy)
+    macs, curves = macs_cost(graph), (run.recorded("search") or {}).get("error_curves", {})
+    groups = [
+        {
+            "name": group.name,
+            "dense": group.width,
+            "kept": widths[place],
+            "macs": [_saved(macs, graph.dense_widths, place), _saved(macs, widths, place)],
+            "coupled": [*group.producers[1:], *group.followers],
+            "curve": curves.get(group.name, []),
+        }
+        for place, group in enumerate(graph.groups)
+    ]
+    return {
+        "groups": groups,
+        "left_whole": [[item.name, str(item.width), item.reason] for item in graph.unprunable],
+    }
+
+
+def _saved(macs: BilinearCost, widths: Sequence[int], place: int) -> int:
+    without = [*widths[:place], 0, *widths[place + 1 :]]
+    return macs(widths) - macs(without)
+
+
+def _references(run: Run) -> dict[str, float]:
+    """Return the returns, in the search, of the dense network and of allocations that need no search.
+
+    Those of allocations are known where the search met them.
+    """
+    found, log = run.recorded("search") or {}, run.folder.search
+    if found.get("reward") != run.reward.name or not log.exists():
+        return {}
+    named = {"greedy": found.get("greedy_widths")}
+    if "latency" not in (limit.kind for limit in run.budget.limits) or run.problem.profiled:
+        named["uniform"] = list(uniform_widths(run.space, run.budget))
+    met = {tuple(own["widths"]): own["return"] for own in read_episodes(log)}
+    known = {name: met.get(tuple(widths)) for name, widths in named.items() if widths is not None}
+    known["dense"] = found.get("dense_return")
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:

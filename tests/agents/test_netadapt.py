@@ -43,7 +43,7 @@ class Problem:
         self.space = width_space(names, network.dense, round_to=round_to, min_preserve_ratio=0.2)
         reachable = network.macs(self.space.minimum) / network.macs(network.dense)
         ratio = min(1.0, max(ratio, reachable + 1e-9))
-        self.budget = make_budget("macs", ratio, network.macs, network.dense)
+        self.budget = make_budget("macs", ratio, network.macs, network.dense, fit="cut")
 
     def env(self, *, enforced=True):
         features = [

@@ -1,7 +1,10 @@
+import re
+
+import amc.progress
 from amc.progress import progress
 
 
-def test_nothing_is_drawn_off_a_terminal(capsys):
+def test_short_work_tells_nothing_off_a_terminal(capsys):
     with progress(3, "training", "batch", initial=1) as bar:
         bar.update(2)
     captured = capsys.readouterr()
@@ -30,3 +33,14 @@ def test_the_bar_is_removed_when_it_is_closed(monkeypatch, capsys):
     drawn = capsys.readouterr().err
     assert "training" in drawn
     assert drawn.endswith("\r")
+
+
+def test_long_work_tells_lines_off_a_terminal_and_draws_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(amc.progress, "SECONDS", 0.0)
+    with progress(3, "search", "episode", initial=1) as bar:
+        bar.set_postfix(best="0.5")
+        bar.last_print_t -= 5
+        bar.update()
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert re.search(r"^search: episode 2 of 3, 00:\d\d so far, about 00:\d\d left, best=0.5$", told, re.M)

@@ -28,3 +28,11 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(trained_once: Path, tmp_path: Path) -> Path:
     """A copy of `trained_once` to work in."""
     return shutil.copytree(trained_once, tmp_path / "trained")
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current directory with the run folder ``run`` of the smallest job, reported; not to be changed."""
+    cwd = workspace(tmp_path_factory.mktemp("reported"))
+    done(*TINY, "agent=random", "run_dir=run", "stages=[train,search,prune,report]", cwd=cwd)
+    return cwd

@@ -152,7 +152,7 @@ def random_networks(space: WidthSpace, cost: Cost, count: int, seed: int) -> lis
     found = []
     for _ in range(count):
         share = float(generator.uniform(min(1.1 * reachable, 1.0), 0.95 if reachable < 0.8 else 1.0))
-        budget = make_budget("macs", max(share, reachable), cost, space.dense)
+        budget = make_budget("macs", max(share, reachable), cost, space.dense, fit="cut")
         widths: list[int] = []
         for group in range(len(space.dense)):
             requested = space.nearest(group, float(generator.uniform(0.2, 1.0)))

@@ -8,7 +8,9 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import Exported, ExportSettings, get_format
+from amc.export.metadata import described
 from amc.strategy import Strategy
+from experiments.report.carried import write_carried
 from experiments.stages.devices.quantized import export_quantized
 from experiments.stages.networks.quantize import final_network
 
@@ -30,6 +32,7 @@ def run(run: Run) -> dict[str, Any]:
         opset=run.config.export.opset,
         name=run.problem.spec.name,
         widths=widths,
+        about=described(run.problem.splits, classifies=run.problem.graph.classifies),
     )
     files: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
@@ -45,7 +48,10 @@ def run(run: Run) -> dict[str, Any]:
             print(f"export: {name} is left out: {error}")
     if failures and not files:
         raise AmcError(next(iter(failures.values())))
-    return {"files": files, "left_out": failures, "quantized": export_quantized(run)}
+    quantized = export_quantized(run)
+    predict = write_carried(run.folder.exports, run.problem.spec.name, settings.about, files)
+    print(f"export: {run.folder.exports}/README.md says how to run it")
+    return {"files": files, "left_out": failures, "quantized": quantized, "predict": predict}
 
 
 def _final(run: Run) -> tuple[nn.Module, dict[str, str]]:

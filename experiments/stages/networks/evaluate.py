@@ -38,12 +38,21 @@ def run(run: Run) -> dict[str, Any]:
     widths = run.problem.graph.dense_widths
     dense = _outputs(run, run.problem.dense)
     facts: dict[str, Any] = {
-        "dense": {"top1": _top1(run, dense), "macs": macs(widths), "params": params(widths)}
+        "dense": {
+            "top1": _top1(run, dense),
+            "images": len(run.problem.splits.test()),
+            "macs": macs(widths),
+            "params": params(widths),
+        }
     }
 
     def judged(weights: Path) -> dict[str, float]:
         outputs = _outputs(run, run.pruned(weights))
-        return {"top1": _top1(run, outputs), "divergence": 0.0 - agreement(outputs, dense)}
+        return {
+            "top1": _top1(run, outputs),
+            "divergence": 0.0 - agreement(outputs, dense),
+            **_changed(run, outputs, dense),
+        }
 
     if run.has_pruned:
         widths = run.widths_of(Strategy.load(run.folder.strategy))
@@ -57,6 +66,7 @@ def run(run: Run) -> dict[str, Any]:
         facts["quantized"] = {
             "top1": _top1(run, outputs),
             "divergence": 0.0 - agreement(outputs, dense),
+            **_changed(run, outputs, dense),
             **cost,
         }
     for name, row in facts.items():
@@ -83,6 +93,17 @@ def _notes(run: Run, dense_top1: float) -> Iterator[str]:
             f"dense has {search_top1:.2f}% on search_val and {dense_top1:.2f}% on the test images: it was "
             "probably trained on images of search_val, on which candidates are then judged too well"
         )
+
+
+def _changed(run: Run, outputs: Tensor, dense: Tensor) -> dict[str, int]:
+    """Return on how many test images only the dense network is right, and on how many only the other one.
+
+    Args:
+        outputs, dense: logits (N, classes) of the two networks.
+    """
+    labels = run.problem.splits.test().labels
+    right, dense_right = (each.argmax(1) == labels for each in (outputs, dense))
+    return {"lost": int((dense_right & ~right).sum()), "gained": int((right & ~dense_right).sum())}
 
 
 def test_top1(run: Run, model: nn.Module) -> float:

@@ -31,6 +31,12 @@ def run(run: Run) -> dict[str, Any]:
             print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
         if len(choices) == 1:
             print("    stays whole: budget.round_to and budget.min_preserve_ratio leave only its full width")
+    total = sum(row["macs_share"] for row in rows)
+    if total > 1:
+        print(
+            "MACs: what leaving out the whole group saves; a layer between two groups counts in both, so the "
+            f"column adds up to {total:.0%}"
+        )
     if graph.unprunable:
         print(f"\n{'left whole':<40} {'width':>6}  why")
     for item in graph.unprunable:

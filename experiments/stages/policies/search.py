@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -31,10 +33,14 @@ from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, Former, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
+from experiments.stages.policies.plan import in_short
 from experiments.stages.policies.proxies import warning
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
+
+_CURVE = 33
+"""Values of a group's error curve that are recorded, at most."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -57,6 +63,7 @@ def run(run: Run) -> dict[str, Any]:
     dense, graph = problem.dense, problem.graph
     if "search" in run.config.stages and (warned := warning(run)) is not None:
         print(f"search: {warned}")
+    print(f"plan: {in_short(run)}")
     held_out = _held_out(run)
     with (
         _Keeper(run, episodes, held_out) as keeper,
@@ -89,7 +96,7 @@ def run(run: Run) -> dict[str, Any]:
         except KeyboardInterrupt as stop:
             keeper.stop()
             raise _stopped(run, writer) from stop
-        judged = evaluator.dense
+        judged, curves = evaluator.dense, _known_curves(run, arena)
         lessons.keep(run.folder.experience, problem.spec.name)
     winner = result.best
     if held_out is not None and run.config.agent.select == "held_out":
@@ -119,6 +126,7 @@ def run(run: Run) -> dict[str, Any]:
         "evaluation_cpu_seconds": writer.cpu_seconds,
         "seconds": round(time.perf_counter() - start, 2),
         "exactness": problem.proof.difference,
+        **curves,
         **room,
     }
 
@@ -162,6 +170,22 @@ def _unseen_facts(held_out: HeldOut, episodes: int) -> dict[str, Any]:
         "held_out_best": held_out.best_score,
         "held_out_judged": len(held_out.scores),
     }
+
+
+def _known_curves(run: Run, arena: Arena) -> dict[str, Any]:
+    """Return the error curves, thinned, and the greedy widths, if the agent has asked for the curves."""
+    if not run.problem.has_curves or not arena.weighable:
+        return {}
+    found = {name: _thinned(curve) for name, curve in arena.curves().items()}
+    return {"error_curves": found, "greedy_widths": list(arena.greedy())}
+
+
+def _thinned(curve: Sequence[float]) -> list[list[float]]:
+    """Return at most ``_CURVE`` pairs of width and error at even distances, where the error is finite."""
+    known = [(width, error) for width, error in enumerate(curve) if math.isfinite(error)]
+    last, count = len(known) - 1, min(len(known), _CURVE)
+    places = [round(place * last / max(count - 1, 1)) for place in range(count)]
+    return [[known[place][0], float(f"{known[place][1]:.4g}")] for place in places]
 
 
 def _dense_return(run: Run, dense: Evaluation) -> float | None:

@@ -116,7 +116,7 @@ def test_every_field_that_holds_free_text_is_judged() -> None:
         "latency.backends", "profile.backend", "serve.backend", "sparsify.order", "workers.kind",
     }  # fmt: skip
     texts = {key for key in RULES.keys if _is_text(key)}
-    judged = {*RULES.paths, *RULES.inner_paths, *RULES.code, "run_dir", "model.kwargs"}
+    judged = {*RULES.paths, *RULES.inner_paths, *RULES.code, "run_dir", *RULES.free}
     judged |= {key for key in texts if any(key == p or key.startswith(p) for p in RULES.personal)}
     assert texts - judged - harmless == set(), "sort these new settings"
 

@@ -104,20 +104,20 @@ def test_a_fault_in_a_job_leaves_the_others(cwd: Path) -> None:
 
 def test_failures_of_an_earlier_multirun_are_not_listed_again(cwd: Path) -> None:
     folder = "hydra.sweep.dir=runs/default/mine"
-    assert amc("-m", *TINY, "stages=[]", "seed=0,-1", folder, cwd=cwd).status == 2
+    assert amc("-m", *TINY, "stages=[inspect]", "seed=0,-1", folder, cwd=cwd).status == 2
     assert (cwd / "runs/default/mine/1_s-1/failed.json").exists()
-    done("-m", *TINY, "stages=[]", "seed=0", folder, cwd=cwd)
+    done("-m", *TINY, "stages=[inspect]", "seed=0", folder, cwd=cwd)
 
 
 def test_jobs_differ_in_their_folders_whatever_is_swept(cwd: Path) -> None:
-    done("-m", *TINY, "stages=[]", "name=a,b", "agent=greedy,uniform", cwd=cwd)
+    done("-m", *TINY, "stages=[inspect]", "name=a,b", "agent=greedy,uniform", cwd=cwd)
     (sweep,) = cwd.glob("runs/*/*_sweep")
     assert len([path for path in sweep.iterdir() if (path / ".hydra").exists()]) == 4
 
 
 def test_two_multiruns_do_not_share_a_folder(cwd: Path) -> None:
     with locked(cwd / "runs/mine"):
-        outcome = amc("-m", *TINY, "stages=[]", "seed=0,1", "hydra.sweep.dir=runs/mine", cwd=cwd)
+        outcome = amc("-m", *TINY, "stages=[inspect]", "seed=0,1", "hydra.sweep.dir=runs/mine", cwd=cwd)
     refused(outcome, "another process works in")
     assert [path.name for path in (cwd / "runs/mine").iterdir()] == [".lock"]
 

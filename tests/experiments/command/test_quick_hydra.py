@@ -58,11 +58,11 @@ def test_the_mode_is_only_looked_for_where_it_can_be_set(
 
 
 def test_a_mode_that_the_user_sets_is_followed(cwd: Path) -> None:
-    done(*TINY, "stages=[]", "seed=choice(0)", "hydra.mode=MULTIRUN", "hydra.sweep.dir=given", cwd=cwd)
+    done(*TINY, "stages=[inspect]", "seed=choice(0)", "hydra.mode=MULTIRUN", "hydra.sweep.dir=given", cwd=cwd)
     (cwd / "mine/experiment").mkdir(parents=True)
     (cwd / "mine/experiment/many.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
     mine = ("--config-dir", "mine", "experiment=many", "hydra.sweep.dir=found")
-    done(*mine, *TINY, "stages=[]", "seed=choice(0)", cwd=cwd)
+    done(*mine, *TINY, "stages=[inspect]", "seed=choice(0)", cwd=cwd)
     for folder in ("given", "found"):
         assert {path.name for path in (cwd / folder).iterdir() if path.is_dir()} == {"0_s0"}
-    refused(amc(*TINY, "stages=[]", "seed=0,1", cwd=cwd), "seed=0,1", "--multirun")
+    refused(amc(*TINY, "stages=[inspect]", "seed=0,1", cwd=cwd), "seed=0,1", "--multirun")

@@ -20,7 +20,7 @@ ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x"
 def test_every_field_that_names_a_file_is_known() -> None:
     assert path_keys() == {
         "agent.pretrained", "data.root", "latency.adb.runner", "model.checkpoint", "model.start",
-        "profile.tables", "strategy",
+        "profile.tables", "schedule.rewind", "strategy",
     }  # fmt: skip
 
 

@@ -70,7 +70,41 @@ def test_a_bad_value_is_refused_in_one_line(old: Path, overrides: list[str], par
     assert artifacts(old / "run") == before
 
 
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("agent=evolutoin", ["unknown agent 'evolutoin'", "did you mean 'evolution'?"]),
+        ("experiment=resnet56", ["unknown experiment 'resnet56'", "did you mean 'resnet56_cifar10'?"]),
+        ("agent.epsodes=3", ["unknown key 'agent.epsodes'", "did you mean 'agent.episodes'?"]),
+        ("budget.macs_ration=0.3", ["did you mean 'budget.macs_ratio'?"]),
+        ("+agent.warmup=3", ["'agent.warmup'", "'warmup_episodes'"]),
+        ("seed=-1", ["seed is -1"]),
+    ],
+)
+def test_a_mistyped_word_gets_the_nearest_and_leaves_no_folder(
+    tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    message = refused(amc(*FAKE, override, "run_dir=new", cwd=tmp_path), *parts)
+    assert "base_" not in message
+    assert "Config'" not in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_command_leaves_an_empty_folder_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    refused(amc(*FAKE, "seed=-1", "run_dir=mine", cwd=tmp_path), "seed is -1")
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_mistyped_network_is_refused_before_its_images_are_read(tmp_path: Path) -> None:
+    outcome = amc("data=imagefolder", "data.root=nowhere", "model=resnet21", "run_dir=new", cwd=tmp_path)
+    refused(outcome, "resnet21", "resnet20")
+    assert "nowhere" not in outcome.err
+
+
 IMPOSSIBLE = [
+    (["stages=[]"], ["stages is []", "train"]),
+    (["tracker.mode=of"], ["tracker.mode is 'of'", "online, offline, disabled"]),
     (["stages=[inspect]", "data.name=fqke"], ["fqke", "fake"]),
     (["stages=[search]", "reward=no_such_module.score"], ["no_such_module"]),
     (["stages=[search]", "reward=math.pi"], ["math.pi", "function"]),

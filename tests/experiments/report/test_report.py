@@ -1,4 +1,8 @@
+import base64
+import hashlib
 import re
+import shutil
+import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
@@ -6,10 +10,18 @@ from typing import Any
 import pytest
 
 from experiments.report import write_budgets_html, write_html
-from experiments.report.text import aligned, markdown, number
+from experiments.report.answers import change, interval_of_speedup, load_snippet, point_command
+from experiments.report.charts import Level, Series, chart
+from experiments.report.text import aligned, duration, markdown, number
 
 VOID = {"meta", "br"}
-SECTIONS = ["Results", "Channels per group", "Search", "Accuracy against MACs", "Provenance"]
+QUESTIONS = [
+    "What did I gain?",
+    "What did it cost?",
+    "Which layers?",
+    "Has the search converged?",
+    "What next?",
+]
 
 
 class Page(HTMLParser):
@@ -22,12 +34,16 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.ids: Counter[str] = Counter()
         self.text = ""
+        self.unlabelled = 0
+        self.unnamed = 0
         self.feed(text)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
+        self.unlabelled += tag == "td" and "data-label" not in dict(attrs)
+        self.unnamed += tag == "svg" and "viewbox" in dict(attrs) and "role" not in dict(attrs)
         self.ids.update(value for key, value in attrs if key == "id" and value)
         if tag not in VOID:
             self.open.append(tag)
@@ -83,33 +99,148 @@ def test_same_input_gives_the_same_bytes(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.html", "two.html"]
 
 
-def test_full_report_is_well_formed_and_self_contained(tmp_path):
+def test_the_page_is_well_formed_and_answers_five_questions_in_order(tmp_path):
     path = tmp_path / "report.html"
     write_html(path, full_report(), full_episodes(), full_strategy())
     text = path.read_text()
     page = Page(text)
-    assert page.headings == SECTIONS
-    assert page.tags["svg"] == 3
-    assert max(page.ids.values()) == 1
-    assert page.tags.keys().isdisjoint({"script", "img", "link", "iframe"})
-    assert set(re.findall(r"https?://[^\s\"']+", text)) <= {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xlink",
-    }
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
-    assert used <= set(page.ids)
-    for shown in ("50.0\N{NO-BREAK SPACE}%", "1.80×", "94.60", "92.00", "abc123", "ddpg", "16 / 64"):
-        assert shown in page.text
+    assert page.headings == [*QUESTIONS, "Provenance"]
+    assert max(page.ids.values(), default=1) == 1
+    assert page.unlabelled == page.unnamed == 0
+    for shown in ("50.0%", "94.60", "92.00", "abc123", "ddpg", "16 / 64", "number 1", "amc search seed=7"):
+        assert shown in page.text, shown
+
+
+def test_the_page_loads_nothing_and_runs_its_own_script_alone(tmp_path):
+    path = tmp_path / "report.html"
+    write_html(path, full_report(), full_episodes(), full_strategy())
+    text = path.read_text()
+    assert Page(text).tags.keys().isdisjoint({"img", "link", "iframe", "object"})
+    assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
 
 
 def test_names_are_escaped_in_text_and_plots(tmp_path):
     path = tmp_path / "report.html"
-    write_html(path, full_report(), full_episodes(), full_strategy())
+    report = full_report()
+    report["search"]["reward"] = "<script>reward"
+    report["left_whole"] = [["<script>x", "3", "<b>why"]]
+    write_html(path, report, full_episodes(), full_strategy())
     text = path.read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 1
+    assert "<b>" not in text
     assert "small &amp; &lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "$a$ &lt;script&gt;" in text
-    assert "b" * 80 not in text
+    assert "b" * 80 not in re.sub(r'title="[^"]*"', "", text)
+
+
+def test_a_worse_network_and_few_images_are_warned_of(tmp_path):
+    report = full_report()
+    report["dense"]["images"] = 500
+    report["finetuned"] |= {"top1": 60.0, "lost": 170, "gained": 5}
+    write_html(tmp_path / "report.html", report, full_episodes(), full_strategy())
+    page = Page((tmp_path / "report.html").read_text())
+    assert "Fine-tuning has made it worse on the test images, 61.00% → 60.00%" in page.text
+    assert "There are 500 test images: one of them is 0.20 points." in page.text
+    assert re.search(r"-33\.00 \[-37\.\d\d, -28\.\d\d\] points", page.text)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "images"), [(0, 0, 100), (5, 5, 1000), (30, 2, 360), (0, 3, 10_000)]
+)
+def test_the_interval_encloses_the_change_and_is_narrower_for_more_images(lost, gained, images):
+    def found(factor):
+        told = change({"lost": factor * lost, "gained": factor * gained}, factor * images)
+        return [float(number) for number in re.findall(r"[+-][\d.]+", told)]
+
+    value, low, high = found(1)
+    assert low < value < high
+    _, lower, higher = found(100)
+    assert higher - lower < (high - low) / 3
+
+
+def test_a_budget_that_all_networks_use_up_gives_no_plot_of_a_vertical_line(tmp_path):
+    points = [{**own, "params_ratio": 0.4, "widths": [own["episode"], 1]} for own in full_episodes()]
+    fronts = {cost: {"return": points[:2], "top1": points[:2]} for cost in ("macs", "params")}
+    write_html(tmp_path / "report.html", full_report(), points, full_strategy(), fronts)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('class="chart"') == 1
+    assert "MACs, % of dense" not in text
+
+
+def test_the_network_that_fits_a_front_point_has_a_command():
+    report = {
+        "folder": "my runs/a",
+        "provenance": {"command": "amc run_dir=x data=fake budget.macs_ratio=0.3"},
+    }
+    command = point_command(report, {"strategy": "pareto/macs_01.json", "macs_ratio": 0.42101})
+    assert command.startswith("amc 'run_dir=my runs/a_macs_01' 'strategy=my runs/a/pareto/macs_01.json'")
+    assert "data=fake budget=macs budget.macs_ratio=0.4211" in command
+    assert "0.3" not in command
+
+
+@pytest.mark.parametrize(
+    ("model", "loads"), [("resnet20", "amc.load_pruned('r')"), ("mine.nets.make", "make()")]
+)
+def test_the_lines_that_load_a_network_build_that_of_a_user(model, loads):
+    text = load_snippet({"folder": "r", "model": model})
+    assert loads in text
+    compile(text, "snippet", "exec")
+
+
+def test_the_interval_of_a_speedup_needs_six_rounds():
+    def timed(count):
+        dense = [2.0 + 0.01 * place for place in range(count)]
+        return {"dense": {"samples_ms": dense}, "pruned": {"samples_ms": [1.0] * count}}
+
+    assert interval_of_speedup(timed(5)) is None
+    low, high = interval_of_speedup(timed(30))
+    assert 2.0 < low < 2.145 < high < 2.29
+
+
+@pytest.mark.parametrize("levels", [[], [Level("dense", 3.0)]])
+def test_a_chart_has_a_title_for_each_mark_and_needs_two_places(levels):
+    places = [(0.0, 1.0, "first"), (1.0, 2.5, "second <b>")]
+    drawn = chart("What it shows", [Series("s", "accent", places, "line")], "x", "y", levels)
+    assert Page(drawn).tags["circle"] == 2
+    assert "<title>second &lt;b&gt;</title>" in drawn
+    assert ("dense: 3.00" in drawn) == bool(levels)
+    assert chart("one", [Series("s", "accent", places[:1])], "x", "y", levels) == ""
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_sticks_out_of_the_page_in_a_browser(tmp_path, width):
+    write_html(tmp_path / "report.html", full_report(), full_episodes(), full_strategy())
+    frame = f"""<iframe id="f" src="report.html" style="width:{width}px;height:900px;border:0"></iframe>
+    <script>document.getElementById("f").onload = function () {{
+      var own = this.contentDocument, out = [];
+      own.querySelectorAll("main *").forEach(function (e) {{
+        if (e.getBoundingClientRect().right > {width} + 1 && !e.closest("thead")) out.push(e.tagName);
+      }});
+      document.title = "out:" + out.join() + ";hints:" + own.querySelectorAll(".hint").length;
+    }};</script>"""
+    (tmp_path / "frame.html").write_text(frame)
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    options += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,1000",
+        "--virtual-time-budget=3000",
+    ]
+    place = (tmp_path / "frame.html").as_uri()
+    ended = subprocess.run(
+        [CHROMIUM, *options, "--enable-logging=stderr", "--dump-dom", place],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "<title>out:;hints:1</title>" in ended.stdout
+    assert "CONSOLE" not in ended.stderr
 
 
 def test_missing_parts_leave_their_sections_out(tmp_path):
@@ -117,10 +248,10 @@ def test_missing_parts_leave_their_sections_out(tmp_path):
     stage = {"top1": 90.0, "macs": 1000, "params": 10}
     write_html(path, {"dense": stage, "pruned": stage}, [], {})
     page = Page(path.read_text())
-    assert page.headings == ["Results"]
+    assert page.headings == ["What did it cost?", "What next?"]
     assert page.tags["svg"] == 0
     assert "Fine-tuned" not in page.text
-    assert "Speed-up" not in page.text
+    assert "as fast" not in page.text
 
 
 def test_runtime_measured_for_one_stage_only_shows_a_dash(tmp_path):
@@ -143,30 +274,35 @@ def test_a_network_without_accuracy_shows_its_likeness_and_no_percentage(tmp_pat
     for stage in ("dense", "pruned", "finetuned"):
         report[stage]["top1"] = None
     report["search"] |= {"best_top1": None, "dense_top1": None, "dense_return": -0.0}
-    fronts = {cost: {"return": episodes[:1], "top1": []} for cost in ("macs", "params")}
+    episodes[0] |= {"params_ratio": 0.3, "macs_ratio": 0.4}
+    fronts = {cost: {"return": episodes[:2], "top1": []} for cost in ("macs", "params")}
     write_html(tmp_path / "report.html", report, episodes, full_strategy(), fronts)
     page = Page((tmp_path / "report.html").read_text())
-    assert page.headings == [
-        "Results", "Channels per group", "Search", "Likeness against MACs", "Pareto fronts", "Provenance",
-    ]  # fmt: skip
-    assert page.tags["svg"] == 4  # one front, that of the return
-    assert "likeness during the search" in page.text
+    assert page.headings == [*QUESTIONS, "Provenance"]
     assert "Dense–94.60" in page.text
-    assert all(
-        word not in page.text
-        for word in ("None", "0.00\N{NO-BREAK SPACE}%", "Top-1 accuracy", "top-1 during")
-    )
+    assert all(word not in page.text for word in ("None", "0.00\N{NO-BREAK SPACE}%", "top-1 in the search"))
 
 
 def test_budgets_of_a_network_without_accuracy_have_the_front_of_the_return_alone(tmp_path):
     episodes = without_accuracy()
+    episodes[0] |= {"params_ratio": 0.3}
     fronts = {cost: {"return": episodes[:2], "top1": []} for cost in ("macs", "params")}
     rows = [["", "MACs M"], ["dense", "94.60"]]
     write_budgets_html(
-        tmp_path / "budgets.html", {}, rows, episodes, fronts, dense={"top1": None}, chosen=episodes[:1]
+        tmp_path / "budgets.html",
+        {},
+        rows,
+        episodes,
+        fronts,
+        dense={"top1": None},
+        chosen=episodes[:1],
+        links=[("macs_0.50", "macs_0.50/report.html")],
     )
     page = Page((tmp_path / "budgets.html").read_text())
-    assert page.headings == ["Budgets", "Pareto fronts"]
+    assert page.headings == [
+        "What did each budget give?", "The report of each run", "How much accuracy for how much cost?"
+    ]  # fmt: skip
+    assert 'href="macs_0.50/report.html"' in (tmp_path / "budgets.html").read_text()
     assert page.tags["svg"] == 1
     assert "top-1" not in page.text
 
@@ -184,3 +320,10 @@ def test_a_terminal_table_is_aligned():
 )
 def test_numbers_have_three_or_four_significant_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.031, "0.031 s"), (12.4, "12 s"), (200, "3 min 20 s"), (7800, "2 h 10 min")]
+)
+def test_durations_are_told_in_two_units(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,131 @@
+"""A data set of the user's own factory: splits, or two data sets of torchvision's or Hugging Face's form."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amc.data.augment import random_flip, random_shift
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two
+from amc.dotted import imported
+from amc.errors import AmcError, SettingError
+
+_IMAGE, _LABEL = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
+"""Keys of the entries of Hugging Face's data sets."""
+
+
+def own(
+    *,
+    factory: str,
+    kwargs: Mapping[str, Any] | None = None,
+    image_size: int = 32,
+    batch_size: int = 128,
+    search_val: int = 1000,
+    unseen: int = 0,
+    calibration: int = 500,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    mirror: bool = True,
+    seed: int = 0,
+) -> Splits:
+    """Build the splits from what a factory returns.
+
+    Args:
+        factory: dotted path of a function. It returns ``Splits``, which are taken as they are, or a pair of
+            data sets (training, test). Each has a length, and its entries are pairs of an image and a
+            label, or objects with ``image`` and ``label``. An image is a picture of PIL, or an array or
+            tensor of bytes, (H, W), (H, W, 3) or (3, H, W).
+        kwargs: passed to the factory.
+        image_size: in pixels; whole pictures are scaled to it and kept in memory.
+        search_val, unseen: images held out of the training images.
+        calibration: number of training images for calibration; ``seed`` chooses them.
+        mean, std: per channel (red, green, blue), on the [0, 1] scale.
+        mirror: mirror half of the training images, which are also shifted by up to 1/8.
+
+    Raises:
+        SettingError: an impossible size or count, or the factory returns something else.
+        AmcError: the factory fails.
+    """
+    make = imported(factory, "data.factory")
+    try:
+        made = make(**(kwargs or {}))
+    except Exception as error:
+        raise AmcError(
+            f"data.factory={factory} failed with {dict(kwargs or {})}: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(made, Splits):
+        return made
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        raise SettingError(
+            f"data.factory={factory} returned {type(made).__name__}; expected Splits, or two data sets: "
+            "training and test"
+        )
+    means, stds = channel_statistics(mean, std)
+    train, names = _in_memory(made[0], image_size), _class_names(made[0])
+    parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
+
+    def augment(images: Tensor, draws: torch.Generator) -> Tensor:
+        shifted = random_shift(images, image_size // 8, draws)
+        return random_flip(shifted, draws) if mirror else shifted
+
+    return from_memory(
+        factory,
+        num_classes=max(len(names), int(train.labels.max()) + 1),
+        train=train[parts.rest],
+        search_val=train[parts.search_val],
+        unseen=train[parts.unseen],
+        load_test=functools.partial(_in_memory, made[1], image_size),
+        augment=augment,
+        mean=means,
+        std=stds,
+        image_size=image_size,
+        batch_size=batch_size,
+        calibration=calibration,
+        seed=seed,
+        class_names=names,
+    )
+
+
+def _in_memory(images: Any, size: int) -> RawImages:
+    """Return a data set as bytes (N, 3, size, size) and labels (N,)."""
+    pixels, labels = [], []
+    for place in range(len(images)):
+        image, label = _pair(images[place])
+        pixels.append(_scaled(image, size))
+        labels.append(int(label))
+    return RawImages(torch.stack(pixels), torch.tensor(labels))
+
+
+def _pair(entry: Any) -> tuple[Any, Any]:
+    if not isinstance(entry, Mapping):
+        return entry[0], entry[1]
+    found = [next((entry[key] for key in keys if key in entry), None) for keys in (_IMAGE, _LABEL)]
+    if None in found:
+        raise SettingError(f"an entry of the data set has {', '.join(entry)}; expected image and label")
+    return found[0], found[1]
+
+
+def _scaled(image: Any, size: int) -> Tensor:
+    """Return a picture as bytes (3, size, size)."""
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.dtype != np.uint8:
+            raise SettingError(f"an image has values of {array.dtype}; expected bytes, from 0 to 255")
+        image = Image.fromarray(array.transpose(1, 2, 0) if array.ndim == 3 and len(array) == 3 else array)
+    picture = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
+
+
+def _class_names(images: Any) -> tuple[str, ...]:
+    """Return the names that torchvision's or Hugging Face's data set gives its labels, if any."""
+    names = getattr(images, "classes", None)
+    for key, feature in (getattr(images, "features", None) or {}).items():
+        names = getattr(feature, "names", names) if key in _LABEL else names
+    return tuple(map(str, names or ()))

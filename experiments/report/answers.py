@@ -1,0 +1,267 @@
+"""What a report answers, as sentences and tables: what was gained, what it cost, which layers, what next.
+
+All values come from the report, the dictionary that ``experiments.stages.report`` writes as ``report.json``.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scipy import stats
+
+from experiments.report.text import MISSING, decimals, millions, number
+
+Json = Mapping[str, Any]
+
+NETWORKS = (("dense", "Dense"), ("pruned", "Pruned"), ("finetuned", "Fine-tuned"), ("quantized", "Quantized"))
+"""Key of a network in a report, and its name."""
+FEW_IMAGES = 1000
+"""Test images below which the share of one of them is told."""
+
+
+def networks(report: Json) -> list[tuple[str, Json]]:
+    """Return the networks of a report with their names, in the order in which they were made."""
+    return [(label, report[key]) for key, label in NETWORKS if key in report]
+
+
+def gain(report: Json) -> str:
+    """Return in words what became smaller: MACs, parameters, milliseconds with an interval, the file."""
+    dense, pruned = report["dense"], report["pruned"]
+    sentences = []
+    if "macs_ratio" in report:
+        macs = f"{millions(dense['macs'])} → {millions(pruned['macs'])} million"
+        params = pruned["params"] / dense["params"]
+        sentences.append(
+            f"The network needs {report['macs_ratio']:.1%} of its multiply-adds ({macs}) and "
+            f"{params:.1%} of its parameters"
+        )
+    for runtime in report.get("latency", ()):
+        if (found := runtime["comparison"]) is not None:
+            sentences.append(_timed(runtime, found))
+    sizes: Json = next((own["file_bytes"] for own in report.get("latency", ()) if own.get("file_bytes")), {})
+    if {"dense", "pruned"} <= sizes.keys():
+        sentences.append(f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes['pruned'])}")
+    elif files := (report.get("export") or {}).get("files", ()):
+        sentences.append(f"its {files[0]['format']} file has {kib(files[0]['bytes'])}")
+    return "; ".join(sentences) + "." if sentences else ""
+
+
+def _timed(runtime: Json, found: Json) -> str:
+    dense, pruned = found["dense"]["median_ms"], found["pruned"]["median_ms"]
+    images = "an image" if runtime["batch"] == 1 else f"{runtime['batch']} images"
+    within = interval_of_speedup(found)
+    between = f" (95% interval {within[0]:.2f} to {within[1]:.2f})" if within else ""
+    faster = "as fast" if found["speedup"] >= 1 else "as fast, so slower"
+    return (
+        f"{runtime['backend']} takes {number(pruned)} ms for {images} instead of {number(dense)} ms, "
+        f"{found['speedup']:.2f} times {faster}{between}"
+    )
+
+
+def interval_of_speedup(found: Json) -> tuple[float, float] | None:
+    """Return the 95% interval of the median speed-up over rounds, from their order; None of too few rounds.
+
+    The k-th smallest and k-th largest ratios enclose the median unless fewer than k of them lie on one side
+    of it, whatever the distribution.
+    """
+    rounds = [found[side].get("samples_ms", ()) for side in ("dense", "pruned")]
+    ratios = sorted(dense / pruned for dense, pruned in zip(*rounds, strict=True))
+    rank = int(stats.binom.ppf(0.025, len(ratios), 0.5)) if ratios else 0
+    return (ratios[rank - 1], ratios[-rank]) if rank >= 1 else None
+
+
+def kib(size: float) -> str:
+    """Return a number of bytes in KiB, or in MiB from 10 MiB on."""
+    return f"{size / 2**20:.1f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:.1f} KiB"
+
+
+def change(network: Json, images: int | None) -> str:
+    """Return the accuracy less the dense network's in points, with its 95% interval where it is known.
+
+    The two networks answered the same images. Only those on which one alone is right make a difference; half
+    an image is added to each side, as few images would give too narrow an interval (Agresti and Min 2005).
+
+    Args:
+        network: with ``lost`` and ``gained``, the images that only the dense network has right, or only this.
+        images: number of test images.
+    """
+    if images is None or "lost" not in network:
+        return MISSING
+    lost, gained, total = network["lost"] + 0.5, network["gained"] + 0.5, images + 2
+    middle = (gained - lost) / total
+    half = 1.96 * math.sqrt(max(lost + gained - (gained - lost) ** 2 / total, 0)) / total
+    value = 100 * (network["gained"] - network["lost"]) / images
+    return f"{value:+.2f} [{100 * (middle - half):+.2f}, {100 * (middle + half):+.2f}]"
+
+
+def results(report: Json) -> list[list[str]]:
+    """Return the table of the networks, its head first."""
+    found = networks(report)
+    runtimes = list(dict.fromkeys(name for _, network in found for name in network.get("latency_ms", {})))
+    images = report["dense"].get("images")
+    changed = any("lost" in network for _, network in found)
+    rows = [
+        ["", "Top-1, %", *(["Change, points [95%]"] if changed else []), "MACs, M", "Parameters, M"]
+        + [f"{name}, ms" for name in runtimes]
+    ]
+    for label, network in found:
+        latency = network.get("latency_ms", {})
+        less = [change(network, images)] if changed else []
+        cost = [millions(network["macs"]), millions(network["params"])]
+        times = [number(latency[name]) if name in latency else MISSING for name in runtimes]
+        rows.append([label, decimals(network["top1"], missing=MISSING), *less, *cost, *times])
+    return rows
+
+
+def loss(report: Json) -> str:
+    """Return in words what accuracy the last network has lost; empty for networks without accuracy."""
+    (_, dense), *others = networks(report)
+    label, last = others[-1]
+    if None in (dense["top1"], last["top1"]):
+        return ""
+    images = dense.get("images")
+    of = f" of the {images} test images" if images is not None else " of the test images"
+    less = change(last, images)
+    told = less if less != MISSING else f"{last['top1'] - dense['top1']:+.2f}"
+    right = f"{label}, it is right on {last['top1']:.2f}%{of}"
+    return f"{right}, the dense network on {dense['top1']:.2f}%: {told} points."
+
+
+def warnings(report: Json) -> Iterator[str]:
+    """Yield what a reader should know before the network is used."""
+    found = dict(networks(report))
+    images = report["dense"].get("images")
+    pruned, tuned = (found.get(name, {}).get("top1") for name in ("Pruned", "Fine-tuned"))
+    if pruned is not None and tuned is not None and tuned < pruned:
+        yield (
+            f"Fine-tuning has made it worse on the test images, {pruned:.2f}% → {tuned:.2f}%: "
+            "pruned.safetensors has the network before it."
+        )
+    if (report.get("finetune") or {}).get("kept") == "pruned":
+        yield "Fine-tuning made the network worse on the search images: the one before it was kept."
+    if images is not None and images < FEW_IMAGES and report["dense"]["top1"] is not None:
+        yield f"There are {images} test images: one of them is {100 / images:.2f} points."
+    if "proxies" in report and not report["proxies"].get("trusted", True):
+        yield report["proxies"]["verdict"]
+    for name, reason in (report.get("export") or {}).get("left_out", {}).items():
+        yield f"No {name} file: {reason}"
+
+
+def convergence(episodes: Sequence[Json]) -> str:
+    """Return in words where the best network was met, and whether the search was still improving."""
+    counted = [own for own in episodes if own.get("phase") != "relaxed"]
+    if len(counted) < 2:
+        return "One network was evaluated: this method does not search."
+    best, at, improved = -math.inf, 0, 0
+    for place, episode in enumerate(counted):
+        if episode["return"] > best:
+            best, at, improved = episode["return"], place, improved + 1
+    since = len(counted) - 1 - at
+    known = {tuple(own["widths"]) for own in counted if "widths" in own}
+    repeats = f" {len(counted) - len(known)} of them repeated an earlier network." if known else ""
+    judged = "it was still improving" if since < len(counted) / 5 else "it has probably converged"
+    if at == 0:
+        judged = "nothing that was tried is better than its start"
+    return (
+        f"The best of {len(counted)} episodes is number {counted[at]['episode']}, the last of {improved} "
+        f"improvements, {since} episodes before the end: {judged}.{repeats}"
+    )
+
+
+def point_command(report: Json, point: Json) -> str:
+    """Return the command that makes a network of the Pareto front, in a folder of its own."""
+    folder, name = str(report["folder"]), str(point["strategy"])
+    own = name.rpartition("/")[2].removesuffix(".json")
+    replaced = ("run_dir=", "stages=", "strategy=", "model.checkpoint=", "model.start=", "budget", "-m")
+    kept = [word for word in _words(report) if not word.startswith(replaced)]
+    kind = own.partition("_")[0]
+    ratio = math.ceil(1e4 * point[f"{kind}_ratio"]) / 1e4 if f"{kind}_ratio" in point else 1.0
+    budget = [f"budget={kind}", f"budget.{kind}_ratio={ratio:g}"] if kind in ("macs", "params") else []
+    words = [
+        *("amc", f"run_dir={folder}_{own}", f"strategy={folder}/{name}"),
+        *(f"model.checkpoint={folder}/dense.safetensors", *kept, *budget),
+        "stages=[train,prune,finetune,export,report]",
+    ]
+    return shlex.join(words)
+
+
+def _words(report: Json) -> list[str]:
+    try:
+        return shlex.split(str(report.get("provenance", {}).get("command", "")))[1:]
+    except ValueError:  # a command with an odd quote
+        return []
+
+
+def points(report: Json, fronts: Json) -> list[tuple[str, str]]:
+    """Return the networks of the Pareto front that have a strategy file; none if there are fewer than two.
+
+    Each is what it costs and scores, and the command that makes it.
+    """
+    found = [
+        point
+        for cost in ("macs", "params")
+        for point in fronts.get(cost, {}).get("return", ())
+        if "strategy" in point
+    ]
+    if len({tuple(point["widths"]) for point in found}) < 2 or "folder" not in report:
+        return []
+    return [(_described(point), point_command(report, point)) for point in found]
+
+
+def _described(point: Json) -> str:
+    cost = f"{point['macs_ratio']:.1%} of the MACs, {point['params_ratio']:.1%} of the parameters"
+    accuracy = "" if point["top1"] is None else f", {point['top1']:.2f}% in the search"
+    return f"{point['strategy']}: {cost}{accuracy}"
+
+
+def load_snippet(report: Json) -> str:
+    """Return the lines of Python that load the pruned network; a dotted path is called by the user."""
+    folder, model = str(report.get("folder", "RUN")), str(report.get("model", ""))
+    if "." not in model.removeprefix("timm:") and ":" not in model.removeprefix("timm:"):
+        return f"import amc\n\nnetwork = amc.load_pruned({folder!r})"
+    module, _, factory = model.replace(":", ".").rpartition(".")
+    return (
+        f"import amc\nfrom {module} import {factory}\n\n"
+        f"network = amc.load_pruned({folder!r}, {factory}())  # with the arguments of the dense network"
+    )
+
+
+def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
+    """Return what to do next, the most useful first, by rule."""
+    folder = str(report.get("folder", "RUN"))
+    again = f"amc run_dir={folder}"
+    search, found = report.get("search") or {}, []
+    counted = [own for own in episodes if own.get("phase") != "relaxed"]
+    if "proxies" in report and not report["proxies"].get("trusted", True):
+        found.append("The score of the search cannot be trusted here: agent=greedy takes one evaluation.")
+    if "advice" in search:
+        found.append(str(search["advice"]))
+    if len(counted) >= 10:
+        at = max(range(len(counted)), key=lambda place: (counted[place]["return"], -place))
+        if len(counted) - 1 - at < len(counted) / 5:
+            found.append(
+                f"The search was still improving: agent.episodes={2 * len(counted)} in a new run; known "
+                "networks are not evaluated again if evaluations.jsonl is copied there."
+            )
+    pruned, tuned = (report.get(name, {}).get("top1") for name in ("pruned", "finetuned"))
+    if tuned is None and pruned is not None:
+        found.append(f"Fine-tune it: {again} stages=[finetune,export,report]")
+    elif tuned is not None and report["dense"]["top1"] - tuned > 1:
+        epochs = (report.get("finetune") or {}).get("epochs", 10)
+        found.append(
+            f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]"
+        )
+    if "macs_ratio" in report and tuned is not None and report["dense"]["top1"] - tuned < 0.3:
+        found.append(
+            f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run."
+        )
+    if not report.get("speedup"):
+        found.append(
+            f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]"
+        )
+    if "quantized" not in report:
+        found.append(f"Store it in integers: {again} stages=[quantize,export,report]")
+    return found

@@ -1,0 +1,56 @@
+"""What lies beside exported files: a README and a script that runs them without this project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from amc.files import atomic_write_text
+from experiments.report.answers import kib
+
+NEEDS = {"onnx": "onnxruntime numpy pillow", "litert": "ai-edge-litert numpy pillow"}
+"""Format that ``predict.py`` runs -> the packages that it needs."""
+
+
+def write_carried(
+    folder: Path, name: str, about: Mapping[str, str], files: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """Write ``README.md`` and, for formats that it can run, ``predict.py``.
+
+    Args:
+        folder: the folder of exported files.
+        name: of the network.
+        about: what the files hold about their input (``amc.export.metadata.described``).
+        files: ``format``, ``file`` and ``bytes`` of each.
+
+    Returns:
+        The script's place in the run folder and the packages it needs, for each format that it runs.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    facts = {key: json.loads(value) for key, value in about.items()}
+    listed = [{**own, "name": Path(own["file"]).name, "size": kib(own["bytes"])} for own in files]
+    runs = [own for own in listed if own["format"] in NEEDS]
+    parts = {"name": name, "about": facts, "files": listed, "runs": runs, "needs": NEEDS}
+    if runs:
+        shown = pformat(facts, width=100, sort_dicts=False)
+        script = _TEMPLATES.get_template("predict.txt").render(**parts, default=runs[0]["name"], shown=shown)
+        atomic_write_text(folder / "predict.py", script)
+    atomic_write_text(folder / "README.md", _TEMPLATES.get_template("carried.md").render(**parts))
+    return [{"file": "exports/predict.py", "needs": NEEDS[own["format"]]} for own in runs]
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=False,  # Markdown and Python, not HTML
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)

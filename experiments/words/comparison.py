@@ -1,0 +1,140 @@
+"""``amc compare RUN RUN ... --out FILE.html``: finished runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amc.errors import FileError, SettingError
+from amc.reading import read_json
+from experiments.report.answers import change, networks
+from experiments.report.html import write_compared_html
+from experiments.report.text import MISSING, aligned, decimals, duration, number
+from experiments.run.episodes import read_episodes
+from experiments.run.folder import RunFolder
+
+Json = Mapping[str, Any]
+
+_NETWORK = {"top1": (float, None), "macs": float, "params": float}
+_SHAPE = {
+    "dense": _NETWORK,
+    "pruned": _NETWORK,
+    "macs_ratio": float,
+    "params_ratio": float,
+    "speedup": {...: float},
+    "search?": {"agent?": str, "episodes?": int},
+    "stage_seconds?": {...: float},
+    "model?": str,
+    "data?": str,
+    "seed?": int,
+}
+
+
+def compare_command(arguments: Sequence[str]) -> None:
+    """Print the table of the named runs, and write the page if ``--out`` is given.
+
+    Raises:
+        SettingError: fewer than two runs are named, or an option is unknown.
+        FileError: a run has no report.
+    """
+    options = _Parser(prog="amc compare", description=__doc__, add_help=False)
+    options.add_argument("runs", nargs="*", type=Path)
+    options.add_argument("--out", type=Path)
+    found = options.parse_args(arguments)
+    if len(found.runs) < 2:
+        raise SettingError(f"amc compare got {len(found.runs)} run folders; expected at least two")
+    reports = {name: _report(path) for name, path in zip(_names(found.runs), found.runs, strict=True)}
+    rows = table(reports)
+    print(aligned(rows))
+    for note in notes(reports):
+        print(f"compare: {note}")
+    if found.out is not None:
+        _write(found.out, dict(zip(reports, found.runs, strict=True)), reports, rows)
+        print(f"compare: {found.out}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> Any:
+        raise SettingError(f"amc compare: {message}; expected amc compare RUN RUN ... --out FILE.html")
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Return the last parts of the paths that tell them apart."""
+    for parts in range(1, 8):
+        names = ["/".join(run.resolve().parts[-parts:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+    raise SettingError("amc compare: a run is named twice")
+
+
+def _report(run: Path) -> Json:
+    path = RunFolder(run).report.with_suffix(".json")
+    if not path.exists():
+        raise FileError(f"{run} has no {path.name}: run amc run_dir={run} stages=[report]")
+    found: Json = read_json(path, _SHAPE, f"run amc run_dir={run} stages=[report] again")
+    return found
+
+
+def table(reports: Mapping[str, Json]) -> list[list[str]]:
+    """Return a row for each run, the head first: accuracies in percent, costs as shares of the dense ones."""
+    runtimes = list(dict.fromkeys(name for own in reports.values() for name in own["speedup"]))
+    head = ["run", "agent", "MACs", "params", "dense", "last top-1", "change [95%]", *runtimes, "time"]
+    rows = [head]
+    for name, own in reports.items():
+        last = networks(own)[-1][1]
+        speedups = [f"{own['speedup'][r]:.2f}x" if r in own["speedup"] else MISSING for r in runtimes]
+        seconds = own.get("stage_seconds")
+        rows.append(
+            [
+                name,
+                str(own.get("search", {}).get("agent", MISSING)),
+                f"{own['macs_ratio']:.1%}",
+                f"{own['params_ratio']:.1%}",
+                decimals(own["dense"]["top1"], missing=MISSING),
+                decimals(last["top1"], missing=MISSING),
+                change(last, own["dense"].get("images")),
+                *speedups,
+                duration(sum(seconds.values())) if seconds else MISSING,
+            ]
+        )
+    return rows
+
+
+def notes(reports: Mapping[str, Json]) -> Iterator[str]:
+    """Yield what the runs differ in that makes their figures hard to compare."""
+    for what in ("model", "data", "seed"):
+        values = {name: own.get(what) for name, own in reports.items()}
+        if len(set(map(str, values.values()))) > 1:
+            yield f"{what} differs: {', '.join(f'{value} in {name}' for name, value in values.items())}"
+    dense = {name: own["dense"]["top1"] for name, own in reports.items() if own["dense"]["top1"] is not None}
+    if len(set(dense.values())) > 1:
+        yield f"the dense network differs: {', '.join(f'{v:.2f}% in {name}' for name, v in dense.items())}"
+
+
+def _write(out: Path, runs: Mapping[str, Path], reports: Mapping[str, Json], rows: list[list[str]]) -> None:
+    costs = [
+        (100 * own["macs_ratio"], last["top1"], f"{name}: {own['macs_ratio']:.1%}, {number(last['top1'])}%")
+        for name, own in reports.items()
+        if (last := networks(own)[-1][1])["top1"] is not None
+    ]
+    logs = {name: RunFolder(run).search for name, run in runs.items()}
+    searches = {name: read_episodes(log) for name, log in logs.items() if log.exists()}
+    links = [
+        (name, os.path.relpath(page, out.parent or "."))
+        for name, run in runs.items()
+        if (page := RunFolder(run).report.with_suffix(".html")).exists()
+    ]
+    write_compared_html(
+        out,
+        f"{len(runs)} runs",
+        rows,
+        [*notes(reports)],
+        links,
+        costs,
+        searches,
+    )

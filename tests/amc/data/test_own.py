@@ -1,0 +1,95 @@
+import sys
+import types
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amc.data import build
+from amc.errors import AmcError, SettingError
+
+SIZES = {"image_size": 8, "search_val": 6, "calibration": 6, "batch_size": 4}
+
+
+class Pairs:
+    """A data set of torchvision's form."""
+
+    classes = ("red", "blue")
+
+    def __init__(self, count, kind):
+        self.count, self.kind = count, kind
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        label = place % 2
+        image = Image.new("RGB", (10, 12), "red" if label == 0 else "blue")
+        return (np.asarray(image) if self.kind == "array" else image), label
+
+
+class Records(Pairs):
+    """A data set of Hugging Face's form."""
+
+    classes = None
+    features = {"label": SimpleNamespace(names=["red", "blue"])}  # noqa: RUF012
+
+    def __getitem__(self, place):
+        image, label = super().__getitem__(place)
+        return {"image": image, "label": label}
+
+
+@pytest.fixture(autouse=True)
+def mine(monkeypatch):
+    module = types.ModuleType("mine_data")
+    module.make = lambda form=Pairs, kind="picture": (form(24, kind), form(4, kind))
+    module.wrong = lambda: 3
+    module.fails = lambda: 1 / 0
+    monkeypatch.setitem(sys.modules, "mine_data", module)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"kind": "array"}, {"form": Records}], ids=["pictures", "arrays", "records"]
+)
+def test_two_data_sets_become_splits(kwargs):
+    splits = build("own", factory="mine_data.make", kwargs=kwargs, seed=0, **SIZES)
+    assert splits.class_names == ("red", "blue")
+    assert splits.input_shape == (3, 8, 8)
+    assert (len(splits.search_val), len(splits.test()), splits.steps_per_epoch) == (6, 4, 4)
+    reds = splits.search_val.images[splits.search_val.labels == 0].mean((0, 2, 3))
+    expected = (torch.tensor([1.0, 0.0, 0.0]) - torch.tensor(splits.mean)) / torch.tensor(splits.std)
+    assert torch.allclose(reds, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "part"),
+    [
+        ("mine_data.wrong", "returned int; expected Splits, or two data sets"),
+        ("mine_data.fails", "ZeroDivisionError"),
+        ("mine_data.nothing", "mine_data has no 'nothing'"),
+        ("no_such_module.make", "importing 'no_such_module' failed"),
+        ("plain", "expected package.module.name"),
+    ],
+)
+def test_other_factories_are_refused_in_one_line(factory, part):
+    with pytest.raises(AmcError, match=part) as found:
+        build("own", factory=factory, seed=0, **SIZES)
+    assert "\n" not in str(found.value)
+
+
+def test_class_folders_are_split_the_same_for_every_seed(tmp_path):
+    for place in range(20):
+        folder = tmp_path / ("a" if place % 2 else "b")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), (place, 0, 0)).save(folder / f"{place}.png")
+    sizes = SIZES | {"search_val": 4, "calibration": 4}
+    one, two = (build("imagefolder", root=tmp_path, split=0.2, seed=seed, **sizes) for seed in (0, 1))
+    assert len(one.test()) == 4
+    assert one.class_names == ("a", "b")
+    assert torch.equal(one.test().images, two.test().images)
+    seen = torch.cat([one.search_val.images, one.calibration.images])
+    assert not any(torch.equal(image, other) for image in one.test().images for other in seen)
+    with pytest.raises(SettingError, match="split=1"):
+        build("imagefolder", root=tmp_path, split=1.0, seed=0, **sizes)

@@ -1,0 +1,26 @@
+from tests.experiments.helpers import TINY, amc, done, read_json, refused
+
+
+def test_a_plan_is_printed_and_nothing_is_trained(cwd):
+    told = done("plan", *TINY, "budget.macs_ratios=[0.5,0.7]", "run_dir=run", cwd=cwd).out
+    for part in (
+        "macs <= 0.5",
+        "reachable",
+        "32 images to judge on",
+        "measured on two",
+        "fine-tuning at most",
+    ):
+        assert part in told, part
+    assert "2 times 4 episodes" in told
+    facts = read_json(cwd / "run" / "stages" / "plan.json")
+    assert 0 < facts["reachable"]["macs"][0] < 0.5 < facts["reachable"]["macs"][1] <= 1
+    assert facts["search_seconds"] >= 8 * facts["evaluation_seconds"] > 0
+    assert facts["finetune_seconds"] > 0
+    assert facts["peak_memory_bytes"] > 2**20
+    left = {path.name for path in (cwd / "run").iterdir()}
+    assert left.isdisjoint({"dense.safetensors", "evaluations.jsonl", "search.jsonl", "strategy.json"})
+
+
+def test_a_plan_of_a_budget_out_of_reach_is_refused(cwd):
+    refused(amc("plan", *TINY, "budget.macs_ratio=0.001", "run_dir=run", cwd=cwd), "smallest allowed network")
+    assert not (cwd / "run").exists()

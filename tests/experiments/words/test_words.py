@@ -1,0 +1,102 @@
+import shutil
+
+import pytest
+
+from experiments.config.schema import Config, rules
+from experiments.words.installed import runs
+from experiments.words.lists import matching
+from experiments.words.options import PAGE, keys, with_tables
+from tests.experiments.helpers import amc, done, read_json, refused
+
+
+def test_the_version_is_told(tmp_path):
+    from amc import __version__
+
+    assert done("version", cwd=tmp_path).out == f"amc-search {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "missing"),
+    [
+        (["agents"], ["ddpg", "greedy", "thompson"], ["base_ddpg"]),
+        (["agents", "gr"], ["greedy"], ["ddpg"]),
+        (["rewards"], ["likeness"], []),
+        (["runtimes", "onnx"], ["onnxruntime", "onnxruntime_cuda"], ["torch"]),
+        (["stages"], ["plan", "report"], []),
+        (["formats", "nothing_like_it"], ["none of the formats matches 'nothing_like_it'"], []),
+    ],
+)
+def test_names_are_listed(tmp_path, arguments, found, missing):
+    lines = done("list", *arguments, cwd=tmp_path).out.splitlines()
+    assert set(found) <= set(lines)
+    assert set(missing).isdisjoint(lines)
+
+
+@pytest.mark.slow
+def test_networks_are_listed(tmp_path):
+    lines = done("list", "models", "resnet5?", cwd=tmp_path).out.splitlines()
+    assert {"resnet50", "resnet56"} <= set(lines)
+    assert {"resnet18", "wide_resnet50_2"}.isdisjoint(lines)
+
+
+def test_a_pattern_matches_a_part_or_all():
+    assert matching(["resnet18", "vgg"], "net") == ["resnet18"]
+    assert matching(["resnet18", "vgg"], "net*") == []
+
+
+def test_a_group_is_explained_with_its_options_and_keys(tmp_path):
+    told = done("help", "budget", cwd=tmp_path).out
+    assert "budget=macs" in told
+    assert "Multiply-adds" in told
+    assert "budget.min_preserve_ratio" in told
+    assert "Usage: amc" in done("help", cwd=tmp_path).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["verison"], ["unknown word 'verison'", "did you mean 'version'?"]),
+        (["search"], ["stages=[search]"]),
+        (["list", "model"], ["did you mean 'models'?"]),
+        (["list"], ["models, agents"]),
+        (["help", "agnt"], ["did you mean 'agent'?"]),
+        (["compare", "one"], ["expected at least two"]),
+        (["compare", "one", "two", "--oot", "x"], ["--oot"]),
+        (["compare", "one", "two"], ["one has no report.json", "stages=[report]"]),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line_and_leaves_nothing(tmp_path, arguments, parts):
+    refused(amc(*arguments, cwd=tmp_path), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_of_options_has_the_keys_of_the_schema():
+    page = PAGE.read_text()
+    assert page == with_tables(page), "write it again: python -m experiments.words.options"
+    assert {key.name for key in keys()} == rules().keys
+    assert {key.section for key in keys()} > {"", "agent", "data", "budget"}
+    assert next(key.default for key in keys() if key.name == "finetune.epochs") == str(
+        Config.__dataclass_fields__["finetune"].default_factory().epochs
+    )
+
+
+@pytest.mark.slow
+def test_runtimes_are_tried(capsys):
+    found = dict(runs())
+    assert found["torch"].startswith("runs, version 2.")
+    assert found["onnxruntime"].startswith("runs, version ")
+    assert found["adb"].startswith("another device")
+
+
+def test_runs_are_compared_on_one_page(reported, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(reported / "run", tmp_path / name)
+    report = read_json(tmp_path / "two" / "report.json")
+    changed = (tmp_path / "two" / "report.json").read_text().replace('"seed": 0', '"seed": 1')
+    (tmp_path / "two" / "report.json").write_text(changed)
+    told = done("compare", "one", "two", "--out", "both.html", cwd=tmp_path).out
+    assert f"{report['macs_ratio']:.1%}" in told
+    assert "seed differs: 0 in one, 1 in two" in told
+    page = (tmp_path / "both.html").read_text()
+    assert 'href="two/report.html"' in page
+    assert "seed differs" in page
