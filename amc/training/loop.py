@@ -1,4 +1,4 @@
-"""The training loop: SGD with momentum, warm-up, cosine schedule and optional distillation.
+"""The training loop: SGD with momentum, warm-up, cosine schedule, average of the weights and distillation.
 
 A training that is killed at any moment and started again with the same arguments continues from its
 checkpoint and ends with the same weights bit for bit, on the same kind of device and with the same number
@@ -7,28 +7,40 @@ of threads.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from amc.data import Splits, check_labels
+from amc.data import LabelledImages, Splits, check_labels
 from amc.errors import AmcError, SettingError
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import computes_bf16
-from amc.scoring.run import as_logits, evaluating, logits
+from amc.scoring.run import as_logits, logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
-from amc.training.resume import restore_checkpoint, save_checkpoint, training_key
-from amc.training.settings import EpochRecord, TrainSettings, learning_rate
+from amc.training.augment import cross_entropy
+from amc.training.averaging import Average, load
+from amc.training.batches import Batch, batches
+from amc.training.compiling import compiled
+from amc.training.pace import Pace
+from amc.training.resume import (
+    Progress,
+    load_checkpoint,
+    momentum,
+    part,
+    restore_momentum,
+    save_checkpoint,
+    training_key,
+)
+from amc.training.settings import EpochRecord, Trained, TrainSettings, learning_rate
+from amc.training.teachers import NetworkTeacher, Teacher, distillation_loss
 
 EVALUATION_BATCH = 256
 """Images per batch of the validation."""
@@ -45,13 +57,15 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     teacher: nn.Module | None = None,
+    validation: LabelledImages | None = None,
     checkpoint: Path | None = None,
+    on_estimate: Callable[[float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> nn.Module:
+) -> Trained:
     """Train ``model`` in place.
 
-    The validation accuracy is measured on ``splits.search_val``, and nothing is chosen by it. ``splits.test``
-    is not used.
+    The validation accuracy of every epoch is measured on ``validation``; only ``settings.best`` and
+    ``settings.until`` choose anything by it. ``splits.test`` is not used.
 
     Args:
         model: maps images (N, *splits.input_shape) to logits (N, classes).
@@ -60,15 +74,18 @@ def train(
         seed: of the batches, the augmentation and layers such as dropout.
         device: where to train.
         teacher: network whose outputs are distilled; required if ``settings.distill_weight`` is positive.
+        validation: images on which epochs are judged, by default ``splits.search_val``.
         checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
             reported again; a checkpoint of other arguments is overwritten.
+        on_estimate: called after the first steps with the expected seconds of the training.
         on_epoch: called after each epoch, once its state is written.
 
     Returns:
-        ``model`` in evaluation mode, with the weights of the last epoch.
+        The outcome, with ``model`` in evaluation mode.
 
     Raises:
         SettingError: distillation without a teacher.
+        UnavailableError: ``torch.compile`` does not work here.
         AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
             other classes than the teacher; or the loss is not finite.
     """
@@ -78,28 +95,26 @@ def train(
             "distill_weight=0"
         )
     device = torch.device(device)
+    validation = validation or splits.search_val
     run = _Run(
-        model, splits, settings, seed, device, teacher if settings.distill_weight > 0 else None, checkpoint
+        model,
+        splits,
+        settings,
+        seed,
+        device,
+        teacher if settings.distill_weight > 0 else None,
+        validation,
+        checkpoint,
     )
+    pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
     with _repeatable(device), run.bar() as bar:
-        for epoch in range(run.finished, settings.epochs):
-            record = run.epoch(epoch, bar)
+        while not run.ended:
+            record = run.epoch(bar, pace)
             if on_epoch is not None:
                 on_epoch(record)
-    return model.to(memory_format=torch.contiguous_format).eval()
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(teacher || student) in nats, the mean over the images.
-
-    Args:
-        student, teacher: logits (N, classes).
-        temperature: T, by which both logits are divided.
-
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
-    """
-    softened, target = (F.log_softmax(each.float() / temperature, 1) for each in (student, teacher))
-    return temperature**2 * F.kl_div(softened, target, reduction="batchmean", log_target=True)
+    run.finish()
+    model.to(memory_format=torch.contiguous_format).eval()
+    return Trained(model, run.progress.finished, run.progress.best_epoch, run.progress.best)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -113,7 +128,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 class _Run:
-    """The state of one training: model, optimiser, number of finished epochs, best accuracy so far."""
+    """The state of one training: model, optimiser, averages and progress."""
 
     def __init__(
         self,
@@ -123,98 +138,137 @@ class _Run:
         seed: int,
         device: torch.device,
         teacher: nn.Module | None,
+        validation: LabelledImages,
         checkpoint: Path | None,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
-        # A copy, as another memory format would change the bits that the caller gets from the teacher.
-        self.teacher, self.checkpoint = copy.deepcopy(teacher), checkpoint
+        self.validation, self.checkpoint = validation, checkpoint
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
-        self.key = "" if checkpoint is None else self._key()
         example = splits.calibration.images[:2]
+        self.teacher: Teacher | None = None
+        if teacher is not None:
+            self.teacher = NetworkTeacher(teacher, device, example, bf16=self.bf16)
+        self.key = "" if checkpoint is None else self._key()
         self.layout = memory_format_of(model.to(device), example)
         model.to(memory_format=self.layout)
-        if self.teacher is not None:
-            self.teacher_layout = memory_format_of(self.teacher.to(device), example)
-            self.teacher.to(memory_format=self.teacher_layout)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
         self.optimizer = torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
         )
-        self.finished, self.best = 0, 0.0
-        if checkpoint is not None:
-            self.finished, self.best = restore_checkpoint(checkpoint, self.key, model, self.optimizer)
+        self.average = Average(model, settings.ema) if settings.ema else None
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress()
+        self.run = compiled(model) if settings.compile else model
+        if checkpoint is not None and (found := load_checkpoint(checkpoint, self.key)) is not None:
+            self._restore(*found)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are run, or the validation accuracy is met."""
+        until = self.settings.until
+        met = until is not None and self.progress.best_epoch > 0 and self.progress.best / 100 >= until
+        return met or self.progress.finished >= self.settings.epochs
 
     def bar(self) -> tqdm:
         """Return the progress bar over the batches of all epochs."""
         steps = self.splits.steps_per_epoch
-        return progress(self.settings.epochs * steps, "training", "batch", initial=self.finished * steps)
+        done = self.progress.finished * steps
+        return progress(self.settings.epochs * steps, "training", "batch", initial=done)
 
-    def epoch(self, epoch: int, bar: tqdm) -> EpochRecord:
-        """Run epoch number ``epoch`` (from 0), save the state and return the record."""
-        started = time.perf_counter()
+    def epoch(self, bar: tqdm, pace: Pace) -> EpochRecord:
+        """Run the next epoch, save the state and return the record."""
+        started, epoch = time.perf_counter(), self.progress.finished
         torch.manual_seed(mix(self.seed, epoch, "train"))  # for layers such as dropout
         losses: list[float] = []
         pending: list[Tensor] = []
         self.model.train()
         first = epoch * self.splits.steps_per_epoch
-        for step, (images, labels) in enumerate(self.splits.train_batches(epoch, self.seed), first):
-            pending.append(self._step(step, images, labels))
+        for step, batch in enumerate(batches(self.splits, self.settings, epoch, self.seed), first):
+            pending.append(self._step(step, batch))
+            pace.step()
             bar.update()
             if len(pending) == LOSS_CHECK_STEPS:
                 losses += self._checked(pending, step, bar)
                 pending = []
         if pending:
             losses += self._checked(pending, step, bar)
-        validation = self.splits.search_val
-        accuracy = top1(logits(self.model, validation.images, EVALUATION_BATCH), validation.labels)
-        self.finished, self.best = epoch + 1, max(self.best, accuracy)
+        accuracy = self._validate()
         if self.checkpoint is not None:
-            save_checkpoint(
-                self.checkpoint,
-                self.key,
-                self.model,
-                self.optimizer,
-                seed=self.seed,
-                finished=self.finished,
-                best=self.best,
-            )
+            save_checkpoint(self.checkpoint, self.key, self._state(), self.progress, seed=self.seed)
+        seconds = time.perf_counter() - started
         return EpochRecord(
             epoch=epoch + 1,
             epochs=self.settings.epochs,
             loss=sum(losses) / len(losses),
             lr=self.optimizer.param_groups[0]["lr"],
             val_top1=accuracy,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
+            seconds_left=0.0 if self.ended else pace.epoch(seconds),
         )
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Take optimiser step number ``step`` (from 0); return the loss on the device."""
+    def finish(self) -> None:
+        """Give the network the weights that are kept."""
+        if self.best:
+            load(self.model, self.best)
+        elif self.average is not None:
+            load(self.model, self.average.tensors)
+
+    def _validate(self) -> float:
+        """Return the validation accuracy in percent, and note the epoch as finished."""
+        shown = self.average.shown() if self.average is not None else nullcontext()
+        with shown:
+            accuracy = top1(
+                logits(self.model, self.validation.images, EVALUATION_BATCH), self.validation.labels
+            )
+            updates = self.average.updates if self.average is not None else 0
+            self.progress = self.progress.after(accuracy, updates)
+            if self.settings.best and self.progress.best_epoch == self.progress.finished:
+                self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return accuracy
+
+    def _step(self, step: int, batch: Batch) -> Tensor:
+        """Process batch number ``step`` (from 0) of the training; return its loss on the device."""
+        first, last, count = self._turn(batch.index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
-        images = images.to(self.device, memory_format=self.layout)
-        with (
-            self._autocast()
-        ):  # with a copy where the teacher needs the images too: a network may work in place
+        images = batch.images.to(self.device, memory_format=self.layout)
+        with self._autocast():
+            # with a copy where the teacher needs the images too: a network may work in place
             given = images if self.teacher is None else images.clone()
-            output = as_logits(self.model(given)).float()
-        check_labels(labels, output.shape[1])
-        loss = self._loss(output, images, labels.to(self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            output = as_logits(self.run(given)).float()
+        check_labels(batch.labels, output.shape[1])
+        loss = self._loss(output, images, batch)
+        if first:
+            self.optimizer.zero_grad(set_to_none=True)
+        (loss if count == 1 else loss / count).backward()
+        if last:
+            self._update()
+        return loss.detach()
+
+    def _turn(self, index: int) -> tuple[bool, bool, int]:
+        """Return whether a batch is the first and the last before an update, and their number.
+
+        The last update of an epoch may have fewer batches than the others.
+        """
+        position, steps = index % self.settings.accumulate, self.splits.steps_per_epoch
+        count = min(self.settings.accumulate, steps - (index - position))
+        return position == 0, position == count - 1, count
+
+    def _update(self) -> None:
         if self.settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()
-        return loss.detach()
+        if self.average is not None:
+            self.average.update()
 
-    def _loss(self, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, output: Tensor, images: Tensor, batch: Batch) -> Tensor:
         smoothing, weight = self.settings.label_smoothing, self.settings.distill_weight
-        loss = F.cross_entropy(output, labels, label_smoothing=smoothing)
+        loss = cross_entropy(output, batch.targets.to(self.device), smoothing)
         if self.teacher is None:
             return loss
-        with torch.no_grad(), evaluating(self.teacher), self._autocast():
-            target = as_logits(self.teacher(images.contiguous(memory_format=self.teacher_layout))).float()
+        target = self.teacher.logits(batch, images)
         if target.shape != output.shape:
             raise AmcError(
                 f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "
@@ -233,18 +287,36 @@ class _Run:
                     f"the learning rate {self.settings.lr:g} is probably too high, try "
                     f"{self.settings.lr / 10:g}"
                 )
-        bar.set_postfix(loss=f"{values[-1]:.3f}", best_val=f"{self.best:.1f}%", refresh=False)
+        best = f"{self.progress.best:.1f}%"
+        bar.set_postfix(loss=f"{values[-1]:.3f}", best_val=best, refresh=False)
         return values
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
+    def _state(self) -> dict[str, Tensor]:
+        """Return all tensors that the next epoch depends on."""
+        parts = {"model": self.model.state_dict(), "momentum": momentum(self.model, self.optimizer)}
+        if self.average is not None:
+            parts["ema"] = self.average.tensors
+        parts["best"] = self.best
+        return {f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in own.items()}
+
+    def _restore(self, progress: Progress, saved: Mapping[str, Tensor]) -> None:
+        self.progress = progress
+        load(self.model, part(saved, "model/"))
+        restore_momentum(self.model, self.optimizer, part(saved, "momentum/"))
+        if self.average is not None:
+            self.average.restore(part(saved, "ema/"), progress.updates)
+        self.best = part(saved, "best/")
+
     def _key(self) -> str:
         return training_key(
             self.settings,
             self.splits,
+            self.validation,
             self.model,
-            self.teacher,
+            self.teacher.identity if self.teacher is not None else None,
             seed=self.seed,
             device=self.device,
             bf16=self.bf16,

@@ -429,7 +429,9 @@ def rules() -> Rules:
     agents = (key for node in AGENT_SECTIONS.values() for key in keys_of(node, "agent."))
     return Rules(
         keys=frozenset({*keys_of(Config), *data, *agents}),
-        groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
+        groups=frozenset(
+            {"model", "data", "budget", "agent", "workers", "tracker", "finetune", "experiment"}
+        ),
         paths=path_keys(),
         inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
         code=frozenset({"model", "model.name", "reward"}),

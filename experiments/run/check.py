@@ -23,6 +23,8 @@ from experiments.run.run import Run
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
+_FINETUNING = {"finetune", "compare", "correlate", "sparsify"}
+"""Stages that train under the settings of ``finetune``."""
 _NEED_LOGITS = ("proxies", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
@@ -48,8 +50,7 @@ def check(run: Run) -> None:
     budgets = asked_budgets(config.budget)
     for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
         check_ratio(kind, ratio)
-    for section in (config.train, config.finetune):
-        TrainSettings(**asdict(section))
+    _check_training(run)
     PruneSettings(**asdict(config.prune))
     for name in config.export.formats:
         get_format(name)
@@ -75,6 +76,19 @@ def check(run: Run) -> None:
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_training(run: Run) -> None:
+    """Refuse impossible settings of trainings, and an accuracy to stop at that the dense network flatters."""
+    for section in (run.config.train, run.config.finetune):
+        TrainSettings(**asdict(section))
+    until, asked = run.config.finetune.until, _FINETUNING & set(run.config.stages)
+    if until is not None and asked and not run.problem.validates_honestly:
+        raise SettingError(
+            f"finetune.until={until:g} is judged on held-out images, but the given dense network may have "
+            "been trained on them, which flatters what is pruned from it; write finetune.until=null, or "
+            "train the dense network here"
+        )
 
 
 def _check_unseen(run: Run) -> None:

@@ -172,6 +172,11 @@ class Problem:
         """Whether the configuration names weights for the dense network."""
         return self.config.model.checkpoint is not None or self.config.model.pretrained
 
+    @property
+    def validates_honestly(self) -> bool:
+        """Whether the dense network cannot have been trained on the held-out images."""
+        return not self.comes_trained or getattr(self.config.data, "search_val_dir", None) is not None
+
     def fresh_model(self) -> nn.Module:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""
         with torch.random.fork_rng():

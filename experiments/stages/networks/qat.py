@@ -10,7 +10,8 @@ from torch import nn
 from amc.quantization.calibration import Quantized
 from amc.quantization.learned.network import trained
 from amc.quantization.settings import QuantizeSettings
-from experiments.stages.networks.finetune import fit, is_worse, val_top1
+from experiments.stages.networks.finetune import is_worse, val_top1
+from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -25,10 +26,13 @@ def train_quantized(
     float32: bfloat16 has fewer digits than the integers.
     """
     section = run.train_settings(run.config.finetune)
-    training = replace(section, epochs=settings.epochs, lr=settings.lr, precision="fp32")
+    training = replace(
+        section, epochs=settings.epochs, lr=settings.lr, precision="fp32", until=None, compile=False
+    )
 
     def learn(network: nn.Module) -> None:
-        fit(run, network, training, run.folder.checkpoint("quantize"), "quantize")
+        checkpoint, taught = run.folder.checkpoint("quantize"), training.distill_weight > 0
+        fit(run, network, training, checkpoint, "quantize", taught=taught)
 
     found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)
