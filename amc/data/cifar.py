@@ -70,6 +70,8 @@ def cifar10(
         batch_size=batch_size,
         calibration=calibration,
         seed=seed,
+        rows=parts.rest,
+        total=len(everything.labels),
     )
 
 

@@ -55,6 +55,8 @@ def digits(
         batch_size=batch_size,
         calibration=calibration,
         seed=seed,
+        rows=parts.rest,
+        total=len(remaining.labels),
     )
 
 

@@ -16,6 +16,7 @@ from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
     Splits,
+    TrainOrder,
     channel_statistics,
     check_unseen,
     fingerprint,
@@ -101,7 +102,7 @@ def imagefolder(
     means, stds = channel_statistics(mean, std)
     root = Path(root).expanduser()
     listed = functools.partial(_list, allow_empty=allow_empty, skip_damaged=skip_damaged)
-    train_list = listed(root / train, "train")
+    train_list = every = listed(root / train, "train")
     test_list = _same_classes(listed(root / test, "test"), train_list)
     if search_val_dir is None:
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
@@ -127,6 +128,7 @@ def imagefolder(
         test=functools.cache(lambda: _decode(decoder, test_list, "test images")),
         fingerprint=fingerprint(calibration_images, search_images),
         unseen=_decode(decoder, unseen_list, "unseen images") if unseen else None,
+        order=TrainOrder(_rows(train_list, every), len(every.paths), batch_size),
     )
 
 
@@ -257,6 +259,12 @@ def _hold_out(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing
     """Return the search images and the unseen ones, held out of the training images, and the rest."""
     parts = hold_out_two(listing.labels, search_val, unseen, of=str(listing.folder))
     return listing.take(parts.search_val), listing.take(parts.unseen), listing.take(parts.rest)
+
+
+def _rows(listing: _Listing, every: _Listing) -> Tensor:
+    """Return the positions (N,) int64 of the files of ``listing`` in ``every``."""
+    known = {path: row for row, path in enumerate(every.paths)}
+    return torch.tensor([known[path] for path in listing.paths])
 
 
 def _pick_search_images(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing]:

@@ -5,7 +5,9 @@
 - ``batches.py``: the images that an epoch shows, with their targets.
 - ``augment.py``: RandAugment, random erasing, mixup and cutmix.
 - ``averaging.py``: the moving average of the weights.
-- ``teachers.py``: teachers and the loss of distillation.
+- ``methods.py``: what is trained: all weights, norms, or adapters of low rank.
+- ``teaching``: teachers, and what is learned from them.
+- ``parallel``: several processes that train one network.
 - ``compiling.py``: ``torch.compile``.
 - ``pace.py``: how long a training takes.
 - ``resume.py``: the checkpoint of an interrupted training.

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from amc.data import Splits
+from amc.data.splits import WHOLE, Part
 from amc.seeds import mix
 from amc.training.augment import Augmentation
 from amc.training.settings import TrainSettings
+from amc.training.teaching.protocol import Batch
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One batch; its images follow from the seed, ``view`` and ``index``.
+def batches(
+    splits: Splits, settings: TrainSettings, epoch: int, seed: int, part: Part = WHOLE
+) -> Iterator[Batch]:
+    """Yield the batches of epoch number ``epoch``, from 0.
 
-    Attributes:
-        view: number of the epoch whose images these are, from 0.
-        index: number of the batch in its epoch, from 0.
-        images: (N, C, H, W) float32, normalised and augmented.
-        labels: (N,) int64.
-        targets: the labels, or (N, classes) float32 shares where images are mixed.
+    Images are mixed with others of the whole batch. Every process therefore loads whole batches where the
+    recipe augments, and its part alone where it does not.
     """
-
-    view: int
-    index: int
-    images: Tensor
-    labels: Tensor
-    targets: Tensor
-
-
-def batches(splits: Splits, settings: TrainSettings, epoch: int, seed: int) -> Iterator[Batch]:
-    """Yield the batches of epoch number ``epoch``, from 0."""
     augmentation = Augmentation(settings, splits.mean, splits.std, splits.num_classes)
     view = settings.view(epoch)
+    if not settings.augments:
+        loaded = (
+            splits.train_batches(view, seed, part) if part.count > 1 else splits.train_batches(view, seed)
+        )
+        for index, (images, labels) in enumerate(loaded):
+            yield Batch(view, index, images, labels, labels, part)
+        return
     for index, (images, labels) in enumerate(splits.train_batches(view, seed)):
         augmented, targets = augmentation(images, labels, mix(seed, view, index, "augment"))
-        yield Batch(view, index, augmented, labels, targets)
+        yield Batch(view, index, part.of(augmented), part.of(labels), part.of(targets), part)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,9 +28,11 @@ from amc.scoring.scores import top1
 from amc.seeds import mix
 from amc.training.augment import cross_entropy
 from amc.training.averaging import Average, load
-from amc.training.batches import Batch, batches
+from amc.training.batches import batches
 from amc.training.compiling import compiled
+from amc.training.methods import adapted
 from amc.training.pace import Pace
+from amc.training.parallel.group import ALONE, Group
 from amc.training.resume import (
     Progress,
     load_checkpoint,
@@ -40,10 +43,18 @@ from amc.training.resume import (
     training_key,
 )
 from amc.training.settings import EpochRecord, Trained, TrainSettings, learning_rate
-from amc.training.teachers import NetworkTeacher, Teacher, distillation_loss
+from amc.training.teaching.cache import CachedTeacher
+from amc.training.teaching.hints import Hints
+from amc.training.teaching.protocol import Batch, NetworkTeacher, Teacher, distillation_loss
 
 EVALUATION_BATCH = 256
 """Images per batch of the validation."""
+
+MERGED_IMAGES = 64
+"""Images on which merged adapters are compared with separate ones."""
+
+HINT_IMAGES = 256
+"""Calibration images of the least squares that hints start from."""
 
 LOSS_CHECK_STEPS = 16
 """Steps between two checks of the losses; each check makes a GPU wait."""
@@ -56,9 +67,12 @@ def train(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Teacher | None = None,
+    hint_places: Sequence[str] = (),
+    teacher_cache: Path | None = None,
     validation: LabelledImages | None = None,
     checkpoint: Path | None = None,
+    group: Group = ALONE,
     on_estimate: Callable[[float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Trained:
@@ -73,10 +87,16 @@ def train(
         settings: how to train.
         seed: of the batches, the augmentation and layers such as dropout.
         device: where to train.
-        teacher: network whose outputs are distilled; required if ``settings.distill_weight`` is positive.
+        teacher: what is distilled; required if ``settings`` ask for it, and a network if they ask for hints.
+        hint_places: names of modules in both networks whose inputs are compared, as
+            ``amc.training.teaching.hints.hint_places`` returns them.
+        teacher_cache: folder that keeps the teacher's logits if ``settings.views`` makes them recur; without
+            one they stay in memory.
         validation: images on which epochs are judged, by default ``splits.search_val``.
         checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
             reported again; a checkpoint of other arguments is overwritten.
+        group: the processes that train together; each calls this function with the same arguments. The first
+            one writes ``checkpoint`` and ``teacher_cache``, and calls the callbacks.
         on_estimate: called after the first steps with the expected seconds of the training.
         on_epoch: called after each epoch, once its state is written.
 
@@ -89,32 +109,52 @@ def train(
         AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
             other classes than the teacher; or the loss is not finite.
     """
+    _check_teacher(settings, teacher, hint_places)
+    device = torch.device(device)
+    teaching = _Teaching(teacher if settings.is_taught else None, tuple(hint_places), teacher_cache)
+    judged = validation or splits.search_val
+    example = splits.calibration.images[:MERGED_IMAGES]
+    with adapted(model, settings, example, seed) as method, _repeatable(device):
+        run = _Run(method.network, splits, settings, seed, device, teaching, judged, checkpoint, group)
+        pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
+        with run.bar() as bar, group.together(method.network):
+            while not run.ended:
+                record = run.epoch(bar, pace)
+                if on_epoch is not None and group.writes:
+                    on_epoch(record)
+        run.finish()
+        difference = method.merge()
+    model.to(memory_format=torch.contiguous_format).eval()
+    return Trained(model, run.progress.finished, run.progress.best_epoch, run.progress.best, difference)
+
+
+def _check_teacher(
+    settings: TrainSettings, teacher: nn.Module | Teacher | None, hint_places: Sequence[str]
+) -> None:
+    """Refuse settings that the teacher cannot serve.
+
+    Raises:
+        SettingError: there is no teacher, or hints need features that it does not give.
+    """
     if teacher is None and settings.distill_weight > 0:
         raise SettingError(
             f"distill_weight={settings.distill_weight} without a teacher network: expected one, or "
             "distill_weight=0"
         )
-    device = torch.device(device)
-    validation = validation or splits.search_val
-    run = _Run(
-        model,
-        splits,
-        settings,
-        seed,
-        device,
-        teacher if settings.distill_weight > 0 else None,
-        validation,
-        checkpoint,
-    )
-    pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
-    with _repeatable(device), run.bar() as bar:
-        while not run.ended:
-            record = run.epoch(bar, pace)
-            if on_epoch is not None:
-                on_epoch(record)
-    run.finish()
-    model.to(memory_format=torch.contiguous_format).eval()
-    return Trained(model, run.progress.finished, run.progress.best_epoch, run.progress.best)
+    if settings.hint_weight > 0 and not (isinstance(teacher, nn.Module) and hint_places):
+        raise SettingError(
+            f"hint_weight={settings.hint_weight:g} compares features, and there is no teacher network "
+            "with the same layers: expected hint_weight=0"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Teaching:
+    """Who teaches: see ``train``."""
+
+    teacher: nn.Module | Teacher | None
+    hint_places: tuple[str, ...]
+    cache: Path | None
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -137,32 +177,62 @@ class _Run:
         settings: TrainSettings,
         seed: int,
         device: torch.device,
-        teacher: nn.Module | None,
+        teaching: _Teaching,
         validation: LabelledImages,
         checkpoint: Path | None,
+        group: Group,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
         self.validation, self.checkpoint = validation, checkpoint
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
         example = splits.calibration.images[:2]
-        self.teacher: Teacher | None = None
-        if teacher is not None:
-            self.teacher = NetworkTeacher(teacher, device, example, bf16=self.bf16)
-        self.key = "" if checkpoint is None else self._key()
+        self.group, self.example = group, example
+        self.teacher = self._teacher_of(teaching)
+        self.key = "" if checkpoint is None else self._key(teaching)
         self.layout = memory_format_of(model.to(device), example)
         model.to(memory_format=self.layout)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
+        self.hints = self._hints(teaching)
+        if self.hints is not None and settings.hint_maps == "trained":
+            groups.append({"params": list(self.hints.parameters()), "weight_decay": 0.0})
         self.optimizer = torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
         )
         self.average = Average(model, settings.ema) if settings.ema else None
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
-        self.run = compiled(model) if settings.compile else model
-        if checkpoint is not None and (found := load_checkpoint(checkpoint, self.key)) is not None:
+        self.call = group.wrapped(model)
+        if settings.compile:
+            self.call = compiled(self.call)
+        found = None
+        if checkpoint is not None and group.writes:
+            found = load_checkpoint(checkpoint, self.key)
+        if (found := group.first(found)) is not None:
             self._restore(*found)
+
+    def _teacher_of(self, teaching: _Teaching) -> Teacher | None:
+        """Return the teacher; its logits are kept where views recur and hints do not need its features."""
+        teacher, settings = teaching.teacher, self.settings
+        if isinstance(teacher, nn.Module):
+            teacher = NetworkTeacher(teacher, self.device, self.example, bf16=self.bf16)
+        if teacher is None or settings.hint_weight > 0 or not 0 < settings.views < settings.epochs:
+            return teacher
+        names = ("views", "randaugment", "erasing", "mixup", "cutmix")
+        about = {name: getattr(settings, name) for name in names if name != "views"}
+        about |= {"seed": self.seed, "data": self.splits.fingerprint, "part": self.group.rank}
+        about |= {"processes": self.group.count, "device": self.device.type}
+        folder = teaching.cache if self.group.writes else None
+        return CachedTeacher(teacher, about, self.splits.steps_per_epoch, folder)
+
+    def _hints(self, teaching: _Teaching) -> Hints | None:
+        if self.settings.hint_weight == 0:
+            return None
+        assert isinstance(self.teacher, NetworkTeacher)
+        images = self.splits.calibration.images[:HINT_IMAGES].to(self.device)
+        fixed = self.settings.hint_maps == "fixed"
+        return Hints(self.model, self.teacher.network, teaching.hint_places, images, fixed=fixed)
 
     @property
     def ended(self) -> bool:
@@ -180,12 +250,14 @@ class _Run:
     def epoch(self, bar: tqdm, pace: Pace) -> EpochRecord:
         """Run the next epoch, save the state and return the record."""
         started, epoch = time.perf_counter(), self.progress.finished
-        torch.manual_seed(mix(self.seed, epoch, "train"))  # for layers such as dropout
+        own = (self.group.rank,) if self.group.rank else ()
+        torch.manual_seed(mix(self.seed, epoch, "train", *own))  # for layers such as dropout
         losses: list[float] = []
         pending: list[Tensor] = []
         self.model.train()
         first = epoch * self.splits.steps_per_epoch
-        for step, batch in enumerate(batches(self.splits, self.settings, epoch, self.seed), first):
+        shown = batches(self.splits, self.settings, epoch, self.seed, self.group.part)
+        for step, batch in enumerate(shown, first):
             pending.append(self._step(step, batch))
             pace.step()
             bar.update()
@@ -195,7 +267,7 @@ class _Run:
         if pending:
             losses += self._checked(pending, step, bar)
         accuracy = self._validate()
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.group.writes:
             save_checkpoint(self.checkpoint, self.key, self._state(), self.progress, seed=self.seed)
         seconds = time.perf_counter() - started
         return EpochRecord(
@@ -210,6 +282,8 @@ class _Run:
 
     def finish(self) -> None:
         """Give the network the weights that are kept."""
+        if self.hints is not None:
+            self.hints.close()
         if self.best:
             load(self.model, self.best)
         elif self.average is not None:
@@ -231,21 +305,32 @@ class _Run:
     def _step(self, step: int, batch: Batch) -> Tensor:
         """Process batch number ``step`` (from 0) of the training; return its loss on the device."""
         first, last, count = self._turn(batch.index)
+        with self.group.collecting(self.call, last=last):
+            return self._learn(step, batch, first, last, count)
+
+    def _learn(self, step: int, batch: Batch, first: bool, last: bool, count: int) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
         images = batch.images.to(self.device, memory_format=self.layout)
         with self._autocast():
             # with a copy where the teacher needs the images too: a network may work in place
             given = images if self.teacher is None else images.clone()
-            output = as_logits(self.run(given)).float()
+            output = as_logits(self.call(given)).float()
         check_labels(batch.labels, output.shape[1])
         loss = self._loss(output, images, batch)
+        if self.group.count > 1:
+            loss = loss * self._share(len(batch.labels))
         if first:
             self.optimizer.zero_grad(set_to_none=True)
         (loss if count == 1 else loss / count).backward()
         if last:
             self._update()
         return loss.detach()
+
+    def _share(self, own: int) -> float:
+        """Return the factor that makes the mean of the processes' losses that of the whole batch."""
+        whole = self.group.sum(torch.tensor([float(own)], device=self.device))
+        return own * self.group.count / float(whole)
 
     def _turn(self, index: int) -> tuple[bool, bool, int]:
         """Return whether a batch is the first and the last before an update, and their number.
@@ -257,6 +342,10 @@ class _Run:
         return position == 0, position == count - 1, count
 
     def _update(self) -> None:
+        if self.hints is not None and self.group.count > 1:
+            for weights in self.hints.parameters():
+                if weights.grad is not None:
+                    weights.grad = self.group.sum(weights.grad) / self.group.count
         if self.settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()
@@ -269,6 +358,10 @@ class _Run:
         if self.teacher is None:
             return loss
         target = self.teacher.logits(batch, images)
+        if self.hints is not None:
+            loss = loss + self.settings.hint_weight * self.hints.loss()
+        if weight == 0:
+            return loss
         if target.shape != output.shape:
             raise AmcError(
                 f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "
@@ -279,7 +372,7 @@ class _Run:
 
     def _checked(self, pending: list[Tensor], last: int, bar: tqdm) -> list[float]:
         """Return the losses of the steps up to ``last`` as numbers; fail if one is not finite."""
-        values = torch.stack(pending).tolist()
+        values = (self.group.sum(torch.stack(pending)) / self.group.count).tolist()
         for step, value in enumerate(values, last - len(values) + 2):
             if not math.isfinite(value):
                 raise AmcError(
@@ -299,6 +392,9 @@ class _Run:
         parts = {"model": self.model.state_dict(), "momentum": momentum(self.model, self.optimizer)}
         if self.average is not None:
             parts["ema"] = self.average.tensors
+        if self.hints is not None:
+            parts["hints"] = self.hints.state_dict()
+            parts["hint_momentum"] = momentum(self.hints, self.optimizer)
         parts["best"] = self.best
         return {f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in own.items()}
 
@@ -308,9 +404,12 @@ class _Run:
         restore_momentum(self.model, self.optimizer, part(saved, "momentum/"))
         if self.average is not None:
             self.average.restore(part(saved, "ema/"), progress.updates)
+        if self.hints is not None:
+            load(self.hints, part(saved, "hints/"))
+            restore_momentum(self.hints, self.optimizer, part(saved, "hint_momentum/"))
         self.best = part(saved, "best/")
 
-    def _key(self) -> str:
+    def _key(self, teaching: _Teaching) -> str:
         return training_key(
             self.settings,
             self.splits,
@@ -320,6 +419,8 @@ class _Run:
             seed=self.seed,
             device=self.device,
             bf16=self.bf16,
+            hint_places=teaching.hint_places,
+            processes=self.group.count,
         )
 
 

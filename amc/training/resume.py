@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ def training_key(
     seed: int,
     device: torch.device,
     bf16: bool,
+    hint_places: Sequence[str] = (),
+    processes: int = 1,
 ) -> str:
     """Hash everything that the result depends on; only a checkpoint with the same key is continued."""
     about = {
@@ -46,6 +48,8 @@ def training_key(
         "validation": None if validation is splits.search_val else fingerprint(validation),
         "model": state_digest(model.state_dict()),
         "teacher": teacher,
+        "hints": list(hint_places),
+        "processes": processes,
     }
     return digest(json.dumps(about, sort_keys=True))
 

@@ -37,6 +37,11 @@ class TrainSettings:
             ``views``, in the same batches. 0 for new draws in every epoch.
         best: return the weights of the epoch with the best validation accuracy, not those of the last.
         until: stop after an epoch whose validation accuracy, a share in (0, 1], is at least this.
+        hint_weight: weight of the added loss of hints (``amc.training.teaching.hints``); 0 for none.
+        hint_maps: whether the linear maps of hints are ``trained`` with the network or stay ``fixed``.
+        method: what is trained: ``full`` for all weights; ``norms`` for norm layers, biases and the
+            classifier; ``lora`` for adapters of low rank beside every layer, norm layers and biases.
+        lora_rank: rank of the adapters.
         compile: run the network through ``torch.compile``, which takes seconds to minutes to begin.
 
     Raises:
@@ -63,6 +68,10 @@ class TrainSettings:
     views: int = 0
     best: bool = False
     until: float | None = None
+    hint_weight: float = 0.0
+    hint_maps: Literal["trained", "fixed"] = "trained"
+    method: Literal["full", "norms", "lora"] = "full"
+    lora_rank: int = 8
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -88,6 +97,10 @@ class TrainSettings:
             "mixup": (0 <= self.mixup < math.inf, "0 or more"),
             "cutmix": (0 <= self.cutmix < math.inf, "0 or more"),
             "views": (self.views >= 0, "0 or more"),
+            "hint_weight": (0 <= self.hint_weight < math.inf, "0 or more"),
+            "hint_maps": (self.hint_maps in ("trained", "fixed"), "trained or fixed"),
+            "method": (self.method in ("full", "norms", "lora"), "full, norms or lora"),
+            "lora_rank": (self.lora_rank >= 1, "1 or more"),
             "until": (self.until is None or 0 < self.until <= 1, "a share in (0, 1], or null"),
         }
         for name, (good, expected) in checks.items():
@@ -103,6 +116,11 @@ class TrainSettings:
     def augments(self) -> bool:
         """Whether images are changed beyond what the data set does."""
         return self.randaugment > 0 or self.erasing > 0 or self.mixes
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a teacher is needed."""
+        return self.distill_weight > 0 or self.hint_weight > 0
 
     @property
     def judges(self) -> bool:
@@ -146,12 +164,15 @@ class Trained:
         epochs: number of epochs that were run.
         best_epoch: the epoch, from 1, with the best validation accuracy; 0 without any epoch.
         best_top1: that accuracy in percent.
+        merge_difference: largest difference between the outputs before and after adapters were merged,
+            relative to the largest output; 0 without adapters.
     """
 
     model: nn.Module
     epochs: int
     best_epoch: int
     best_top1: float
+    merge_difference: float = 0.0
 
 
 def learning_rate(step: int, settings: TrainSettings, steps_per_epoch: int) -> float:

@@ -65,7 +65,18 @@ if TYPE_CHECKING:
         """The workers that evaluate candidates: see ``amc.workers.settings.WorkerSettings``."""
 
     class TrainConfig(TrainSettings):
-        """See ``amc.training.settings.TrainSettings``."""
+        """A training: see ``amc.training.settings.TrainSettings``.
+
+        The dense network teaches a pruned one, unless ``teacher`` names a file (logits of the training
+        images, .npy or .safetensors, or a network, .onnx) or ``teacher_function`` the dotted path of a
+        function from images to logits. ``teacher_cache`` is the folder that keeps a teacher's logits for
+        ``views``, by default one in the run folder. ``processes`` of this machine train together.
+        """
+
+        teacher: str | None
+        teacher_function: str | None
+        teacher_cache: str | None
+        processes: int
 
     class QuantizeConfig(QuantizeSettings):
         """See ``amc.quantization.settings.QuantizeSettings``."""
@@ -116,7 +127,13 @@ else:
     TrainConfig = section(
         "TrainConfig",
         TrainSettings,
-        "See ``amc.training.settings.TrainSettings``.",
+        "A training: see ``amc.training.settings.TrainSettings``.",
+        {
+            "teacher": (str | None, path()),
+            "teacher_function": (str | None, None),
+            "teacher_cache": (str | None, path()),
+            "processes": (int, 1),
+        },
     )
     QuantizeConfig = section(
         "QuantizeConfig",
@@ -434,7 +451,9 @@ def rules() -> Rules:
         ),
         paths=path_keys(),
         inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
-        code=frozenset({"model", "model.name", "reward"}),
+        code=frozenset(
+            {"model", "model.name", "reward", "train.teacher_function", "finetune.teacher_function"}
+        ),
         personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
     )
 

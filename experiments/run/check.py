@@ -11,7 +11,6 @@ from amc.export import get_format
 from amc.graph.groups import OUTPUT_REASON
 from amc.quantization.settings import TRAINED
 from amc.sparsity.scores import check_order
-from amc.training.settings import TrainSettings
 from envs import Reward
 from experiments.config import stages
 from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
@@ -80,8 +79,17 @@ def check(run: Run) -> None:
 
 def _check_training(run: Run) -> None:
     """Refuse impossible settings of trainings, and an accuracy to stop at that the dense network flatters."""
-    for section in (run.config.train, run.config.finetune):
-        TrainSettings(**asdict(section))
+    for name, section in (("train", run.config.train), ("finetune", run.config.finetune)):
+        settings = run.train_settings(section)
+        if section.teacher is not None and section.teacher_function is not None:
+            raise SettingError(f"{name}.teacher and {name}.teacher_function are both given; use one of them")
+        if settings.hint_weight > 0 and (section.teacher or section.teacher_function):
+            raise SettingError(
+                f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "
+                f"teacher has; write {name}.hint_weight=0, or leave the dense network as the teacher"
+            )
+        if section.processes < 1:
+            raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
     until, asked = run.config.finetune.until, _FINETUNING & set(run.config.stages)
     if until is not None and asked and not run.problem.validates_honestly:
         raise SettingError(

@@ -76,8 +76,13 @@ class Problem:
     @cached_property
     def splits(self) -> Splits:
         """The data set."""
-        options = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
-        return datasets.build(options.pop("name"), **options, seed=self.config.seed)
+        return datasets.build(**self.data_options)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The keyword arguments that build the data set."""
+        own = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
+        return {**own, "seed": self.config.seed}
 
     def load_data(self) -> Splits:
         """Load the data set now, so that errors in it are reported before any work is done."""

@@ -216,7 +216,7 @@ class Run:
 
     def train_settings(self, config: TrainConfig) -> TrainSettings:
         """Turn a training section of the configuration into settings."""
-        return TrainSettings(**asdict(config))
+        return TrainSettings(**{each.name: getattr(config, each.name) for each in fields(TrainSettings)})
 
     def provenance(self) -> dict[str, Any]:
         """Return the facts that are needed to reproduce this run."""

@@ -27,12 +27,20 @@ def train_quantized(
     """
     section = run.train_settings(run.config.finetune)
     training = replace(
-        section, epochs=settings.epochs, lr=settings.lr, precision="fp32", until=None, compile=False
+        section,
+        epochs=settings.epochs,
+        lr=settings.lr,
+        precision="fp32",
+        until=None,
+        compile=False,
+        method="full",
+        hint_weight=0.0,
     )
 
     def learn(network: nn.Module) -> None:
-        checkpoint, taught = run.folder.checkpoint("quantize"), training.distill_weight > 0
-        fit(run, network, training, checkpoint, "quantize", taught=taught)
+        checkpoint, dense = run.folder.checkpoint("quantize"), run.problem.dense
+        own = replace(run.config.finetune, processes=1)
+        fit(run, network, training, checkpoint, "quantize", own, dense=dense)
 
     found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)

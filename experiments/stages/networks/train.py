@@ -24,7 +24,7 @@ def run(run: Run) -> dict[str, Any]:
     if not run.problem.comes_trained:
         model = _untrained(run)
         settings = run.train_settings(run.config.train)
-        fit(run, model, settings, run.folder.checkpoint("train"), "train", taught=False)
+        fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         save_safetensors(model.cpu().state_dict(), run.folder.dense)
     if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")

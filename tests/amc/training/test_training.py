@@ -16,7 +16,7 @@ from amc.scoring.scores import top1
 from amc.training import loop
 from amc.training.loop import parameter_groups
 from amc.training.settings import TrainSettings, learning_rate
-from amc.training.teachers import distillation_loss
+from amc.training.teaching.protocol import distillation_loss
 
 FAKE = data.synthetic(
     num_classes=4, image_size=8, train=64, search_val=32, calibration=8, test=8, batch_size=16
