@@ -8,7 +8,7 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import kills, proxies, regret, search, space, transfer, workers
+from experiments.benchmark import finetune, kills, proxies, regret, search, space, transfer, workers
 from experiments.benchmark.faults import catalogue as faults
 
 BENCHMARKS = (
@@ -17,6 +17,7 @@ BENCHMARKS = (
     ("regret", regret, "agents against the true optimum of a small problem"),
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
+    ("finetune", finetune, "what teachers, hints, averages and cheaper methods cost and give"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
