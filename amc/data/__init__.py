@@ -3,6 +3,7 @@
 - ``splits.py``: ``Splits``, the form of every data set here, and the functions that build it.
 - ``augment.py``: image operations on whole batches.
 - ``views.py``: shifted and mirrored views of the search images.
+- ``selection.py``: images that are chosen from a larger pool instead of drawn.
 - ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
 - ``decoding.py``: image files to tensors, for ``imagefolder.py``.
 

@@ -8,7 +8,17 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import finetune, kills, proxies, regret, search, space, transfer, workers
+from experiments.benchmark import (
+    finetune,
+    kills,
+    proxies,
+    quantizers,
+    regret,
+    search,
+    space,
+    transfer,
+    workers,
+)
 from experiments.benchmark.faults import catalogue as faults
 
 BENCHMARKS = (
@@ -19,6 +29,7 @@ BENCHMARKS = (
     ("proxies", proxies, "scores on the search's images against the test images"),
     ("finetune", finetune, "what teachers, hints, averages and cheaper methods cost and give"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
+    ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
     ("kills", kills, "killed and resumed searches against an unbroken one"),

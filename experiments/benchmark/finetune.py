@@ -2,7 +2,7 @@
 
 A uniformly pruned ResNet-20 trains on some CIFAR-10 images, once for each row. Reported are:
 
-- the CPU seconds of an epoch, the median over those after the first ``VIEWS``, and the ratio to the plain row;
+- CPU seconds of an epoch, the median over those after the first ``VIEWS``, and the ratio to the plain row;
 - the memory of a step beside weights and images, in MiB: saved activations, gradients and momentum;
 - the accuracy on held-out images before and after, in percent.
 """

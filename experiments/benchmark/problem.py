@@ -81,7 +81,7 @@ class Problem:
         self.budget, self.reward = job.budget, job.reward
         self.macs = self.evaluator.macs
         self._scores = partial(
-            global_scores, job.problem.dense, job.problem.graph, calibration=job.problem.splits.calibration
+            global_scores, job.problem.dense, job.problem.graph, calibration=job.problem.chosen.calibration
         )
         self._features = group_features(job.problem.graph)
         self._seen: set[tuple[int, ...]] = set()

@@ -3,7 +3,8 @@
 The overrides describe the problem as they do for ``amc``. Networks within the budget are drawn around the
 greedy allocation, so that they are as similar as those that a search compares. Each is judged as in a search,
 by every score on several numbers of images, and on the test images. The result is Spearman's rank correlation
-of each score with the test scores.
+of each score with the test scores. With ``--select`` the smaller numbers of images are also chosen by the
+dense network (``data.select``), beside the first ones.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from amc.data import LabelledImages
+from amc.data.selection import METHODS, choose
 from amc.errors import AmcError
 from amc.scoring.run import outputs
 from experiments.benchmark.problem import config_of
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[500, 1000],
         help="numbers of search images, beside all",
     )
+    parser.add_argument("--select", nargs="*", default=[], choices=METHODS, help="ways to choose them")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if not job.problem.comes_trained:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
                 run_stage(job, "train")
-        judge = _judge(job, options.images)
+        judge = _judge(job, options.images, options.select)
         networks = similar_networks(job, options.networks, options.spread)
         judged = [judge(widths) for widths in tqdm(networks, disable=None)]
         job.problem.release()
@@ -78,21 +82,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _judge(job: Run, counts: list[int]) -> Callable[[tuple[int, ...]], tuple[Scores, Scores]]:
-    """Return a function from widths to scores on the first images of the search, and on the test images."""
+def _judge(
+    job: Run, counts: list[int], methods: list[str]
+) -> Callable[[tuple[int, ...]], tuple[Scores, Scores]]:
+    """Return a function from widths to scores on parts of the search's images, and on the test images."""
     evaluator, test = job.problem.evaluator(), job.problem.splits.test()
     whole = LabelledImages(evaluator.images, evaluator.labels)
     sizes = sorted({min(count, len(whole)) for count in (*counts, len(whole))})
-    parts = {n: evaluator.on(LabelledImages(whole.images[:n], whole.labels[:n])) for n in sizes}
+    chosen = {str(n): torch.arange(n) for n in sizes}
+    dense = outputs(job.problem.dense, whole.images, evaluator.batch_size) if methods else whole.labels
+    for method in methods:
+        chosen |= {f"{n} by {method}": choose(method, whole.labels, dense, n) for n in sizes[:-1]}
+    parts = {
+        name: (index, evaluator.on(LabelledImages(whole.images[index], whole.labels[index])))
+        for name, index in chosen.items()
+    }
     on_test, batch = evaluator.on(test), evaluator.batch_size
 
     def judge(widths: tuple[int, ...]) -> tuple[Scores, Scores]:
         with evaluator.builder.network(widths) as model:
             found, other = outputs(model, whole.images, batch), outputs(model, on_test.images, batch)
         scores = {
-            f"{name} on {n}": score
-            for n, part in parts.items()
-            for name, score in scores_of(part.judge(widths, found[:n])).items()
+            f"{name} on {images}": score
+            for images, (index, part) in parts.items()
+            for name, score in scores_of(part.judge(widths, found[index])).items()
         }
         return scores, scores_of(on_test.judge(widths, other))
 

@@ -54,6 +54,42 @@ def listed_budgets(config: BudgetConfig) -> list[Ratios]:
     return [{kind: ratio, **others} for kind, ratios in lists.items() for ratio in ratios]
 
 
+def scheduled_budgets(ratios: Sequence[float], last: Ratios) -> list[Ratios]:
+    """Return the budgets of the steps of a schedule; the last is ``last``.
+
+    Args:
+        ratios: shares of the leading cost; those at or below the leading ratio of ``last`` are left out.
+        last: the budget of the run; its further limits hold at the last step only.
+    """
+    kind, end = next(iter(last.items()))
+    return [*({kind: ratio} for ratio in ratios if ratio > end), last]
+
+
+def check_schedule(ratios: Sequence[float], budgets: Sequence[Ratios]) -> None:
+    """Refuse a schedule that does not fall, or that leads below every budget.
+
+    Raises:
+        SettingError: that, a ratio outside (0, 1], or a limit on the latency.
+    """
+    if not ratios or list(ratios) != sorted(set(ratios), reverse=True):
+        raise SettingError(
+            f"schedule.ratios is {list(ratios)}; expected falling shares of the dense cost, like [0.75,0.6]"
+        )
+    for ratio in ratios:
+        check_ratio("schedule", ratio)
+    kind, end = min((limit for budget in budgets for limit in [*budget.items()][:1]), key=lambda own: own[1])
+    if ratios[-1] < end:
+        raise SettingError(
+            f"schedule.ratios ends at {ratios[-1]:g}, below the budget of {end:g}; write "
+            f"budget.{kind}_ratio={ratios[-1]:g} for a network that small"
+        )
+    if any("latency" in budget for budget in budgets):
+        raise SettingError(
+            "stage schedule cuts in steps of macs, params or size, not of latency; likely cause: a limit on "
+            "the latency, which is measured against the dense network: use stage search"
+        )
+
+
 def asked_budgets(config: BudgetConfig) -> list[Ratios]:
     """Return every budget of the job: the listed ones, or the single one.
 

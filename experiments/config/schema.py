@@ -182,7 +182,8 @@ class DataConfig:
 
     Those of ``search_val`` and ``unseen`` are held out of training. A search judges candidates on
     ``search_views`` views of the first (``amc.data.views``); the second are for ``agent.patience``,
-    ``agent.select=held_out`` and stage ``proxies``.
+    ``agent.select=held_out`` and stage ``proxies``. ``select`` chooses ``select_calibration`` and
+    ``select_search_val`` of them with the dense network (``amc.data.selection``).
     """
 
     name: str = MISSING
@@ -192,6 +193,9 @@ class DataConfig:
     search_views: int = 1
     unseen: int = 0
     calibration: int = 500
+    select: str = "random"
+    select_calibration: int | None = None
+    select_search_val: int | None = None
 
 
 @dataclass
@@ -374,6 +378,19 @@ class ProxiesConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """Pruning in steps: ``ratios`` are falling shares of the budget's leading cost; the budget is the last.
+
+    After each step but the last the network is trained for ``epochs``, as ``finetune`` says. ``rewind`` is a
+    file with weights of the dense network, e.g. early ones: the channels that stay go back to them.
+    """
+
+    ratios: list[float] = field(default_factory=lambda: [0.75, 0.6])
+    epochs: int = 1
+    rewind: str | None = path()
+
+
+@dataclass
 class SparsifyConfig:
     """Fine-grained pruning: ``densities`` are the shares of the weights left after each round.
 
@@ -427,6 +444,7 @@ class Config:
     serve: ServeConfig = field(default_factory=ServeConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 

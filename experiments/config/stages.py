@@ -13,6 +13,7 @@ STAGES: Mapping[str, str] = {
     "search": "policies.search",
     "verify": "policies.verify",
     "prune": "networks.prune",
+    "schedule": "policies.schedule",
     "finetune": "networks.finetune",
     "quantize": "networks.quantize",
     "compare": "networks.compare",
@@ -31,6 +32,7 @@ WITH_DENSE = (
     "proxies",
     "search",
     "prune",
+    "schedule",
     "finetune",
     "quantize",
     "compare",
@@ -41,11 +43,13 @@ WITH_DENSE = (
     "sparsify",
 )
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
-CUTTING = frozenset({"profile", "proxies", "search", "verify", "prune", "compare", "correlate", "inspect"})
+CUTTING = frozenset(
+    {"profile", "proxies", "search", "verify", "prune", "schedule", "compare", "correlate", "inspect"}
+)
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
-UNDER_BUDGET = frozenset({"search", "verify", "prune", "compare"})
+UNDER_BUDGET = frozenset({"search", "verify", "prune", "schedule", "compare"})
 """Stages that keep to the budget."""
 WITHOUT_BUDGET = ("train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""

@@ -14,7 +14,7 @@ from amc.sparsity.scores import check_order
 from envs import Reward
 from experiments.config import stages
 from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
-from experiments.config.budgets import asked_budgets
+from experiments.config.budgets import asked_budgets, check_schedule
 from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.run.proxies import LEAST_NETWORKS
@@ -22,9 +22,11 @@ from experiments.run.run import Run
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
-_FINETUNING = {"finetune", "compare", "correlate", "sparsify"}
+SEARCHING = frozenset({"search", "schedule"})
+"""Stages in which an agent searches."""
+_FINETUNING = {"schedule", "finetune", "compare", "correlate", "sparsify"}
 """Stages that train under the settings of ``finetune``."""
-_NEED_LOGITS = ("proxies", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+_NEED_LOGITS = ("proxies", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
 
@@ -58,7 +60,9 @@ def check(run: Run) -> None:
     quantize_settings(config.quantize)
     problem.load_data()
     _check_provable(run)
-    if "search" in config.stages:
+    if "schedule" in config.stages:
+        _check_schedule(config)
+    if SEARCHING & set(config.stages):
         check_search(config.agent, reward)
         _check_outputs(run)
         for ratios in budgets:
@@ -108,7 +112,7 @@ def _check_unseen(run: Run) -> None:
     if "proxies" in config.stages and config.proxies.spread <= 0:
         raise SettingError(f"proxies.spread is {config.proxies.spread}; expected a positive number")
     asking = "stage proxies" if "proxies" in config.stages else None
-    asking = asking or (needs_unseen(config.agent) if "search" in config.stages else None)
+    asking = asking or (needs_unseen(config.agent) if SEARCHING & set(config.stages) else None)
     if asking is None:
         return
     if config.data.unseen == 0:
@@ -128,13 +132,27 @@ def _check_unseen(run: Run) -> None:
         )
 
 
+def _check_schedule(config: Config) -> None:
+    """Refuse a schedule that leads nowhere, and a stage that it takes the place of."""
+    if twice := [name for name in ("search", "verify", "prune") if name in config.stages]:
+        raise SettingError(
+            f"stages has schedule and {', '.join(twice)}; expected one of them: schedule searches and prunes "
+            "at each of its steps"
+        )
+    if config.schedule.epochs < 0:
+        raise SettingError(f"schedule.epochs is {config.schedule.epochs}; expected 0 or more")
+    check_schedule(config.schedule.ratios, asked_budgets(config.budget))
+
+
 def _check_provable(run: Run) -> None:
     """Prove the network prunable before any work, and say which groups stay whole as they are not."""
     config, problem = run.config, run.problem
     if not problem.cuts_channels:
         return
     proof = problem.proof
-    trains = "finetune" in config.stages or ("train" in config.stages and not problem.comes_trained)
+    trains = bool({"finetune", "schedule"} & set(config.stages)) or (
+        "train" in config.stages and not problem.comes_trained
+    )
     if trains and proof.untrainable is not None:
         raise AmcError(f"{problem.spec.name} cannot be trained: {proof.untrainable}")
     if proof.left_whole:

@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from amc import data as datasets
+from amc.budget.budget import Cost
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
-from amc.cost.closed_form import BilinearCost, Stored, params_cost, size_cost
+from amc.cost.closed_form import BilinearCost, Stored, macs_cost, params_cost, size_cost
 from amc.cost.constant import with_other_macs
 from amc.cutting.exactness import Proved, prove
 from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
+from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
 from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
@@ -38,6 +40,9 @@ from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
 from experiments.run.folder import RunFolder
+
+_BATCH = 256
+"""Images per batch when the dense network chooses images."""
 
 
 class Problem:
@@ -82,11 +87,34 @@ class Problem:
     def data_options(self) -> dict[str, Any]:
         """The keyword arguments that build the data set."""
         own = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
-        return {**own, "seed": self.config.seed}
+        chosen_later = ("select", "select_calibration", "select_search_val")
+        given = {name: value for name, value in own.items() if name not in chosen_later}
+        return {**given, "seed": self.config.seed}
 
     def load_data(self) -> Splits:
-        """Load the data set now, so that errors in it are reported before any work is done."""
+        """Load the data set now, so that errors in it are reported before any work is done.
+
+        Raises:
+            AmcError: the data cannot be read, or has too few images.
+        """
+        self._selection.check(self.splits)
         return self.splits
+
+    @property
+    def _selection(self) -> Selection:
+        data = self.config.data
+        return Selection(data.select, data.select_calibration, data.select_search_val)
+
+    @cached_property
+    def chosen(self) -> Splits:
+        """The data set with the images that ``data.select`` chooses for calibration and search.
+
+        The dense network chooses, so that a training has all images of ``splits``.
+
+        Raises:
+            AmcError: there is no trained dense network, or its outputs do not allow the choice.
+        """
+        return selected(self.splits, self._selection, lambda images: outputs(self.dense, images, _BATCH))
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -172,6 +200,41 @@ class Problem:
         """Bits of the exported weights of the dense network in float32."""
         return size_cost(self.graph, self.fresh_model(), {})(self.graph.dense_widths)
 
+    def cost(self, kind: str) -> Cost:
+        """Return the cost of any widths that a budget of ``kind`` limits.
+
+        Raises:
+            AmcError: it is the latency, and there is no latency model of this network.
+        """
+        match kind:
+            case "macs":
+                return macs_cost(self.graph)
+            case "params":
+                return self.params
+            case "size":
+                return self.size
+            case _:
+                return self.latency_model
+
+    def dense_cost(self, kind: str) -> float:
+        """Return the cost of the dense network, which is 100% of a budget: for ``size`` its bits as float32.
+
+        Raises:
+            AmcError: as ``cost``.
+        """
+        if kind == "size":
+            return float(self.float_size)
+        return float(self.cost(kind)(self.graph.dense_widths))
+
+    @property
+    def original(self) -> Problem:
+        """The problem of the network that the configuration names; another one if this was cut from it."""
+        return self
+
+    def original_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Return widths of this network's groups as widths of all groups of the original network."""
+        return widths
+
     @property
     def comes_trained(self) -> bool:
         """Whether the configuration names weights for the dense network."""
@@ -246,7 +309,7 @@ class Problem:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that determines an evaluation."""
-        return fingerprint(self.dense, self.graph, self.splits.fingerprint, self.settings())
+        return fingerprint(self.dense, self.graph, self.chosen.fingerprint, self.settings())
 
     def evaluator(self, progress: Any = None) -> Evaluator[CandidateBuilder]:
         """Return the evaluator of candidates, built at the first call.
@@ -260,8 +323,8 @@ class Problem:
             self._evaluator = channel_evaluator(
                 self.dense,
                 self.graph,
-                self.splits.calibration,
-                self.splits.search_val,
+                self.chosen.calibration,
+                self.chosen.search_val,
                 self.settings(),
                 memo=Memo(self.folder.evaluations, self.fingerprint),
                 device=self.device,
@@ -278,7 +341,7 @@ class Problem:
         if self._unseen is None:
             if (images := self.splits.unseen) is None:
                 raise SettingError("data.unseen is 0: there are no unseen images; write data.unseen=1000")
-            about = images_fingerprint(self.splits.calibration, images)
+            about = images_fingerprint(self.chosen.calibration, images)
             own = fingerprint(self.dense, self.graph, about, self.settings())
             self._unseen = self.evaluator().on(images, Memo(self.folder.unseen, own))
         return self._unseen

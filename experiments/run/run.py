@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.budget.budget import Budget, Cost, get_fit, make_limit
+from amc.budget.budget import Budget, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
@@ -106,26 +106,15 @@ class Run:
                 make_limit(
                     kind,
                     ratio,
-                    self._cost(kind),
+                    self.problem.cost(kind),
                     dense,
-                    dense_cost=self.problem.float_size if kind == "size" else None,
+                    dense_cost=self.problem.original.dense_cost(kind),
                 )
                 for kind, ratio in ratios.items()
             ),
             enforced=self.reward.enforces_budget,
             fit=get_fit(self.config.budget.fit),
         )
-
-    def _cost(self, kind: str) -> Cost:
-        match kind:
-            case "macs":
-                return macs_cost(self.problem.graph)
-            case "params":
-                return self.problem.params
-            case "size":
-                return self.problem.size
-            case _:
-                return self.problem.latency_model
 
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
@@ -158,18 +147,24 @@ class Run:
         Raises:
             FileError: the strategy is for another network.
         """
-        graph = self.problem.graph
-        return strategy.widths_for(graph.group_names, graph.dense_widths)
+        original, graph = self.problem.original.graph, self.problem.graph
+        widths = strategy.widths_for(original.group_names, original.dense_widths)
+        kept = dict(zip(original.group_names, widths, strict=True))
+        return tuple(kept[name] for name in graph.group_names)
 
     def make_strategy(self, widths: tuple[int, ...], **facts: Any) -> Strategy:
-        """Return widths of this run's network as a strategy, with ``facts`` as its provenance."""
-        graph, params = self.problem.graph, self.problem.params
+        """Return widths of this run's network as a strategy, with ``facts`` as its provenance.
+
+        Of a network that was cut before, it is the strategy that cuts the original network to these widths.
+        """
+        original, whole = self.problem.original, self.problem.original_widths(widths)
+        graph, params = original.graph, original.params
         dense, macs = graph.dense_widths, macs_cost(graph)
-        groups = zip(graph.group_names, dense, widths, strict=True)
+        groups = zip(graph.group_names, dense, whole, strict=True)
         return Strategy(
             groups=tuple(GroupWidth(name, full, kept) for name, full, kept in groups),
-            macs_ratio=macs(widths) / macs(dense),
-            params_ratio=params(widths) / params(dense),
+            macs_ratio=macs(whole) / macs(dense),
+            params_ratio=params(whole) / params(dense),
             seed=self.config.seed,
             model=self.problem.spec.to_json(),
             budget={
@@ -198,7 +193,7 @@ class Run:
                 f"{weights} was cut from another dense network, or at other widths: run stages=[prune] again"
             )
         strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
-        model = shaped(self.problem.fresh_model(), self.problem.splits.input_shape, strategy)
+        model = shaped(self.problem.original.fresh_model(), self.problem.splits.input_shape, strategy)
         load_into(model, load_state_dict(weights), str(weights))
         return model.eval()
 

@@ -12,7 +12,7 @@ from experiments.config.stages import STAGES, WITH_DENSE
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
-_COMPRESSING = {"search", "verify", "prune", "compare", "correlate"}
+_COMPRESSING = {"search", "verify", "prune", "schedule", "compare", "correlate"}
 
 
 def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) -> None:

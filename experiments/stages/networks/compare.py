@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Judge both on the test images, right after pruning and after fine-tuning."""
     found = run.widths_of(run.strategy())
-    with progress(len(run.problem.splits.calibration), "compare", "image") as bar:
+    with progress(len(run.problem.chosen.calibration), "compare", "image") as bar:
         builder = run.problem.evaluator(bar.update).builder
     facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}}
     for name, widths in (("strategy", found), ("uniform", uniform_widths(run.space, run.budget))):

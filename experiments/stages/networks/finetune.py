@@ -54,7 +54,9 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
     """
     settings = run.train_settings(run.config.finetune)
     before, pruned_top1 = copy.deepcopy(model.state_dict()), val_top1(run, model)
-    trained = fit(run, model, settings, checkpoint, prefix, run.config.finetune, dense=run.problem.dense)
+    trained = fit(
+        run, model, settings, checkpoint, prefix, run.config.finetune, dense=run.problem.original.dense
+    )
     finetuned_top1 = val_top1(run, model.cpu())
     if worse := is_worse(run, finetuned_top1, pruned_top1):
         model.load_state_dict(before)

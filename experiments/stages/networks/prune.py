@@ -24,7 +24,7 @@ def run(run: Run) -> dict[str, Any]:
     strategy = run.strategy()
     widths = run.widths_of(strategy)
     _check_budget(run.budget, widths)
-    with progress(len(run.problem.splits.calibration), "prune", "image") as bar:
+    with progress(len(run.problem.chosen.calibration), "prune", "image") as bar:
         builder = run.problem.evaluator(bar.update).builder
     model, facts = cut(run, builder, widths)
     run.folder.forget_pruned()
@@ -50,7 +50,7 @@ def cut(
         AmcError: the network is over the budget, or differs from the one that the search judged.
     """
     _check_budget(run.budget, widths)
-    splits, settings = run.problem.splits, PruneSettings(**asdict(run.config.prune))
+    splits, settings = run.problem.chosen, PruneSettings(**asdict(run.config.prune))
     with progress(None, "refit", "operation") as bar:
         pruned = prune(
             builder,

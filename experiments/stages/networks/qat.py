@@ -38,7 +38,7 @@ def train_quantized(
     )
 
     def learn(network: nn.Module) -> None:
-        checkpoint, dense = run.folder.checkpoint("quantize"), run.problem.dense
+        checkpoint, dense = run.folder.checkpoint("quantize"), run.problem.original.dense
         own = replace(run.config.finetune, processes=1)
         fit(run, network, training, checkpoint, "quantize", own, dense=dense)
 

@@ -51,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
             bar.set_postfix(step=step)
             bar.update()
 
-        made = quantize(model, run.problem.splits.calibration.images, settings, progress=advance)
+        made = quantize(model, run.problem.chosen.calibration.images, settings, progress=advance)
     training: dict[str, Any] = {}
     if settings.method in TRAINED:
         made, training = train_quantized(run, made, settings)

@@ -1,1 +1,1 @@
-"""Stages that decide widths, or measure what decides them."""
+"""Stages that decide widths, or measure what decides them; ``cut_problem.py`` serves ``schedule.py``."""

@@ -73,7 +73,7 @@ def run(run: Run) -> dict[str, Any]:
             group_features(graph),
             curves=partial(_curves, run),
             ceiling=lambda: run.reward(evaluator.dense),
-            scores=partial(global_scores, dense, graph, calibration=problem.splits.calibration),
+            scores=partial(global_scores, dense, graph, calibration=problem.chosen.calibration),
         )
         agent = make_agent(run.config.agent, arena, run.config.seed)
         lessons = Lessons(arena)
@@ -127,7 +127,7 @@ def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
     """Return what the user is told who has stopped a search."""
     kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
     none = "no episode within the budget had ended"
-    again = f"the same command with run_dir={run.problem.folder} goes on"
+    again = f"the same command with run_dir={run.problem.original.folder} goes on"
     return Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}")
 
 
@@ -173,7 +173,7 @@ def _dense_return(run: Run, dense: Evaluation) -> float | None:
 
 
 def _evaluator(run: Run) -> Evaluator[CandidateBuilder]:
-    with progress(len(run.problem.splits.calibration), "calibrate", "image") as bar:
+    with progress(len(run.problem.chosen.calibration), "calibrate", "image") as bar:
         return run.problem.evaluator(bar.update)
 
 

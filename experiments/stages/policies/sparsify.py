@@ -95,19 +95,19 @@ def _evaluator(
     problem, order = run.problem, run.config.sparsify.order
     settings = problem.settings()
     about = (order, ceiling, settings.batch_size, settings.precision)
-    fingerprint = sparsity_fingerprint(model, problem.splits.fingerprint, *about)
+    fingerprint = sparsity_fingerprint(model, problem.chosen.fingerprint, *about)
     builder = SparseBuilder(
         model,
         problem.graph,
         ceiling,
-        problem.splits.calibration.images,
+        problem.chosen.calibration.images,
         order=order,
         precision=settings.precision,
         device=problem.device,
     )
     return Evaluator(
         builder,
-        problem.splits.search_val,
+        problem.chosen.search_val,
         batch_size=settings.batch_size,
         precision=settings.precision,
         memo=Memo(folder.evaluations, fingerprint),

@@ -406,3 +406,15 @@ def test_a_strategy_of_another_run_is_pruned_and_judged(full: Path, tiny: Path, 
     assert (cwd / "run/strategy.json").read_bytes() == strategy.read_bytes()
     facts = read_json(cwd / "run/stages/evaluate.json")
     assert facts["pruned"]["macs"] / facts["dense"]["macs"] == Strategy.load(strategy).macs_ratio
+
+
+def test_chosen_images_are_those_of_the_search(tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    chosen = ("data.select=herding", "data.select_calibration=8", "data.select_search_val=12")
+    job = (*TINY, "run_dir=run", "stages=[train,search,prune]", "reward=agreement")
+    done(*job, *chosen, cwd=cwd)
+    first = timeless(cwd / "run/evaluations.jsonl")
+    done("run_dir=run", "data.select=margin", cwd=cwd)
+    assert timeless(cwd / "run/evaluations.jsonl") != first, "the evaluations are of other images"
+    outcome = amc("run_dir=run", "data.select_search_val=500", cwd=cwd)
+    refused(outcome, "data.select_search_val is 500, but data.search_val gives 32 images")

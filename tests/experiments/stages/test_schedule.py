@@ -1,0 +1,116 @@
+"""Stage ``schedule``: a network is cut in steps, with a search at each and a short training between them."""
+
+import runpy
+from itertools import pairwise
+
+import pytest
+import torch
+
+import amc as library
+from amc.models.checkpoint import load_state_dict
+from amc.strategy import Strategy
+from tests.experiments.helpers import FAKE, TINY, amc, done, interrupt, read_json, refused, workspace
+
+STEPS = ("budget.macs_ratio=0.4", "budget.round_to=1", "schedule.ratios=[0.8,0.6,0.4]", "schedule.epochs=1")
+JOB = (*TINY, *STEPS, "reward=agreement", "run_dir=run", "stages=[train,schedule,finetune,evaluate]")
+RESULTS = ("strategy.json", "pruned.safetensors", "model.safetensors", "steps/1/search.jsonl")
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory):
+    cwd = workspace(tmp_path_factory.mktemp("schedule"))
+    return cwd, done(*JOB, cwd=cwd).out
+
+
+def folders(cwd):
+    return [cwd / "run/steps" / number for number in "123"]
+
+
+def test_every_step_keeps_its_share_of_the_original_network(stepped):
+    cwd, out = stepped
+    strategies = [Strategy.load(folder / "strategy.json") for folder in folders(cwd)]
+    assert all(0 < s.macs_ratio <= ratio for s, ratio in zip(strategies, (0.8, 0.6, 0.4), strict=True))
+    assert strategies[2].macs_ratio > 0.3
+    for wide, narrow in pairwise(strategies):
+        assert all(n <= w for n, w in zip(narrow.widths, wide.widths, strict=True))
+        assert [group.dense for group in wide.groups] == [group.dense for group in narrow.groups]
+    facts = read_json(cwd / "run/stages/schedule.json")["steps"]
+    assert [step["folder"] for step in facts] == ["steps/1", "steps/2", "steps/3"]
+    assert [step["trained_top1"] is None for step in facts] == [False, False, True]
+    assert "schedule: step 2 of 3: macs <= 0.6" in out
+
+
+def test_the_last_step_is_the_result_and_is_trained_on(stepped):
+    cwd, _ = stepped
+    last = folders(cwd)[2]
+    for name in ("strategy.json", "pruned.safetensors"):
+        assert (last / name).read_bytes() == (cwd / "run" / name).read_bytes()
+    evaluated = read_json(cwd / "run/stages/evaluate.json")
+    assert {"dense", "pruned", "finetuned"} <= evaluated.keys()
+    assert evaluated["pruned"]["macs"] <= 0.4 * evaluated["dense"]["macs"]
+
+
+def test_each_step_can_be_loaded(stepped):
+    cwd, _ = stepped
+    make = runpy.run_path(str(cwd / "mynet.py"))["make"]
+    widths = []
+    for folder in folders(cwd):
+        network = library.load_pruned(folder, make(4))
+        assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+        widths.append(network[0].out_channels + network[3].out_channels + network[5].out_channels)
+    assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("call", [2, 6, 10])
+def test_a_stopped_schedule_ends_as_if_it_had_not_been_stopped(tmp_path, call):
+    cwd = workspace(tmp_path)
+    job = [*JOB[:-1], "stages=[train,schedule]", "reward=mynet.score"]
+    done(*job, "run_dir=whole", cwd=cwd)
+    interrupt(cwd, call)
+    refused(amc(*job, "run_dir=run", cwd=cwd), "stopped", status=130)
+    (cwd / "interrupt").unlink()
+    done(*job, "run_dir=run", cwd=cwd)
+    for name in RESULTS[:3]:
+        assert (cwd / "run" / name).read_bytes() == (cwd / "whole" / name).read_bytes(), name
+
+
+def test_coupled_channels_are_cut_in_steps(tmp_path):
+    cwd = workspace(tmp_path)
+    done(
+        *FAKE, *STEPS, "model=resnet20", "agent=greedy", "data.image_size=16", "train.epochs=1",
+        "run_dir=run", "budget.min_preserve_ratio=0.1", "stages=[train,schedule,evaluate]", cwd=cwd,
+    )  # fmt: skip
+    first, last = (Strategy.load(cwd / "run/steps" / number / "strategy.json") for number in "13")
+    assert last.macs_ratio <= 0.4 < first.macs_ratio <= 0.8
+    assert len(first.groups) == len(last.groups)
+    shares = read_json(cwd / "run/stages/evaluate.json")
+    assert shares["pruned"]["macs"] / shares["dense"]["macs"] == pytest.approx(last.macs_ratio)
+
+
+def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
+    cwd = workspace(tmp_path)
+    done(*JOB[:-1], "train.epochs=2", "stages=[train]", cwd=cwd)
+    early = cwd / "early.safetensors"
+    early.write_bytes((cwd / "run/dense.safetensors").read_bytes())
+    done("run_dir=run", "stages=[schedule]", "schedule.epochs=0", f"schedule.rewind={early}", cwd=cwd)
+    before = load_state_dict(early)["0.weight"]
+    after = load_state_dict(cwd / "run/pruned.safetensors")["0.weight"]
+    assert len(after) < len(before)
+    assert all(any(torch.equal(row, own) for own in before) for row in after)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["schedule.ratios=[0.5,0.7]"], "schedule.ratios is [0.5, 0.7]; expected falling shares"),
+        (["schedule.ratios=[]"], "schedule.ratios is []; expected falling shares"),
+        (["schedule.ratios=[0.8,0.2]"], "below the budget of 0.4; write budget.macs_ratio=0.2"),
+        (["stages=[search,schedule]"], "stages has schedule and search; expected one of them"),
+        (["schedule.epochs=-1"], "schedule.epochs is -1; expected 0 or more"),
+        (["budget.latency_ratio=0.5"], "cuts in steps of macs, params or size"),
+    ],
+)
+def test_an_impossible_schedule_is_refused_before_any_work(tmp_path, given, message):
+    cwd = workspace(tmp_path)
+    refused(amc(*JOB, *given, cwd=cwd), message)
+    assert not (cwd / "run/dense.safetensors").exists()
