@@ -39,6 +39,8 @@ FOLDERS = frozenset({"run_dir", "hydra.run.dir", "hydra.sweep.dir"})
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and a non-zero status."""
+    if int(os.environ.get("RANK", 0)) > 0 and _helps():
+        return
     command = Command(schema.path_keys())
     handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -75,6 +77,21 @@ def main() -> None:
     finally:
         command.leave_no_empty_folder()
         signal.signal(signal.SIGTERM, handler)
+        if "experiments.stages.networks.team" in sys.modules:
+            sys.modules["experiments.stages.networks.team"].dismiss()
+
+
+def _helps() -> bool:
+    """Be a helper of the command if torchrun has started this process as one; say whether it has."""
+    from experiments.stages.networks.team import assist, torchrun_rank
+
+    if torchrun_rank() is None:
+        return False
+    try:
+        assist()
+    except AmcError as error:
+        _fail(message(error), 2)
+    return True
 
 
 @cache

@@ -73,6 +73,8 @@ def cifar10(
         calibration=calibration,
         seed=seed,
         class_names=CLASSES,
+        rows=parts.rest,
+        total=len(everything.labels),
     )
 
 

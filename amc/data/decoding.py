@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amc.data.augment import normalise
-from amc.data.splits import LabelledImages, TrainBatches, batch_indices
+from amc.data.splits import WHOLE, LabelledImages, Part, TrainBatches, batch_indices
 from amc.errors import FileError, UnavailableError, out_of_memory
 from amc.progress import progress
 from amc.seeds import mix
@@ -81,8 +81,8 @@ class Decoder:
     def train_batches(self, paths: Sequence[str], labels: Tensor, batch_size: int) -> TrainBatches:
         """Return the function that decodes random crops of N image files with ``labels`` (N,)."""
 
-        def batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-            indices = batch_indices(len(labels), batch_size, epoch, seed)
+        def batches(epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+            indices = [part.of(index) for index in batch_indices(len(labels), batch_size, epoch, seed)]
             crop = _random_crop(self.image_size, self.min_crop, self.mirror)
             dataset = _Images(paths, labels, crop, self.rotate_180, seed=mix(seed, epoch, 1))
             for images, own in _load(dataset, [index.tolist() for index in indices], self.workers):

@@ -56,6 +56,8 @@ def digits(
         calibration=calibration,
         seed=seed,
         class_names=tuple(map(str, range(10))),
+        rows=parts.rest,
+        total=len(remaining.labels),
     )
 
 

@@ -16,6 +16,7 @@ from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
     Splits,
+    TrainOrder,
     channel_statistics,
     check_unseen,
     fingerprint,
@@ -109,6 +110,7 @@ def imagefolder(
         test_list = _same_classes(listed(root / test, "test"), train_list)
     else:
         train_list, test_list = _split(listed(root, "root"), split)
+    every = train_list
     if search_val_dir is None:
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
@@ -136,6 +138,7 @@ def imagefolder(
         class_names=train_list.classes,
         shorter_side=resize,
         upside_down=rotate_180,
+        order=TrainOrder(_rows(train_list, every), len(every.paths), batch_size),
     )
 
 
@@ -279,6 +282,12 @@ def _hold_out(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing
     """Return the search images and the unseen ones, held out of the training images, and the rest."""
     parts = hold_out_two(listing.labels, search_val, unseen, of=str(listing.folder))
     return listing.take(parts.search_val), listing.take(parts.unseen), listing.take(parts.rest)
+
+
+def _rows(listing: _Listing, every: _Listing) -> Tensor:
+    """Return the positions (N,) int64 of the files of ``listing`` in ``every``."""
+    known = {path: row for row, path in enumerate(every.paths)}
+    return torch.tensor([known[path] for path in listing.paths])
 
 
 def _pick_search_images(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +23,49 @@ from amc.seeds import generator, mix
 SPLIT_SEED = 20180810
 """Chooses the images that are held out, for every seed of a run."""
 
-TrainBatches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]
-"""(epoch, seed) -> batches of images (B, C, H, W) float32 and labels (B,) int64, the same at each call."""
+
+@dataclass(frozen=True)
+class Part:
+    """The share of every batch that one of ``count`` processes works on, number ``rank`` from 0."""
+
+    rank: int = 0
+    count: int = 1
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the process's rows of a tensor (N, ...): consecutive ones, equally many up to one."""
+        return rows if self.count == 1 else rows.tensor_split(self.count)[self.rank]
+
+
+WHOLE = Part()
+
+
+class TrainBatches(Protocol):
+    """(epoch, seed) -> batches of images (B, C, H, W) float32 and labels (B,) int64, the same at each call.
+
+    With ``part`` only that part of every batch is loaded; it is the same as of the whole batch.
+    """
+
+    def __call__(self, epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainOrder:
+    """Which training images the batches hold.
+
+    Attributes:
+        rows: (N,) int64: the row of each training image in the data set's whole training set.
+        total: number of images of the whole training set, with those that are held out.
+        batch_size: images per batch.
+    """
+
+    rows: Tensor
+    total: int
+    batch_size: int
+
+    def batches(self, epoch: int, seed: int) -> list[Tensor]:
+        """Return the positions (B,) int64 among the N training images of each batch of an epoch."""
+        return batch_indices(len(self.rows), self.batch_size, epoch, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +106,7 @@ class Splits:
         steps_per_epoch: number of training batches.
         test: loads the test images, which are for the final number only.
         fingerprint: SHA-256 (hex) of ``calibration`` and ``search_val``.
+        order: which images the batches hold, if the data set tells it.
     """
 
     name: str
@@ -81,6 +124,7 @@ class Splits:
     class_names: tuple[str, ...] = ()
     shorter_side: int | None = None
     upside_down: bool = False
+    order: TrainOrder | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,6 +330,8 @@ def from_memory(
     calibration: int,
     seed: int,
     class_names: tuple[str, ...] = (),
+    rows: Tensor | None = None,
+    total: int | None = None,
 ) -> Splits:
     """Build ``Splits`` from uint8 images in memory.
 
@@ -298,6 +344,7 @@ def from_memory(
         calibration: number of training images for calibration.
         seed: chooses the calibration images.
         class_names: names of the labels, if there are any.
+        rows, total: see ``TrainOrder``; by default ``train`` is the whole training set.
 
     Raises:
         SettingError: an impossible size or count.
@@ -310,10 +357,11 @@ def from_memory(
     def labelled(raw: RawImages) -> LabelledImages:
         return LabelledImages(finish(raw.images), raw.labels)
 
-    def train_batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         draws = generator(seed, epoch, 1)
         for index in batch_indices(len(train.labels), batch_size, epoch, seed):
-            yield finish(augment(train.images[index], draws)), train.labels[index]
+            shown = part.of(augment(train.images[index], draws))  # the draws are those of the whole batch
+            yield finish(shown), part.of(train.labels[index])
 
     picked = pick_from(
         train.labels, calibration, mix(seed), name="calibration", of=f"the {name} training set"
@@ -333,4 +381,7 @@ def from_memory(
         fingerprint=fingerprint(calibration_images, search_images),
         unseen=labelled(unseen) if unseen is not None and len(unseen.labels) else None,
         class_names=class_names,
+        order=TrainOrder(
+            torch.arange(len(train.labels)) if rows is None else rows, total or len(train.labels), batch_size
+        ),
     )

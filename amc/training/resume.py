@@ -1,17 +1,18 @@
-"""The checkpoint of a training: weights, momentum and counters after the last finished epoch."""
+"""The checkpoint of a training: weights, momentum, averages and counters after the last finished epoch."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from amc.data import Splits
+from amc.data import LabelledImages, Splits
+from amc.data.splits import fingerprint
 from amc.digest import digest
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
@@ -21,18 +22,21 @@ from amc.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 _ABOUT = "training"
-_SHAPE = {"key": str, "epoch": int, "best": float, "tensors": str}
+_SHAPE = {"key": str, "epoch": int, "best": float, "best_epoch": int, "updates": int, "tensors": str}
 
 
 def training_key(
     settings: TrainSettings,
     splits: Splits,
+    validation: LabelledImages,
     model: nn.Module,
-    teacher: nn.Module | None,
+    teacher: str | None,
     *,
     seed: int,
     device: torch.device,
     bf16: bool,
+    hint_places: Sequence[str] = (),
+    processes: int = 1,
 ) -> str:
     """Hash everything that the result depends on; only a checkpoint with the same key is continued."""
     about = {
@@ -41,45 +45,66 @@ def training_key(
         "device": device.type,
         "seed": seed,
         "data": [splits.name, splits.fingerprint, splits.steps_per_epoch],
+        "validation": None if validation is splits.search_val else fingerprint(validation),
         "model": state_digest(model.state_dict()),
-        "teacher": state_digest(teacher.state_dict()) if teacher is not None else None,
+        "teacher": teacher,
+        "hints": list(hint_places),
+        "processes": processes,
     }
     return digest(json.dumps(about, sort_keys=True))
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        finished: number of finished epochs.
+        best: best validation accuracy so far, in percent.
+        best_epoch: its epoch, from 1; 0 without any.
+        updates: number of updates of the average of the weights.
+    """
+
+    finished: int = 0
+    best: float = 0.0
+    best_epoch: int = 0
+    updates: int = 0
+
+    def after(self, accuracy: float, updates: int) -> Progress:
+        """Return the progress after one more epoch with a validation accuracy in percent."""
+        better = accuracy > self.best or self.best_epoch == 0
+        return Progress(
+            self.finished + 1,
+            accuracy if better else self.best,
+            self.finished + 1 if better else self.best_epoch,
+            updates,
+        )
+
+
 def save_checkpoint(
-    path: Path,
-    key: str,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    *,
-    seed: int,
-    finished: int,
-    best: float,
+    path: Path, key: str, tensors: Mapping[str, Tensor], progress: Progress, *, seed: int
 ) -> None:
     """Write the state of a training atomically.
 
     Args:
         path: file to write; its folder is created.
         key: as ``training_key`` returns it.
-        finished: number of finished epochs.
-        best: best validation accuracy so far, in percent.
+        tensors: weights and all else that the next epoch depends on.
+        progress: how far the training is.
 
     Raises:
         FileError: the file cannot be written.
     """
     from safetensors.torch import save
 
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, _, buffer in _momentum(model, optimizer):
-        if buffer is not None:
-            tensors[f"momentum/{name}"] = buffer
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     about = {
         "key": key,
         "seed": seed,
-        "epoch": finished,
-        "best": best,
+        "epoch": progress.finished,
+        "best": progress.best,
+        "best_epoch": progress.best_epoch,
+        "updates": progress.updates,
         "tensors": state_digest(dict(sorted(flat.items()))),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,19 +112,13 @@ def save_checkpoint(
     atomic_write_bytes(path, save(flat, {_ABOUT: json.dumps(about, sort_keys=True)}))
 
 
-@torch.no_grad()
-def restore_checkpoint(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.SGD
-) -> tuple[int, float]:
-    """Load the state of an interrupted training with the same key.
+def load_checkpoint(path: Path, key: str) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Return the state of an interrupted training with the same key, or None for a new training.
 
     A missing file, another key or a damaged file means a new training; the last two are logged.
-
-    Returns:
-        Finished epochs and best validation accuracy in percent: (0, 0.0) for a new training.
     """
     if not path.is_file():
-        return 0, 0.0
+        return None
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -108,29 +127,39 @@ def restore_checkpoint(
             about = parse_json(text, _SHAPE, str(path), "training starts anew")
             if about["key"] != key:
                 _log.warning("%s is of other settings: training starts anew", path)
-                return 0, 0.0
+                return None
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except FileError as error:
         _log.warning("%s", error)
-        return 0, 0.0
+        return None
     except (SafetensorError, OSError) as error:
         _log.warning("%s cannot be read (%s): training starts anew", path, error)
-        return 0, 0.0
+        return None
     if state_digest(dict(sorted(saved.items()))) != about["tensors"]:
         _log.warning("%s is damaged (its tensors do not fit their digest): training starts anew", path)
-        return 0, 0.0
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(saved[f"model/{name}"])
-    for name, parameter, _ in _momentum(model, optimizer):
-        if (buffer := saved.get(f"momentum/{name}")) is not None:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    return about["epoch"], about["best"]
+        return None
+    return Progress(about["epoch"], about["best"], about["best_epoch"], about["updates"]), saved
 
 
-def _momentum(
-    model: nn.Module, optimizer: torch.optim.SGD
-) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
-    """Yield the name, the parameter and the momentum buffer of every trained parameter."""
+def momentum(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Return the momentum buffers that exist, by the names of their parameters."""
+    buffers = {name: optimizer.state[each].get("momentum_buffer") for name, each in _trained(model)}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+
+def restore_momentum(model: nn.Module, optimizer: torch.optim.SGD, buffers: Mapping[str, Tensor]) -> None:
+    """Set the momentum buffers, in the memory formats of their parameters."""
+    for name, parameter in _trained(model):
+        if name in buffers:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with ``prefix``, without it."""
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            yield name, parameter, optimizer.state[parameter].get("momentum_buffer")
+            yield name, parameter

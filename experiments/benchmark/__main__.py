@@ -8,8 +8,19 @@ import sys
 
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
-from experiments.benchmark import kills, proxies, quantizers, regret, search, soak, space, transfer, workers
+from experiments.benchmark import (
+    finetune,
+    kills,
+    proxies,
+    quantizers,
+    regret,
+    search,
+    space,
+    transfer,
+    workers,
+)
 from experiments.benchmark.faults import catalogue as faults
+from experiments.benchmark.faults import soak
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
@@ -17,6 +28,7 @@ BENCHMARKS = (
     ("regret", regret, "agents against the true optimum of a small problem"),
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
+    ("finetune", finetune, "what teachers, hints, averages and cheaper methods cost and give"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
     ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
     ("space", space, "how much room the allowed widths leave a search"),

@@ -66,8 +66,20 @@ if TYPE_CHECKING:
     class WorkersConfig(WorkerSettings):
         """The workers that evaluate candidates: see ``amc.workers.settings.WorkerSettings``."""
 
+    @dataclass(frozen=True)
     class TrainConfig(TrainSettings):
-        """See ``amc.training.settings.TrainSettings``."""
+        """A training: see ``amc.training.settings.TrainSettings``.
+
+        The dense network teaches a pruned one, unless ``teacher`` names a file (logits of the training
+        images, .npy or .safetensors, or a network, .onnx) or ``teacher_function`` the dotted path of a
+        function from images to logits. ``teacher_cache`` is the folder that keeps a teacher's logits for
+        ``views``, by default one in the run folder. ``processes`` of this machine train together.
+        """
+
+        teacher: str | None = None
+        teacher_function: str | None = None
+        teacher_cache: str | None = None
+        processes: int = 1
 
     class QuantizeConfig(QuantizeSettings):
         """See ``amc.quantization.settings.QuantizeSettings``."""
@@ -123,7 +135,13 @@ else:
     TrainConfig = section(
         "TrainConfig",
         TrainSettings,
-        "See ``amc.training.settings.TrainSettings``.",
+        "A training: see ``amc.training.settings.TrainSettings``.",
+        {
+            "teacher": (str | None, path()),
+            "teacher_function": (str | None, None),
+            "teacher_cache": (str | None, path()),
+            "processes": (int, 1),
+        },
     )
     QuantizeConfig = section(
         "QuantizeConfig",
@@ -469,13 +487,16 @@ def rules() -> Rules:
     agents = (key for node in AGENT_SECTIONS.values() for key in keys_of(node, "agent."))
     return Rules(
         keys=frozenset({*keys_of(Config), *data, *agents}),
-        groups=frozenset({"model", "data", "budget", "agent", "workers", "tracker", "experiment"}),
+        groups=frozenset(
+            {"model", "data", "budget", "agent", "workers", "tracker", "finetune", "experiment"}
+        ),
         paths=path_keys(),
         inner_paths=frozenset({"data.train", "data.test", "data.search_val_dir"}),
         code=frozenset(
             {
                 *("model", "model.name", "reward", "agent.name", "data.factory", "export.formats"),
                 *("latency.backends", "profile.backend", "serve.backend"),
+                *("train.teacher_function", "finetune.teacher_function"),
             }
         ),
         personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),

@@ -12,7 +12,6 @@ from amc.graph.groups import OUTPUT_REASON
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from amc.sparsity.scores import check_order
-from amc.training.settings import TrainSettings
 from envs import Reward
 from experiments.config import stages
 from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
@@ -27,6 +26,8 @@ _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
 SEARCHING = frozenset({"search", "schedule"})
 """Stages in which an agent searches."""
+_FINETUNING = {"schedule", "finetune", "compare", "correlate", "sparsify"}
+"""Stages that train under the settings of ``finetune``."""
 _NEED_LOGITS = ("proxies", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
@@ -53,8 +54,7 @@ def check(run: Run) -> None:
     budgets = asked_budgets(config.budget)
     for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
         check_ratio(kind, ratio)
-    for section in (config.train, config.finetune):
-        TrainSettings(**asdict(section))
+    _check_training(run)
     PruneSettings(**asdict(config.prune))
     for name in config.export.formats:
         get_format(name)
@@ -83,6 +83,28 @@ def check(run: Run) -> None:
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_training(run: Run) -> None:
+    """Refuse impossible settings of trainings, and an accuracy to stop at that the dense network flatters."""
+    for name, section in (("train", run.config.train), ("finetune", run.config.finetune)):
+        settings = run.train_settings(section)
+        if section.teacher is not None and section.teacher_function is not None:
+            raise SettingError(f"{name}.teacher and {name}.teacher_function are both given; use one of them")
+        if settings.hint_weight > 0 and (section.teacher or section.teacher_function):
+            raise SettingError(
+                f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "
+                f"teacher has; write {name}.hint_weight=0, or leave the dense network as the teacher"
+            )
+        if section.processes < 1:
+            raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
+    until, asked = run.config.finetune.until, _FINETUNING & set(run.config.stages)
+    if until is not None and asked and not run.problem.validates_honestly:
+        raise SettingError(
+            f"finetune.until={until:g} is judged on held-out images, but the given dense network may have "
+            "been trained on them, which flatters what is pruned from it; write finetune.until=null, or "
+            "train the dense network here"
+        )
 
 
 def _check_unseen(run: Run) -> None:

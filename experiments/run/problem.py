@@ -82,10 +82,15 @@ class Problem:
     @cached_property
     def splits(self) -> Splits:
         """The data set."""
-        options = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
-        for name in ("select", "select_calibration", "select_search_val"):
-            options.pop(name)
-        return datasets.build(options.pop("name"), **options, seed=self.config.seed)
+        return datasets.build(**self.data_options)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The keyword arguments that build the data set."""
+        own = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
+        chosen_later = ("select", "select_calibration", "select_search_val")
+        given = {name: value for name, value in own.items() if name not in chosen_later}
+        return {**given, "seed": self.config.seed}
 
     def load_data(self) -> Splits:
         """Load the data set now, so that errors in it are reported before any work is done.
@@ -235,6 +240,11 @@ class Problem:
     def comes_trained(self) -> bool:
         """Whether the configuration names weights for the dense network."""
         return self.config.model.checkpoint is not None or self.config.model.pretrained
+
+    @property
+    def validates_honestly(self) -> bool:
+        """Whether the dense network cannot have been trained on the held-out images."""
+        return not self.comes_trained or getattr(self.config.data, "search_val_dir", None) is not None
 
     def fresh_model(self) -> nn.Module:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""

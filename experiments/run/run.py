@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from amc.models.checkpoint import load_into, load_state_dict
 from amc.notes import note_once
 from amc.reading import set_aside
 from amc.strategy import GroupWidth, Strategy
-from amc.training.settings import EpochRecord, TrainSettings
+from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
 from experiments.config import stages
@@ -212,16 +211,7 @@ class Run:
 
     def train_settings(self, config: TrainConfig) -> TrainSettings:
         """Turn a training section of the configuration into settings."""
-        return TrainSettings(**asdict(config))
-
-    def log_epochs(self, prefix: str) -> Callable[[EpochRecord], None]:
-        """Return a callback that sends the epochs of a training to the tracker."""
-
-        def log(record: EpochRecord) -> None:
-            metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
-            self.tracker.log(metrics, record.epoch)
-
-        return log
+        return TrainSettings(**{each.name: getattr(config, each.name) for each in fields(TrainSettings)})
 
     def provenance(self) -> dict[str, Any]:
         """Return the facts that are needed to reproduce this run."""

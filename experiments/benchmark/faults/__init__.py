@@ -6,5 +6,6 @@
 - ``hostile.py``: run folders of a stranger, checkpoints and pictures.
 - ``environment.py``: signals, closed pipes, odd paths, a disk that is full.
 - ``crashes.py``: jobs broken off before each change of a file, and the same command again.
+- ``soak.py``: memory, time and files of a long search.
 - ``facts.py``: what a run folder holds, for comparison.
 """

@@ -1,1 +1,4 @@
-"""Stages that train, cut and judge networks."""
+"""Stages that train, cut and judge networks.
+
+What trainings share: ``fitting.py`` runs one, ``teaching.py`` finds the teacher, ``team.py`` the processes.
+"""

@@ -11,8 +11,7 @@ from torch import nn
 from amc.models.checkpoint import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
-from amc.training.loop import train
-from amc.training.settings import TrainSettings
+from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -42,20 +41,6 @@ def described(facts: dict[str, Any]) -> str:
     return f"{after:.2f}% on search_val after {facts['epochs']} epochs, {before:.2f}% before{kept}"
 
 
-def fit(run: Run, model: nn.Module, settings: TrainSettings, checkpoint: Path, prefix: str) -> None:
-    """Train ``model`` in place on the run's images; the dense network teaches if ``settings`` ask for it."""
-    train(
-        model,
-        run.problem.splits,
-        settings,
-        seed=run.config.seed,
-        device=run.problem.device,
-        teacher=run.problem.original.dense if settings.distill_weight > 0 else None,
-        checkpoint=checkpoint,
-        on_epoch=run.log_epochs(prefix),
-    )
-
-
 def is_worse(run: Run, after: float, before: float) -> bool:
     """Whether a trained network is worse on search_val than before, both in percent; see ``FLATTERY``."""
     return after < before - (FLATTERY if run.problem.comes_trained else 0.0)
@@ -69,12 +54,14 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
     """
     settings = run.train_settings(run.config.finetune)
     before, pruned_top1 = copy.deepcopy(model.state_dict()), val_top1(run, model)
-    fit(run, model, settings, checkpoint, prefix)
+    trained = fit(
+        run, model, settings, checkpoint, prefix, run.config.finetune, dense=run.problem.original.dense
+    )
     finetuned_top1 = val_top1(run, model.cpu())
     if worse := is_worse(run, finetuned_top1, pruned_top1):
         model.load_state_dict(before)
     return {
-        "epochs": settings.epochs,
+        "epochs": trained.epochs,
         "val_top1": pruned_top1 if worse else finetuned_top1,
         "pruned_top1": pruned_top1,
         "finetuned_top1": finetuned_top1,

@@ -10,7 +10,8 @@ from torch import nn
 from amc.quantization.calibration import Quantized
 from amc.quantization.learned.network import trained
 from amc.quantization.settings import QuantizeSettings
-from experiments.stages.networks.finetune import fit, is_worse, val_top1
+from experiments.stages.networks.finetune import is_worse, val_top1
+from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -25,10 +26,21 @@ def train_quantized(
     float32: bfloat16 has fewer digits than the integers.
     """
     section = run.train_settings(run.config.finetune)
-    training = replace(section, epochs=settings.epochs, lr=settings.lr, precision="fp32")
+    training = replace(
+        section,
+        epochs=settings.epochs,
+        lr=settings.lr,
+        precision="fp32",
+        until=None,
+        compile=False,
+        method="full",
+        hint_weight=0.0,
+    )
 
     def learn(network: nn.Module) -> None:
-        fit(run, network, training, run.folder.checkpoint("quantize"), "quantize")
+        checkpoint, dense = run.folder.checkpoint("quantize"), run.problem.original.dense
+        own = replace(run.config.finetune, processes=1)
+        fit(run, network, training, checkpoint, "quantize", own, dense=dense)
 
     found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
-from amc.training.loop import train
+from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -24,16 +24,7 @@ def run(run: Run) -> dict[str, Any]:
     if not run.problem.comes_trained:
         model = _untrained(run)
         settings = run.train_settings(run.config.train)
-        checkpoint = run.folder.checkpoint("train")
-        train(
-            model,
-            run.problem.splits,
-            settings,
-            seed=run.config.seed,
-            device=run.problem.device,
-            checkpoint=checkpoint,
-            on_epoch=run.log_epochs("train"),
-        )
+        fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         save_safetensors(model.cpu().state_dict(), run.folder.dense)
     if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")

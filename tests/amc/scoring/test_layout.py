@@ -119,7 +119,7 @@ def test_such_networks_are_trained_judged_and_pruned_on_unchanged_images(kind, s
     torch.manual_seed(0)
     stored = [part.images.clone() for part in (splits.search_val, splits.calibration)]
     settings = TrainSettings(epochs=2, lr=0.05, distill_weight=0.5)
-    model = train(kind(), splits, settings, seed=0, teacher=kind())
+    model = train(kind(), splits, settings, seed=0, teacher=kind()).model
     graph = trace(model, torch.zeros(1, 3, 8, 8))
     evaluator = channel_evaluator(
         model, graph, splits.calibration, splits.search_val, CandidateSettings(sequential_images=0)

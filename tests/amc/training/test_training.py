@@ -14,8 +14,10 @@ from amc import data
 from amc.errors import AmcError
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
-from amc.training.loop import distillation_loss, parameter_groups, train
+from amc.training import loop
+from amc.training.loop import parameter_groups
 from amc.training.settings import TrainSettings, learning_rate
+from amc.training.teaching.protocol import distillation_loss
 
 FAKE = data.synthetic(
     num_classes=4, image_size=8, train=64, search_val=32, calibration=8, test=8, batch_size=16
@@ -25,6 +27,10 @@ SHORT = TrainSettings(epochs=3, warmup_epochs=0.5, precision="fp32")
 
 class Killed(Exception):  # noqa: N818
     """Stands for a kill."""
+
+
+def train(*given, **options):
+    return loop.train(*given, **options).model
 
 
 def network(num_classes=4, width=8, seed=0, dropout=0.0):

@@ -108,7 +108,7 @@ def test_every_field_that_holds_free_text_is_judged() -> None:
     """A new field of texts must be sorted: data with a fixed meaning here, else one of the rules."""
     harmless = {
         "name", "device", "stages", "data.name", "data.select",
-        "train.precision",
+        "train.precision", "train.hint_maps", "train.method", "finetune.hint_maps", "finetune.method",
         "finetune.precision", "agent.name", "agent.guide", "agent.acts", "agent.select",
         "budget.kind", "budget.fit",
         "compressor.order", "compressor.refit", "compressor.precision", "compressor.exclude",

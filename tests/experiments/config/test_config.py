@@ -145,3 +145,11 @@ def test_the_examples_of_the_help_compose(help_text: str) -> None:
     assert len(examples(help_text)) >= 5
     for example in examples(help_text):
         assert set(composed(*example).stages) <= set(STAGES)
+
+
+def test_a_recipe_wins_over_an_experiment_and_the_command_line_over_both() -> None:
+    asked = ("experiment=resnet56_cifar10", "data.root=.")
+    assert composed(*asked).finetune.epochs == 1
+    recipe = composed(*asked, "finetune=cifar10").finetune
+    assert (recipe.epochs, recipe.lr, recipe.ema) == (60, 0.05, 0.998)
+    assert composed(*asked, "finetune=cifar10", "finetune.epochs=7").finetune.epochs == 7

@@ -1,0 +1,5 @@
+"""Several processes that train one network: each has a part of every batch.
+
+- ``group.py``: ``Group``, the processes, and what they exchange.
+- ``norms.py``: batch norms whose statistics are those of the whole batch.
+"""

@@ -1,0 +1,106 @@
+"""The processes of a training, and what they exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from amc.data.splits import Part
+from amc.errors import AmcError, first_line
+from amc.third_party import without_warnings
+from amc.training.parallel.norms import synced_norms
+
+
+@dataclass(frozen=True)
+class Group:
+    """Process number ``rank`` of ``count``; with more than one, torch's default group is initialised."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def part(self) -> Part:
+        """The part of every batch that this process works on."""
+        return Part(self.rank, self.count)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    @contextmanager
+    def together(self, model: nn.Module) -> Iterator[None]:
+        """Share the statistics of batch norms during the block; the end of another process is one line.
+
+        Raises:
+            AmcError: another process has ended.
+        """
+        if self.count == 1:
+            yield
+            return
+        try:
+            with synced_norms(model):
+                yield
+        except RuntimeError as error:
+            if not _is_lost(error):
+                raise
+            raise AmcError(
+                f"another of the {self.count} training processes has ended ({first_line(error)[:120]}); the "
+                "same command goes on from the last epoch"
+            ) from error
+
+    def wrapped(self, model: nn.Module) -> Callable[..., Any]:
+        """Return the call of ``model`` that averages gradients over the processes."""
+        if self.count == 1:
+            return model
+        device = next(model.parameters()).device
+        places = [device.index or 0] if device.type == "cuda" else None
+        with without_warnings():  # newer versions of torch have another name for the argument
+            return nn.parallel.DistributedDataParallel(model, places, broadcast_buffers=False)
+
+    def collecting(self, call: Callable[..., Any], *, last: bool) -> AbstractContextManager[Any]:
+        """Return a context in which gradients stay in the process unless ``last``."""
+        if self.count == 1 or last or not isinstance(call, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return call.no_sync()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        if self.count > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def first(self, value: Any) -> Any:
+        """Return the value of the first process, on every process."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+
+ALONE = Group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether a collective operation failed as another process is gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        word in text for word in ("gloo", "nccl", "connection", "peer", "timed out")
+    )
+
+
+def share_of_loss(group: Group, own: int, whole: int) -> float:
+    """Return the factor that makes the average of the processes' mean losses that of the whole batch.
+
+    Args:
+        own: images of this process.
+        whole: images of all processes.
+    """
+    return 1.0 if group.count == 1 else own * group.count / whole

@@ -1,0 +1,81 @@
+"""Batch norms whose statistics are those of the whole batch, over all processes, on a CPU as on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@contextmanager
+def synced_norms(model: nn.Module) -> Iterator[None]:
+    """Let the batch norms of ``model`` share their statistics in training mode during the block."""
+    norms = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _forward(norm: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
+    """Compute what ``norm`` computes, with the mean and variance over the values of all processes."""
+    if not (norm.training or norm.running_mean is None):
+        return F.batch_norm(
+            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
+    found, mean, variance, count = _SyncedNorm.apply(values, norm.weight, norm.bias, norm.eps)
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance * (count / (count - 1)), share)
+    return found
+
+
+class _SyncedNorm(torch.autograd.Function):
+    """Values (N, C, ...) -> normalised values, mean (C,), biased variance (C,), values per channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        axes = [0, *range(2, values.ndim)]
+        own = values.numel() // values.shape[1]
+        variance, mean = torch.var_mean(values.float(), axes, correction=0)
+        mean, variance = mean.double(), variance.double()
+        sums = torch.cat([mean * own, (variance + mean**2) * own, mean.new_tensor([own])])
+        dist.all_reduce(sums)
+        count, channels = float(sums[-1]), values.shape[1]
+        whole = sums[:channels] / count
+        spread = (sums[channels:-1] / count - whole**2).clamp_min(0)
+        mean, variance = whole.float(), spread.float()
+        ctx.save_for_backward(values, weight, mean, torch.rsqrt(variance + eps))
+        ctx.count, ctx.axes = count, axes
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(values, mean, variance, weight, bias, False, 0.0, eps), mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        values, weight, mean, inverse = ctx.saved_tensors
+        shape = [1, -1, *[1] * (values.ndim - 2)]
+        centred, upstream = values.float() - mean.view(shape), grad.float()
+        total, product = upstream.sum(ctx.axes), (upstream * centred).sum(ctx.axes)
+        sums = torch.stack([total, product])
+        dist.all_reduce(sums)
+        mean_grad, mean_product = (each.view(shape) / ctx.count for each in sums)
+        scale = inverse if weight is None else inverse * weight
+        slope = (inverse**2).view(shape)
+        found = (upstream - mean_grad - centred * slope * mean_product) * scale.view(shape)
+        own_weight = product * inverse if weight is not None else None
+        return found.to(values.dtype), own_weight, total if weight is not None else None, None

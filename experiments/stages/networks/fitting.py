@@ -1,0 +1,116 @@
+"""A training of a stage: who teaches, which images judge, and what the user is told while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from amc.notes import note_once
+from amc.training.loop import train
+from amc.training.pace import spoken
+from amc.training.settings import EpochRecord, Trained, TrainSettings
+from experiments.config.schema import TrainConfig
+from experiments.stages.networks.teaching import source_of
+from experiments.stages.networks.team import Job, own_device, team
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+TEACHER_CACHE = "teacher"
+"""Folder in the run folder that keeps the teacher's logits."""
+TOLD_AFTER = 60.0
+"""Seconds: shorter trainings are not announced, and epochs are told no more often."""
+
+
+def fit(
+    run: Run,
+    model: nn.Module,
+    settings: TrainSettings,
+    checkpoint: Path,
+    prefix: str,
+    config: TrainConfig,
+    *,
+    dense: nn.Module | None,
+) -> Trained:
+    """Train ``model`` in place on the run's images.
+
+    Epochs are judged on ``data.unseen`` images where the validation decides anything and there are such
+    images: the search has chosen the network by those of search_val.
+
+    Args:
+        checkpoint: file of the training's state.
+        prefix: names the training in metrics and messages.
+        config: the section that names the teacher and the number of processes.
+        dense: the network that teaches unless ``config`` names another teacher.
+    """
+    problem, seed = run.problem, run.config.seed
+    if settings.best and not problem.validates_honestly:
+        note_once(
+            f"{prefix}: the weights of the last epoch are kept, not the best: the dense network may have "
+            "been trained on the images that would judge"
+        )
+        settings = replace(settings, best=False)
+    source = source_of(run, config, settings, dense)
+    on_unseen, kind = settings.judges, problem.device.type
+    cache = Path(config.teacher_cache) if config.teacher_cache else run.folder.path / TEACHER_CACHE
+
+    def job() -> Job:
+        return Job(
+            model, settings, seed, problem.data_options, source, on_unseen, kind, torch.get_num_threads()
+        )
+
+    with team(config.processes, job) as group:
+        trained = train(
+            model,
+            problem.splits,
+            settings,
+            seed=seed,
+            device=problem.device if group.count == 1 else own_device(kind),
+            teacher=source.opened(problem.splits, settings, seed),
+            hint_places=source.places,
+            teacher_cache=cache,
+            validation=problem.splits.unseen if on_unseen else None,
+            checkpoint=checkpoint,
+            group=group,
+            on_estimate=_announcing(prefix, settings.epochs),
+            on_epoch=_telling(run, prefix),
+        )
+    if settings.method == "lora":
+        moved = f"{trained.merge_difference:.1g}"
+        print(f"{prefix}: the adapters are merged, which changes outputs by {moved} of the largest")
+    return trained
+
+
+def _announcing(prefix: str, epochs: int) -> Callable[[float], None]:
+    """Return a callback that prints how long a training will take, unless it is short."""
+
+    def announce(seconds: float) -> None:
+        if seconds > TOLD_AFTER:
+            print(f"{prefix}: {epochs} epochs; about {spoken(seconds)} to go", flush=True)
+
+    return announce
+
+
+def _telling(run: Run, prefix: str) -> Callable[[EpochRecord], None]:
+    """Return a callback that sends epochs to the tracker and prints one now and then."""
+    last = time.perf_counter()
+
+    def tell(record: EpochRecord) -> None:
+        nonlocal last
+        metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
+        run.tracker.log(metrics, record.epoch)
+        if (now := time.perf_counter()) - last >= TOLD_AFTER:
+            last = now
+            print(
+                f"{prefix}: epoch {record.epoch} of {record.epochs}, {record.val_top1:.2f}% on validation "
+                f"images, {spoken(record.seconds_left)} left",
+                flush=True,
+            )
+
+    return tell

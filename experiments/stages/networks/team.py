@@ -1,0 +1,248 @@
+"""The processes that train one network together.
+
+With ``processes=N`` the command starts N - 1 helpers, which end with the training. Under torchrun the
+processes are there already: the first one runs the command, and the others help in every training
+(``assist``). Helpers are sent the network, so that only the data has to lie on their machine.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from amc import data
+from amc.errors import AmcError, first_line
+from amc.training.loop import train
+from amc.training.parallel.group import ALONE, Group
+from amc.training.settings import TrainSettings
+from experiments.stages.networks.teaching import Source
+
+READY = "ready"
+WAIT = timedelta(minutes=30)
+"""Longest wait for another process."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a helper needs to take part in a training.
+
+    Attributes:
+        model: the network before the training.
+        settings: of the training.
+        seed: of the training.
+        data: keyword arguments of ``amc.data.build``.
+        source: where the teacher comes from.
+        on_unseen: whether epochs are judged on the unseen images.
+        device: kind of device, ``cpu`` or ``cuda``.
+        threads: threads of each process.
+    """
+
+    model: nn.Module
+    settings: TrainSettings
+    seed: int
+    data: Mapping[str, Any]
+    source: Source
+    on_unseen: bool
+    device: str
+    threads: int
+
+    def run(self, group: Group) -> None:
+        """Take part in the training as a helper."""
+        torch.set_num_threads(self.threads)
+        splits = data.build(**self.data)
+        train(
+            self.model,
+            splits,
+            self.settings,
+            seed=self.seed,
+            device=own_device(self.device),
+            teacher=self.source.opened(splits, self.settings, self.seed),
+            hint_places=self.source.places,
+            validation=splits.unseen if self.on_unseen else None,
+            group=group,
+        )
+
+
+def own_device(kind: str) -> torch.device:
+    """Return this process's device: on a machine with GPUs, one for each process."""
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
+
+
+def torchrun_rank() -> int | None:
+    """Return this process's number if torchrun has started several, else None."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return int(os.environ["RANK"])
+
+
+@contextmanager
+def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
+    """Train together with helpers during the block.
+
+    Args:
+        processes: number of processes of this machine; under torchrun its number counts.
+        job: makes what helpers are sent; not called without helpers.
+
+    Raises:
+        AmcError: a helper has ended, or the network cannot be sent.
+    """
+    if torchrun_rank() is not None:
+        group = _joined()
+        _send(group, job())
+        yield group
+        return
+    if processes == 1:
+        yield ALONE
+        return
+    given = _packed(job())
+    helpers, address = _started(processes)
+    try:
+        os.environ.update(address)
+        group = Group(0, processes)
+        dist.init_process_group(rank=0, world_size=processes, init_method="env://", timeout=WAIT)
+        group.first(given)
+        yield group
+    except AmcError as error:
+        raise _with_reason(error, helpers) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for name in address:
+            os.environ.pop(name, None)
+        for helper in helpers:
+            _end(helper)
+
+
+def assist() -> None:
+    """Help in every training of the first process until it ends; for processes that torchrun has started."""
+    group = _joined()
+    while (given := group.first(None)) is not None:
+        pickle.loads(given).run(group)
+
+
+def dismiss() -> None:
+    """Let the helpers that torchrun has started end."""
+    if torchrun_rank() == 0 and dist.is_initialized():
+        _joined().first(None)
+        dist.destroy_process_group()
+
+
+@cache
+def _joined() -> Group:
+    """Join the group of torchrun's processes."""
+    dist.init_process_group(timeout=WAIT)
+    return Group(dist.get_rank(), dist.get_world_size())
+
+
+def _send(group: Group, job: Job) -> None:
+    group.first(_packed(job))
+
+
+def _packed(job: Job) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except Exception as error:  # a user's network raises anything
+        raise AmcError(
+            f"the network cannot be sent to other processes ({first_line(error)}): expected one that can be "
+            "pickled, or processes=1"
+        ) from error
+
+
+def _started(processes: int) -> tuple[list[subprocess.Popen[str]], dict[str, str]]:
+    """Start the helpers and wait until each is about to join.
+
+    Returns:
+        The helpers, and the variables of the environment that name the place to meet.
+
+    Raises:
+        AmcError: one ended at once.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    helpers = []
+    for rank in range(1, processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        helpers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", __name__, *([] if "" not in sys.path else ["."])],
+                env={**os.environ, **address, **own},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    for helper in helpers:
+        assert helper.stdout is not None
+        if helper.stdout.readline().strip() != READY:
+            for each in helpers:
+                _end(each)
+            raise AmcError(f"a training process ended before it began (status {helper.returncode})")
+    return helpers, address
+
+
+def _with_reason(error: AmcError, helpers: list[subprocess.Popen[str]]) -> AmcError:
+    """Return the error, with what a helper said before it ended."""
+    for rank, helper in enumerate(helpers, 1):
+        try:
+            said, _ = helper.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
+        if said.strip():
+            return AmcError(f"training process {rank}: {said.strip().splitlines()[-1]}")
+        if helper.returncode:
+            how = f"signal {-helper.returncode}" if helper.returncode < 0 else f"status {helper.returncode}"
+            return AmcError(
+                f"training process {rank} of {len(helpers) + 1} has ended ({how}); the same command goes on "
+                "from the last epoch"
+            )
+    return error
+
+
+def _end(helper: subprocess.Popen[str]) -> None:
+    """Wait a moment for a helper to end by itself, then end it."""
+    try:
+        helper.wait(5)
+    except subprocess.TimeoutExpired:
+        helper.kill()
+        helper.wait()
+    if helper.stdout is not None:
+        helper.stdout.close()
+
+
+def main() -> None:
+    """Be a helper that ``team`` has started; the only line on standard output after READY is an error."""
+    if len(sys.argv) > 1:
+        sys.path.append("")
+    print(READY, flush=True)
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(rank=rank, world_size=count, timeout=WAIT)
+    group = Group(rank, count)
+    try:
+        pickle.loads(group.first(None)).run(group)
+    except AmcError as error:
+        lost = "training processes has ended" in str(error)
+        if not lost:
+            print(error, flush=True)
+        sys.exit(1)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Two processes train as one does: the same batches, gradients and statistics, up to rounding."""
+
+import os
+import socket
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+
+from amc.data.splits import Part
+from amc.training.batches import batches
+from amc.training.loop import train
+from amc.training.parallel.group import Group
+from amc.training.settings import TrainSettings
+from tests.amc.training.test_training import FAKE, network
+
+TOLERANCE = 1e-4
+"""Largest difference of a weight between one process and two, relative to its tensor's largest weight."""
+SETTINGS = TrainSettings(
+    epochs=3,
+    lr=0.05,
+    precision="fp32",
+    ema=0.9,
+    accumulate=3,
+    views=2,
+    mixup=0.2,
+    distill_weight=0.5,
+    grad_clip=1.0,
+)
+
+
+def serve(rank, count, port, folder, name):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=count)
+    found = globals()[name](Group(rank, count), folder)
+    torch.save(found, folder / f"{name}_{rank}.pt")
+    dist.destroy_process_group()
+
+
+def together(name, folder, count=2):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    torch.multiprocessing.spawn(serve, (count, port, folder, name), nprocs=count)
+    return [torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def norms(group):
+    """Return output, gradients and statistics of a batch norm on this process's part."""
+    torch.manual_seed(0)
+    values, upstream = torch.randn(6, 3, 4, 4) * 3 + 10, torch.randn(6, 3, 4, 4)
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    given = group.part.of(values).clone().requires_grad_(True)
+    with group.together(norm):
+        found = norm(given)
+    found.backward(group.part.of(upstream))
+    gradients = [group.sum(each.grad) for each in norm.parameters()]
+    return found.detach(), given.grad, gradients, dict(norm.state_dict())
+
+
+def tasks(group, folder):
+    """Return the states of several trainings, in one pair of processes as starting them is slow.
+
+    One is whole, one learns hints, and one is cut off after an epoch, on all processes, and resumed.
+    """
+    mixed = {"splits": FAKE, "seed": 3, "teacher": network(seed=1), "group": group}
+    plain = replace(SETTINGS, mixup=0.0, views=0, accumulate=1, distill_weight=0.0, hint_weight=0.5)
+    records = []
+    first = train(network(), settings=SETTINGS, **mixed, on_epoch=records.append)
+    hinted = train(network(), settings=plain, hint_places=["4"], **mixed)
+    file = folder / f"run_{group.count}.safetensors" if group.writes else None
+    kept = train(network(), settings=SETTINGS, **mixed, checkpoint=file)
+    again = train(network(), settings=SETTINGS, **mixed, checkpoint=file, on_epoch=records.append)
+    states = [each.model.state_dict() for each in (first, hinted, kept, again)]
+    losses = [(record.epoch, record.loss) for record in records]
+    return states, losses, first.best_top1, norms(group)
+
+
+def check_norms(left, right, whole):
+    """Compare the outputs, gradients and statistics of two parts with those of the whole batch."""
+    output, inward, gradients, state = whole
+    torch.testing.assert_close(torch.cat([left[0], right[0]]), output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([left[1], right[1]]), inward, atol=1e-5, rtol=1e-4)
+    for mine, expected in zip(left[2], gradients, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+    for name, tensor in state.items():
+        torch.testing.assert_close(left[3][name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_give_the_network_of_one(tmp_path):
+    (ours, records, best, left), (theirs, silent, other_best, right) = together("tasks", tmp_path)
+    alone, expected, _, whole = tasks(Group(), tmp_path)
+    check_norms(left, right, whole)
+    for mine, other, one in zip(ours, theirs, alone, strict=True):
+        for name, tensor in one.items():
+            assert torch.equal(mine[name], other[name]), name
+            scale = tensor.float().abs().max().clamp_min(1e-6)
+            assert (mine[name].float() - tensor.float()).abs().max() <= TOLERANCE * scale, name
+    assert silent == []
+    assert best == other_best
+    assert [epoch for epoch, _ in records] == [1, 2, 3]  # and none of the resumed training
+    assert [loss for _, loss in records] == pytest.approx([loss for _, loss in expected], rel=1e-3)
+
+
+def test_parts_are_the_whole_batch():
+    for settings in (SETTINGS, replace(SETTINGS, mixup=0.0)):
+        for whole, left, right in zip(
+            batches(FAKE, settings, 1, 0),
+            batches(FAKE, settings, 1, 0, Part(0, 2)),
+            batches(FAKE, settings, 1, 0, Part(1, 2)),
+            strict=True,
+        ):
+            assert torch.equal(torch.cat([left.images, right.images]), whole.images)
+            assert torch.equal(torch.cat([left.targets, right.targets]), whole.targets)
+            assert torch.equal(torch.cat([left.labels, right.labels]), whole.labels)
