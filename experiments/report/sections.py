@@ -105,8 +105,9 @@ def files(report: Json) -> Table:
         difference = own.get("max_abs_difference")
         checked = own.get("note", "") if difference is None else f"{difference:.1e}"
         rows.append([own["file"], own["format"], kib(own["bytes"]), checked])
-    if (own := export.get("quantized")) is not None:
-        rows.append([own["file"], f"{own['format']}, {own['method']}", kib(own["bytes"]), "see below"])
+    quantized = export.get("quantized") or {}
+    for own in quantized.get("files", ()):
+        rows.append([own["file"], f"{own['format']}, {quantized['method']}", kib(own["bytes"]), "see below"])
     return rows if len(rows) > 1 else []
 
 

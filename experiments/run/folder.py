@@ -37,7 +37,10 @@ _SHAPES: dict[str, Any] = {
     "evaluate": {"dense": _JUDGED, "pruned?": _JUDGED, "finetuned?": _JUDGED},
     "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
     "compare": {...: (float, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
-    "export": {"files": [{"format": str, "file": str, "bytes": int}]},
+    "export": {
+        "files": [{"format": str, "file": str, "bytes": int}],
+        "quantized?": (None, {"method": str, "files": [{"format": str, "file": str, "bytes": int}]}),
+    },
 }
 """What the records of stages must hold; see ``amc.reading``."""
 
