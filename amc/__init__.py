@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from amc.latency.comparison import compare
     from amc.latency.prediction.settings import ProfileSettings
     from amc.loading import load_pruned
+    from amc.quantization.settings import QuantizeSettings
     from amc.result import Evaluation
     from amc.strategy import GroupWidth, Strategy
     from experiments.library import Compressed, CompressionTask, compress
@@ -49,6 +50,7 @@ _PUBLIC = {
     "amc.latency.comparison": ("compare",),
     "amc.latency.prediction.settings": ("ProfileSettings",),
     "amc.loading": ("load_pruned",),
+    "amc.quantization.settings": ("QuantizeSettings",),
     "amc.result": ("Evaluation",),
     "amc.strategy": ("GroupWidth", "Strategy"),
     # The engine stands on this package and others, so it lives above them.
@@ -76,6 +78,7 @@ __all__ = [
     "ProfileSettings",
     "PruneSettings",
     "Pruned",
+    "QuantizeSettings",
     "SettingError",
     "SlicePlan",
     "Strategy",

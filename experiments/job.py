@@ -24,7 +24,7 @@ from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
-from experiments.run.fronts import fronts, strategy_at, write_strategies
+from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
 from experiments.stages.pipeline import run_stages
 
@@ -97,7 +97,7 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         {"folder": name, **point}
         for name, part in found.items()
         if (log := part.folder.search).exists()
-        for point in read_episodes(log)
+        for point in sized(part, read_episodes(log))
     ]
     joint = write_strategies(
         run.folder.path, fronts(points), lambda point: strategy_at(found[point["folder"]], point)

@@ -36,8 +36,8 @@ def compress(
         episodes: number of candidates to score; by default the value in the agent's file.
         seed: seed of all random draws: the same seed gives the same strategy.
         on_episode: called after every episode.
-        options: see ``CompressionTask``: ``macs_ratio``, ``params_ratio``, ``latency_ratio``, ``score``,
-            ``reward``, ``round_to``, ``min_preserve_ratio``, ``exclude``, ``progress`` and others.
+        options: see ``CompressionTask``: ``macs_ratio``, ``params_ratio``, ``size_ratio``, ``latency_ratio``,
+            ``score``, ``reward``, ``round_to``, ``min_preserve_ratio``, ``exclude``, ``progress`` and others.
 
     Raises:
         SettingError: a setting is unknown or impossible, or no allowed network meets the budget.

@@ -20,7 +20,9 @@ from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import channel_evaluator
 from amc.candidate.pruning import prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.cost.closed_form import size_cost
 from amc.cost.constant import with_other_macs
+from amc.cost.exported import exported_size
 from amc.cutting.exactness import prove
 from amc.errors import AmcError, SettingError, UnavailableError
 from amc.graph.groups import Graph, exclude_groups
@@ -33,6 +35,7 @@ from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
 from amc.models.registry import usable
 from amc.progress import progress
+from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
 from amc.scoring.run import outputs
 from amc.strategy import GroupWidth, Strategy
@@ -61,8 +64,10 @@ class CompressionTask:
         calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
             pair (images, labels), a data set or a loader. A few hundred are enough.
         validation: held-out images that score candidates, in the same forms, with labels if there are any.
-        macs_ratio, params_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at least one
-            is given, and all that are given hold. Latency is measured on this machine.
+        macs_ratio, params_ratio, size_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at
+            least one is given, and all that are given hold. The size is that of the weights as ``quantize``
+            stores them, as a share of the dense ones in float32. Latency is measured on this machine.
+        quantize: how weights will be stored, for ``size_ratio``; by default as bytes (``static_int8``).
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
         score: replaces the reward: a user's own score of the network, such as a mean average precision.
@@ -97,7 +102,9 @@ class CompressionTask:
         *,
         macs_ratio: float | None = None,
         params_ratio: float | None = None,
+        size_ratio: float | None = None,
         latency_ratio: float | None = None,
+        quantize: QuantizeSettings | None = None,
         reward: str | Callable[[Evaluation], float] | None = None,
         score: Score | None = None,
         round_to: int = 4,
@@ -112,7 +119,8 @@ class CompressionTask:
         device: str | torch.device = "cpu",
         progress: bool = True,
     ) -> None:
-        self._ratios = _limits(macs=macs_ratio, params=params_ratio, latency=latency_ratio)
+        self._ratios = _limits(macs=macs_ratio, params=params_ratio, size=size_ratio, latency=latency_ratio)
+        self._quantize = quantize or QuantizeSettings()
         self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), seed
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
@@ -148,7 +156,10 @@ class CompressionTask:
         """The limits on the widths; one on the latency measures the network's layers at the first use."""
         dense = self.graph.dense_widths
         return Budget(
-            tuple(make_limit(kind, ratio, self._cost(kind), dense) for kind, ratio in self._ratios.items()),
+            tuple(
+                make_limit(kind, ratio, self._cost(kind), dense, dense_cost=self._dense_cost(kind))
+                for kind, ratio in self._ratios.items()
+            ),
             enforced=self.reward.enforces_budget,
             fit=get_fit("scale"),
         )
@@ -159,8 +170,16 @@ class CompressionTask:
                 return self._evaluator.builder.macs
             case "params":
                 return self._evaluator.builder.params
+            case "size":
+                return exported_size(self.graph, self._evaluator.builder.dense, self._quantize)
             case _:
                 return self._latency_model()
+
+    def _dense_cost(self, kind: str) -> float | None:
+        """Return the dense cost where it is not that of the dense widths: bits as float32."""
+        if kind != "size":
+            return None
+        return size_cost(self.graph, self._evaluator.builder.dense, {})(self.graph.dense_widths)
 
     def macs(self, widths: Sequence[int]) -> int:
         """Return the multiply-adds of one image at ``widths``."""

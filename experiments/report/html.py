@@ -24,7 +24,7 @@ from experiments.report.text import MISSING, correlation_rows, duration, million
 
 Json = Mapping[str, Any]
 
-_COSTS = {"macs": "MACs", "params": "parameters"}
+_COSTS = {"macs": "MACs", "params": "parameters", "size": "bytes"}
 _SCORE = {
     "top1": "top-1 in the search, %",
     "likeness": "likeness in the search",
@@ -346,8 +346,10 @@ def _fronts(points: Sequence[Json], fronts: Json, dense: Json, chosen: Sequence[
     over costs that hardly differ.
     """
 
+    costs = [cost for cost in _COSTS if cost in fronts]
+
     def networks(score: str) -> list[list[Any]]:
-        return [[point["widths"] for point in fronts[cost][score]] for cost in _COSTS]
+        return [[point["widths"] for point in fronts[cost][score]] for cost in costs]
 
     scores = ["top1", "return"]
     if any(point["top1"] is None for point in points):
@@ -357,7 +359,7 @@ def _fronts(points: Sequence[Json], fronts: Json, dense: Json, chosen: Sequence[
     drawn = [
         _front(points, fronts[cost][score], cost, score, dense.get(score), chosen)
         for score in scores
-        for cost in _COSTS
+        for cost in costs
         if len(fronts[cost][score]) > 1 and _spread(points, f"{cost}_ratio") >= _SPREAD
     ]
     return "\n".join(drawn)

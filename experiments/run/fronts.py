@@ -20,15 +20,18 @@ Point = Mapping[str, Any]
 """A line of ``search.jsonl``."""
 
 VERSION = 1
-COSTS = {"macs": "macs", "params": "params", "latency": "latency_ms"}
-"""Name of a cost -> its field in a point; a point has a latency only if the run was profiled."""
+COSTS = {"macs": "macs", "params": "params", "size": "size_bytes", "latency": "latency_ms"}
+"""Name of a cost -> its field in a point.
+
+A point has a latency only if the run was profiled, and a size only if its budget limits it (``sized``).
+"""
 _ALWAYS = ("macs", "params")
 SCORES = ("return", "top1")
 FILES = 12
 """Largest number of strategy files for one cost."""
 _FIELDS = (
     "folder", "episode", "return", "top1", "agreement", "likeness", "macs", "params", "macs_ratio",
-    "params_ratio", "latency_ms", "widths",
+    "params_ratio", "size_bytes", "size_ratio", "latency_ms", "widths",
 )  # fmt: skip
 
 
@@ -50,6 +53,18 @@ def fronts(points: Sequence[Point]) -> dict[str, Any]:
         for cost, field in COSTS.items()
         if cost in _ALWAYS or (points and all(field in point for point in points))
     }
+
+
+def sized(run: Run, points: Sequence[Point]) -> list[Point]:
+    """Return the points of a run's search, with the bytes of the weights if the budget limits them."""
+    if all(limit.kind != "size" for limit in run.budget.limits):
+        return list(points)
+    size, whole = run.problem.size, run.problem.original.float_size
+    bits = [int(size(point["widths"])) for point in points]
+    return [
+        {**point, "size_bytes": own // 8, "size_ratio": own / whole}
+        for point, own in zip(points, bits, strict=True)
+    ]
 
 
 def _with(points: Sequence[Point], score: str) -> list[Point]:

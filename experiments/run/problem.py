@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +17,9 @@ from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
-from amc.cost.closed_form import BilinearCost, Stored, macs_cost, params_cost, size_cost
+from amc.cost.closed_form import BilinearCost, macs_cost, params_cost, size_cost
 from amc.cost.constant import with_other_macs
+from amc.cost.exported import exported_size
 from amc.cutting.exactness import Proved, prove
 from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
@@ -33,7 +33,6 @@ from amc.latency.prediction.int8 import METHOD, in_int8
 from amc.latency.prediction.model import LatencyModel
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors, state_digest
-from amc.quantization.settings import FLOAT_BITS, stored_bits
 from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
@@ -180,21 +179,8 @@ class Problem:
     @cached_property
     def size(self) -> BilinearCost:
         """Bits of the exported weights at any widths, as the settings of ``quantize`` store them."""
-        settings, model = quantize_settings(self.config.quantize), self.fresh_model()
-        if settings.method in FLOAT_BITS:
-            return size_cost(self.graph, model, {}, float_bits=FLOAT_BITS[settings.method])
-        names = [
-            layer.name
-            for layer in self.graph.layers
-            if layer.kind != "transposed"
-            and not any(fnmatchcase(layer.name, pattern) for pattern in settings.exclude)
-        ]
-        scales = 2 if settings.form == "static_int8" else 1
-        stored = {
-            name: Stored(stored_bits(settings, bits), settings.group, scales)
-            for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
-        }
-        return size_cost(self.graph, model, stored)
+        settings = quantize_settings(self.config.quantize)
+        return exported_size(self.graph, self.fresh_model(), settings)
 
     @cached_property
     def float_size(self) -> int:

@@ -16,7 +16,7 @@ from experiments.report import write_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF
-from experiments.run.fronts import strategy_at, write_fronts
+from experiments.run.fronts import sized, strategy_at, write_fronts
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -39,7 +39,7 @@ def run(run: Run) -> dict[str, Any]:
     report = assemble(run, run_stage(run, "evaluate"), strategy)
     atomic_write_json(run.folder.report.with_suffix(".json"), report)
     log = run.folder.search
-    episodes = read_episodes(log) if log.exists() else []
+    episodes = sized(run, read_episodes(log)) if log.exists() else []
     fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
     write_html(run.folder.report.with_suffix(".html"), report, episodes, strategy.to_json(), fronts)
     print(table(report))

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Measure both networks side by side, at the batch sizes for latency and for throughput.
 
+    A quantized network is measured in the same rounds; one that was not pruned stands beside the dense one.
+
     Raises:
-        FileError: the run folder has no pruned network.
+        FileError: the run folder has neither a pruned network nor a quantized one.
         AmcError: a runtime is unknown, or its settings are impossible.
     """
     config = run.config.latency
-    model = run.pruned(run.folder.model)
     quantized = simulation(run)
+    cut = run.folder.model.exists() or quantized is None
+    model = run.pruned(run.folder.model) if cut else run.problem.dense
     results = _measured(
         run, model, quantized, config.backends, config.batch, config.rounds, memory=config.memory
     )
@@ -76,7 +79,8 @@ def _measured(
             )
         ]
     for result in results:
-        print(f"benchmark: {_line(result)}")
+        if model is not run.problem.dense or result.comparison is None:
+            print(f"benchmark: {_line(result)}")
         for name, other in result.others.items():
             print(f"benchmark: {_other_line(result, name, other)}")
     return results

@@ -90,6 +90,16 @@ def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folde
     assert all(parameter.grad is not None for parameter in result.model.parameters())
 
 
+def test_a_limit_on_the_bytes_counts_weights_as_they_will_be_stored() -> None:
+    found = {}
+    for bits in (8, 4):
+        quantize = amc.QuantizeSettings(method="weight_only", weight_bits=bits)
+        given = {"size_ratio": 0.2, "quantize": quantize, "agent": "greedy", "round_to": 1}
+        found[bits] = amc.compress(network(), images(32), images(), min_preserve_ratio=0.05, **given)
+        assert found[bits].strategy.budget["kind"] == "size"
+    assert found[8].strategy.params_ratio < found[4].strategy.params_ratio
+
+
 def test_a_score_of_ones_own_decides_in_place_of_labels() -> None:
     model, probe = network(), images(8)
     wanted = model(probe).detach()
@@ -121,7 +131,7 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "no budget; expected at least one of macs_ratio, params_ratio, latency_ratio"),
+        ({}, "no budget; expected at least one of macs_ratio, params_ratio, size_ratio, latency_ratio"),
         (
             {"macs_ratio": 0.5, "params_ratio": 0.01},
             "params_ratio is 0.01.* of the macs and .* params",

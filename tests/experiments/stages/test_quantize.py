@@ -73,12 +73,15 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
 
 
 def test_a_dense_network_is_quantized_and_exported(trained_run):
-    job = (*JOB, "stages=[quantize,export]", "quantize.method=weight_only", "quantize.weight_bits=4")
-    out = done(*job, cwd=trained_run).out
+    job = (*JOB, "quantize.method=weight_only", "quantize.weight_bits=4", "latency.backends=[onnxruntime]")
+    out = done(*job, "stages=[quantize,export,benchmark]", cwd=trained_run).out
     assert "weights become float32 in every call" in out
     net = amc.load_pruned(trained_run / "run", network(trained_run), quantized=True)
     assert is_quantized(net)
     assert (trained_run / "run/exports/model_weight_only.onnx").exists()
+    (runtime,) = read_json(trained_run / "run/stages/benchmark.json")["runtimes"]
+    assert runtime["file_bytes"]["quantized"] < runtime["file_bytes"]["dense"]
+    assert out.count("benchmark: ") == 1
 
 
 def test_a_network_learns_to_be_quantized(trained_run):
@@ -102,8 +105,10 @@ def test_a_network_learns_to_be_quantized(trained_run):
 
 def test_a_budget_of_bytes_counts_the_bits_that_are_stored(trained_run):
     job = (*JOB, "budget=size", "budget.size_ratio=0.2", "budget.round_to=1")
-    out = done(*job, "stages=[inspect,search,prune,quantize]", cwd=trained_run).out
+    out = done(*job, "stages=[inspect,search,prune,quantize,report]", cwd=trained_run).out
     run = trained_run / "run"
+    front = read_json(run / "pareto.json")["size"]["return"]
+    assert all(0 < point["size_ratio"] <= 0.2 and point["size_bytes"] > 0 for point in front)
     assert read_json(run / "strategy.json")["budget"]["kind"] == "size"
     (told,) = re.findall(r"size_ratio (0\.\d+)", out)
     assert 0.1 < float(told) <= 0.2

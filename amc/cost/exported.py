@@ -1,0 +1,37 @@
+"""Bits of the weights in an exported file, as the settings of a quantization store them."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from amc.cost.closed_form import BilinearCost, Stored, size_cost
+from amc.graph.groups import Graph
+from amc.quantization.settings import FLOAT_BITS, QuantizeSettings, stored_bits
+
+
+def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) -> BilinearCost:
+    """Return the bits of the exported weights at any widths.
+
+    Layers that ``settings.tolerance`` would leave float are not known here, and count as integers.
+
+    Args:
+        graph: the channel groups of the network.
+        model: the network, read for its shapes.
+        settings: how weights are stored.
+    """
+    if settings.method in FLOAT_BITS:
+        return size_cost(graph, model, {}, float_bits=FLOAT_BITS[settings.method])
+    names = [
+        layer.name
+        for layer in graph.layers
+        if layer.kind != "transposed"
+        and not any(fnmatchcase(layer.name, pattern) for pattern in settings.exclude)
+    ]
+    scales = 2 if settings.form == "static_int8" else 1
+    stored = {
+        name: Stored(stored_bits(settings, bits), settings.group, scales)
+        for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
+    }
+    return size_cost(graph, model, stored)
