@@ -20,7 +20,7 @@ from amc.errors import AmcError
 from amc.files import atomic_write_text
 from amc.progress import progress
 from experiments.parity.measure import CELLS, check_cells, measure
-from experiments.parity.networks import NETWORKS
+from experiments.parity.networks import NETWORKS, RIDGE
 from experiments.parity.table import table
 from experiments.run.provenance import commit
 
@@ -101,10 +101,9 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         f"`{command}`, commit {commits}, {', '.join(map(_version, PACKAGES))}.",
         "",
         "Random weights, every group of channels pruned to a random half to all of them, batch norms",
-        "calibrated, the last linear layer fitted to ten patterns; 128 images of these patterns with noise.",
-        "Differences are relative to the largest output. PyTorch computes `torch_export` files with the",
-        "simulation's arithmetic but for the order of a division: its int8 row shows how far single",
-        "roundings that fall the other way carry in a network with random weights.",
+        f"calibrated, the last linear layer fitted to ten patterns (ridge {RIDGE:g}); 128 images of these",
+        "patterns with noise. Differences are relative to the largest output. Random weights carry single roundings",
+        "further than trained ones do: docs/quantization.md has the agreement of trained networks.",
         "`onnx` has a free batch size; `executorch` and `litert` files take one image.",
     ]
 

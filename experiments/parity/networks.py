@@ -25,7 +25,8 @@ CLASSES = 10
 _CALIBRATION = 200
 _COARSE = 4
 _PATTERNS_SEED = 7
-_RIDGE = 1.0
+RIDGE = 1.0
+"""Of the fitted heads, relative to the mean of the diagonal of the second moments."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _fit_head(model: nn.Module, seen: Tensor) -> None:
     mean = features.mean(0)
     centred = features - mean
     gram = centred.T @ centred
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, centred.T @ (wanted - wanted.mean(0))).T
     head.weight.copy_(weight)
     head.bias.copy_(wanted.mean(0) - weight @ mean)
