@@ -102,8 +102,8 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         "",
         "Random weights, every group of channels pruned to a random half to all of them, batch norms",
         f"calibrated, the last linear layer fitted to ten patterns (ridge {RIDGE:g}); 128 images of these",
-        "patterns with noise. Differences are relative to the largest output. Random weights carry single roundings",
-        "further than trained ones do: docs/quantization.md has the agreement of trained networks.",
+        "patterns with noise. Differences are relative to the largest output. Random weights carry single",
+        "roundings further than trained ones do: docs/quantization.md has the agreement of trained networks.",
         "`onnx` has a free batch size; `executorch` and `litert` files take one image.",
     ]
 
