@@ -122,9 +122,8 @@ def test_strategy_and_reports_show_every_limit_and_what_was_reached(finished: tu
     assert f"on search_val at {line} in 6 episodes" in out
     assert f"budget: macs {shares['macs']} (limit 0.5), params {shares['params']} (limit 0.4)" in out
     html = (cwd / "run/report.html").read_text()
-    assert "Budget" in Page(html).headings
-    for cell in ("50.00%", f"{reached['macs']:.2%}", "40.00%", f"{reached['params']:.2%}"):
-        assert f"{cell}</td>" in html
+    for share in ("50.00%", f"{reached['macs']:.2%}", "40.00%", f"{reached['params']:.2%}"):
+        assert share in html
 
 
 def test_a_strategy_under_one_limit_has_no_further_field(tmp_path: Path) -> None:
