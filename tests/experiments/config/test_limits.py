@@ -16,7 +16,6 @@ from experiments.config.schema import BudgetConfig
 from experiments.run.room import room_left
 from tests.amc.budget.test_limits import make_space
 from tests.experiments.helpers import TINY, amc, composed, done, read_json, read_lines, refused, workspace
-from tests.experiments.report.test_report import Page
 from tests.fakes import Spinning, registered
 
 JOB = (*TINY, "agent.episodes=6", "budget.round_to=1", "reward=agreement", "run_dir=run")
