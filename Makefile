@@ -1,4 +1,4 @@
-# make demo | test | lint | format | install: each installs what it needs on a machine with Python 3.11 to 3.13.
+# make demo | test | lint | format | docs | install: each installs what it needs on a machine with Python 3.11 to 3.13.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 
-.PHONY: install demo test test-all lint format clean
+.PHONY: install demo test test-all lint format docs clean
 
 install: $(STAMP)
 
@@ -43,6 +43,12 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	@$(BIN)/python -c "import material" 2> /dev/null \
+		|| { echo "make docs needs mkdocs: $(BIN)/uv pip install --python $(BIN)/python 'mkdocs-material>=9.5'"; exit 1; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "The site is in build/site."
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

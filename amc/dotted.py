@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import operator
+import os
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from typing import Any
 
 from amc.errors import AmcError, SettingError, did_you_mean
@@ -26,10 +29,7 @@ def imported(path: str, kind: str) -> Any:
         SettingError: the path is malformed, or the module has no such name.
         AmcError: the module cannot be imported.
     """
-    separator = ":" if ":" in path else "."
-    module, _, name = path.rpartition(separator)
-    if not module or not name or module.startswith("."):
-        raise SettingError(f"{kind} {path!r}: expected package.module.name or package.module:name")
+    module, name = _parts(path, kind)
     if "" not in sys.path:
         sys.path.append("")  # the current directory, which is not on the path of a console script
     try:
@@ -44,3 +44,45 @@ def imported(path: str, kind: str) -> Any:
     except AttributeError as error:
         near = did_you_mean(name, vars(found))
         raise SettingError(f"{kind} {path!r}: {module} has no {name!r}{near}") from error
+
+
+def check_present(path: str, kind: str) -> None:
+    """Refuse a dotted path to a module that is nowhere; nothing is imported, so that no code runs.
+
+    Args:
+        path: the dotted path.
+        kind: as for ``imported``.
+
+    Raises:
+        SettingError: the path is malformed.
+        AmcError: there is no such module.
+    """
+    module, _ = _parts(path, kind)
+    if module not in sys.modules and _found(module) is None:
+        raise AmcError(
+            f"{kind} {path!r}: there is no module {module!r}; expected one that is installed or lies in the "
+            "current directory"
+        )
+
+
+def _parts(path: str, kind: str) -> tuple[str, str]:
+    """Return the module and the name in it."""
+    module, _, name = path.rpartition(":" if ":" in path else ".")
+    if not module or not name or module.startswith("."):
+        raise SettingError(f"{kind} {path!r}: expected package.module.name or package.module:name")
+    return module, name
+
+
+def _found(module: str) -> ModuleSpec | None:
+    """Return where a module lies, or None; a finder of its own would import the packages around it."""
+    top, *inner = module.split(".")
+    try:
+        spec = find_spec(top)
+    except ValueError:  # a module that is loaded and lies nowhere, such as __main__
+        return None
+    spec = spec or PathFinder.find_spec(top, [os.getcwd()])
+    for part in inner:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return spec

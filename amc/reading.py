@@ -1,4 +1,4 @@
-"""The one reader of JSON files: bounded in size and depth, checked against a shape, every fault one line.
+"""The reader of JSON and csv files: bounded in size and depth, checked against a shape, each fault one line.
 
 A shape is written as the value that is expected, with types in place of values: ``{"kept": int}`` for an
 object with at least this key, ``{"note?": str}`` for a key that may be missing, ``[int]`` for a list, ``{...:
@@ -8,11 +8,13 @@ integers, too. Numbers must be finite.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,6 +77,39 @@ def parse_json(text: str | bytes, shape: Shape, where: str, remedy: str) -> Any:
         FileError: it is no JSON, or of another shape.
     """
     return _parsed(text if isinstance(text, bytes) else text.encode(errors="replace"), shape, where, remedy)
+
+
+def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[tuple[str, ...]]:
+    """Read columns of a csv file in UTF-8 whose first line names them.
+
+    Args:
+        path: the file.
+        columns: names of the columns; others are left out.
+        remedy: as for ``read_json``.
+
+    Returns:
+        the values of the columns in every line, at least one line.
+
+    Raises:
+        FileError: the file is missing, unreadable, too large or no csv, lacks a column or a value, or is
+            empty; the message names the line.
+    """
+    try:
+        lines = csv.DictReader(io.StringIO(_bytes(path).decode("utf-8-sig"), newline=""), strict=True)
+        head = lines.fieldnames or ()
+        if missing := [name for name in columns if name not in head]:
+            _refuse(str(path), f"its first line names no column {missing[0]!r}", remedy)
+        found = []
+        for line in lines:
+            values = tuple(line[name] for name in columns)
+            if not all(values):
+                _refuse(f"{path}:{lines.line_num}", "a value is missing", remedy)
+            found.append(values)
+    except (UnicodeDecodeError, csv.Error) as error:
+        _refuse(str(path), _short(error), remedy)
+    if not found:
+        _refuse(str(path), "it has no line but the first", remedy)
+    return found
 
 
 def set_aside(path: Path, error: Exception) -> None:

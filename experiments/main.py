@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -29,6 +29,7 @@ from experiments.command.messages import message, one_line
 from experiments.command.overrides import readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema, stages
+from experiments.run.values import check_values
 from experiments.words import words
 
 _log = logging.getLogger("amc")
@@ -125,12 +126,6 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
     """Check the configuration and run the stages; the overrides ``given`` are remembered in ``folder``."""
     for problem in _unknown_keys(cfg):
         raise SettingError(problem)
-    # These import torch, which takes a second: --help and the message about a misspelt key come without it.
-    from experiments.config.budgets import check_given, told
-    from experiments.job import run_job
-    from experiments.run.check import check
-    from experiments.run.run import open_run, set_up_process
-
     many = multirun.is_multirun()
     hydra = {"config.yaml": cfg, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": list(given)}
     texts = {name: OmegaConf.to_yaml(content) for name, content in hydra.items()}
@@ -140,16 +135,27 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
         assert isinstance(config, schema.Config)
         if names_code(config.model.name) or names_code(config.reward):
             _see_current_directory()
-        run = open_run(config, folder)
-        set_up_process(config)
-        multirun.forget_failure(folder)
-        check_given(config.budget, given)
-        check(run)
-        identity.accept()
-        if stages.UNDER_BUDGET & set(run.stages):
-            free = "" if run.reward.enforces_budget else f"; reward={run.reward.name} does not enforce it"
-            print(f"budget: {told(config.budget, given)}{free}")
-        run_job(run, given)
+        check_values(config, given)
+        _run(config, folder, given, identity.accept)
+
+
+def _run(config: schema.Config, folder: Path, given: Sequence[str], accept: Callable[[], None]) -> None:
+    """Check network, data and budget, ``accept`` the configuration, and run the stages."""
+    # These import torch, which takes a second: the help and messages about single values come without it.
+    from experiments.config.budgets import told
+    from experiments.job import run_job
+    from experiments.run.check import check
+    from experiments.run.run import open_run, set_up_process
+
+    run = open_run(config, folder)
+    set_up_process(config)
+    multirun.forget_failure(folder)
+    check(run)
+    accept()
+    if stages.UNDER_BUDGET & set(run.stages):
+        free = "" if run.reward.enforces_budget else f"; reward={run.reward.name} does not enforce it"
+        print(f"budget: {told(config.budget, given)}{free}")
+    run_job(run, given)
 
 
 def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -1,10 +1,12 @@
 """The commands of all pages compose, the Python example runs, and links and names lead somewhere."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -79,6 +81,51 @@ def test_files_and_names_in_the_text_exist(path, name):
     assert (ROOT / path).exists()
     if name:
         assert re.search(rf"^(?:def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE)
+
+
+def test_the_site_has_every_page_in_the_order_of_the_index():
+    # BaseLoader: the file names a Python function for mkdocs
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)["nav"]
+    pages = [page for entry in nav for page in listed(entry)]
+    index = re.findall(r"^\| \[[\w.-]+\]\(([\w.-]+)\)", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+    assert pages == ["README.md", *index]
+    assert set(pages) == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def listed(entry):
+    if isinstance(entry, str):
+        return [entry]
+    (inner,) = entry.values()
+    return [inner] if isinstance(inner, str) else [page for each in inner for page in listed(each)]
+
+
+def texts_of_the_source():
+    """Return every string of the source, and every f-string with `...` for what it fills in."""
+    found = []
+    for package in ("agents", "amc", "envs", "experiments"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    found.append(
+                        "".join(v.value if isinstance(v, ast.Constant) else "..." for v in node.values)
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_of_ours():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `([^|]+)` \|", page, re.MULTILINE)
+    source = texts_of_the_source()
+    assert len(messages) > 20
+    missing = []
+    for message in messages:
+        parts = map(re.escape, re.split(r"'?\.\.\.'?", message))
+        pattern = re.compile(".*".join(parts), re.DOTALL)
+        if not any(pattern.search(text) for text in source):
+            missing.append(message)
+    assert missing == []
 
 
 def test_the_picture_shows_the_figures_of_the_records():

@@ -22,7 +22,7 @@ from amc.refit.lookup import RefitLookup
 from amc.refit.moments import Moments, collect_moments, refit_layers
 from amc.refit.sequential import SequentialRefit, Way
 from amc.scoring.layout import memory_format_of
-from amc.scoring.precision import PRECISIONS
+from amc.scoring.precision import dtype_of
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class CandidateBuilder:
         """Lend the candidate with looked-up weights, batch norm folded; it changes with the next one.
 
         Args:
-            precision: key of ``PRECISIONS``; that of the search if None.
+            precision: one of ``amc.scoring.precision.PRECISIONS``; that of the search if None.
         """
         other = precision not in (None, self.settings.precision)
         folded = self._folded_network(str(precision)) if other else self._folded
@@ -227,7 +227,7 @@ class CandidateBuilder:
         )
 
     def _folded_network(self, precision: str) -> FoldedNetwork:
-        return FoldedNetwork(self.dense, self.graph, self.device, PRECISIONS[precision])
+        return FoldedNetwork(self.dense, self.graph, self.device, dtype_of(precision))
 
     def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
         layout = memory_format_of(self.dense, images[:2])

@@ -17,7 +17,7 @@ from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.graph.groups import Graph
 from amc.result import Evaluation
-from amc.scoring.precision import PRECISIONS
+from amc.scoring.precision import dtype_of
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 
@@ -77,7 +77,7 @@ class Evaluator(Generic[B]):
         builder: makes the candidates.
         search_val: held-out images (N, C, H, W) and labels (N,).
         batch_size: images per forward pass.
-        precision: number format of the images, a key of ``PRECISIONS``.
+        precision: number format of the images, one of ``amc.scoring.precision.PRECISIONS``.
         labelled: False if the labels are placeholders: then accuracy and loss are None.
         memo: store of evaluations; by default one in memory.
 
@@ -103,7 +103,7 @@ class Evaluator(Generic[B]):
         self.batch_size = batch_size
         self.precision = precision
         self.images = search_val.images.to(
-            builder.device, PRECISIONS[precision], memory_format=builder.memory_format
+            builder.device, dtype_of(precision), memory_format=builder.memory_format
         )
         self.labels = search_val.labels.cpu()  # logits come back to the CPU
         self._memo = memo if memo is not None else Memo()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amc.errors import SettingError
+from amc.importance.names import check_order
+from amc.scoring.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class CandidateSettings:
     """How candidates are made and judged.
 
     Attributes:
-        order: channel order, one of ``amc.importance.orders.ORDERS``.
+        order: channel order, one of ``amc.importance.names.ORDERS``.
         refit: whether layers that lost inputs are refitted by least squares.
         ridge: strength of the regularisation, see ``amc.refit.nested.refit``; 0 or more.
         positions_per_image: output positions sampled per calibration image and layer.
@@ -50,10 +52,6 @@ class CandidateSettings:
     measured_in_sequence: bool = False
 
     def __post_init__(self) -> None:
-        # Imported here because they import torch, which `amc --help` does not need.
-        from amc.importance.orders import check_order
-        from amc.scoring.precision import PRECISIONS
-
         check_order(self.order)
         for name, least in (
             ("positions_per_image", 1),

@@ -1,10 +1,10 @@
-"""Folders of images, one per class, as ImageNet is laid out (``torchvision.datasets.ImageFolder``)."""
+"""Image files: folders, one per class, as ImageNet is laid out, or lists of paths."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from amc.data.decoding import Decoder, is_sound, picture_size
+from amc.data.lists import SUFFIX, read_list
 from amc.data.splits import (
     SPLIT_SEED,
     LabelledImages,
@@ -75,8 +76,9 @@ def imagefolder(
     and, with ``mirror``, mirrored half of the time.
 
     Args:
-        train, test: folders below ``root``.
-        split: share of the images that are the test images; the class folders then lie in ``root`` itself.
+        train, test: folders below ``root``, or lists of images there (``amc.data.lists``).
+        split: share of the images that are the test images; the class folders then lie in ``root`` itself,
+            unless ``train`` is a list.
         resize: in pixels; if None, the crop shows ``CENTRE_SHARE`` of the shorter side.
         min_crop: least share of a picture's area that a random crop shows; if None, ``MIN_CROP``, and
             ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
@@ -109,7 +111,8 @@ def imagefolder(
         train_list = listed(root / train, "train")
         test_list = _same_classes(listed(root / test, "test"), train_list)
     else:
-        train_list, test_list = _split(listed(root, "root"), split)
+        whole = listed(root / train, "train") if train.endswith(SUFFIX) else listed(root, "root")
+        train_list, test_list = _split(whole, split)
     every = train_list
     if search_val_dir is None:
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
@@ -147,8 +150,8 @@ class _Listing:
     """The N image files below one folder.
 
     Attributes:
-        folder: the folder.
-        classes: sorted names of its class folders.
+        folder: the folder, or the file that lists them.
+        classes: sorted names of its class folders, or of the labels in the file.
         paths: N image files.
         labels: (N,) int64 class numbers.
     """
@@ -165,7 +168,11 @@ class _Listing:
 
 
 def _list(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bool) -> _Listing:
-    """List a folder; ``key`` is the setting that names it."""
+    """List a folder or a file of paths; ``key`` is the setting that names it."""
+    if folder.suffix == SUFFIX:
+        classes, samples = read_list(folder)
+        samples = _sound(folder, samples) if skip_damaged else samples
+        return _listing(folder, classes, samples)
     if not folder.is_dir():
         raise FileError(
             f"no folder {folder}: expected one sub-folder per class there; check data.root and data.{key}"
@@ -190,7 +197,12 @@ def _list(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bool) -> _
             f"{len(found.classes)} are empty): the copy is probably incomplete; allow_empty=true accepts "
             "empty folders and keeps the class numbers"
         )
-    return _Listing(folder, tuple(found.classes), tuple(path for path, _ in samples), labels)
+    return _listing(folder, found.classes, samples)
+
+
+def _listing(folder: Path, classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> _Listing:
+    labels = torch.tensor([label for _, label in samples])
+    return _Listing(folder, tuple(classes), tuple(path for path, _ in samples), labels)
 
 
 def _sound(folder: Path, samples: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -256,6 +268,14 @@ def _check_shown(listing: _Listing, image_size: int, resize: int) -> None:
 
 
 def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:
+    """Return a listing with the class numbers of ``reference``; a list of images need not have all classes.
+
+    Raises:
+        FileError: it has other classes.
+    """
+    if listing.folder.suffix == SUFFIX and set(listing.classes) <= set(reference.classes):
+        places = torch.tensor([reference.classes.index(name) for name in listing.classes])
+        return replace(listing, classes=reference.classes, labels=places[listing.labels])
     if listing.classes != reference.classes:
         odd = sorted(set(listing.classes) ^ set(reference.classes))[0]
         raise FileError(

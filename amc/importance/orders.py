@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from amc.cutting.modules import axis_length
 from amc.data import LabelledImages
-from amc.errors import SettingError
 from amc.graph.groups import ChannelGroup, Graph, Slot
 from amc.graph.unfolding import weight_matrix
 from amc.importance.elimination import Elimination, eliminate, make_reader
+from amc.importance.names import check_order
 from amc.importance.sensitivity import logit_sensitivity
 from amc.importance.taylor import taylor_terms
 from amc.refit.moments import Moments, refit_layers
@@ -78,24 +78,6 @@ def _random(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
 
 SCORERS: dict[str, Scorer] = {"l1": _norm(1), "l2": _norm(2), "random": _random}
 """``l1``: L1 norm of the consumer layers' weights, as in AMC's code; ``l2``: L2 norm; ``random``: seeded."""
-
-ORDERS = ("obs", "taylor", *SCORERS)
-"""All orders.
-
-``obs``: backward elimination by the least-squares error of the consumer layers
-(``amc.importance.elimination``). ``taylor``: squared sum of weight x gradient of the loss over the consumer
-layers' weights (Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019).
-"""
-
-
-def check_order(name: str) -> None:
-    """Check the name of an order.
-
-    Raises:
-        SettingError: it is none of ``ORDERS``.
-    """
-    if name not in ORDERS:
-        raise SettingError(f"order is {name!r}; expected one of {', '.join(ORDERS)}")
 
 
 @dataclass(frozen=True)

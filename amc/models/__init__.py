@@ -1,5 +1,8 @@
 """Networks: the model zoo, building a network by its name, and weights on disk.
 
+A name is imported at its first use: ``names.py`` needs no torch.
+
+- ``names.py``: all names of networks.
 - ``registry.py``: ``ModelSpec`` and ``build``, from a name to a network.
 - ``cifar_resnet.py``, ``mobilenet.py``, ``vgg.py``: the networks of the zoo.
 - ``shortcut.py``: the option-A shortcut of the CIFAR ResNets, and how its channels are cut.
@@ -7,11 +10,35 @@
 - ``checkpoint.py``: reading, checking and writing weights.
 """
 
-from amc.models.cifar_resnet import CifarResNet, plain20, resnet20, resnet32, resnet44, resnet56, resnet110
-from amc.models.mobilenet import MobileNetV1, mobilenet_v1, mobilenet_v2
-from amc.models.registry import ModelSpec, available, build
-from amc.models.shortcut import OptionAShortcut, option_a_source
-from amc.models.vgg import CifarVgg, vgg16_bn
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amc.models.cifar_resnet import (
+        CifarResNet,
+        plain20,
+        resnet20,
+        resnet32,
+        resnet44,
+        resnet56,
+        resnet110,
+    )
+    from amc.models.mobilenet import MobileNetV1, mobilenet_v1, mobilenet_v2
+    from amc.models.registry import ModelSpec, build
+    from amc.models.shortcut import OptionAShortcut, option_a_source
+    from amc.models.vgg import CifarVgg, vgg16_bn
+
+_OFFERED = {
+    "cifar_resnet": (
+        *("CifarResNet", "plain20", "resnet20", "resnet32", "resnet44", "resnet56"),
+        "resnet110",
+    ),
+    "mobilenet": ("MobileNetV1", "mobilenet_v1", "mobilenet_v2"),
+    "registry": ("ModelSpec", "build"),
+    "shortcut": ("OptionAShortcut", "option_a_source"),
+    "vgg": ("CifarVgg", "vgg16_bn"),
+}
+_HOME = {name: module for module, names in _OFFERED.items() for name in names}
 
 __all__ = [
     "CifarResNet",
@@ -19,7 +46,6 @@ __all__ = [
     "MobileNetV1",
     "ModelSpec",
     "OptionAShortcut",
-    "available",
     "build",
     "mobilenet_v1",
     "mobilenet_v2",
@@ -32,3 +58,9 @@ __all__ = [
     "resnet110",
     "vgg16_bn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
+from amc.errors import AmcError, SettingError, UnavailableError
 from amc.models import cifar_resnet, mobilenet, vgg
+from amc.models.names import TIMM_HINT, check_listed, is_code, known_names, unknown
 from amc.notes import note_once
 
 _Factory = Callable[..., nn.Module]
@@ -41,7 +42,6 @@ _RESERVED_KWARGS = frozenset(
     {"num_classes", "in_chans", "aux_logits", "weights", "weights_backbone", "pretrained"}
     | {"pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 )
-_TIMM_HINT = "pip install amc-search[timm]"
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,12 @@ class ModelSpec:
         return cls(data["name"], data["num_classes"], tuple(shape), pairs)
 
 
-def available() -> list[str]:
-    """Return the names of the zoo."""
-    return sorted(_ZOO)
-
-
-def known_names() -> list[str]:
-    """Return every name that ``build`` knows: the zoo, torchvision and, where it is installed, timm."""
-    listed = (_ZOO, _torchvision_names(), _dense_prediction_names(), _timm_names())
-    return list(dict.fromkeys(name for names in listed for name in names))
-
-
 def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False) -> nn.Module:
     """Build a network from its description.
 
     Names are looked up in this order:
 
-    1. the zoo (``available()``); for images of at least 128 pixels "mobilenet_v2" and "vgg16_bn" are
+    1. the zoo (``amc.models.names.ZOO``); for images of at least 128 pixels "mobilenet_v2" and "vgg16_bn" are
        torchvision's;
     2. torchvision's classification models;
     3. torchvision's detection models, as ``RawDetector``, and segmentation models: they return no logits;
@@ -176,7 +165,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
                 "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
             )
         return _build_dotted(spec, pretrained)
-    raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
+    raise unknown(name, known_names())
 
 
 def check_name(name: str) -> None:
@@ -186,14 +175,9 @@ def check_name(name: str) -> None:
         SettingError: the name is unknown.
         AmcError: the module cannot be imported, or the path names no function.
     """
-    listed = (lambda: _ZOO, _torchvision_names, _dense_prediction_names)
-    if any(name in names() for names in listed) or name.startswith("timm:"):
-        return
-    if ":" not in name and _is_timm_name(name):
-        return
-    if "." not in name and ":" not in name:
-        raise _unknown(name, [*_ZOO, *_torchvision_names(), *_dense_prediction_names(), *_timm_names()])
-    _import_factory(name)
+    check_listed(name)
+    if is_code(name) and not _is_timm_name(name):
+        _import_factory(name)
 
 
 def usable(model: nn.Module) -> nn.Module:
@@ -264,9 +248,9 @@ def _build_dense_prediction(spec: ModelSpec, pretrained: bool) -> nn.Module:
 def _build_timm(spec: ModelSpec, name: str, pretrained: bool) -> nn.Module:
     timm = _import_timm()
     if timm is None:
-        raise UnavailableError(f"model {spec.name!r}: expected timm to be installed: {_TIMM_HINT}")
+        raise UnavailableError(f"model {spec.name!r}: expected timm to be installed: {TIMM_HINT}")
     if not timm.is_model(name):
-        raise _unknown(spec.name, [f"timm:{known}" for known in timm.list_models()])
+        raise unknown(spec.name, [f"timm:{known}" for known in timm.list_models()])
     _check_kwargs(spec)
     if pretrained:
         config = timm.get_pretrained_cfg(name)
@@ -321,7 +305,7 @@ def _import_factory(path: str) -> _Factory:
     try:
         factory = operator.attrgetter(attribute)(module)
     except AttributeError as error:
-        raise _unknown(path, [f"{module_name}{separator}{known}" for known in vars(module)]) from error
+        raise unknown(path, [f"{module_name}{separator}{known}" for known in vars(module)]) from error
     if not callable(factory):
         raise AmcError(
             f"model {path!r}: got {type(factory).__name__}, expected a function that returns the model"
@@ -364,12 +348,6 @@ def _check_pretrained_classes(spec: ModelSpec, classes: int | None) -> None:
         )
 
 
-def _unknown(name: str, known: list[str]) -> SettingError:
-    hint = did_you_mean(name, dict.fromkeys(known), most=3) or f"; the zoo has {', '.join(available())}"
-    timm = "" if _import_timm() else f" (timm models need {_TIMM_HINT})"
-    return SettingError(f"model {name!r}: unknown name{hint}{timm}")
-
-
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
@@ -380,11 +358,6 @@ def _dense_prediction_names() -> list[str]:
     from torchvision import models
 
     return models.list_models(module=models.detection) + models.list_models(module=models.segmentation)
-
-
-def _timm_names() -> list[str]:
-    timm = _import_timm()
-    return timm.list_models() if timm else []
 
 
 def _is_timm_name(name: str) -> bool:

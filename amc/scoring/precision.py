@@ -1,15 +1,23 @@
-"""Number formats that candidates run in."""
+"""Number formats that candidates run in; torch is imported where a format is used."""
 
 from __future__ import annotations
 
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from amc.errors import SettingError
 
-PRECISIONS: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS: Final = ("float32", "bfloat16")
 AUTO: Final = "auto"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return torch's type of one of ``PRECISIONS``."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -17,6 +25,8 @@ def computes_bf16(device: torch.device) -> bool:
 
     Other devices emulate bfloat16, which is slower than float32.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -27,13 +37,21 @@ def chosen_precision(name: str, device: torch.device) -> str:
     """Resolve ``auto``: bfloat16 on devices that have its arithmetic, float32 on others.
 
     Args:
-        name: a key of ``PRECISIONS``, which is returned unchanged, or ``auto``.
+        name: one of ``PRECISIONS``, which is returned unchanged, or ``auto``.
         device: the device that candidates run on.
 
     Raises:
         SettingError: unknown name.
     """
-    if name != AUTO and name not in PRECISIONS:
-        expected = ", ".join((*PRECISIONS, AUTO))
-        raise SettingError(f"precision is {name!r}; expected one of {expected}")
+    check_precision(name)
     return name if name != AUTO else "bfloat16" if computes_bf16(device) else "float32"
+
+
+def check_precision(name: str) -> None:
+    """Check the name of a precision.
+
+    Raises:
+        SettingError: it is neither one of ``PRECISIONS`` nor ``auto``.
+    """
+    if name not in (*PRECISIONS, AUTO):
+        raise SettingError(f"precision is {name!r}; expected one of {', '.join((*PRECISIONS, AUTO))}")

@@ -9,7 +9,6 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from amc.errors import SettingError
 from amc.graph.layers import Layer
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
@@ -64,16 +63,6 @@ def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dic
 
 SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures}
 """Scores by name: they rank the weights of a layer and estimate the cost of losing them."""
-
-
-def check_order(order: str) -> None:
-    """Refuse an unknown order of weights.
-
-    Raises:
-        SettingError: ``order`` is none of ``SCORES``.
-    """
-    if order not in SCORES:
-        raise SettingError(f"sparsify.order is {order!r}; expected one of {', '.join(SCORES)}")
 
 
 @torch.no_grad()

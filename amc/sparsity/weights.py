@@ -18,8 +18,9 @@ from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
-from amc.scoring.precision import PRECISIONS
-from amc.sparsity.scores import SCORES, check_order
+from amc.scoring.precision import dtype_of
+from amc.sparsity.names import check_order
+from amc.sparsity.scores import SCORES
 
 WHOLE = 100
 """The width of a layer that keeps all its weights."""
@@ -50,7 +51,7 @@ class SparseBuilder:
         ceiling: widths of ``model`` itself; weights that are zero in it stay zero.
         calibration: training images (N, C, H, W) for the ``curvature`` scores.
         order: one of ``SCORES``.
-        precision: number format of the candidates, a key of ``PRECISIONS``.
+        precision: number format of the candidates, one of ``amc.scoring.precision.PRECISIONS``.
         device: device that runs the candidates.
 
     Attributes:
@@ -100,7 +101,7 @@ class SparseBuilder:
         self.errors = {name: _errors(score) for name, score in scores.items()}
         twin = copy.deepcopy(self._model)
         self.memory_format = memory_format_of(twin, calibration[:2])
-        self._candidate = twin.to(self.device, PRECISIONS[precision], memory_format=self.memory_format)  # type: ignore[call-overload]
+        self._candidate = twin.to(self.device, dtype_of(precision), memory_format=self.memory_format)  # type: ignore[call-overload]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ from amc.data.selection import METHODS, choose
 from amc.errors import AmcError
 from amc.scoring.run import outputs
 from experiments.benchmark.problem import config_of
-from experiments.run.proxies import LEAST_NETWORKS, correlations, scores_of, similar_networks
+from experiments.run.proxies import correlations, scores_of, similar_networks
 from experiments.run.run import Run, open_run
+from experiments.run.values import LEAST_NETWORKS
 from experiments.stages.pipeline import run_stage
 
 Scores = dict[str, float]

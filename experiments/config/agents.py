@@ -24,7 +24,6 @@ from agents import (
     SearchResult,
     ThompsonSettings,
     TPESettings,
-    ddpg_search,
     evolution_search,
     fixed_search,
     import_optuna,
@@ -34,8 +33,6 @@ from agents import (
     thompson_search,
     tpe_search,
 )
-from agents.offpolicy.imagination import World
-from agents.transfer import load_actor
 from amc.budget.allocation import ramp_widths, uniform_widths
 from amc.errors import FileError, SettingError
 from amc.registry import Registry
@@ -88,6 +85,10 @@ class AgentKind:
 
 
 def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
+    # Here, as they import torch, which the check of a configuration does without.
+    from agents import ddpg_search
+    from agents.offpolicy.imagination import World
+
     world = None
     if acts == "weights":
         world = World(
@@ -321,6 +322,8 @@ def _pretrained(config: AgentConfig, arena: Arena, acts: Acts) -> tuple[float, .
             f"agent.pretrained={config.pretrained} is about weights of error curves, but this search decides "
             "ratios; it needs agent.acts=weights, compressor.order=obs and a reward that enforces a budget"
         )
+    from agents.transfer import load_actor  # which imports torch
+
     try:
         return load_actor(Path(config.pretrained)).factors(arena.observations)
     except ValueError as error:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from agents import Episode
 from agents.belief import LEAST_FACTOR, Belief
-from agents.transfer import Experience
 from amc.budget.allocation import Errors, Scores, one_group_smaller, ranked_widths
 from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
-from amc.importance.global_ranking import Importance
 from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Network, Reward, centred, weights_of
 from envs import actions_of as actions_of_weights
+
+if TYPE_CHECKING:  # these import torch
+    from agents.transfer import Experience
+    from amc.importance.global_ranking import Importance
 
 EXPERIENCE_PRIOR, EXPERIENCE_NOISE = 0.5, 0.02
 """Prior and noise of the belief that is passed on to other networks (``agents.belief.Belief``)."""
@@ -96,6 +98,8 @@ class Arena:
         Args:
             episodes: at least one.
         """
+        from agents.transfer import Experience
+
         belief = Belief(self.groups, prior=EXPERIENCE_PRIOR, noise=EXPERIENCE_NOISE)
         for episode in episodes:
             belief.learn(self.errors_of(episode), self.dense_score - episode.value)

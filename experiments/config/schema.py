@@ -233,7 +233,8 @@ class Cifar10Data(DataConfig):
 class ImageFolderData(DataConfig):
     """Folders of images in ImageNet's layout under ``root``.
 
-    With ``split``, the class folders lie in ``root`` itself, and this share of the images are test images.
+    ``train`` and ``test`` may be csv files there with the columns ``path`` and ``label``. With ``split``, the
+    class folders lie in ``root`` itself (or ``train`` lists all images), and this share are test images.
     ``resize`` is the shorter side in pixels before the centre crop to ``image_size``; without it the crop
     shows 0.875 of that side. ``mirror`` mirrors half of the training images. ``min_crop`` is the least share
     of the area that a random crop shows (0.08, and 0.35 for images below 128 pixels). ``skip_damaged`` leaves

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.pareto import pareto_front
 from experiments.report.svg import svg
 from experiments.reproduce.paper import PaperRow
 from experiments.reproduce.runs import Result, by_agent
-from experiments.run.pareto import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

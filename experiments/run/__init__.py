@@ -3,12 +3,12 @@
 - ``folder.py``: ``RunFolder``, the names of all files, and the records of stages.
 - ``problem.py``: ``Problem``, the network, the data and the evaluator, which all budgets of a job share.
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
-- ``check.py``: the checks of a configuration before any work is done.
+- ``values.py``: the checks of what the configuration alone decides.
+- ``check.py``: the checks of network, data and budget before any work is done.
 - ``episodes.py``: ``search.jsonl``, one line an episode; what a search has learned for others.
 - ``held_out.py``: the best networks of a search, judged on images that it does not see.
 - ``fronts.py``: ``pareto.json`` and its strategies.
 - ``proxies.py``: how well scores predict others, over networks that a search might compare.
-- ``pareto.py``: the Pareto front of points, as pure numbers.
 - ``provenance.py``: commit, versions, device and data of a result.
 - ``room.py``: whether the allowed widths leave a search room.
 - ``trackers.py``: wandb and TensorBoard.

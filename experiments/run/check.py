@@ -1,73 +1,39 @@
-"""The checks of a configuration, made before any work is done."""
+"""The checks of network, data and budget, made before any work is done."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from amc.budget.budget import Budget, check_ratio, get_fit
-from amc.candidate.settings import PruneSettings
+from amc.budget.budget import Budget
 from amc.errors import AmcError, SettingError
-from amc.export import get_format
 from amc.graph.groups import OUTPUT_REASON
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
-from amc.sparsity.scores import check_order
 from envs import Reward
-from experiments.config import stages
-from experiments.config.agents import AGENTS, check_agent, check_search, needs_unseen, refuse_unseen
-from experiments.config.budgets import asked_budgets, check_schedule
-from experiments.config.runtimes import check_measuring, quantize_settings
+from experiments.config.agents import AGENTS, refuse_unseen
+from experiments.config.budgets import asked_budgets
 from experiments.config.schema import Config
-from experiments.run.proxies import LEAST_NETWORKS
 from experiments.run.run import Run
-from experiments.run.trackers import check_tracker
+from experiments.run.values import SEARCHING, asks_for_unseen
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
-SEARCHING = frozenset({"search", "schedule"})
-"""Stages in which an agent searches."""
-_FINETUNING = {"schedule", "finetune", "compare", "correlate", "sparsify"}
-"""Stages that train under the settings of ``finetune``."""
 _NEED_LOGITS = ("proxies", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
 """Stages that measure accuracies."""
 
 
 def check(run: Run) -> None:
-    """Refuse an impossible setting, or a budget that no allowed network meets.
+    """Refuse what network and data do not allow; ``check_values`` has checked the values alone.
 
     Raises:
         AmcError: names the setting or the budget.
     """
     config, problem = run.config, run.problem
-    stages.check_names(config.stages)
-    check_tracker(config.tracker)
     problem.settings()
-    run.workers()
-    if config.model.start is not None and problem.comes_trained:
-        raise AmcError(
-            f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
-            "model.pretrained gives a trained network; use one of them"
-        )
-    check_agent(config.agent, config.compressor.order)
-    reward = run.reward
-    get_fit(config.budget.fit)
-    budgets = asked_budgets(config.budget)
-    for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
-        check_ratio(kind, ratio)
-    _check_training(run)
-    PruneSettings(**asdict(config.prune))
-    for name in config.export.formats:
-        get_format(name)
-    check_measuring(config)
-    _check_unseen(run)
-    quantize_settings(config.quantize)
     check_name(config.model.name)
+    _check_held_out(run)
     problem.load_data()
     _check_provable(run)
-    if "schedule" in config.stages:
-        _check_schedule(config)
+    budgets = asked_budgets(config.budget)
     if {"plan", *SEARCHING} & set(config.stages):
-        check_search(config.agent, reward)
         _check_outputs(run)
         for ratios in budgets:
             # a limit that needs a profile to come is checked by the search
@@ -79,53 +45,18 @@ def check(run: Run) -> None:
                 "stage quantize is not in stages; quantize.method=none counts float32"
             )
     if "sparsify" in config.stages:
-        _check_sparsify(config, reward)
+        _check_sparsify(config, run.reward)
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
 
 
-def _check_training(run: Run) -> None:
-    """Refuse impossible settings of trainings, and an accuracy to stop at that the dense network flatters."""
-    for name, section in (("train", run.config.train), ("finetune", run.config.finetune)):
-        settings = run.train_settings(section)
-        if section.teacher is not None and section.teacher_function is not None:
-            raise SettingError(f"{name}.teacher and {name}.teacher_function are both given; use one of them")
-        if settings.hint_weight > 0 and (section.teacher or section.teacher_function):
-            raise SettingError(
-                f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "
-                f"teacher has; write {name}.hint_weight=0, or leave the dense network as the teacher"
-            )
-        if section.processes < 1:
-            raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
-    until, asked = run.config.finetune.until, _FINETUNING & set(run.config.stages)
-    if until is not None and asked and not run.problem.validates_honestly:
-        raise SettingError(
-            f"finetune.until={until:g} is judged on held-out images, but the given dense network may have "
-            "been trained on them, which flatters what is pruned from it; write finetune.until=null, or "
-            "train the dense network here"
-        )
-
-
-def _check_unseen(run: Run) -> None:
-    """Refuse to judge on unseen images if there are none, or if the dense network was trained on them."""
+def _check_held_out(run: Run) -> None:
+    """Refuse to judge on images that the dense network was trained on."""
     config, folder = run.config, run.problem.folder
-    if "proxies" in config.stages and config.proxies.networks < LEAST_NETWORKS:
-        given = config.proxies.networks
-        raise SettingError(f"proxies.networks is {given}; expected at least {LEAST_NETWORKS}")
-    if "proxies" in config.stages and config.proxies.spread <= 0:
-        raise SettingError(f"proxies.spread is {config.proxies.spread}; expected a positive number")
-    asking = "stage proxies" if "proxies" in config.stages else None
-    asking = asking or (needs_unseen(config.agent) if SEARCHING & set(config.stages) else None)
-    if asking is None:
-        return
-    if config.data.unseen == 0:
-        raise SettingError(
-            f"{asking} judges networks on images that nothing else uses, and data.unseen is 0; write for "
-            "example data.unseen=1000: so many are held out of training"
-        )
     own_folder = getattr(config.data, "search_val_dir", None) is not None
-    if own_folder or "train" in config.stages or run.problem.comes_trained:
+    trains = own_folder or "train" in config.stages or run.problem.comes_trained
+    if asks_for_unseen(config) is None or trains:
         return
     needed = config.data.search_val + config.data.unseen
     kept = (folder.recorded("train") or {}).get("held_out")
@@ -134,18 +65,6 @@ def _check_unseen(run: Run) -> None:
             f"data.search_val and data.unseen are {needed} images, but the network of {folder} was trained "
             f"with {kept} held out, so it has seen some; lower data.unseen, or train again"
         )
-
-
-def _check_schedule(config: Config) -> None:
-    """Refuse a schedule that leads nowhere, and a stage that it takes the place of."""
-    if twice := [name for name in ("search", "verify", "prune") if name in config.stages]:
-        raise SettingError(
-            f"stages has schedule and {', '.join(twice)}; expected one of them: schedule searches and prunes "
-            "at each of its steps"
-        )
-    if config.schedule.epochs < 0:
-        raise SettingError(f"schedule.epochs is {config.schedule.epochs}; expected 0 or more")
-    check_schedule(config.schedule.ratios, asked_budgets(config.budget))
 
 
 def _check_provable(run: Run) -> None:
@@ -193,19 +112,8 @@ def _check_feasible(run: Run, budget: Budget) -> None:
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:
-    """Refuse impossible densities, and agents and rewards that cannot prune single weights."""
-    sparsify = config.sparsify
-    check_order(sparsify.order)
+    """Refuse agents and rewards that cannot prune single weights."""
     refuse_unseen(config.agent, "stage sparsify")
-    if not 0 < sparsify.min_density <= 1:
-        raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")
-    densities = sparsify.densities
-    falling = sorted(set(densities), reverse=True)
-    if not falling or falling != densities or falling[0] > 1 or falling[-1] < sparsify.min_density:
-        raise SettingError(
-            f"sparsify.densities is {densities}; expected falling shares of the weights, from at most "
-            f"1 to at least sparsify.min_density={sparsify.min_density}"
-        )
     if AGENTS.find(config.agent.name).ranks_channels:
         raise SettingError(
             f"agent={config.agent.name} ranks channels, but stage sparsify decides single weights"

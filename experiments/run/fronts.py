@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from amc.errors import AmcError
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
+from experiments.pareto import evenly, pareto_front
 from experiments.run.folder import RunFolder
-from experiments.run.pareto import evenly, pareto_front
 
 if TYPE_CHECKING:
     from experiments.run.run import Run

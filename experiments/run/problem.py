@@ -40,6 +40,7 @@ from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
 from experiments.run.folder import RunFolder
+from experiments.run.values import comes_trained, validates_honestly
 
 _BATCH = 256
 """Images per batch when the dense network chooses images."""
@@ -225,12 +226,12 @@ class Problem:
     @property
     def comes_trained(self) -> bool:
         """Whether the configuration names weights for the dense network."""
-        return self.config.model.checkpoint is not None or self.config.model.pretrained
+        return comes_trained(self.config)
 
     @property
     def validates_honestly(self) -> bool:
         """Whether the dense network cannot have been trained on the held-out images."""
-        return not self.comes_trained or getattr(self.config.data, "search_val_dir", None) is not None
+        return validates_honestly(self.config)
 
     def fresh_model(self) -> nn.Module:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Widths = tuple[int, ...]
 
-LEAST_NETWORKS = 5
-"""Networks below which a rank correlation says nothing."""
 TRUTH = ("accuracy", "agreement", "likeness")
 """The scores on the other images that are to be predicted."""
 DRAWS = 100_000

@@ -16,7 +16,7 @@ from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
 from amc.digest import digest
-from amc.errors import FileError, SettingError
+from amc.errors import FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
@@ -285,13 +285,8 @@ def open_run(config: Config, path: Path) -> Run:
     """Create the run folder, and return the run of a whole job.
 
     Raises:
-        SettingError: the seed or the number of threads is impossible.
         AmcError: the folder cannot be created or written to.
     """
-    if not 0 <= config.seed < 2**32:
-        raise SettingError(f"seed is {config.seed}; expected a number from 0 to {2**32 - 1}")
-    if config.threads is not None and config.threads < 1:
-        raise SettingError(f"threads is {config.threads}; expected at least 1")
     folder = RunFolder.made(path)
     return Run(config, folder, Problem(config, folder))
 

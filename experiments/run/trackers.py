@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
 from experiments.config.schema import Config, TrackerConfig
 
+if TYPE_CHECKING:
+    from experiments.run.folder import RunFolder
+
 Metrics = Mapping[str, float | int | str]
+
+Files = Mapping[str, Sequence[Path]]
+"""What files are, such as ``strategy`` -> the files that exist."""
 
 MODES = ("online", "offline", "disabled")
 """Values of ``tracker.mode``, wandb's own."""
+_SWEEP = "multirun.yaml"
+"""Hydra's file in the folder of a multirun, written before its first job."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +32,11 @@ class Tracker:
 
     Attributes:
         log: called with metrics and a step during a stage.
-        finish: called with a summary at the end of the run.
+        finish: called with a summary and the files of the run at its end.
     """
 
     log: Callable[[Metrics, int], None]
-    finish: Callable[[Metrics], None]
+    finish: Callable[[Metrics, Files], None]
 
 
 def check_tracker(config: TrackerConfig) -> None:
@@ -52,8 +63,37 @@ def make_tracker(config: Config, folder: Path) -> Tracker:
     return _MAKERS[config.tracker.name](config, folder)
 
 
+def group_of(config: Config, folder: Path) -> str | None:
+    """Return the group of a run: the given one, else the multirun or the job of several budgets around it.
+
+    Args:
+        config: the configuration.
+        folder: the run folder.
+    """
+    if config.tracker.group is not None:
+        return config.tracker.group
+    for above in folder.resolve().parents[:2]:
+        if (above / _SWEEP).exists():
+            return above.name
+    from experiments.run.folder import RunFolder  # which imports torch
+
+    job = folder.resolve().parent
+    return job.name if RunFolder(job).records.is_dir() else None
+
+
+def kept_files(folder: RunFolder) -> Files:
+    """Return the files of a run that a tracker may keep: its strategy, its report and its ONNX files."""
+    asked = {
+        "strategy": [folder.strategy],
+        "report": [folder.report.with_suffix(".html")],
+        "model": sorted(folder.exports.glob("*.onnx")),
+    }
+    found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}
+    return {kind: paths for kind, paths in found.items() if paths}
+
+
 def _none(config: Config, folder: Path) -> Tracker:
-    return Tracker(lambda metrics, step: None, lambda summary: None)
+    return Tracker(lambda metrics, step: None, lambda summary, files: None)
 
 
 def _wandb(config: Config, folder: Path) -> Tracker:
@@ -64,7 +104,7 @@ def _wandb(config: Config, folder: Path) -> Tracker:
         run = wandb.init(
             project=tracker.project,
             entity=tracker.entity,
-            group=tracker.group,
+            group=group_of(config, folder),
             mode=tracker.mode,  # type: ignore[arg-type]
             dir=str(folder),
             name=folder.name,
@@ -74,9 +114,20 @@ def _wandb(config: Config, folder: Path) -> Tracker:
     except wandb.Error as error:
         raise AmcError(f"wandb cannot start: {error}; tracker.mode=offline needs no account") from error
 
-    def finish(summary: Metrics) -> None:
+    if run.url is not None:
+        print(f"wandb: {run.url}")
+
+    def finish(summary: Metrics, files: Files) -> None:
         run.summary.update(dict(summary))
+        for kind, paths in files.items():
+            artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
+            for path in paths:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
         run.finish()
+        if tracker.mode == "offline":
+            place = os.path.relpath(run.settings.sync_dir)
+            print(f"wandb: offline, in {place}; with an account: wandb sync {place}")
 
     def log(metrics: Metrics, step: int) -> None:
         # wandb's own step must rise, but each stage counts from 0: the stage's step is sent as a metric.
@@ -99,7 +150,16 @@ def _tensorboard(config: Config, folder: Path) -> Tracker:
             if isinstance(value, int | float):
                 writer.add_scalar(name, value, step)
 
-    return Tracker(log, lambda summary: writer.close())
+    def finish(summary: Metrics, files: Files) -> None:
+        for name, value in summary.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(f"summary/{name}", value, 0)
+        for path in files.get("strategy", ()):
+            writer.add_text("strategy", f"```json\n{path.read_text()}\n```")
+        writer.add_text("config", f"```json\n{json.dumps(asdict(config), indent=1)}\n```")
+        writer.close()
+
+    return Tracker(log, finish)
 
 
 _MAKERS: Mapping[str, Callable[[Config, Path], Tracker]] = {

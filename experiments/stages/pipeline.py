@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.stages import STAGES, WITH_DENSE
+from experiments.run.trackers import kept_files
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -37,7 +38,8 @@ def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) 
     finally:
         if not keep_evaluator:
             run.problem.release()
-        tracker.finish({key: value for key, value in summary.items() if isinstance(value, int | float | str)})
+        plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
+        tracker.finish(plain, kept_files(run.folder))
 
 
 def run_stage(run: Run, name: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 def _models() -> list[str]:
-    from amc.models.registry import known_names
+    from amc.models.names import known_names
 
     return known_names()
 

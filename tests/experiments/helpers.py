@@ -28,6 +28,7 @@ from experiments.config import schema
 from experiments.main import main, prepare_hydra
 from experiments.run.check import check
 from experiments.run.run import open_run, set_up_process
+from experiments.run.values import check_values
 
 FAKE = (
     "data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "data.calibration=16",
@@ -193,6 +194,7 @@ def check_error(base: schema.Config, *overrides: str, cwd: Path) -> str:
     with _isolated(), contextlib.chdir(cwd):
         sys.path.append("")
         try:
+            check_values(config)
             run = open_run(config, Path("run"))
             set_up_process(config)
             check(run)

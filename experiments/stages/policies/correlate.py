@@ -17,9 +17,9 @@ from amc.errors import AmcError, FileError, SettingError
 from amc.files import atomic_write_text
 from amc.progress import progress
 from amc.reading import read_lines, set_aside
+from experiments.pareto import evenly
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF
-from experiments.run.pareto import evenly
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 from experiments.stages.networks.prune import cut

@@ -10,7 +10,8 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.importance.gradients import gradient_batches
-from amc.importance.orders import ORDERS, channel_orders
+from amc.importance.names import ORDERS
+from amc.importance.orders import SCORERS, channel_orders
 from amc.importance.taylor import taylor_terms
 from amc.refit.moments import collect_moments, refit_layers
 from tests.networks import CLASSES, Dense, Flattened, Residual, Separable, Shared, SqueezeExcite, randomised
@@ -71,6 +72,10 @@ def test_consumers_of_a_norm_have_equal_weight_at_any_scale(name):
     with torch.no_grad():
         model.shortcut[0].weight *= 1000
     assert order(model, "stem.0", name) == before
+
+
+def test_every_order_is_listed():
+    assert set(ORDERS) == {"obs", "taylor", *SCORERS}
 
 
 @pytest.mark.parametrize("name", ORDERS)

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models._api import WeightsEnum
 
 from amc.errors import AmcError
-from amc.models import CifarResNet, ModelSpec, OptionAShortcut, available, build, plain20, resnet20
+from amc.models import CifarResNet, ModelSpec, OptionAShortcut, build, names, plain20, registry, resnet20
 from amc.models.registry import usable
 from amc.notes import note_once
 
@@ -84,8 +85,36 @@ def test_zoo_parameters_and_output_shape(name: str, count: int) -> None:
 
 
 def test_available_lists_the_zoo() -> None:
-    assert available() == sorted(available())
-    assert {"resnet20", "plain20", "vgg16_bn", "mobilenet_v1", "mobilenet_v2"} <= set(available())
+    assert list(names.ZOO) == sorted(registry._ZOO)
+
+
+def test_torchvisions_names_are_those_that_it_lists() -> None:
+    modules = (models, models.detection, models.segmentation)
+    assert list(names.torchvision_names()) == sorted(
+        name for module in modules for name in models.list_models(module=module)
+    )
+
+
+@pytest.mark.slow
+def test_timms_names_are_those_that_it_lists() -> None:
+    timm = pytest.importorskip("timm")
+    assert list(names.timm_names()) == sorted(timm.list_models())
+    assert {"tv_resnet34", "gluon_senet154"} <= names._timm_with_old_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"), [("resnet21", "resnet20"), ("timm:resnet10", "timm:resnet10t")]
+)
+def test_an_unlisted_name_is_refused_by_the_sources(name: str, suggestion: str) -> None:
+    with pytest.raises(AmcError, match=f"did you mean .*'{suggestion}'"):
+        names.check_listed(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet50", "fcn_resnet50", "timm:resnet10t.c3_in1k", "tv_resnet34", "mine.make"]
+)
+def test_a_listed_name_and_a_path_of_code_pass(name: str) -> None:
+    names.check_listed(name)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v1", "mobilenet_v2"])
@@ -350,6 +379,7 @@ def test_zoo_refuses(name: str, kwargs: dict[str, object], shape: tuple[int, int
 
 FACTORY = """
 from torch import nn
+from torchvision import models
 def with_classes(num_classes, width=4):
     return nn.Linear(width, num_classes)
 def with_kwargs(**kwargs):

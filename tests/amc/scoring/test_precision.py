@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amc.errors import AmcError
-from amc.scoring.precision import PRECISIONS, chosen_precision, computes_bf16
+from amc.scoring.precision import PRECISIONS, chosen_precision, computes_bf16, dtype_of
 
 CPU = torch.device("cpu")
 
@@ -30,6 +30,7 @@ def test_auto_is_the_format_that_the_hardware_supports(monkeypatch, computes, ch
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_a_named_precision_stays(name):
     assert chosen_precision(name, CPU) == name
+    assert str(dtype_of(name)) == f"torch.{name}"
 
 
 def test_an_unknown_precision_is_named():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.experiments.helpers import (
     FAKE,
     SMALL,
     TINY,
+    Outcome,
     amc,
     artifacts,
     check_error,
@@ -376,3 +379,29 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path, run_dir: str) -> None:
     (tmp_path / "file").write_text("precious")
     refused(amc(*FAKE, f"run_dir={run_dir}", cwd=tmp_path), run_dir)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("agent.episodes=0", ["agent.episodes is 0"]),
+        ("model=resnet21", ["'resnet21'", "did you mean"]),
+        ("model=mine.make", ["there is no module 'mine'"]),
+        ("reward=os.nothing.score", ["there is no module 'os.nothing'"]),
+        ("latency.backends=[onnx]", ["onnx", "onnxruntime"]),
+        ("model.checkpoint=gone.pth", ["model.checkpoint=gone.pth"]),
+        ("compressor.precision=float8", ["float8", "bfloat16"]),
+    ],
+)
+def test_a_mistyped_value_is_refused_without_torch(tmp_path: Path, override: str, parts: list[str]) -> None:
+    code = (
+        "import sys; from experiments.main import main; sys.argv[0] = 'amc'\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch'"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *FAKE, override, "run_dir=new"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    refused(Outcome(ended.returncode, ended.stdout, ended.stderr), *parts)
+    assert not (tmp_path / "new").exists()

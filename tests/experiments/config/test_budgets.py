@@ -137,10 +137,10 @@ def test_a_strategy_of_the_front_is_pruned_and_judged(alone: Path, tmp_path: Pat
 def test_report_shows_the_fronts(alone: Path) -> None:
     text = (alone / "run/report.html").read_text()
     page = Page(text)
-    assert "Pareto fronts" in page.headings
+    assert "Has the search converged?" in page.headings
     assert max(page.ids.values()) == 1
     for label in ("Pareto front", "judged", "dense", "chosen", "parameters, % of dense"):
-        assert f">{label}</text>" in text
+        assert label in text
 
 
 def test_relaxed_episodes_count_for_the_front() -> None:
@@ -274,11 +274,16 @@ def test_summary_is_shown(several: tuple[Path, str, int]) -> None:
     cwd, out, _ = several
     text = (cwd / "run/budgets.html").read_text()
     page = Page(text)
-    assert page.headings == ["Budgets", "Pareto fronts", "Provenance"]
+    assert page.headings == [
+        "What did each budget give?",
+        "The report of each run",
+        "How much accuracy for how much cost?",
+        "Provenance",
+    ]
     assert max(page.ids.values()) == 1
-    assert page.tags.keys().isdisjoint({"script", "img", "link", "iframe"})
+    assert page.tags.keys().isdisjoint({"img", "link", "iframe"})
     for part in (*PARTS, "Pareto front", "chosen"):
-        assert f">{part}<" in text
+        assert part in text
     lines = out.splitlines()
     place = next(i for i, line in enumerate(lines) if line.split()[:3] == ["MACs", "M", "params"])
     rows = [line.split()[0] for line in lines[place + 1 : place + 4]]

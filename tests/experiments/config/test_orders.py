@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amc.importance.orders import ORDERS
+from amc.importance.names import ORDERS
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused
 
 UNIFORM = (*TINY, "agent=uniform", "run_dir=run")

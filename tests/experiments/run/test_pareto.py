@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amc.errors import AmcError
-from experiments.run.pareto import evenly, pareto_front
+from experiments.pareto import evenly, pareto_front
 
 COST, SCORE = itemgetter(0), itemgetter(1)
 # Few values, so that ties are common; the third field tells equal points apart.

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.helpers import TINY, amc, artifacts, done, read_json, refused, workspace
+from experiments.run.folder import RunFolder
+from experiments.run.trackers import group_of, kept_files
+from tests.experiments.helpers import (
+    FAKE,
+    TINY,
+    amc,
+    artifacts,
+    composed,
+    done,
+    read_json,
+    refused,
+    workspace,
+)
 
 
 @pytest.fixture
@@ -32,12 +44,43 @@ def test_wandb_offline_writes_into_the_run_folder(
     deadline = time.monotonic() + 60  # wandb's own process writes the file, a little later on a busy machine
     while b"search/macs_ratio" not in log.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert b"search/macs_ratio" in log.read_bytes()
+    written = log.read_bytes()
+    assert b"search/macs_ratio" in written
+    assert b"train/val_top1" in written
+    assert b"strategy.json" in written
+    place = str(log.parent.relative_to(cwd))
+    assert f"wandb: offline, in {place}; with an account: wandb sync {place}\n" in outcome.out
 
     done(*TINY, stages, "run_dir=plain", cwd=cwd)
     assert read_json(cwd / "tracked/strategy.json") == read_json(cwd / "plain/strategy.json")
     ours = {name for name in artifacts(cwd / "tracked") if not name.startswith("wandb/")}
     assert ours == artifacts(cwd / "plain").keys()
+
+
+def test_the_jobs_of_a_multirun_and_the_budgets_of_a_job_are_groups(tmp_path: Path) -> None:
+    config = composed(*FAKE)
+    job = tmp_path / "study" / "0_s0"
+    (job / "stages").mkdir(parents=True)
+    (job / "macs_0.30").mkdir()
+    assert group_of(config, job) is None
+    assert group_of(config, job / "macs_0.30") == "0_s0"
+    (tmp_path / "study/multirun.yaml").touch()
+    assert group_of(config, job) == "study"
+    assert group_of(config, job / "macs_0.30") == "study"
+    assert group_of(composed(*FAKE, "tracker.group=mine"), job) == "mine"
+
+
+def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Path) -> None:
+    folder = RunFolder.made(tmp_path)
+    assert kept_files(folder) == {}
+    (tmp_path / "exports").mkdir()
+    for name in ("strategy.json", "report.html", "exports/model.onnx", "exports/README.md"):
+        (tmp_path / name).touch()
+    assert kept_files(folder) == {
+        "strategy": [tmp_path / "strategy.json"],
+        "report": [tmp_path / "report.html"],
+        "model": [tmp_path / "exports/model.onnx"],
+    }
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
@@ -49,6 +92,14 @@ def test_tensorboard_without_its_package_says_how_to_install_it(cwd: Path) -> No
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
 def test_tensorboard_writes_into_the_run_folder(cwd: Path) -> None:
-    done(*TINY, "stages=[train]", "tracker=tensorboard", "run_dir=run", cwd=cwd)
+    done(*TINY, "stages=[train,search]", "tracker=tensorboard", "run_dir=run", cwd=cwd)
     (events,) = (cwd / "run/tensorboard").glob("events.*")
-    assert events.stat().st_size > 0
+    written = events.read_bytes()
+    for name in (
+        b"train/val_top1",
+        b"search/macs_ratio",
+        b"summary/search/best_return",
+        b"strategy",
+        b"config",
+    ):
+        assert name in written, name

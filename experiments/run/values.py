@@ -1,0 +1,216 @@
+"""The checks of what the configuration alone decides. Nothing here imports torch, which takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from amc.budget.budget import check_ratio, get_fit
+from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.dotted import check_present, is_dotted
+from amc.errors import FileError, SettingError
+from amc.export import get_format
+from amc.models.names import check_listed, is_code
+from amc.scoring.precision import AUTO, PRECISIONS, check_precision
+from amc.sparsity.names import check_order
+from amc.training.settings import TrainSettings
+from amc.workers.settings import WorkerSettings
+from envs import get_reward
+from experiments.config import stages
+from experiments.config.agents import check_agent, check_search, needs_unseen
+from experiments.config.budgets import asked_budgets, check_given, check_schedule
+from experiments.config.runtimes import check_measuring, quantize_settings
+from experiments.config.schema import Config
+from experiments.run.trackers import check_tracker
+
+SEARCHING = frozenset({"search", "schedule"})
+"""Stages in which an agent searches."""
+FINETUNING = frozenset({"schedule", "finetune", "compare", "correlate", "sparsify"})
+"""Stages that train under the settings of ``finetune``."""
+LEAST_NETWORKS = 5
+"""Networks below which a rank correlation says nothing."""
+
+
+def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
+    """Refuse an impossible value, an unknown name, a file or a module that is not there.
+
+    Modules of the user's own are imported last: until then nothing needs torch.
+
+    Args:
+        config: the configuration.
+        overrides: those that the user gave.
+
+    Raises:
+        AmcError: names the setting.
+    """
+    stages.check_names(config.stages)
+    check_tracker(config.tracker)
+    _check_numbers(config)
+    _check_parts(config)
+    _check_settings(config)
+    _check_budgets(config, overrides)
+    _check_unseen(config)
+    _check_files(config)
+    _check_own(config)
+
+
+def _check_numbers(config: Config) -> None:
+    if not 0 <= config.seed < 2**32:
+        raise SettingError(f"seed is {config.seed}; expected a number from 0 to {2**32 - 1}")
+    if config.threads is not None and config.threads < 1:
+        raise SettingError(f"threads is {config.threads}; expected at least 1")
+
+
+def _check_parts(config: Config) -> None:
+    """Look for the modules of dotted paths, and for the name of the network."""
+    check_listed(config.model.name)
+    for kind, name in _named(config):
+        if is_dotted(name):
+            check_present(name, kind)
+
+
+def _named(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the name of each part that may be the user's own."""
+    if is_code(config.model.name):
+        yield "model", config.model.name
+    yield "reward", config.reward
+    yield "agent", config.agent.name
+    if (factory := getattr(config.data, "factory", None)) is not None:
+        yield "data.factory", factory
+    for name in config.export.formats:
+        yield "export format", name
+    for name in (*config.latency.backends, config.profile.backend, config.serve.backend):
+        yield "runtime", name
+
+
+def _check_settings(config: Config) -> None:
+    """Fill the settings of the library, which check themselves."""
+    given = {each.name: getattr(config.compressor, each.name) for each in fields(CandidateSettings)}
+    check_precision(given["precision"])
+    CandidateSettings(**{**given, "precision": PRECISIONS[0]} if given["precision"] == AUTO else given)
+    WorkerSettings(**asdict(config.workers))
+    _check_training(config)
+    PruneSettings(**asdict(config.prune))
+    quantize_settings(config.quantize)
+    if config.model.start is not None and comes_trained(config):
+        raise SettingError(
+            f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
+            "model.pretrained gives a trained network; use one of them"
+        )
+    if "sparsify" in config.stages:
+        _check_sparsify(config)
+
+
+def _check_training(config: Config) -> None:
+    """Refuse impossible settings of trainings, and an accuracy to stop at that the dense network flatters."""
+    for name, section in (("train", config.train), ("finetune", config.finetune)):
+        settings = TrainSettings(**{each.name: getattr(section, each.name) for each in fields(TrainSettings)})
+        if section.teacher is not None and section.teacher_function is not None:
+            raise SettingError(f"{name}.teacher and {name}.teacher_function are both given; use one of them")
+        if settings.hint_weight > 0 and (section.teacher or section.teacher_function):
+            raise SettingError(
+                f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "
+                f"teacher has; write {name}.hint_weight=0, or leave the dense network as the teacher"
+            )
+        if section.processes < 1:
+            raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
+    until, asked = config.finetune.until, FINETUNING & set(config.stages)
+    if until is not None and asked and not validates_honestly(config):
+        raise SettingError(
+            f"finetune.until={until:g} is judged on held-out images, but the given dense network may have "
+            "been trained on them, which flatters what is pruned from it; write finetune.until=null, or "
+            "train the dense network here"
+        )
+
+
+def _check_budgets(config: Config, overrides: Sequence[str]) -> None:
+    check_given(config.budget, overrides)
+    get_fit(config.budget.fit)
+    budgets = asked_budgets(config.budget)
+    for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
+        check_ratio(kind, ratio)
+    if "schedule" not in config.stages:
+        return
+    if twice := [name for name in ("search", "verify", "prune") if name in config.stages]:
+        raise SettingError(
+            f"stages has schedule and {', '.join(twice)}; expected one of them: schedule searches and prunes "
+            "at each of its steps"
+        )
+    if config.schedule.epochs < 0:
+        raise SettingError(f"schedule.epochs is {config.schedule.epochs}; expected 0 or more")
+    check_schedule(config.schedule.ratios, budgets)
+
+
+def _check_unseen(config: Config) -> None:
+    """Refuse to judge on unseen images if there are none."""
+    if "proxies" in config.stages and config.proxies.networks < LEAST_NETWORKS:
+        given = config.proxies.networks
+        raise SettingError(f"proxies.networks is {given}; expected at least {LEAST_NETWORKS}")
+    if "proxies" in config.stages and config.proxies.spread <= 0:
+        raise SettingError(f"proxies.spread is {config.proxies.spread}; expected a positive number")
+    if (asking := asks_for_unseen(config)) is not None and config.data.unseen == 0:
+        raise SettingError(
+            f"{asking} judges networks on images that nothing else uses, and data.unseen is 0; write for "
+            "example data.unseen=1000: so many are held out of training"
+        )
+
+
+def _check_sparsify(config: Config) -> None:
+    sparsify = config.sparsify
+    check_order(sparsify.order)
+    if not 0 < sparsify.min_density <= 1:
+        raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")
+    densities = sparsify.densities
+    falling = sorted(set(densities), reverse=True)
+    if not falling or falling != densities or falling[0] > 1 or falling[-1] < sparsify.min_density:
+        raise SettingError(
+            f"sparsify.densities is {densities}; expected falling shares of the weights, from at most "
+            f"1 to at least sparsify.min_density={sparsify.min_density}"
+        )
+
+
+def _check_files(config: Config) -> None:
+    """Refuse files that the stages of the job would miss."""
+    asked, root = set(config.stages), getattr(config.data, "root", None)
+    files = (
+        ("model.checkpoint", config.model.checkpoint, bool(asked & {*stages.WITH_DENSE})),
+        ("model.start", config.model.start, "train" in asked),
+        ("agent.pretrained", config.agent.pretrained, bool(asked & SEARCHING)),
+        ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
+    )
+    for key, file, needed in files:
+        if needed and file is not None and not Path(file).expanduser().exists():
+            raise FileError(f"{key}={file}: there is no such file")
+    fetches = getattr(config.data, "download", None)  # None where there is nothing to download
+    if root is not None and not fetches and not Path(root).expanduser().is_dir():
+        hint = "" if fetches is None else "; data.download=true fetches them"
+        raise FileError(f"no folder {root}: expected the images there; check data.root{hint}")
+
+
+def _check_own(config: Config) -> None:
+    """Check agent, reward, runtimes and formats, which may be of the user's own modules."""
+    check_agent(config.agent, config.compressor.order)
+    reward = get_reward(config.reward)
+    if {"plan", *SEARCHING} & set(config.stages):
+        check_search(config.agent, reward)
+    for name in config.export.formats:
+        get_format(name)
+    check_measuring(config)
+
+
+def comes_trained(config: Config) -> bool:
+    """Whether the configuration names weights for the dense network."""
+    return config.model.checkpoint is not None or config.model.pretrained
+
+
+def validates_honestly(config: Config) -> bool:
+    """Whether the dense network cannot have been trained on the held-out images."""
+    return not comes_trained(config) or getattr(config.data, "search_val_dir", None) is not None
+
+
+def asks_for_unseen(config: Config) -> str | None:
+    """Return what judges networks on unseen images, or None."""
+    if "proxies" in config.stages:
+        return "stage proxies"
+    return needs_unseen(config.agent) if SEARCHING & set(config.stages) else None
