@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from amc.cost.closed_form import Stored, size_cost
 from amc.cutting.slicing import SlicePlan, slice_model
-from amc.export.quantized import write_quantized
+from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings, stored_bits
@@ -44,7 +44,8 @@ def test_it_is_what_the_file_holds(make, own, tmp_path):
     widths = [max(1, width // 2) for width in graph.dense_widths]
     sliced = slice_model(model, SlicePlan(graph, model).cut(widths))
     settings = QuantizeSettings(sensitivity_images=0, **own)
-    content = write_quantized(quantize(sliced, IMAGES, settings).model, SHAPE, tmp_path / "m.onnx")
+    quantized = quantize(sliced, IMAGES, settings).model
+    content = QUANTIZED["onnx"].write(quantized, SHAPE, tmp_path / "m.onnx", None).content
     tensors = onnx.load_from_string(content).graph.initializer
     held = sum(WIDTH.get(each.data_type, 0) * torch.Size(each.dims).numel() for each in tensors)
     bits, scales = stored_bits(settings, settings.weight_bits), 2 if settings.form == "static_int8" else 1

@@ -117,6 +117,7 @@ def test_litert_computes_on_the_same_integers(static, tmp_path):
     assert found.agreement >= 95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"), [("static_int8", {}), ("weight_only", {"weight_bits": 4, "group": 9})]
 )

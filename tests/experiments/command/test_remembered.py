@@ -19,8 +19,9 @@ ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x"
 
 def test_every_field_that_names_a_file_is_known() -> None:
     assert path_keys() == {
-        "agent.pretrained", "data.root", "latency.adb.runner", "model.checkpoint", "model.start",
-        "profile.tables", "schedule.rewind", "strategy",
+        "agent.pretrained", "data.root", "finetune.teacher", "finetune.teacher_cache", "latency.adb.runner",
+        "model.checkpoint", "model.start", "profile.tables", "schedule.rewind", "strategy", "train.teacher",
+        "train.teacher_cache",
     }  # fmt: skip
 
 

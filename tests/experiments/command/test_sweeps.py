@@ -83,7 +83,15 @@ def test_a_run_puts_the_metric_of_the_sweeps_into_its_summary(
 ) -> None:
     summary: dict[str, Any] = {}
     logged: set[str] = set()
-    run = SimpleNamespace(summary=summary, log=logged.update, finish=lambda: None)
+    run = SimpleNamespace(
+        summary=summary,
+        log=logged.update,
+        finish=lambda: None,
+        url=None,
+        id="r",
+        settings=SimpleNamespace(sync_dir=str(tmp_path)),
+        log_artifact=lambda artifact: None,
+    )
     monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
     done(*TINY, "stages=[train,search]", "tracker=wandb", cwd=workspace(tmp_path))
     assert {"search/return", "search/top1"} <= logged
