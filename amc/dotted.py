@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from amc.errors import AmcError, SettingError, did_you_mean
@@ -30,20 +31,36 @@ def imported(path: str, kind: str) -> Any:
         AmcError: the module cannot be imported.
     """
     module, name = _parts(path, kind)
-    if "" not in sys.path:
-        sys.path.append("")  # the current directory, which is not on the path of a console script
-    try:
-        found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        raise AmcError(
-            f"{kind} {path!r}: importing {module!r} failed: {type(error).__name__}: {error}; expected a "
-            "module that is installed or lies in the current directory"
-        ) from error
+    found = imported_module(module, path, kind)
     try:
         return operator.attrgetter(name)(found)
     except AttributeError as error:
         near = did_you_mean(name, vars(found))
         raise SettingError(f"{kind} {path!r}: {module} has no {name!r}{near}") from error
+
+
+def imported_module(module: str, path: str, kind: str) -> ModuleType:
+    """Return a module of the user's own; the current directory is searched last.
+
+    Args:
+        module: its name; importing it runs code.
+        path, kind: the dotted path that names it, and what that should be, for messages.
+
+    Raises:
+        AmcError: it cannot be imported.
+    """
+    if "" not in sys.path:
+        sys.path.append("")  # the current directory, which is not on the path of a console script
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[
+            :300
+        ]  # one line of what may be many
+        raise AmcError(
+            f"{kind} {path!r}: importing {module!r} failed: {reason}; expected a module that is installed or "
+            "lies in the current directory"
+        ) from error
 
 
 def check_present(path: str, kind: str) -> None:

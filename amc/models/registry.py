@@ -8,7 +8,6 @@ import importlib
 import inspect
 import json
 import operator
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc.dotted import imported_module
 from amc.errors import AmcError, SettingError, UnavailableError
 from amc.models import cifar_resnet, mobilenet, vgg
 from amc.models.names import TIMM_HINT, check_listed, is_code, known_names, unknown
@@ -293,15 +293,7 @@ def _import_factory(path: str) -> _Factory:
     module_name, _, attribute = path.rpartition(separator)
     if not module_name or not attribute or module_name.startswith("."):
         raise SettingError(f"model {path!r}: expected package.module.factory or package.module:factory")
-    if "" not in sys.path:
-        sys.path.append("")  # the current directory, which is not on the path of a console script
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise AmcError(
-            f"model {path!r}: importing {module_name!r} failed: {_brief(error)}; expected a module "
-            "that is installed or lies in the current directory"
-        ) from error
+    module = imported_module(module_name, path, "model")
     try:
         factory = operator.attrgetter(attribute)(module)
     except AttributeError as error:

@@ -33,16 +33,14 @@ SETTINGS = (
     *("profile.tables=/tmp", "data.search_val_dir=../..", "run_dir=elsewhere", "seed=1,2", "agent=../evil"),
 )
 LINKED = (
-    *(
-        "search.jsonl",
-        "evaluations.jsonl",
-        "strategy.json",
-        ".lock",
-        "amc.log",
-        "stages",
-        ".hydra",
-        "exports",
-    ),
+    "search.jsonl",
+    "evaluations.jsonl",
+    "strategy.json",
+    ".lock",
+    "amc.log",
+    "stages",
+    ".hydra",
+    "exports",
 )
 BESIDE = ("ray", "timm", "numpy", "json", "torch", "coremltools", "multiprocessing", "sitecustomize", "wandb")
 
@@ -53,16 +51,7 @@ def faults() -> Iterator[Fault]:
         for stages in ("", *STAGES):
             name = f"{text}, {f'stages=[{stages}]' if stages else 'no stages'}"
             yield Fault("foreign folders", name, partial(_setting, text, stages))
-    for name in (
-        "search.jsonl",
-        "evaluations.jsonl",
-        "strategy.json",
-        ".lock",
-        "amc.log",
-        "stages",
-        ".hydra",
-        "exports",
-    ):
+    for name in LINKED:
         yield Fault("foreign folders", f"{name} is a link", partial(_link, name))
     for name in BESIDE:
         yield Fault("foreign folders", f"{name}.py lies beside the files", partial(_beside, name))
