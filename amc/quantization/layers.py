@@ -1,4 +1,9 @@
-"""Modules of a quantized network: layers with integer weights, and activations on a grid of integers."""
+"""Modules of a quantized network: layers with integer weights, and activations on a grid of integers.
+
+They compute on integers, and round as the kernels of runtimes do, bit for bit. Float32 sums would differ in
+their last digits, and a rounding that falls the other way grows from layer to layer. Exporters see the float
+operators between grids instead, which runtimes fuse into those kernels.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.quantization.operators import dequantize, dynamic_conv2d, dynamic_linear, round_trip
+from amc.quantization.operators import HIGH, dequantize, dynamic_conv2d, dynamic_linear, round_trip
 
 Quantizable = nn.Conv2d | nn.Linear
 """Layers whose weights are quantized."""
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Methods without integers."""
+_EXACT = 2**24
+"""Float32 holds all integers up to this."""
 
 
 class RoundTrip(nn.Module):
@@ -25,6 +32,9 @@ class RoundTrip(nn.Module):
         scale: a float32 number.
         zero_point: 0 to 255.
     """
+
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, scale: float, zero_point: int) -> None:
         super().__init__()
@@ -44,11 +54,19 @@ class IntegerLayer(nn.Module):
         layer: the float layer, for all but its weights.
         integers: (channels, ...) int8, or (channels, inputs) with blocks.
         scale: (channels,), or (channels, blocks).
-        bias: (channels,) float32, or int32 in steps of ``bias_scale``; None if there is none.
-        bias_scale: (channels,).
+        bias: (channels,) float32, or int32 in steps of scale times ``step``; None if there is none.
         block: inputs that share a scale; 0 for one scale a channel.
+        step: scale of the activation that it reads; None if that is on no grid.
+        out: scale of the grid that its output, or the clip that alone reads it, is on; None if it is on none.
         inputs: what puts the input on its grid, if the network around it does not.
     """
+
+    step: Tensor | None
+    out: Tensor | None
+    offset: Tensor | None
+    offset_scale: Tensor | None
+    integers: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -57,8 +75,9 @@ class IntegerLayer(nn.Module):
         scale: Tensor,
         bias: Tensor | None,
         *,
-        bias_scale: Tensor | None = None,
         block: int = 0,
+        step: float | None = None,
+        out: float | None = None,
         inputs: RoundTrip | None = None,
     ) -> None:
         super().__init__()
@@ -68,7 +87,11 @@ class IntegerLayer(nn.Module):
         self.layer = without_tensors(layer)
         for name, tensor in (("integers", integers), ("scale", scale), ("offset", bias)):
             self.register_buffer(name, tensor)
-        self.register_buffer("offset_scale", bias_scale)
+        has_steps = bias is not None and step is not None
+        self.register_buffer("offset_scale", scale * step if has_steps else None)
+        for name, number in (("step", step), ("out", out)):
+            self.register_buffer(name, None if number is None else torch.tensor(number, dtype=torch.float32))
+        self._largest = _largest(integers, bias)
 
     @property
     def weight(self) -> Tensor:
@@ -85,10 +108,61 @@ class IntegerLayer(nn.Module):
         return found
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the layer's output."""
+        """Return the layer's output; it is rounded to its grid, but not cut off at the ends."""
         if self.inputs is not None:
             values = self.inputs(values)
-        return applied(self.layer, values, self.weight, self.bias)
+        if self.step is None or torch.compiler.is_exporting():
+            return applied(self.layer, values, self.weight, self.bias)
+        sums, steps = self._sums(values), self.scale * self.step
+        if self.out is None:
+            return sums * self._wide(steps)
+        return sums.mul_(self._wide(steps / self.out)).round_().mul_(self.out)
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """Return the sums that an integer kernel computes, with the bias, to the nearest float32 number."""
+        of_weights, of_bias = self._largest
+        kind, wider = _exact(of_weights), _exact(of_weights + of_bias)
+        whole = (values / self.step).round_().to(kind)
+        # An implementation that computes with fractions (Winograd) is off by less than a half.
+        sums = applied(self.layer, whole, self.integers.to(kind), None).round_()
+        if self.offset is not None:
+            sums = sums.to(wider) + self._wide(self.offset.to(wider))
+        return sums.float()
+
+    def _wide(self, channels: Tensor) -> Tensor:
+        """Return (channels,) in a shape that fits the output."""
+        return channels if isinstance(self.layer, nn.Linear) else channels[:, None, None]
+
+
+class IntegerSum(nn.Module):
+    """The sum of two activations on grids, which is on a grid, too.
+
+    Args:
+        left, right: grids of the addends.
+        out: grid of the sum.
+    """
+
+    scales: Tensor
+    zeros: Tensor
+
+    def __init__(self, left: RoundTrip, right: RoundTrip, out: RoundTrip) -> None:
+        super().__init__()
+        grids = (left, right, out)
+        self.register_buffer("scales", torch.stack([each.scale for each in grids]))
+        self.register_buffer("zeros", torch.stack([each.zero_point for each in grids]).float())
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the sum; it is rounded to its grid, but not cut off at the ends."""
+        if torch.compiler.is_exporting():
+            return left + right
+        scale, zero = self.scales[-1], self.zeros[-1]
+        ratios = self.scales[:-1] / scale
+        sums = zero - (ratios[0] * self.zeros[0] + ratios[1] * self.zeros[1])
+        for index, values in enumerate((left, right)):
+            whole = (values / self.scales[index]).round_() + self.zeros[index]
+            # A multiplication and an addition with one rounding, as processors have them.
+            sums = (whole.double() * ratios[index].double() + sums.double()).float()
+        return sums.round_().sub_(zero).mul_(scale)
 
 
 class DynamicLayer(nn.Module):
@@ -163,6 +237,17 @@ def has_plain_padding(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (
         isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     )
+
+
+def _largest(integers: Tensor, bias: Tensor | None) -> tuple[float, float]:
+    """Return the size of the largest sum over the inputs of a channel, and that of the largest bias."""
+    sums = integers.flatten(1).abs().sum(1, dtype=torch.int64)
+    return float(sums.max()) * HIGH, 0.0 if bias is None else float(bias.double().abs().max())
+
+
+def _exact(largest: float) -> torch.dtype:
+    """Return the float type that holds all integers up to ``largest``."""
+    return torch.float32 if largest <= _EXACT else torch.float64
 
 
 def without_tensors(layer: Quantizable) -> Quantizable:

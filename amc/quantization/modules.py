@@ -53,6 +53,10 @@ class ModuleProgram:
         """Return the activations that need a grid if the named layers are quantized."""
         return {self.input_of(site): [] for site in self.sites if site.name in quantized}
 
+    def sums(self, quantized: Collection[str]) -> dict[str, tuple[str, str]]:
+        """Return an empty dictionary: what is not an input of a layer is on no grid."""
+        return {}
+
     @torch.inference_mode()
     def see(self, images: Tensor, quantized: Collection[str], visit: Visit) -> None:
         """Run the float network on a batch of images, and show each activation."""
@@ -76,7 +80,11 @@ class ModuleProgram:
                 hook.remove()
 
     def assembled(
-        self, layers: Mapping[str, nn.Module], grids: Mapping[str, nn.Module], quantized: Collection[str]
+        self,
+        layers: Mapping[str, nn.Module],
+        grids: Mapping[str, nn.Module],
+        quantized: Collection[str],
+        sums: Mapping[str, nn.Module] | None = None,
     ) -> nn.Module:
         """Return the network with other layers; see ``GraphProgram.assembled``."""
         network = copy.deepcopy(self.model)

@@ -170,6 +170,17 @@ class GraphProgram:
                 order.setdefault(self._names[_origin(node)], []).append(node)
         return order
 
+    def sums(self, quantized: Collection[str]) -> dict[str, tuple[str, str]]:
+        """Return activation -> its two addends, for sums of activations that have grids."""
+        named = {node: name for name, nodes in self.activations(quantized).items() for node in nodes}
+        found = {}
+        for node in self.model.graph.nodes:
+            if node.target is aten.add.Tensor and not node.kwargs and _clipped(node) in named:
+                addends = [named.get(each) for each in node.args]
+                if all(addends):
+                    found[named[_clipped(node)]] = tuple(addends)
+        return found
+
     @torch.inference_mode()
     def see(self, images: Tensor, quantized: Collection[str], visit: Visit) -> None:
         """Run the float network on a batch of images, and show each activation."""
@@ -177,7 +188,11 @@ class GraphProgram:
         _Visitor(self.model, firsts, visit).run(images.clone())
 
     def assembled(
-        self, layers: Mapping[str, nn.Module], grids: Mapping[str, nn.Module], quantized: Collection[str]
+        self,
+        layers: Mapping[str, nn.Module],
+        grids: Mapping[str, nn.Module],
+        quantized: Collection[str],
+        sums: Mapping[str, nn.Module] | None = None,
     ) -> nn.Module:
         """Return the network with other layers and with its activations on grids.
 
@@ -185,15 +200,21 @@ class GraphProgram:
             layers: site -> its new layer.
             grids: activation -> what puts it on its grid; those of ``activations``, or none.
             quantized: names of the layers that are quantized.
+            sums: activation -> what adds its two addends; see ``sums``.
         """
+        sums = sums or {}
         points = self.activations(quantized) if grids else {}
         graph = fx.Graph()
         graph.set_codegen(self.model.graph._codegen)  # it holds the structure of the output
         copies: dict[fx.Node, fx.Node] = {}
         named = {node: name for name, nodes in points.items() for node in nodes}
         paths = {name: f"_grid_{index}" for index, name in enumerate(grids)}
+        adding = {name: f"_sum_{index}" for index, name in enumerate(sums)}
         for node in self.model.graph.nodes:
-            made = graph.node_copy(node, lambda each: copies[each])
+            if node.target is aten.add.Tensor and (name := self._names[node]) in sums:
+                made = graph.call_module(adding[name], tuple(copies[each] for each in node.args))
+            else:
+                made = graph.node_copy(node, lambda each: copies[each])
             copies[node] = made
             if node in named:
                 copies[node] = graph.call_module(paths[named[node]], (made,))
@@ -201,8 +222,9 @@ class GraphProgram:
         for site in self.sites:
             if site.name in layers:
                 root.add_submodule(site.path, layers[site.name])
-        for name, grid in grids.items():
-            root.add_submodule(paths[name], grid)
+        for names, modules in ((paths, grids), (adding, sums)):
+            for name, module in modules.items():
+                root.add_submodule(names[name], module)
         return fx.GraphModule(root, graph, type(self.model).__name__).eval()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amc.errors import FileError
 from amc.models.checkpoint import state_digest
 from amc.quantization.description import Quantization, QuantizedLayer
-from amc.quantization.layers import TYPES, DynamicLayer, HalfPrecision, IntegerLayer, RoundTrip
+from amc.quantization.layers import TYPES, DynamicLayer, HalfPrecision, IntegerLayer, IntegerSum, RoundTrip
 from amc.quantization.modules import ModuleProgram
 from amc.quantization.program import GraphProgram, Site, exported
 
@@ -71,7 +71,11 @@ def assemble(program: Program, quantization: Quantization, tensors: Mapping[str,
         FileError: an activation has no grid, or a tensor is missing.
     """
     layers, grids = parts_of(program, quantization, tensors)
-    return program.assembled(layers, grids, set(layers))
+    addends = program.sums(set(layers)) if grids else {}
+    sums = {
+        name: IntegerSum(grids[left], grids[right], grids[name]) for name, (left, right) in addends.items()
+    }
+    return program.assembled(layers, grids, set(layers), sums)
 
 
 def parts_of(
@@ -113,6 +117,8 @@ def _layer(
     bias = tensors.get(f"{layer.name}.bias")
     if method == "dynamic_int8":
         return DynamicLayer(module, integers, scale, bias)
-    if layer.input is None or bias is None:
+    if layer.input is None:
         return IntegerLayer(module, integers, scale, bias, block=layer.block)
-    return IntegerLayer(module, integers, scale, bias, bias_scale=scale * scales[layer.input])
+    # The activation that a layer computes has its name.
+    step, out = scales[layer.input], scales.get(layer.name)
+    return IntegerLayer(module, integers, scale, bias, step=step, out=out)

@@ -16,7 +16,7 @@ from torch.ao.quantization.fx import _decomposed
 from torch.export import ExportedProgram
 
 from amc.errors import AmcError
-from amc.quantization.layers import DynamicLayer, IntegerLayer, RoundTrip, applied
+from amc.quantization.layers import DynamicLayer, IntegerLayer, IntegerSum, RoundTrip, applied
 from amc.quantization.operators import HIGH, LOW, measured
 from amc.quantization.program import CLIPS, aten
 
@@ -81,6 +81,13 @@ class _Layer(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         values = values if self.inputs is None else self.inputs(values)
         return applied(self.layer, values, self.weight, self.bias)
+
+
+class _Sum(nn.Module):
+    """A sum in float, which kernels on integers take over where all around it is on grids."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
 
 
 class _MeasuredLayer(nn.Module):
@@ -151,6 +158,8 @@ def explicit(model: nn.Module, *, signed: bool = False, twice: bool = False) -> 
     def written(module: nn.Module) -> nn.Module | None:
         if isinstance(module, RoundTrip):
             return _Grid(module, signed=signed)
+        if isinstance(module, IntegerSum):
+            return _Sum()
         if isinstance(module, DynamicLayer):
             return _MeasuredLayer(module)
         return _Layer(module, twice=twice) if isinstance(module, IntegerLayer) else None
