@@ -63,6 +63,8 @@ def test_onnxruntime_computes_what_the_simulation_computes(settings, tmp_path):
     assert found.agreement >= 99
     assert found.top1 == found.agreement
     assert found.mean < 0.01 * np.abs(expected).max()
+    if settings["method"] == "static_int8":  # every integer is the same; float32 outputs may differ
+        assert (found.agreement, found.largest < 1e-5) == (100, True)
 
 
 def test_moments_and_groups_beat_nearest_at_four_bits():
