@@ -21,7 +21,7 @@ def test_a_layer_adds_integers_exactly_and_rounds_once(channels):
     bias = integers(-(2**26), 2**26, 6).to(torch.int32)
     whole = integers(0, 255, 50, channels) - zero
     layer = IntegerLayer(nn.Linear(channels, 6), weight, scale, bias, step=step, out=out)
-    found = layer((whole.float() * step))
+    found = layer(whole.float() * step)
     sums = (whole @ weight.long().T + bias).numpy()
     assert abs(sums).max() > 2**24  # float32 does not hold them all
     factor = scale.numpy() * np.float32(step) / np.float32(out)
