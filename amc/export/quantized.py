@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class Parity:
         largest, mean: difference of the outputs, in size.
         top1: accuracy that the runtime itself reaches, in percent; None without labels.
         failure: why the runtime does not run the file; the figures are then None.
+        own: percent of the images with the same largest output as the network has with the roundings of the
+            runtime's kernels; None if these are the network's, or ``agreement`` is high enough.
     """
 
     runtime: str
@@ -49,6 +51,7 @@ class Parity:
     mean: float | None = None
     top1: float | None = None
     failure: str | None = None
+    own: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def parities(
     expected: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
     batch: int | None = None,
+    own: Callable[[FileRuntime], NDArray[np.float32] | None] = lambda runtime: None,
 ) -> list[Parity]:
     """Run a file on real images in each runtime, and compare with what the network computes.
 
@@ -158,6 +162,8 @@ def parities(
         expected: (N, classes), computed in batches of ``BATCH``.
         labels: (N,), or None.
         batch: images per call, where the file has a fixed number.
+        own: returns what the network computes with the roundings of a runtime's kernels, or None; it is
+            called where too few classes agree.
     """
     found = []
     for runtime in runtimes:
@@ -166,7 +172,10 @@ def parities(
         except Exception as error:  # runtimes have no common base class of errors
             found.append(Parity(runtime.name, failure=cause(error)))
             continue
-        found.append(_compared(runtime.name, outputs, expected, labels))
+        compared = _compared(runtime.name, outputs, expected, labels)
+        if (compared.agreement or 0) < AGREEMENT and (rounded := own(runtime)) is not None:
+            compared = replace(compared, own=_agreement(outputs, rounded))
+        found.append(compared)
     return found
 
 
@@ -210,8 +219,12 @@ def _compared(
     classes = outputs.argmax(1)
     return Parity(
         name,
-        agreement=100 * float((classes == expected.argmax(1)).mean()),
+        agreement=_agreement(outputs, expected),
         largest=float(difference.max()),
         mean=float(difference.mean()),
         top1=None if labels is None else 100 * float((classes == labels).mean()),
     )
+
+
+def _agreement(outputs: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return 100 * float((outputs.argmax(1) == expected.argmax(1)).mean())

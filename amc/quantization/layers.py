@@ -113,23 +113,22 @@ class IntegerLayer(nn.Module):
             values = self.inputs(values)
         if self.step is None or torch.compiler.is_exporting():
             return applied(self.layer, values, self.weight, self.bias)
-        sums, steps = self._sums(values), self.scale * self.step
+        sums, steps = self.products(values), self.scale * self.step
+        if self.offset is not None:
+            kind = _exact(sum(self._largest))
+            sums = sums.to(kind) + self.wide(self.offset.to(kind))
         if self.out is None:
-            return sums * self._wide(steps)
-        return sums.mul_(self._wide(steps / self.out)).round_().mul_(self.out)
+            return sums.float() * self.wide(steps)
+        return (sums.float() * self.wide(steps / self.out)).round_().mul_(self.out)
 
-    def _sums(self, values: Tensor) -> Tensor:
-        """Return the sums that an integer kernel computes, with the bias, to the nearest float32 number."""
-        of_weights, of_bias = self._largest
-        kind, wider = _exact(of_weights), _exact(of_weights + of_bias)
+    def products(self, values: Tensor) -> Tensor:
+        """Return the sums of products of integers, without the bias, exactly."""
+        kind = _exact(self._largest[0])
         whole = (values / self.step).round_().to(kind)
         # An implementation that computes with fractions (Winograd) is off by less than a half.
-        sums = applied(self.layer, whole, self.integers.to(kind), None).round_()
-        if self.offset is not None:
-            sums = sums.to(wider) + self._wide(self.offset.to(wider))
-        return sums.float()
+        return applied(self.layer, whole, self.integers.to(kind), None).round_()
 
-    def _wide(self, channels: Tensor) -> Tensor:
+    def wide(self, channels: Tensor) -> Tensor:
         """Return (channels,) in a shape that fits the output."""
         return channels if isinstance(self.layer, nn.Linear) else channels[:, None, None]
 
@@ -160,8 +159,7 @@ class IntegerSum(nn.Module):
         sums = zero - (ratios[0] * self.zeros[0] + ratios[1] * self.zeros[1])
         for index, values in enumerate((left, right)):
             whole = (values / self.scales[index]).round_() + self.zeros[index]
-            # A multiplication and an addition with one rounding, as processors have them.
-            sums = (whole.double() * ratios[index].double() + sums.double()).float()
+            sums = fused(whole, ratios[index], sums)
         return sums.round_().sub_(zero).mul_(scale)
 
 
@@ -230,6 +228,11 @@ def applied(layer: nn.Module, values: Tensor, weight: Tensor, bias: Tensor | Non
         return F.linear(values, weight, bias)
     assert isinstance(layer, nn.Conv2d)
     return layer._conv_forward(values, weight, bias)
+
+
+def fused(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    """Return values times a factor plus an offset with one rounding to float32, as processors have it."""
+    return (values.double() * factor.double() + offset.double()).float()
 
 
 def has_plain_padding(layer: nn.Module) -> bool:

@@ -75,6 +75,12 @@ def _bindings() -> Any:
     return portable_lib
 
 
+def _kernels(model: nn.Module) -> nn.Module:
+    from amc.quantization.written.kernels import xnnpack
+
+    return xnnpack(model)
+
+
 EXECUTORCH = FileRuntime(
     name="executorch",
     packages=("executorch", "torchao"),  # it converts with torchao
@@ -85,4 +91,5 @@ EXECUTORCH = FileRuntime(
     methods={
         "static_int8": "the input of a linear layer with float outputs, mostly the last, is rounded once more"
     },
+    kernels=_kernels,
 )

@@ -79,6 +79,12 @@ def _interpreter_class() -> Any:
     return Interpreter
 
 
+def _kernels(model: nn.Module) -> nn.Module:
+    from amc.quantization.written.kernels import xnnpack
+
+    return xnnpack(model)
+
+
 LITERT = FileRuntime(
     name="litert",
     packages=("litert_torch", "ai_edge_litert"),
@@ -89,4 +95,5 @@ LITERT = FileRuntime(
     methods={
         "static_int8": "weights of layers with float outputs, mostly the last, stay float32 in the file"
     },
+    kernels=_kernels,
 )

@@ -122,6 +122,8 @@ class FileRuntime:
         device: Returns the device's name, see ``Prepared``.
         methods: How a network may be quantized (``amc.quantization.settings.METHODS``) for this runtime, each
             with what is remarkable about it, or an empty string.
+        kernels: Returns a copy of a quantized network that rounds as this runtime's kernels do; None if they
+            round as the simulation does.
     """
 
     name: str
@@ -135,6 +137,7 @@ class FileRuntime:
     clock: tuple[str, Clock] | None = None
     device: Callable[[], str | None] = lambda: None
     methods: Mapping[str, str] = field(default_factory=dict)
+    kernels: Callable[[nn.Module], nn.Module] | None = None
 
     def available(self) -> str | None:
         """Return None if this runtime runs here, else the reason in one line."""

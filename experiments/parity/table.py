@@ -34,5 +34,7 @@ def _cells(row: Mapping[str, Any], classifies: bool) -> list[str]:
         return [row["format"], runtime, "", "", "", kib, reason or row.get("note", "")]
     agreement = f"{row['agreement']:.1f}" if classifies else ""
     remark = f"below {AGREEMENT}" if classifies and row["agreement"] < AGREEMENT else ""
+    if classifies and row.get("own") is not None:
+        remark += f"; {row['own']:.1f} with the roundings of its kernels"
     differences = [f"{row[key] / row['scale']:.0e}" for key in ("mean", "largest")]
     return [row["format"], runtime, agreement, *differences, kib, remark]

@@ -5,14 +5,18 @@ import io
 import numpy as np
 import pytest
 import torch
+from torch import fx
 
 from amc.errors import AmcError
 from amc.export.coreml import write_quantized_coreml
-from amc.export.quantized import QUANTIZED, parities
+from amc.export.quantized import QUANTIZED, parities, predictions
 from amc.quantization.calibration import quantize
-from amc.quantization.layers import IntegerLayer
+from amc.quantization.layers import IntegerLayer, IntegerSum, RoundTrip
 from amc.quantization.settings import QuantizeSettings
 from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
+from amc.quantization.written.kernels import openvino, xnnpack
+from amc.runtimes.litert import LITERT
+from amc.runtimes.openvino import OPENVINO
 from tests.networks import SHAPE, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -101,6 +105,39 @@ def compared(name, model, tmp_path):
     (found,) = parities(written.content, kind.readers, IMAGES.numpy(), expected, None, kind.batch)
     assert found.failure is None
     return found, np.abs(expected).max()
+
+
+def test_openvino_computes_the_integers_that_its_roundings_give(static, tmp_path):
+    if (reason := OPENVINO.available()) is not None:
+        pytest.skip(reason)
+    content = QUANTIZED["onnx"].write(static, SHAPE, tmp_path / "model.onnx", None).content
+    found = predictions(OPENVINO, content, IMAGES.numpy())
+    assert np.abs(found - outputs(openvino(static)).numpy()).max() < 1e-5
+    assert np.abs(found - outputs(static).numpy()).max() > 1e-3
+
+
+def test_fixed_point_sums_are_those_of_the_simulation_but_for_ties(static):
+    expected, found = outputs(static), outputs(xnnpack(static))
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    steps = torch.arange(0, 256).float()
+    left, right, out = RoundTrip(0.5, 0), RoundTrip(1.0, 0), RoundTrip(1.0, 0)
+    exact = IntegerSum(left, right, out)
+    one = torch.tensor(1.0)
+    assert torch.equal(exact(steps * 0.5, one), (steps * 0.5 + 1).round())  # halves to even
+    graph = fx.Graph()
+    graph.output(graph.call_module("sum", (graph.placeholder("left"), graph.placeholder("right"))))
+    made = xnnpack(fx.GraphModule({"sum": exact}, graph))
+    assert torch.equal(made(steps * 0.5, one), (steps * 0.5 + 1 + 0.5).floor())  # halves up
+
+
+@pytest.mark.slow
+def test_litert_computes_the_integers_that_its_roundings_give(static, tmp_path):
+    kind = QUANTIZED["litert"]
+    if (reason := kind.unavailable("static_int8")) is not None:
+        pytest.skip(reason)
+    written = kind.write(static, SHAPE, tmp_path / "model.tflite", None)
+    found = predictions(LITERT, written.content, IMAGES.numpy(), batch=1)
+    assert np.abs(found - outputs(xnnpack(static)).numpy()).max() < 1e-5
 
 
 @pytest.mark.slow
