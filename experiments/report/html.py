@@ -83,6 +83,7 @@ def write_html(
         groups=list(_groups(report.get("groups") or groups)),
         left_whole=[["Layer", "Channels", "Why"], *report.get("left_whole", ())],
         convergence=answers.convergence(episodes) if episodes else "",
+        chosen=sections.chosen(report),
         curve=_curve(episodes, report),
         scatter=_scatter(episodes, score),
         fronts=_fronts_of_search(episodes, fronts, found, groups) if fronts else "",

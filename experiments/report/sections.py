@@ -84,6 +84,22 @@ def robustness(report: Json) -> Table:
     return [["Corrupted images, top-1, %", *kinds], *rows]
 
 
+def chosen(report: Json) -> Table:
+    """Return the networks between which stage ``choose`` decided, as a table with its head."""
+    if (found := report.get("choose")) is None:
+        return []
+    head = ["Best of the search", "Return", f"{found['images']} after {found['epochs']} epochs, %", "Chosen"]
+    return [head] + [
+        [
+            str(place + 1),
+            number(own["return"]),
+            decimals(own["top1"]),
+            "yes" if place == found["chosen"] else "",
+        ]
+        for place, own in enumerate(found["candidates"])
+    ]
+
+
 def latency_budget(report: Json) -> Table:
     """Return how the latency was predicted, and what was measured in the end (``profile``, ``verify``)."""
     profile, verify = report.get("profile"), report.get("verify")

@@ -27,7 +27,7 @@ from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})
 """Stages in which an agent searches."""
-FINETUNING = frozenset({"schedule", "finetune", "compare", "correlate", "sparsify"})
+FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
 """Stages that train under the settings of ``finetune``."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
@@ -100,6 +100,11 @@ def _check_settings(config: Config) -> None:
             "model.pretrained gives a trained network; use one of them"
         )
     check_corruptions(config.evaluate.corruptions)
+    if config.choose.candidates < 1 or config.choose.epochs < 0:
+        raise SettingError(
+            f"choose.candidates={config.choose.candidates} choose.epochs={config.choose.epochs}: expected at "
+            "least 1 candidate, and 0 epochs or more"
+        )
     if "sparsify" in config.stages:
         _check_sparsify(config)
 
@@ -134,7 +139,7 @@ def _check_budgets(config: Config, overrides: Sequence[str]) -> None:
         check_ratio(kind, ratio)
     if "schedule" not in config.stages:
         return
-    if twice := [name for name in ("search", "verify", "prune") if name in config.stages]:
+    if twice := [name for name in ("search", "choose", "verify", "prune") if name in config.stages]:
         raise SettingError(
             f"stages has schedule and {', '.join(twice)}; expected one of them: schedule searches and prunes "
             "at each of its steps"
