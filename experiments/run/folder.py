@@ -24,6 +24,7 @@ _SCORE = (float, None)
 _JUDGED = {
     "top1": _SCORE,
     **dict.fromkeys(("divergence?", "macs?", "params?", "images?", "lost?", "gained?"), float),
+    "corrupted?": {...: float},
 }
 _TIMES = {"median_ms": float}
 _MEASURED = {
@@ -33,6 +34,12 @@ _MEASURED = {
 _SHAPES: dict[str, Any] = {
     "train": {"val_top1?": _SCORE},
     "search": dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
+    "choose": {
+        "candidates": [{"widths": [int], "return": float, "top1": float}],
+        "chosen": int,
+        "images": str,
+        "epochs": int,
+    },
     "finetune": dict.fromkeys(("val_top1?", "pruned_top1?", "finetuned_top1?"), _SCORE),
     "evaluate": {"dense": _JUDGED, "pruned?": _JUDGED, "finetuned?": _JUDGED},
     "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
@@ -62,6 +69,7 @@ class RunFolder:
         self.search = path / SEARCH
         self.evaluations = path / "evaluations.jsonl"
         self.unseen = path / "unseen.jsonl"
+        self.choose = path / "choose.jsonl"
         self.correlate = path / "correlate.jsonl"
         self.agent = path / "agent.zip"
         self.experience = path / "experience.safetensors"
