@@ -2,7 +2,8 @@
 
 Every run folder below the given ones that has a strategy and test accuracies is one seed of a row. Runs of
 the same network, data and budget share a table. Its rows are the agents, over all their seeds: interquartile
-mean and 95% bootstrap interval, and the difference to one of the agents, paired by seed. The paper's figures stand beside.
+mean and 95% bootstrap interval, and the difference to one of the agents, paired by seed. The paper's figures
+stand beside.
 
 Three folders are written beside the tables. ``figures/`` has a picture of every job; ``strategies/`` the best
 strategy of every agent, chosen by the search's own return; ``records/`` the data that all this was drawn

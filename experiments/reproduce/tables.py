@@ -140,10 +140,10 @@ def _divergence(results: Sequence[Result]) -> str:
 
 
 def _less(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """Return an agent's accuracy less that of the agent it is compared with, paired by seed where seeds agree.
+    """Return an agent's accuracy less that of the agent it is compared with, paired by seed.
 
-    Seeds that one of the two lacks are left out; their number stands beside the difference. Two agents without
-    a common seed are compared as independent groups.
+    Seeds that one of the two lacks are left out; the number of pairs then stands beside the difference. Two
+    agents without a common seed are compared as independent groups.
     """
     ours, theirs = _by_seed(results), _by_seed(others)
     if not (ours and theirs) or results[0].agent == others[0].agent:
