@@ -64,6 +64,7 @@ def main() -> None:
         _leave_output()
         _fail("the reader of the output has closed it; the same command goes on", 141)
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
+        command.leave_no_empty_folder()
         if command.wants_traceback:
             raise
         text = message(error, schema.rules().keys)
@@ -76,7 +77,6 @@ def main() -> None:
         _end_after_failed_jobs(command, text)
         _fail(text, 2)
     finally:
-        command.leave_no_empty_folder()
         signal.signal(signal.SIGTERM, handler)
         if "experiments.stages.networks.team" in sys.modules:
             sys.modules["experiments.stages.networks.team"].dismiss()
