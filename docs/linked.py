@@ -11,8 +11,6 @@ from pathlib import Path
 from posixpath import dirname, normpath, relpath
 from typing import Any
 
-from mkdocs.structure.files import File, InclusionLevel
-
 ROOT = Path(__file__).parents[1]
 DOCS = "docs/"
 _LINK = re.compile(r"(?<=\]\()[^)#:\s]+")
@@ -20,6 +18,8 @@ _LINK = re.compile(r"(?<=\]\()[^)#:\s]+")
 
 def on_files(files: Any, config: Any) -> Any:
     """Add every file that is linked from a page, and those that the added pages link."""
+    from mkdocs.structure.files import File, InclusionLevel
+
     waiting = [file.src_uri for file in files.documentation_pages()]
     while waiting:
         page = _in_repository(waiting.pop())
