@@ -53,6 +53,10 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
         results = merged(read_records(out.parent / "records"), results, _report)
     if not results and not sparse:
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
+    if (agents := sorted({result.agent for result in results})) and against not in agents:
+        _report(
+            f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
+        )
     jobs = by_job(results)
     text = _page(jobs, sparse, against, figures=out is not None)
     if out is None:

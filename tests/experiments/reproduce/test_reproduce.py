@@ -164,9 +164,11 @@ def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, 
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_tables_are_written_to_a_file_next_to_figures_and_strategies(runs, tmp_path, monkeypatch):
+def test_the_tables_are_written_to_a_file_next_to_figures_and_strategies(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
+    told = "reproduce: no run is of 'ddpg', so no differences are shown: give --against random or uniform\n"
+    assert capsys.readouterr().err == told
     text = (tmp_path / "R.md").read_text()
     assert text.startswith("# Results")
     (picture,) = (tmp_path / "figures").iterdir()
