@@ -383,6 +383,13 @@ class LatencyConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """``corruptions`` of the test images, on which networks are judged too: ``amc.scoring.strengths``."""
+
+    corruptions: list[str] = field(default_factory=list)
+
+
+@dataclass
 class CorrelateConfig:
     """``policies`` of the search are fine-tuned to measure how well their returns predict accuracy."""
 
@@ -466,6 +473,7 @@ class Config:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -78,6 +78,7 @@ def write_html(
         loss=answers.loss(report),
         warnings=list(answers.warnings(report)),
         results=answers.results(report),
+        robustness=sections.robustness(report),
         compared=sections.compared(report),
         groups=list(_groups(report.get("groups") or groups)),
         left_whole=[["Layer", "Channels", "Why"], *report.get("left_whole", ())],

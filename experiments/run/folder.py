@@ -24,6 +24,7 @@ _SCORE = (float, None)
 _JUDGED = {
     "top1": _SCORE,
     **dict.fromkeys(("divergence?", "macs?", "params?", "images?", "lost?", "gained?"), float),
+    "corrupted?": {...: float},
 }
 _TIMES = {"median_ms": float}
 _MEASURED = {

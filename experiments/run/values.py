@@ -13,6 +13,7 @@ from amc.errors import FileError, SettingError
 from amc.export import get_format
 from amc.models.names import check_listed, is_code
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
+from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -98,6 +99,7 @@ def _check_settings(config: Config) -> None:
             f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
             "model.pretrained gives a trained network; use one of them"
         )
+    check_corruptions(config.evaluate.corruptions)
     if "sparsify" in config.stages:
         _check_sparsify(config)
 
