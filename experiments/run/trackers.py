@@ -187,7 +187,7 @@ def _wandb(config: Config, folder: Path) -> Tracker:
     except wandb.Error as error:
         raise AmcError(f"wandb cannot start: {error}; tracker.mode=offline needs no account") from error
 
-    if run.url is not None:
+    if tracker.mode == "online" and run.url is not None:  # wandb warns where an offline run is asked for it
         print(f"wandb: {run.url}")
     if not run.resumed:
         for metrics in sent.metrics:
