@@ -47,7 +47,7 @@ format: install
 docs: install
 	@$(BIN)/python -c "import material" 2> /dev/null \
 		|| { echo "make docs needs mkdocs: $(BIN)/uv pip install --python $(BIN)/python 'mkdocs-material>=9.5'"; exit 1; }
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "The site is in build/site."
 
 clean:

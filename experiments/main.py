@@ -26,7 +26,7 @@ from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.log import copied
 from experiments.command.messages import message, one_line
-from experiments.command.overrides import readable
+from experiments.command.overrides import multirun_first, readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema, stages
 from experiments.run.values import check_values
@@ -51,7 +51,7 @@ def main() -> None:
         prepare_hydra()
         with command.running():
             arguments = readable(words.settings_of(sys.argv[1:]), schema.path_keys() | FOLDERS)
-            sys.argv[1:] = with_remembered(arguments, schema.rules())
+            sys.argv[1:] = multirun_first(with_remembered(arguments, schema.rules()))
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
@@ -64,6 +64,7 @@ def main() -> None:
         _leave_output()
         _fail("the reader of the output has closed it; the same command goes on", 141)
     except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
+        command.leave_no_empty_folder()
         if command.wants_traceback:
             raise
         text = message(error, schema.rules().keys)
@@ -76,7 +77,6 @@ def main() -> None:
         _end_after_failed_jobs(command, text)
         _fail(text, 2)
     finally:
-        command.leave_no_empty_folder()
         signal.signal(signal.SIGTERM, handler)
         if "experiments.stages.networks.team" in sys.modules:
             sys.modules["experiments.stages.networks.team"].dismiss()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,15 @@ def bootstrap_difference(
         return statistic(one) - statistic(other)
 
     return _bootstrapped([samples, others], difference, confidence, resamples)
+
+
+def paired_differences(samples: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
+    """Return ``samples - others`` for every seed that both have, in the order of the seeds.
+
+    Runs of one seed share what the seed draws (the images held out, the calibration images), so that chance
+    moves both of them alike and the interval of their differences is narrower.
+    """
+    return [samples[seed] - others[seed] for seed in sorted(samples.keys() & others.keys())]
 
 
 def _bootstrapped(

@@ -1,9 +1,15 @@
 """The commands of all pages compose, the Python example runs, and links and names lead somewhere."""
 
 import ast
+import importlib.util
+import os
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -90,6 +96,28 @@ def test_the_site_has_every_page_in_the_order_of_the_index():
     index = re.findall(r"^\| \[[\w.-]+\]\(([\w.-]+)\)", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
     assert pages == ["README.md", *index]
     assert set(pages) == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_links_out_of_the_pages_lead_to_copies_in_the_site():
+    linked = runpy.run_path(str(ROOT / "docs/linked.py"))
+
+    def moved(page, text):
+        return linked["on_page_markdown"](text, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+
+    assert moved("results.md", "[r](../experiments/RESULTS.md#x)") == "[r](experiments/RESULTS.md#x)"
+    assert moved("results.md", "![p](resnet20.svg) [n](nowhere.md)") == "![p](resnet20.svg) [n](nowhere.md)"
+    assert moved("CHANGELOG.md", "[a](docs/agent.md)") == "[a](agent.md)"
+    assert moved("experiments/RESULTS_EARLIER.md", "[r](RESULTS.md)") == "[r](RESULTS.md)"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed")
+def test_the_site_is_built_without_a_dead_link(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("RESULTS", "COVERAGE", "PARITY", "RESULTS_EARLIER"):
+        assert (tmp_path / "experiments" / name / "index.html").exists()
 
 
 def listed(entry):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -206,13 +208,30 @@ def _random_crop(image_size: int, min_crop: float, mirror: bool) -> Callable[[An
 def _load(dataset: _Images, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images (B, 3, S, S) uint8 and labels (B,) for each list of indices."""
     loader = DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator().manual_seed(0)
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),
+        multiprocessing_context=_process_starter() if workers else None,
     )
     try:
         yield from loader
     except FileError as error:  # from a worker process, the message is the last line of a traceback
         message = str(error).strip().splitlines()[-1].removeprefix("amc.errors.FileError: ")
         raise FileError(message) from None
+
+
+def _process_starter() -> BaseContext:
+    """Return how decoding processes start: not as copies of this one, which has threads.
+
+    A copy of a process with threads may hold a lock for ever. The server that forks them has none; it imports
+    PyTorch once for all of them.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torchvision.transforms", "PIL.Image"])
+    return context
 
 
 def _allocate(shape: tuple[int, ...]) -> Tensor:

@@ -89,7 +89,8 @@ def imagefolder(
         rotate_180: turn every image upside down, as some networks converted from TensorFlow expect it.
         allow_empty: accept class folders without images.
         skip_damaged: leave out pictures that cannot be decoded, and note their number; all are decoded once.
-        workers: number of decoding processes; the result does not depend on it.
+        workers: number of decoding processes; the result does not depend on it. As they import the script
+            that asks for them, its code belongs under ``if __name__ == "__main__"``.
         seed: chooses the calibration images.
 
     Raises:

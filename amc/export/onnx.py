@@ -29,14 +29,14 @@ def export_onnx(model: nn.Module, input_shape: Shape, path: Path, settings: Expo
         SettingError: The model cannot be exported at this opset.
     """
     graph = onnx_graph(model, input_shape, settings.opset)
-    _add_metadata(graph, settings)
-    content, tolerance = checked_bytes(graph), settings.tolerance
+    content, tolerance = described_bytes(graph, settings), settings.tolerance
     return write_checked(
         "onnx", content, ONNXRUNTIME.load, model, input_shape, path, batch=None, tolerance=tolerance
     )
 
 
-def _add_metadata(graph: onnx.ModelProto, settings: ExportSettings) -> None:
+def described_bytes(graph: onnx.ModelProto, settings: ExportSettings) -> bytes:
+    """Serialise a graph with the metadata of ``settings`` as its properties, once ONNX accepts it."""
     import onnx
 
     properties = dict(settings.about) | {
@@ -45,3 +45,4 @@ def _add_metadata(graph: onnx.ModelProto, settings: ExportSettings) -> None:
     if settings.name is not None:
         properties["name"] = settings.name
     onnx.helper.set_model_props(graph, properties)
+    return checked_bytes(graph)

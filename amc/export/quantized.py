@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from amc.export.coreml import write_quantized_coreml
+from amc.export.exported import ExportSettings
+from amc.export.metadata import with_metadata
+from amc.export.onnx import described_bytes
 from amc.export.torch_export import TORCH_EXPORT
 from amc.files import atomic_write_bytes
 from amc.runtimes.executorch import EXECUTORCH
 from amc.runtimes.litert import LITERT
-from amc.runtimes.onnx_file import ONNX_PACKAGES, checked_bytes, onnx_graph
+from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_graph
 from amc.runtimes.onnxruntime import ONNXRUNTIME
 from amc.runtimes.openvino import OPENVINO
 from amc.runtimes.protocol import FileRuntime, Shape
@@ -76,8 +79,8 @@ class QuantizedFormat:
     Attributes:
         suffix: of the file's name.
         packages: packages that must be installed.
-        write: (network, shape of one image, file, ONNX operators' version) -> what was written. It raises
-            ``AmcError`` if that fails.
+        write: (network, shape of one image, file, settings) -> what was written. It raises ``AmcError`` if
+            that fails.
         methods: how a network may be quantized for it, see ``FileRuntime``.
         readers: runtimes that read the file.
         batch: images per call; None if the batch size is free.
@@ -85,7 +88,7 @@ class QuantizedFormat:
 
     suffix: str
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Shape, Path, int | None], Written]
+    write: Callable[[nn.Module, Shape, Path, ExportSettings], Written]
     methods: Mapping[str, str]
     readers: tuple[FileRuntime, ...] = ()
     batch: int | None = None
@@ -97,22 +100,27 @@ class QuantizedFormat:
         return missing(*self.packages)
 
 
-def _onnx(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
-    content = checked_bytes(onnx_graph(model, input_shape, opset))
+def _onnx(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Written:
+    content = described_bytes(onnx_graph(model, input_shape, settings.opset), settings)
     atomic_write_bytes(path, content)
     return Written(content, len(content))
 
 
-def _coreml(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
+def _coreml(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Written:
     size, note = write_quantized_coreml(model, input_shape, path)
     return Written(None, size, note)
 
 
-def _of(runtime: FileRuntime, suffix: str, batch: int | None) -> QuantizedFormat:
-    """Return the format of the one runtime that reads it."""
+def _of(
+    runtime: FileRuntime,
+    suffix: str,
+    batch: int | None,
+    described: Callable[[bytes, Mapping[str, str]], bytes] = lambda content, about: content,
+) -> QuantizedFormat:
+    """Return the format of the one runtime that reads it; ``described`` puts metadata into a file."""
 
-    def write(model: nn.Module, input_shape: Shape, path: Path, opset: int | None) -> Written:
-        content = runtime.convert(model, input_shape, batch or 1)
+    def write(model: nn.Module, input_shape: Shape, path: Path, settings: ExportSettings) -> Written:
+        content = described(runtime.convert(model, input_shape, batch or 1), settings.about)
         atomic_write_bytes(path, content)
         return Written(content, len(content))
 
@@ -125,7 +133,7 @@ QUANTIZED: Mapping[str, QuantizedFormat] = {
     ),
     "torch_export": _of(TORCH_EXPORT, "pt2", None),
     "executorch": _of(EXECUTORCH, "pte", 1),
-    "litert": _of(LITERT, "tflite", 1),
+    "litert": _of(LITERT, "tflite", 1, with_metadata),
     "coreml": QuantizedFormat(
         "mlpackage",
         ("coremltools",),

@@ -17,7 +17,7 @@ from experiments.command.messages import file_error
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
 from experiments.command.remembered import begin
-from experiments.command.tidy import check_links, remove_temporary, remove_unused
+from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _ENVIRONMENT = {_FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
@@ -56,7 +56,7 @@ class Command:
         self.wants_traceback = bool(os.environ.get(_FULL_ERROR))
         self.sweep: Sweep | None = None
         self._error: AmcError | None = None
-        self._made: Path | None = None
+        self._made: list[Path] = []
         self._locks = ExitStack()
 
     @contextmanager
@@ -83,9 +83,9 @@ class Command:
         """
         try:
             check_links(folder)
-            existed = folder.exists()
+            made = absent(folder)
             self.is_new = begin(folder, overrides, paths=self._paths)
-            self._made = folder if self.is_new and not existed else None
+            self._made = made if self.is_new else []
         except AmcError as error:
             raise Refused(str(error)) from error
         except OSError as error:
@@ -126,9 +126,20 @@ class Command:
                 "smaller data.batch_size, data.image_size or data.calibration"
             )
 
+    def claim_sweep(self, folder: Path, overrides: Sequence[str]) -> None:
+        """Keep other processes out of the folder of a multirun until the command ends.
+
+        Raises:
+            Refused: another process works in it.
+        """
+        made = absent(folder)
+        self.lock(folder)
+        self._made = made
+        self.sweep = Sweep.start(folder, overrides)
+
     def leave_no_empty_folder(self) -> None:
-        """Remove the folder that this command has made, if a refusal has left it without any content."""
-        if self._made is not None and self._error is not None:
+        """Remove the folders that this refused command has made, if nothing of use is in them."""
+        if self._made:
             remove_unused(self._made)
 
     def raise_error(self) -> None:
@@ -164,8 +175,7 @@ class Folders(Callback):
                 "run_dir is given for many jobs; expected hydra.sweep.dir=DIR, a folder for them all"
             )
         folder = Path(os.path.abspath(config.hydra.sweep.dir))
-        Command.current.lock(folder)
-        Command.current.sweep = Sweep.start(folder, given)
+        Command.current.claim_sweep(folder, given)
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")

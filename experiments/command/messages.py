@@ -16,6 +16,8 @@ _NOISE = ("full_key:", "object_type=", "reference_type=", "Set the environment v
 _HIDDEN = "base_"
 """How the names of schemas begin, which are no options."""
 _UNKNOWN_KEY = re.compile(r"Could not override '([\w.@]+)'")
+_FACTORIES = ("data", "model")
+"""Groups whose ``kwargs`` are passed to a function of the user."""
 _LACKS = {
     errno.ENOSPC: "free some space on the disk of the run folder",
     errno.EDQUOT: "free some of your space on the disk of the run folder",
@@ -58,6 +60,11 @@ def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
     if (found := _UNKNOWN_KEY.search(str(error))) is not None:
         if ".kwargs." in found[1]:
             return f"{found[1]} is a new argument: write +{found[1]}=..., with a plus"
+        keys, group = set(keys), found[1].partition(".")[0]
+        if found[1] in keys:
+            name = found[1].removeprefix(f"{group}.")
+            own = f"; +{group}.kwargs.{name}=... is for a function of yours" if group in _FACTORIES else ""
+            return f"the chosen {group} has no key {found[1]!r}: amc help {group} lists the keys{own}"
         near = did_you_mean(found[1], keys) or "; amc --cfg job lists the keys of a job"
         return f"unknown key {found[1]!r} in the configuration{near}"
     return None

@@ -10,6 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+MULTIRUN = frozenset({"-m", "--multirun"})
+"""Hydra's options for many jobs."""
+
 
 def key_of(override: str) -> str:
     """Return the key of an override, without Hydra's prefixes ``+`` and ``~``."""
@@ -51,8 +54,14 @@ def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
         arguments: of the command line.
         paths: keys whose values name files.
     """
-    many = bool({"-m", "--multirun"} & set(arguments))
+    many = not MULTIRUN.isdisjoint(arguments)
     return [_readable(each, many) if "=" in each and key_of(each) in paths else each for each in arguments]
+
+
+def multirun_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``-m`` before all others: Python's argparse refuses it between settings."""
+    flags = [each for each in arguments if each in MULTIRUN]
+    return [*flags, *(each for each in arguments if each not in MULTIRUN)]
 
 
 def absolute(override: str, paths: Collection[str]) -> str:

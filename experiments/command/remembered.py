@@ -110,7 +110,10 @@ def begin(folder: Path, overrides: Sequence[str], *, paths: Collection[str]) -> 
     Raises:
         OSError: the folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # a refused command has just removed the empty folder above
+        folder.mkdir(parents=True, exist_ok=True)
     if any(not is_temporary(entry.name) for entry in folder.iterdir()):
         return False
     memory = _memory(overrides, paths, unfinished=True)

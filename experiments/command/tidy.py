@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from amc.errors import FileError
 from amc.files import is_temporary
 
 MOST_ENTRIES = 100_000
-_BEFORE_CHECK = frozenset({"amc.log", "overrides.json", ".lock"})
+_BEFORE_CHECK = frozenset({"amc.log", "overrides.json", ".lock", "multirun.yaml"})
 _WANDB = "wandb"
 """A folder of another program, which makes links of its own."""
 
@@ -37,18 +37,26 @@ def remove_temporary(folder: Path) -> None:
             os.unlink(entry.path)
 
 
-def remove_unused(folder: Path) -> None:
-    """Remove a folder that holds only what every command writes before its settings are checked.
+def absent(folder: Path) -> list[Path]:
+    """Return the folders that making ``folder`` makes, the innermost first; none if it exists."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
 
-    Folders above it that are then empty stay: others may be about to write there.
+
+def remove_unused(made: Sequence[Path]) -> None:
+    """Remove a new folder that holds only what every command writes before its settings are checked.
+
+    Args:
+        made: the folder, and those above it that were made with it; one of them that another command has
+            begun to use stays.
     """
-    found = list(_entries(folder))
+    found = list(_entries(made[0]))
     if any(entry.name not in _BEFORE_CHECK and not entry.is_dir() for entry in found):
         return
     with suppress(OSError):  # another command has come, or the folder may not be changed
         for entry in reversed(found):
             os.rmdir(entry.path) if entry.is_dir() else os.unlink(entry.path)
-        os.rmdir(folder)
+        for folder in made:
+            os.rmdir(folder)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -1,1 +1,1 @@
-"""Scripts to start from: ``python -m experiments.examples.NAME``."""
+"""Scripts to start from, ``python -m experiments.examples.NAME``, and the notebook ``own_network.ipynb``."""

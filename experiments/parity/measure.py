@@ -110,7 +110,7 @@ def _write_quantized(form: str, model: nn.Module, shape: Shape, folder: Path) ->
     kind = QUANTIZED[form]
     if (reason := kind.unavailable("static_int8")) is not None:
         raise AmcError(reason)
-    return kind.write(model, shape, folder / f"model.{kind.suffix}", None), kind.batch
+    return kind.write(model, shape, folder / f"model.{kind.suffix}", ExportSettings()), kind.batch
 
 
 @functools.lru_cache(maxsize=2)

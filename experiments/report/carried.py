@@ -29,7 +29,7 @@ def write_carried(
         files: ``format``, ``file`` and ``bytes`` of each.
 
     Returns:
-        The script's place in the run folder and the packages it needs, for each format that it runs.
+        The script's place in the run folder, the packages it needs and the network, for each file it runs.
 
     Raises:
         FileError: a file cannot be written.
@@ -43,7 +43,9 @@ def write_carried(
         script = _TEMPLATES.get_template("predict.txt").render(**parts, default=runs[0]["name"], shown=shown)
         atomic_write_text(folder / "predict.py", script)
     atomic_write_text(folder / "README.md", _TEMPLATES.get_template("carried.md").render(**parts))
-    return [{"file": "exports/predict.py", "needs": NEEDS[own["format"]]} for own in runs]
+    return [
+        {"file": "exports/predict.py", "needs": NEEDS[own["format"]], "network": own["name"]} for own in runs
+    ]
 
 
 _TEMPLATES = Environment(

@@ -329,8 +329,9 @@ def _run_it(report: Json) -> str:
     if (predict := (report.get("export") or {}).get("predict")) is None:
         return ""
     place = report.get("folder", "RUN")
-    lines = [f"pip install {own['needs']}\npython {place}/{own['file']} PICTURE.jpg" for own in predict]
-    return "\n".join(lines)
+    script = f"python {place}/{predict[0]['file']} PICTURE.jpg" if predict else ""
+    packages = [f"pip install {needed}" for needed in dict.fromkeys(own["needs"] for own in predict)]
+    return "\n".join([*packages, *(f"{script} --network {own['network']}" for own in predict)])
 
 
 def _fronts_of_search(episodes: Sequence[Json], fronts: Json, found: Json, groups: Sequence[Json]) -> str:

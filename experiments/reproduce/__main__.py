@@ -2,7 +2,8 @@
 
 Every run folder below the given ones that has a strategy and test accuracies is one seed of a row. Runs of
 the same network, data and budget share a table. Its rows are the agents, over all their seeds: interquartile
-mean and 95% bootstrap interval, and the difference to one of the agents. The paper's figures stand beside.
+mean and 95% bootstrap interval, and the difference to one of the agents, paired by seed. The paper's figures
+stand beside.
 
 Three folders are written beside the tables. ``figures/`` has a picture of every job; ``strategies/`` the best
 strategy of every agent, chosen by the search's own return; ``records/`` the data that all this was drawn
@@ -52,6 +53,10 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
         results = merged(read_records(out.parent / "records"), results, _report)
     if not results and not sparse:
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
+    if (agents := sorted({result.agent for result in results})) and against not in agents:
+        _report(
+            f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
+        )
     jobs = by_job(results)
     text = _page(jobs, sparse, against, figures=out is not None)
     if out is None:

@@ -83,7 +83,7 @@ def complete(result: Result) -> Result:
     for facts, name in needed:
         if name not in facts:
             raise KeyError(name)
-    if re.fullmatch(r"[\w-]+", result.agent) is None:  # it becomes part of file names
+    if re.fullmatch(r"\w[\w.-]*", result.agent) is None:  # it becomes part of file names
         raise ValueError(f"{result.agent!r} is no name of an agent")
     return result
 

@@ -11,7 +11,13 @@ from experiments.report.text import MISSING, decimals, markdown
 from experiments.reproduce.origins import origin
 from experiments.reproduce.paper import PaperRow, paper_rows
 from experiments.reproduce.runs import Jobs, Result, by_agent
-from experiments.statistics import Interval, bootstrap, bootstrap_difference, interquartile_mean
+from experiments.statistics import (
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    interquartile_mean,
+    paired_differences,
+)
 
 HEAD = (
     "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
@@ -51,7 +57,8 @@ def _section(job: tuple[str, ...], results: Sequence[Result], against: str, figu
         _dense(results),
         "interquartile mean over the seeds with its 95% bootstrap interval. Divergence: the mean KL",
         "divergence (nats) from the dense network on the test images before fine-tuning, which varies less",
-        f"by chance than accuracy does. The last column is the row's accuracy less that of `{against}`.",
+        f"by chance than accuracy does. The last column is the row's accuracy less that of `{against}`,",
+        "paired by seed: the interquartile mean of the differences over the seeds that both have.",
         "",
         markdown([head, *(cells for _, cells in rows), *(_paper_cells(row, len(head)) for row in paper)]),
         "",
@@ -133,11 +140,26 @@ def _divergence(results: Sequence[Result]) -> str:
 
 
 def _less(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """Return an agent's accuracy less that of the agent it is compared with."""
-    ours, theirs = _top1(results, "pruned"), _top1(others, "pruned")
+    """Return an agent's accuracy less that of the agent it is compared with, paired by seed.
+
+    Seeds that one of the two lacks are left out; the number of pairs then stands beside the difference. Two
+    agents without a common seed are compared as independent groups.
+    """
+    ours, theirs = _by_seed(results), _by_seed(others)
     if not (ours and theirs) or results[0].agent == others[0].agent:
         return ""
-    return _text(bootstrap_difference(ours, theirs), len(ours))
+    pairs = paired_differences(ours, theirs)
+    if not pairs:
+        independent = bootstrap_difference([*ours.values()], [*theirs.values()])
+        return f"{_text(independent, len(ours))} (unpaired)"
+    all_paired = len(pairs) == max(len(ours), len(theirs))
+    some = "" if all_paired else f" ({len(pairs)} seed{'s' if len(pairs) > 1 else ''})"
+    return interval_of(pairs) + some
+
+
+def _by_seed(results: Sequence[Result]) -> dict[int, float]:
+    """Return the accuracy before fine-tuning of every seed, in percent."""
+    return {result.seed: value for result in results if (value := result.top1("pruned")) is not None}
 
 
 def _paper_cells(row: PaperRow, columns: int) -> list[str]:

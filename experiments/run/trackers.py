@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, SettingError, UnavailableError, did_you_mean
+from amc.errors import AmcError, FileError, SettingError, UnavailableError, did_you_mean
+from amc.files import atomic_write_text
+from amc.reading import read_lines, set_aside
 from experiments.config.schema import Config, TrackerConfig
 
 if TYPE_CHECKING:
@@ -92,6 +96,73 @@ def kept_files(folder: RunFolder) -> Files:
     return {kind: paths for kind, paths in found.items() if paths}
 
 
+_VALUES = {...: (float, str, bool)}
+_SENT = {"id?": str, "log?": _VALUES, "summary?": _VALUES}
+
+
+class Sent:
+    """What the commands of one run folder have sent to wandb, in ``RUN/wandb/sent.jsonl``.
+
+    They are one run of wandb, by its id. The service continues it if it was online; it cannot continue a run
+    that was offline: a part that is uploaded replaces the earlier ones (wandb issue 5865). Such a part gets
+    all that was sent before, so that it is the whole run.
+
+    Args:
+        folder: the run folder.
+
+    Attributes:
+        id: wandb's id of the run.
+        metrics: what was logged, in order.
+        summary: the numbers of the stages that have ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "wandb" / "sent.jsonl"
+        found = self._read()
+        kept = [entry["id"] for entry in found if "id" in entry]
+        self.id: str = os.environ.get("WANDB_RUN_ID") or (kept or [uuid.uuid4().hex[:8]])[-1]
+        self.metrics: list[Metrics] = [entry["log"] for entry in found if "log" in entry]
+        self.summary: Metrics = {k: v for entry in found for k, v in entry.get("summary", {}).items()}
+        self._known = set(map(_text, self.metrics))
+        self._path.parent.mkdir(exist_ok=True)
+        lines = [{"id": self.id}, *({"log": entry} for entry in self.metrics), {"summary": self.summary}]
+        atomic_write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def note(self, metrics: Metrics) -> bool:
+        """Keep metrics; return whether they are new: a resumed search repeats its first episodes."""
+        new = (text := _text(metrics)) not in self._known
+        if new:
+            self._known.add(text)
+            self._append("log", text)
+        return new
+
+    def conclude(self, summary: Metrics) -> None:
+        """Keep the numbers of the stages that have ended."""
+        self._append("summary", _text(summary))
+
+    def _append(self, kind: str, text: str) -> None:
+        with self._path.open("a") as file:
+            file.write(f'{{"{kind}": {text}}}\n')
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        try:
+            return read_lines(self._path, _SENT, "remove it: the run then gets another id")
+        except FileError as error:
+            set_aside(self._path, error)
+            return []
+
+
+def _text(metrics: Metrics) -> str:
+    """Return metrics as JSON, which lacks NaN and infinity: they become texts, as wandb takes them."""
+    plain = {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+    }
+    return json.dumps(plain)
+
+
 def _none(config: Config, folder: Path) -> Tracker:
     return Tracker(lambda metrics, step: None, lambda summary, files: None)
 
@@ -99,9 +170,11 @@ def _none(config: Config, folder: Path) -> Tracker:
 def _wandb(config: Config, folder: Path) -> Tracker:
     import wandb
 
-    tracker = config.tracker
+    tracker, sent = config.tracker, Sent(folder)
     try:
         run = wandb.init(
+            id=sent.id,
+            resume="allow" if tracker.mode == "online" else None,
             project=tracker.project,
             entity=tracker.entity,
             group=group_of(config, folder),
@@ -114,10 +187,15 @@ def _wandb(config: Config, folder: Path) -> Tracker:
     except wandb.Error as error:
         raise AmcError(f"wandb cannot start: {error}; tracker.mode=offline needs no account") from error
 
-    if run.url is not None:
+    if tracker.mode == "online" and run.url is not None:  # wandb warns where an offline run is asked for it
         print(f"wandb: {run.url}")
+    if not run.resumed:
+        for metrics in sent.metrics:
+            run.log(dict(metrics))
+        run.summary.update(dict(sent.summary))
 
     def finish(summary: Metrics, files: Files) -> None:
+        sent.conclude(summary)
         run.summary.update(dict(summary))
         for kind, paths in files.items():
             artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
@@ -131,7 +209,8 @@ def _wandb(config: Config, folder: Path) -> Tracker:
 
     def log(metrics: Metrics, step: int) -> None:
         # wandb's own step must rise, but each stage counts from 0: the stage's step is sent as a metric.
-        run.log({**metrics, "step": step})
+        if sent.note(entry := {**metrics, "step": step}):
+            run.log(entry)
 
     return Tracker(log, finish)
 

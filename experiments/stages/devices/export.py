@@ -48,8 +48,9 @@ def run(run: Run) -> dict[str, Any]:
             print(f"export: {name} is left out: {error}")
     if failures and not files:
         raise AmcError(next(iter(failures.values())))
-    quantized = export_quantized(run)
-    predict = write_carried(run.folder.exports, run.problem.spec.name, settings.about, files)
+    quantized = export_quantized(run, settings)
+    both = [*files, *(quantized["files"] if quantized else [])]
+    predict = write_carried(run.folder.exports, run.problem.spec.name, settings.about, both)
     print(f"export: {run.folder.exports}/README.md says how to run it")
     return {"files": files, "left_out": failures, "quantized": quantized, "predict": predict}
 

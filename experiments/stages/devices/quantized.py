@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from amc.errors import AmcError
+from amc.export import ExportSettings
 from amc.export.quantized import AGREEMENT, QUANTIZED, Parity, QuantizedFormat, parities, quantized_refusal
 from amc.runtimes.protocol import FileRuntime
 from experiments.stages.networks.quantize import simulation, test_outputs
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 
-def export_quantized(run: Run) -> dict[str, Any] | None:
+def export_quantized(run: Run, settings: ExportSettings) -> dict[str, Any] | None:
     """Write the quantized network of a run in every requested format that holds it, and run each file.
+
+    Args:
+        run: the run.
+        settings: how the float network is exported; the files hold the same metadata.
 
     Returns:
         The facts; None if the network is not quantized.
@@ -34,17 +39,19 @@ def export_quantized(run: Run) -> dict[str, Any] | None:
         try:
             if (reason := quantized_refusal(name, method)) is not None:
                 raise AmcError(reason)
-            files.append(_written(run, name, QUANTIZED[name], method, model))
+            files.append(_written(run, name, QUANTIZED[name], method, model, settings))
         except AmcError as error:
             left_out[name] = str(error)
             print(f"export: {error}")
     return {"method": method, "files": files, "left_out": left_out}
 
 
-def _written(run: Run, name: str, kind: QuantizedFormat, method: str, model: nn.Module) -> dict[str, Any]:
+def _written(
+    run: Run, name: str, kind: QuantizedFormat, method: str, model: nn.Module, settings: ExportSettings
+) -> dict[str, Any]:
     """Write one file, and compare each runtime that reads it with the simulation on the test images."""
     path = run.folder.exports / f"model_{method}.{kind.suffix}"
-    written = kind.write(model, run.problem.splits.input_shape, path, run.config.export.opset)
+    written = kind.write(model, run.problem.splits.input_shape, path, settings)
     print(f"export: {path} ({written.bytes / 2**20:.2f} MiB)" + (f", {written.note}" if written.note else ""))
     found: list[Parity] = []
     readers = [each for each in kind.readers if method in each.methods and each.available() is None]

@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from amc.cost.closed_form import Stored, size_cost
 from amc.cutting.slicing import SlicePlan, slice_model
+from amc.export import ExportSettings
 from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
 from amc.quantization.calibration import quantize
@@ -45,7 +46,7 @@ def test_it_is_what_the_file_holds(make, own, tmp_path):
     sliced = slice_model(model, SlicePlan(graph, model).cut(widths))
     settings = QuantizeSettings(sensitivity_images=0, **own)
     quantized = quantize(sliced, IMAGES, settings).model
-    content = QUANTIZED["onnx"].write(quantized, SHAPE, tmp_path / "m.onnx", None).content
+    content = QUANTIZED["onnx"].write(quantized, SHAPE, tmp_path / "m.onnx", ExportSettings()).content
     tensors = onnx.load_from_string(content).graph.initializer
     held = sum(WIDTH.get(each.data_type, 0) * torch.Size(each.dims).numel() for each in tensors)
     bits, scales = stored_bits(settings, settings.weight_bits), 2 if settings.form == "static_int8" else 1

@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 import shutil
@@ -182,6 +183,18 @@ def test_imagefolder_search_folder_and_workers(image_root):
     ]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 12
+
+
+def parent_process(picture):
+    return torch.tensor([[[os.getppid()]]])
+
+
+def test_decoding_processes_are_no_copies_of_this_process_which_has_threads(image_root):
+    paths = sorted(map(str, (image_root / "val").rglob("*.*")))[:2]
+    pictures = decoding._Images(paths, torch.tensor([0, 1]), parent_process, rotate_180=False)
+    ((parents, labels),) = decoding._load(pictures, [[0, 1]], workers=1)
+    assert labels.tolist() == [0, 1]
+    assert os.getpid() not in parents.flatten().tolist()
 
 
 def test_imagefolder_missing_and_empty_folders(image_root, tmp_path):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from amc import AmcError, FileError
+from amc.export import ExportSettings
 from amc.export.quantized import QUANTIZED, parities
 from amc.quantization import storage
 from amc.quantization.calibration import quantize
@@ -52,7 +53,7 @@ def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make,
 def test_onnxruntime_computes_what_the_simulation_computes(settings, tmp_path):
     model = randomised(Residual())
     made = quantize(model, IMAGES, QuantizeSettings(**FAST, **settings)).model
-    content = QUANTIZED["onnx"].write(made, SHAPE, tmp_path / "model.onnx", None).content
+    content = QUANTIZED["onnx"].write(made, SHAPE, tmp_path / "model.onnx", ExportSettings()).content
     assert (tmp_path / "model.onnx").read_bytes() == content
     images = IMAGES[torch.arange(130) % 48]  # one whole batch, and a part of one
     with torch.inference_mode():

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from amc.errors import AmcError
+from amc.export import ExportSettings
 from amc.export.coreml import write_quantized_coreml
 from amc.export.quantized import QUANTIZED, parities, predictions
 from amc.quantization.calibration import quantize
@@ -85,7 +86,7 @@ def test_rows_that_are_rounded_once_more_change_little(static):
 
 def test_a_pt2_runs_without_this_project(static, tmp_path):
     kind = QUANTIZED["torch_export"]
-    written = kind.write(static, SHAPE, tmp_path / "model.pt2", None)
+    written = kind.write(static, SHAPE, tmp_path / "model.pt2", ExportSettings())
     assert (tmp_path / "model.pt2").stat().st_size == written.bytes
     program = torch.export.load(io.BytesIO(written.content))
     targets = {str(node.target) for node in program.graph.nodes}
@@ -100,7 +101,7 @@ def compared(name, model, tmp_path):
     kind = QUANTIZED[name]
     if (reason := kind.unavailable("static_int8")) is not None:
         pytest.skip(reason)
-    written = kind.write(model, SHAPE, tmp_path / f"model.{kind.suffix}", None)
+    written = kind.write(model, SHAPE, tmp_path / f"model.{kind.suffix}", ExportSettings())
     expected = outputs(model).numpy()
     (found,) = parities(written.content, kind.readers, IMAGES.numpy(), expected, None, kind.batch)
     assert found.failure is None

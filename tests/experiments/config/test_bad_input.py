@@ -79,6 +79,7 @@ def test_a_bad_value_is_refused_in_one_line(old: Path, overrides: list[str], par
         ("agent=evolutoin", ["unknown agent 'evolutoin'", "did you mean 'evolution'?"]),
         ("experiment=resnet56", ["unknown experiment 'resnet56'", "did you mean 'resnet56_cifar10'?"]),
         ("agent.epsodes=3", ["unknown key 'agent.epsodes'", "did you mean 'agent.episodes'?"]),
+        ("data.root=x", ["the chosen data has no key 'data.root'", "+data.kwargs.root=..."]),
         ("budget.macs_ration=0.3", ["did you mean 'budget.macs_ratio'?"]),
         ("+agent.warmup=3", ["'agent.warmup'", "'warmup_episodes'"]),
         ("seed=-1", ["seed is -1"]),
@@ -91,6 +92,38 @@ def test_a_mistyped_word_gets_the_nearest_and_leaves_no_folder(
     assert "base_" not in message
     assert "Config'" not in message
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ["seed=-1"],
+        ["agent=evolutoin"],
+        ["model=resnet21"],
+        ["model=mynet.missing"],
+        ["model.checkpoint=nowhere.pth"],
+        ["data=imagefolder", "data.root=nowhere"],
+        ["data=own", "data.factory=mynet.pictures"],
+        ["stages=[export]"],
+        ["budget.macs_ratio=0.0001", "budget.min_preserve_ratio=1", "stages=[search]"],
+        ["-m", "seed=0,1", "agent=evolutoin"],
+        ["-m", "seed=0,1", "run_dir=run"],
+    ],
+    ids=" ".join,
+)
+def test_a_refused_command_leaves_nothing_in_the_current_directory(
+    tmp_path: Path, refusal: list[str]
+) -> None:
+    cwd = workspace(tmp_path)
+    before = sorted(path.name for path in cwd.iterdir())
+    refused(amc(*FAKE, *refusal, cwd=cwd))
+    assert sorted(path.name for path in cwd.iterdir() if path.name != "__pycache__") == before
+
+
+def test_a_refused_command_leaves_what_others_have_put_beside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    refused(amc(*FAKE, "seed=-1", "run_dir=runs/mine/new", cwd=tmp_path), "seed is -1")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "runs"]
 
 
 def test_a_refused_command_leaves_an_empty_folder_of_the_users(tmp_path: Path) -> None:

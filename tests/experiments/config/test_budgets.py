@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -16,6 +17,8 @@ from amc import Strategy
 from amc.candidate import builder
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
+from experiments.report import charts
+from experiments.report.text import number
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
 from tests.experiments.helpers import (
     TINY,
@@ -134,14 +137,37 @@ def test_a_strategy_of_the_front_is_pruned_and_judged(alone: Path, tmp_path: Pat
     assert read_json(cwd / "new/stages/evaluate.json")["pruned"]["macs"] == point["macs"]
 
 
-def test_report_shows_the_fronts(alone: Path) -> None:
+def fronts_of(page: Path) -> list[str]:
+    """Return the charts of Pareto fronts of a page."""
+    charts = re.findall(r"<figure>.*?</figure>", page.read_text(), re.DOTALL)
+    return [chart for chart in charts if "The best networks at any number of" in chart]
+
+
+def assert_dense_is_drawn(chart: str, dense: dict[str, float]) -> None:
+    """Check that the score of the dense network is a line across the chart, within it, and in the legend."""
+    score = "return" if ">return<" in chart else "top1"
+    value = number(dense[score])
+    (line,) = re.findall(r'<line class="level ink" ([^>]*)><title>([^<]*)</title></line>', chart)
+    places = dict(re.findall(r'(\w+)="([\d.-]+)"', line[0]))
+    assert line[1] == f"dense: {value}"
+    assert float(places["x2"]) - float(places["x1"]) > charts.WIDTH / 2
+    assert places["y1"] == places["y2"]
+    assert 0 < float(places["y1"]) < charts.HEIGHT
+    assert f'<i class="level ink"></i>dense {value}</span>' in chart
+
+
+def test_report_shows_the_fronts_with_the_dense_network(alone: Path) -> None:
     text = (alone / "run/report.html").read_text()
     page = Page(text)
     assert "Has the search converged?" in page.headings
     assert max(page.ids.values(), default=1) == 1
     for label in ("Pareto front", "judged", "chosen", "parameters, % of dense"):
         assert f">{label}<" in text
-    assert "dense" in text
+    search = read_json(alone / "run/stages/search.json")
+    drawn = fronts_of(alone / "run/report.html")
+    assert len(drawn) >= 2
+    for chart in drawn:
+        assert_dense_is_drawn(chart, {"top1": search["dense_top1"], "return": search["dense_return"]})
 
 
 def test_relaxed_episodes_count_for_the_front() -> None:

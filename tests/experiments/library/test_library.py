@@ -1,6 +1,7 @@
 """The library's front door: one call, any kind of images, any agent, and the command's own results."""
 
 import ast
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import amc
 from amc import data as datasets
 from amc.models.checkpoint import load_into, load_state_dict
+from experiments import examples
 from tests.experiments.helpers import FAKE, TINY, done, read_lines, workspace
 
 LABELS = torch.arange(64) % 4
@@ -166,6 +168,23 @@ def test_the_public_page_lists_and_documents_every_name() -> None:
     assert amc.__version__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         amc.nothing  # noqa: B018
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_its_first_to_its_last_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((Path(examples.__file__).parent / "own_network.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    names: dict[str, Any] = {"__name__": "notebook"}
+    for cell in cells:
+        exec(compile(cell, "cell", "exec"), names)
+    assert names["result"].strategy.macs_ratio <= 0.5
+    assert names["accuracy"](names["pruned"]) > 80
+    assert names["exported"].path.exists()
+    assert "as fast in onnxruntime" in capsys.readouterr().out
 
 
 def test_the_example_with_an_agent_of_ones_own_runs() -> None:

@@ -58,10 +58,19 @@ def test_each_agent_has_a_row_over_its_seeds_with_the_difference_to_another(runs
     assert float(rows["random"][4].split()[0]) == pytest.approx(mean, abs=0.01)
     divergence = [result.divergence("pruned") for result in results if result.agent == "random"]
     assert float(rows["random"][9].split()[0]) == pytest.approx(sum(divergence) / 2, abs=0.001)
-    assert float(rows["uniform"][10].split()[0].rstrip("|")) == pytest.approx(
-        by_agent["uniform", 0] - mean, abs=0.01
-    )
+    less, pairs = rows["uniform"][10].rstrip(" |").split(" ", 1)
+    assert float(less) == pytest.approx(by_agent["uniform", 0] - by_agent["random", 0], abs=0.01)
+    assert pairs == "(1 seed)"
     assert "50% of the macs" in text
+
+
+def test_agents_without_a_common_seed_are_compared_as_groups_and_say_so(runs):
+    others = [
+        replace(result, strategy=replace(result.strategy, seed=7)) if result.agent == "uniform" else result
+        for result in read_results([runs])
+    ]
+    (row,) = [line for line in tables(by_job(others), "random").splitlines() if line.startswith("| uniform")]
+    assert row.rstrip(" |").endswith("(unpaired)")
 
 
 def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path):
@@ -155,9 +164,11 @@ def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, 
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_tables_are_written_to_a_file_next_to_figures_and_strategies(runs, tmp_path, monkeypatch):
+def test_the_tables_are_written_to_a_file_next_to_figures_and_strategies(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
     main()
+    told = "reproduce: no run is of 'ddpg', so no differences are shown: give --against random or uniform\n"
+    assert capsys.readouterr().err == told
     text = (tmp_path / "R.md").read_text()
     assert text.startswith("# Results")
     (picture,) = (tmp_path / "figures").iterdir()

@@ -10,6 +10,7 @@ from experiments.statistics import (
     bootstrap_correlation,
     bootstrap_difference,
     interquartile_mean,
+    paired_differences,
     rank_correlation,
 )
 
@@ -45,6 +46,17 @@ def test_groups_apart_have_a_difference_outside_of_zero_and_equal_ones_do_not():
     assert bootstrap_difference(high, low).low > 0
     same = bootstrap_difference(low, low)
     assert same.low < 0 < same.high
+
+
+def test_pairs_of_one_seed_have_a_narrower_difference_than_independent_groups():
+    hard = {0: 90.0, 1: 92.0, 2: 88.0, 3: 91.0}
+    better = {3: 91.2, 2: 88.1, 1: 92.2, 0: 90.1, 7: 50.0}
+    pairs = paired_differences(better, hard)
+    assert pairs == pytest.approx([0.1, 0.2, 0.1, 0.2])
+    assert bootstrap(pairs).low > 0
+    independent = bootstrap_difference([better[seed] for seed in hard], [*hard.values()])
+    assert independent.low < 0 < independent.high
+    assert paired_differences(better, {4: 1.0}) == []
 
 
 def test_rank_correlation_equals_scipy_with_ties():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.run.folder import RunFolder
-from experiments.run.trackers import group_of, kept_files
+from experiments.run.trackers import Sent, group_of, kept_files
 from tests.experiments.helpers import (
     FAKE,
     TINY,
@@ -51,10 +51,41 @@ def test_wandb_offline_writes_into_the_run_folder(
     place = str(log.parent.relative_to(cwd))
     assert f"wandb: offline, in {place}; with an account: wandb sync {place}\n" in outcome.out
 
+    assert amc("run_dir=tracked", "stages=[search]", "tracker.mode=offline", cwd=cwd).status == 0
+    first, second = sorted((cwd / "tracked/wandb").glob("offline-run-*/run-*.wandb"))
+    assert first == log
+    assert first.name == second.name  # the same id
+    deadline = time.monotonic() + 60
+    while b"strategy.json" not in second.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # The service keeps the last part alone, so it holds the whole run.
+    assert b"train/val_top1" in second.read_bytes()
+    sent = (cwd / "tracked/wandb/sent.jsonl").read_text().splitlines()
+    logged = [line for line in sent if line.startswith('{"log"')]
+    assert len(logged) == len(set(logged)) >= 1 + 4  # one epoch, four episodes, though the search ran twice
+
     done(*TINY, stages, "run_dir=plain", cwd=cwd)
     assert read_json(cwd / "tracked/strategy.json") == read_json(cwd / "plain/strategy.json")
     ours = {name for name in artifacts(cwd / "tracked") if not name.startswith("wandb/")}
     assert ours == artifacts(cwd / "plain").keys()
+
+
+def test_what_a_run_has_sent_survives_a_torn_line_and_damage(tmp_path: Path) -> None:
+    sent = Sent(tmp_path)
+    assert sent.note({"train/loss": 1.0, "step": 1})
+    assert sent.note({"train/loss": float("nan"), "step": 2})
+    assert not sent.note({"train/loss": 1.0, "step": 1})
+    sent.conclude({"train/trusted": True})
+    path = tmp_path / "wandb/sent.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"log": {"tor')
+    again = Sent(tmp_path)
+    assert (again.id, len(again.metrics), again.summary) == (sent.id, 2, {"train/trusted": True})
+    assert not again.note({"train/loss": 1.0, "step": 1})
+    assert again.note({"train/loss": 0.5, "step": 1})
+    assert len(Sent(tmp_path).metrics) == 3
+    path.write_text("[1]\n")
+    assert Sent(tmp_path).id != sent.id
+    assert [file.name for file in path.parent.iterdir() if file != path] == ["sent.jsonl.damaged"]
 
 
 def test_the_jobs_of_a_multirun_and_the_budgets_of_a_job_are_groups(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -39,6 +40,13 @@ def test_one_command_goes_from_training_to_the_report(whole):
     assert facts["layers"] == len(facts["sensitivity"]) == 4
     (exported,) = read_json(cwd / "run/stages/export.json")["quantized"]["files"]
     assert (cwd / "run" / exported["file"]).stat().st_size == exported["bytes"]
+    carried, float_file = (
+        {entry.key: entry.value for entry in onnx.load(cwd / "run/exports" / name).metadata_props}
+        for name in ("model_static_int8.onnx", "model.onnx")
+    )
+    assert carried == float_file
+    assert {"mean", "std", "image_size", "channels", "class_names"} <= carried.keys()
+    assert "--network model_static_int8.onnx" in (cwd / "run/exports/README.md").read_text()
     runtime = exported["runtimes"][0]
     assert runtime["runtime"] == "onnxruntime"
     assert runtime["agreement"] >= 90  # one image in 32 is 3%
