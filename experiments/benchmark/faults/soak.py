@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError
+from experiments.benchmark.faults.bench import PACKAGES
 from experiments.run.folder import RunFolder
 
 PARTS = 100
@@ -98,7 +99,7 @@ def _search(cwd: Path, arguments: Sequence[str], options: argparse.Namespace) ->
     with (cwd / "errors").open("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "experiments.main", *arguments], cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": PACKAGES},
             stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
         done = itertools.count(step, step)
