@@ -16,10 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import experiments
 from amc.errors import AmcError
 
-PACKAGES = str(Path(experiments.__file__).parents[1])
+PACKAGES = str(Path(__file__).parents[3])
 """Folder of the packages, for ``PYTHONPATH`` of commands in another current directory."""
 SECONDS = 300
 """Longest time of a command, without the time that it waits for a processor."""
