@@ -27,6 +27,8 @@ from experiments.run.folder import RunFolder
 
 PARTS = 100
 POLL_SECONDS = 0.05
+HANGING_SECONDS = 60
+"""After which a worker hangs; on a loaded machine its start takes half of it."""
 NETWORK = """
 from torch import nn
 
@@ -75,9 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"--episodes is {options.episodes} with --warm-up {options.warm_up}; expected a warm-up of at "
             f"least {PARTS}, and twice as many episodes"
         )
-    given = [f"agent.episodes={options.episodes}", *options.overrides]
-    if options.workers:
-        given += ["workers=process", "workers.count=2", "workers.timeout=20"]
+    pool = ("workers=process", "workers.count=2", f"workers.timeout={HANGING_SECONDS}")
+    given = [f"agent.episodes={options.episodes}", *(pool if options.workers else ()), *options.overrides]
     found = {}
     for agent in options.agents:
         with tempfile.TemporaryDirectory() as scratch:
