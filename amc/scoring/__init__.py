@@ -7,5 +7,7 @@ Import from the modules: this file imports nothing, as some of them need torch.
 - ``layout.py``: the memory format that a network runs in.
 - ``flatten.py``: any structure of output tensors as one matrix, one row per image.
 - ``scores.py``: accuracy, cross-entropy, agreement (KL) and likeness (relative output error).
+- ``corruptions.py``: images with noise, blur, less contrast or traces of JPEG.
+- ``strengths.py``: the names of these corruptions, and how strong they are.
 - ``precision.py``: the number formats that candidates run in.
 """

@@ -383,6 +383,21 @@ class LatencyConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """``corruptions`` of the test images, on which networks are judged too: ``amc.scoring.strengths``."""
+
+    corruptions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ChooseConfig:
+    """The ``candidates`` of a search with the best returns are trained for ``epochs`` each; the best wins."""
+
+    candidates: int = 3
+    epochs: int = 1
+
+
+@dataclass
 class CorrelateConfig:
     """``policies`` of the search are fine-tuned to measure how well their returns predict accuracy."""
 
@@ -466,6 +481,8 @@ class Config:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    choose: ChooseConfig = field(default_factory=ChooseConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

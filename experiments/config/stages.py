@@ -12,6 +12,7 @@ STAGES: Mapping[str, str] = {
     "profile": "policies.profile",
     "proxies": "policies.proxies",
     "search": "policies.search",
+    "choose": "policies.choose",
     "verify": "policies.verify",
     "prune": "networks.prune",
     "schedule": "policies.schedule",
@@ -32,6 +33,7 @@ STAGES: Mapping[str, str] = {
 WITH_DENSE = (
     "proxies",
     "search",
+    "choose",
     "prune",
     "schedule",
     "finetune",
@@ -46,14 +48,16 @@ WITH_DENSE = (
 """Stages that need the trained dense network; it is kept in the run folder before the first of them."""
 CUTTING = frozenset(
     {
-        *("plan", "profile", "proxies", "search", "verify", "prune", "schedule", "compare", "correlate"),
-        "inspect",
+        *("plan", "profile", "proxies", "search", "choose", "verify", "prune", "schedule", "compare"),
+        *("correlate", "inspect"),
     }
 )
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
+_CHOOSING = {"search", "choose"}
+"""Stages that choose a strategy: ``verify`` measures what they have chosen."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
-UNDER_BUDGET = frozenset({"search", "verify", "prune", "schedule", "compare"})
+UNDER_BUDGET = frozenset({"search", "choose", "verify", "prune", "schedule", "compare"})
 """Stages that keep to the budget."""
 WITHOUT_BUDGET = ("plan", "train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
@@ -88,5 +92,5 @@ def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> 
     if "profile" not in found and not profiled:
         found.insert(min(found.index(name) for name in _COSTED & set(found)), "profile")
     if "verify" not in found:
-        found.insert(found.index("search") + 1, "verify")
+        found.insert(max(found.index(name) for name in _CHOOSING & set(found)) + 1, "verify")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.report.answers import interval_of_speedup, kib
+from experiments.report.answers import interval_of_speedup, kib, networks
 from experiments.report.text import MISSING, decimals, duration, number
 
 Json = Mapping[str, Any]
@@ -71,6 +71,32 @@ def compared(report: Json) -> Table:
         ]
         for name, own in found.items()
         if isinstance(own, Mapping)
+    ]
+
+
+def robustness(report: Json) -> Table:
+    """Return the accuracies on corrupted test images, of stage ``evaluate``; empty if none was asked for."""
+    found = [(label, own["corrupted"]) for label, own in networks(report) if "corrupted" in own]
+    if not found:
+        return []
+    kinds = list(found[0][1])
+    rows = [[label, *(decimals(own.get(kind), missing=MISSING) for kind in kinds)] for label, own in found]
+    return [["Corrupted images, top-1, %", *kinds], *rows]
+
+
+def chosen(report: Json) -> Table:
+    """Return the networks between which stage ``choose`` decided, as a table with its head."""
+    if (found := report.get("choose")) is None:
+        return []
+    head = ["Best of the search", "Return", f"{found['images']} after {found['epochs']} epochs, %", "Chosen"]
+    return [head] + [
+        [
+            str(place + 1),
+            number(own["return"]),
+            decimals(own["top1"]),
+            "yes" if place == found["chosen"] else "",
+        ]
+        for place, own in enumerate(found["candidates"])
     ]
 
 

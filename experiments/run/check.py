@@ -12,11 +12,13 @@ from experiments.config.agents import AGENTS, refuse_unseen
 from experiments.config.budgets import asked_budgets
 from experiments.config.schema import Config
 from experiments.run.run import Run
-from experiments.run.values import SEARCHING, asks_for_unseen
+from experiments.run.values import FINETUNING, SEARCHING, asks_for_unseen
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
-_NEED_LOGITS = ("proxies", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report")
+_NEED_LOGITS = (
+    *("proxies", "choose", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report"),
+)
 """Stages that measure accuracies."""
 
 
@@ -73,9 +75,7 @@ def _check_provable(run: Run) -> None:
     if not problem.cuts_channels:
         return
     proof = problem.proof
-    trains = bool({"finetune", "schedule"} & set(config.stages)) or (
-        "train" in config.stages and not problem.comes_trained
-    )
+    trains = bool(FINETUNING & set(config.stages)) or ("train" in config.stages and not problem.comes_trained)
     if trains and proof.untrainable is not None:
         raise AmcError(f"{problem.spec.name} cannot be trained: {proof.untrainable}")
     if proof.left_whole:

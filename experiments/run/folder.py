@@ -24,6 +24,7 @@ _SCORE = (float, None)
 _JUDGED = {
     "top1": _SCORE,
     **dict.fromkeys(("divergence?", "macs?", "params?", "images?", "lost?", "gained?"), float),
+    "corrupted?": {...: float},
 }
 _TIMES = {"median_ms": float}
 _MEASURED = {
@@ -54,6 +55,12 @@ _SHAPES: dict[str, Any] = {
     "profile": {"target": {"runtime": str, "device": str}, "dense_ms": float},
     "verify": {"predicted_ratio": float, "measured_ratio": float, "repairs": int},
     "proxies": {"trusted?": bool, "verdict": str, "rows": [{...: ...}], "reward": str},
+    "choose": {
+        "candidates": [{"widths": [int], "return": float, "top1": float}],
+        "chosen": int,
+        "images": str,
+        "epochs": int,
+    },
     "finetune": {
         **dict.fromkeys(("val_top1?", "pruned_top1?", "finetuned_top1?"), _SCORE),
         "epochs?": int,
@@ -89,6 +96,7 @@ class RunFolder:
         self.search = path / SEARCH
         self.evaluations = path / "evaluations.jsonl"
         self.unseen = path / "unseen.jsonl"
+        self.choose = path / "choose.jsonl"
         self.correlate = path / "correlate.jsonl"
         self.agent = path / "agent.zip"
         self.experience = path / "experience.safetensors"

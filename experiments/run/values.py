@@ -13,6 +13,7 @@ from amc.errors import FileError, SettingError
 from amc.export import get_format
 from amc.models.names import check_listed, is_code
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
+from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -26,7 +27,7 @@ from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})
 """Stages in which an agent searches."""
-FINETUNING = frozenset({"schedule", "finetune", "compare", "correlate", "sparsify"})
+FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
 """Stages that train under the settings of ``finetune``."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
@@ -98,6 +99,12 @@ def _check_settings(config: Config) -> None:
             f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
             "model.pretrained gives a trained network; use one of them"
         )
+    check_corruptions(config.evaluate.corruptions)
+    if config.choose.candidates < 1 or config.choose.epochs < 0:
+        raise SettingError(
+            f"choose.candidates={config.choose.candidates} choose.epochs={config.choose.epochs}: expected at "
+            "least 1 candidate, and 0 epochs or more"
+        )
     if "sparsify" in config.stages:
         _check_sparsify(config)
 
@@ -132,7 +139,7 @@ def _check_budgets(config: Config, overrides: Sequence[str]) -> None:
         check_ratio(kind, ratio)
     if "schedule" not in config.stages:
         return
-    if twice := [name for name in ("search", "verify", "prune") if name in config.stages]:
+    if twice := [name for name in ("search", "choose", "verify", "prune") if name in config.stages]:
         raise SettingError(
             f"stages has schedule and {', '.join(twice)}; expected one of them: schedule searches and prunes "
             "at each of its steps"

@@ -13,7 +13,7 @@ from experiments.run.trackers import kept_files
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
-_COMPRESSING = {"search", "verify", "prune", "schedule", "compare", "correlate"}
+_COMPRESSING = {"search", "choose", "verify", "prune", "schedule", "compare", "correlate"}
 
 
 def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) -> None:

@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 NETWORKS = ("dense", "pruned", "finetuned", "quantized")
-_STAGES = (*("profile", "proxies", "search", "verify", "finetune", "quantize", "compare", "export", "serve"),)
+_STAGES = (
+    *(
+        "profile",
+        "proxies",
+        "search",
+        "choose",
+        "verify",
+        "finetune",
+        "quantize",
+        "compare",
+        "export",
+        "serve",
+    ),
+)
 """Stages whose facts are in the report as they are."""
 
 

@@ -33,6 +33,7 @@ JOBS = {
     "main job": Job(("stages=[train,search,prune,finetune,export,evaluate,report]",), None),
     "compare": Job(("stages=[train,search,compare]",)),
     "correlate": Job(("stages=[train,search,correlate]",)),
+    "choose": Job(("stages=[train,search,choose,prune]",), "stages/search.json"),
     "four epochs": Job(("stages=[train,search,prune,finetune]", "finetune.epochs=4"), "stages/prune.json"),
     "sparsify": Job(("stages=[train,sparsify]",)),
     "two budgets": Job(("stages=[train,search,prune]", "budget.macs_ratios=[0.5,0.7]")),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from amc.cost.closed_form import macs_cost
 from amc.data import check_labels
-from amc.scoring.run import logits
+from amc.scoring.corruptions import corrupted
+from amc.scoring.run import logits, outputs
 from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
 from experiments.stages.networks.quantize import simulation
-from experiments.stages.networks.quantize import test_outputs as quantized_outputs
 from experiments.stages.networks.train import chance_note
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ GAP_POINTS, GAP_DEVIATIONS = 3.0, 4
 """Points, and standard deviations, by which accuracies on search and test images may differ."""
 
 
+Answer = Callable[[Tensor], Tensor]
+"""A network as a function from normalised images (N, C, H, W) to logits (N, classes)."""
+
+
 def run(run: Run) -> dict[str, Any]:
     """Judge the dense network and, where there are, the pruned, the fine-tuned and the quantized one.
 
@@ -33,47 +38,77 @@ def run(run: Run) -> dict[str, Any]:
 
     Two networks of which only one is right on a tenth of 10,000 images differ by 0.3 points by chance (one
     standard deviation). How far predictions diverge from the dense network's is told too: it varies less.
+    ``evaluate.corruptions`` are judged after the test images themselves.
     """
-    macs, params = macs_cost(run.problem.graph), run.problem.params
-    widths = run.problem.graph.dense_widths
-    dense = _outputs(run, run.problem.dense)
-    facts: dict[str, Any] = {
-        "dense": {
-            "top1": _top1(run, dense),
-            "images": len(run.problem.splits.test()),
-            "macs": macs(widths),
-            "params": params(widths),
-        }
-    }
-
-    def judged(weights: Path) -> dict[str, float]:
-        outputs = _outputs(run, run.pruned(weights))
-        return {
-            "top1": _top1(run, outputs),
-            "divergence": 0.0 - agreement(outputs, dense),
-            **_changed(run, outputs, dense),
-        }
-
-    if run.has_pruned:
-        widths = run.widths_of(Strategy.load(run.folder.strategy))
-        cost = {"macs": macs(widths), "params": params(widths)}
-        facts["pruned"] = {**judged(run.folder.pruned), **cost}
-        if run.recorded("finetune") is not None:
-            facts["finetuned"] = {**judged(run.folder.model), **cost}
-    if (found := simulation(run)) is not None:
-        outputs = quantized_outputs(run, found[1])
-        cost = {"macs": macs(widths), "params": params(widths)}
-        facts["quantized"] = {
-            "top1": _top1(run, outputs),
-            "divergence": 0.0 - agreement(outputs, dense),
-            **_changed(run, outputs, dense),
-            **cost,
-        }
+    images, answers = run.problem.splits.test().images, _answers(run)
+    told = {name: answer(images) for name, answer in answers.items()}
+    facts = {name: _facts(run, name, told) for name in told}
     for name, row in facts.items():
-        print(f"evaluate: {name} {row['top1']:.2f}% on {len(run.problem.splits.test())} test images")
+        print(f"evaluate: {name} {row['top1']:.2f}% on {len(images)} test images")
     for note in _notes(run, facts["dense"]["top1"]):
         print(f"evaluate: {note}")
+    for kind in run.config.evaluate.corruptions:
+        for name, top1_of in _corrupted(run, answers, kind).items():
+            facts[name].setdefault("corrupted", {})[kind] = top1_of
+        line = ", ".join(f"{name} {row['corrupted'][kind]:.2f}%" for name, row in facts.items())
+        print(f"evaluate: with {kind}: {line}")
     return facts
+
+
+def _facts(run: Run, name: str, told: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what the logits of network ``name`` say, beside the dense network's, and its cost."""
+    found, dense = told[name], told["dense"]
+    if name == "dense":
+        beside: dict[str, float] = {"images": len(dense)}
+    else:
+        beside = {"divergence": 0.0 - agreement(found, dense), **_changed(run, found, dense)}
+    return {"top1": _top1(run, found), **beside, **_cost(run, pruned=name != "dense")}
+
+
+def _answers(run: Run) -> dict[str, Answer]:
+    """Return the run's networks by name."""
+    found = {"dense": _answer(run, run.problem.dense)}
+    if run.has_pruned:
+        found["pruned"] = _answer(run, run.pruned(run.folder.pruned))
+        if run.recorded("finetune") is not None:
+            found["finetuned"] = _answer(run, run.pruned(run.folder.model))
+    if (quantized := simulation(run)) is not None:
+        found["quantized"] = partial(outputs, quantized[1], batch_size=BATCH_SIZE)
+    return found
+
+
+def _answer(run: Run, model: nn.Module) -> Answer:
+    def answer(images: Tensor) -> Tensor:
+        found = logits(model.to(run.problem.device), images, BATCH_SIZE)
+        model.cpu()
+        return found
+
+    return answer
+
+
+def _cost(run: Run, *, pruned: bool) -> dict[str, float]:
+    graph = run.problem.graph
+    widths = graph.dense_widths
+    if pruned and run.has_pruned:
+        widths = run.widths_of(Strategy.load(run.folder.strategy))
+    return {"macs": macs_cost(graph)(widths), "params": run.problem.params(widths)}
+
+
+def _corrupted(run: Run, answers: Mapping[str, Answer], kind: str) -> dict[str, float]:
+    """Return the accuracy of each network on the corrupted test images, in percent.
+
+    The images are corrupted in parts, so that there is never a second copy of all of them.
+    """
+    splits = run.problem.splits
+    test, right = splits.test(), dict.fromkeys(answers, 0)
+    parts = range(0, len(test), BATCH_SIZE)
+    for start in tqdm(parts, f"evaluate {kind}", leave=False, disable=None):
+        part = slice(start, start + BATCH_SIZE)
+        seed = run.config.seed + start
+        worse = corrupted(test.images[part], kind, splits.mean, splits.std, seed=seed)
+        for name, answer in answers.items():
+            right[name] += int((answer(worse).argmax(1) == test.labels[part]).sum())
+    return {name: 100 * count / len(test) for name, count in right.items()}
 
 
 def _notes(run: Run, dense_top1: float) -> Iterator[str]:
@@ -108,14 +143,7 @@ def _changed(run: Run, outputs: Tensor, dense: Tensor) -> dict[str, int]:
 
 def test_top1(run: Run, model: nn.Module) -> float:
     """Return the accuracy of a network on the test images, in percent."""
-    return _top1(run, _outputs(run, model))
-
-
-def _outputs(run: Run, model: nn.Module) -> Tensor:
-    """Return a network's logits on the test images: (N, classes)."""
-    outputs = logits(model.to(run.problem.device), run.problem.splits.test().images, BATCH_SIZE)
-    model.cpu()
-    return outputs
+    return _top1(run, _answer(run, model)(run.problem.splits.test().images))
 
 
 def _top1(run: Run, outputs: Tensor) -> float:

@@ -6,23 +6,16 @@ images, fine-tuned and evaluated again. Nothing is chosen by these accuracies: t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.digest import digest
-from amc.errors import AmcError, FileError, SettingError
-from amc.files import atomic_write_text
-from amc.progress import progress
-from amc.reading import read_lines, set_aside
+from amc.errors import AmcError, SettingError
 from experiments.pareto import evenly
 from experiments.run.episodes import read_episodes
-from experiments.run.folder import MADE_OF
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 from experiments.stages.networks.prune import cut
+from experiments.stages.policies.trials import different, tried
 from experiments.statistics import bootstrap_correlation
 
 if TYPE_CHECKING:
@@ -46,18 +39,10 @@ def run(run: Run) -> dict[str, Any]:
     chosen = policies(
         read_episodes(run.folder.require(run.folder.search, "search")), run.config.correlate.policies
     )
-    path = run.folder.correlate
-    made_of = _made_of(run)
-    rows = _known(path, made_of)
-    with progress(len(chosen), "correlate", "policy", stays=True) as bar:
-        builder = run.problem.evaluator().builder
-        for point in chosen:
-            key = json.dumps(point["widths"])
-            if key not in rows:
-                rows[key] = {**point, **_judged(run, builder, tuple(point["widths"])), MADE_OF: made_of}
-                atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows.values()))
-            bar.update()
-    found = [rows[json.dumps(point["widths"])] for point in chosen]
+    builder = run.problem.evaluator().builder
+    found = tried(
+        run, chosen, run.folder.correlate, _ROW, lambda widths: _judged(run, builder, widths), "correlate"
+    )
     spearman = correlations(found)
     for pair, (value, low, high) in spearman.items():
         print(f"correlate: {pair}: {value:.2f} [{low:.2f}, {high:.2f}] over {len(found)} policies")
@@ -70,14 +55,10 @@ def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, A
     Raises:
         AmcError: the search has evaluated fewer than 3 different networks.
     """
-    different = {
-        tuple(episode["widths"]): {"return": episode["return"], "widths": episode["widths"]}
-        for episode in episodes
-        if episode["phase"] != "relaxed"
-    }
-    if len(different) < 3:
-        raise AmcError(f"the search evaluated {len(different)} networks; a correlation needs at least 3")
-    return list(evenly(sorted(different.values(), key=lambda point: point["return"]), count))
+    found = different(episodes)
+    if len(found) < 3:
+        raise AmcError(f"the search evaluated {len(found)} networks; a correlation needs at least 3")
+    return list(evenly(sorted(found, key=lambda point: point["return"]), count))
 
 
 def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
@@ -107,22 +88,3 @@ def _judged(run: Run, builder: CandidateBuilder, widths: tuple[int, ...]) -> dic
         checkpoint.unlink(missing_ok=True)
         row["top1_finetuned"] = test_top1(run, model)
     return row
-
-
-def _made_of(run: Run) -> str:
-    """Return a digest of all that an accuracy depends on beside the widths."""
-    config = run.config
-    about = {"prune": asdict(config.prune), "finetune": asdict(config.finetune), "seed": config.seed}
-    return digest(json.dumps(about, sort_keys=True), run.problem.fingerprint)
-
-
-def _known(path: Path, made_of: str) -> dict[str, dict[str, Any]]:
-    """Return the policies that were judged with the same settings; a damaged file is set aside."""
-    if not path.exists():
-        return {}
-    try:
-        rows = read_lines(path, _ROW, "it is made again")
-    except FileError as error:
-        set_aside(path, error)
-        return {}
-    return {json.dumps(row["widths"]): row for row in rows if row.get(MADE_OF) == made_of}

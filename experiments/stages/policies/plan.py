@@ -23,6 +23,7 @@ from experiments.config.budgets import Ratios, asked_budgets
 from experiments.report.text import aligned, duration
 
 if TYPE_CHECKING:
+    from experiments.config.schema import Config
     from experiments.run.run import Run
 
 _STEPS = 2
@@ -176,8 +177,14 @@ def _training_time(run: Run) -> dict[str, Any]:
     return {
         "training_step_seconds": round(seconds, 4),
         "training_seconds": round(seconds * steps * trained, 3),
-        "finetune_seconds": round(seconds * steps * run.config.finetune.epochs * jobs, 3),
+        "finetune_seconds": round(seconds * steps * _tuned_epochs(run.config) * jobs, 3),
     }
+
+
+def _tuned_epochs(config: Config) -> int:
+    """Return the epochs in which pruned networks are trained under one budget."""
+    short = config.choose.candidates * config.choose.epochs if "choose" in config.stages else 0
+    return config.finetune.epochs + short
 
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -207,6 +214,6 @@ def _told(run: Run, facts: dict[str, Any]) -> Iterator[str]:
         first = f"training the dense network about {duration(train)}, " if train else ""
         yield (
             f"training: {first}fine-tuning at most about {duration(facts['finetune_seconds'])} "
-            f"({run.config.finetune.epochs} epochs, a step timed on the dense network)"
+            f"({_tuned_epochs(run.config)} epochs, a step timed on the dense network)"
         )
     yield f"memory: {facts['peak_memory_bytes'] / 2**30:.1f} GiB so far, on {run.problem.device}"

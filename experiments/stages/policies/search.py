@@ -272,7 +272,7 @@ class _Keeper:
     def stop(self) -> None:
         """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
         if self._is_stale:
-            self._run.folder.forget("verify")
+            self._run.folder.forget("choose", "verify")
             self._run.folder.forget_pruned()
 
     def __enter__(self) -> Self:

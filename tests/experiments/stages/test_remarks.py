@@ -51,6 +51,21 @@ def test_a_network_that_fine_tuning_makes_better_is_written(again: Path) -> None
     assert facts["kept"] == "finetuned"
 
 
+def test_networks_are_judged_on_corrupted_images(again: Path) -> None:
+    out = done("run_dir=run", "stages=[evaluate,report]", "evaluate.corruptions=[noise,jpeg]", cwd=again).out
+    facts = read_json(again / "run/stages/evaluate.json")
+    judged = {name: facts[name] for name in ("dense", "pruned")}
+    for row in judged.values():
+        assert row["corrupted"].keys() == {"noise", "jpeg"}
+        assert all(0 <= top1 <= row["top1"] + 10 for top1 in row["corrupted"].values())
+    noisy = {name: row["corrupted"]["noise"] for name, row in judged.items()}
+    assert f"with noise: dense {noisy['dense']:.2f}%, pruned {noisy['pruned']:.2f}%" in out
+    page = (again / "run/report.html").read_text()
+    assert "Corrupted images, top-1, %" in page
+    wrong = amc("run_dir=run", "stages=[evaluate]", "evaluate.corruptions=[nose]", cwd=again)
+    refused(wrong, "unknown corruption 'nose'; expected of noise, blur", "did you mean 'noise'")
+
+
 def test_chance_level_is_named() -> None:
     labels = torch.arange(100) % 10
     for accuracy in (0.0, 10.0, 15.9):

@@ -93,10 +93,13 @@ def test_agents_are_compared_with_the_first_on_any_problem(capsys, monkeypatch, 
 def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
     found = measured(
         capsys, monkeypatch, "proxies", "train.epochs=1", "data.search_val=64", "data.image_size=8",
-        "threads=1", "budget.round_to=1", "--networks", "6", "--images", "32",
+        "threads=1", "budget.round_to=1", "--networks", "6", "--images", "32", "--mixed", "--halves",
     )  # fmt: skip
     names = ("accuracy", "loss", "agreement", "likeness")
-    assert set(found["spearman"]) == {f"{name} on {count}" for name in names for count in (32, 64)}
+    parts = ("", " mixed", ", worse half")
+    assert set(found["spearman"]) == {
+        f"{name} on {count}{part}" for name in names for count in (32, 64) for part in parts
+    }
     for score in found["spearman"].values():
         for value, low, high in score.values():
             assert -1 <= low <= value <= high <= 1

@@ -1,0 +1,104 @@
+"""Stage ``choose``: the best few networks of a search are trained for a short time, and the best then wins.
+
+A search judges networks before any training, which evens out some of their differences. This stage prunes the
+networks with the best returns, trains each as ``finetune`` says for ``choose.epochs``, and makes the most
+accurate one the strategy of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from amc.data import LabelledImages
+from amc.scoring.run import logits
+from amc.scoring.scores import top1
+from amc.strategy import Strategy
+from experiments.run.episodes import read_episodes
+from experiments.run.run import Run
+from experiments.stages.networks.finetune import finetune
+from experiments.stages.networks.prune import cut
+from experiments.stages.policies.trials import different, tried
+
+if TYPE_CHECKING:
+    from amc.candidate.builder import CandidateBuilder
+
+_BATCH = 256
+_ROW = {"widths": [int], "return": float, "top1": float}
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Write ``choose.jsonl``, one line for each network, and the ``strategy.json`` of the winner.
+
+    The networks are judged on ``data.unseen`` images, or on search_val where there are none. Of equal ones
+    that with the better return wins.
+
+    Raises:
+        FileError: there is no search.
+        AmcError: a network cannot be carried out.
+    """
+    episodes = read_episodes(run.folder.require(run.folder.search, "search"))
+    found = sorted(different(episodes), key=lambda point: -point["return"])[: run.config.choose.candidates]
+    images, name = _judging(run)
+    if not run.problem.validates_honestly:
+        print(f"choose: the dense network may have been trained on {name}: its images tell little")
+    short = _briefly(run)
+    builder = run.problem.evaluator().builder
+    rows = tried(
+        short,
+        found,
+        run.folder.choose,
+        _ROW,
+        lambda widths: _judged(short, builder, widths, images),
+        "choose",
+    )
+    winner = max(range(len(rows)), key=lambda place: (rows[place]["top1"], -place))
+    chosen = rows[winner]
+    _take(run, tuple(chosen["widths"]), chosen["top1"], len(rows))
+    print(
+        f"choose: number {winner + 1} of the {len(rows)} best networks has {chosen['top1']:.2f}% on {name} "
+        f"after {run.config.choose.epochs} epochs, the first {rows[0]['top1']:.2f}%"
+    )
+    told = [{key: row[key] for key in _ROW} for row in rows]
+    return {"candidates": told, "chosen": winner, "images": name, "epochs": run.config.choose.epochs}
+
+
+def _judging(run: Run) -> tuple[LabelledImages, str]:
+    """Return the images that judge, and their name."""
+    if (unseen := run.problem.splits.unseen) is not None:
+        return unseen, "unseen images"
+    return run.problem.splits.search_val, "search_val"
+
+
+def _briefly(run: Run) -> Run:
+    """Return the run with ``choose.epochs`` of fine-tuning."""
+    config = replace(run.config, finetune=replace(run.config.finetune, epochs=run.config.choose.epochs))
+    return Run(config, run.folder, run.problem)
+
+
+def _judged(
+    run: Run, builder: CandidateBuilder, widths: tuple[int, ...], images: LabelledImages
+) -> dict[str, float]:
+    """Prune and train a network, and return its accuracy on the images, in percent."""
+    model, _ = cut(run, builder, widths, "choose")
+    checkpoint = run.folder.checkpoint("choose")
+    finetune(run, model, checkpoint, "choose")
+    checkpoint.unlink(missing_ok=True)
+    return {"top1": _top1(model, images)}
+
+
+def _top1(model: nn.Module, images: LabelledImages) -> float:
+    return top1(logits(model.cpu(), images.images, _BATCH), images.labels)
+
+
+def _take(run: Run, widths: tuple[int, ...], top1: float, candidates: int) -> None:
+    """Make a network the run's strategy; what was made of another one is removed first."""
+    former = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    facts = {**former.provenance, "chosen_from": candidates, "chosen_top1": top1}
+    strategy = run.make_strategy(widths, **facts)
+    if strategy.groups != former.groups:
+        run.folder.forget("verify")
+        run.folder.forget_pruned()
+    strategy.save(run.folder.strategy)

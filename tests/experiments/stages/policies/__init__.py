@@ -1,0 +1,1 @@
+"""Tests of the stages that decide widths, or measure what decides them."""

@@ -1,0 +1,74 @@
+"""The best few networks of a search, trained for a short time; the best of them wins."""
+
+import json
+
+import pytest
+
+from experiments.config.stages import with_latency
+from experiments.stages.policies.trials import different
+from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
+
+JOB = (*TINY, "agent=random", "agent.episodes=8", "budget.round_to=1", "run_dir=run", "data.unseen=32")
+CHOOSE = ("choose.candidates=3", "stages=[choose,prune,report]")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    cwd = workspace(tmp_path_factory.mktemp("choose"))
+    done(*JOB, "stages=[train,search,prune]", cwd=cwd)
+    return cwd
+
+
+def kept(cwd):
+    return [group["kept"] for group in read_json(cwd / "run/strategy.json")["groups"]]
+
+
+def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
+    path = searched / "run/choose.jsonl"
+    out = done(*JOB, *CHOOSE, cwd=searched).out
+    rows, facts = read_lines(path), read_json(searched / "run/stages/choose.json")
+    episodes = read_lines(searched / "run/search.jsonl")
+    returns = sorted({tuple(e["widths"]): e["return"] for e in episodes}.values(), reverse=True)
+    assert [row["return"] for row in rows] == returns[:3]
+    assert (facts["images"], facts["epochs"], len(facts["candidates"])) == ("unseen images", 1, 3)
+    assert f"number {facts['chosen'] + 1} of the 3 best networks" in out
+
+    # As if the last of them had done best: it is taken from the file, and pruned.
+    edited = [{**row, "top1": 50.0 + place} for place, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in edited))
+    done(*JOB, *CHOOSE, cwd=searched)
+    assert read_json(searched / "run/stages/choose.json")["chosen"] == 2
+    assert kept(searched) == rows[2]["widths"] != rows[0]["widths"]
+    strategy = read_json(searched / "run/strategy.json")
+    assert (strategy["provenance"]["chosen_from"], strategy["provenance"]["chosen_top1"]) == (3, 52.0)
+    assert strategy["macs_ratio"] <= 0.5
+    assert read_json(searched / "run/report.json")["macs_ratio"] == strategy["macs_ratio"]
+    page = (searched / "run/report.html").read_text()
+    assert "Best of the search" in page
+    assert "unseen images after 1 epochs, %" in page
+
+    # Other settings of the training make it judge again.
+    done(*JOB, *CHOOSE, "finetune.lr=0.001", cwd=searched)
+    assert all(row["top1"] != old["top1"] for row, old in zip(read_lines(path), edited, strict=True))
+
+    # A new search has not been chosen from.
+    done(*JOB, "stages=[search]", "seed=1", cwd=searched)
+    assert not (searched / "run/stages/choose.json").exists()
+
+
+def test_equal_widths_and_relaxed_episodes_are_no_candidates():
+    episodes = [
+        {"return": value, "widths": [width], "phase": phase}
+        for value, width, phase in [(1, 4, "search"), (9, 8, "relaxed"), (1, 4, "search"), (2, 3, "warmup")]
+    ]
+    assert different(episodes) == [{"return": 1, "widths": [4]}, {"return": 2, "widths": [3]}]
+
+
+def test_latencies_are_verified_after_the_choice():
+    assert with_latency(["search", "choose", "prune"], ["latency"], profiled=True) == [
+        *("search", "choose", "verify", "prune"),
+    ]
+
+
+def test_impossible_numbers_are_one_line(searched):
+    refused(amc(*JOB, "stages=[choose]", "choose.candidates=0", cwd=searched), "choose.candidates=0")
