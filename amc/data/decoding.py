@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ DECODE_BATCH = 64
 """Images that are decoded and normalised at once."""
 MAX_PIXELS = 2**28
 """Pixels of the largest picture that is decoded: 16,384 x 16,384."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "ICO", "PCX", "SGI")
+"""What is decoded, whatever the suffix says: Pillow runs Ghostscript for others, such as EPS."""
 BAR_AFTER_SECONDS = 2.0
 IN_MEMORY_BYTES = 8 * 2**30
 """Decoded images beyond this size go to an unlinked temporary file that is mapped into memory."""
@@ -121,13 +124,21 @@ class _Images(Dataset[tuple[Tensor, int]]):
 
 def picture_size(path: str) -> tuple[int, int] | None:
     """Return width and height of an image file in pixels, or None if it cannot be read."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             return picture.size
     except Exception:  # whatever Pillow raises: `_read` reports it
         return None
+
+
+def _opened(path: str) -> Any:
+    from PIL import Image
+
+    if not os.path.isfile(path):  # a pipe would be waited for, a device has no end
+        raise FileError(
+            f"{path} is no file; remove it, or leave such pictures out with data.skip_damaged=true"
+        )
+    return Image.open(path, formats=FORMATS)
 
 
 def _read(path: str) -> Any:
@@ -136,10 +147,8 @@ def _read(path: str) -> Any:
     Raises:
         FileError: it cannot be decoded, or its values are of no known range.
     """
-    from PIL import Image
-
     try:
-        with without_warnings(), Image.open(path) as picture:
+        with without_warnings(), _opened(path) as picture:
             if (pixels := math.prod(picture.size)) > MAX_PIXELS:
                 raise FileError(
                     f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from amc.files import atomic_write_bytes
 from amc.runtimes.protocol import Converter, Loader, Shape
-from amc.runtimes.reference import check_agreement, eager_logits, random_batch
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch, running
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,10 +92,11 @@ def write_checked(
         tolerance: Largest allowed difference, relative to the largest absolute logit.
 
     Raises:
-        AmcError: The outputs disagree, or the file cannot be written.
+        AmcError: The file does not run, the outputs disagree, or the file cannot be written.
     """
     images = random_batch(input_shape, batch or PARITY_BATCH)
-    found = load(content, images.numpy(), 1)()
+    with running(f"the {format_name} file"):
+        found = load(content, images.numpy(), 1)()
     difference = check_agreement(found, eager_logits(model, images), tolerance, f"the {format_name} file")
     atomic_write_bytes(path, content)
     return Exported(format_name, path, len(content), batch, difference)

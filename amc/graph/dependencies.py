@@ -100,13 +100,14 @@ class Dependencies:
         return name in self.buffers and own in self.model.get_submodule(owner)._non_persistent_buffers_set
 
     def restore_buffers(self) -> None:
-        """Make the buffers of the copy buffers again."""
+        """Make the buffers of the copy buffers again; the state dict lacks those that it lacked."""
         for name in self.buffers:
             owner, _, own = name.rpartition(".")
             module = self.model.get_submodule(owner)
             values = module._parameters.pop(own)
             assert values is not None
-            module.register_buffer(own, values.detach())
+            saved = own not in module._non_persistent_buffers_set
+            module.register_buffer(own, values.detach(), persistent=saved)
 
     def groups(self) -> Iterator[list[Item]]:
         """Yield the axes that must be pruned together, the root layer's first.

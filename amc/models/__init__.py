@@ -4,6 +4,7 @@ A name is imported at its first use: ``names.py`` needs no torch.
 
 - ``names.py``: all names of networks.
 - ``registry.py``: ``ModelSpec`` and ``build``, from a name to a network.
+- ``wrappers.py``: a network out of DataParallel and torch.compile.
 - ``cifar_resnet.py``, ``mobilenet.py``, ``vgg.py``: the networks of the zoo.
 - ``shortcut.py``: the option-A shortcut of the CIFAR ResNets, and how its channels are cut.
 - ``detection.py``: torchvision's detectors up to the raw outputs of their heads.

@@ -20,6 +20,7 @@ from amc.dotted import imported_module
 from amc.errors import AmcError, SettingError, UnavailableError
 from amc.models import cifar_resnet, mobilenet, vgg
 from amc.models.names import TIMM_HINT, check_listed, is_code, known_names, unknown
+from amc.models.wrappers import unwrapped
 from amc.notes import note_once
 
 _Factory = Callable[..., nn.Module]
@@ -181,13 +182,12 @@ def check_name(name: str) -> None:
 
 
 def usable(model: nn.Module) -> nn.Module:
-    """Return the network that is worked on: out of ``nn.DataParallel``, and in float32, which is noted.
+    """Return the network that is worked on: without wrappers (`unwrapped`), and in float32, which is noted.
 
     Images are in float32, and so is every step that changes weights. A network with parameters in half or
     double precision is converted as a copy; others are returned as they are.
     """
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
+    model = unwrapped(model)
     others = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     if not others:
         return model

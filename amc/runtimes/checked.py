@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from amc.runtimes.protocol import TOLERANCES, Backend, Prepared, Shape
-from amc.runtimes.reference import check_agreement, eager_logits, random_batch
+from amc.runtimes.reference import check_agreement, eager_logits, random_batch, running
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +29,11 @@ def prepare_checked(
     """
     from amc.quantization.layers import is_quantized
 
-    prepared = backend.prepare(model, input_shape, batch, threads)
+    with running(f"{type(model).__name__} in {backend.name}"):
+        prepared = backend.prepare(model, input_shape, batch, threads)
+        found = prepared.run()
     eager = eager_logits(model, random_batch(input_shape, batch))
     # One rounding the other way moves the outputs of a quantized network: real images judge those.
     tolerance = math.inf if is_quantized(model) else TOLERANCES.get(backend.precision, math.inf)
-    check_agreement(prepared.run(), eager, tolerance, f"{backend.name} ({backend.precision})")
+    check_agreement(found, eager, tolerance, f"{backend.name} ({backend.precision})")
     return prepared

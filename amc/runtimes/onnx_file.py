@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
 from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
 from amc.third_party import onnx_operators_kept
 
@@ -70,6 +70,7 @@ def onnx_graph(
         )
         assert program is not None  # the dynamo exporter always returns its program
         proto: onnx.ModelProto = program.model_proto
+        _check_free_batch(proto)
         if quantized:
             proto = slim(packed(proto) if packs(model) else proto)
     written = next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
@@ -79,6 +80,20 @@ def onnx_graph(
             "likely no conversion exists for one of the operators: ask for a newer opset"
         )
     return proto
+
+
+def _check_free_batch(proto: onnx.ModelProto) -> None:
+    """Refuse a graph that takes a fixed number of images.
+
+    Raises:
+        AmcError: it does.
+    """
+    images = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    if not images.dim_param:
+        raise AmcError(
+            f"the graph takes {images.dim_value} images at a time, as the network reads the number of images "
+            "as a plain number: write x.shape[0] or x.size(0) in place of len(x) or int(x.shape[0])"
+        )
 
 
 def checked_bytes(proto: onnx.ModelProto) -> bytes:

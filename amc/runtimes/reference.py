@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, first_line
+from amc.errors import AmcError, first_line, out_of_memory
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -98,6 +98,29 @@ def conversion(model: nn.Module, input_shape: tuple[int, int, int], attempt: str
         raise AmcError(
             f"{type(model).__name__} does not {attempt} for an input of shape {tuple(input_shape)}; "
             f"likely cause: {cause(error)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def running(what: str) -> Iterator[None]:
+    """Turn any error of a runtime on a converted network into one line.
+
+    Args:
+        what: Names the converted network, such as "the onnx file".
+
+    Raises:
+        AmcError: It does not run.
+    """
+    try:
+        yield
+    except AmcError:
+        raise
+    except Exception as error:  # runtimes have no common base class of errors
+        if out_of_memory(error):
+            raise
+        raise AmcError(
+            f"{what} was made, but does not run: {cause(error)}; likely an operator that the runtime lacks, "
+            "or one that was translated for another size of input"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What lies in a run folder before a command writes there: links are refused, temporary files removed."""
+"""What lies in a run folder before a command writes: links and pipes are refused, temporary files removed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ _WANDB = "wandb"
 def check_links(folder: Path) -> None:
     """Refuse a run folder with a symbolic link in it: what a command writes would land elsewhere.
 
+    Pipes, sockets and devices are refused, too: a command that opens one would wait for ever.
+
     Raises:
-        FileError: names the link; or the folder holds far more than a run.
+        FileError: names the link or the like; or the folder holds far more than a run.
     """
     for entry in _entries(folder):
+        name = os.path.relpath(entry.path, folder)
         if entry.is_symlink():
             raise FileError(
-                f"run_dir={folder} holds a symbolic link, {os.path.relpath(entry.path, folder)}: "
+                f"run_dir={folder} holds a symbolic link, {name}: "
                 "a command would write elsewhere; put a copy of the file in its place"
+            )
+        if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+            raise FileError(
+                f"run_dir={folder} holds a pipe, a socket or a device, {name}; "
+                "expected files and folders: remove it"
             )
 
 

@@ -29,25 +29,52 @@ _JUDGED = {
 _TIMES = {"median_ms": float}
 _MEASURED = {
     "backend": str,
+    "batch?": int,
+    "unavailable?": (str, None),
     "comparison": (None, {"speedup": float, "dense": _TIMES, "pruned": _TIMES}),
+    **dict.fromkeys(("file_bytes?", "peak_memory_bytes?"), (None, {...: float})),
 }
+_SERVED = dict.fromkeys(("cpu_utilisation", "p50_ms", "p99_ms", "missed", "requests"), float)
+_FILE = {
+    "format": str,
+    "file": str,
+    "bytes": int,
+    "max_abs_difference?": (float, None),
+    "note?": (str, None),
+}
+_ANY = {"stage_seconds?": float}
+"""What every record may hold."""
 _SHAPES: dict[str, Any] = {
-    "train": {"val_top1?": _SCORE},
-    "search": dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
+    "train": {"val_top1?": _SCORE, "held_out?": (int, None)},
+    "search": {
+        **dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
+        **dict.fromkeys(("agent?", "reward?", "advice?"), str),
+        "error_curves?": {...: [[float]]},
+        "greedy_widths?": ([int], None),
+    },
+    "profile": {"target": {"runtime": str, "device": str}, "dense_ms": float},
+    "verify": {"predicted_ratio": float, "measured_ratio": float, "repairs": int},
+    "proxies": {"trusted?": bool, "verdict": str, "rows": [{...: ...}], "reward": str},
     "choose": {
         "candidates": [{"widths": [int], "return": float, "top1": float}],
         "chosen": int,
         "images": str,
         "epochs": int,
     },
-    "finetune": dict.fromkeys(("val_top1?", "pruned_top1?", "finetuned_top1?"), _SCORE),
+    "finetune": {
+        **dict.fromkeys(("val_top1?", "pruned_top1?", "finetuned_top1?"), _SCORE),
+        "epochs?": int,
+        "kept?": str,
+    },
     "evaluate": {"dense": _JUDGED, "pruned?": _JUDGED, "finetuned?": _JUDGED},
     "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
     "compare": {...: (float, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
     "export": {
-        "files": [{"format": str, "file": str, "bytes": int}],
-        "quantized?": (None, {"method": str, "files": [{"format": str, "file": str, "bytes": int}]}),
+        "files": [_FILE],
+        "left_out?": {...: str},
+        "quantized?": (None, {"method": str, "files": [_FILE]}),
     },
+    "serve": {"rate": float, "backend": str, "deadline_ms": float, "served": {...: _SERVED}},
 }
 """What the records of stages must hold; see ``amc.reading``."""
 
@@ -140,7 +167,7 @@ class RunFolder:
         if not self.record_of(stage).exists():
             return None
         found: dict[str, Any] = read_json(
-            self.record_of(stage), _SHAPES.get(stage, {}), f"run stages=[{stage}] again"
+            self.record_of(stage), _ANY | _SHAPES.get(stage, {}), f"run stages=[{stage}] again"
         )
         return found
 

@@ -185,17 +185,25 @@ class Run:
         """Load the pruned network of this run, in eval mode, from one of its weight files.
 
         Raises:
-            FileError: the weights or the strategy are missing or damaged.
+            FileError: the weights or the strategy are missing or damaged, or of another network.
+        """
+        self.require_pruned(weights)
+        strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
+        model = shaped(self.problem.original.fresh_model(), self.problem.splits.input_shape, strategy)
+        load_into(model, load_state_dict(weights), str(weights))
+        return model.eval()
+
+    def require_pruned(self, weights: Path) -> None:
+        """Make sure that a file of weights is of this run's dense network and strategy.
+
+        Raises:
+            FileError: it is missing, or of another network.
         """
         self.folder.require(weights, "prune")
         if not self.has_pruned:
             raise FileError(
                 f"{weights} was cut from another dense network, or at other widths: run stages=[prune] again"
             )
-        strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
-        model = shaped(self.problem.original.fresh_model(), self.problem.splits.input_shape, strategy)
-        load_into(model, load_state_dict(weights), str(weights))
-        return model.eval()
 
     @property
     def has_pruned(self) -> bool:

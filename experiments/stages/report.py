@@ -43,12 +43,12 @@ def run(run: Run) -> dict[str, Any]:
     """Write the reports; this runs stage ``evaluate``, which measures the accuracies on the test images.
 
     Raises:
-        FileError: the run folder has no strategy or no pruned network.
+        FileError: the run folder has no strategy, or no pruned network of it.
     """
     from experiments.stages.pipeline import run_stage
 
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
-    run.folder.require(run.folder.pruned, "prune")
+    run.require_pruned(run.folder.pruned)
     report = assemble(run, run_stage(run, "evaluate"), strategy)
     atomic_write_json(run.folder.report.with_suffix(".json"), report)
     log = run.folder.search

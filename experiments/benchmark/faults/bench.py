@@ -18,6 +18,8 @@ from typing import Any
 
 from amc.errors import AmcError
 
+PACKAGES = str(Path(__file__).parents[3])
+"""Folder of the packages, for ``PYTHONPATH`` of commands in another current directory."""
 SECONDS = 300
 """Longest time of a command, without the time that it waits for a processor."""
 NETWORK = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,21 @@ ANY: dict[str, Damage] = {
     "zeros inside": lambda content: content[:20] + b"\0" * 20 + content[40:],
     "twice": lambda content: content * 2,
     "no UTF-8": lambda content: b"\xff\xfe" + content,
+    "a byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "ends of lines of Windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "UTF-16": lambda content: content.decode(errors="replace").encode("utf-16"),
+    "half of a character": lambda content: content.replace(b': "', b': "\\ud800'),
+    "a line is missing": lambda content: b"".join(content.splitlines(True)[1:]),
+    "the lines in reverse": lambda content: b"".join(content.splitlines(True)[::-1]),
+    "a line comes again": lambda content: b"".join(content.splitlines(True)[:1]) + content,
 }
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "is a folder": lambda path: path.mkdir(),
+    "is a full folder": lambda path: (path / "inner").mkdir(parents=True),
+    "is a pipe": os.mkfifo,
+    "is a socket": lambda path: _socket(path),
+}
+"""What stands in the place of a file."""
 TEXTS: dict[str, bytes] = {
     "null": b"null\n",
     "list": b"[]\n",
@@ -51,6 +67,8 @@ WRONG: dict[str, Any] = {
     "negative": -1,
     "infinite": 1e999,
     "deep": json.loads("[" * 60 + "]" * 60),
+    "true": True,
+    "a fraction": 0.5,
 }
 """Values put in the place of each top-level field."""
 
@@ -60,6 +78,8 @@ def faults() -> Iterator[Fault]:
     for name in FILES:
         for what, damage in ANY.items():
             yield Fault("damaged files", f"{name}: {what}", partial(_attempt, name, damage))
+        for what, make in SPECIAL.items():
+            yield Fault("damaged files", f"{name} {what}", partial(_replaced_by, name, make))
         if name.endswith((".json", ".jsonl")):
             for what, text in TEXTS.items():
                 damage = partial(_replaced, text)
@@ -86,7 +106,27 @@ def _attempt(name: str, damage: Damage, bench: Bench) -> str | None:
     if not path.exists():
         return "the run has no such file"
     path.write_bytes(damage(path.read_bytes()))
-    ended = command(["run_dir=run", AGAIN], cwd)
+    return _judged(bench, cwd)
+
+
+def _replaced_by(name: str, make: Callable[[Path], None], bench: Bench) -> str | None:
+    cwd = bench.copy()
+    path = cwd / "run" / name
+    if not path.exists():
+        return "the run has no such file"
+    path.unlink()
+    make(path)
+    return _judged(bench, cwd)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # the whole path may be too long for a socket
+
+
+def _judged(bench: Bench, cwd: Path) -> str | None:
+    """Run the stages again on a copy of the finished run; return what was wrong, or None."""
+    ended = command(["run_dir=run", AGAIN], cwd, seconds=100)
     if ended.fault is not None or ended.status != 0:
         return ended.fault
     expected, found = results(bench.finished / "run"), results(cwd / "run")

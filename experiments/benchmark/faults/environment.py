@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
-from experiments.benchmark.faults.bench import JOB, SECONDS, Bench, Fault, command
+from experiments.benchmark.faults.bench import JOB, PACKAGES, SECONDS, Bench, Fault, command
 
 PATHS = ("a,b", "my dir (1)", "it's", 'a"b', "Bücher", "a=b", "[x]", "{x}", "a b  c", "null", "12", "x" * 200)
 LONG = ("x" * 300, "/".join(["y" * 100] * 50))
@@ -47,7 +46,7 @@ def _signalled(number: signal.Signals, seconds: float, bench: Bench) -> str | No
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "experiments.start", *_job()],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": PACKAGES},
     )  # fmt: skip
     time.sleep(seconds)
     process.send_signal(number)

@@ -206,6 +206,11 @@ PICTURES = {
     "TIFF with rubbish": b"II*\x00" + b"\xff" * 40,
     "WebP with rubbish": b"RIFF\x10\x00\x00\x00WEBPVP8 " + b"\xff" * 20,
     "a text": b"no picture\n",
+    "a program in PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
+    "a drawing in SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>',
+    "BMP of a billion pixels": b"BM"
+    + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 40_000, 40_000, 1, 24, *[0] * 6),
+    "TIFF whose pages go round": b"II*\x00\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0",
 }
 
 

@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError
+from experiments.benchmark.faults.bench import PACKAGES
 from experiments.run.folder import RunFolder
 
 PARTS = 100
 POLL_SECONDS = 0.05
+HANGING_SECONDS = 60
+"""After which a worker hangs; on a loaded machine its start takes half of it."""
 NETWORK = """
 from torch import nn
 
@@ -74,9 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"--episodes is {options.episodes} with --warm-up {options.warm_up}; expected a warm-up of at "
             f"least {PARTS}, and twice as many episodes"
         )
-    given = [f"agent.episodes={options.episodes}", *options.overrides]
-    if options.workers:
-        given += ["workers=process", "workers.count=2", "workers.timeout=20"]
+    pool = ("workers=process", "workers.count=2", f"workers.timeout={HANGING_SECONDS}")
+    given = [f"agent.episodes={options.episodes}", *(pool if options.workers else ()), *options.overrides]
     found = {}
     for agent in options.agents:
         with tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +100,7 @@ def _search(cwd: Path, arguments: Sequence[str], options: argparse.Namespace) ->
     with (cwd / "errors").open("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "experiments.main", *arguments], cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": PACKAGES},
             stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
         done = itertools.count(step, step)

@@ -60,6 +60,27 @@ def test_zeroed_equals_sliced_equals_cut(make):
     assert difference(sliced(batch), model(batch)) > 1e-3  # the removed channels did matter
 
 
+class Buffers(Residual):
+    """Constants of one number a channel of the images and of the maps: one is saved, one is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.rand(3, 1, 1) + 1)
+
+    def forward(self, x):
+        return super().forward((x - self.mean) / self.spread)
+
+
+@pytest.mark.parametrize("make", [*NETWORKS, Buffers])
+def test_the_cut_network_saves_what_the_sliced_one_saves(make):
+    model, graph, plan = prepare(make)
+    cut = plan.cut([max(1, width // 2) for width in graph.dense_widths])
+    found, expected = surgery(model, graph, cut), slice_model(model, cut)
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    assert dict(found.named_buffers()).keys() == dict(expected.named_buffers()).keys()
+
+
 def test_channels_that_are_zero_where_made_and_read_can_go():
     model, graph, plan = prepare(Separable)
     model, batch, dead = model.double(), images(dtype=torch.float64), [1, 6, 7]

@@ -3,7 +3,9 @@ import pickle
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -457,6 +459,25 @@ def test_whatever_a_picture_raises_is_one_line_with_its_name(name, tmp_path):
     assert picture_size(str(path)) is None or is_sound(str(path)) in (True, False)
     if not is_sound(str(path)):
         assert_error(r"odd\.png (cannot be decoded|has [\d,]+ pixels).*skip_damaged=true", decode, str(path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, *(partial(Path.symlink_to, target=to) for to in ("/dev/zero", "missing"))],
+)
+def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(make, tmp_path):
+    path = tmp_path / "odd.png"
+    make(path)
+    assert picture_size(str(path)) is None
+    assert not is_sound(str(path))
+    assert_error(r"odd\.png is no file; remove it", decode, str(path))
+
+
+def test_pictures_that_another_program_would_draw_are_not_opened(tmp_path):
+    path = tmp_path / "odd.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    assert picture_size(str(path)) is None
+    assert not is_sound(str(path))
 
 
 def test_pictures_that_cannot_be_decoded_are_left_out_and_counted(image_root, tmp_path, caplog):

@@ -8,6 +8,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import ExportSettings, export_onnx
+from amc.export.exported import write_checked
 from amc.runtimes.reference import eager_logits
 
 
@@ -75,6 +76,39 @@ def test_a_wrong_input_shape_is_refused_in_one_line(model, tmp_path):
     with pytest.raises(AmcError, match=r"Residual does not export to ONNX .* \(1, 16, 16\)") as error:
         export_onnx(model, (1, 16, 16), tmp_path / "net.onnx", ExportSettings())
     assert "\n" not in str(error.value)
+
+
+class Counting(nn.Module):
+    """Reads the number of images as a plain number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        return self.head(maps.reshape(len(maps), 4, -1).mean(2))
+
+
+def test_a_network_that_fixes_the_number_of_images_is_refused_in_one_line(tmp_path):
+    with pytest.raises(AmcError, match=r"the graph takes 2 images at a time.*len\(x\)") as error:
+        export_onnx(Counting(), (3, 8, 8), tmp_path / "net.onnx", ExportSettings())
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails", ["load", "run"])
+def test_a_file_that_does_not_run_is_refused_in_one_line(fails, model, tmp_path):
+    def run():
+        raise RuntimeError("[ONNXRuntimeError] : 2\nmore")
+
+    def load(*_):
+        return run() if fails == "load" else run
+
+    with pytest.raises(AmcError, match=r"the onnx file was made, but does not run: \[ONNX") as error:
+        write_checked("onnx", b"x", load, model, (3, 8, 8), tmp_path / "x", batch=None, tolerance=1)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_with_several_outputs_is_refused_in_one_line():

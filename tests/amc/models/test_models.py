@@ -482,6 +482,53 @@ def test_a_network_of_another_precision_is_converted_and_named(
     assert "is converted to float32" in record.message
 
 
+class Blocks(nn.Module):
+    """Two blocks that share a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(4, 4)
+        self.first, self.second = (nn.Sequential(self.shared, nn.ReLU()) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    return torch.compile(module, backend="eager")
+
+
+def _compiled_inside(module: Blocks) -> nn.Module:
+    module.first = _compiled(nn.Sequential(_compiled(module.first[0]), module.first[1]))
+    return module
+
+
+def _compiled_in_place(module: nn.Module) -> nn.Module:
+    module.first.compile(backend="eager")
+    return module
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        _compiled,
+        _compiled_inside,
+        _compiled_in_place,
+        lambda module: nn.DataParallel(_compiled(module)),
+        lambda module: _compiled(nn.DataParallel(module)),
+    ],
+)
+def test_a_compiled_network_is_used_as_it_was_before(wrap) -> None:
+    plain = Blocks()
+    expected, x = plain.state_dict(), torch.rand(2, 4)
+    logits = plain(x)
+    found = usable(wrap(plain))
+    assert {type(module) for module in found.modules()} == {Blocks, nn.Sequential, nn.Linear, nn.ReLU}
+    assert found.state_dict().keys() == expected.keys()
+    assert found.first[0] is found.second[0] is found.shared
+    assert torch.equal(found(x), logits)
+
+
 def test_a_network_usable_is_returned_as_it_is() -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("table", torch.ones(2, dtype=torch.float64))

@@ -111,7 +111,7 @@ def compared(name, model, tmp_path):
 def test_openvino_computes_the_integers_that_its_roundings_give(static, tmp_path):
     if (reason := OPENVINO.available()) is not None:
         pytest.skip(reason)
-    content = QUANTIZED["onnx"].write(static, SHAPE, tmp_path / "model.onnx", None).content
+    content = QUANTIZED["onnx"].write(static, SHAPE, tmp_path / "model.onnx", ExportSettings()).content
     found = predictions(OPENVINO, content, IMAGES.numpy())
     assert np.abs(found - outputs(openvino(static)).numpy()).max() < 1e-5
     assert np.abs(found - outputs(static).numpy()).max() > 1e-3
@@ -136,7 +136,7 @@ def test_litert_computes_the_integers_that_its_roundings_give(static, tmp_path):
     kind = QUANTIZED["litert"]
     if (reason := kind.unavailable("static_int8")) is not None:
         pytest.skip(reason)
-    written = kind.write(static, SHAPE, tmp_path / "model.tflite", None)
+    written = kind.write(static, SHAPE, tmp_path / "model.tflite", ExportSettings())
     found = predictions(LITERT, written.content, IMAGES.numpy(), batch=1)
     assert np.abs(found - outputs(xnnpack(static)).numpy()).max() < 1e-5
 

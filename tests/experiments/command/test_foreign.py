@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,11 +18,12 @@ import yaml
 
 import conf
 from amc import load_pruned
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.strategy import Strategy
 from experiments.command.foreign import is_override, objection
 from experiments.command.remembered import FILE
 from experiments.command.signature import is_signed, sign
+from experiments.command.tidy import check_links
 from experiments.config import schema
 from experiments.config.stages import STAGES
 from tests.experiments.helpers import FAKE, SMALL, TINY, amc, artifacts, done, read_json, refused, workspace
@@ -287,6 +290,23 @@ def test_links_are_not_followed(cwd: Path, tmp_path: Path) -> None:
         assert "elsewhere" in line
         shutil.rmtree(run)
     assert artifacts(outside) == before
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))
+
+
+@pytest.mark.parametrize("name", ["search.jsonl", ".lock", "stages/train.json", ".hydra/config.yaml"])
+@pytest.mark.parametrize("make", [os.mkfifo, _socket])
+def test_what_a_command_would_wait_for_is_refused(
+    name: str, make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the whole path may be too long for a socket
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(FileError, match=f"holds a pipe, a socket or a device, {name}; expected files"):
+        check_links(tmp_path)
 
 
 def test_modules_beside_the_files_are_not_imported(cwd: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from amc.errors import FileError
 from experiments.command.remembered import FILE, begin
+from experiments.run.folder import RunFolder
 from tests.experiments.helpers import TINY, amc, artifacts, done, read_json, read_lines, refused, workspace
 
 JOB = (*TINY, "agent=random", "agent.episodes=6", "budget.round_to=1")
@@ -120,9 +122,36 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     outcome = done("run_dir=run", "stages=[evaluate]", cwd=cwd)
     assert "another dense network" in outcome.out
     assert {"pruned", "finetuned"}.isdisjoint(read_json(cwd / "run/stages/evaluate.json"))
-    refused(amc("run_dir=run", "stages=[export]", cwd=cwd), "another dense network", "stages=[prune]")
+    for stages in ("export", "report", "evaluate,report"):
+        outcome = amc("run_dir=run", f"stages=[{stages}]", cwd=cwd)
+        refused(outcome, "another dense network", "stages=[prune]")
     done("run_dir=run", "stages=[prune,evaluate]", cwd=cwd)
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "facts", "message"),
+    [
+        ("prune", {"stage_seconds": None}, "stage_seconds is null, expected a number"),
+        ("train", {"held_out": "32"}, "held_out is"),
+        ("search", {"error_curves": {"a": [1, 2]}}, "error_curves.a.0. is 1, expected a list"),
+        ("search", {"advice": None}, "advice is null"),
+        ("finetune", {"epochs": True}, "epochs is true, expected an integer"),
+        ("export", {"files": [], "left_out": []}, "left_out is"),
+        ("serve", {"rate": 1, "backend": "torch", "deadline_ms": 2, "served": {"a": {}}}, "served.a has no"),
+        ("profile", {"dense_ms": 1.0}, "it has no 'target'"),
+        ("verify", {"repairs": 1, "measured_ratio": 1}, "it has no 'predicted_ratio'"),
+        ("proxies", {"verdict": "x", "reward": "y", "rows": [1]}, "rows.0. is 1, expected an object"),
+    ],
+)
+def test_records_hold_what_is_read_of_them(
+    stage: str, facts: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    folder = RunFolder.made(tmp_path)
+    folder.record(stage, facts)
+    with pytest.raises(FileError, match=message) as error:
+        folder.recorded(stage)
+    assert f"run stages=[{stage}] again" in str(error.value)
 
 
 def test_policies_that_were_judged_with_other_settings_are_judged_again(cwd: Path) -> None:

@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from amc.errors import FileError
 from amc.files import atomic_write_text, is_temporary
 from experiments.benchmark.faults import catalogue
-from experiments.benchmark.faults.bench import Fault
+from experiments.benchmark.faults.bench import PACKAGES, Fault
 from experiments.benchmark.faults.crashes import copying
 from experiments.benchmark.faults.facts import facts, names
 from experiments.run.provenance import commit
@@ -32,6 +34,15 @@ def test_a_folder_is_copied_before_each_change_of_a_file(tmp_path):
     ]
     assert states == [{}, {}, {"?": "one"}, {"a": "one"}, {"?": "two", "a": "one"}, {"a": "two"}]
     assert [(copy / "run").exists() for copy in sorted(copies.iterdir())] == [False, *[True] * 5]
+
+
+def test_commands_in_processes_of_their_own_find_the_packages_and_shadow_no_module(tmp_path):
+    code = "import amc, experiments, statistics; statistics.median; print(experiments.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": PACKAGES},
+    )  # fmt: skip
+    assert found.stdout.strip() == os.path.join(PACKAGES, "experiments", "__init__.py")
 
 
 def test_facts_are_values_without_times_and_digests(tmp_path):
