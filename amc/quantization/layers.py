@@ -87,8 +87,7 @@ class IntegerLayer(nn.Module):
         self.layer = without_tensors(layer)
         for name, tensor in (("integers", integers), ("scale", scale), ("offset", bias)):
             self.register_buffer(name, tensor)
-        has_steps = bias is not None and step is not None
-        self.register_buffer("offset_scale", scale * step if has_steps else None)
+        self.register_buffer("offset_scale", None if bias is None or step is None else scale * step)
         for name, number in (("step", step), ("out", out)):
             self.register_buffer(name, None if number is None else torch.tensor(number, dtype=torch.float32))
         self._largest = _largest(integers, bias)
@@ -102,7 +101,7 @@ class IntegerLayer(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """The float32 bias (channels,), or None."""
-        if self.offset_scale is None:
+        if self.offset is None or self.offset_scale is None:
             return self.offset
         found: Tensor = dequantize(self.offset, self.offset_scale, 0, self.offset.shape)
         return found
@@ -122,7 +121,12 @@ class IntegerLayer(nn.Module):
         return (sums.float() * self.wide(steps / self.out)).round_().mul_(self.out)
 
     def products(self, values: Tensor) -> Tensor:
-        """Return the sums of products of integers, without the bias, exactly."""
+        """Return the sums of products of integers, without the bias, exactly.
+
+        Args:
+            values: the input, on the grid with scale ``step``.
+        """
+        assert self.step is not None
         kind = _exact(self._largest[0])
         whole = (values / self.step).round_().to(kind)
         # An implementation that computes with fractions (Winograd) is off by less than a half.
@@ -159,7 +163,7 @@ class IntegerSum(nn.Module):
         sums = zero - (ratios[0] * self.zeros[0] + ratios[1] * self.zeros[1])
         for index, values in enumerate((left, right)):
             whole = (values / self.scales[index]).round_() + self.zeros[index]
-            sums = fused(whole, ratios[index], sums)
+            sums = _fused(whole, ratios[index], sums)
         return sums.round_().sub_(zero).mul_(scale)
 
 
@@ -230,7 +234,7 @@ def applied(layer: nn.Module, values: Tensor, weight: Tensor, bias: Tensor | Non
     return layer._conv_forward(values, weight, bias)
 
 
-def fused(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+def _fused(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
     """Return values times a factor plus an offset with one rounding to float32, as processors have it."""
     return (values.double() * factor.double() + offset.double()).float()
 

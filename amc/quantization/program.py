@@ -176,9 +176,9 @@ class GraphProgram:
         found = {}
         for node in self.model.graph.nodes:
             if node.target is aten.add.Tensor and not node.kwargs and _clipped(node) in named:
-                addends = [named.get(each) for each in node.args]
-                if all(addends):
-                    found[named[_clipped(node)]] = tuple(addends)
+                left, right = (named.get(each) for each in node.args)
+                if left is not None and right is not None:
+                    found[named[_clipped(node)]] = (left, right)
         return found
 
     @torch.inference_mode()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_bytes
 from amc.runtimes.protocol import FileRuntime
 from amc.third_party import without
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def load(source: bytes | Path, images: Any, threads: int) -> Callable[[], Any]:
@@ -59,12 +56,6 @@ def openvino_module() -> Any:
     return openvino
 
 
-def _kernels(model: nn.Module) -> nn.Module:
-    from amc.quantization.written.kernels import openvino
-
-    return openvino(model)
-
-
 OPENVINO = FileRuntime(
     name="openvino",
     packages=("openvino", *ONNX_PACKAGES),
@@ -78,5 +69,4 @@ OPENVINO = FileRuntime(
         "weight_only": "weights become float32 when the file is loaded: it is smaller, a call as fast",
         "fp16": "it computes in float32 by default: the file is smaller, a call as fast",
     },
-    kernels=_kernels,
 )

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         networks = similar_networks(job, options.networks, options.spread)
         judged = [judge(widths) for widths in tqdm(networks, disable=None)]
         job.problem.release()
-    scores, truth = zip(*judged, strict=True)
+    scores, truth = [own for own, _ in judged], [other for _, other in judged]
     if options.halves:
         scores = _agreed(scores)
     accuracy = [own["accuracy"] for own in truth]

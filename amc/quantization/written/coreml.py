@@ -75,7 +75,7 @@ def check_weights(program: Any, model: nn.Module) -> int:
     ]
     wanted = [layer for layer in model.modules() if isinstance(layer, IntegerLayer)]
     for layer in wanted:
-        integers, scale = layer.integers.numpy(), layer.scale.numpy()  # type: ignore[operator]
+        integers, scale = layer.integers.numpy(), layer.scale.numpy()
         if not any(
             data.size == integers.size
             and np.array_equal(data.ravel(), integers.ravel())

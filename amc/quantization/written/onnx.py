@@ -34,7 +34,7 @@ def packs(model: nn.Module) -> bool:
     modules = list(model.modules())
     layers = [each for each in modules if isinstance(each, IntegerLayer)]
     rounded = any(isinstance(each, RoundTrip) for each in modules)
-    return not rounded and any(_is_small(each.integers) for each in layers)  # type: ignore[arg-type]
+    return not rounded and any(_is_small(each.integers) for each in layers)
 
 
 @functools.cache

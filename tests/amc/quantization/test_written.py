@@ -15,9 +15,8 @@ from amc.quantization.calibration import quantize
 from amc.quantization.layers import IntegerLayer, IntegerSum, RoundTrip
 from amc.quantization.settings import QuantizeSettings
 from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
-from amc.quantization.written.kernels import openvino, xnnpack
+from amc.quantization.written.kernels import xnnpack
 from amc.runtimes.litert import LITERT
-from amc.runtimes.openvino import OPENVINO
 from tests.networks import SHAPE, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -106,15 +105,6 @@ def compared(name, model, tmp_path):
     (found,) = parities(written.content, kind.readers, IMAGES.numpy(), expected, None, kind.batch)
     assert found.failure is None
     return found, np.abs(expected).max()
-
-
-def test_openvino_computes_the_integers_that_its_roundings_give(static, tmp_path):
-    if (reason := OPENVINO.available()) is not None:
-        pytest.skip(reason)
-    content = QUANTIZED["onnx"].write(static, SHAPE, tmp_path / "model.onnx", ExportSettings()).content
-    found = predictions(OPENVINO, content, IMAGES.numpy())
-    assert np.abs(found - outputs(openvino(static)).numpy()).max() < 1e-5
-    assert np.abs(found - outputs(static).numpy()).max() > 1e-3
 
 
 def test_fixed_point_sums_are_those_of_the_simulation_but_for_ties(static):
