@@ -43,7 +43,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("make", NETWORKS)
-@pytest.mark.parametrize("reestimate", [True, False])
+@pytest.mark.parametrize("reestimate", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_bits_of_a_candidate_do_not_depend_on_those_before_it(make, reestimate, data):
     network = randomised(make(), seed=1).eval()
     evaluator = evaluator_of(network, data, reestimate_norms=reestimate)

@@ -35,7 +35,11 @@ def test_small_network_by_hand(a, b, example):
     assert size_cost(graph, Chain(), some)((a, b)) == 8 * weights + 24 * 27 * a + 32 * 2 * vectors - 32 * a
 
 
-@pytest.mark.parametrize("make", [Chain, Residual, Separable], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [Residual, *(pytest.param(make, marks=pytest.mark.slow) for make in (Chain, Separable))],
+    ids=lambda make: make.__name__,
+)
 @pytest.mark.parametrize(
     "own", [{}, {"method": "weight_only", "weight_bits": 3}, {"method": "weight_only"}], ids=str
 )

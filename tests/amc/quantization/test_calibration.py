@@ -42,11 +42,16 @@ def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make,
     "settings",
     [
         {"method": "static_int8"},
-        {"method": "static_int8", "weight_bits": 4},
-        {"method": "dynamic_int8"},
-        {"method": "weight_only"},
         {"method": "weight_only", "weight_bits": 3, "group": 8},
-        {"method": "fp16"},
+        *(
+            pytest.param(own, marks=pytest.mark.slow)
+            for own in (
+                {"method": "static_int8", "weight_bits": 4},
+                {"method": "dynamic_int8"},
+                {"method": "weight_only"},
+                {"method": "fp16"},
+            )
+        ),
     ],
     ids=str,
 )

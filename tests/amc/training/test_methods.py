@@ -26,6 +26,7 @@ def test_norms_biases_and_the_classifier_are_all_that_changes():
     assert all(each.requires_grad for each in trained.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
 def test_adapters_are_merged_into_the_same_network(tmp_path):
     settings = replace(SHORT, method="lora", lora_rank=2)

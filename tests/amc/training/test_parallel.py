@@ -93,6 +93,7 @@ def check_norms(left, right, whole):
         torch.testing.assert_close(left[3][name], tensor, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_network_of_one(tmp_path):
     (ours, records, best, left), (theirs, silent, other_best, right) = together("tasks", tmp_path)
     alone, expected, _, whole = tasks(Group(), tmp_path)

@@ -309,6 +309,7 @@ def test_what_a_command_would_wait_for_is_refused(
         check_links(tmp_path)
 
 
+@pytest.mark.slow
 def test_modules_beside_the_files_are_not_imported(cwd: Path, tmp_path: Path) -> None:
     run, marker = cwd / "run", tmp_path / "marker"
     names = {name.partition(".")[0] for name in sys.modules} - {"__main__", "builtins", "sys"}

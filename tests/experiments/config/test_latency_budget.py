@@ -76,6 +76,7 @@ def test_layers_of_the_table_are_not_measured_again(finished):
     assert profile["table"] in [path.name for path in (finished / "tables").iterdir()]
 
 
+@pytest.mark.slow
 def test_the_same_table_gives_the_same_search(finished):
     model = (finished / "run/latency_model.json").read_text()
     for name in ("one", "two"):
@@ -106,6 +107,7 @@ def test_a_strategy_that_measures_over_the_budget_is_repaired(finished):
     assert not (run / "pruned.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_several_latency_budgets_share_one_profile(finished):
     done(*JOB, "stages=[train,search]", "budget.latency_ratios=[0.5,0.7]", "run_dir=several", cwd=finished)
     several = finished / "several"

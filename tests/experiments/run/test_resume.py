@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_the_best_strategy_and_says_how_to_go_on(
     assert_same_result(cwd / "run", unbroken)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_search_stopped_by_a_signal_goes_on_to_the_same_result(
     trained: Path, unbroken: Path, tmp_path: Path, name: str
 ) -> None:

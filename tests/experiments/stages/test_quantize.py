@@ -80,6 +80,7 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
 
 
+@pytest.mark.slow
 def test_a_dense_network_is_quantized_and_exported(trained_run):
     job = (*JOB, "quantize.method=weight_only", "quantize.weight_bits=4", "latency.backends=[onnxruntime]")
     out = done(*job, "stages=[quantize,export,benchmark]", cwd=trained_run).out

@@ -76,6 +76,7 @@ def test_a_stopped_schedule_ends_as_if_it_had_not_been_stopped(tmp_path, call):
         assert (cwd / "run" / name).read_bytes() == (cwd / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_coupled_channels_are_cut_in_steps(tmp_path):
     cwd = workspace(tmp_path)
     done(
