@@ -64,8 +64,9 @@ def own_module(cwd: Path) -> None:
 def test_parts_of_ones_own_are_named_by_dotted_paths(tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     own_module(cwd)
-    text = (DOCS / "extending.md").read_text().split("\n## ")[1]
-    words = [word for line in re.findall(r"^amc (.*)$", text, re.MULTILINE) for word in line.split()]
+    section = (DOCS / "extending.md").read_text().split("\n## ")[1]
+    parts = next(block for block in section.split("```") if block.startswith("\namc "))
+    words = [word for line in re.findall(r"^amc (.*)$", parts, re.MULTILINE) for word in line.split()]
     assert len(words) >= 10
     small = [word for word in TINY if not word.startswith(("data", "model="))]
     small += ["data.calibration=16", "data.search_val=16", "budget.round_to=1"]

@@ -18,7 +18,8 @@ from amc.strategy import GroupWidth, Strategy
 from experiments.command.remembered import with_remembered
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import RunFolder
-from experiments.stages.policies.correlate import _known
+from experiments.stages.policies import choose, correlate
+from experiments.stages.policies.trials import known
 
 SHAPE = {
     "name": str,
@@ -127,7 +128,8 @@ READERS = {
     "strategy.json": Strategy.load,
     "search.jsonl": read_episodes,
     "evaluations.jsonl": _memo,
-    "correlate.jsonl": lambda path: _known(path, "x"),
+    "choose.jsonl": lambda path: known(path, choose.ROW, "x"),
+    "correlate.jsonl": lambda path: known(path, correlate.ROW, "x"),
     "overrides.json": lambda path: with_remembered([f"run_dir={path.parent}"]),
     "stages/evaluate.json": lambda path: RunFolder(path.parent.parent).recorded("evaluate"),
     "stages/search.json": lambda path: RunFolder(path.parent.parent).recorded("search"),

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from amc.candidate.builder import CandidateBuilder
 
 _BATCH = 256
-_ROW = {"widths": [int], "return": float, "top1": float}
+ROW = {"widths": [int], "return": float, "top1": float}
+"""Shape of a line of ``choose.jsonl``; see ``amc.reading``."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
         short,
         found,
         run.folder.choose,
-        _ROW,
+        ROW,
         lambda widths: _judged(short, builder, widths, images),
         "choose",
     )
@@ -61,7 +62,7 @@ def run(run: Run) -> dict[str, Any]:
         f"choose: number {winner + 1} of the {len(rows)} best networks has {chosen['top1']:.2f}% on {name} "
         f"after {run.config.choose.epochs} epochs, the first {rows[0]['top1']:.2f}%"
     )
-    told = [{key: row[key] for key in _ROW} for row in rows]
+    told = [{key: row[key] for key in ROW} for row in rows]
     return {"candidates": told, "chosen": winner, "images": name, "epochs": run.config.choose.epochs}
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PAIRS = (("return", "top1_pruned"), ("return", "top1_finetuned"), ("top1_pruned", "top1_finetuned"))
 
-_ROW = {"widths": [int], "return": float, "macs_ratio": float, "top1_pruned": float, "top1_finetuned?": float}
+ROW = {"widths": [int], "return": float, "macs_ratio": float, "top1_pruned": float, "top1_finetuned?": float}
+"""Shape of a line of ``correlate.jsonl``; see ``amc.reading``."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def run(run: Run) -> dict[str, Any]:
     )
     builder = run.problem.evaluator().builder
     found = tried(
-        run, chosen, run.folder.correlate, _ROW, lambda widths: _judged(run, builder, widths), "correlate"
+        run, chosen, run.folder.correlate, ROW, lambda widths: _judged(run, builder, widths), "correlate"
     )
     spearman = correlations(found)
     for pair, (value, low, high) in spearman.items():

@@ -52,7 +52,7 @@ def tried(
         label: names the stage on the progress bar.
     """
     made_of = _made_of(run)
-    rows = _known(path, shape, made_of)
+    rows = known(path, shape, made_of)
     with progress(len(points), label, "policy", stays=True) as bar:
         for point in points:
             key = json.dumps(point["widths"])
@@ -70,7 +70,7 @@ def _made_of(run: Run) -> str:
     return digest(json.dumps(about, sort_keys=True), run.problem.fingerprint)
 
 
-def _known(path: Path, shape: dict[str, Any], made_of: str) -> dict[str, dict[str, Any]]:
+def known(path: Path, shape: dict[str, Any], made_of: str) -> dict[str, dict[str, Any]]:
     """Return the policies that were judged with the same settings; a damaged file is set aside."""
     if not path.exists():
         return {}

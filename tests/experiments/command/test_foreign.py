@@ -117,6 +117,7 @@ def test_every_field_that_holds_free_text_is_judged() -> None:
         "compressor.order", "compressor.refit", "compressor.precision", "compressor.exclude",
         "export.formats", "quantize.method", "quantize.ranges", "quantize.rounding", "quantize.exclude",
         "latency.backends", "profile.backend", "serve.backend", "sparsify.order", "workers.kind",
+        "evaluate.corruptions",
     }  # fmt: skip
     texts = {key for key in RULES.keys if _is_text(key)}
     judged = {*RULES.paths, *RULES.inner_paths, *RULES.code, "run_dir", *RULES.free}

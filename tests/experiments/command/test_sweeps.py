@@ -88,6 +88,7 @@ def test_a_run_puts_the_metric_of_the_sweeps_into_its_summary(
         log=logged.update,
         finish=lambda: None,
         url=None,
+        resumed=False,
         id="r",
         settings=SimpleNamespace(sync_dir=str(tmp_path)),
         log_artifact=lambda artifact: None,

@@ -216,7 +216,8 @@ def test_a_run_that_found_another_network_names_the_one_it_replaces(runs):
 
 
 def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick_figures):
-    monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", str(tmp_path / "R.md")])
+    arguments = [str(runs), "--against", "random", "--out", str(tmp_path / "R.md")]
+    monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
     main()
     (path,) = (tmp_path / "records").iterdir()
     path.write_text(path.read_text().replace('"evaluate"', '"evaluated"', 1))
