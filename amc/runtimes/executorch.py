@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from amc.runtimes.protocol import FileRuntime
-from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
+from amc.runtimes.reference import conversion, eval_on_cpu, random_batch, with_xnnpack_sums
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -75,12 +75,6 @@ def _bindings() -> Any:
     return portable_lib
 
 
-def _kernels(model: nn.Module) -> nn.Module:
-    from amc.quantization.written.kernels import xnnpack
-
-    return xnnpack(model)
-
-
 EXECUTORCH = FileRuntime(
     name="executorch",
     packages=("executorch", "torchao"),  # it converts with torchao
@@ -91,5 +85,5 @@ EXECUTORCH = FileRuntime(
     methods={
         "static_int8": "the input of a linear layer with float outputs, mostly the last, is rounded once more"
     },
-    kernels=_kernels,
+    kernels=with_xnnpack_sums,
 )

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from amc.runtimes.protocol import FileRuntime
-from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
+from amc.runtimes.reference import conversion, eval_on_cpu, random_batch, with_xnnpack_sums
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -79,12 +79,6 @@ def _interpreter_class() -> Any:
     return Interpreter
 
 
-def _kernels(model: nn.Module) -> nn.Module:
-    from amc.quantization.written.kernels import xnnpack
-
-    return xnnpack(model)
-
-
 LITERT = FileRuntime(
     name="litert",
     packages=("litert_torch", "ai_edge_litert"),
@@ -95,5 +89,5 @@ LITERT = FileRuntime(
     methods={
         "static_int8": "weights of layers with float outputs, mostly the last, stay float32 in the file"
     },
-    kernels=_kernels,
+    kernels=with_xnnpack_sums,
 )

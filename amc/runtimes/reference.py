@@ -124,6 +124,13 @@ def running(what: str) -> Iterator[None]:
         ) from error
 
 
+def with_xnnpack_sums(model: nn.Module) -> nn.Module:
+    """Return a copy of a quantized network that adds as XNNPACK does, whose kernels two runtimes share."""
+    from amc.quantization.written.kernels import xnnpack
+
+    return xnnpack(model)
+
+
 def cause(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if it has none."""
     return first_line(error) or type(error).__name__

@@ -29,7 +29,9 @@ class _FixedPointSum(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         total: Tensor | int = 2 ** (self.shift - 1)
-        for values, scale, multiplier in zip((left, right), self.of.scales, self.multipliers, strict=False):
+        for values, scale, multiplier in zip(
+            (left, right), self.of.scales[:-1], self.multipliers, strict=True
+        ):
             total = total + (values / scale).round().long() * multiplier
         assert isinstance(total, Tensor)
         return (total >> self.shift).float() * self.of.scales[-1]

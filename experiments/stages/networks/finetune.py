@@ -14,6 +14,7 @@ from amc.scoring.scores import top1
 from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
+    from amc.data import LabelledImages
     from experiments.run.run import Run
 
 FLATTERY = 3.0
@@ -71,5 +72,9 @@ def finetune(run: Run, model: nn.Module, checkpoint: Path, prefix: str) -> dict[
 
 def val_top1(run: Run, model: nn.Module) -> float:
     """Return the accuracy of a network on search_val, in percent."""
-    images = run.problem.splits.search_val
+    return top1_on(run.problem.splits.search_val, model)
+
+
+def top1_on(images: LabelledImages, model: nn.Module) -> float:
+    """Return the accuracy of a network on images, in percent."""
     return top1(logits(model, images.images, 256), images.labels)

@@ -10,22 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from amc.data import LabelledImages
-from amc.scoring.run import logits
-from amc.scoring.scores import top1
 from amc.strategy import Strategy
 from experiments.run.episodes import read_episodes
 from experiments.run.run import Run
-from experiments.stages.networks.finetune import finetune
+from experiments.stages.networks.finetune import finetune, top1_on
 from experiments.stages.networks.prune import cut
 from experiments.stages.policies.trials import different, tried
 
 if TYPE_CHECKING:
     from amc.candidate.builder import CandidateBuilder
 
-_BATCH = 256
 ROW = {"widths": [int], "return": float, "top1": float}
 """Shape of a line of ``choose.jsonl``; see ``amc.reading``."""
 
@@ -87,11 +82,7 @@ def _judged(
     checkpoint = run.folder.checkpoint("choose")
     finetune(run, model, checkpoint, "choose")
     checkpoint.unlink(missing_ok=True)
-    return {"top1": _top1(model, images)}
-
-
-def _top1(model: nn.Module, images: LabelledImages) -> float:
-    return top1(logits(model.cpu(), images.images, _BATCH), images.labels)
+    return {"top1": top1_on(images, model.cpu())}
 
 
 def _take(run: Run, widths: tuple[int, ...], top1: float, candidates: int) -> None:
