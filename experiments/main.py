@@ -15,9 +15,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import AmcError, SettingError, did_you_mean
 from experiments.command import model_source, multirun, quick_hydra
@@ -25,7 +23,7 @@ from experiments.command.command import Command, Refused
 from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.log import copied
-from experiments.command.messages import message, one_line
+from experiments.command.messages import INTERNAL_ERROR, internal_error, message, one_line
 from experiments.command.overrides import multirun_first, readable
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema, stages
@@ -63,19 +61,8 @@ def main() -> None:
     except BrokenPipeError:
         _leave_output()
         _fail("the reader of the output has closed it; the same command goes on", 141)
-    except (AmcError, HydraException, OmegaConfBaseException, OSError) as error:
-        command.leave_no_empty_folder()
-        if command.wants_traceback:
-            raise
-        text = message(error, schema.rules().keys)
-        _end_after_failed_jobs(command, text)
-        _fail(text, 2)
     except Exception as error:
-        if command.wants_traceback or command.sweep is None:
-            raise
-        text = f"the launcher ended with {type(error).__name__}: {error}"
-        _end_after_failed_jobs(command, text)
-        _fail(text, 2)
+        _end_with(error, command)
     finally:
         signal.signal(signal.SIGTERM, handler)
         if "experiments.stages.networks.team" in sys.modules:
@@ -91,7 +78,7 @@ def _helps() -> bool:
     try:
         assist()
     except AmcError as error:
-        _fail(message(error), 2)
+        _fail(str(error), 2)
     return True
 
 
@@ -114,12 +101,12 @@ def _app(cfg: DictConfig) -> None:
     with locked(folder):
         try:
             _job(cfg, folder, given)
-        except AmcError as error:
-            _log.error("%s", error)
-            multirun.record_failure(folder, str(error), given)
-        except Exception as error:  # a fault of this package must not cost the other jobs
-            _log.exception("unexpected error")
-            multirun.record_failure(folder, f"{type(error).__name__}: {error}", given)
+        except Exception as error:  # it must not cost the other jobs
+            if (text := message(error, schema.rules().keys)) is not None:
+                _log.error("%s", text)
+            else:
+                _log.exception("internal error")
+            multirun.record_failure(folder, text or internal_error(error), given)
 
 
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = False) -> None:
@@ -182,6 +169,21 @@ def _see_current_directory() -> None:
 
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt("terminated")
+
+
+def _end_with(error: Exception, command: Command) -> NoReturn:
+    """Print one line about ``error`` and exit; raise it again if the user wants tracebacks."""
+    text, status = message(error, schema.rules().keys), 2
+    if text is not None:
+        command.leave_no_empty_folder()
+    if command.wants_traceback:
+        raise error
+    if text is None and command.sweep is not None:
+        text = f"the launcher ended with {type(error).__name__}: {error}"
+    elif text is None:
+        text, status = internal_error(error), INTERNAL_ERROR
+    _end_after_failed_jobs(command, text)
+    _fail(text, status)
 
 
 def _end_after_failed_jobs(command: Command, error: str | None = None) -> None:

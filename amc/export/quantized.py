@@ -19,7 +19,7 @@ from amc.runtimes.litert import LITERT
 from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_graph
 from amc.runtimes.onnxruntime import ONNXRUNTIME
 from amc.runtimes.openvino import OPENVINO
-from amc.runtimes.protocol import FileRuntime, Shape
+from amc.runtimes.protocol import FileRuntime, Kernels, Shape
 from amc.runtimes.reference import cause
 from amc.third_party import missing
 
@@ -159,7 +159,7 @@ def parities(
     expected: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
     batch: int | None = None,
-    own: Callable[[FileRuntime], NDArray[np.float32] | None] = lambda runtime: None,
+    own: Callable[[Kernels], NDArray[np.float32]] | None = None,
 ) -> list[Parity]:
     """Run a file on real images in each runtime, and compare with what the network computes.
 
@@ -170,8 +170,8 @@ def parities(
         expected: (N, classes), computed in batches of ``BATCH``.
         labels: (N,), or None.
         batch: images per call, where the file has a fixed number.
-        own: returns what the network computes with the roundings of a runtime's kernels, or None; it is
-            called where too few classes agree.
+        own: returns what the network computes with the roundings of a runtime's kernels; it is called where
+            too few classes agree and the kernels are known.
     """
     found = []
     for runtime in runtimes:
@@ -181,8 +181,8 @@ def parities(
             found.append(Parity(runtime.name, failure=cause(error)))
             continue
         compared = _compared(runtime.name, outputs, expected, labels)
-        if (compared.agreement or 0) < AGREEMENT and (rounded := own(runtime)) is not None:
-            compared = replace(compared, own=_agreement(outputs, rounded))
+        if own is not None and runtime.kernels is not None and (compared.agreement or 0) < AGREEMENT:
+            compared = replace(compared, own=_agreement(outputs, own(runtime.kernels)))
         found.append(compared)
     return found
 

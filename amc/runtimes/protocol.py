@@ -24,6 +24,10 @@ Converter = Callable[["nn.Module", Shape, int], bytes]
 """(network, shape of one image, batch size) -> content of a file; raises ``AmcError`` if that fails."""
 
 
+Kernels = Callable[["nn.Module"], "nn.Module"]
+"""Returns a copy of a quantized network that rounds as the kernels of a runtime do."""
+
+
 Loader = Callable[[bytes, Any, int], Callable[[], Any]]
 """(content of a file, (batch, C, H, W) float32 array, threads) -> one inference, which returns the logits."""
 
@@ -122,8 +126,7 @@ class FileRuntime:
         device: Returns the device's name, see ``Prepared``.
         methods: How a network may be quantized (``amc.quantization.settings.METHODS``) for this runtime, each
             with what is remarkable about it, or an empty string.
-        kernels: Returns a copy of a quantized network that rounds as this runtime's kernels do; None if they
-            round as the simulation does.
+        kernels: How this runtime rounds; None if it rounds as the simulation does.
     """
 
     name: str
@@ -137,7 +140,7 @@ class FileRuntime:
     clock: tuple[str, Clock] | None = None
     device: Callable[[], str | None] = lambda: None
     methods: Mapping[str, str] = field(default_factory=dict)
-    kernels: Callable[[nn.Module], nn.Module] | None = None
+    kernels: Kernels | None = None
 
     def available(self) -> str | None:
         """Return None if this runtime runs here, else the reason in one line."""

@@ -11,16 +11,15 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from amc.errors import AmcError, first_line, out_of_memory
+from amc.errors import AmcError
 from experiments.command.lock import locked
-from experiments.command.messages import file_error
+from experiments.command.messages import FULL_ERROR
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
 from experiments.command.remembered import begin
 from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
-_FULL_ERROR = "HYDRA_FULL_ERROR"
-_ENVIRONMENT = {_FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
+_ENVIRONMENT = {FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
 """With the second one, other processes of this command import nothing from the current directory."""
 
 
@@ -53,9 +52,9 @@ class Command:
     def __init__(self, paths: Collection[str] = ()) -> None:
         self._paths = paths
         self.is_new = False
-        self.wants_traceback = bool(os.environ.get(_FULL_ERROR))
+        self.wants_traceback = bool(os.environ.get(FULL_ERROR))
         self.sweep: Sweep | None = None
-        self._error: AmcError | None = None
+        self._error: Exception | None = None
         self._made: list[Path] = []
         self._locks = ExitStack()
 
@@ -109,22 +108,13 @@ class Command:
 
     @contextmanager
     def keep_errors(self) -> Iterator[None]:
-        """Hold back an `AmcError`, a failed file operation, or the end of memory, of the one job."""
+        """Hold back the error of the one job."""
         try:
             yield
-        except AmcError as error:
-            self._error = error
         except BrokenPipeError:
             raise
-        except OSError as error:
-            self._error = file_error(error)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or self.wants_traceback:
-                raise
-            self._error = AmcError(
-                f"memory ran out: {first_line(error) or 'no reason is given'}; expected more memory, or a "
-                "smaller data.batch_size, data.image_size or data.calibration"
-            )
+        except Exception as error:
+            self._error = error
 
     def claim_sweep(self, folder: Path, overrides: Sequence[str]) -> None:
         """Keep other processes out of the folder of a multirun until the command ends.
@@ -143,11 +133,7 @@ class Command:
             remove_unused(self._made)
 
     def raise_error(self) -> None:
-        """Raise what `keep_errors` has held back, if anything.
-
-        Raises:
-            AmcError: the error of the job.
-        """
+        """Raise what `keep_errors` has held back, if anything."""
         if self._error is not None:
             raise self._error
 

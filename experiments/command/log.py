@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -39,7 +40,7 @@ class _Copying:
 
 @contextmanager
 def copied(folder: Path) -> Iterator[None]:
-    """Copy what is printed to ``amc.log`` for as long as the context lasts; a refusal is noted there too."""
+    """Copy what is printed to ``amc.log`` for as long as the context lasts; errors are noted there, too."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("a", encoding="utf-8", errors="replace", buffering=1) as log:
         out, err = (cast(TextIO, _Copying(stream, log)) for stream in (sys.stdout, sys.stderr))
@@ -48,6 +49,9 @@ def copied(folder: Path) -> Iterator[None]:
                 yield
         except (AmcError, KeyboardInterrupt) as error:
             note(log, f"amc: {error}")
+            raise
+        except Exception:
+            log.write(traceback.format_exc())
             raise
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from amc.errors import AmcError, did_you_mean
+from amc.errors import AmcError, did_you_mean, first_line, out_of_memory
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Set the environment variable")
 """How lines begin that Hydra and OmegaConf add for their own developers."""
@@ -18,6 +18,10 @@ _HIDDEN = "base_"
 _UNKNOWN_KEY = re.compile(r"Could not override '([\w.@]+)'")
 _FACTORIES = ("data", "model")
 """Groups whose ``kwargs`` are passed to a function of the user."""
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The environment variable with which tracebacks are printed; Hydra's own."""
+INTERNAL_ERROR = 70
+"""The exit status after a fault of this package: ``EX_SOFTWARE`` of BSD's sysexits.h."""
 _LACKS = {
     errno.ENOSPC: "free some space on the disk of the run folder",
     errno.EDQUOT: "free some of your space on the disk of the run folder",
@@ -34,21 +38,35 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def message(error: Exception, keys: Iterable[str] = ()) -> str:
-    """Return the message of an expected error: an `AmcError`, an `OSError`, or one of Hydra's or OmegaConf's.
+def message(error: Exception, keys: Iterable[str] = ()) -> str | None:
+    """Return the message of an error that can be expected: bad input, failed files, too little memory.
 
     Args:
         error: the error.
         keys: the keys of the configuration; the nearest is suggested for a misspelt one.
 
-    Raises:
-        OSError: it names no file; see `file_error`.
+    Returns:
+        The message, or None for any other error.
     """
     if isinstance(error, HydraException | OmegaConfBaseException):  # some of Hydra's are OSErrors, too
         return _nearest(error, keys) or f"bad configuration: {_without_noise(error)}"
+    if isinstance(error, AmcError):
+        return str(error)
     if isinstance(error, OSError):
-        return str(file_error(error))
-    return str(error)
+        return _file_error(error)
+    if out_of_memory(error):
+        return (
+            f"memory ran out: {first_line(error) or 'no reason is given'}; expected more memory, or a "
+            "smaller data.batch_size, data.image_size or data.calibration"
+        )
+    return None
+
+
+def internal_error(error: Exception) -> str:
+    """Return the message of an error that nothing expects, which is a fault of this package."""
+    what = f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
+    where = f"{FULL_ERROR}=1 amc ... prints the traceback, a run folder's amc.log has it, too"
+    return f"internal error, {what}; please report it ({where})"
 
 
 def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
@@ -70,18 +88,13 @@ def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
     return None
 
 
-def file_error(error: OSError) -> AmcError:
-    """Return the message of a failed file operation.
-
-    Raises:
-        OSError: it names no file, and is no lack of this machine. It is a fault of this package and keeps
-            its traceback.
-    """
-    if error.filename is None and error.errno in _LACKS:
-        return AmcError(f"{error.strerror}: {_LACKS[error.errno]}; the same command goes on")
-    if error.filename is None:
-        raise error
-    return AmcError(f"cannot use {error.filename}: {error.strerror}")
+def _file_error(error: OSError) -> str | None:
+    """Return the message of a failed file operation; None if it names no file and no lack is known."""
+    if error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    if error.errno in _LACKS:
+        return f"{error.strerror}: {_LACKS[error.errno]}; the same command goes on"
+    return None
 
 
 def _without_noise(error: Exception) -> str:

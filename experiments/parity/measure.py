@@ -16,7 +16,7 @@ from amc.export import FORMATS, ExportSettings
 from amc.export.quantized import BATCH, QUANTIZED, Written, parities
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
-from amc.runtimes.protocol import FileRuntime, Shape
+from amc.runtimes.protocol import Shape
 from amc.runtimes.reference import cause
 from amc.scoring.run import outputs
 from experiments.parity.networks import NETWORKS, images, pruned
@@ -85,12 +85,8 @@ def _rows(name: str, form: str, precision: str, model: nn.Module) -> list[dict[s
     test = images(NETWORKS.find(name), _IMAGES, _TEST_SEED)
     expected = _expected(model, test)
     scale = {"scale": float(expected.abs().max())}
-
-    def own(runtime: FileRuntime) -> Any:
-        return None if runtime.kernels is None else outputs(runtime.kernels(model), test, BATCH).numpy()
-
-    quantized = own if precision == "static_int8" else lambda runtime: None
-    compared = parities(written.content, readers, test.numpy(), expected.numpy(), None, batch, quantized)
+    own = None if precision == "float32" else lambda kernels: outputs(kernels(model), test, BATCH).numpy()
+    compared = parities(written.content, readers, test.numpy(), expected.numpy(), None, batch, own)
     return [{**about, **scale, **asdict(each)} for each in compared]
 
 

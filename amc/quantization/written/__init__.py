@@ -3,5 +3,5 @@
 - ``onnx.py``: in ONNX.
 - ``explicit.py``: as PyTorch's own operators, from which ``.pt2``, ExecuTorch and LiteRT files are made.
 - ``coreml.py``: in Core ML's intermediate language.
-- ``kernels.py``: with the roundings of OpenVINO and XNNPACK, to compare their files with.
+- ``kernels.py``: with the roundings of XNNPACK, to compare ExecuTorch's and LiteRT's files with.
 """

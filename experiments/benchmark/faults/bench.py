@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError
+from experiments.command.messages import INTERNAL_ERROR
 
 PACKAGES = str(Path(__file__).parents[3])
 """Folder of the packages, for ``PYTHONPATH`` of commands in another current directory."""
@@ -69,6 +70,8 @@ class Outcome:
             return None if "Traceback" not in self.out + self.err else "a traceback"
         if self.status == -signal.SIGALRM:
             return f"no end within {SECONDS} s"
+        if self.status == INTERNAL_ERROR:
+            return self.err.strip()[:200]
         if self.err.count("\n") != 1 or not self.err.startswith("amc: "):
             lines = self.err.strip().splitlines() or [""]
             return f"status {self.status} with {len(lines)} lines, the last: {lines[-1][:200]}"

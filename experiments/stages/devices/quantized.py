@@ -10,7 +10,6 @@ from torch import nn
 from amc.errors import AmcError
 from amc.export import ExportSettings
 from amc.export.quantized import AGREEMENT, QUANTIZED, Parity, QuantizedFormat, parities, quantized_refusal
-from amc.runtimes.protocol import FileRuntime
 from experiments.stages.networks.quantize import simulation, test_outputs
 
 if TYPE_CHECKING:
@@ -59,11 +58,15 @@ def _written(
         test = run.problem.splits.test()
         labels = test.labels.numpy() if run.problem.graph.classifies else None
         expected = test_outputs(run, model).numpy()
-
-        def own(runtime: FileRuntime) -> Any:
-            return test_outputs(run, runtime.kernels(model)).numpy() if runtime.kernels else None
-
-        found = parities(written.content, readers, test.images.numpy(), expected, labels, kind.batch, own)
+        found = parities(
+            written.content,
+            readers,
+            test.images.numpy(),
+            expected,
+            labels,
+            kind.batch,
+            lambda kernels: test_outputs(run, kernels(model)).numpy(),
+        )
     for each in found:
         print(f"export: {_line(each)}")
     return {

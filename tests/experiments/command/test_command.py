@@ -10,7 +10,8 @@ from hydra.errors import MissingConfigException
 from amc.errors import AmcError
 from experiments.command.command import Command, Refused
 from experiments.command.lock import locked
-from experiments.command.messages import message, one_line
+from experiments.command.messages import INTERNAL_ERROR, message, one_line
+from tests.experiments.helpers import amc, refused
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])
@@ -39,16 +40,29 @@ def test_a_folder_is_locked_until_the_command_ends(tmp_path: Path) -> None:
 def test_an_error_of_the_job_is_held_back() -> None:
     command = Command()
     with command.keep_errors():
-        raise FileNotFoundError(2, "No such file", "x.pth")
-    with pytest.raises(AmcError, match=r"cannot use x\.pth: No such file"):
+        raise KeyError("ours")
+    with pytest.raises(KeyError, match="ours"):
         command.raise_error()
-    with pytest.raises(OSError, match="ours"), Command().keep_errors():
-        raise OSError("ours")
 
 
 def test_messages_are_one_line() -> None:
     assert message(AmcError("as it is")) == "as it is"
     assert message(PermissionError(13, "Permission denied", "run")) == "cannot use run: Permission denied"
+    assert message(OSError("ours")) is None
+    assert message(KeyError("ours")) is None
     missing = MissingConfigException("no workers/thread\n\n  Available:\n\tserial")  # an OSError, too
     assert message(missing) == "bad configuration: no workers/thread Available: serial"
     assert one_line(" a\n\tb  c ") == "a b c"
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), OSError("lost"), RuntimeError("lost")])
+def test_a_fault_of_the_package_is_one_line_and_its_traceback_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("experiments.job.run_job", fail)
+    outcome = amc("data=fake", "run_dir=run", cwd=tmp_path)
+    refused(outcome, f"internal error, {type(error).__name__}: ", "lost", "amc.log", status=INTERNAL_ERROR)
+    assert "Traceback" in (tmp_path / "run" / "amc.log").read_text()
