@@ -23,8 +23,14 @@ from experiments.command.command import Command, Refused
 from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.log import copied
-from experiments.command.messages import INTERNAL_ERROR, internal_error, message, one_line
-from experiments.command.overrides import multirun_first, readable
+from experiments.command.messages import (
+    INTERNAL_ERROR,
+    internal_error,
+    message,
+    not_of_the_chosen,
+    one_line,
+)
+from experiments.command.overrides import multirun_first, readable, with_new_keys
 from experiments.command.remembered import remembering, with_remembered
 from experiments.config import schema, stages
 from experiments.run.values import check_values
@@ -48,8 +54,10 @@ def main() -> None:
             return
         prepare_hydra()
         with command.running():
+            rules = schema.rules()
             arguments = readable(words.settings_of(sys.argv[1:]), schema.path_keys() | FOLDERS)
-            sys.argv[1:] = multirun_first(with_remembered(arguments, schema.rules()))
+            arguments = with_remembered(arguments, rules)
+            sys.argv[1:] = multirun_first(with_new_keys(arguments, rules.free))
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
@@ -152,7 +160,8 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in map(str, node):
         if known is not None and key not in known:
             hint = did_you_mean(key, sorted(known)) or "; is it a typo?"
-            yield f"unknown key '{prefix}{key}' in the configuration{hint}"
+            unknown = f"unknown key '{prefix}{key}' in the configuration{hint}"
+            yield not_of_the_chosen(f"{prefix}{key}", schema.rules().keys) or unknown
         elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
             yield from _unknown_keys(node[key], f"{prefix}{key}.")
 

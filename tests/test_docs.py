@@ -16,6 +16,8 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.command.overrides import with_new_keys
+from experiments.config import schema
 from experiments.reproduce.front_page import JOB, PICTURE, RECORDS, front_page_svg
 from experiments.reproduce.records import read_records
 from experiments.words.words import own_command, settings_of
@@ -39,6 +41,7 @@ def test_every_command_composes(command):
     if own_command(words) is not None:
         return
     words = settings_of(words)
+    words = with_new_keys(words, schema.rules().free)
     overrides = [word for word in words if not word.startswith(("-", "hydra/launcher", "hydra.launcher"))]
     found = jobs(overrides) if "-m" in words else [overrides]
     for job in (found[0], found[-1]) if len(found) > 1 else found:

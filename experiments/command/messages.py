@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -76,16 +76,27 @@ def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
         known = [option for option in error.options if not option.startswith(_HIDDEN)]
         return f"unknown {group} {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
     if (found := _UNKNOWN_KEY.search(str(error))) is not None:
-        if ".kwargs." in found[1]:
-            return f"{found[1]} is a new argument: write +{found[1]}=..., with a plus"
-        keys, group = set(keys), found[1].partition(".")[0]
-        if found[1] in keys:
-            name = found[1].removeprefix(f"{group}.")
-            own = f"; +{group}.kwargs.{name}=... is for a function of yours" if group in _FACTORIES else ""
-            return f"the chosen {group} has no key {found[1]!r}: amc help {group} lists the keys{own}"
+        keys = set(keys)
         near = did_you_mean(found[1], keys) or "; amc --cfg job lists the keys of a job"
-        return f"unknown key {found[1]!r} in the configuration{near}"
+        unknown = f"unknown key {found[1]!r} in the configuration{near}"
+        return not_of_the_chosen(found[1], keys) or unknown
     return None
+
+
+def not_of_the_chosen(key: str, keys: Collection[str]) -> str | None:
+    """Return the message about a key that another choice of its group has; None if no choice has it.
+
+    Args:
+        key: what the configuration lacks, such as ``data.root``.
+        keys: those of all choices.
+    """
+    if key not in keys:
+        return None
+    group, _, name = key.partition(".")
+    own = f"; {group}.kwargs.{name}=... is for a function of yours" if group in _FACTORIES else ""
+    return f"the chosen {group} has no key {key!r}: amc help {group} lists the keys" + own * (
+        name != "kwargs"
+    )
 
 
 def _file_error(error: OSError) -> str | None:

@@ -64,6 +64,23 @@ def multirun_first(arguments: Sequence[str]) -> list[str]:
     return [*flags, *(each for each in arguments if each not in MULTIRUN)]
 
 
+def with_new_keys(arguments: Sequence[str], free: Collection[str]) -> list[str]:
+    """Return the arguments with Hydra's prefix ``++`` before keys below which any key is allowed.
+
+    Without it Hydra refuses a key that the configuration does not have yet.
+
+    Args:
+        arguments: of the command line.
+        free: keys such as ``model.kwargs``.
+    """
+
+    def is_free(argument: str) -> bool:
+        key, equals, _ = argument.partition("=")
+        return bool(equals) and any(key == each or key.startswith(f"{each}.") for each in free)
+
+    return [f"++{each}" if is_free(each) else each for each in arguments]
+
+
 def absolute(override: str, paths: Collection[str]) -> str:
     """Return an override with an absolute path for its value, if its key is one of ``paths``."""
     text = text_of(override) if key_of(override) in paths else None

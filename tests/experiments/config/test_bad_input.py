@@ -79,7 +79,7 @@ def test_a_bad_value_is_refused_in_one_line(old: Path, overrides: list[str], par
         ("agent=evolutoin", ["unknown agent 'evolutoin'", "did you mean 'evolution'?"]),
         ("experiment=resnet56", ["unknown experiment 'resnet56'", "did you mean 'resnet56_cifar10'?"]),
         ("agent.epsodes=3", ["unknown key 'agent.epsodes'", "did you mean 'agent.episodes'?"]),
-        ("data.root=x", ["the chosen data has no key 'data.root'", "+data.kwargs.root=..."]),
+        ("data.root=x", ["the chosen data has no key 'data.root'", "data.kwargs.root=..."]),
         ("budget.macs_ration=0.3", ["did you mean 'budget.macs_ratio'?"]),
         ("+agent.warmup=3", ["'agent.warmup'", "'warmup_episodes'"]),
         ("seed=-1", ["seed is -1"]),
