@@ -22,15 +22,15 @@ def train_quantized(
 ) -> tuple[Quantized, dict[str, Any]]:
     """Return the better of the trained and the calibrated network on search_val, and the facts.
 
-    Epochs and learning rate are those of ``quantize``, all else is that of ``finetune``. Rounding needs
-    float32: bfloat16 has fewer digits than the integers.
+    Epochs and learning rate are those of ``quantize``, all else is that of ``finetune``. Integers need
+    float32: bfloat16 has fewer digits than they have. Signs do not.
     """
     section = run.train_settings(run.config.finetune)
     training = replace(
         section,
         epochs=settings.epochs,
         lr=settings.lr,
-        precision="fp32",
+        precision=section.precision if settings.method == "binary" else "fp32",
         until=None,
         compile=False,
         method="full",

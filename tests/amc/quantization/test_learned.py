@@ -58,6 +58,25 @@ def test_gradients_of_a_learned_step_by_hand():
     assert float(step.grad) == pytest.approx(within + 3 - 3)
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 2), (40, 64, 8, 8)])
+def test_a_learned_grid_has_the_gradients_of_straight_through(shape):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).mul(2)
+    values = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+    above, found = torch.randn(shape, generator=torch.Generator().manual_seed(1)), []
+    grid = LearnedGrid(RoundTrip(0.02, 100))
+    for rounded in (lambda given: grid(given), lambda given: straight_through(given, grid.scale, -100, 155)):
+        given = values.clone().requires_grad_()
+        grid.zero_grad()
+        output = rounded(given)
+        (output * above).sum().backward()
+        found.append((output.detach(), given.grad, grid.step.grad))
+    (moved, below, of_step), (expected, own, whole) = found
+    assert torch.equal(moved, expected)
+    torch.testing.assert_close(below, own)  # the operators multiply by the step and divide by it
+    count = values[0].numel() * 255
+    assert float(of_step) == pytest.approx(float(whole) * count**-0.5, rel=1e-3)
+
+
 def test_signs_pass_the_gradient_on():
     values = torch.tensor([0.3, 0.0, -2.0], requires_grad=True)
     step = torch.tensor(0.5, requires_grad=True)
