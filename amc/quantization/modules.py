@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from amc.graph.unfolding import layer_input, own_forward
 from amc.quantization.description import FloatLayer
-from amc.quantization.program import Site, Visit
+from amc.quantization.program import FoldedNorm, Site, Visit
 from amc.refit.layer import tied_layers
 
 
@@ -24,6 +25,8 @@ class ModuleProgram:
     """
 
     placement = "modules"
+    norms: Mapping[str, FoldedNorm] = MappingProxyType({})
+    """None: batch norms stay as they are."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model = model

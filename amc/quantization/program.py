@@ -51,12 +51,28 @@ class Site:
     kind: str
 
 
+@dataclass(frozen=True)
+class FoldedNorm:
+    """A batch norm that was folded into a layer.
+
+    Attributes:
+        gain, offset: its weight and bias, (channels,) float32. They are also deviation and mean of what the
+            layer computes with the norm, if the norm has the statistics of its inputs.
+    """
+
+    gain: Tensor
+    offset: Tensor
+
+
 class GraphProgram:
     """An exported network: batch norms are folded, and activations fused.
 
     Args:
         model: the exported program; it is changed.
         network: the network, for the names of layers that cannot be quantized.
+
+    Attributes:
+        norms: layer -> the batch norm that was folded into it.
     """
 
     placement = "graph"
@@ -64,6 +80,7 @@ class GraphProgram:
     def __init__(self, model: fx.GraphModule, network: nn.Module) -> None:
         self.model = model
         self._nodes: dict[str, fx.Node] = {}
+        self.norms: dict[str, FoldedNorm] = {}
         self.sites: tuple[Site, ...] = tuple(self._found_sites())
         model.graph.eliminate_dead_code()
         model.delete_all_unused_submodules()
@@ -81,9 +98,10 @@ class GraphProgram:
             if any(word in str(node.target) for word in _DROPPED) and not node.users:
                 graph.erase_node(node)
                 continue
-            layer = self._layer(node)
-            if layer is None:
+            found = self._layer(node)
+            if found is None:
                 continue
+            layer, norm = found
             owner = str(node.args[1].target).removesuffix(".weight")
             counts[owner] = counts.get(owner, 0) + 1
             name = owner if counts[owner] == 1 else f"{owner}#{counts[owner]}"
@@ -95,10 +113,12 @@ class GraphProgram:
             node.replace_all_uses_with(call)
             graph.erase_node(node)
             self._nodes[name] = call
+            if norm is not None:
+                self.norms[name] = norm
             yield Site(name, path, "linear" if isinstance(layer, nn.Linear) else "conv")
 
-    def _layer(self, node: fx.Node) -> Quantizable | None:
-        """Return the layer that a node computes; a batch norm that alone reads it is removed."""
+    def _layer(self, node: fx.Node) -> tuple[Quantizable, FoldedNorm | None] | None:
+        """Return the layer that a node computes; a batch norm that alone reads it is folded and removed."""
         is_conv = node.target in _CONVS
         if not is_conv and node.target is not aten.linear.default:
             return None
@@ -108,19 +128,23 @@ class GraphProgram:
         if weight is None or (bias is None and given["bias"] is not None):
             return None
         norm = next(iter(node.users)) if len(node.users) == 1 else None
+        removed = None
         if norm is not None and norm.target is _NORM and norm.args[0] is node:
             folded = self._folded(weight, bias, norm)
             if folded is not None:
-                weight, bias = folded
+                weight, bias, removed = folded
                 (taken,) = norm.users
                 taken.replace_all_uses_with(node)
                 self.model.graph.erase_node(taken)
                 self.model.graph.erase_node(norm)
         if not is_conv:
-            return linear(weight, bias)
-        return conv(weight, bias, [given[key] for key in ("stride", "padding", "dilation", "groups")])
+            return linear(weight, bias), removed
+        places = [given[key] for key in ("stride", "padding", "dilation", "groups")]
+        return conv(weight, bias, places), removed
 
-    def _folded(self, weight: Tensor, bias: Tensor | None, norm: fx.Node) -> tuple[Tensor, Tensor] | None:
+    def _folded(
+        self, weight: Tensor, bias: Tensor | None, norm: fx.Node
+    ) -> tuple[Tensor, Tensor, FoldedNorm] | None:
         gain, offset, mean, variance = (self._stored(each) for each in norm.args[1:5])
         if mean is None or variance is None or [user.args[1:] for user in norm.users] != [(0,)]:
             return None
@@ -129,7 +153,11 @@ class GraphProgram:
         shift = -mean.double() if bias is None else bias.double() - mean.double()
         shift = shift * scale if offset is None else shift * scale + offset.double()
         wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        return (weight.double() * wide).float(), shift.float()
+        own = FoldedNorm(
+            torch.ones_like(variance) if gain is None else gain,
+            torch.zeros_like(mean) if offset is None else offset,
+        )
+        return (weight.double() * wide).float(), shift.float(), own
 
     def _stored(self, argument: object) -> Tensor | None:
         """Return the tensor that an argument names, a copy; None if it is computed, or there is none."""

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc.quantization.grids import scale_for_bias
 from amc.quantization.layers import IntegerLayer, RoundTrip, applied
 from amc.quantization.operators import HIGH, LOW
+from amc.quantization.program import FoldedNorm
 
 _PART = 2**16
 """Values that are computed at once: 256 KiB, some copies of which fit in the second cache of a core."""
@@ -103,16 +105,22 @@ class LearnedLayer(nn.Module):
     Args:
         layer: the rounded layer, without blocks; its values are where the training starts.
         bits: of its weights; 1 leaves their signs alone.
+        folded: the batch norm that was folded into it. It is taken out again, as training without it is
+            unstable; `folded` gives it to the scales of the channels.
     """
 
-    def __init__(self, layer: IntegerLayer, bits: int) -> None:
+    def __init__(self, layer: IntegerLayer, bits: int, folded: FoldedNorm | None = None) -> None:
         super().__init__()
         self.layer, self.bits = layer.layer, bits
         self.inputs: nn.Module | None = None  # for networks that do not put inputs on grids themselves
         self.full = nn.Parameter(_tensor(layer.weight))
         self.step = nn.Parameter(_tensor(layer.scale))
-        bias = layer.bias
-        self.bias = None if bias is None else nn.Parameter(_tensor(bias))
+        self.norm: _Norm | None = None
+        self.bias: nn.Parameter | None = None
+        if (bias := layer.bias) is not None and folded is not None:
+            self.norm = _Norm(folded, bias)
+        elif bias is not None:
+            self.bias = nn.Parameter(_tensor(bias))
 
     @property
     def scale(self) -> Tensor:
@@ -124,25 +132,70 @@ class LearnedLayer(nn.Module):
         """The rounded float32 weights, which a forward pass may read directly."""
         largest = 2 ** (self.bits - 1) - 1
         step = _eased(self.scale, self.full[0].numel() * max(largest, 1))
-        wide = step.reshape(-1, *[1] * (self.full.ndim - 1))
+        wide = self._wide(step)
         if self.bits == 1:
             return signs_through(self.full, wide)
         return straight_through(self.full, wide, -largest, largest)
 
     @torch.no_grad()
-    def integers(self, scale: Tensor) -> Tensor:
-        """Return the weights as int8 multiples of ``scale`` (channels,)."""
+    def folded(self, step: float | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the layer with its batch norm folded: integers (int8), scales and bias (channels,).
+
+        Args:
+            step: scale of the activation that it reads, for integers of the bias; None if it is on no grid.
+        """
+        factor = torch.ones_like(self.step)
+        bias = None if self.bias is None else self.bias.detach().clone()
+        if self.norm is not None:
+            factor, bias = self.norm.factor_and_offset()
+        scale = _positive(self.scale * factor)
+        if step is not None and bias is not None:
+            scale = scale_for_bias(scale, bias, step)
+        weights = self.full * self._wide(factor)
         if self.bits == 1:
-            return _signs(self.full).to(torch.int8)
+            return _signs(weights).to(torch.int8), scale, bias
         largest = 2 ** (self.bits - 1) - 1
-        wide = scale.reshape(-1, *[1] * (self.full.ndim - 1))
-        return (self.full / wide).round().clamp(-largest, largest).to(torch.int8)
+        return (weights / self._wide(scale)).round().clamp(-largest, largest).to(torch.int8), scale, bias
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the layer's output."""
         if self.inputs is not None:
             values = self.inputs(values)
-        return applied(self.layer, values, self.weight, self.bias)
+        found = applied(self.layer, values, self.weight, self.bias)
+        return found if self.norm is None else self.norm(found)
+
+    def _wide(self, channels: Tensor) -> Tensor:
+        """Return (channels,) in a shape that fits the weights."""
+        return channels.reshape(-1, *[1] * (self.full.ndim - 1))
+
+
+class _Norm(nn.modules.batchnorm._BatchNorm):
+    """A batch norm that was folded, taken out again; in eval mode it adds the folded bias and no more.
+
+    Args:
+        folded: the norm.
+        bias: (channels,), of the layer that it was folded into.
+    """
+
+    def __init__(self, folded: FoldedNorm, bias: Tensor) -> None:
+        super().__init__(len(bias))
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        with torch.no_grad():
+            self.weight.copy_((folded.gain.square() + self.eps).sqrt())
+            self.bias.copy_(folded.offset)
+            self.running_mean.copy_(folded.offset - bias)
+            self.running_var.copy_(folded.gain.square())
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept the outputs of convolutions and of linear layers."""
+
+    def factor_and_offset(self) -> tuple[Tensor, Tensor]:
+        """Return what it multiplies with and adds in eval mode, both (channels,)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        factor = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return factor, self.bias - self.running_mean * factor
 
 
 def _signs(values: Tensor) -> Tensor:

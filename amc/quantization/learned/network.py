@@ -1,8 +1,8 @@
 """From a quantized network to one that trains, and back to the same kind of description.
 
-Weights, biases and step sizes of quantized layers and activations are trained. All else stays as it is: batch
-norms are folded into layers with their running statistics before; one that cannot be folded keeps its
-statistics, as do layers that stay float. So what is trained is what the runtime computes.
+Weights, biases, step sizes and the batch norms of quantized layers are trained. The norms use the statistics
+of each batch, as in any training, and are folded into the scales of channels in the end. All else stays as it
+is: layers that stay float, and norms that cannot be folded. So what is trained is what the runtime computes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from amc.quantization.calibration import Quantized, stored
-from amc.quantization.grids import scale_for_bias
 from amc.quantization.layers import IntegerLayer
 from amc.quantization.learned.layers import LearnedGrid, LearnedLayer
 from amc.quantization.simulation import assemble, parts_of
@@ -40,7 +39,7 @@ def trained(made: Quantized, fit: Callable[[nn.Module], Any]) -> Quantized:
     learned: dict[str, LearnedLayer] = {}
     for name, layer in layers.items():
         assert isinstance(layer, IntegerLayer)
-        learned[name] = LearnedLayer(layer, bits[name])
+        learned[name] = LearnedLayer(layer, bits[name], program.norms.get(name))
     steps = {name: LearnedGrid(grid) for name, grid in grids.items()}
     network = _Trainable(
         program.assembled(learned, steps, set(learned)), [*learned.values(), *steps.values()]
@@ -60,10 +59,7 @@ def _written(
     for each in made.description.layers:
         layer = learned[each.name]
         step = None if each.input is None else scales[each.input]
-        scale, bias = layer.scale.detach(), None if layer.bias is None else layer.bias.detach().clone()
-        if step is not None and bias is not None:
-            scale = scale_for_bias(scale, bias, step)
-        own = stored(layer.integers(scale), scale, bias, step)
+        own = stored(*layer.folded(step), step)
         tensors |= {f"{each.name}.{key}": tensor for key, tensor in own.items()}
     description = replace(
         made.description,
@@ -84,14 +80,17 @@ class _Trainable(nn.Module):
 
     def __init__(self, network: nn.Module, parts: list[LearnedLayer | LearnedGrid]) -> None:
         super().__init__()
+        self._parts = parts
         self.network = _differentiable(network).requires_grad_(False)
         for part in parts:
             part.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of this module alone."""
+        """Set the mode of this module and of the parts that are trained."""
         super().train(mode)
         self.network.eval()
+        for part in self._parts:
+            part.train(mode)
         return self
 
     def forward(self, images: Tensor) -> Any:

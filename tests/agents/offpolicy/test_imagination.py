@@ -36,6 +36,7 @@ def known_optimum():
     return WrongCurves().evaluate(widths).agreement
 
 
+@pytest.mark.slow
 def test_the_policy_itself_beats_its_start_and_nears_the_optimum():
     """Without noise, over five seeds: what the actor has learned, not what exploration has met."""
     gains = []

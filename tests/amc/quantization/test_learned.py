@@ -32,6 +32,17 @@ def quantized(model, method, **own):
     return quantize(model, IMAGES, QuantizeSettings(method=method, sensitivity_images=0, **own))
 
 
+def with_statistics_of_the_images(model):
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(IMAGES.clone())
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
 def imitate(target, steps=15):
     def fit(network):
         network.train()
@@ -102,14 +113,14 @@ def test_a_learned_grid_computes_what_the_grid_computes():
 @pytest.mark.parametrize("make", [Residual, DecidesOnValues])
 @pytest.mark.parametrize("own", [{"method": "qat", "weight_bits": 3}, {"method": "binary"}], ids=str)
 def test_training_starts_at_the_quantized_network_and_its_result_is_a_description(make, own, tmp_path):
-    model = randomised(make())
+    model = with_statistics_of_the_images(randomised(make()))
     made = quantized(model, **own)
     seen = []
 
     def fit(network):
         seen.append(outputs(network))
         imitate(outputs(model))(network)
-        seen.append(outputs(network))
+        seen.append(outputs(network.eval()))
 
     found = trained(made, fit)
     spread = outputs(model).std()
@@ -124,6 +135,27 @@ def test_training_starts_at_the_quantized_network_and_its_result_is_a_descriptio
     assert torch.equal(outputs(again), outputs(found.model))
     assert found.description.method == ("static_int8" if own["method"] == "qat" else "weight_only")
     assert {each.rounding for each in found.description.layers} == {"learned"}
+
+
+@pytest.mark.parametrize("method", ["qat", "binary"])
+def test_norms_are_trained_and_folded_whatever_their_sign(method):
+    made = quantized(randomised(Residual()), method)
+    seen = []
+
+    def fit(network):
+        norms = [each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+        assert len(norms) == len(made.program.norms) > 0
+        with torch.no_grad():
+            for norm in norms:
+                norm.weight[::2] *= -1
+                norm.running_var[1::3] *= 4
+                norm.weight[1] = 0
+        seen.append(outputs(network.eval()))
+
+    found = trained(made, fit)
+    # Where the training computes in float32, single roundings differ.
+    assert (outputs(found.model) - seen[0]).abs().mean() < 0.02 * seen[0].std()
+    assert all((found.tensors[f"{each.name}.scale"] > 0).all() for each in found.description.layers)
 
 
 def test_binary_weights_are_signs_but_for_the_first_and_the_last_layer():

@@ -90,6 +90,7 @@ def test_agents_are_compared_with_the_first_on_any_problem(capsys, monkeypatch, 
     assert (tmp_path / "evaluations.jsonl").read_text().count("\n") > 20
 
 
+@pytest.mark.slow
 def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
     found = measured(
         capsys, monkeypatch, "proxies", "train.epochs=1", "data.search_val=64", "data.image_size=8",
@@ -107,6 +108,7 @@ def test_scores_are_correlated_with_the_test_images(capsys, monkeypatch):
     assert 0 <= low <= high <= 100
 
 
+@pytest.mark.slow
 def test_the_room_for_a_search_is_measured(capsys, monkeypatch):
     words = (
         "data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "data.calibration=16",
@@ -210,6 +212,7 @@ def test_a_part_of_the_faults_that_need_a_finished_run(kind: str, every: int) ->
     assert options.run(options)["wrong"] == []
 
 
+@pytest.mark.slow
 def test_transfer_leaves_out_one_network_after_the_other(capsys, monkeypatch, tmp_path):
     cwd = workspace(tmp_path)
     runs = [f"run{seed}" for seed in range(3)]
