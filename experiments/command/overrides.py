@@ -10,6 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+_NEW = "++"
+"""Hydra's prefix for a value of a key that may be new."""
 MULTIRUN = frozenset({"-m", "--multirun"})
 """Hydra's options for many jobs."""
 
@@ -73,12 +75,19 @@ def with_new_keys(arguments: Sequence[str], free: Collection[str]) -> list[str]:
         arguments: of the command line.
         free: keys such as ``model.kwargs``.
     """
+    return [f"{_NEW}{each}" if _is_free(each, free) else each for each in arguments]
 
-    def is_free(argument: str) -> bool:
-        key, equals, _ = argument.partition("=")
-        return bool(equals) and any(key == each or key.startswith(f"{each}.") for each in free)
 
-    return [f"++{each}" if is_free(each) else each for each in arguments]
+def without_prefixes(arguments: Sequence[str], free: Collection[str]) -> list[str]:
+    """Return the arguments as a user may type them: without what `with_new_keys` adds."""
+    return [
+        each.removeprefix(_NEW) if _is_free(each.removeprefix(_NEW), free) else each for each in arguments
+    ]
+
+
+def _is_free(argument: str, free: Collection[str]) -> bool:
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and any(key == each or key.startswith(f"{each}.") for each in free)
 
 
 def absolute(override: str, paths: Collection[str]) -> str:

@@ -36,6 +36,8 @@ class PaperRow:
 
 
 CIFAR, IMAGENET = "CIFAR-10", "ImageNet's validation images"
+_DATA = {CIFAR: ("cifar10", 10), IMAGENET: ("imagefolder", 1000)}
+"""Name of the data set here, and number of classes."""
 ROWS = (
     PaperRow("resnet56", "macs", 0.5, "AMC", 92.8, 90.2, 91.9, 0.5, CIFAR, ("before",)),
     PaperRow("plain20", "macs", 0.5, "AMC", 90.5, 86.4, 90.2, 0.5, CIFAR, ("before",)),
@@ -46,6 +48,13 @@ ROWS = (
 )
 
 
-def paper_rows(model: str, kind: str, ratio: float) -> list[PaperRow]:
-    """Return the paper's rows on a network under a budget."""
-    return [row for row in ROWS if (row.model, row.kind, row.ratio) == (model, kind, ratio)]
+def paper_rows(model: str, images: tuple[str, int], kind: str, ratio: float) -> list[PaperRow]:
+    """Return the paper's rows on a network under a budget.
+
+    Args:
+        model: name of the network.
+        images: name of the data set and number of classes; on those of others the rows would say nothing.
+        kind, ratio: of the budget.
+    """
+    wanted = (model, images, kind, ratio)
+    return [row for row in ROWS if (row.model, _DATA[row.images], row.kind, row.ratio) == wanted]

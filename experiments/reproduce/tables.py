@@ -26,9 +26,10 @@ HEAD = (
 
 
 def paper_of(results: Sequence[Result]) -> list[PaperRow]:
-    """Return the paper's rows on the network and budget of one job."""
-    strategy = results[0].strategy
-    return paper_rows(str(strategy.model["name"]), strategy.budget["kind"], float(strategy.budget["ratio"]))
+    """Return the paper's rows on the network, data and budget of one job."""
+    strategy, data = results[0].strategy, str(results[0].provenance["data"]["name"])
+    model, images = str(strategy.model["name"]), (data, int(strategy.model["num_classes"]))
+    return paper_rows(model, images, strategy.budget["kind"], float(strategy.budget["ratio"]))
 
 
 def tables(jobs: Jobs, against: str, figures: bool = False) -> str:

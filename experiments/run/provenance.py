@@ -14,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from amc.errors import FileError
 from amc.reading import read_json, set_aside
+from experiments.command.foreign import Rules
 from experiments.command.multirun import is_multirun
+from experiments.command.overrides import without_prefixes
 from experiments.config.stages import STAGES
 from experiments.run.folder import RunFolder
 
@@ -85,7 +87,7 @@ def command() -> str:
     """Return the command line of this job without its run folder."""
     given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
     arguments = [argument for argument in given if not argument.startswith("run_dir=")]
-    return " ".join(["amc", *arguments])
+    return " ".join(["amc", *without_prefixes(arguments, Rules().free)])
 
 
 def commit() -> str | None:

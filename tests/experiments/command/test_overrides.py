@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command.overrides import with_new_keys
+from experiments.command.overrides import with_new_keys, without_prefixes
 from tests.experiments.helpers import amc, refused
 
 
@@ -17,7 +17,9 @@ def test_keys_of_an_own_function_need_no_plus() -> None:
         "-m",
     ]
     expected = ["++model.kwargs.width=2", "+model.kwargs.depth=3", "++model.kwargs={a: 1}", *given[3:]]
-    assert with_new_keys(given, ("model.kwargs", "data.kwargs")) == expected
+    free = ("model.kwargs", "data.kwargs")
+    assert with_new_keys(given, free) == expected
+    assert without_prefixes(expected, free) == given
 
 
 @pytest.mark.parametrize("argument", ["model.kwargs.depth=3", "model.kwargs={depth: 3}"])

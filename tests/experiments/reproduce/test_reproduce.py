@@ -248,8 +248,9 @@ def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
 
 
 def test_the_papers_rows_are_shown_and_those_from_memory_are_marked(runs, monkeypatch):
-    (row,) = paper_rows("resnet56", "macs", 0.5)
-    assert paper_rows("resnet20", "macs", 0.5) == []
+    (row,) = paper_rows("resnet56", ("cifar10", 10), "macs", 0.5)
+    assert paper_rows("resnet20", ("cifar10", 10), "macs", 0.5) == []
+    assert paper_rows("resnet56", ("mine.pictures", 10), "macs", 0.5) == []
     monkeypatch.setattr(reproduced, "paper_rows", lambda *_: [row])
     text = tables(by_job(read_results([runs])), "random")
     assert "from 92.80 on CIFAR-10" in text
