@@ -21,6 +21,7 @@ from experiments.benchmark import (
 )
 from experiments.benchmark.faults import catalogue as faults
 from experiments.benchmark.faults import soak
+from experiments.benchmark.rivals import compare as rivals
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
@@ -31,6 +32,7 @@ BENCHMARKS = (
     ("finetune", finetune, "what teachers, hints, averages and cheaper methods cost and give"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
     ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
+    ("rivals", rivals, "torch-pruning and FastNAS, trained as ours"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),
     ("soak", soak, "memory, time and files of a long search"),

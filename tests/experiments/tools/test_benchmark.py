@@ -237,3 +237,18 @@ def test_transfer_leaves_out_one_network_after_the_other(capsys, monkeypatch, tm
         assert facts["searched"][0] >= facts["greedy"]
         assert facts["searched_with_actor"][0] >= facts["zero_shot"]
     assert len(found["zero_shot_less_greedy"]) == 3
+
+
+@pytest.mark.slow
+def test_another_tool_prunes_to_the_budget_and_is_trained(capsys, monkeypatch, tmp_path):
+    arguments = (
+        "rivals", "data=fake", "data.image_size=8", "data.train=64", "data.search_val=32", "model=resnet20",
+        "train.epochs=1", "finetune.epochs=1", "data.calibration=16", "budget.macs_ratio=0.6", "threads=1",
+        "--folder", str(tmp_path), "--seeds", "0", "--rivals", "torch-pruning, L2",
+    )  # fmt: skip
+    (row,) = measured(capsys, monkeypatch, *arguments)["rows"]
+    assert 0.3 < row["macs_ratio"] <= 0.6
+    assert row["params_ratio"] < 1
+    assert row["epochs"] == 1
+    assert measured(capsys, monkeypatch, *arguments)["rows"] == [row]
+    assert (tmp_path / "rows.jsonl").read_text().count("\n") == 1

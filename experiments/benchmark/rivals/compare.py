@@ -1,0 +1,112 @@
+"""Other tools at a job's budget, trained as ours: ``... benchmark rivals OVERRIDE ... --folder DIR``.
+
+The overrides describe network, data, budget (``budget.macs_ratio``) and training (``finetune.*``) as they do
+for ``amc``, whose ``agent=... stages=[search,prune,finetune,evaluate]`` makes the rows to compare with. MACs
+are counted in the pruned network itself. Each tool's network keeps the weights that the tool leaves it. The
+same command goes on where it was broken off: rows are in ``DIR/rows.jsonl``, trainings in ``DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from amc.cost.counted import count_macs
+from amc.errors import AmcError
+from amc.progress import progress
+from amc.seeds import mix
+from experiments.benchmark.problem import config_of
+from experiments.benchmark.rivals.fastnas import fastnas
+from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
+from experiments.run.provenance import commit
+from experiments.run.run import Run, open_run
+from experiments.stages.networks.finetune import top1_on
+from experiments.stages.networks.fitting import fit
+from experiments.stages.pipeline import run_stage
+
+Rival = Callable[[Run, nn.Module, float], nn.Module]
+"""(job, a copy of its dense network, share of the MACs that may stay) -> the pruned network."""
+RIVALS: Mapping[str, Rival] = {
+    "torch-pruning, L2": magnitude,
+    "torch-pruning, global L2": global_magnitude,
+    "torch-pruning, global Taylor": global_taylor,
+    "FastNAS": fastnas,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, required=True, help="of the rows and the trainings")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the tools; see the module's docstring.
+
+    Raises:
+        AmcError: an override is wrong, or a tool cannot reach the budget.
+    """
+    options.folder.mkdir(parents=True, exist_ok=True)
+    log = options.folder / "rows.jsonl"
+    known = {}
+    if log.exists():
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        known = {(row["rival"], row["seed"]): row for row in rows if row["overrides"] == options.overrides}
+    cells = [(name, seed) for seed in options.seeds for name in options.rivals]
+    with progress(len(cells), "rivals", "row") as bar:
+        for name, seed in cells:
+            bar.set_postfix(rival=name, seed=seed, refresh=False)
+            if (name, seed) not in known:
+                with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
+                    row = _row(name, seed, options)
+                with log.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                known[name, seed] = row
+            bar.update()
+    return {"rows": [known[cell] for cell in cells]}
+
+
+def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Prune with one tool, train, and judge on the test images before and after."""
+    about = {"rival": name, "seed": seed, "overrides": options.overrides, "commit": commit()}
+    folder = options.folder / f"seed{seed}"
+    folder.mkdir(exist_ok=True)
+    job = open_run(config_of(*options.overrides, f"seed={seed}"), folder)
+    if (limit := job.config.budget.macs_ratio) is None:
+        raise AmcError("the other tools prune to a share of the MACs: expected budget.macs_ratio=0.5")
+    if not job.problem.has_dense:
+        run_stage(job, "train")
+    dense, shape = job.problem.dense, job.problem.splits.input_shape
+    torch.manual_seed(mix(seed, 0, name))
+    started = time.process_time()
+    try:
+        model = RIVALS[name](job, copy.deepcopy(dense), limit).eval()
+    except ImportError as error:
+        return {**about, "not_run": str(error)}
+    about["search_cpu_seconds"] = round(time.process_time() - started, 1)
+    about["macs_ratio"] = count_macs(model, shape) / count_macs(dense, shape)
+    about["params_ratio"] = _weights(model) / _weights(dense)
+    test = job.problem.splits.test()
+    about |= {"dense_top1": top1_on(test, dense), "pruned_top1": top1_on(test, model)}
+    section = job.config.finetune
+    checkpoint = folder / f"{name.replace(', ', '_').replace(' ', '_')}.ckpt.safetensors"
+    trained = fit(job, model, job.train_settings(section), checkpoint, "finetune", section, dense=dense)
+    about |= {"epochs": trained.epochs, "finetuned_top1": top1_on(test, model.cpu().eval())}
+    job.problem.release()
+    return about
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
