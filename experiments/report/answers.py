@@ -29,9 +29,8 @@ def networks(report: Json) -> list[tuple[str, Json]]:
 
 def gain(report: Json) -> str:
     """Return in words what became smaller: MACs, parameters, milliseconds with an interval, the file."""
-    dense, pruned = report["dense"], report["pruned"]
-    sentences = []
-    if "macs_ratio" in report:
+    dense, sentences = report["dense"], []
+    if (pruned := report.get("pruned")) is not None and "macs_ratio" in report:
         macs = f"{millions(dense['macs'])} → {millions(pruned['macs'])} million"
         params = pruned["params"] / dense["params"]
         sentences.append(
@@ -42,11 +41,17 @@ def gain(report: Json) -> str:
         if (found := runtime["comparison"]) is not None:
             sentences.append(_timed(runtime, found))
     sizes: Json = next((own["file_bytes"] for own in report.get("latency", ()) if own.get("file_bytes")), {})
-    if {"dense", "pruned"} <= sizes.keys():
-        sentences.append(f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes['pruned'])}")
-    elif files := (report.get("export") or {}).get("files", ()):
+    last, export = smaller(report), report.get("export") or {}
+    if {"dense", last} <= sizes.keys():
+        sentences.append(f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes[last])}")
+    elif files := (export if last == "pruned" else export.get("quantized") or {}).get("files", ()):
         sentences.append(f"its {files[0]['format']} file has {kib(files[0]['bytes'])}")
     return "; ".join(sentences) + "." if sentences else ""
+
+
+def smaller(report: Json) -> str:
+    """Return the key of the network that is timed beside the dense one: ``quantized`` if none was pruned."""
+    return "quantized" if "quantized" in report and "pruned" not in report else "pruned"
 
 
 def _timed(runtime: Json, found: Json) -> str:
@@ -218,14 +223,15 @@ def _described(point: Json) -> str:
 
 
 def load_snippet(report: Json) -> str:
-    """Return the lines of Python that load the pruned network; a dotted path is called by the user."""
+    """Return the lines of Python that load the final network; a dotted path is called by the user."""
     folder, model = str(report.get("folder", "RUN")), str(report.get("model", ""))
+    how = "" if smaller(report) == "pruned" else ", quantized=True"
     if "." not in model.removeprefix("timm:") and ":" not in model.removeprefix("timm:"):
-        return f"import amc\n\nnetwork = amc.load_pruned({folder!r})"
+        return f"import amc\n\nnetwork = amc.load_pruned({folder!r}{how})"
     module, _, factory = model.replace(":", ".").rpartition(".")
     return (
         f"import amc\nfrom {module} import {factory}\n\n"
-        f"network = amc.load_pruned({folder!r}, {factory}())  # with the arguments of the dense network"
+        f"network = amc.load_pruned({folder!r}, {factory}(){how})  # with the arguments of the dense network"
     )
 
 
@@ -254,6 +260,8 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
         found.append(
             f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]"
         )
+    if pruned is None:
+        found.append(f"Prune it first: {again} stages=[search,prune,finetune,quantize,export,report]")
     if "macs_ratio" in report and tuned is not None and report["dense"]["top1"] - tuned < 0.3:
         found.append(
             f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run."

@@ -49,12 +49,12 @@ def write_html(
 
     Args:
         path: The file to write.
-        report: ``dense``, ``pruned`` and optionally ``finetuned``, each with ``top1`` (percent), ``macs``,
-            ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime), ``images``, ``lost``
-            and ``gained`` (test images); and optionally ``macs_ratio``, ``limits`` (each with ``kind``,
-            ``ratio`` and ``reached``), ``speedup`` (by runtime), ``groups`` and ``left_whole`` (the layers),
-            ``references`` (returns by name), ``date``, ``folder``, ``stage_seconds``, the facts of stages,
-            ``seed``, ``model``, ``data`` and ``provenance``.
+        report: ``dense`` and some of ``pruned``, ``finetuned`` and ``quantized``, each with ``top1``
+            (percent), ``macs``, ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime),
+            ``images``, ``lost`` and ``gained`` (test images); and optionally ``macs_ratio``, ``limits`` (each
+            with ``kind``, ``ratio`` and ``reached``), ``speedup`` (by runtime), ``groups`` and ``left_whole``
+            (the layers), ``references`` (returns by name), ``date``, ``folder``, ``stage_seconds``, the facts
+            of stages, ``seed``, ``model``, ``data`` and ``provenance``.
         episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup``,
             ``search``, or ``relaxed``: over the budget on purpose, never the best) of each; also
             ``likeness`` where ``top1`` is None.
@@ -72,6 +72,7 @@ def write_html(
         path,
         "search.html",
         report,
+        kind="Channel pruning" if answers.smaller(report) == "pruned" else "Quantization",
         gain=answers.gain(report),
         runtimes=sections.runtimes(report),
         limits=sections.limits(report),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.report.answers import interval_of_speedup, kib, networks
+from experiments.report.answers import interval_of_speedup, kib, networks, smaller
 from experiments.report.text import MISSING, decimals, duration, number
 
 Json = Mapping[str, Any]
@@ -14,7 +14,9 @@ Table = list[list[str]]
 
 def runtimes(report: Json) -> Table:
     """Return the timing of every runtime, as a table with its head; empty if none was timed."""
-    rows = [["Runtime", "Batch", "Dense, ms", "Pruned, ms", "Speed-up", "95% interval", "Memory"]]
+    last = smaller(report)
+    name = f"{last.capitalize()}, ms"
+    rows = [["Runtime", "Batch", "Dense, ms", name, "Speed-up", "95% interval", "Memory"]]
     for own in report.get("latency", ()):
         if (found := own["comparison"]) is None:
             rows.append([own["backend"], str(own["batch"]), own["unavailable"] or MISSING, *[MISSING] * 4])
@@ -29,7 +31,7 @@ def runtimes(report: Json) -> Table:
                 number(found["pruned"]["median_ms"]),
                 f"{found['speedup']:.2f}×",
                 f"{within[0]:.2f} to {within[1]:.2f}" if within else MISSING,
-                f"{kib(memory['dense'])} → {kib(memory['pruned'])}" if len(memory) > 1 else MISSING,
+                f"{kib(memory['dense'])} → {kib(memory[last])}" if len(memory) > 1 else MISSING,
             ]
         )
     if all(row[-1] == MISSING for row in rows[1:]):

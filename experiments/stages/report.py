@@ -43,49 +43,62 @@ def run(run: Run) -> dict[str, Any]:
     """Write the reports; this runs stage ``evaluate``, which measures the accuracies on the test images.
 
     Raises:
-        FileError: the run folder has no strategy, or no pruned network of it.
+        FileError: the run folder has no strategy, or no pruned network of it, and no dense network was
+            quantized.
     """
     from experiments.stages.pipeline import run_stage
 
-    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
-    run.require_pruned(run.folder.pruned)
+    strategy = _strategy(run)
     report = assemble(run, run_stage(run, "evaluate"), strategy)
     atomic_write_json(run.folder.report.with_suffix(".json"), report)
     log = run.folder.search
     episodes = sized(run, read_episodes(log)) if log.exists() else []
     fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
-    write_html(run.folder.report.with_suffix(".html"), report, episodes, strategy.to_json(), fronts)
+    about = strategy.to_json() if strategy is not None else {}
+    write_html(run.folder.report.with_suffix(".html"), report, episodes, about, fronts)
     print(table(report))
     if "proxies" in report and not report["proxies"]["trusted"]:
         print(f"report: {report['proxies']['verdict']}")
-    print(f"budget: {', '.join(map(_reached, report['limits']))}")
+    if report["limits"]:
+        print(f"budget: {', '.join(map(_reached, report['limits']))}")
     if advice := report.get("search", {}).get("advice"):
         print(advice)
     print(f"everything is in {run.folder}")
     return {name: report[name]["top1"] for name in NETWORKS if name in report}
 
 
-def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[str, Any]:
+def _strategy(run: Run) -> Strategy | None:
+    """Return the strategy whose network was pruned; None if the dense network was quantized as it is."""
+    quantized = (run.recorded("quantize") or {}).get("method", "none") != "none"
+    if quantized and not run.has_pruned:
+        return None
+    strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    run.require_pruned(run.folder.pruned)
+    return strategy
+
+
+def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> dict[str, Any]:
     """Return the facts of all stages as one report.
 
     Args:
         run: the run.
         evaluated: the facts of stage ``evaluate``.
-        strategy: the strategy of the run.
+        strategy: the strategy of the run; None if nothing was pruned.
     """
     report: dict[str, Any] = {
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
-        "macs_ratio": strategy.macs_ratio,
-        "params_ratio": strategy.params_ratio,
-        "budget": dict(strategy.budget),
-        "limits": _limits(run, strategy),
+        "macs_ratio": strategy.macs_ratio if strategy is not None else 1.0,
+        "params_ratio": strategy.params_ratio if strategy is not None else 1.0,
+        "budget": dict(strategy.budget) if strategy is not None else {},
+        "limits": _limits(run, strategy) if strategy is not None else [],
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
     }
     speedup: dict[str, float] = {}
-    final = "finetuned" if "finetuned" in report else "pruned"
-    for runtime in (run.recorded("benchmark") or {}).get("runtimes", []):
+    timed = _timed(run, pruned=strategy is not None)
+    final = next(name for name in ("finetuned", "pruned", "quantized") if name in report)
+    for runtime in timed:
         if (found := runtime["comparison"]) is None:
             continue
         name = runtime["backend"]
@@ -98,15 +111,37 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy) -> dict[st
     for stage in _STAGES:
         if (facts := run.recorded(stage)) is not None:
             report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
-    report |= _about(run) | _layers(run, strategy) | {"references": _references(run)}
-    report["latency"] = (run.recorded("benchmark") or {}).get("runtimes", [])
+    layers = _layers(run, strategy) if strategy is not None else {}
+    report |= _about(run) | layers | {"references": _references(run)}
+    report["latency"] = timed
     report["provenance"] = run.provenance()
     return report
 
 
+def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
+    """Return the timings of stage ``benchmark``: the quantized beside the dense network if none is pruned."""
+    found: list[dict[str, Any]] = (run.recorded("benchmark") or {}).get("runtimes", [])
+    if pruned:
+        return found
+    return [
+        {
+            **runtime,
+            "comparison": runtime.get("others", {}).get("quantized"),
+            "file_bytes": _without_pruned(runtime.get("file_bytes")),
+            "peak_memory_bytes": _without_pruned(runtime.get("peak_memory_bytes")),
+        }
+        for runtime in found
+    ]
+
+
+def _without_pruned(sizes: dict[str, int] | None) -> dict[str, int]:
+    return {name: size for name, size in (sizes or {}).items() if name != "pruned"}
+
+
 def _about(run: Run) -> dict[str, Any]:
     """Return where the run lies, when its network was found, and how long each stage took."""
-    found = run.folder.search if run.folder.search.exists() else run.folder.strategy
+    log, strategy = run.folder.search, run.folder.strategy
+    found = next((each for each in (log, strategy) if each.exists()), run.folder.record_of("quantize"))
     seconds = {
         name: facts["stage_seconds"]
         for name in STAGES
@@ -187,5 +222,6 @@ def table(report: dict[str, Any]) -> str:
         times = [decimals(latency.get(name), 3) for name in runtimes]
         rows.append([name, decimals(network["top1"]), *cost(network), *times])
     savings = [1 / report["macs_ratio"], 1 / report["params_ratio"], *report["speedup"].values()]
-    rows.append(["dense / pruned", "", *map(times_smaller, savings)])
+    last = "pruned" if "pruned" in report else "quantized"
+    rows.append([f"dense / {last}", "", *map(times_smaller, savings)])
     return aligned(rows)

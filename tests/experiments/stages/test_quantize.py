@@ -83,8 +83,17 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
 @pytest.mark.slow
 def test_a_dense_network_is_quantized_and_exported(trained_run):
     job = (*JOB, "quantize.method=weight_only", "quantize.weight_bits=4", "latency.backends=[onnxruntime]")
-    out = done(*job, "stages=[quantize,export,benchmark]", cwd=trained_run).out
+    out = done(*job, "stages=[quantize,export,benchmark,report]", cwd=trained_run).out
     assert "weights become float32 in every call" in out
+    assert "dense / quantized" in out
+    report = read_json(trained_run / "run/report.json")
+    assert report["speedup"].keys() == {"onnxruntime"}
+    assert "pruned" not in report
+    page = (trained_run / "run/report.html").read_text()
+    assert "its file shrinks from" in page
+    assert "Quantized, ms" in page
+    assert "quantized=True" in page
+    assert "Which layers?" not in page
     net = amc.load_pruned(trained_run / "run", network(trained_run), quantized=True)
     assert is_quantized(net)
     assert (trained_run / "run/exports/model_weight_only.onnx").exists()
