@@ -151,19 +151,20 @@ def _tolerated(
 def _ranges(
     program: Program, quantized: Collection[str], images: Tensor, settings: QuantizeSettings
 ) -> tuple[tuple[Activation, ...], list[str]]:
-    """Measure the range of every activation in two passes: limits, then histograms."""
-    ranges = {name: Range(name) for name in program.activations(quantized)}
+    """Measure the range of every activation in two passes, limits and histograms; joined ones share it."""
+    first = program.shared(quantized)
+    ranges = {name: Range(name) for name in dict.fromkeys(first.values())}
     for batch in images.split(_BATCH):
-        program.see(batch, quantized, lambda name, values: ranges[name].see_limits(values))
+        program.see(batch, quantized, lambda name, values: ranges[first[name]].see_limits(values))
     constant = [name for name, each in ranges.items() if each.spread == 0]
     if len(constant) == len(ranges) or "input" in constant:
         raise AmcError("the calibration images are constant; likely cause: blank images, or a wrong data set")
     if settings.ranges != "minmax":
         for batch in images.split(_BATCH):
-            program.see(batch, quantized, lambda name, values: ranges[name].see_histogram(values))
+            program.see(batch, quantized, lambda name, values: ranges[first[name]].see_histogram(values))
     grids = {name: each.grid(settings) for name, each in ranges.items()}
     notes = [f"activation {name!r} is constant on the calibration images" for name in constant]
-    return tuple(Activation(name, *grid) for name, grid in grids.items()), notes
+    return tuple(Activation(name, *grids[leader]) for name, leader in first.items()), notes
 
 
 def _rounded(

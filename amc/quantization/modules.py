@@ -56,6 +56,10 @@ class ModuleProgram:
         """Return the activations that need a grid if the named layers are quantized."""
         return {self.input_of(site): [] for site in self.sites if site.name in quantized}
 
+    def shared(self, quantized: Collection[str]) -> dict[str, str]:
+        """Return activation -> itself: none is joined with another on a grid."""
+        return {name: name for name in self.activations(quantized)}
+
     def sums(self, quantized: Collection[str]) -> dict[str, tuple[str, str]]:
         """Return an empty dictionary: what is not an input of a layer is on no grid."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,13 @@ _PASSES = frozenset(
         *(aten.clone.default, aten.dropout.default, aten.permute.default, aten.transpose.int),
         *(aten.slice.Tensor, aten.squeeze.dims, aten.squeeze.dim, aten.unsqueeze.default),
         *(aten.index_select.default, aten.alias.default, aten.contiguous.default, aten._to_copy.default),
+        *(aten.select.int, aten._unsafe_view.default, aten.squeeze.default),
+        *(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default),
     }
 )
 """Operators whose outputs are some of their inputs: both have one grid."""
+_SPLITS = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
+"""Operators that return some of their inputs in several parts."""
 _JOINS = frozenset({aten.add.Tensor, aten.cat.default})
 """Operators on several maps, which runtimes compute on integers."""
 _DROPPED = ("_assert", "sym_constrain_range")
@@ -194,7 +199,7 @@ class GraphProgram:
         wanted = {node for node in wanted if _is_float(node) and not _is_result(node)}
         order: dict[str, list[fx.Node]] = {}
         for node in self.model.graph.nodes:
-            if any(each in wanted for each in _passed_on(node)):
+            if _is_float(node) and any(each in wanted for each in _passed_on(node)):
                 order.setdefault(self._names[_origin(node)], []).append(node)
         return order
 
@@ -208,6 +213,22 @@ class GraphProgram:
                 if left is not None and right is not None:
                     found[named[_clipped(node)]] = (left, right)
         return found
+
+    def shared(self, quantized: Collection[str]) -> dict[str, str]:
+        """Return activation -> the first of those on the same grid, itself if there are no others.
+
+        XNNPACK joins maps only if they and the result have one grid, and others are fast then.
+        """
+        points = self.activations(quantized)
+        named = {node: name for name, nodes in points.items() for node in nodes}
+        first = {name: name for name in points}
+        for node in self.model.graph.nodes:
+            if node.target is aten.cat.default and _clipped(node) in named:
+                maps = (*node.all_input_nodes, _clipped(node))
+                joined = {first[named[each]] for each in maps if each in named}
+                leader = next(name for name in points if name in joined)
+                first = {name: leader if own in joined else own for name, own in first.items()}
+        return first
 
     @torch.inference_mode()
     def see(self, images: Tensor, quantized: Collection[str], visit: Visit) -> None:
@@ -346,10 +367,19 @@ def _clipped(node: fx.Node) -> fx.Node:
 
 def _origin(node: Any) -> fx.Node:
     """Return the node that computes the values which ``node`` passes on."""
-    while node.target in _PASSES:
+    while _passes(node):
         node = node.args[0]
     assert isinstance(node, fx.Node)
     return node
+
+
+def _passes(node: fx.Node) -> bool:
+    """Whether what a node computes is some of its first input, or zeros around it, which every grid has."""
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and node.args[0].target in _SPLITS
+    if node.target is aten.constant_pad_nd.default:
+        return len(node.args) < 3 or bool(node.args[2] == 0)
+    return node.target in _PASSES or node.target in _SPLITS
 
 
 def _passed_on(node: fx.Node) -> Iterator[fx.Node]:
@@ -358,7 +388,7 @@ def _passed_on(node: fx.Node) -> Iterator[fx.Node]:
     while todo:
         each = todo.pop()
         yield each
-        todo += [user for user in each.users if user.target in _PASSES and user.args[0] is each]
+        todo += [user for user in each.users if _passes(user) and user.args[0] is each]
 
 
 def _is_map(node: fx.Node) -> bool:
@@ -372,7 +402,11 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def _is_result(node: fx.Node) -> bool:
-    return bool(node.users) and all(user.op == "output" for user in node.users)
+    """Whether a node is an output of the network, or some of one."""
+    return bool(node.users) and all(
+        user.op == "output" or ((_passes(user) or user.target is aten.cat.default) and _is_result(user))
+        for user in node.users
+    )
 
 
 def _not_quantizable(network: nn.Module, known: Collection[str]) -> Iterator[FloatLayer]:

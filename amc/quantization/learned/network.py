@@ -40,10 +40,10 @@ def trained(made: Quantized, fit: Callable[[nn.Module], Any]) -> Quantized:
     for name, layer in layers.items():
         assert isinstance(layer, IntegerLayer)
         learned[name] = LearnedLayer(layer, bits[name], program.norms.get(name))
-    steps = {name: LearnedGrid(grid) for name, grid in grids.items()}
-    network = _Trainable(
-        program.assembled(learned, steps, set(learned)), [*learned.values(), *steps.values()]
-    )
+    first = program.shared(set(layers)) if grids else {}
+    own = {name: LearnedGrid(grids[name]) for name in dict.fromkeys(first.values())}
+    steps = {name: own[leader] for name, leader in first.items()}
+    network = _Trainable(program.assembled(learned, steps, set(learned)), [*learned.values(), *own.values()])
     fit(network)
     network.cpu().eval()
     return _written(made, learned, steps)

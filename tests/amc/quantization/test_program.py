@@ -7,6 +7,8 @@ from tests.networks import (
     PRUNABLE,
     SHAPE,
     Chain,
+    Chunked,
+    ConcatThenAdd,
     FlattenedFromTheEnd,
     Residual,
     Shared,
@@ -40,6 +42,42 @@ def test_batch_norms_are_folded_and_activations_fused():
     found = list(program.activations(set(names)))
     assert found[:2] == ["input", "stem.0"]
     assert sorted(found[2:]) == sorted([*names[1:6], "add", "add#2", "mean"])  # the logits stay float
+
+
+@pytest.mark.parametrize(
+    ("make", "together"),
+    [
+        (Chunked, {"stem", "hidden.0", "cat"}),
+        (ConcatThenAdd, {"left.0", "right.0", "cat"}),
+    ],
+)
+def test_maps_that_are_joined_or_split_share_one_grid(make, together):
+    program, _ = program_of(randomised(make()), SHAPE)
+    first = program.shared({site.name for site in program.sites})
+    names = {name.removesuffix(".0") for name in together}
+    found = [{name.removesuffix(".0") for name in first if first[name] == own} for own in set(first.values())]
+    assert names in found
+    assert sum(map(len, found)) == len(first)
+
+
+def test_what_only_passes_to_an_output_stays_float():
+    program, _ = program_of(randomised(Heads()), SHAPE)
+    names = [site.name for site in program.sites]
+    assert {"boxes", "scores"} <= set(names)
+    assert not {"boxes", "scores"} & set(program.activations(set(names)))
+
+
+class Heads(nn.Module):
+    """Two layers whose maps are reordered and joined to one output, as in a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.boxes, self.scores = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        maps = self.stem(images).relu()
+        found = [each(maps).permute(0, 2, 3, 1).flatten(1, 2) for each in (self.boxes, self.scores)]
+        return torch.cat(found, 1)
 
 
 def test_layers_that_stay_float_need_no_grid():

@@ -17,7 +17,7 @@ from amc.quantization.settings import QuantizeSettings
 from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
 from amc.quantization.written.kernels import xnnpack
 from amc.runtimes.litert import LITERT
-from tests.networks import SHAPE, FlattenedFromTheEnd, Residual, Separable, randomised
+from tests.networks import SHAPE, Chunked, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
 
@@ -162,3 +162,11 @@ def test_coreml_holds_the_same_integers(method, settings, tmp_path):
 def test_a_format_that_lacks_a_method_says_so():
     assert "does not hold weight_only" in QUANTIZED["executorch"].unavailable("weight_only")
     assert QUANTIZED["torch_export"].unavailable("bf16") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["executorch", "litert"])
+def test_maps_that_are_split_and_joined_are_the_same_in_every_file(form, tmp_path):
+    model = quantized(Chunked)
+    found, size = compared(form, model, tmp_path)
+    assert found.mean < 0.02 * size
