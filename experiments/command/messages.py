@@ -93,10 +93,10 @@ def not_of_the_chosen(key: str, keys: Collection[str]) -> str | None:
     if key not in keys:
         return None
     group, _, name = key.partition(".")
-    own = f"; {group}.kwargs.{name}=... is for a function of yours" if group in _FACTORIES else ""
-    return f"the chosen {group} has no key {key!r}: amc help {group} lists the keys" + own * (
-        name != "kwargs"
-    )
+    told = f"the chosen {group} has no key {key!r}: amc help {group} lists the keys"
+    if group in _FACTORIES and name != "kwargs":
+        told += f"; {group}.kwargs.{name}=... is for a function of yours"
+    return told
 
 
 def _file_error(error: OSError) -> str | None:

@@ -31,7 +31,7 @@ def runtimes(report: Json) -> Table:
                 number(found["pruned"]["median_ms"]),
                 f"{found['speedup']:.2f}×",
                 f"{within[0]:.2f} to {within[1]:.2f}" if within else MISSING,
-                f"{kib(memory['dense'])} → {kib(memory[last])}" if len(memory) > 1 else MISSING,
+                f"{kib(memory['dense'])} → {kib(memory[last])}" if last in memory else MISSING,
             ]
         )
     if all(row[-1] == MISSING for row in rows[1:]):

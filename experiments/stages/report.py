@@ -13,6 +13,7 @@ from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.config.stages import STAGES
 from experiments.report import write_html
+from experiments.report.answers import smaller
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF
@@ -89,10 +90,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
-        "macs_ratio": strategy.macs_ratio if strategy is not None else 1.0,
-        "params_ratio": strategy.params_ratio if strategy is not None else 1.0,
-        "budget": dict(strategy.budget) if strategy is not None else {},
-        "limits": _limits(run, strategy) if strategy is not None else [],
+        **_shares(run, strategy),
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
     }
     speedup: dict[str, float] = {}
@@ -118,24 +116,24 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
     return report
 
 
+def _shares(run: Run, strategy: Strategy | None) -> dict[str, Any]:
+    """Return what is left of the dense network's cost, and what the budget allows."""
+    if strategy is None:
+        return {"macs_ratio": 1.0, "params_ratio": 1.0, "budget": {}, "limits": []}
+    return {
+        "macs_ratio": strategy.macs_ratio,
+        "params_ratio": strategy.params_ratio,
+        "budget": dict(strategy.budget),
+        "limits": _limits(run, strategy),
+    }
+
+
 def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
     """Return the timings of stage ``benchmark``: the quantized beside the dense network if none is pruned."""
     found: list[dict[str, Any]] = (run.recorded("benchmark") or {}).get("runtimes", [])
     if pruned:
         return found
-    return [
-        {
-            **runtime,
-            "comparison": runtime.get("others", {}).get("quantized"),
-            "file_bytes": _without_pruned(runtime.get("file_bytes")),
-            "peak_memory_bytes": _without_pruned(runtime.get("peak_memory_bytes")),
-        }
-        for runtime in found
-    ]
-
-
-def _without_pruned(sizes: dict[str, int] | None) -> dict[str, int]:
-    return {name: size for name, size in (sizes or {}).items() if name != "pruned"}
+    return [{**runtime, "comparison": runtime.get("others", {}).get("quantized")} for runtime in found]
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -222,6 +220,5 @@ def table(report: dict[str, Any]) -> str:
         times = [decimals(latency.get(name), 3) for name in runtimes]
         rows.append([name, decimals(network["top1"]), *cost(network), *times])
     savings = [1 / report["macs_ratio"], 1 / report["params_ratio"], *report["speedup"].values()]
-    last = "pruned" if "pruned" in report else "quantized"
-    rows.append([f"dense / {last}", "", *map(times_smaller, savings)])
+    rows.append([f"dense / {smaller(report)}", "", *map(times_smaller, savings)])
     return aligned(rows)

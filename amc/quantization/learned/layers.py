@@ -105,11 +105,11 @@ class LearnedLayer(nn.Module):
     Args:
         layer: the rounded layer, without blocks; its values are where the training starts.
         bits: of its weights; 1 leaves their signs alone.
-        folded: the batch norm that was folded into it. It is taken out again, as training without it is
+        norm: the batch norm that was folded into it. It is taken out again, as training without it is
             unstable; `folded` gives it to the scales of the channels.
     """
 
-    def __init__(self, layer: IntegerLayer, bits: int, folded: FoldedNorm | None = None) -> None:
+    def __init__(self, layer: IntegerLayer, bits: int, norm: FoldedNorm | None = None) -> None:
         super().__init__()
         self.layer, self.bits = layer.layer, bits
         self.inputs: nn.Module | None = None  # for networks that do not put inputs on grids themselves
@@ -117,8 +117,8 @@ class LearnedLayer(nn.Module):
         self.step = nn.Parameter(_tensor(layer.scale))
         self.norm: _Norm | None = None
         self.bias: nn.Parameter | None = None
-        if (bias := layer.bias) is not None and folded is not None:
-            self.norm = _Norm(folded, bias)
+        if (bias := layer.bias) is not None and norm is not None:
+            self.norm = _Norm(norm, bias)
         elif bias is not None:
             self.bias = nn.Parameter(_tensor(bias))
 

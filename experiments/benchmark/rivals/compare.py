@@ -24,6 +24,7 @@ from torch import nn
 from amc.cost.counted import count_macs
 from amc.errors import AmcError
 from amc.progress import progress
+from amc.reading import read_lines
 from amc.seeds import mix
 from experiments.benchmark.problem import config_of
 from experiments.benchmark.rivals.fastnas import fastnas
@@ -42,6 +43,7 @@ RIVALS: Mapping[str, Rival] = {
     "torch-pruning, global Taylor": global_taylor,
     "FastNAS": fastnas,
 }
+_ROW = {"rival": str, "seed": int, "overrides": [str]}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     log = options.folder / "rows.jsonl"
     known = {}
     if log.exists():
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        rows = read_lines(log, _ROW, "remove it to try all tools again")
         known = {(row["rival"], row["seed"]): row for row in rows if row["overrides"] == options.overrides}
     cells = [(name, seed) for seed in options.seeds for name in options.rivals]
     with progress(len(cells), "rivals", "row") as bar:
