@@ -160,8 +160,10 @@ class IntegerSum(nn.Module):
             return left + right
         scale, zero = self.scales[-1], self.zeros[-1]
         ratios = self.scales[:-1] / scale
-        sums = zero - (ratios[0] * self.zeros[0] + ratios[1] * self.zeros[1])
-        for index, values in enumerate((left, right)):
+        # As in onnxruntime's kernel: here the left product is not rounded, and the right one is added first.
+        # Another order rounds one sum in some 100,000 differently.
+        sums = zero - _fused(self.zeros[0], ratios[0], ratios[1] * self.zeros[1])
+        for index, values in ((1, right), (0, left)):
             whole = (values / self.scales[index]).round_() + self.zeros[index]
             sums = _fused(whole, ratios[index], sums)
         return sums.round_().sub_(zero).mul_(scale)

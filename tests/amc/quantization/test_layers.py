@@ -1,8 +1,10 @@
 """Layers and sums on integers: sums are exact, and rounded once, as in the kernels of runtimes."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from amc.quantization.layers import IntegerLayer, IntegerSum, RoundTrip
@@ -50,3 +52,36 @@ def test_a_sum_is_rounded_once_with_both_zero_points():
     expected = (whole.round() + 90).clamp(0, 255) - 90
     assert clear.sum() > 1000
     assert torch.equal(found[clear], (expected * out.scale.double()).float()[clear])
+
+
+def test_a_sum_of_all_pairs_is_that_of_onnxruntimes_kernel():
+    a, b = (
+        each.flatten().to(torch.uint8) for each in torch.meshgrid(*[torch.arange(256)] * 2, indexing="ij")
+    )
+    for _ in range(20):
+        left, right, out = (
+            RoundTrip(scale, zero) for scale, zero in zip(_scales(), (113, 137, 90), strict=True)
+        )
+        values = ((each.float() - grid.zero_point) * grid.scale for each, grid in ((a, left), (b, right)))
+        found = out(IntegerSum(left, right, out)(*values)) / out.scale + out.zero_point
+        assert (found.round().numpy() == _added(left, right, out, a.numpy(), b.numpy())).all()
+
+
+def _scales():
+    return (0.02 + 0.03 * torch.rand(3, generator=DRAW)).tolist()
+
+
+def _added(left, right, out, a, b):
+    """Return what onnxruntime's kernel of sums computes on integers."""
+    numbers = {"a": None, "as": left.scale, "az": left.zero_point, "b": None, "bs": right.scale}
+    numbers |= {"bz": right.zero_point, "cs": out.scale, "cz": out.zero_point}
+    node = helper.make_node("QLinearAdd", list(numbers), ["c"], domain="com.microsoft")
+    kinds = [helper.make_tensor_value_info(name, TensorProto.UINT8, [None]) for name in "abc"]
+    given = [
+        numpy_helper.from_array(each.numpy(), name) for name, each in numbers.items() if each is not None
+    ]
+    graph = helper.make_graph([node], "sum", kinds[:2], kinds[2:], given)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"a": a, "b": b})[0]
