@@ -5,6 +5,8 @@ import pytest
 from agents import SearchEnded, run_search
 from tests.golden import TRACES
 
+SLOW = ("ddpg_fast", "ddpg_imagining")
+
 
 def ended(name, after):
     """Return the episodes of a toy search that is ended after some of them, and its result."""
@@ -19,7 +21,10 @@ def ended(name, after):
     return seen, result
 
 
-@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TRACES],
+)
 def test_a_search_is_ended_after_any_episode_with_the_result_so_far(name):
     whole = []
     TRACES[name](whole.append)

@@ -23,7 +23,7 @@ class InPlace(Residual):
         return self.down(x.relu_()).add_(self.shortcut(x)).relu_()
 
 
-NETWORKS = [Chain, Residual, Separable, Recurrent, InPlace, ChunkLoop, lambda: resnet20(CLASSES)]
+NETWORKS = [Chain, Residual, Separable, Recurrent, InPlace, ChunkLoop]
 
 
 def evaluator_of(network, data, **settings):
@@ -42,7 +42,7 @@ def same(one, other):
     return len(one) == len(other) and all(itertools.starmap(torch.equal, zip(one, other, strict=True)))
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", [*NETWORKS, pytest.param(lambda: resnet20(CLASSES), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reestimate", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_bits_of_a_candidate_do_not_depend_on_those_before_it(make, reestimate, data):
     network = randomised(make(), seed=1).eval()

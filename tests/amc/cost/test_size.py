@@ -41,7 +41,13 @@ def test_small_network_by_hand(a, b, example):
     ids=lambda make: make.__name__,
 )
 @pytest.mark.parametrize(
-    "own", [{}, {"method": "weight_only", "weight_bits": 3}, {"method": "weight_only"}], ids=str
+    "own",
+    [
+        {},
+        {"method": "weight_only", "weight_bits": 3},
+        pytest.param({"method": "weight_only"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_it_is_what_the_file_holds(make, own, tmp_path):
     model = randomised(make())

@@ -188,6 +188,7 @@ def test_a_reward_without_a_budget_says_so(again: Path) -> None:
     assert f"{LINE}; reward=accuracy_macs does not enforce it" in out
 
 
+@pytest.mark.slow
 def test_a_latency_limit_beside_others_is_profiled_and_verified(tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     profile = (

@@ -28,7 +28,7 @@ from tests.experiments.helpers import (
 )
 
 SEARCH = (
-    "run_dir=run", "stages=[search]", "agent.episodes=40", "agent.warmup_episodes=5", "seed=2",
+    "run_dir=run", "stages=[search]", "agent.episodes=16", "agent.warmup_episodes=5", "seed=2",
     "budget.round_to=1",
 )  # fmt: skip
 

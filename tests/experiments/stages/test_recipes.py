@@ -11,7 +11,6 @@ from tests.experiments.helpers import done, read_json
 
 RECIPES = sorted(path.stem for path in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))
 SMALL_IMAGES = {"resnet20_cifar10", "plain20_cifar10", "resnet56_cifar10"}
-QUICK = "resnet20_cifar10"
 """The recipe of the smallest network with residual blocks; the others are marked slow."""
 TOY = (
     "data=fake", "data.num_classes=10", "data.train=160", "data.batch_size=8", "data.search_val=16",
@@ -25,10 +24,9 @@ DETECTOR = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_to_its_end(name: str, tmp_path: Path) -> None:
     if name == "fasterrcnn_coco":
         spec = ModelSpec("fasterrcnn_resnet50_fpn", 91, (3, 64, 64))

@@ -177,6 +177,7 @@ def test_an_ordinary_search_says_nothing_of_unseen_images(judged, tmp_path):
     assert not {"held_out", "select"} & set(provenance)
 
 
+@pytest.mark.slow
 def test_a_stopped_search_goes_on_to_the_same_result(judged, tmp_path):
     asked = (*JOB, *LONG, "agent.patience=12", "agent.select=held_out", "seed=3")
     whole, part = (copied(judged, tmp_path / name) for name in ("whole", "part"))
