@@ -45,13 +45,14 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+def did_you_mean(word: str, known: Iterable[str], most: int = 1, prefix: str = "") -> str:
     """Return ``; did you mean 'x'?`` with the nearest known words, or an empty string if none is near.
 
-    If none is similar, the known words that start with ``word`` are suggested.
+    If none is similar, the known words that start with ``word`` are suggested. ``prefix`` is shown before them.
     """
     words = list(known)
     near = get_close_matches(word, words, n=most) or [
         each for each in words if word and each.startswith(word)
     ]
-    return f"; did you mean {' or '.join(map(repr, near[:most]))}?" if near else ""
+    shown = [repr(f"{prefix}{each}") for each in near[:most]]
+    return f"; did you mean {' or '.join(shown)}?" if shown else ""

@@ -159,8 +159,8 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     known = {field.name for field in fields(declared)} if is_dataclass(declared) else None
     for key in map(str, node):
         if known is not None and key not in known:
-            hint = did_you_mean(key, sorted(known)) or "; is it a typo?"
-            unknown = f"unknown key '{prefix}{key}' in the configuration{hint}"
+            hint = did_you_mean(key, sorted(known), prefix=prefix)
+            unknown = f"unknown key '{prefix}{key}' in the configuration{hint or '; is it a typo?'}"
             yield not_of_the_chosen(f"{prefix}{key}", schema.rules().keys) or unknown
         elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
             yield from _unknown_keys(node[key], f"{prefix}{key}.")

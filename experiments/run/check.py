@@ -5,12 +5,14 @@ from __future__ import annotations
 from amc.budget.budget import Budget
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import OUTPUT_REASON
+from amc.loading import STRATEGY, WEIGHTS
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from envs import Reward
 from experiments.config.agents import AGENTS, refuse_unseen
-from experiments.config.budgets import asked_budgets
+from experiments.config.budgets import asked_budgets, listed_budgets
 from experiments.config.schema import Config
+from experiments.config.stages import WITH_DENSE
 from experiments.run.run import Run
 from experiments.run.values import FINETUNING, SEARCHING, asks_for_unseen
 
@@ -20,6 +22,8 @@ _NEED_LOGITS = (
     *("proxies", "choose", "schedule", "finetune", "compare", "correlate", "evaluate", "sparsify", "report"),
 )
 """Stages that measure accuracies."""
+_READS = {"export": (WEIGHTS, "prune"), "report": (STRATEGY, "search")}
+"""Stages that need no dense network -> the file that they read first, and the stage that writes it."""
 
 
 def check(run: Run) -> None:
@@ -31,6 +35,7 @@ def check(run: Run) -> None:
     config, problem = run.config, run.problem
     problem.settings()
     check_name(config.model.name)
+    _check_results(run)
     _check_held_out(run)
     problem.load_data()
     _check_provable(run)
@@ -51,6 +56,16 @@ def check(run: Run) -> None:
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
+
+
+def _check_results(run: Run) -> None:
+    """Refuse to start where neither the folder has nor an earlier stage makes what the first stages read."""
+    names, folder = run.stages, run.folder
+    if "train" not in names and set(WITH_DENSE) & set(names):
+        run.problem.require_dense()
+    if names[0] in _READS and not listed_budgets(run.config.budget) and folder.recorded("quantize") is None:
+        name, stage = _READS[names[0]]
+        folder.require(folder.path / name, stage)
 
 
 def _check_held_out(run: Run) -> None:

@@ -139,8 +139,13 @@ class RunFolder:
         """Return the file that holds the state of the unfinished training ``name``."""
         return self.path / f"{name}.ckpt.safetensors"
 
-    def require(self, path: Path, stage: str) -> Path:
+    def require(self, path: Path, stage: str, other: str = "") -> Path:
         """Return ``path``, a file of this folder that ``stage`` writes.
+
+        Args:
+            path: a file of this folder.
+            stage: the stage that writes it.
+            other: end of the message: what would do instead.
 
         Raises:
             FileError: the file does not exist; the message names the stage.
@@ -150,9 +155,9 @@ class RunFolder:
         if not any(self.records.glob("*.json")) and not self.dense.exists():
             raise FileError(
                 f"{self} has no {path.name} and no other result of a run: name the folder of a run with "
-                f"run_dir=RUN, or run stages=[{stage}] first"
+                f"run_dir=RUN, or run stages=[{stage}] first{other}"
             )
-        raise FileError(f"{self} has no {path.name}: run stages=[{stage}] on it first")
+        raise FileError(f"{self} has no {path.name}: run stages=[{stage}] on it first{other}")
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write the facts that a stage found."""

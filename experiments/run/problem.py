@@ -254,11 +254,8 @@ class Problem:
             load_into(model, load_state_dict(checkpoint), checkpoint)
         elif stored.exists():
             load_into(model, load_state_dict(stored), str(stored))
-        elif not self.config.model.pretrained:
-            raise FileError(
-                f"{self.folder} has no trained dense network ({stored.name}): run stages=[train] on it "
-                "first, or give model.checkpoint=FILE"
-            )
+        else:
+            self.require_dense()
         model.eval()
         found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
         if self.graph.classifies:
@@ -269,6 +266,15 @@ class Problem:
     def has_dense(self) -> bool:
         """Whether there are weights of a trained dense network."""
         return self.comes_trained or self.folder.dense.exists()
+
+    def require_dense(self) -> None:
+        """Make sure that there are weights of a trained dense network.
+
+        Raises:
+            FileError: there are none.
+        """
+        if not self.has_dense:
+            self.folder.require(self.folder.dense, "train", ", or give model.checkpoint=FILE")
 
     @cached_property
     def dense_digest(self) -> str:

@@ -81,7 +81,7 @@ def test_a_bad_value_is_refused_in_one_line(old: Path, overrides: list[str], par
         ("agent.epsodes=3", ["unknown key 'agent.epsodes'", "did you mean 'agent.episodes'?"]),
         ("data.root=x", ["the chosen data has no key 'data.root'", "data.kwargs.root=..."]),
         ("budget.macs_ration=0.3", ["did you mean 'budget.macs_ratio'?"]),
-        ("+agent.warmup=3", ["'agent.warmup'", "'warmup_episodes'"]),
+        ("+agent.warmup=3", ["'agent.warmup'", "did you mean 'agent.warmup_episodes'?"]),
         ("seed=-1", ["seed is -1"]),
     ],
 )
@@ -388,6 +388,16 @@ def test_a_network_that_cannot_be_used(tmp_path: Path, overrides: list[str], par
 def test_a_stage_on_an_empty_folder_names_the_stage_to_run_first(tmp_path: Path, stage: str) -> None:
     outcome = amc(*TINY, f"stages=[{stage}]", "run_dir=run", cwd=workspace(tmp_path))
     refused(outcome, "run has no ", re.search(r"stages=\[(train|search|prune)\]", outcome.err)[0])
+
+
+@pytest.mark.parametrize("stage", ["choose", "finetune", "export", "report"])
+def test_missing_results_are_told_before_pictures_are_read(tmp_path: Path, stage: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "damaged.png").write_bytes(b"no picture")
+    pictures = ("data=imagefolder", f"data.root={tmp_path}", "data.train=photos", "data.test=photos")
+    outcome = amc(*pictures, f"stages=[{stage}]", "run_dir=run", cwd=tmp_path)
+    refused(outcome, "run has no ", "no other result of a run")
 
 
 @pytest.mark.parametrize(

@@ -471,4 +471,4 @@ def test_a_remembered_ratio_is_taken_back(alone: Path, tmp_path: Path) -> None:
 
 def test_a_job_without_a_dense_network_names_the_stage_to_run_first(tmp_path: Path) -> None:
     outcome = amc(*SEVERAL, "stages=[search]", cwd=workspace(tmp_path))
-    refused(outcome, "no trained dense network", "stages=[train]")
+    refused(outcome, "has no dense.safetensors", "stages=[train]", "model.checkpoint=FILE")
