@@ -48,7 +48,13 @@ def first_line(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str], most: int = 1, prefix: str = "") -> str:
     """Return ``; did you mean 'x'?`` with the nearest known words, or an empty string if none is near.
 
-    If none is similar, the known words that start with ``word`` are suggested. ``prefix`` is shown before them.
+    If none is similar, the known words that start with ``word`` are suggested.
+
+    Args:
+        word: what was got.
+        known: what could be expected.
+        most: how many to suggest.
+        prefix: shown before each.
     """
     words = list(known)
     near = get_close_matches(word, words, n=most) or [

@@ -25,7 +25,7 @@ from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
-from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError, first_line
+from amc.errors import AmcError, NotPrunableError, SettingError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
