@@ -1,4 +1,7 @@
-"""Statistics over seeds: interquartile mean, bootstrap intervals, rank correlation."""
+"""Statistics over seeds: interquartile mean, bootstrap intervals, rank correlation.
+
+``scipy.stats`` is imported where it is needed: it takes a second of CPU time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Samples of shape (..., n) to values of shape (...)."""
@@ -99,6 +101,8 @@ def _bootstrapped(
         rest = iter(drawn)
         return statistic(*(next(rest) if group.size > 1 else group for group in values))
 
+    from scipy import stats
+
     found = stats.bootstrap(
         varying,
         of_resampled,
@@ -125,6 +129,8 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
         raise ValueError(f"{len(one)} pairs; a correlation needs at least 2")
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         raise ValueError("all values are equal; there is nothing to correlate")
+    from scipy import stats
+
     return float(np.corrcoef(stats.rankdata([one, other], axis=1))[0, 1])
 
 
@@ -138,6 +144,8 @@ def bootstrap_correlation(
     Raises:
         ValueError: as ``rank_correlation``.
     """
+    from scipy import stats
+
     value = rank_correlation(one, other)
     pairs = np.asarray([one, other], dtype=np.float64)
     drawn = np.random.default_rng(0).integers(len(one), size=(resamples, len(one)))

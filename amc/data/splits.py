@@ -178,7 +178,7 @@ def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor,
     if count >= len(labels):
         raise SettingError(
             f"{name}={count}, but {of} has {len(labels)} images: expected fewer, so that some are left to "
-            f"train on; lower {name}"
+            f"train on; lower {name}, for example to {max(1, len(labels) // 5)}"
         )
     held = stratified_pick(labels, count, mix(SPLIT_SEED, name))
     rest = torch.ones(len(labels), dtype=torch.bool)

@@ -65,8 +65,13 @@ def check_listed(name: str) -> None:
         architecture = name.removeprefix("timm:").partition(".")[0]
         if timm_names() and architecture not in _timm_with_old_names():
             raise unknown(name, [f"timm:{each}" for each in timm_names()])
-    elif name.partition(".")[0] not in {*ZOO, *torchvision_names(), *_timm_with_old_names()}:
+    elif name.partition(".")[0] not in {*ZOO, *torchvision_names()} and not is_listed_by_timm(name):
         raise unknown(name, known_names())
+
+
+def is_listed_by_timm(name: str) -> bool:
+    """Whether timm's sources have an architecture of this name, which may have a tag of its weights."""
+    return name.partition(".")[0] in _timm_with_old_names()
 
 
 def unknown(name: str, known: Iterable[str]) -> SettingError:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +20,15 @@ from torch import nn
 from amc.dotted import imported_module
 from amc.errors import AmcError, SettingError, UnavailableError
 from amc.models import cifar_resnet, mobilenet, vgg
-from amc.models.names import TIMM_HINT, check_listed, is_code, known_names, unknown
+from amc.models.names import (
+    TIMM_HINT,
+    check_listed,
+    is_code,
+    is_listed_by_timm,
+    known_names,
+    timm_names,
+    unknown,
+)
 from amc.models.wrappers import unwrapped
 from amc.notes import note_once
 
@@ -124,15 +133,15 @@ class ModelSpec:
 def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False) -> nn.Module:
     """Build a network from its description.
 
-    Names are looked up in this order:
+    A dotted path "package.module.factory" or "package.module:factory", also in the current directory, is the
+    user's own: the factory is called with the kwargs, and with ``num_classes`` if it has this parameter.
+    Other names are looked up in this order:
 
     1. the zoo (``amc.models.names.ZOO``); for images of at least 128 pixels "mobilenet_v2" and "vgg16_bn" are
        torchvision's;
     2. torchvision's classification models;
     3. torchvision's detection models, as ``RawDetector``, and segmentation models: they return no logits;
-    4. "timm:NAME", or the name of a timm model;
-    5. a dotted path "package.module.factory" or "package.module:factory", also in the current directory. The
-       factory is called with the kwargs, and with ``num_classes`` if it has this parameter.
+    4. "timm:NAME", or the name of a timm model.
 
     Args:
         spec: name, classes, input shape and keyword arguments.
@@ -149,6 +158,13 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         AmcError: the factory failed.
     """
     name, large = spec.name, spec.image_side >= mobilenet.SMALL_IMAGE_SIDE
+    if is_code(name) and not _is_timm_name(name):
+        if not trust_dotted_path:
+            raise SettingError(
+                f"model {name!r}: this is a path to Python code, which is not imported for a name read "
+                "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
+            )
+        return _build_dotted(spec, pretrained)
     if name in _ZOO and not (large and name in _TORCHVISION_WHEN_LARGE):
         return _build_zoo(spec, pretrained)
     if name in _torchvision_names():
@@ -157,15 +173,8 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         return _build_dense_prediction(spec, pretrained)
     if name.startswith("timm:"):
         return _build_timm(spec, name.removeprefix("timm:"), pretrained)
-    if ":" not in name and _is_timm_name(name):
+    if _is_timm_name(name):
         return _build_timm(spec, name, pretrained)
-    if "." in name or ":" in name:
-        if not trust_dotted_path:
-            raise SettingError(
-                f"model {name!r}: this is a path to Python code, which is not imported for a name read "
-                "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
-            )
-        return _build_dotted(spec, pretrained)
     raise unknown(name, known_names())
 
 
@@ -353,6 +362,8 @@ def _dense_prediction_names() -> list[str]:
 
 
 def _is_timm_name(name: str) -> bool:
+    if ":" in name or ("timm" not in sys.modules and timm_names() and not is_listed_by_timm(name)):
+        return False  # its import takes 10 s; a network that the user has registered there has imported it
     timm = _import_timm()
     if timm is None:
         return False

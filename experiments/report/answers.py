@@ -10,8 +10,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
 from experiments.report.text import MISSING, decimals, millions, number
 
 Json = Mapping[str, Any]
@@ -72,6 +70,8 @@ def interval_of_speedup(found: Json) -> tuple[float, float] | None:
     The k-th smallest and k-th largest ratios enclose the median unless fewer than k of them lie on one side
     of it, whatever the distribution.
     """
+    from scipy import stats  # a second of CPU time, which other commands need not pay
+
     rounds = [found[side].get("samples_ms", ()) for side in ("dense", "pruned")]
     ratios = sorted(dense / pruned for dense, pruned in zip(*rounds, strict=True))
     rank = int(stats.binom.ppf(0.025, len(ratios), 0.5)) if ratios else 0

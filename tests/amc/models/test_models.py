@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -427,6 +428,17 @@ def test_dotted_path_from_the_current_directory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert isinstance(make("module_in_cwd.without_classes"), nn.Linear)
     del sys.modules["module_in_cwd"]
+
+
+def test_a_dotted_path_imports_neither_torchvision_nor_timm(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torch import nn\ndef make(): return nn.Conv2d(3, 4, 1)\n")
+    code = (
+        "import sys; from amc.models import ModelSpec, build; from amc.models.registry import check_name\n"
+        "check_name('mine.make'); build(ModelSpec('mine.make', 4, (3, 8, 8)), trust_dotted_path=True)\n"
+        "assert not {'torchvision', 'timm'} & set(sys.modules)"
+    )
+    environment = {"PYTHONPATH": f"{Path(__file__).parents[3]}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_untrusted_dotted_path_is_not_imported(user_module: Callable[[str], str]) -> None:
