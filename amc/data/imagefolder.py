@@ -25,6 +25,7 @@ from amc.data.splits import (
     hold_out_two,
     pick_from,
     require_positive,
+    search_count,
     steps_per_epoch,
 )
 from amc.errors import FileError, SettingError
@@ -34,6 +35,8 @@ from amc.seeds import mix
 
 CENTRE_SHARE = 0.875
 """Share of the shorter side that the centre crop shows: 224 of 256 pixels."""
+SEARCH_VAL, CALIBRATION = 2000, 500
+"""Images, where that many are there and no other number is asked for."""
 SMALL = 128
 """Below this image size in pixels, a crop of ``MIN_CROP`` shows too little."""
 MIN_CROP, MIN_CROP_SMALL = 0.08, 0.35
@@ -55,9 +58,9 @@ def imagefolder(
     batch_size: int = 256,
     image_size: int = 224,
     resize: int | None = None,
-    search_val: int = 2000,
+    search_val: int | None = None,
     unseen: int = 0,
-    calibration: int = 500,
+    calibration: int | None = None,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     mirror: bool = True,
@@ -84,7 +87,10 @@ def imagefolder(
             ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
         search_val_dir: folder of the search images and the unseen ones; without it they are held out of
             ``train``. It may be ``test``, which a report has to say.
-        search_val, unseen, calibration: numbers of images.
+        search_val: number of search images; if None, ``SEARCH_VAL``, or fewer where there are few: a fifth of
+            the training images, or all that ``search_val_dir`` has beside the unseen ones.
+        unseen: number of unseen images.
+        calibration: number of training images for calibration; if None, ``CALIBRATION``, or all.
         mean, std: per channel (red, green, blue), on the [0, 1] scale.
         rotate_180: turn every image upside down, as some networks converted from TensorFlow expect it.
         allow_empty: accept class folders without images.
@@ -116,11 +122,15 @@ def imagefolder(
         train_list, test_list = _split(whole, split)
     every = train_list
     if search_val_dir is None:
-        search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
+        count = search_count(search_val, len(train_list.labels), SEARCH_VAL)
+        search_list, unseen_list, train_list = _hold_out(train_list, count, unseen)
     else:
         found = _same_classes(listed(root / search_val_dir, "search_val_dir"), train_list)
-        search_list, unseen_list = _pick_search_images(found, search_val, unseen)
-    calibration_list = _pick_calibration(train_list, calibration, seed)
+        rest = max(1, len(found.labels) - unseen)
+        count = min(SEARCH_VAL, rest) if search_val is None else search_val
+        search_list, unseen_list = _pick_search_images(found, count, unseen)
+    count = min(CALIBRATION, len(train_list.labels)) if calibration is None else calibration
+    calibration_list = _pick_calibration(train_list, count, seed)
 
     _check_shown(calibration_list, image_size, resize)
     decoder = Decoder(image_size, resize, means, stds, rotate_180, workers, mirror, min_crop)

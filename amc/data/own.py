@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
-from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two, search_count
 from amc.dotted import imported
 from amc.errors import AmcError, SettingError
 
+SEARCH_VAL, CALIBRATION = 1000, 500
+"""Images, where that many are there and no other number is asked for."""
 _IMAGE, _LABEL = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
 """Keys of the entries of Hugging Face's data sets."""
 
@@ -25,9 +27,9 @@ def own(
     kwargs: Mapping[str, Any] | None = None,
     image_size: int = 32,
     batch_size: int = 128,
-    search_val: int = 1000,
+    search_val: int | None = None,
     unseen: int = 0,
-    calibration: int = 500,
+    calibration: int | None = None,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     mirror: bool = True,
@@ -42,8 +44,10 @@ def own(
             tensor of bytes, (H, W), (H, W, 3) or (3, H, W).
         kwargs: passed to the factory.
         image_size: in pixels; whole pictures are scaled to it and kept in memory.
-        search_val, unseen: images held out of the training images.
-        calibration: number of training images for calibration; ``seed`` chooses them.
+        search_val, unseen: images held out of the training images; without a number for the search,
+            ``SEARCH_VAL``, or a fifth of the images if those are fewer.
+        calibration: number of training images for calibration, without one ``CALIBRATION``, or all;
+            ``seed`` chooses them.
         mean, std: per channel (red, green, blue), on the [0, 1] scale.
         mirror: mirror half of the training images, which are also shifted by up to 1/8.
 
@@ -67,6 +71,7 @@ def own(
         )
     means, stds = channel_statistics(mean, std)
     train, names = _in_memory(made[0], image_size), _class_names(made[0])
+    search_val = search_count(search_val, len(train.labels), SEARCH_VAL)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
 
     def augment(images: Tensor, draws: torch.Generator) -> Tensor:
@@ -85,7 +90,7 @@ def own(
         std=stds,
         image_size=image_size,
         batch_size=batch_size,
-        calibration=calibration,
+        calibration=min(CALIBRATION, len(parts.rest)) if calibration is None else calibration,
         seed=seed,
         class_names=names,
     )

@@ -126,6 +126,11 @@ class Splits:
     upside_down: bool = False
     order: TrainOrder | None = None
 
+    @property
+    def held_out(self) -> int:
+        """Number of the images that are kept out of training."""
+        return len(self.search_val) + (len(self.unseen) if self.unseen is not None else 0)
+
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
@@ -157,6 +162,11 @@ def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
         fraction[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
     ranked = order[fraction[order].argsort(stable=True)]
     return ranked[:count]
+
+
+def search_count(asked: int | None, images: int, most: int) -> int:
+    """Return how many of ``images`` are held out for a search: as asked, else ``most`` or a fifth of them."""
+    return max(1, min(most, images // 5)) if asked is None else asked
 
 
 def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor, Tensor]:

@@ -191,16 +191,17 @@ class DataConfig:
     Those of ``search_val`` and ``unseen`` are held out of training. A search judges candidates on
     ``search_views`` views of the first (``amc.data.views``); the second are for ``agent.patience``,
     ``agent.select=held_out`` and stage ``proxies``. ``select`` chooses ``select_calibration`` and
-    ``select_search_val`` of them with the dense network (``amc.data.selection``).
+    ``select_search_val`` of them with the dense network (``amc.data.selection``). A data set chooses the
+    numbers of images that are null.
     """
 
     name: str = MISSING
     batch_size: int = 128
     image_size: int = 32
-    search_val: int = 5000
+    search_val: int | None = 5000
     search_views: int = 1
     unseen: int = 0
-    calibration: int = 500
+    calibration: int | None = 500
     select: str = "random"
     select_calibration: int | None = None
     select_search_val: int | None = None
@@ -213,8 +214,8 @@ class DigitsData(DataConfig):
     name: str = "digits"
     batch_size: int = 64
     image_size: int = 16
-    search_val: int = 300
-    calibration: int = 300
+    search_val: int | None = 300
+    calibration: int | None = 300
 
 
 @dataclass
@@ -250,7 +251,8 @@ class ImageFolderData(DataConfig):
     batch_size: int = 256
     image_size: int = 224
     resize: int | None = None
-    search_val: int = 2000
+    search_val: int | None = None
+    calibration: int | None = None
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     mirror: bool = True
@@ -270,8 +272,8 @@ class FakeData(DataConfig):
     train: int = 512
     test: int = 128
     batch_size: int = 32
-    search_val: int = 128
-    calibration: int = 64
+    search_val: int | None = 128
+    calibration: int | None = 64
 
 
 @dataclass
@@ -281,7 +283,8 @@ class OwnData(DataConfig):
     name: str = "own"
     factory: str = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
-    search_val: int = 1000
+    search_val: int | None = None
+    calibration: int | None = None
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     mirror: bool = True

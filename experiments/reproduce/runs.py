@@ -178,7 +178,7 @@ def _read(folder: Path) -> Result:
         )
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
-        judged, short = _proxy(folder)
+        judged, short = _proxy(folder, facts.get("search", {}).get("images"))
         further = {k: f"{100 * ratio:g}" for k, ratio in strategy.budget.get("further", {}).items()}
         limits = " and ".join(f"{s}% of the {k}" for k, s in {kind: share, **further}.items())
         job = (model, data, limits, *judged)
@@ -204,16 +204,16 @@ def _agree(one: Any, other: Any) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
-def _proxy(folder: Path) -> tuple[list[str], list[str]]:
+def _proxy(folder: Path, images: int | None) -> tuple[list[str], list[str]]:
     """Return how candidates were judged: in words for the job, and in tags for the slug.
 
-    Both are empty for a run without its configuration.
+    Both are empty for a run without its configuration. ``images`` judged them, if the search has noted it.
     """
     path = RunFolder(folder).hydra / "config.yaml"
     if not path.exists():
         return [], []
     config = _plain(path)
-    images, refit = config.data.search_val, config.compressor.sequential_images
+    images, refit = config.data.search_val or images or 0, config.compressor.sequential_images
     words = f"judged by {config.reward} on {images:,} images" + (
         f" after a refit on {refit:,}" if refit else ""
     )

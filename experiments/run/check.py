@@ -35,9 +35,11 @@ def check(run: Run) -> None:
     config, problem = run.config, run.problem
     problem.settings()
     check_name(config.model.name)
+    if "sparsify" in config.stages:
+        _check_sparsify(config, run.reward)
     _check_results(run)
-    _check_held_out(run)
     problem.load_data()
+    _check_held_out(run)
     _check_provable(run)
     budgets = asked_budgets(config.budget)
     if {"plan", *SEARCHING} & set(config.stages):
@@ -51,8 +53,6 @@ def check(run: Run) -> None:
                 f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
                 "stage quantize is not in stages; quantize.method=none counts float32"
             )
-    if "sparsify" in config.stages:
-        _check_sparsify(config, run.reward)
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
@@ -75,7 +75,7 @@ def _check_held_out(run: Run) -> None:
     trains = own_folder or "train" in config.stages or run.problem.comes_trained
     if asks_for_unseen(config) is None or trains:
         return
-    needed = config.data.search_val + config.data.unseen
+    needed = run.problem.splits.held_out
     kept = (folder.recorded("train") or {}).get("held_out")
     if kept is not None and kept < needed:
         raise SettingError(

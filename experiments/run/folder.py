@@ -49,6 +49,7 @@ _SHAPES: dict[str, Any] = {
     "search": {
         **dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
         **dict.fromkeys(("agent?", "reward?", "advice?"), str),
+        "images?": int,
         "error_curves?": {...: [[float]]},
         "greedy_widths?": ([int], None),
     },

@@ -89,7 +89,12 @@ class Problem:
         """The keyword arguments that build the data set."""
         own = {f.name: getattr(self.config.data, f.name) for f in fields(self.config.data)}
         chosen_later = ("select", "select_calibration", "select_search_val")
-        given = {name: value for name, value in own.items() if name not in chosen_later}
+        counts = ("search_val", "calibration")  # null leaves them to the data set
+        given = {
+            name: value
+            for name, value in own.items()
+            if name not in chosen_later and (value is not None or name not in counts)
+        }
         return {**given, "seed": self.config.seed}
 
     def load_data(self) -> Splits:

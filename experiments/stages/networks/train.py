@@ -36,8 +36,7 @@ def run(run: Run) -> dict[str, Any]:
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
     if (note := chance_note(val_top1, images.labels)) is not None:
         print(f"train: {note}")
-    data = run.config.data
-    held_out = {} if run.problem.comes_trained else {"held_out": data.search_val + data.unseen}
+    held_out = {} if run.problem.comes_trained else {"held_out": run.problem.splits.held_out}
     return {"trained_here": not run.problem.comes_trained, "val_top1": val_top1, **held_out}
 
 

@@ -114,6 +114,7 @@ def run(run: Run) -> dict[str, Any]:
         "agent": result.agent,
         "reward": run.reward.name,
         "precision": evaluator.precision,
+        "images": len(problem.chosen.search_val),
         "episodes": result.episodes,
         "best_return": winner.value,
         "best_episode": winner.index,

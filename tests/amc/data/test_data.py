@@ -150,6 +150,16 @@ def test_cifar_damaged_file(content, message, cifar_root, tmp_path):
     assert_error(message, data.cifar10, root=tmp_path, search_val=20)
 
 
+def test_imagefolder_without_numbers_takes_what_few_pictures_allow(image_root):
+    sizes = {"image_size": 8, "batch_size": 4}
+    splits = data.imagefolder(root=image_root, **sizes)
+    assert (len(splits.search_val), len(splits.calibration)) == (4, 20)  # of 24
+    assert splits.held_out == 4
+    splits = data.imagefolder(root=image_root, **sizes, search_val_dir="mine", unseen=3)
+    assert (len(splits.search_val), len(splits.calibration)) == (12, 24)  # of 15 and 24
+    assert splits.held_out == 15
+
+
 def test_imagefolder_holds_out_of_train(image_root):
     made = folders(image_root)
     assert made.num_classes == 3

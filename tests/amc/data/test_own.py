@@ -50,6 +50,11 @@ def mine(monkeypatch):
     monkeypatch.setitem(sys.modules, "mine_data", module)
 
 
+def test_without_numbers_a_fifth_is_held_out_and_all_others_calibrate():
+    splits = build("own", factory="mine_data.make", seed=0, image_size=8, batch_size=4)
+    assert (len(splits.search_val), len(splits.calibration)) == (4, 20)
+
+
 @pytest.mark.parametrize(
     "kwargs", [{}, {"kind": "array"}, {"form": Records}], ids=["pictures", "arrays", "records"]
 )
