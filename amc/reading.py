@@ -139,7 +139,7 @@ def _parsed(content: bytes, shape: Shape, where: str, remedy: str) -> Any:
 
     try:
         value = json.loads(content.decode(), parse_constant=no_number)
-        _check_numbers(value, MAX_DEPTH)
+        _check_values(value, MAX_DEPTH)
     except RecursionError:
         _refuse(where, "it is nested too deeply", remedy)
     except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
@@ -158,12 +158,14 @@ def _short(error: object) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def _check_numbers(value: Any, depth: int) -> None:
+def _check_values(value: Any, depth: int) -> None:
     if isinstance(value, list | dict):
         if depth == 0:
             raise RecursionError
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_numbers(each, depth - 1)
+        for each in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_values(each, depth - 1)
+    elif isinstance(value, str):
+        value.encode()  # half of a character, which no file can hold, is a ValueError
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is too large")

@@ -32,6 +32,7 @@ from experiments.command.messages import (
 )
 from experiments.command.overrides import multirun_first, readable, with_new_keys
 from experiments.command.remembered import remembering, with_remembered
+from experiments.command.signals import held_back
 from experiments.config import schema, stages
 from experiments.run.values import check_values
 from experiments.words import words
@@ -136,11 +137,12 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
 
 def _run(config: schema.Config, folder: Path, given: Sequence[str], accept: Callable[[], None]) -> None:
     """Check network, data and budget, ``accept`` the configuration, and run the stages."""
-    # These import torch, which takes a second: the help and messages about single values come without it.
-    from experiments.config.budgets import told
-    from experiments.job import run_job
-    from experiments.run.check import check
-    from experiments.run.run import open_run, set_up_process
+    with held_back():
+        # These import torch, which takes seconds: the help and messages about single values come without it.
+        from experiments.config.budgets import told
+        from experiments.job import run_job
+        from experiments.run.check import check
+        from experiments.run.run import open_run, set_up_process
 
     run = open_run(config, folder)
     set_up_process(config)

@@ -111,8 +111,6 @@ class Command:
         """Hold back the error of the one job."""
         try:
             yield
-        except BrokenPipeError:
-            raise
         except Exception as error:
             self._error = error
 

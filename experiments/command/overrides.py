@@ -98,7 +98,7 @@ def absolute(override: str, paths: Collection[str]) -> str:
 
 def _readable(argument: str, many: bool) -> str:
     raw = argument.partition("=")[2]
-    means_more = _is_read(argument) and (many or not _is_sweep(argument))
+    means_more = _is_read(argument) and (many or not (_is_sweep(argument) or _is_nested(argument)))
     text = text_of(argument) if means_more or (many and set(raw) & set(",'\"")) else raw
     if text is None or (text == text_of(argument) and not text.startswith("~")):
         return argument
@@ -115,6 +115,11 @@ def _is_read(override: str) -> bool:
 
 def _is_sweep(override: str) -> bool:
     return parsed(override).is_sweep_override()
+
+
+def _is_nested(override: str) -> bool:
+    """Whether the value is read as a list or a dictionary."""
+    return isinstance(parsed(override).value(), list | dict)
 
 
 def _with_text(override: str, text: str) -> str:

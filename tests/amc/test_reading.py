@@ -76,7 +76,7 @@ def test_a_missing_field_is_named() -> None:
     [
         "", "{", "nul", "NaN", "[Infinity]", "[-Infinity]", "1e999", "[1e999]", "9" * 30, "9" * 10_000, "\0",
         "[" * 100_000, "[" * 40 + "]" * 40, '{"a":' * 3_000 + "1" + "}" * 3_000, "{}}{", '"\ud800',
-        "{'a': 1}",
+        "{'a': 1}", r'["\ud800"]', r'{"\udfff": 1}',
     ],
 )  # fmt: skip
 def test_what_is_no_bounded_json(text: str) -> None:

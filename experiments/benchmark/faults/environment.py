@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
-from experiments.benchmark.faults.bench import JOB, PACKAGES, SECONDS, Bench, Fault, command
+from experiments.benchmark.faults.bench import JOB, PACKAGES, SECONDS, Bench, Fault, Outcome, command
 
-PATHS = ("a,b", "my dir (1)", "it's", 'a"b', "Bücher", "a=b", "[x]", "{x}", "a b  c", "null", "12", "x" * 200)
+PATHS = ("a,b", "my dir (1)", "it's", 'a"b', "Bücher", "a=b", "[x]", "{x}", "a b  c", "12", "x" * 200)
 LONG = ("x" * 300, "/".join(["y" * 100] * 50))
 DELAYS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0)
 
@@ -26,8 +26,9 @@ def faults() -> Iterator[Fault]:
             yield Fault("environment", name, partial(_signalled, number, seconds))
     for path in PATHS:
         yield Fault("environment", f"run_dir={path[:20]}", partial(_path, path))
+    yield Fault("environment", "run_dir=null", partial(_refused, "run_dir=null"))
     for path in LONG:
-        yield Fault("environment", f"a run_dir of {len(path)} letters", partial(_long, path))
+        yield Fault("environment", f"a run_dir of {len(path)} letters", partial(_refused, f"run_dir={path}"))
     for space in (0, 1, 10, 50, 200):
         yield Fault("environment", f"files of at most {space} KiB", partial(_full, space))
     yield Fault("environment", "closed pipe", _closed)
@@ -82,21 +83,25 @@ def _path(path: str, bench: Bench) -> str | None:
     return None if same else "the dense network was trained anew"
 
 
-def _long(path: str, bench: Bench) -> str | None:
-    return command(_job(f"run_dir={path}", "stages=[train]"), bench.empty("long")).fault
-
-
-def _limited(bytes_: int) -> Callable[[], None]:
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-
-    return limit
+def _refused(setting: str, bench: Bench) -> str | None:
+    ended = command(_job(setting, "stages=[train]"), bench.empty("refused"))
+    return ended.fault if ended.status else "accepted"
 
 
 def _full(space: int, bench: Bench) -> str | None:
-    ended = command(_job(), bench.empty("full"), before=_limited(space * 1024))
-    return ended.fault
+    """Limit the size of files. What the command prints goes elsewhere: it is no file."""
+    reader, writer = os.pipe()
+
+    def limit() -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(writer, 2)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (space * 1024, space * 1024))
+
+    ended = command(_job(), bench.empty("full"), before=limit)
+    os.close(writer)
+    with open(reader) as messages:
+        return Outcome(ended.status, "", messages.read()).fault
 
 
 def _few_files(bench: Bench) -> str | None:

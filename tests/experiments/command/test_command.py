@@ -45,6 +45,18 @@ def test_an_error_of_the_job_is_held_back() -> None:
         command.raise_error()
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), AmcError("ours")])
+def test_hydra_adds_no_line_to_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def check(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("experiments.main.check_values", check)
+    outcome = amc("run_dir=run", cwd=tmp_path)
+    assert outcome.err.count("\n") == 1
+
+
 def test_messages_are_one_line() -> None:
     assert message(AmcError("as it is")) == "as it is"
     assert message(PermissionError(13, "Permission denied", "run")) == "cannot use run: Permission denied"

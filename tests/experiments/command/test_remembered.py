@@ -53,6 +53,8 @@ def test_values_that_name_no_file_stay_as_they_are(monkeypatch: pytest.MonkeyPat
         ("run_dir='~/x y'", "/home/me/x y"),
         ("run_dir=~/ü", "/home/me/ü"),
         ("run_dir=a,b", "a,b"),
+        ("run_dir=[x]", "[x]"),
+        ("run_dir={x: 1}", "{x: 1}"),
         ("run_dir='open", "'open"),
         ("run_dir=it's (1)", "it's (1)"),
         ("run_dir=${name}/x", None),

@@ -220,7 +220,8 @@ def test_a_part_of_the_catalogue_goes_right() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "every"), [("damaged files", 60), ("foreign folders", 60), ("crash points", 100)]
+    ("kind", "every"),
+    [("damaged files", 60), ("foreign folders", 60), ("crash points", 100), ("environment", 8)],
 )
 def test_a_part_of_the_faults_that_need_a_finished_run(kind: str, every: int) -> None:
     options = parser().parse_args(["faults", "--kind", kind, "--every", str(every), "--points", "40"])
