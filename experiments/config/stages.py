@@ -81,16 +81,28 @@ def check_names(names: Sequence[str]) -> None:
 def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> list[str]:
     """Return the stages; a search under a latency budget gets a profile before it and a check after it.
 
+    Stage ``verify`` comes before all that is made of the strategy, as it may change that.
+
     Args:
         names: the configured stages.
         kinds: the kinds of the budgets.
         profiled: whether the run folder has a latency model already.
     """
-    found = list(names)
+    found = _verified_early(names)
     if "search" not in found or "latency" not in kinds:
         return found
     if "profile" not in found and not profiled:
         found.insert(min(found.index(name) for name in _COSTED & set(found)), "profile")
     if "verify" not in found:
         found.insert(max(found.index(name) for name in _CHOOSING & set(found)) + 1, "verify")
+    return found
+
+
+def _verified_early(names: Sequence[str]) -> list[str]:
+    found = list(names)
+    if "verify" in found:
+        usual = list(STAGES)
+        found.remove("verify")
+        made = [name for name in found if usual.index(name) > usual.index("verify") and name != "inspect"]
+        found.insert(found.index(made[0]) if made else len(found), "verify")
     return found

@@ -46,6 +46,8 @@ def run(run: Run) -> dict[str, Any]:
     for line in limits(run, settings.form):
         print(f"quantize: {line}")
     model, weights = final_network(run)
+    if weights == DENSE and run.folder.strategy.exists():
+        print("quantize: the dense network, as none was pruned by the strategy; stages=[prune] does that")
     with progress(None, "quantize", "step") as bar:
 
         def advance(step: str) -> None:

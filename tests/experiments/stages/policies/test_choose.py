@@ -70,5 +70,13 @@ def test_latencies_are_verified_after_the_choice():
     ]
 
 
+def test_latencies_are_verified_before_anything_is_made_of_the_strategy():
+    asked = ["profile", "search", "prune", "verify", "quantize"]
+    assert with_latency(asked, ["latency"], profiled=True) == [
+        *("profile", "search", "verify", "prune", "quantize"),
+    ]
+    assert with_latency(["train", "inspect", "verify"], ["latency"], profiled=True)[-1] == "verify"
+
+
 def test_impossible_numbers_are_one_line(searched):
     refused(amc(*JOB, "stages=[choose]", "choose.candidates=0", cwd=searched), "choose.candidates=0")
