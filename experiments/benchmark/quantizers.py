@@ -1,9 +1,9 @@
-"""Weights of few bits, our rounding beside torchao's: ``... benchmark quantizers OVERRIDE ...``.
+"""Weights of few bits, our rounding beside others': ``... benchmark quantizers OVERRIDE ...``.
 
 The overrides describe the network and its data as they do for ``amc``; with ``--folder RUN`` the final
 network of a run is taken. Weights alone are integers, with one scale for each output channel. Every variant
-is judged on all test images. torchao is an extra (``amc-search[executorch]`` installs it); without it, its
-row says so.
+is judged on all test images. torchao is an extra (``amc-search[executorch]`` installs it), ModelOpt is not
+(``pip install nvidia-modelopt``); where one is missing, its rows say so.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3])
+    parser.add_argument("--quantizers", nargs="+", default=list(QUANTIZERS), choices=list(QUANTIZERS))
     parser.add_argument("--folder", help="a run, whose final network is taken")
 
 
@@ -56,17 +57,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if not job.problem.comes_trained and not job.folder.dense.exists():
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
                 run_stage(job, "train")
-        found = _compared(job, options.bits)
+        found = _compared(job, options.bits, options.quantizers)
         job.problem.release()
     return {"overrides": options.overrides, **found}
 
 
-def _compared(job: Run, all_bits: list[int]) -> dict[str, Any]:
+def _compared(job: Run, all_bits: list[int], names: list[str]) -> dict[str, Any]:
     model, _ = final_network(job)
     calibration, test = job.problem.chosen.calibration.images, job.problem.splits.test()
     exact = outputs(model, test.images, BATCH_SIZE)
     rows: list[dict[str, Any]] = []
-    pairs = [(bits, name) for bits in all_bits for name in QUANTIZERS]
+    pairs = [(bits, name) for bits in all_bits for name in names]
     for bits, name in tqdm(pairs, disable=None):
         row: dict[str, Any] = {"bits": bits, "quantizer": name}
         started = time.process_time()
@@ -112,9 +113,33 @@ def _torchao(model: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
     return model
 
 
+def _modelopt(algorithm: str) -> Quantizer:
+    """Return NVIDIA ModelOpt's quantizer with one of its algorithms for ranges and rounding."""
+
+    def rounded(model: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
+        from modelopt.torch import quantization
+
+        config = {
+            "quant_cfg": [
+                {"quantizer_name": "*", "enable": False},
+                {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": bits, "axis": 0}},
+            ],
+            "algorithm": algorithm,
+        }
+        with contextlib.redirect_stdout(sys.stderr):
+            found: nn.Module = quantization.quantize(
+                model, config, lambda network: outputs(network, calibration, BATCH_SIZE)
+            )
+        return found
+
+    return rounded
+
+
 _WEIGHTS = QuantizeSettings(method="weight_only", sensitivity_images=0)
 QUANTIZERS: dict[str, Quantizer] = {
     "torchao": _torchao,
+    "ModelOpt, max": _modelopt("max"),
+    "ModelOpt, mse": _modelopt("mse"),
     "nearest": _ours(replace(_WEIGHTS, rounding="nearest", ranges="minmax", bias_correction=False)),
     "nearest, range of the least error": _ours(replace(_WEIGHTS, rounding="nearest", bias_correction=False)),
     "moments": _ours(_WEIGHTS),
