@@ -7,17 +7,20 @@ network. The result is plain frozen values: no module, gradient graph or torch-p
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from amc.errors import NotPrunableError
+from amc.errors import NotPrunableError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
 from amc.graph.layers import LAYERS, Layer, trace_layers
 from amc.models import OptionAShortcut
+from amc.scoring.run import evaluating
 
 _Axis = tuple[str, Axis, str | None, int]
 """An axis as a ``Slot`` names it: module, axis, bare tensor or None, its dimension."""
@@ -35,9 +38,10 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
     Raises:
         NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
-            torch-pruning cannot trace it, or no channel can be pruned.
+            a copy of the network does not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
     layers, classifies = trace_layers(model, example)
+    _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}
     dependencies = build_dependencies(model, example, by_name)
     groups, unprunable = _find_groups(dependencies, by_name)
@@ -51,6 +55,23 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         input_shape=tuple(example.shape[1:]),
         classifies=classifies,
     )
+
+
+def _check_copy(model: nn.Module, example: Tensor) -> None:
+    """Refuse a network that only works as the object it is: all work is done on copies.
+
+    Raises:
+        NotPrunableError: it cannot be copied, or the forward pass of the copy fails.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(copy.deepcopy(model)) as twin:
+            twin(example.clone())
+    except Exception as error:  # whatever the network's own code raises
+        raise NotPrunableError(
+            f"a copy of {type(model).__name__} (copy.deepcopy) does not work: {type(error).__name__}: "
+            f"{first_line(error)}; likely cause: a hook or an attribute that refers to the original network, "
+            "or a kept result of a forward pass without .detach()"
+        ) from error
 
 
 def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:

@@ -39,6 +39,27 @@ class Mapped(Chain):
         return self.features(x)
 
 
+class HookedByItself(Chain):
+    """Reads what a hook has put aside; the hook of a copy puts it into the original."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+        self.first.register_forward_hook(lambda _module, _inputs, output: self.kept.append(output))
+
+    def forward(self, x):
+        self.kept.clear()
+        return super().forward(x) + self.kept[-1].mean()
+
+
+class KeepsItsOutput(Chain):
+    """Its attribute depends on a parameter, and PyTorch copies no such tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = self(torch.zeros(1, *SHAPE))
+
+
 def groups_of(model, example):
     return {group.name: group for group in trace(model, example).groups}
 
@@ -186,8 +207,10 @@ def test_bad_exclusions_are_refused(patterns, message, example):
         (Flattened(), 20, r"Flattened fails on an image of shape \(3, 20, 20\): .*image size"),
         (nn.Sequential(nn.Flatten(), nn.Linear(432, CLASSES)), 12, "no prunable layers: .*network's output"),
         (nn.Flatten(), 12, "no prunable layers: it has no Conv2d or Linear layer"),
+        (HookedByItself(), 12, "a copy of HookedByItself .* does not work: IndexError: .*hook"),
+        (KeepsItsOutput(), 12, r"a copy of KeepsItsOutput .* does not work: .*\.detach\(\)"),
     ],
-    ids=["size", "nothing to prune", "no layer"],
+    ids=["size", "nothing to prune", "no layer", "a hook", "a kept result"],
 )
 def test_unusable_networks_are_refused_in_one_line(model, size, message):
     with pytest.raises(AmcError, match=message) as caught:
