@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from amc.training.parallel.sharding import assign
+
 
 class Average:
     """The moving average of all parameters and statistics of ``model``; it starts at their present values.
@@ -35,18 +37,22 @@ class Average:
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
         present = self._model.state_dict()
-        names = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.tensors[name] for name in names], [present[name] for name in names], 1 - decay
-        )
-        for name in present.keys() - set(names):
+        counters = {name for name, tensor in self.tensors.items() if not tensor.is_floating_point()}
+        kinds: dict[type, list[str]] = {}  # those in parts and whole ones do not go together
+        for name in self.tensors.keys() - counters:
+            kinds.setdefault(type(present[name]), []).append(name)
+        for names in kinds.values():
+            torch._foreach_lerp_(
+                [self.tensors[name] for name in names], [present[name] for name in names], 1 - decay
+            )
+        for name in counters:
             self.tensors[name].copy_(present[name])
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Set the average to what it was after ``updates`` updates."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            assign(tensor, tensors[name])
         self.updates = updates
 
     @contextmanager
@@ -60,8 +66,7 @@ class Average:
             load(self._model, own)
 
 
-@torch.no_grad()
 def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy ``tensors`` into the state of ``model``, which keeps its memory formats."""
     for name, tensor in model.state_dict().items():
-        tensor.copy_(tensors[name])
+        assign(tensor, tensors[name])

@@ -34,6 +34,7 @@ from amc.training.compiling import compiled
 from amc.training.methods import adapted
 from amc.training.pace import Pace
 from amc.training.parallel.group import ALONE, Group
+from amc.training.parallel.sharding import gathered, sharded
 from amc.training.parts import PartedBatch
 from amc.training.resume import (
     Progress,
@@ -106,12 +107,17 @@ def train(
         The outcome, with ``model`` in evaluation mode.
 
     Raises:
-        SettingError: distillation without a teacher.
+        SettingError: distillation without a teacher, or weights in parts with a single process.
         UnavailableError: ``torch.compile`` does not work here.
         AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
             other classes than the teacher; or the loss is not finite.
     """
     _check_teacher(settings, teacher, hint_places)
+    if settings.sharded and group.count == 1:
+        raise SettingError(
+            "sharded=true keeps parts of the weights on several processes, but there is one: expected "
+            "processes=2 or more, or several of torchrun"
+        )
     device = torch.device(device)
     teaching = _Teaching(teacher if settings.is_taught else None, tuple(hint_places), teacher_cache)
     judged = validation or splits.search_val
@@ -119,7 +125,7 @@ def train(
     with adapted(model, settings, example, seed) as method, _repeatable(device):
         run = _Run(method.network, splits, settings, seed, device, teaching, judged, checkpoint, group)
         pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
-        with run.bar() as bar, group.together(method.network):
+        with run.bar() as bar, group.together(run.model):
             while not run.ended:
                 record = run.epoch(bar, pace)
                 if on_epoch is not None and group.writes:
@@ -191,8 +197,12 @@ class _Run:
         self.group, self.example = group, example
         self.teacher = self._teacher_of(teaching)
         self.key = "" if checkpoint is None else self._key(teaching)
-        self.layout = memory_format_of(model.to(device), example)
-        model.to(memory_format=self.layout)
+        self.whole, self.layout = model, torch.contiguous_format
+        if settings.sharded:
+            self.model = model = sharded(model, device)
+        else:
+            self.layout = memory_format_of(model.to(device), example)
+            model.to(memory_format=self.layout)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
@@ -212,6 +222,8 @@ class _Run:
         found = None
         if checkpoint is not None and group.writes:
             found = load_checkpoint(checkpoint, self.key)
+        # Tensors in parts are gathered by all processes, though one writes.
+        self.gathers = bool(settings.sharded and group.first(checkpoint is not None))
         if (found := group.first(found)) is not None:
             self._restore(*found)
 
@@ -270,8 +282,10 @@ class _Run:
         if pending:
             losses += self._checked(pending, step, bar)
         accuracy = self._validate()
-        if self.checkpoint is not None and self.group.writes:
-            save_checkpoint(self.checkpoint, self.key, self._state(), self.progress, seed=self.seed)
+        writes = self.checkpoint is not None and self.group.writes
+        state = self._state() if writes or self.gathers else {}
+        if self.checkpoint is not None and writes:
+            save_checkpoint(self.checkpoint, self.key, state, self.progress, seed=self.seed)
         seconds = time.perf_counter() - started
         return EpochRecord(
             epoch=epoch + 1,
@@ -291,6 +305,8 @@ class _Run:
             load(self.model, self.best)
         elif self.average is not None:
             load(self.model, self.average.tensors)
+        if self.whole is not self.model:
+            load(self.whole, gathered(self.model.state_dict()))
 
     def _validate(self) -> float:
         """Return the validation accuracy in percent, and note the epoch as finished."""
@@ -429,7 +445,9 @@ class _Run:
             parts["hints"] = self.hints.state_dict()
             parts["hint_momentum"] = momentum(self.hints, self.optimizer)
         parts["best"] = self.best
-        return {f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in own.items()}
+        return {
+            f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in gathered(own).items()
+        }
 
     def _restore(self, progress: Progress, saved: Mapping[str, Tensor]) -> None:
         self.progress = progress

@@ -18,6 +18,7 @@ from amc.errors import FileError
 from amc.files import atomic_write_bytes
 from amc.models.checkpoint import state_digest
 from amc.reading import parse_json
+from amc.training.parallel.sharding import assign
 from amc.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
@@ -151,7 +152,9 @@ def restore_momentum(model: nn.Module, optimizer: torch.optim.SGD, buffers: Mapp
     """Set the momentum buffers, in the memory formats of their parameters."""
     for name, parameter in _trained(model):
         if name in buffers:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
+            buffer = torch.empty_like(parameter)
+            assign(buffer, buffers[name])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class TrainSettings:
             classifier; ``lora`` for adapters of low rank beside every layer, norm layers and biases.
         lora_rank: rank of the adapters.
         compile: run the network through ``torch.compile``, which takes seconds to minutes to begin.
+        sharded: each of several processes keeps a part of the weights, gradients, momentum and averages.
 
     Raises:
         SettingError: an impossible value.
@@ -73,6 +74,7 @@ class TrainSettings:
     method: Literal["full", "norms", "lora"] = "full"
     lora_rank: int = 8
     compile: bool = False
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -101,6 +103,10 @@ class TrainSettings:
             "hint_maps": (self.hint_maps in ("trained", "fixed"), "trained or fixed"),
             "method": (self.method in ("full", "norms", "lora"), "full, norms or lora"),
             "lora_rank": (self.lora_rank >= 1, "1 or more"),
+            "sharded": (
+                not (self.sharded and (self.compile or self.hint_weight > 0)),
+                "false with compile or hint_weight",
+            ),
             "until": (self.until is None or 0 < self.until <= 1, "a share in (0, 1], or null"),
         }
         for name, (good, expected) in checks.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -122,6 +123,11 @@ def _check_training(config: Config) -> None:
             )
         if section.processes < 1:
             raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
+        if settings.sharded and section.processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            raise SettingError(
+                f"{name}.sharded=true keeps parts of the weights on several processes, but there is one; "
+                f"write {name}.processes=2, or start under torchrun"
+            )
     until, asked = config.finetune.until, FINETUNING & set(config.stages)
     if until is not None and asked and not validates_honestly(config):
         raise SettingError(

@@ -14,6 +14,7 @@ from amc.data.splits import Part
 from amc.errors import AmcError, first_line
 from amc.third_party import without_warnings
 from amc.training.parallel.norms import synced_norms
+from amc.training.parallel.sharding import is_sharded, kept_gradients
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Group:
 
     def wrapped(self, model: nn.Module) -> Callable[..., Any]:
         """Return the call of ``model`` that averages gradients over the processes."""
-        if self.count == 1:
+        if self.count == 1 or is_sharded(model):
             return model
         device = next(model.parameters()).device
         places = [device.index or 0] if device.type == "cuda" else None
@@ -65,6 +66,8 @@ class Group:
 
     def collecting(self, call: Callable[..., Any], *, last: bool) -> AbstractContextManager[Any]:
         """Return a context in which gradients stay in the process unless ``last``."""
+        if self.count > 1 and is_sharded(call):
+            return kept_gradients(call, last=last)
         if self.count == 1 or last or not isinstance(call, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return call.no_sync()

@@ -1,6 +1,7 @@
 """Two processes train as one does: the same batches, gradients and statistics, up to rounding."""
 
 import os
+import shutil
 import socket
 from dataclasses import replace
 
@@ -67,19 +68,37 @@ def norms(group):
 def tasks(group, folder):
     """Return the states of several trainings, in one pair of processes as starting them is slow.
 
-    One is whole, one learns hints, and one is cut off after an epoch, on all processes, and resumed.
+    One is whole, one learns hints, one is taken up again on all processes, and so is one whose weights lie in
+    parts on them.
     """
     mixed = {"splits": FAKE, "seed": 3, "teacher": network(seed=1), "group": group}
     plain = replace(SETTINGS, mixup=0.0, views=0, accumulate=1, distill_weight=0.0, hint_weight=0.5)
     records = []
     first = train(network(), settings=SETTINGS, **mixed, on_epoch=records.append)
     hinted = train(network(), settings=plain, hint_places=["4"], **mixed)
-    file = folder / f"run_{group.count}.safetensors" if group.writes else None
-    kept = train(network(), settings=SETTINGS, **mixed, checkpoint=file)
-    again = train(network(), settings=SETTINGS, **mixed, checkpoint=file, on_epoch=records.append)
-    states = [each.model.state_dict() for each in (first, hinted, kept, again)]
+    kept, again = taken_up(folder / f"run_{group.count}", SETTINGS, mixed, records)
+    parts = replace(SETTINGS, sharded=group.count > 1, best=True)
+    in_parts, at_end = taken_up(folder / f"parts_{group.count}", parts, mixed, records)
+    trained = (first, hinted, kept, again, in_parts, at_end)
+    states = [each.model.state_dict() for each in trained]
     losses = [(record.epoch, record.loss) for record in records]
     return states, losses, first.best_top1, norms(group)
+
+
+def taken_up(file, settings, mixed, records):
+    """Train wholly, and again from the checkpoint of the first epoch."""
+    early = file.with_suffix(".early")
+
+    def note(record):
+        if record.epoch == 1:
+            shutil.copy(file, early)
+
+    writes = mixed["group"].writes
+    whole = train(network(), settings=settings, **mixed, checkpoint=file if writes else None, on_epoch=note)
+    rest = train(
+        network(), settings=settings, **mixed, checkpoint=early if writes else None, on_epoch=records.append
+    )
+    return whole, rest
 
 
 def check_norms(left, right, whole):
@@ -105,7 +124,7 @@ def test_two_processes_give_the_network_of_one(tmp_path):
             assert (mine[name].float() - tensor.float()).abs().max() <= TOLERANCE * scale, name
     assert silent == []
     assert best == other_best
-    assert [epoch for epoch, _ in records] == [1, 2, 3]  # and none of the resumed training
+    assert [epoch for epoch, _ in records] == [1, 2, 3, 2, 3, 2, 3]  # those taken up ran two
     assert [loss for _, loss in records] == pytest.approx([loss for _, loss in expected], rel=1e-3)
 
 

@@ -276,6 +276,7 @@ def test_step_of_the_first_bad_loss_is_exact():
         ({"distill_weight": 1.5}, "distill_weight=1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"grad_clip": 0.0}, "grad_clip=0.0"),
+        ({"sharded": True, "compile": True}, "sharded=True: expected false with compile"),
     ],
 )
 def test_bad_settings(bad, message):

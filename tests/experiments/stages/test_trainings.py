@@ -25,6 +25,7 @@ def teach(images):
     [
         ("finetune.until=0.9", "trained on them, which flatters"),
         ("finetune.processes=0", "finetune.processes=0: expected 1 or more"),
+        ("finetune.sharded=true", "there is one; write finetune.processes=2"),
         ("finetune.method=half", "method=half: expected full, norms or lora"),
     ],
 )
