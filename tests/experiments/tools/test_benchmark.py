@@ -13,9 +13,12 @@ from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.errors import AmcError
 from experiments.benchmark.__main__ import main, parser
+from experiments.benchmark.faults.bench import JOB
+from experiments.benchmark.faults.crashes import JOBS
 from experiments.run import proxies
 from experiments.run.proxies import around
-from tests.experiments.helpers import TINY, done, workspace
+from experiments.run.values import check_values
+from tests.experiments.helpers import TINY, composed, done, workspace
 
 
 def measured(capsys, monkeypatch, *arguments):
@@ -268,3 +271,9 @@ def test_another_tool_prunes_to_the_budget_and_is_trained(capsys, monkeypatch, t
     assert row["epochs"] == 1
     assert measured(capsys, monkeypatch, *arguments)["rows"] == [row]
     assert (tmp_path / "rows.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_jobs_whose_crashes_are_tried_are_not_refused(name: str) -> None:
+    given = [*JOB, *JOBS[name].arguments]
+    check_values(composed(*(each for each in given if not each.startswith("model="))), given)
