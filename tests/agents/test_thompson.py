@@ -81,6 +81,7 @@ def test_it_needs_fewer_episodes_than_evolution():
         assert search(seed, prior=0.7)[0].best.value > evolved.best.value
 
 
+@pytest.mark.slow
 def test_same_seed_same_search():
     assert search(1)[1] == search(1)[1]
     assert search(1)[1] != search(2)[1]

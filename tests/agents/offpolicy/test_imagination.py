@@ -72,6 +72,7 @@ def test_the_critics_rank_correlation_is_told_once_there_are_episodes():
     assert any(rank is not None for rank in ranks)
 
 
+@pytest.mark.slow
 def test_same_seed_same_search():
     assert search(1, 12)[1] == search(1, 12)[1]
     assert search(1, 12)[1] != search(2, 12)[1]

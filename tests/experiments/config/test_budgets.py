@@ -389,6 +389,7 @@ def test_a_killed_job_goes_on_to_the_same_result(several: tuple[Path, str, int],
     assert len(widths[0]) == len(set(widths[0]))
 
 
+@pytest.mark.slow
 def test_a_stopped_job_names_its_folder_and_goes_on_to_the_same_result(
     several: tuple[Path, str, int], cwd: Path
 ) -> None:

@@ -228,6 +228,7 @@ def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick
     assert f"{path} line 1 is damaged" in error
 
 
+@pytest.mark.slow
 def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
     runs, tmp_path, monkeypatch, quick_figures
 ):

@@ -102,6 +102,7 @@ def test_a_dense_network_is_quantized_and_exported(trained_run):
     assert out.count("benchmark: ") == 1
 
 
+@pytest.mark.slow
 def test_a_network_learns_to_be_quantized(trained_run):
     job = (
         *JOB,

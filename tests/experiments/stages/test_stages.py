@@ -182,6 +182,7 @@ def test_serving_takes_a_runtime_of_this_machine(again: Path) -> None:
     refused(amc("run_dir=run", "stages=[serve]", "serve.backend=tensorrt", cwd=again), "cannot run here: ")
 
 
+@pytest.mark.slow
 def test_the_benchmark_records_throughput_and_memory(again: Path) -> None:
     out = done(
         "run_dir=run", "stages=[benchmark]", "latency.backends=[onnxruntime,adb]",
