@@ -9,7 +9,6 @@ import sys
 from amc.errors import AmcError
 from experiments.benchmark import comparison as agents
 from experiments.benchmark import (
-    finetune,
     kills,
     proxies,
     quantizers,
@@ -22,6 +21,7 @@ from experiments.benchmark import (
 from experiments.benchmark.faults import catalogue as faults
 from experiments.benchmark.faults import soak
 from experiments.benchmark.rivals import compare as rivals
+from experiments.benchmark.training import finetune, processes
 
 BENCHMARKS = (
     ("search", search, "cost of an episode"),
@@ -30,8 +30,9 @@ BENCHMARKS = (
     ("agents", agents, "agents on one real problem, over many seeds"),
     ("proxies", proxies, "scores on the search's images against the test images"),
     ("finetune", finetune, "what teachers, hints, averages and cheaper methods cost and give"),
+    ("processes", processes, "images a second of several training processes"),
     ("transfer", transfer, "what searches of other networks are worth to one"),
-    ("quantizers", quantizers, "weights of few bits: our rounding beside torchao's"),
+    ("quantizers", quantizers, "weights of few bits: our rounding beside others'"),
     ("rivals", rivals, "torch-pruning and FastNAS, trained as ours"),
     ("space", space, "how much room the allowed widths leave a search"),
     ("faults", faults, "damaged files, strangers' files, signals, crash points: what is promised"),

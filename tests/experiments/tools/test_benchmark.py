@@ -232,6 +232,15 @@ def test_a_part_of_the_faults_that_need_a_finished_run(kind: str, every: int) ->
 
 
 @pytest.mark.slow
+def test_processes_are_timed_beside_one(capsys, monkeypatch):
+    asked = ("--images", "64", "--batch", "32", "--epochs", "2", "--turns", "1", "--sharded")
+    found = measured(capsys, monkeypatch, "processes", *asked)
+    rates = found["images_per_second"]
+    assert found["ratio"] == pytest.approx(rates["together"] / rates["one"])
+    assert min(rates.values()) > 0
+
+
+@pytest.mark.slow
 def test_transfer_leaves_out_one_network_after_the_other(capsys, monkeypatch, tmp_path):
     cwd = workspace(tmp_path)
     runs = [f"run{seed}" for seed in range(3)]
