@@ -66,6 +66,8 @@ def test_the_readme_and_the_script_name_what_is_there(tmp_path, name):
     page, script = (tmp_path / "README.md").read_text(), (tmp_path / "predict.py").read_text()
     for part in (name, "shorter side has 9 pixels", "180 degrees", "ant, bee, cat, dog", "2.0 KiB"):
         assert part in page
+    steps = [line for line in page.splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
+    assert [step[0] for step in steps] == ["1", "2", "3", "4"]
     assert f"--network {name}" in script
     compile(script, "predict.py", "exec")
 
