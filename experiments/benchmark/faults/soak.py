@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,19 @@ def _size(path: Path) -> int:
 
 
 def _children(process: int) -> list[int]:
-    """Return the processes that evaluate for a process: those it started, the youngest last."""
-    text = Path(f"/proc/{process}/task/{process}/children").read_text()
-    return [int(each) for each in text.split() if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    """Return the processes that evaluate for a process: those that its threads started, the youngest last."""
+    found = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            found += [int(each) for each in (thread / "children").read_text().split()]
+    return sorted(each for each in found if b"spawn_main" in _command_line(each))
+
+
+def _command_line(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
