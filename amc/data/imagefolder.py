@@ -14,18 +14,19 @@ from torch import Tensor
 from amc.data.decoding import Decoder, is_sound, picture_size
 from amc.data.lists import SUFFIX, read_list
 from amc.data.splits import (
+    SEARCH_SHARE,
     SPLIT_SEED,
     LabelledImages,
     Splits,
     TrainOrder,
     channel_statistics,
     check_unseen,
+    count_or_most,
     fingerprint,
     hold_out,
     hold_out_two,
     pick_from,
     require_positive,
-    search_count,
     steps_per_epoch,
 )
 from amc.errors import FileError, SettingError
@@ -122,15 +123,11 @@ def imagefolder(
         train_list, test_list = _split(whole, split)
     every = train_list
     if search_val_dir is None:
-        count = search_count(search_val, len(train_list.labels), SEARCH_VAL)
-        search_list, unseen_list, train_list = _hold_out(train_list, count, unseen)
+        search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
         found = _same_classes(listed(root / search_val_dir, "search_val_dir"), train_list)
-        rest = max(1, len(found.labels) - unseen)
-        count = min(SEARCH_VAL, rest) if search_val is None else search_val
-        search_list, unseen_list = _pick_search_images(found, count, unseen)
-    count = min(CALIBRATION, len(train_list.labels)) if calibration is None else calibration
-    calibration_list = _pick_calibration(train_list, count, seed)
+        search_list, unseen_list = _pick_search_images(found, search_val, unseen)
+    calibration_list = _pick_calibration(train_list, calibration, seed)
 
     _check_shown(calibration_list, image_size, resize)
     decoder = Decoder(image_size, resize, means, stds, rotate_180, workers, mirror, min_crop)
@@ -309,9 +306,10 @@ def _split(listing: _Listing, share: float) -> tuple[_Listing, _Listing]:
     return listing.take(rest), listing.take(held)
 
 
-def _hold_out(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing, _Listing]:
+def _hold_out(listing: _Listing, search_val: int | None, unseen: int) -> tuple[_Listing, _Listing, _Listing]:
     """Return the search images and the unseen ones, held out of the training images, and the rest."""
-    parts = hold_out_two(listing.labels, search_val, unseen, of=str(listing.folder))
+    count = count_or_most(search_val, len(listing.labels) // SEARCH_SHARE, SEARCH_VAL)
+    parts = hold_out_two(listing.labels, count, unseen, of=str(listing.folder))
     return listing.take(parts.search_val), listing.take(parts.unseen), listing.take(parts.rest)
 
 
@@ -321,17 +319,21 @@ def _rows(listing: _Listing, every: _Listing) -> Tensor:
     return torch.tensor([known[path] for path in listing.paths])
 
 
-def _pick_search_images(listing: _Listing, search_val: int, unseen: int) -> tuple[_Listing, _Listing]:
+def _pick_search_images(listing: _Listing, search_val: int | None, unseen: int) -> tuple[_Listing, _Listing]:
     """Return the search images and the unseen ones, picked from a folder of their own."""
-    require_positive(search_val=search_val)
     check_unseen(unseen)
+    search_val = count_or_most(search_val, len(listing.labels) - unseen, SEARCH_VAL)
+    require_positive(search_val=search_val)
     name, seed = "search_val + unseen" if unseen else "search_val", mix(SPLIT_SEED, "search_val")
     picked = pick_from(listing.labels, search_val + unseen, seed, name=name, of=str(listing.folder))
     return listing.take(picked[:search_val]), listing.take(picked[search_val:])
 
 
-def _pick_calibration(listing: _Listing, count: int, seed: int) -> _Listing:
-    source = f"{listing.folder} (training)"
+def _pick_calibration(listing: _Listing, calibration: int | None, seed: int) -> _Listing:
+    source, count = (
+        f"{listing.folder} (training)",
+        count_or_most(calibration, len(listing.labels), CALIBRATION),
+    )
     return listing.take(pick_from(listing.labels, count, mix(seed), name="calibration", of=source))
 
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
-from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two, search_count
+from amc.data.splits import (
+    SEARCH_SHARE,
+    RawImages,
+    Splits,
+    channel_statistics,
+    count_or_most,
+    from_memory,
+    hold_out_two,
+)
 from amc.dotted import imported
 from amc.errors import AmcError, SettingError
 
@@ -71,7 +79,7 @@ def own(
         )
     means, stds = channel_statistics(mean, std)
     train, names = _in_memory(made[0], image_size), _class_names(made[0])
-    search_val = search_count(search_val, len(train.labels), SEARCH_VAL)
+    search_val = count_or_most(search_val, len(train.labels) // SEARCH_SHARE, SEARCH_VAL)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
 
     def augment(images: Tensor, draws: torch.Generator) -> Tensor:
@@ -90,7 +98,7 @@ def own(
         std=stds,
         image_size=image_size,
         batch_size=batch_size,
-        calibration=min(CALIBRATION, len(parts.rest)) if calibration is None else calibration,
+        calibration=count_or_most(calibration, len(parts.rest), CALIBRATION),
         seed=seed,
         class_names=names,
     )

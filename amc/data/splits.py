@@ -164,9 +164,13 @@ def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
     return ranked[:count]
 
 
-def search_count(asked: int | None, images: int, most: int) -> int:
-    """Return how many of ``images`` are held out for a search: as asked, else ``most`` or a fifth of them."""
-    return max(1, min(most, images // 5)) if asked is None else asked
+SEARCH_SHARE = 5
+"""Unless asked otherwise, at most one in so many training images is held out for a search."""
+
+
+def count_or_most(asked: int | None, available: int, most: int) -> int:
+    """Return the number of images that is asked for, else as many as there are, from 1 to ``most``."""
+    return max(1, min(most, available)) if asked is None else asked
 
 
 def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor, Tensor]:
@@ -188,7 +192,7 @@ def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor,
     if count >= len(labels):
         raise SettingError(
             f"{name}={count}, but {of} has {len(labels)} images: expected fewer, so that some are left to "
-            f"train on; lower {name}, for example to {max(1, len(labels) // 5)}"
+            f"train on; lower {name}, for example to {max(1, len(labels) // SEARCH_SHARE)}"
         )
     held = stratified_pick(labels, count, mix(SPLIT_SEED, name))
     rest = torch.ones(len(labels), dtype=torch.bool)

@@ -50,7 +50,10 @@ def kept_gradients(model: object, *, last: bool) -> Iterator[None]:
 
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(last)
-    yield
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
