@@ -330,10 +330,8 @@ def _pick_search_images(listing: _Listing, search_val: int | None, unseen: int) 
 
 
 def _pick_calibration(listing: _Listing, calibration: int | None, seed: int) -> _Listing:
-    source, count = (
-        f"{listing.folder} (training)",
-        count_or_most(calibration, len(listing.labels), CALIBRATION),
-    )
+    count = count_or_most(calibration, len(listing.labels), CALIBRATION)
+    source = f"{listing.folder} (training)"
     return listing.take(pick_from(listing.labels, count, mix(seed), name="calibration", of=source))
 
 
