@@ -26,8 +26,9 @@ $(COMPILED): $(STAMP)
 	[ -z "$$PYTHONDONTWRITEBYTECODE" ] || $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	touch $(COMPILED)
 
+# With bytecode, where it is forbidden: later commands would otherwise compile the same packages again.
 demo: install
-	$(BIN)/amc
+	PYTHONDONTWRITEBYTECODE= $(BIN)/amc
 
 test: $(COMPILED)
 	$(TEST) -m "not slow and not gpu" -n $(WORKERS) --dist loadfile

@@ -125,7 +125,7 @@ def train(
     with adapted(model, settings, example, seed) as method, _repeatable(device):
         run = _Run(method.network, splits, settings, seed, device, teaching, judged, checkpoint, group)
         pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
-        with run.bar() as bar, group.together(run.model):
+        with run.bar() as bar, group.together(run.model, sync_norms=settings.sync_norms):
             while not run.ended:
                 record = run.epoch(bar, pace)
                 if on_epoch is not None and group.writes:
@@ -216,7 +216,7 @@ class _Run:
         self.average = Average(model, settings.ema) if settings.ema else None
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
-        self.call = group.wrapped(model)
+        self.call = group.wrapped(model, sync_norms=settings.sync_norms)
         if settings.compile:
             self.call = compiled(self.call)
         found = None
@@ -312,9 +312,9 @@ class _Run:
         """Return the validation accuracy in percent, and note the epoch as finished."""
         shown = self.average.shown() if self.average is not None else nullcontext()
         with shown:
-            accuracy = top1(
-                logits(self.model, self.validation.images, EVALUATION_BATCH), self.validation.labels
-            )
+            found = logits(self.model, self.validation.images, EVALUATION_BATCH)
+            # that of the first process, as all have to end at the same epoch
+            accuracy = self.group.first(top1(found, self.validation.labels))
             updates = self.average.updates if self.average is not None else 0
             self.progress = self.progress.after(accuracy, updates)
             if self.settings.best and self.progress.best_epoch == self.progress.finished:

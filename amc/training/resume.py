@@ -23,6 +23,8 @@ from amc.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 _ABOUT = "training"
+_ADDED = {"sync_norms": True}
+"""Settings that earlier checkpoints do not name, with the value that all trainings had."""
 _SHAPE = {"key": str, "epoch": int, "best": float, "best_epoch": int, "updates": int, "tensors": str}
 
 
@@ -41,7 +43,7 @@ def training_key(
 ) -> str:
     """Hash everything that the result depends on; only a checkpoint with the same key is continued."""
     about = {
-        "settings": asdict(settings),
+        "settings": dict(item for item in asdict(settings).items() if item not in _ADDED.items()),
         "bf16": bf16,
         "device": device.type,
         "seed": seed,

@@ -44,6 +44,9 @@ class TrainSettings:
         lora_rank: rank of the adapters.
         compile: run the network through ``torch.compile``, which takes seconds to minutes to begin.
         sharded: each of several processes keeps a part of the weights, gradients, momentum and averages.
+        sync_norms: batch norms use the statistics of the whole batch. With false, those of several processes
+            use the images of their process, which is faster, and the first process's running statistics are
+            kept.
 
     Raises:
         SettingError: an impossible value.
@@ -75,6 +78,7 @@ class TrainSettings:
     lora_rank: int = 8
     compile: bool = False
     sharded: bool = False
+    sync_norms: bool = True
 
     def __post_init__(self) -> None:
         checks = {

@@ -35,8 +35,12 @@ class Group:
         return self.rank == 0
 
     @contextmanager
-    def together(self, model: nn.Module) -> Iterator[None]:
+    def together(self, model: nn.Module, *, sync_norms: bool = True) -> Iterator[None]:
         """Share the statistics of batch norms during the block; the end of another process is one line.
+
+        Args:
+            model: the network in training.
+            sync_norms: False leaves each process its own statistics.
 
         Raises:
             AmcError: another process has ended.
@@ -45,7 +49,7 @@ class Group:
             yield
             return
         try:
-            with synced_norms(model):
+            with synced_norms(model) if sync_norms else nullcontext():
                 yield
         except RuntimeError as error:
             if not _is_lost(error):
@@ -55,14 +59,17 @@ class Group:
                 "same command goes on from the last epoch"
             ) from error
 
-    def wrapped(self, model: nn.Module) -> Callable[..., Any]:
-        """Return the call of ``model`` that averages gradients over the processes."""
+    def wrapped(self, model: nn.Module, *, sync_norms: bool = True) -> Callable[..., Any]:
+        """Return the call of ``model`` that averages gradients over the processes.
+
+        Unless ``sync_norms``, each call begins with the buffers of the first process.
+        """
         if self.count == 1 or is_sharded(model):
             return model
         device = next(model.parameters()).device
         places = [device.index or 0] if device.type == "cuda" else None
         with without_warnings():  # newer versions of torch have another name for the argument
-            return nn.parallel.DistributedDataParallel(model, places, broadcast_buffers=False)
+            return nn.parallel.DistributedDataParallel(model, places, broadcast_buffers=not sync_norms)
 
     def collecting(self, call: Callable[..., Any], *, last: bool) -> AbstractContextManager[Any]:
         """Return a context in which gradients stay in the process unless ``last``."""

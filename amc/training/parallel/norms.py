@@ -11,12 +11,17 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
 def synced_norms(model: nn.Module) -> Iterator[None]:
-    """Let the batch norms of ``model`` share their statistics in training mode during the block."""
-    norms = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    """Let the batch norms of ``model`` share their statistics in training mode during the block.
+
+    Classes of batch norms that do more than normalise, as those of timm, still do it.
+    """
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
     for norm in norms:
         norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
     try:
@@ -26,20 +31,47 @@ def synced_norms(model: nn.Module) -> Iterator[None]:
             del norm.forward
 
 
-def _forward(norm: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
-    """Compute what ``norm`` computes, with the mean and variance over the values of all processes."""
-    if not (norm.training or norm.running_mean is None):
-        return F.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-        )
-    found, mean, variance, count = _SyncedNorm.apply(values, norm.weight, norm.bias, norm.eps)
-    if norm.running_mean is not None and norm.running_var is not None:
+def _forward(norm: _BatchNorm, values: Tensor) -> Tensor:
+    """Run the norm's own ``forward`` with ``batch_norm`` in place of PyTorch's."""
+    # that of SyncBatchNorm refuses CPUs
+    own = _BatchNorm.forward if isinstance(norm, nn.SyncBatchNorm) else type(norm).forward
+    with _Sharing():
+        return own(norm, values)
+
+
+class _Sharing(TorchFunctionMode):
+    """Calls ``batch_norm`` where ``torch.nn.functional.batch_norm`` is called."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def batch_norm(
+    values: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Compute ``torch.nn.functional.batch_norm`` with the mean and variance over the values of all processes.
+
+    Args:
+        values: (N, C, ...).
+        running_mean, running_var: (C,); in training they move by ``momentum``.
+        weight, bias: (C,).
+        training: use the statistics of the values, not the running ones.
+        eps: added to the variance.
+    """
+    if not training:
+        return F.batch_norm(values, running_mean, running_var, weight, bias, False, momentum, eps)
+    found, mean, variance, count = _SyncedNorm.apply(values, weight, bias, eps)
+    if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked += 1
-            share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
-            norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(variance * (count / (count - 1)), share)
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
     return found
 
 

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--sharded", action="store_true", help="weights in parts (FSDP2)")
+    parser.add_argument("--own-norms", action="store_true", help="sync_norms=false")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
 
 
@@ -67,7 +68,10 @@ def _rates(options: argparse.Namespace, count: int) -> list[float]:
     splits = data.build(**about, seed=0)
     network = build(ModelSpec(options.model, splits.num_classes, splits.input_shape), trust_dotted_path=False)
     settings = TrainSettings(
-        options.epochs, precision=options.precision, sharded=options.sharded and count > 1
+        options.epochs,
+        precision=options.precision,
+        sharded=options.sharded and count > 1,
+        sync_norms=not options.own_norms,
     )
     records: list[EpochRecord] = []
     job = Job(network, settings, 0, {**about, "seed": 0}, Source(), False, "cpu", 1)

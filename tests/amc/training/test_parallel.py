@@ -50,11 +50,18 @@ def together(name, folder, count=2):
     return [torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def norms(group):
+class Activated(nn.BatchNorm2d):
+    """A batch norm and its activation in one module, as timm's."""
+
+    def forward(self, values):
+        return super().forward(values).relu()
+
+
+def norms(group, kind):
     """Return output, gradients and statistics of a batch norm on this process's part."""
     torch.manual_seed(0)
     values, upstream = torch.randn(6, 3, 4, 4) * 3 + 10, torch.randn(6, 3, 4, 4)
-    norm = nn.BatchNorm2d(3)
+    norm = kind(3)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
     given = group.part.of(values).clone().requires_grad_(True)
@@ -68,8 +75,8 @@ def norms(group):
 def tasks(group, folder):
     """Return the states of several trainings, in one pair of processes as starting them is slow.
 
-    One is whole, one learns hints, one is taken up again on all processes, and so is one whose weights lie in
-    parts on them.
+    One is whole, one learns hints, one is taken up again on all processes, and so are one whose weights lie
+    in parts on them and one whose processes have norms of their own.
     """
     mixed = {"splits": FAKE, "seed": 3, "teacher": network(seed=1), "group": group}
     plain = replace(SETTINGS, mixup=0.0, views=0, accumulate=1, distill_weight=0.0, hint_weight=0.5)
@@ -82,7 +89,9 @@ def tasks(group, folder):
     trained = (first, hinted, kept, again, in_parts, at_end)
     states = [each.model.state_dict() for each in trained]
     losses = [(record.epoch, record.loss) for record in records]
-    return states, losses, first.best_top1, norms(group)
+    own = taken_up(folder / f"own_{group.count}", replace(SETTINGS, sync_norms=False), mixed, [])
+    found = [norms(group, kind) for kind in (nn.BatchNorm2d, Activated)]
+    return states, losses, first.best_top1, found, [each.model.state_dict() for each in own]
 
 
 def taken_up(file, settings, mixed, records):
@@ -112,11 +121,23 @@ def check_norms(left, right, whole):
         torch.testing.assert_close(left[3][name], tensor, atol=1e-5, rtol=1e-5)
 
 
+def check_own_norms(own, single):
+    """Compare a training, and the same taken up again, whose processes had norms of their own."""
+    whole, rest = own
+    statistics = [name for name in whole if "running_var" in name]
+    assert statistics
+    for name, tensor in whole.items():
+        assert torch.equal(rest[name], tensor), name
+    assert not any(torch.allclose(whole[name], single[name], rtol=1e-4, atol=0) for name in statistics)
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_network_of_one(tmp_path):
-    (ours, records, best, left), (theirs, silent, other_best, right) = together("tasks", tmp_path)
-    alone, expected, _, whole = tasks(Group(), tmp_path)
-    check_norms(left, right, whole)
+    (ours, records, best, left, own), (theirs, silent, other_best, right, _) = together("tasks", tmp_path)
+    alone, expected, _, whole, single = tasks(Group(), tmp_path)
+    for each in zip(left, right, whole, strict=True):
+        check_norms(*each)
+    check_own_norms(own, single[0])
     for mine, other, one in zip(ours, theirs, alone, strict=True):
         for name, tensor in one.items():
             assert torch.equal(mine[name], other[name]), name
