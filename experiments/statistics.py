@@ -53,6 +53,17 @@ def bootstrap(
     return _bootstrapped([samples], statistic, confidence, resamples)
 
 
+def interval_text(values: Sequence[float], digits: int = 2) -> str:
+    """Return the interquartile mean as text, with its interval if there are several values; "" for none."""
+    return spelled(bootstrap(values), len(values), digits) if len(values) else ""
+
+
+def spelled(interval: Interval, count: int, digits: int = 2) -> str:
+    """Return an estimate from ``count`` values as text, with its interval if there are several."""
+    limits = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if count > 1 else ""
+    return f"{interval.value:.{digits}f}{limits}"
+
+
 def bootstrap_difference(
     samples: Sequence[float],
     others: Sequence[float],

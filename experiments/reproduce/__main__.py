@@ -26,6 +26,7 @@ from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.runs import Jobs, by_job, experiment_of, read_results
 from experiments.reproduce.sparse_runs import SparseResult, read_sparse, sparse_tables
 from experiments.reproduce.tables import paper_of, tables
+from experiments.reproduce.tuned import RivalRow, merged_rivals, read_rivals, write_rivals
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +49,10 @@ def main() -> None:
 
 
 def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
-    results, sparse = read_results(folders), read_sparse(folders)
+    results, sparse, rivals = read_results(folders), read_sparse(folders), read_rivals(folders)
     if out is not None:
         results = merged(read_records(out.parent / "records"), results, _report)
+        rivals = merged_rivals(read_rivals([out.parent / "records"]), rivals)
     if not results and not sparse:
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
     if (agents := sorted({result.agent for result in results})) and against not in agents:
@@ -58,21 +60,24 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
             f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
         )
     jobs = by_job(results)
-    text = _page(jobs, sparse, against, figures=out is not None)
+    text = _page(jobs, sparse, rivals, against, figures=out is not None)
     if out is None:
         print(text)
         return
     write_figures(jobs, out.parent / "figures")
     write_strategies(jobs, out.parent / "strategies")
     write_records(results, out.parent / "records")
+    write_rivals(rivals, out.parent / "records")
     atomic_write_text(out, text)
 
 
-def _page(jobs: Jobs, sparse: Sequence[SparseResult], against: str, figures: bool) -> str:
+def _page(
+    jobs: Jobs, sparse: Sequence[SparseResult], rivals: Sequence[RivalRow], against: str, figures: bool
+) -> str:
     results = [result for own in jobs.values() for result in own]
     provenances = [*(own.provenance for own in results), *(own.provenance for own in sparse)]
     sections = (
-        tables(jobs, against, figures),
+        tables(jobs, against, figures, rivals),
         *([sparse_tables(sparse)] if sparse else []),
         not_run({experiment_of(facts) for facts in provenances}),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.pareto import pareto_front
 from experiments.report.svg import svg
 from experiments.reproduce.paper import PaperRow
-from experiments.reproduce.runs import Result, by_agent
+from experiments.reproduce.runs import Result, by_agent, searches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +34,11 @@ _STYLE = {"font.size": 9, "grid.color": "#e3e6eb", "legend.fontsize": 8}
 
 def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
     """Draw accuracy against MACs, return against episodes, preserve ratios and Pareto fronts of one job."""
-    agents = by_agent(results)
+    agents, trained = by_agent(searches(results)), by_agent(results)
 
     def draw(figure: Figure) -> None:
         (accuracy, returns), (ratios, fronts) = figure.subplots(2, 2)
-        _draw_accuracy(accuracy, agents, paper)
+        _draw_accuracy(accuracy, agents, trained, paper)
         _draw_returns(returns, agents)
         _draw_ratios(ratios, agents)
         _draw_fronts(fronts, agents)
@@ -47,12 +47,12 @@ def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-def _draw_accuracy(axes: Axes, agents: Agents, paper: Sequence[PaperRow]) -> None:
+def _draw_accuracy(axes: Axes, agents: Agents, trained: Agents, paper: Sequence[PaperRow]) -> None:
     """Draw test accuracy against MACs: a dot for each run after pruning, a triangle after fine-tuning."""
     for name, results in agents.items():
         style: dict[str, Any] = {"color": _color(name), "alpha": 0.75, "markeredgewidth": 0}
         axes.plot(*_accuracies(results, "pruned"), "o", **style, label=name)
-        if (tuned := _accuracies(results, "finetuned"))[0]:
+        if (tuned := _accuracies(trained[name], "finetuned"))[0]:
             axes.plot(*tuned, "^", **style)
     if (dense := next(iter(agents.values()))[0].top1("dense")) is not None:
         axes.axhline(dense, color="#000000", lw=0.8, ls=":", label="dense")

@@ -62,8 +62,8 @@ def write_records(results: Iterable[Result], folder: Path) -> None:
 def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[[str], None]) -> list[Result]:
     """Return records and new results together, ordered by table, agent and seed.
 
-    A new result replaces the record of the same table, agent and seed, unless it has only evaluated the
-    strategy again, without a search. ``warn`` gets a line if the new result has found another network.
+    A new result replaces the record of the same table, agent, seed and recipe, unless it has only evaluated
+    the strategy again, without a search. ``warn`` gets a line if the new result has found another network.
     """
     found = {_key(record): record for record in records}
     for result in results:
@@ -84,8 +84,8 @@ def _origin(result: Result) -> str:
     return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
 
 
-def _key(result: Result) -> tuple[str, str, int]:
-    return result.slug, result.agent, result.seed
+def _key(result: Result) -> tuple[str, str, int, str]:
+    return result.slug, result.agent, result.seed, result.recipe
 
 
 def _record(result: Result) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class Result:
         return float(self.strategy.provenance.get("value", -math.inf))
 
     @property
+    def recipe(self) -> str:
+        """How the network was trained on, see ``recipe_of``; nothing if it was not fine-tuned."""
+        return recipe_of(str(self.provenance["command"])) if self.top1("finetuned") is not None else ""
+
+    @property
     def seed(self) -> int:
         """Seed of the run."""
         return self.strategy.seed
@@ -88,6 +93,8 @@ def complete(result: Result) -> Result:
     return result
 
 
+JOB = 3
+"""The first parts of ``Result.job``: network, data and budget. The rest is how candidates were judged."""
 Jobs = Mapping[tuple[str, ...], Sequence[Result]]
 
 
@@ -97,6 +104,14 @@ def by_job(results: Iterable[Result]) -> Jobs:
     for result in results:
         jobs[result.job].append(result)
     return jobs
+
+
+def searches(results: Iterable[Result]) -> list[Result]:
+    """Return one result of each agent and seed, which may have been fine-tuned in several ways."""
+    found: dict[tuple[str, int], Result] = {}
+    for result in results:
+        found.setdefault((result.agent, result.seed), result)
+    return list(found.values())
 
 
 def by_agent(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -119,6 +134,23 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
         **provenance,
         "command": " ".join([*words, f"stages=[{','.join(stages)}]"]),
     }
+
+
+_RECIPE = ("finetune=", "finetune.", "choose.", "schedule.", "data.unseen=")
+_MANNER = ("teacher_cache", "compile", "processes", "sharded", "sync_norms", "precision")
+"""Settings of a training that change how it computes, and not what."""
+
+
+def recipe_of(command: str) -> str:
+    """Return the words of a command that decide how networks are trained after pruning."""
+    words = shown_command(command).split()
+    manner = tuple(f"finetune.{name}=" for name in _MANNER)
+    kept = {word.partition("=")[0]: word for word in words if word.startswith(_RECIPE)}
+    decisive = [word for word in kept.values() if not word.startswith(manner)]
+    stages = [name for word in words if word.startswith("stages=[") for name in word[8:-1].split(",")]
+    return " ".join(
+        [*sorted(decisive), *(f"stage {name}" for name in ("schedule", "choose") if name in stages)]
+    )
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:

@@ -13,9 +13,9 @@ from amc.reading import read_json
 from experiments.report.text import markdown
 from experiments.reproduce.origins import command_line
 from experiments.reproduce.runs import with_all_stages
-from experiments.reproduce.tables import interval_of
 from experiments.run.folder import RunFolder
 from experiments.run.provenance import SHAPE
+from experiments.statistics import interval_text
 
 HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
 _AGAIN = "run stages=[sparsify] again"
@@ -105,5 +105,5 @@ def _rows(name: str, results: Sequence[SparseResult]) -> list[list[str]]:
     for rounds in zip(*(result.rounds for result in results), strict=True):
         left = f"{100 * max(found['density'] for found in rounds):.2f}%"
         found = [[own[column] for own in rounds if own.get(column) is not None] for column in COLUMNS]
-        rows.append([name, seeds, left, *map(interval_of, found)])
+        rows.append([name, seeds, left, *map(interval_text, found)])
     return rows

@@ -10,18 +10,20 @@ from amc.errors import FileError
 from experiments.report.text import MISSING, decimals, markdown
 from experiments.reproduce.origins import origin
 from experiments.reproduce.paper import PaperRow, paper_rows
-from experiments.reproduce.runs import Jobs, Result, by_agent
+from experiments.reproduce.runs import JOB, Jobs, Result, by_agent, searches
+from experiments.reproduce.tuned import RivalRow, tuned_table
 from experiments.statistics import (
-    Interval,
     bootstrap,
     bootstrap_difference,
     interquartile_mean,
+    interval_text,
     paired_differences,
+    spelled,
 )
 
 HEAD = (
-    "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "after fine-tuning",
-    "search, CPU s", "wall s", "divergence",
+    "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "search, CPU s", "wall s",
+    "divergence",
 )  # fmt: skip
 
 
@@ -32,22 +34,36 @@ def paper_of(results: Sequence[Result]) -> list[PaperRow]:
     return paper_rows(model, images, strategy.budget["kind"], float(strategy.budget["ratio"]))
 
 
-def tables(jobs: Jobs, against: str, figures: bool = False) -> str:
+def tables(jobs: Jobs, against: str, figures: bool = False, rivals: Sequence[RivalRow] = ()) -> str:
     """Return one section of Markdown for every job, those without settings of older runs first.
 
     Args:
         jobs: The runs of every job.
         against: The agent that others are compared with.
         figures: Whether to refer to the figures.
+        rivals: Rows of other tools, which stand in the table of fine-tuned networks.
 
     Raises:
         FileError: A run has no accuracies of its dense and its pruned network.
     """
     todays_first = sorted(jobs.items(), key=lambda item: " ".join(item[0]).count("`"))
-    return "\n".join(_section(job, own, against, figures) for job, own in todays_first)
+    places = {job[:JOB]: job for job, _ in reversed(todays_first)}
+    beside = {job: [row for row in rivals if places.get(row.job) == job] for job in jobs}
+    sections = [_section(job, own, against, figures, beside[job]) for job, own in todays_first]
+    alone = sorted({row.job for row in rivals} - places.keys())
+    return "\n".join([*sections, *(_rivals_alone(job, rivals, against) for job in alone)])
 
 
-def _section(job: tuple[str, ...], results: Sequence[Result], against: str, figures: bool) -> str:
+def _rivals_alone(job: tuple[str, ...], rivals: Sequence[RivalRow], against: str) -> str:
+    """Return the section of a job that none of our agents has run."""
+    rows = tuned_table([], [row for row in rivals if row.job == job], [], against)
+    return "\n".join([f"## {', '.join(job)}", "", *rows])
+
+
+def _section(
+    job: tuple[str, ...], tuned: Sequence[Result], against: str, figures: bool, rivals: Sequence[RivalRow]
+) -> str:
+    results = searches(tuned)
     agents, paper = by_agent(results), paper_of(results)
     rows = [_row(name, own, agents.get(against, [])) for name, own in agents.items()]
     rows.sort(key=lambda row: -row[0])
@@ -64,6 +80,7 @@ def _section(job: tuple[str, ...], results: Sequence[Result], against: str, figu
         markdown([head, *(cells for _, cells in rows), *(_paper_cells(row, len(head)) for row in paper)]),
         "",
         *([f"![{', '.join(job)}](figures/{results[0].slug}.svg)", ""] if figures else []),
+        *tuned_table(tuned, rivals, paper, against),
         *_correlations(results),
         *origin({name: [result.provenance for result in own] for name, own in agents.items()}),
         *(["- (M): from memory of the paper"] if any(row.remembered for row in paper) else []),
@@ -87,9 +104,8 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
         ", ".join(str(result.seed) for result in results),
         _mean([search["evaluations"] for search in searches]),
         f"{100 * max(result.strategy.macs_ratio for result in results):.2f}%",
-        interval_of(pruned) or MISSING,
-        interval_of([full - cut for full, cut in zip(dense, pruned, strict=True)]) or MISSING,
-        _finetuned(results),
+        interval_text(pruned) or MISSING,
+        interval_text([full - cut for full, cut in zip(dense, pruned, strict=True)]) or MISSING,
         _mean([search["evaluation_cpu_seconds"] for search in searches]),
         _mean([search["seconds"] for search in searches]),
         _divergence(results),
@@ -111,33 +127,14 @@ def _top1(results: Sequence[Result], network: str) -> list[float]:
     return [value for result in results if (value := result.top1(network)) is not None]
 
 
-def interval_of(values: Sequence[float], digits: int = 2) -> str:
-    """Return the interquartile mean with its interval; of a single value there is none, of none no text."""
-    if not values:
-        return ""
-    return _text(bootstrap(values), len(values), digits)
-
-
-def _text(interval: Interval, count: int, digits: int = 2) -> str:
-    limits = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if count > 1 else ""
-    return f"{interval.value:.{digits}f}{limits}"
-
-
 def _mean(values: Sequence[float]) -> str:
     return f"{interquartile_mean(np.asarray(values)):.0f}" if values else ""
-
-
-def _finetuned(results: Sequence[Result]) -> str:
-    """Return accuracies after fine-tuning, with the number of fine-tuned runs where it is not all of them."""
-    values = [value for result in results if (value := result.top1("finetuned")) is not None]
-    some = f" ({len(values)} run{'s' if len(values) > 1 else ''})" if 0 < len(values) < len(results) else ""
-    return interval_of(values) + some
 
 
 def _divergence(results: Sequence[Result]) -> str:
     """Return the divergence before fine-tuning, where it was measured for all."""
     found = [value for result in results if (value := result.divergence("pruned")) is not None]
-    return interval_of(found, digits=3) if len(found) == len(results) else ""
+    return interval_text(found, digits=3) if len(found) == len(results) else ""
 
 
 def _less(results: Sequence[Result], others: Sequence[Result]) -> str:
@@ -152,10 +149,10 @@ def _less(results: Sequence[Result], others: Sequence[Result]) -> str:
     pairs = paired_differences(ours, theirs)
     if not pairs:
         independent = bootstrap_difference([*ours.values()], [*theirs.values()])
-        return f"{_text(independent, len(ours))} (unpaired)"
+        return f"{spelled(independent, len(ours))} (unpaired)"
     all_paired = len(pairs) == max(len(ours), len(theirs))
     some = "" if all_paired else f" ({len(pairs)} seed{'s' if len(pairs) > 1 else ''})"
-    return interval_of(pairs) + some
+    return interval_text(pairs) + some
 
 
 def _by_seed(results: Sequence[Result]) -> dict[int, float]:
@@ -170,9 +167,9 @@ def _paper_cells(row: PaperRow, columns: int) -> list[str]:
 
     drop = None if row.before is None else row.dense - row.before
     macs = "" if row.macs_ratio is None else f"{100 * row.macs_ratio:.2f}%"
-    name = f"*the paper's {row.agent}, from {row.dense:.2f} on {row.images}*"
-    before, after = accuracy("before", row.before), accuracy("after", row.after)
-    cells = [name, "", "", macs, before, decimals(drop), after]
+    tuned = "" if row.after is None else f", fine-tuned: {accuracy('after', row.after)}"
+    name = f"*the paper's {row.agent}, from {row.dense:.2f} on {row.images}{tuned}*"
+    cells = [name, "", "", macs, accuracy("before", row.before), decimals(drop)]
     return cells + [""] * (columns - len(cells))
 
 

@@ -31,6 +31,7 @@ from experiments.benchmark.rivals.fastnas import fastnas
 from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
 from experiments.run.provenance import commit
 from experiments.run.run import Run, open_run
+from experiments.stages.networks.evaluate import answer_of, corrupted_top1
 from experiments.stages.networks.finetune import top1_on
 from experiments.stages.networks.fitting import fit
 from experiments.stages.pipeline import run_stage
@@ -98,16 +99,27 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     except ImportError as error:
         return {**about, "not_run": str(error)}
     about["search_cpu_seconds"] = round(time.process_time() - started, 1)
+    kind = f"{100 * limit:g}% of the macs"
+    about["job"] = [job.problem.spec.name, job.problem.splits.name, kind]
     about["macs_ratio"] = count_macs(model, shape) / count_macs(dense, shape)
     about["params_ratio"] = _weights(model) / _weights(dense)
     test = job.problem.splits.test()
     about |= {"dense_top1": top1_on(test, dense), "pruned_top1": top1_on(test, model)}
+    before = _on_corrupted(job, model)
     section = job.config.finetune
     checkpoint = folder / f"{name.replace(', ', '_').replace(' ', '_')}.ckpt.safetensors"
     trained = fit(job, model, job.train_settings(section), checkpoint, "finetune", section, dense=dense)
     about |= {"epochs": trained.epochs, "finetuned_top1": top1_on(test, model.cpu().eval())}
+    if job.config.evaluate.corruptions:
+        about["corrupted"] = {"pruned": before, "finetuned": _on_corrupted(job, model)}
     job.problem.release()
     return about
+
+
+def _on_corrupted(job: Run, model: nn.Module) -> dict[str, float]:
+    """Return the accuracy in percent on each kind of corrupted test images."""
+    answers = {"": answer_of(job, model)}
+    return {kind: corrupted_top1(job, answers, kind)[""] for kind in job.config.evaluate.corruptions}
 
 
 def _weights(model: nn.Module) -> int:

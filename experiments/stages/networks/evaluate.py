@@ -48,7 +48,7 @@ def run(run: Run) -> dict[str, Any]:
     for note in _notes(run, facts["dense"]["top1"]):
         print(f"evaluate: {note}")
     for kind in run.config.evaluate.corruptions:
-        for name, top1_of in _corrupted(run, answers, kind).items():
+        for name, top1_of in corrupted_top1(run, answers, kind).items():
             facts[name].setdefault("corrupted", {})[kind] = top1_of
         line = ", ".join(f"{name} {row['corrupted'][kind]:.2f}%" for name, row in facts.items())
         print(f"evaluate: with {kind}: {line}")
@@ -67,17 +67,19 @@ def _facts(run: Run, name: str, told: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _answers(run: Run) -> dict[str, Answer]:
     """Return the run's networks by name."""
-    found = {"dense": _answer(run, run.problem.dense)}
+    found = {"dense": answer_of(run, run.problem.dense)}
     if run.has_pruned:
-        found["pruned"] = _answer(run, run.pruned(run.folder.pruned))
+        found["pruned"] = answer_of(run, run.pruned(run.folder.pruned))
         if run.recorded("finetune") is not None:
-            found["finetuned"] = _answer(run, run.pruned(run.folder.model))
+            found["finetuned"] = answer_of(run, run.pruned(run.folder.model))
     if (quantized := simulation(run)) is not None:
         found["quantized"] = partial(outputs, quantized[1], batch_size=BATCH_SIZE)
     return found
 
 
-def _answer(run: Run, model: nn.Module) -> Answer:
+def answer_of(run: Run, model: nn.Module) -> Answer:
+    """Return a network as a function; it computes on the run's device and is on the CPU otherwise."""
+
     def answer(images: Tensor) -> Tensor:
         found = logits(model.to(run.problem.device), images, BATCH_SIZE)
         model.cpu()
@@ -94,7 +96,7 @@ def _cost(run: Run, *, pruned: bool) -> dict[str, float]:
     return {"macs": macs_cost(graph)(widths), "params": run.problem.params(widths)}
 
 
-def _corrupted(run: Run, answers: Mapping[str, Answer], kind: str) -> dict[str, float]:
+def corrupted_top1(run: Run, answers: Mapping[str, Answer], kind: str) -> dict[str, float]:
     """Return the accuracy of each network on the corrupted test images, in percent.
 
     The images are corrupted in parts, so that there is never a second copy of all of them.
@@ -143,7 +145,7 @@ def _changed(run: Run, outputs: Tensor, dense: Tensor) -> dict[str, int]:
 
 def test_top1(run: Run, model: nn.Module) -> float:
     """Return the accuracy of a network on the test images, in percent."""
-    return _top1(run, _answer(run, model)(run.problem.splits.test().images))
+    return _top1(run, answer_of(run, model)(run.problem.splits.test().images))
 
 
 def _top1(run: Run, outputs: Tensor) -> float:

@@ -57,8 +57,8 @@ def test_each_agent_has_a_row_over_its_seeds_with_the_difference_to_another(runs
     mean = (by_agent["random", 0] + by_agent["random", 1]) / 2
     assert float(rows["random"][4].split()[0]) == pytest.approx(mean, abs=0.01)
     divergence = [result.divergence("pruned") for result in results if result.agent == "random"]
-    assert float(rows["random"][9].split()[0]) == pytest.approx(sum(divergence) / 2, abs=0.001)
-    less, pairs = rows["uniform"][10].rstrip(" |").split(" ", 1)
+    assert float(rows["random"][8].split()[0]) == pytest.approx(sum(divergence) / 2, abs=0.001)
+    less, pairs = rows["uniform"][9].rstrip(" |").split(" ", 1)
     assert float(less) == pytest.approx(by_agent["uniform", 0] - by_agent["random", 0], abs=0.01)
     assert pairs == "(1 seed)"
     assert "50% of the macs" in text
@@ -254,8 +254,8 @@ def test_the_papers_rows_are_shown_and_those_from_memory_are_marked(runs, monkey
     assert paper_rows("resnet56", ("mine.pictures", 10), "macs", 0.5) == []
     monkeypatch.setattr(reproduced, "paper_rows", lambda *_: [row])
     text = tables(by_job(read_results([runs])), "random")
-    assert "from 92.80 on CIFAR-10" in text
-    assert "| 90.20 (M) | 2.60 | 91.90 |" in text
+    assert "from 92.80 on CIFAR-10, fine-tuned: 91.90*" in text
+    assert "| 90.20 (M) | 2.60 |" in text
     assert "from memory of the paper" in text
 
 
@@ -283,8 +283,8 @@ def test_networks_without_accuracy_have_rows_with_dashes_and_a_figure(runs, tmp_
     text = (tmp_path / "R.md").read_text()
     assert "Dense network: it has no accuracy." in text
     for row in (line.split(" | ") for line in text.splitlines() if line.startswith(("| random", "| uni"))):
-        assert row[4:7] == ["–", "–", ""]
-        assert float(row[9].split()[0]) >= 0  # the divergence is known all the same
+        assert row[4:6] == ["–", "–"]
+        assert float(row[8].split()[0]) >= 0  # the divergence is known all the same
     assert len(list((tmp_path / "figures").iterdir())) == 1
     monkeypatch.setattr(sys, "argv", ["reproduce", "--out", str(tmp_path / "R.md")])
     main()
