@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ def compiled(model: Callable[..., Any]) -> Callable[..., Any]:
 
     The call raises ``UnavailableError`` if the compiler is missing or fails.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA on every CPU
     call = torch.compile(model, dynamic=False)
 
     def run(*given: Any) -> Any:

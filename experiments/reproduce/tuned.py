@@ -135,7 +135,7 @@ def tuned_table(
         groups[network.recipe, network.name].append(network)
     if not groups:
         return
-    recipes = list(dict.fromkeys(recipe for recipe, _ in sorted(groups)))
+    recipes = sorted({recipe for recipe, _ in groups})
     rows = []
     for (recipe, name), own in groups.items():
         others = groups.get((recipe, against), []) if name != against else []

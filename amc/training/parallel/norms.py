@@ -31,6 +31,7 @@ def synced_norms(model: nn.Module) -> Iterator[None]:
             del norm.forward
 
 
+@torch.compiler.disable  # it would be compiled anew for each norm
 def _forward(norm: _BatchNorm, values: Tensor) -> Tensor:
     """Run the norm's own ``forward`` with ``batch_norm`` in place of PyTorch's."""
     # that of SyncBatchNorm refuses CPUs
