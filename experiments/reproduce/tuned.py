@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amc.errors import FileError
 from amc.files import atomic_write_text
 from amc.reading import read_lines
 from experiments.report.text import decimals, markdown
@@ -31,7 +32,7 @@ _SHAPE = {
     "macs_ratio?": float,
     "pruned_top1?": float,
     "finetuned_top1?": float,
-    "corrupted?": {},
+    "corrupted?": {"pruned": {}, "finetuned": {}},
 }
 
 
@@ -79,8 +80,16 @@ def read_rivals(folders: Iterable[Path]) -> list[RivalRow]:
         FileError: a row is damaged.
     """
     paths = sorted({path for folder in folders for path in folder.rglob(RIVAL_ROWS)})
-    lines = [line for path in paths for line in read_lines(path, _SHAPE, "remove it to try all tools again")]
-    return [_rival(line) for line in lines if line.get("job") and line.get("finetuned_top1") is not None]
+    found = []
+    for path in paths:
+        for number, line in enumerate(read_lines(path, _SHAPE, "remove it to try all tools again"), start=1):
+            if "finetuned_top1" not in line:
+                continue
+            try:
+                found.append(_rival(line))
+            except (KeyError, TypeError) as error:
+                raise FileError(f"{path} line {number} is no row of another tool ({error!r})") from error
+    return found
 
 
 def _rival(line: Mapping[str, Any]) -> RivalRow:

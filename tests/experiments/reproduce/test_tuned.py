@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from amc.errors import FileError
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.runs import by_job, read_results, recipe_of, searches
 from experiments.reproduce.tables import tables
@@ -91,6 +92,16 @@ def test_rows_of_other_tools_are_kept_without_paths_and_drawn_again(runs, tmp_pa
     monkeypatch.setattr(sys, "argv", ["reproduce", "--against", "greedy", "--out", str(page)])
     main()
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "change", [{"job": None}, {"corrupted": {"pruned": {"noise": "x"}, "finetuned": {}}}]
+)
+def test_a_damaged_row_is_one_line(tmp_path, change):
+    row = {name: value for name, value in {**TOOL, **change}.items() if value is not None}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(FileError, match=r"rows.jsonl line 1 is no row of another tool"):
+        read_rivals([tmp_path])
 
 
 def test_a_new_row_replaces_that_of_the_same_tool_seed_and_recipe(tmp_path):
