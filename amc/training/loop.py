@@ -27,6 +27,7 @@ from amc.scoring.precision import computes_bf16
 from amc.scoring.run import as_logits, logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
+from amc.third_party import keep_free_memory, return_free_memory
 from amc.training.augment import cross_entropy
 from amc.training.averaging import Average, load
 from amc.training.batches import batches
@@ -122,6 +123,7 @@ def train(
     teaching = _Teaching(teacher if settings.is_taught else None, tuple(hint_places), teacher_cache)
     judged = validation or splits.search_val
     example = splits.calibration.images[:MERGED_IMAGES]
+    keep_free_memory()
     with adapted(model, settings, example, seed) as method, _repeatable(device):
         run = _Run(method.network, splits, settings, seed, device, teaching, judged, checkpoint, group)
         pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
@@ -133,6 +135,7 @@ def train(
         run.finish()
         difference = method.merge()
     model.to(memory_format=torch.contiguous_format).eval()
+    return_free_memory()
     return Trained(model, run.progress.finished, run.progress.best_epoch, run.progress.best, difference)
 
 

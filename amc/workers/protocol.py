@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 
 from amc.result import Evaluation
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's ``mallopt``."""
+from amc.third_party import keep_free_memory
 
 Answer = Evaluation | Exception
 """The result of an evaluation, or the exception that it raised in the worker."""
@@ -66,17 +61,9 @@ class Backend(Protocol):
 
 
 def set_up(threads: int) -> None:
-    """Set the number of threads of a new worker, and keep its freed memory for the next layer.
-
-    glibc returns large freed blocks to the system until its thresholds have adapted. Without fixed
-    thresholds, a new worker would get its memory again, page by page, for every layer of every candidate.
-    """
+    """Set the number of threads of a new worker, and keep its freed memory for the next layer."""
     torch.set_num_threads(threads)
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library than glibc
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value that is allowed
-            mallopt(_M_TRIM_THRESHOLD, 2**30)
+    keep_free_memory()
 
 
 def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
