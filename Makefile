@@ -3,7 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPILED := $(VENV)/.compiled
+
+# Where Python may not write its bytecode (containers often forbid it), each command would compile all packages anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Two workers of one thread each. A file stays with one worker, so that its tests share what they prepare.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -20,20 +22,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
-# The tests start Python hundreds of times. Where it may not write its bytecode (containers often forbid it), all
-# packages would be compiled anew each time: half of the tests' CPU time.
-$(COMPILED): $(STAMP)
-	[ -z "$$PYTHONDONTWRITEBYTECODE" ] || $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
-	touch $(COMPILED)
-
-# With bytecode, where it is forbidden: later commands would otherwise compile the same packages again.
 demo: install
-	PYTHONDONTWRITEBYTECODE= $(BIN)/amc
+	$(BIN)/amc
 
-test: $(COMPILED)
+test: install
 	$(TEST) -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
-test-all: $(COMPILED)
+test-all: install
 	$(TEST)
 
 lint: install

@@ -29,15 +29,27 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
+    """A run, and two copies with another recipe and another agent, whose accuracies differ."""
     cwd = workspace(tmp_path_factory.mktemp("tuned"))
     stages = "stages=[train,search,prune,finetune,evaluate]"
-    for agent, seed, recipe in (("uniform", 1, LONG), ("uniform", 1, SHORT), ("greedy", 1, LONG)):
-        folder = f"run_dir=runs/{agent}_{seed}_{recipe[-1]}"
-        words = (f"agent={agent}", f"seed={seed}", recipe, "evaluate.corruptions=[noise,blur]")
-        done(*SMALL, *words, "finetune.compile=false", stages, folder, cwd=cwd)
+    words = ("agent=uniform", "seed=1", LONG, "evaluate.corruptions=[noise,blur]")
+    done(*SMALL, *words, stages, "run_dir=runs/long", cwd=cwd)
+    copied(cwd / "runs", "short", "provenance.json", (LONG, SHORT))
+    copied(cwd / "runs", "greedy", "strategy.json", ('"uniform"', '"greedy"'))
     (cwd / "runs/tools").mkdir()
     (cwd / "runs/tools/rows.jsonl").write_text(json.dumps(TOOL) + "\n")
     return cwd / "runs"
+
+
+def copied(runs, name, file, change):
+    copy = shutil.copytree(runs / "long", runs / name)
+    text = (copy / file).read_text()
+    assert change[0] in text
+    (copy / file).write_text(text.replace(*change))
+    record = copy / "stages/evaluate.json"
+    facts = json.loads(record.read_text())
+    facts["finetuned"]["top1"] += len(name)
+    record.write_text(json.dumps(facts))
 
 
 def rows_of(text):
