@@ -349,6 +349,8 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rasnet56", "resnet56"),
         ("mobilnet_v1", "mobilenet_v1"),
         ("vgg11bn", "vgg11_bn"),
+        ("torchvision:resnet18", "resnet18"),
+        ("amc.models.cifar_resnet:resnet_20", "amc.models.cifar_resnet:resnet20"),
     ],
 )
 def test_unknown_name_suggests(name: str, suggestion: str) -> None:
