@@ -306,9 +306,10 @@ def _import_factory(path: str) -> _Factory:
     try:
         factory = operator.attrgetter(attribute)(module)
     except AttributeError as error:
+        if attribute in known_names():  # torchvision:resnet18
+            raise SettingError(f"model {path!r}: unknown name; did you mean {attribute!r}?") from error
         own = (name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
-        listed = [attribute] if attribute in known_names() else []  # torchvision:resnet18 instead of resnet18
-        raise unknown(path, listed or [f"{module_name}{separator}{name}" for name in own]) from error
+        raise unknown(path, [f"{module_name}{separator}{name}" for name in own]) from error
     if not callable(factory):
         raise AmcError(
             f"model {path!r}: got {type(factory).__name__}, expected a function that returns the model"
