@@ -38,6 +38,7 @@ VIEWS = 2
 """Epochs in which the cached teacher is still asked."""
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
+    "compile": {"compile": True},
     "ema": {"ema": 0.998},
     "randaugment": {"randaugment": 9},
     "erasing": {"erasing": 0.25},
