@@ -120,7 +120,7 @@ def keep_free_memory() -> None:
     """Let this process keep up to 1 GiB of freed heap memory for its next tensors.
 
     glibc returns large freed blocks to the kernel, and gets them again page by page: for every layer of a new
-    worker's first candidates, and for every step of a training, where it takes up to a tenth of the CPU time.
+    worker's first candidates, and for every step of a training.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library than glibc

@@ -53,7 +53,7 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
     if out is not None:
         results = merged(read_records(out.parent / "records"), results, _report)
         rivals = merged_rivals(read_rivals([out.parent / "records"]), rivals)
-    if not results and not sparse:
+    if not (results or sparse or rivals):
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
     if (agents := sorted({result.agent for result in results})) and against not in agents:
         _report(

@@ -212,7 +212,7 @@ def _read(folder: Path) -> Result:
         kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
         judged, short = _proxy(folder, facts.get("search", {}).get("images"))
         further = {k: f"{100 * ratio:g}" for k, ratio in strategy.budget.get("further", {}).items()}
-        limits = " and ".join(f"{s}% of the {k}" for k, s in {kind: share, **further}.items())
+        limits = " and ".join(limit_words(k, s) for k, s in {kind: share, **further}.items())
         job = (model, data, limits, *judged)
         tags = [f"{k}{s}" for k, s in {kind: share, **further}.items()]
         slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, *tags, *short]).lower())
@@ -220,6 +220,11 @@ def _read(folder: Path) -> Result:
         return complete(Result(job, slug, strategy, facts, provenance, episodes))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{folder} is no finished run ({error!r})") from error
+
+
+def limit_words(kind: str, share: str) -> str:
+    """Return a limit in words, as ``Result.job`` has it; ``share`` is in percent of the dense network."""
+    return f"{share}% of the {kind}"
 
 
 def _facts(files: RunFolder) -> dict[str, dict[str, Any]]:

@@ -104,13 +104,3 @@ def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(
         word in text for word in ("gloo", "nccl", "connection", "peer", "timed out")
     )
-
-
-def share_of_loss(group: Group, own: int, whole: int) -> float:
-    """Return the factor that makes the average of the processes' mean losses that of the whole batch.
-
-    Args:
-        own: images of this process.
-        whole: images of all processes.
-    """
-    return 1.0 if group.count == 1 else own * group.count / whole

@@ -29,6 +29,7 @@ from amc.seeds import mix
 from experiments.benchmark.problem import config_of
 from experiments.benchmark.rivals.fastnas import fastnas
 from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
+from experiments.reproduce.runs import limit_words
 from experiments.run.provenance import commit
 from experiments.run.run import Run, open_run
 from experiments.stages.networks.evaluate import answer_of, corrupted_top1
@@ -99,8 +100,8 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     except ImportError as error:
         return {**about, "not_run": str(error)}
     about["search_cpu_seconds"] = round(time.process_time() - started, 1)
-    kind = f"{100 * limit:g}% of the macs"
-    about["job"] = [job.problem.spec.name, job.problem.splits.name, kind]
+    limits = limit_words("macs", f"{100 * limit:g}")
+    about["job"] = [job.problem.spec.name, job.problem.splits.name, limits]
     about["macs_ratio"] = count_macs(model, shape) / count_macs(dense, shape)
     about["params_ratio"] = _weights(model) / _weights(dense)
     test = job.problem.splits.test()

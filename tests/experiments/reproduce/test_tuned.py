@@ -116,6 +116,15 @@ def test_a_damaged_row_is_one_line(tmp_path, change):
         read_rivals([tmp_path])
 
 
+def test_rows_of_other_tools_need_no_runs_of_ours(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(TOOL) + "\n")
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(tmp_path)])
+    main()
+    text = capsys.readouterr().out
+    assert "## resnet20, fake, 50% of the macs" in text
+    assert "| A | another tool | 1 | 41.00% |" in text
+
+
 def test_a_new_row_replaces_that_of_the_same_tool_seed_and_recipe(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
