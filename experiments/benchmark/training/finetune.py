@@ -3,6 +3,7 @@
 A uniformly pruned ResNet-20 trains on some CIFAR-10 images, once for each row. Reported are:
 
 - CPU seconds of an epoch, the median over those after the first ``VIEWS``, and the ratio to the plain row;
+  both are medians over ``--turns``, each of which trains all rows, as machines slow down and recover;
 - the memory of a step beside weights and images, in MiB: saved activations, gradients and momentum;
 - the accuracy on held-out images before and after, in percent.
 """
@@ -13,7 +14,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from amc import data
 from amc.data import Splits
+from amc.errors import SettingError
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--batches", type=int, default=16, help="batches of 128 images in an epoch")
     parser.add_argument("--epochs", type=int, default=2 * VIEWS + 1)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
 
@@ -70,6 +73,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: a file is missing, or a setting is impossible.
     """
+    if options.turns < 1:
+        raise SettingError(f"--turns={options.turns}: expected 1 or more")
     torch.set_num_threads(1)
     splits = data.cifar10(
         root=options.root,
@@ -81,18 +86,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     dense = build(ModelSpec("resnet20", splits.num_classes, splits.input_shape, ()), trust_dotted_path=False)
     load_into(dense, load_state_dict(options.checkpoint), options.checkpoint)
     pruned = _pruned(dense.eval(), splits, options.seed)
-    rows: dict[str, Any] = {}
+    turns: list[dict[str, dict[str, Any]]] = []
     names = [name for name in options.rows if name != "lora" or missing("peft") is None]
-    with progress(len(names), "finetune", "row") as bar:
-        for name in names:
-            settings = TrainSettings(epochs=options.epochs, lr=options.lr, **ROWS[name])
-            rows[name] = _row(copy.deepcopy(pruned), dense, splits, settings, options.seed)
-            bar.update()
-    plain = rows.get("plain", {}).get("epoch_cpu_seconds")
-    for row in rows.values():
-        row["ratio"] = round(row["epoch_cpu_seconds"] / plain, 3) if plain else None
-    before = _accuracy(pruned, splits)
-    return {"images": 128 * options.batches, "epochs": options.epochs, "top1_before": before, "rows": rows}
+    with progress(options.turns * len(names), "finetune", "row") as bar:
+        for _ in range(options.turns):
+            turns.append({})
+            for name in names:
+                settings = TrainSettings(epochs=options.epochs, lr=options.lr, **ROWS[name])
+                turns[-1][name] = _row(copy.deepcopy(pruned), dense, splits, settings, options.seed)
+                bar.update()
+    return {
+        "images": 128 * options.batches,
+        "epochs": options.epochs,
+        "turns": options.turns,
+        "top1_before": _accuracy(pruned, splits),
+        "rows": {name: {**turns[0][name], **_costs(name, turns)} for name in names},
+    }
+
+
+def _costs(name: str, turns: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, float | None]:
+    """Return the CPU seconds of a row's epoch and the ratio to the plain row, as medians over the turns."""
+    seconds = [turn[name]["epoch_cpu_seconds"] for turn in turns]
+    plain = [turn["plain"]["epoch_cpu_seconds"] for turn in turns if "plain" in turn]
+    ratios = [own / other for own, other in zip(seconds, plain, strict=False)]
+    return {
+        "epoch_cpu_seconds": round(statistics.median(seconds), 3),
+        "ratio": round(statistics.median(ratios), 3) if ratios else None,
+    }
 
 
 def _pruned(dense: nn.Module, splits: Splits, seed: int) -> nn.Module:
