@@ -1,7 +1,8 @@
 """Training from scratch and fine-tuning, with a resume that gives the same weights bit for bit.
 
 - ``settings.py``: ``TrainSettings``, the learning-rate schedule, ``EpochRecord`` and ``Trained``.
-- ``loop.py``: ``train``, the loop itself.
+- ``loop.py``: ``train``, the epochs of a training.
+- ``learner.py``: ``Learner``, what one batch does to the network.
 - ``parts.py``: ``PartedBatch``, a batch in parts where memory runs out.
 - ``batches.py``: the images that an epoch shows, with their targets.
 - ``augment.py``: RandAugment, random erasing, mixup and cutmix.

@@ -11,32 +11,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from amc.data import LabelledImages, Splits, check_labels
+from amc.data import LabelledImages, Splits
 from amc.errors import AmcError, SettingError
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import computes_bf16
-from amc.scoring.run import as_logits, logits
+from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
 from amc.third_party import keep_free_memory, return_free_memory
-from amc.training.augment import cross_entropy
-from amc.training.averaging import Average, load
+from amc.training.averaging import load
 from amc.training.batches import batches
-from amc.training.compiling import compiled
+from amc.training.learner import Learner
 from amc.training.methods import adapted
 from amc.training.pace import Pace
 from amc.training.parallel.group import ALONE, Group
 from amc.training.parallel.sharding import gathered, sharded
-from amc.training.parts import PartedBatch
 from amc.training.resume import (
     Progress,
     load_checkpoint,
@@ -46,10 +43,10 @@ from amc.training.resume import (
     save_checkpoint,
     training_key,
 )
-from amc.training.settings import EpochRecord, Trained, TrainSettings, learning_rate
+from amc.training.settings import EpochRecord, Trained, TrainSettings
 from amc.training.teaching.cache import CachedTeacher
 from amc.training.teaching.hints import Hints
-from amc.training.teaching.protocol import Batch, NetworkTeacher, Teacher, distillation_loss
+from amc.training.teaching.protocol import NetworkTeacher, Teacher
 
 EVALUATION_BATCH = 256
 """Images per batch of the validation."""
@@ -168,18 +165,8 @@ class _Teaching:
     cache: Path | None
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return the optimiser's groups: ``weight_decay`` for weights, none for norm layers and biases (1-D)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = (
-        ([parameter for parameter in trained if parameter.ndim > 1], weight_decay),
-        ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
-    )
-    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
-
-
 class _Run:
-    """The state of one training: model, optimiser, averages and progress."""
+    """The epochs of one training: its progress, its checkpoint and the weights that are kept."""
 
     def __init__(
         self,
@@ -200,28 +187,27 @@ class _Run:
         self.group, self.example = group, example
         self.teacher = self._teacher_of(teaching)
         self.key = "" if checkpoint is None else self._key(teaching)
-        self.whole, self.layout = model, torch.contiguous_format
+        self.whole, layout = model, torch.contiguous_format
         if settings.sharded:
             self.model = model = sharded(model, device)
         else:
-            self.layout = memory_format_of(model.to(device), example)
-            model.to(memory_format=self.layout)
-        groups = parameter_groups(model, settings.weight_decay)
-        if not groups:
-            raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
+            layout = memory_format_of(model.to(device), example)
+            model.to(memory_format=layout)
         self.hints = self._hints(teaching)
-        if self.hints is not None and settings.hint_maps == "trained":
-            groups.append({"params": list(self.hints.parameters()), "weight_decay": 0.0})
-        self.optimizer = torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
+        self.learner = Learner(
+            model,
+            settings,
+            steps_per_epoch=splits.steps_per_epoch,
+            device=device,
+            layout=layout,
+            bf16=self.bf16,
+            teacher=self.teacher,
+            hints=self.hints,
+            group=group,
         )
-        self.parts = PartedBatch(model, groups, device)
-        self.average = Average(model, settings.ema) if settings.ema else None
+        self.average = self.learner.average
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
-        self.call = group.wrapped(model, sync_norms=settings.sync_norms)
-        if settings.compile:
-            self.call = compiled(self.call)
         found = None
         if checkpoint is not None and group.writes:
             found = load_checkpoint(checkpoint, self.key)
@@ -276,7 +262,7 @@ class _Run:
         first = epoch * self.splits.steps_per_epoch
         shown = batches(self.splits, self.settings, epoch, self.seed, self.group.part)
         for step, batch in enumerate(shown, first):
-            pending.append(self._step(step, batch))
+            pending.append(self.learner.step(step, batch))
             pace.step()
             bar.update()
             if len(pending) == LOSS_CHECK_STEPS:
@@ -294,7 +280,7 @@ class _Run:
             epoch=epoch + 1,
             epochs=self.settings.epochs,
             loss=sum(losses) / len(losses),
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.learner.optimizer.param_groups[0]["lr"],
             val_top1=accuracy,
             seconds=seconds,
             seconds_left=0.0 if self.ended else pace.epoch(seconds),
@@ -324,104 +310,6 @@ class _Run:
                 self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         return accuracy
 
-    def _step(self, step: int, batch: Batch) -> Tensor:
-        """Process batch number ``step`` (from 0) of the training; return its loss on the device."""
-        first, last, count = self._turn(batch.index)
-        with self.group.collecting(self.call, last=last):
-            return self._learn(step, batch, first, last, count)
-
-    def _learn(self, step: int, batch: Batch, first: bool, last: bool, count: int) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.settings, self.splits.steps_per_epoch)
-        if self.group.count > 1:
-            if first:
-                self.optimizer.zero_grad(set_to_none=True)
-            whole = slice(0, len(batch.labels))
-            loss = self._backward(batch, count, whole, self._share(len(batch.labels)))
-        else:
-            backward = partial(self._backward, batch, count)
-            loss = self.parts.backward(len(batch.labels), backward, keep=not first)
-        if last:
-            self._update()
-        return loss
-
-    def _backward(self, batch: Batch, count: int, own: slice, share: float) -> Tensor:
-        """Add the gradients of some images of a batch.
-
-        Args:
-            count: number of batches of an update.
-            own: the images of the batch.
-            share: what their mean loss counts for.
-
-        Returns:
-            Their loss times ``share`` (a scalar, detached), on the device.
-        """
-        part = batch
-        if own != slice(0, len(batch.labels)):
-            part = replace(
-                batch, images=batch.images[own], labels=batch.labels[own], targets=batch.targets[own]
-            )
-        images = part.images.to(self.device, memory_format=self.layout)
-        with self._autocast():
-            # with a copy where the teacher needs the images too: a network may work in place
-            given = images if self.teacher is None else images.clone()
-            output = as_logits(self.call(given)).float()
-        check_labels(part.labels, output.shape[1])
-        loss = share * self._loss(output, part, lambda: self._taught(batch, part, own, images))
-        (loss if count == 1 else loss / count).backward()
-        return loss.detach()
-
-    def _taught(self, batch: Batch, part: Batch, own: slice, images: Tensor) -> Tensor:
-        """Return the teacher's logits for ``part``, the images ``own`` of ``batch``."""
-        assert self.teacher is not None
-        if part is batch or isinstance(self.teacher, NetworkTeacher):
-            return self.teacher.logits(part, images)
-        return self.teacher.logits(batch, batch.images.to(self.device, memory_format=self.layout))[own]
-
-    def _share(self, own: int) -> float:
-        """Return the factor that makes the mean of the processes' losses that of the whole batch."""
-        whole = self.group.sum(torch.tensor([float(own)], device=self.device))
-        return own * self.group.count / float(whole)
-
-    def _turn(self, index: int) -> tuple[bool, bool, int]:
-        """Return whether a batch is the first and the last before an update, and their number.
-
-        The last update of an epoch may have fewer batches than the others.
-        """
-        position, steps = index % self.settings.accumulate, self.splits.steps_per_epoch
-        count = min(self.settings.accumulate, steps - (index - position))
-        return position == 0, position == count - 1, count
-
-    def _update(self) -> None:
-        if self.hints is not None and self.group.count > 1:
-            for weights in self.hints.parameters():
-                if weights.grad is not None:
-                    weights.grad = self.group.sum(weights.grad) / self.group.count
-        if self.settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
-
-    def _loss(self, output: Tensor, batch: Batch, taught: Callable[[], Tensor]) -> Tensor:
-        """Return the loss of a batch; ``taught`` gives the teacher's logits for it."""
-        smoothing, weight = self.settings.label_smoothing, self.settings.distill_weight
-        loss = cross_entropy(output, batch.targets.to(self.device), smoothing)
-        if self.teacher is None:
-            return loss
-        target = taught()
-        if self.hints is not None:
-            loss = loss + self.settings.hint_weight * self.hints.loss()
-        if weight == 0:
-            return loss
-        if target.shape != output.shape:
-            raise AmcError(
-                f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "
-                "same classes"
-            )
-        distilled = distillation_loss(output, target, self.settings.distill_temperature)
-        return (1 - weight) * loss + weight * distilled
-
     def _checked(self, pending: list[Tensor], last: int, bar: tqdm) -> list[float]:
         """Return the losses of the steps up to ``last`` as numbers; fail if one is not finite."""
         values = (self.group.sum(torch.stack(pending)) / self.group.count).tolist()
@@ -436,17 +324,15 @@ class _Run:
         bar.set_postfix(loss=f"{values[-1]:.3f}", best_val=best, refresh=False)
         return values
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-
     def _state(self) -> dict[str, Tensor]:
         """Return all tensors that the next epoch depends on."""
-        parts = {"model": self.model.state_dict(), "momentum": momentum(self.model, self.optimizer)}
+        optimizer = self.learner.optimizer
+        parts = {"model": self.model.state_dict(), "momentum": momentum(self.model, optimizer)}
         if self.average is not None:
             parts["ema"] = self.average.tensors
         if self.hints is not None:
             parts["hints"] = self.hints.state_dict()
-            parts["hint_momentum"] = momentum(self.hints, self.optimizer)
+            parts["hint_momentum"] = momentum(self.hints, optimizer)
         parts["best"] = self.best
         return {
             f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in gathered(own).items()
@@ -455,12 +341,12 @@ class _Run:
     def _restore(self, progress: Progress, saved: Mapping[str, Tensor]) -> None:
         self.progress = progress
         load(self.model, part(saved, "model/"))
-        restore_momentum(self.model, self.optimizer, part(saved, "momentum/"))
+        restore_momentum(self.model, self.learner.optimizer, part(saved, "momentum/"))
         if self.average is not None:
             self.average.restore(part(saved, "ema/"), progress.updates)
         if self.hints is not None:
             load(self.hints, part(saved, "hints/"))
-            restore_momentum(self.hints, self.optimizer, part(saved, "hint_momentum/"))
+            restore_momentum(self.hints, self.learner.optimizer, part(saved, "hint_momentum/"))
         self.best = part(saved, "best/")
 
     def _key(self, teaching: _Teaching) -> str:

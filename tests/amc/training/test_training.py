@@ -15,7 +15,7 @@ from amc.errors import AmcError
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.training import loop
-from amc.training.loop import parameter_groups
+from amc.training.learner import parameter_groups
 from amc.training.settings import TrainSettings, learning_rate
 from amc.training.teaching.protocol import distillation_loss
 
