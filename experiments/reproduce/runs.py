@@ -172,7 +172,7 @@ def shown_command(command: str) -> str:
         if key == "run_dir":
             continue
         if equals and "/" in value and not value.startswith(("[", "experiments/")):
-            value = "DIR" if key.endswith(("root", "dir")) else f"FILE{Path(value).suffix}"
+            value = "DIR" if key.endswith(("root", "dir", "teacher_cache")) else f"FILE{Path(value).suffix}"
         words.append(f"{key}{equals}{value}")
     return " ".join(words)
 
