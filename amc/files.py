@@ -1,4 +1,4 @@
-"""Atomic writes: a file holds either its old or its new content, never a part of one."""
+"""Writes that a kill leaves whole: a file holds its old or its new content, and a log whole lines."""
 
 import json
 import os
@@ -47,6 +47,26 @@ def atomic_write_text(path: str | Path, text: str) -> None:
         FileError: as ``atomic_write_bytes``.
     """
     atomic_write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file; half a line, which a kill in mid-write leaves behind, is removed first.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"
+        ) from error
 
 
 def atomic_write_json(path: str | Path, obj: Any) -> None:

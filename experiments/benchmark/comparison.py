@@ -13,8 +13,6 @@ An agent is named as on the command line of ``amc``, with settings after plus si
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from amc.scoring.scores import top1
-from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, config_of
-from experiments.run.run import Run, open_run
-from experiments.stages.pipeline import run_stage
+from experiments.benchmark.arguments import positive
+from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, open_trained
+from experiments.run.run import Run
 from experiments.statistics import bootstrap, bootstrap_difference
 
 AGENTS = ("ddpg", "greedy", "uniform", "random", "evolution")
@@ -37,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agents", nargs="+", default=list(AGENTS), help="others are compared with the first"
     )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seeds", type=positive, default=10)
+    parser.add_argument("--episodes", type=positive, default=50)
     parser.add_argument("--folder", help="keep evaluations here, for further calls")
     parser.add_argument("--test", action="store_true", help="judge the winners on the test images")
 
@@ -51,10 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     configs = {name: agent_config(name, options.episodes) for name in options.agents}
     with tempfile.TemporaryDirectory() as folder:
-        job = open_run(config_of(*options.overrides), Path(options.folder or folder))
-        if not job.problem.comes_trained and not job.folder.dense.exists():
-            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-                run_stage(job, "train")
+        job = open_trained(Path(options.folder or folder), *options.overrides)
         problem = Problem(job, job.space)
         trials: dict[str, list[Trial]] = {}
         for name, config in configs.items():

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from amc.errors import AmcError
+from experiments.benchmark.arguments import positive
 from experiments.run.folder import RunFolder
 
 JOB = ("agent.episodes=60", "finetune.epochs=2", "threads=1")
@@ -60,7 +61,7 @@ class Timeline(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=positive, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of the job")
     parser.add_argument("overrides", nargs="*", help="of the job, as amc takes them")
 

@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from agents import Episode
 from amc.budget.widths import WidthSpace
+from amc.errors import SettingError
+from amc.files import atomic_write_json
 from amc.importance.global_ranking import global_scores
+from amc.reading import read_json
 from amc.result import Evaluation
 from envs.observation import group_features
 from experiments.command import model_source
+from experiments.command.messages import message
 from experiments.config import schema
 from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent, refuse_unseen
 from experiments.config.arena import Arena
-from experiments.run.run import Run
+from experiments.run.run import Run, open_run, set_up_process
+from experiments.run.values import check_values
+from experiments.stages.pipeline import run_stage
 
 FIXED = (*ALLOCATIONS, "netadapt")
 """Agents that draw nothing at random."""
+_OF_DENSE = ("train", "model", "data", "experiment=", "seed=")
+"""How the overrides begin that decide what the dense network is."""
 
 
 def config_of(*overrides: str) -> schema.Config:
-    """Compose a configuration as ``amc`` does."""
+    """Compose a configuration as ``amc`` does.
+
+    Raises:
+        SettingError: an override is wrong.
+    """
     schema.register()
     model_source.register()
-    with initialize_config_module("conf", version_base="1.3"):
-        found = OmegaConf.to_object(compose("config", overrides=[*overrides, "run_dir=none"]))
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            found = OmegaConf.to_object(compose("config", overrides=[*overrides, "run_dir=none"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingError(message(error) or str(error)) from error
     assert isinstance(found, schema.Config)
     return found
+
+
+def open_job(folder: Path, *overrides: str) -> Run:
+    """Open a job as ``amc`` does: its values are checked, and this process gets its threads and its seed.
+
+    Raises:
+        AmcError: an override is wrong.
+    """
+    config = config_of(*overrides)
+    check_values(config, overrides)
+    set_up_process(config)
+    return open_run(config, folder)
+
+
+def open_trained(folder: Path, *overrides: str) -> Run:
+    """Open a job by ``open_job``, and train its dense network if it has none.
+
+    What the training prints goes to stderr: stdout is for the JSON.
+
+    Raises:
+        AmcError: an override is wrong, or ``folder`` holds a network that was trained under others.
+    """
+    job = open_job(folder, *overrides)
+    decisive = sorted(word for word in overrides if word.startswith(_OF_DENSE))
+    note = folder / "trained.json"
+    if not job.problem.has_dense:
+        with contextlib.redirect_stdout(sys.stderr):
+            run_stage(job, "train")
+        atomic_write_json(note, decisive)
+    elif note.exists() and not job.problem.comes_trained:
+        known = read_json(note, [str], "remove the folder")
+        if known != decisive:
+            raise SettingError(
+                f"{folder} holds a network trained with {' '.join(known) or 'the defaults'}, got "
+                f"{' '.join(decisive) or 'the defaults'}: give another folder"
+            )
+    return job
 
 
 def agent_config(name: str, episodes: int) -> schema.AgentConfig:

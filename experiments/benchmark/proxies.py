@@ -12,8 +12,6 @@ and takes the worse of a network's two ranks.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +25,11 @@ from amc.data import LabelledImages
 from amc.data.selection import METHODS, choose
 from amc.errors import AmcError
 from amc.scoring.run import outputs
-from experiments.benchmark.problem import config_of
+from experiments.benchmark.arguments import positive
+from experiments.benchmark.problem import open_trained
 from experiments.run.proxies import correlations, scores_of, similar_networks
-from experiments.run.run import Run, open_run
+from experiments.run.run import Run
 from experiments.run.values import LEAST_NETWORKS
-from experiments.stages.pipeline import run_stage
 
 Scores = dict[str, float]
 Parts = dict[str, torch.Tensor]
@@ -40,13 +38,13 @@ Parts = dict[str, torch.Tensor]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("overrides", nargs="*", help="of the configuration")
-    parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument("--networks", type=positive, default=30)
     parser.add_argument(
         "--spread", type=float, default=0.2, help="standard deviation of a preserve ratio's logarithm"
     )
     parser.add_argument(
         "--images",
-        type=int,
+        type=positive,
         nargs="+",
         default=[500, 1000],
         help="numbers of search images, beside all",
@@ -67,10 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"--networks is {options.networks}; expected at least {LEAST_NETWORKS} for a rank correlation"
         )
     with tempfile.TemporaryDirectory() as folder:
-        job = open_run(config_of(*options.overrides), Path(folder))
-        if not job.problem.comes_trained:
-            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-                run_stage(job, "train")
+        job = open_trained(Path(folder), *options.overrides)
         images = _search_images(job)
         parts = _parts(options, job, images)
         judge = _judge(job, parts, _followed_by_mixtures(images) if options.mixed else images)

@@ -27,10 +27,9 @@ from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness, top1
-from experiments.benchmark.problem import config_of
-from experiments.run.run import Run, open_run
+from experiments.benchmark.problem import open_trained
+from experiments.run.run import Run
 from experiments.stages.networks.quantize import BATCH_SIZE, final_network
-from experiments.stages.pipeline import run_stage
 
 Quantizer = Callable[[nn.Module, Tensor, int], nn.Module]
 """From a float network, calibration images (N, C, H, W) and bits to the network with rounded weights."""
@@ -53,10 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for bits in options.bits:
         QuantizeSettings(method="weight_only", weight_bits=bits)
     with tempfile.TemporaryDirectory() as folder:
-        job = open_run(config_of(*options.overrides), Path(options.folder or folder))
-        if not job.problem.comes_trained and not job.folder.dense.exists():
-            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-                run_stage(job, "train")
+        job = open_trained(Path(options.folder or folder), *options.overrides)
         found = _compared(job, options.bits, options.quantizers)
         job.problem.release()
     return {"overrides": options.overrides, **found}

@@ -11,9 +11,7 @@ An agent is named as on the command line of ``amc``, with settings after plus si
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from amc.budget.widths import WidthSpace
-from experiments.benchmark.problem import FIXED, Problem, agent_config, config_of
-from experiments.run.run import Run, open_run
-from experiments.stages.pipeline import run_stage
+from experiments.benchmark.arguments import positive
+from experiments.benchmark.problem import FIXED, Problem, agent_config, open_trained
 from experiments.statistics import bootstrap
 
 AGENTS = (
@@ -38,11 +35,11 @@ SHARES = (0.25, 0.5, 1.0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--agents", nargs="+", default=list(AGENTS))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seeds", type=positive, default=10)
+    parser.add_argument("--episodes", type=positive, default=50)
     parser.add_argument("--macs-ratio", type=float, default=0.6)
-    parser.add_argument("--train-epochs", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--train-epochs", type=positive, default=20)
+    parser.add_argument("--threads", type=positive, default=1)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,9 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         AmcError: An agent's name or the budget is wrong.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = _job(Path(folder), options)
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-            run_stage(job, "train")
+        job = open_trained(Path(folder), *_overrides(options))
         problem = Problem(job, _coarse(job.problem.graph.group_names, job.problem.graph.dense_widths))
         returns = np.sort(_all_returns(problem))
         agents = {name: _regrets(name, problem, returns, options) for name in options.agents}
@@ -71,16 +66,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _job(folder: Path, options: argparse.Namespace) -> Run:
-    config = config_of(
+def _overrides(options: argparse.Namespace) -> list[str]:
+    return [
         f"train.epochs={options.train_epochs}",
         f"budget.macs_ratio={options.macs_ratio}",
         f"threads={options.threads}",
         "compressor.prune_coupled=false",
         "compressor.exclude=[layer1.0.conv1,layer1.1.conv1]",
         "reward=agreement",
-    )
-    return open_run(config, folder)
+    ]
 
 
 def _coarse(names: Sequence[str], dense: Sequence[int]) -> WidthSpace:

@@ -39,6 +39,7 @@ from amc.scoring.precision import AUTO, PRECISIONS, chosen_precision
 from amc.scoring.run import outputs
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
+from experiments.benchmark.arguments import at_least, positive
 
 CLASSES = {True: 10, False: 1000}
 PARTS = ("build", "refit", "forward", "scoring", "agent_and_rest")
@@ -269,23 +270,28 @@ def _reference_prune(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of ``search``."""
     parser.add_argument("--model", default="mobilenet_v1", help="any name that amc's model= takes")
-    parser.add_argument("--resolution", type=int, default=32, help="image side in pixels")
-    parser.add_argument("--images", type=int, default=5000, help="validation images per episode")
-    parser.add_argument("--calibration", type=int, default=500, help="calibration images")
-    parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--resolution", type=positive, default=32, help="image side in pixels")
+    parser.add_argument("--images", type=positive, default=5000, help="validation images per episode")
+    parser.add_argument("--calibration", type=positive, default=500, help="calibration images")
+    parser.add_argument("--episodes", type=at_least(2), default=12)
+    parser.add_argument("--batch-size", type=positive, default=128)
     parser.add_argument(
         "--precision", choices=(*PRECISIONS, AUTO), default="float32", help="of the candidates"
     )
     parser.add_argument(
-        "--sequential-images", type=int, default=0, help="images that refit every candidate in sequence"
+        "--sequential-images",
+        type=at_least(0),
+        default=0,
+        help="images that refit every candidate in sequence",
     )
-    parser.add_argument("--positions", type=int, default=16, help="output positions sampled from each image")
+    parser.add_argument(
+        "--positions", type=positive, default=16, help="output positions sampled from each image"
+    )
     parser.add_argument("--reestimate-norms", action="store_true", help="new batch-norm statistics")
     parser.add_argument("--macs-ratio", type=float, default=0.5)
-    parser.add_argument("--round-to", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--round-to", type=positive, default=8)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-coupled", action="store_true", help="leave residual streams whole")
     parser.add_argument("--reference", action="store_true", help="also time AMC's official procedure")
-    parser.add_argument("--reference-episodes", type=int, default=3)
+    parser.add_argument("--reference-episodes", type=positive, default=3)

@@ -10,8 +10,6 @@ the greedy allocation. Of that it has the groups at their smallest allowed width
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,10 +24,10 @@ from amc.budget.budget import Budget
 from amc.budget.weighing import greedy_widths
 from amc.cost.closed_form import macs_cost
 from amc.errors import AmcError
-from experiments.benchmark.problem import config_of
+from experiments.benchmark.arguments import positive
+from experiments.benchmark.problem import config_of, open_job, open_trained
 from experiments.run.room import room_left
-from experiments.run.run import Run, open_run
-from experiments.stages.pipeline import run_stage
+from experiments.run.run import Run
 
 COUPLED = {"true": (True,), "false": (False,), "both": (False, True)}
 
@@ -38,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument("--min-preserve-ratios", type=float, nargs="+", default=[0.2, 0.1, 0.05])
-    parser.add_argument("--round-to", type=int, nargs="+", default=[2, 1], help="channel multiples")
+    parser.add_argument("--round-to", type=positive, nargs="+", default=[2, 1], help="channel multiples")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.3, 0.2], help="of the MACs")
     parser.add_argument(
         "--prune-coupled", choices=COUPLED, help="by default as the configuration has it", default=None
@@ -64,10 +62,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _rows(options: argparse.Namespace, streams: bool, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the facts of every space; the spaces share the network and its evaluations."""
-    job = open_run(config_of(*options.overrides, f"compressor.prune_coupled={streams}".lower()), folder)
-    if not options.reach and not job.problem.comes_trained and not job.folder.dense.exists():
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-            run_stage(job, "train")
+    opened = open_job if options.reach else open_trained
+    job = opened(folder, *options.overrides, f"compressor.prune_coupled={streams}".lower())
     spaces = list(product(options.min_preserve_ratios, options.round_to))
     for share, multiple in tqdm(spaces, desc=f"prune_coupled={streams}", disable=None):
         budget = replace(job.config.budget, min_preserve_ratio=share, round_to=multiple)

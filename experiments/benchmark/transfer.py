@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from agents.transfer import load_experience, save_actor, train_actor
 from amc.errors import FileError, SettingError
-from experiments.benchmark.problem import Problem, agent_config, config_of
+from experiments.benchmark.arguments import positive
+from experiments.benchmark.problem import Problem, agent_config, open_job
 from experiments.command.remembered import remembered_overrides
 from experiments.run.folder import RunFolder
-from experiments.run.run import Run, open_run
+from experiments.run.run import Run
 from experiments.statistics import bootstrap, bootstrap_difference
 
 LEAST_RUNS = 3
@@ -33,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--agent", default="ddpg", help="the agent that searches: ddpg or thompson")
     parser.add_argument(
-        "--episodes", type=int, default=21, help="evaluations of a search, the start included"
+        "--episodes", type=positive, default=21, help="evaluations of a search, the start included"
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=positive, default=3)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _opened(folder: Path) -> Run:
-    return open_run(config_of(*remembered_overrides(folder)), folder)
+    return open_job(folder, *remembered_overrides(folder))
 
 
 def _left_out(job: Run, actor: Path, options: argparse.Namespace) -> dict[str, Any]:

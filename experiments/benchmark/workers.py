@@ -29,6 +29,7 @@ from amc.models import ModelSpec, build
 from amc.result import Evaluation
 from amc.workers.pool import WorkerPool, open_pool
 from amc.workers.settings import WorkerSettings
+from experiments.benchmark.arguments import positive
 
 Widths = Sequence[int]
 
@@ -36,13 +37,13 @@ Widths = Sequence[int]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of ``workers``."""
     parser.add_argument("--model", default="resnet56", help="any name that amc's model= takes")
-    parser.add_argument("--resolution", type=int, default=32, help="image side in pixels")
-    parser.add_argument("--images", type=int, default=1000, help="validation images per evaluation")
-    parser.add_argument("--calibration", type=int, default=500, help="calibration images")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--resolution", type=positive, default=32, help="image side in pixels")
+    parser.add_argument("--images", type=positive, default=1000, help="validation images per evaluation")
+    parser.add_argument("--calibration", type=positive, default=500, help="calibration images")
+    parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--kind", choices=("process", "ray"), default="process")
-    parser.add_argument("--evaluations", type=int, default=12, help="per round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--evaluations", type=positive, default=12, help="per round")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--seed", type=int, default=0)
 
 

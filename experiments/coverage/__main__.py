@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from amc.errors import AmcError
-from amc.files import atomic_write_text
+from amc.files import append_line, atomic_write_text
 from experiments.coverage.measure import NO_MEMORY, limit_memory, measure
 from experiments.coverage.table import table
 from experiments.coverage.zoo import ZOOS, Case, cases
@@ -73,8 +73,7 @@ def _measured(wanted: Sequence[Case], options: argparse.Namespace) -> list[dict[
             if case.key not in known:
                 about = {"commit": commit(), "limits": _limits(options)}
                 known[case.key] = {**_measure(case, options), **about}
-                with log.open("a") as file:
-                    file.write(json.dumps(known[case.key]) + "\n")
+                append_line(log, json.dumps(known[case.key]))
     return [known[case.key] for case in wanted]
 
 

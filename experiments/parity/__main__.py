@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from amc.errors import AmcError
-from amc.files import atomic_write_text
+from amc.files import append_line, atomic_write_text
 from amc.progress import progress
 from experiments.parity.measure import CELLS, check_cells, measure
 from experiments.parity.networks import NETWORKS, RIDGE
@@ -69,8 +69,7 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             bar.set_postfix(network=name, file=cell)
             if (name, cell) not in known:
                 rows = [{**row, "commit": commit()} for row in measure(name, cell, options.seed)]
-                with log.open("a") as file:
-                    file.write(json.dumps({"cell": [name, cell], "rows": rows}) + "\n")
+                append_line(log, json.dumps({"cell": [name, cell], "rows": rows}))
                 known[name, cell] = rows
             bar.update()
     return [row for key in wanted for row in known[key]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, FileError, SettingError, UnavailableError, did_you_mean
-from amc.files import atomic_write_text
+from amc.files import append_line, atomic_write_text
 from amc.reading import read_lines, set_aside
 from experiments.config.schema import Config, TrackerConfig
 
@@ -141,8 +141,7 @@ class Sent:
         self._append("summary", _text(summary))
 
     def _append(self, kind: str, text: str) -> None:
-        with self._path.open("a") as file:
-            file.write(f'{{"{kind}": {text}}}\n')
+        append_line(self._path, f'{{"{kind}": {text}}}')
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():

@@ -23,7 +23,9 @@ from unittest import mock
 from tqdm import tqdm
 
 from amc.errors import AmcError
+from amc.files import append_line
 from amc.reading import read_lines
+from experiments.benchmark.arguments import positive
 from experiments.benchmark.faults import corruption, crashes, environment, hostile
 from experiments.benchmark.faults.bench import Absent, Bench, Fault
 from experiments.report.text import aligned
@@ -38,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--list", action="store_true", help="print the catalogue and try nothing")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this kind; may be repeated")
-    parser.add_argument("--every", type=int, default=1, help="try only every N-th fault of each kind")
-    parser.add_argument("--points", type=int, default=400, help="crash points of each job")
+    parser.add_argument("--every", type=positive, default=1, help="try only every N-th fault of each kind")
+    parser.add_argument("--points", type=positive, default=400, help="crash points of each job")
     parser.add_argument("--out", type=Path, help="file for the outcomes; those in it are not tried again")
 
 
@@ -87,9 +89,8 @@ def _outcomes(chosen: Sequence[Fault], out: Path | None) -> dict[tuple[str, str]
     for fault, wrong in _tried(waiting):
         found[fault.kind, fault.name] = wrong
         if out is not None:
-            with out.open("a") as file:
-                line = {"commit": at, "kind": fault.kind, "fault": fault.name, "wrong": wrong}
-                file.write(json.dumps(line) + "\n")
+            line = {"commit": at, "kind": fault.kind, "fault": fault.name, "wrong": wrong}
+            append_line(out, json.dumps(line))
     return found
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError
+from experiments.benchmark.arguments import at_least, positive
 from experiments.benchmark.faults.bench import PACKAGES
 from experiments.run.folder import RunFolder
 
@@ -60,8 +61,8 @@ class Sample:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--episodes", type=int, default=10_000)
-    parser.add_argument("--warm-up", type=int, default=1_000, help="episodes before the first comparison")
+    parser.add_argument("--episodes", type=positive, default=10_000)
+    parser.add_argument("--warm-up", type=at_least(0), default=1_000, help="episodes not compared")
     parser.add_argument("--agents", nargs="+", default=["random", "ddpg"])
     parser.add_argument("--workers", action="store_true", help="with two workers: one dies, one hangs")
     parser.add_argument("overrides", nargs="*", help="of the search, as amc takes them")

@@ -14,7 +14,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,20 @@ import torch
 from torch import nn
 
 from amc.cost.counted import count_macs
+from amc.digest import digest
 from amc.errors import AmcError
+from amc.files import append_line
 from amc.progress import progress
 from amc.reading import read_lines
 from amc.seeds import mix
-from experiments.benchmark.problem import config_of
+from experiments.benchmark.problem import open_trained
 from experiments.benchmark.rivals.fastnas import fastnas
 from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
 from experiments.reproduce.runs import limit_words
 from experiments.run.provenance import commit
-from experiments.run.run import Run, open_run
+from experiments.run.run import Run
 from experiments.stages.networks.evaluate import answer_of, corrupted_top1
-from experiments.stages.networks.finetune import top1_on
-from experiments.stages.networks.fitting import fit
-from experiments.stages.pipeline import run_stage
+from experiments.stages.networks.finetune import finetune, top1_on
 
 Rival = Callable[[Run, nn.Module, float], nn.Module]
 """(job, a copy of its dense network, share of the MACs that may stay) -> the pruned network."""
@@ -64,40 +64,44 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     log = options.folder / "rows.jsonl"
-    known = {}
-    if log.exists():
-        rows = read_lines(log, _ROW, "remove it to try all tools again")
-        known = {(row["rival"], row["seed"]): row for row in rows if row["overrides"] == options.overrides}
+    known = _known(log, options.overrides)
     cells = [(name, seed) for seed in options.seeds for name in options.rivals]
     with progress(len(cells), "rivals", "row") as bar:
         for name, seed in cells:
             bar.set_postfix(rival=name, seed=seed, refresh=False)
             if (name, seed) not in known:
                 with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-                    row = _row(name, seed, options)
-                with log.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                known[name, seed] = row
+                    known[name, seed] = _row(name, seed, options)
+                append_line(log, json.dumps(known[name, seed]))
             bar.update()
     return {"rows": [known[cell] for cell in cells]}
+
+
+def _known(log: Path, overrides: Sequence[str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the rows of earlier calls; tools that did not run then are tried again."""
+    if not log.exists():
+        return {}
+    rows = read_lines(log, _ROW, "remove it to try all tools again")
+    ran = [row for row in rows if row["overrides"] == overrides and "not_run" not in row]
+    return {(row["rival"], row["seed"]): row for row in ran}
 
 
 def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Prune with one tool, train, and judge on the test images before and after."""
     about = {"rival": name, "seed": seed, "overrides": options.overrides, "commit": commit()}
-    folder = options.folder / f"seed{seed}"
-    folder.mkdir(exist_ok=True)
-    job = open_run(config_of(*options.overrides, f"seed={seed}"), folder)
+    # one for each job, whose dense network and trainings are its own
+    folder = options.folder / digest(*options.overrides)[:8] / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    job = open_trained(folder, *options.overrides, f"seed={seed}")
     if (limit := job.config.budget.macs_ratio) is None:
         raise AmcError("the other tools prune to a share of the MACs: expected budget.macs_ratio=0.5")
-    if not job.problem.has_dense:
-        run_stage(job, "train")
+    about["threads"] = torch.get_num_threads()
     dense, shape = job.problem.dense, job.problem.splits.input_shape
     torch.manual_seed(mix(seed, 0, name))
     started = time.process_time()
     try:
         model = RIVALS[name](job, copy.deepcopy(dense), limit).eval()
-    except ImportError as error:
+    except (ImportError, AmcError) as error:
         return {**about, "not_run": str(error)}
     about["search_cpu_seconds"] = round(time.process_time() - started, 1)
     limits = limit_words("macs", f"{100 * limit:g}")
@@ -107,10 +111,10 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     test = job.problem.splits.test()
     about |= {"dense_top1": top1_on(test, dense), "pruned_top1": top1_on(test, model)}
     before = _on_corrupted(job, model)
-    section = job.config.finetune
     checkpoint = folder / f"{name.replace(', ', '_').replace(' ', '_')}.ckpt.safetensors"
-    trained = fit(job, model, job.train_settings(section), checkpoint, "finetune", section, dense=dense)
-    about |= {"epochs": trained.epochs, "finetuned_top1": top1_on(test, model.cpu().eval())}
+    trained = finetune(job, model, checkpoint, "finetune")
+    about |= {name: trained[name] for name in ("epochs", "kept")}
+    about["finetuned_top1"] = top1_on(test, model.eval())
     if job.config.evaluate.corruptions:
         about["corrupted"] = {"pruned": before, "finetuned": _on_corrupted(job, model)}
     job.problem.release()

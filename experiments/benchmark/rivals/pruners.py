@@ -46,8 +46,10 @@ def global_taylor(run: Run, model: nn.Module, ratio: float) -> nn.Module:
 
 def _pruned(run: Run, model: nn.Module, ratio: float, importance: str, *, everywhere: bool) -> nn.Module:
     groups = run.problem.graph.groups
-    free = {name for group in groups for name in group.producers}
-    alone = {group.producers[0] for group in groups if len(group.producers) == 1}
+    # torch-pruning prunes a group only where it may cut every layer of it, also the depthwise ones
+    free = {name for group in groups for name in (*group.producers, *group.followers)}
+    single = [group for group in groups if len(group.producers) == 1]
+    alone = {name for group in single for name in (*group.producers, *group.followers)}
     try:
         return _cut(run, copy.deepcopy(model), ratio, importance, everywhere, free)
     except NotPrunableError as error:

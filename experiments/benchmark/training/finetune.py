@@ -34,6 +34,7 @@ from amc.training.loop import train
 from amc.training.methods import adapted
 from amc.training.settings import TrainSettings
 from amc.training.teaching.hints import hint_places
+from experiments.benchmark.arguments import at_least, positive
 from experiments.library.task import CompressionTask
 
 VIEWS = 2
@@ -60,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", required=True, help="folder of cifar-10-batches-py")
     parser.add_argument("--checkpoint", required=True, help="weights of a dense ResNet-20")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--batches", type=int, default=16, help="batches of 128 images in an epoch")
-    parser.add_argument("--epochs", type=int, default=2 * VIEWS + 1)
-    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--batches", type=positive, default=16, help="batches of 128 images in an epoch")
+    parser.add_argument("--epochs", type=at_least(VIEWS + 1), default=2 * VIEWS + 1)
+    parser.add_argument("--turns", type=positive, default=1)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
 

@@ -20,18 +20,19 @@ from amc.errors import SettingError
 from amc.models import ModelSpec, build
 from amc.training.loop import train
 from amc.training.settings import EpochRecord, TrainSettings
+from experiments.benchmark.arguments import positive
 from experiments.stages.networks.teaching import Source
 from experiments.stages.networks.team import Job, team
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=positive, default=2)
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--batch", type=int, default=128, help="images of all processes together")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--images", type=positive, default=2048)
+    parser.add_argument("--batch", type=positive, default=128, help="images of all processes together")
+    parser.add_argument("--epochs", type=positive, default=4)
+    parser.add_argument("--turns", type=positive, default=3)
     parser.add_argument("--sharded", action="store_true", help="weights in parts (FSDP2)")
     parser.add_argument("--own-norms", action="store_true", help="sync_norms=false")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
