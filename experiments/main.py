@@ -74,13 +74,21 @@ def main() -> None:
         _end_with(error, command)
     finally:
         signal.signal(signal.SIGTERM, handler)
-        if "experiments.stages.networks.team" in sys.modules:
-            sys.modules["experiments.stages.networks.team"].dismiss()
+        _dismiss_helpers()
+
+
+def _dismiss_helpers() -> None:
+    """Let the processes that torchrun has started beside this one end."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from experiments.stages.networks.crew import dismiss
+
+        dismiss()
 
 
 def _helps() -> bool:
     """Be a helper of the command if torchrun has started this process as one; say whether it has."""
-    from experiments.stages.networks.team import assist, torchrun_rank
+    from experiments.stages.networks.crew import torchrun_rank
+    from experiments.stages.networks.team import assist
 
     if torchrun_rank() is None:
         return False

@@ -47,7 +47,12 @@ class WidthSpace:
 
 
 def width_space(
-    names: Sequence[str], dense: Sequence[int], *, round_to: int = 8, min_preserve_ratio: float = 0.2
+    names: Sequence[str],
+    dense: Sequence[int],
+    *,
+    round_to: int = 8,
+    min_preserve_ratio: float = 0.2,
+    whole: Sequence[int] | None = None,
 ) -> WidthSpace:
     """Return the multiples of ``round_to`` that keep at least ``min_preserve_ratio``, and the dense width.
 
@@ -58,6 +63,8 @@ def width_space(
         dense: dense width of every group.
         round_to: channel multiple.
         min_preserve_ratio: smallest share of a group that may be kept, in (0, 1].
+        whole: width of every group of which the share is taken, if the network was cut before; by default
+            ``dense``.
 
     Raises:
         SettingError: ``round_to`` is below 1 or larger than every group, or the ratio is outside (0, 1].
@@ -71,11 +78,14 @@ def width_space(
             f"budget.round_to is {round_to}, larger than every channel group; "
             f"expected at most {max(dense)} for this network"
         )
-    choices = tuple(_choices(width, round_to, min_preserve_ratio) for width in dense)
+    choices = tuple(
+        _choices(width, round_to, min_preserve_ratio * full)
+        for width, full in zip(dense, whole or dense, strict=True)
+    )
     return WidthSpace(tuple(names), tuple(dense), choices)
 
 
-def _choices(dense: int, round_to: int, min_preserve_ratio: float) -> tuple[int, ...]:
+def _choices(dense: int, round_to: int, least: float) -> tuple[int, ...]:
     # Without the slack, 0.3 * 10 = 3.0000000000000004 would require a fourth channel.
-    low = max(1, ceil(min_preserve_ratio * dense / round_to - 1e-9)) * round_to
+    low = max(1, ceil(least / round_to - 1e-9)) * round_to
     return (*range(low, dense, round_to), dense)

@@ -101,6 +101,8 @@ def own(
         calibration=count_or_most(calibration, len(parts.rest), CALIBRATION),
         seed=seed,
         class_names=names,
+        rows=parts.rest,
+        total=len(train.labels),
     )
 
 

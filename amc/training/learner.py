@@ -29,6 +29,7 @@ class Learner:
         model: the network, where and how it is trained: on ``device``, in ``layout`` or in parts.
         settings: how to train.
         steps_per_epoch: batches of an epoch.
+        example: a few images (N, C, H, W).
         device: where ``model`` is.
         layout: memory format of the images.
         bf16: compute in bfloat16 where autocast does.
@@ -51,6 +52,7 @@ class Learner:
         settings: TrainSettings,
         *,
         steps_per_epoch: int,
+        example: Tensor,
         device: torch.device,
         layout: torch.memory_format,
         bf16: bool,
@@ -71,7 +73,7 @@ class Learner:
         )
         self._parts = PartedBatch(model, groups, device)
         self.average = Average(model, settings.ema) if settings.ema else None
-        self._call = group.wrapped(model, sync_norms=settings.sync_norms)
+        self._parallel = self._call = group.wrapped(model, example, sync_norms=settings.sync_norms)
         if settings.compile:
             self._call = compiled(self._call)
 
@@ -85,7 +87,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self._settings, self._steps_per_epoch)
         first, last, count = self._turn(batch.index)
-        with self._group.collecting(self._call, last=last):
+        with self._group.collecting(self._parallel, last=last):
             loss = self._gradients(batch, count, keep=not first)
             if last:
                 self._update()

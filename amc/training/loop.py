@@ -198,6 +198,7 @@ class _Run:
             model,
             settings,
             steps_per_epoch=splits.steps_per_epoch,
+            example=example,
             device=device,
             layout=layout,
             bf16=self.bf16,
@@ -223,10 +224,9 @@ class _Run:
             teacher = NetworkTeacher(teacher, self.device, self.example, bf16=self.bf16)
         if teacher is None or settings.hint_weight > 0 or not 0 < settings.views < settings.epochs:
             return teacher
-        names = ("views", "randaugment", "erasing", "mixup", "cutmix")
-        about = {name: getattr(settings, name) for name in names if name != "views"}
+        about = {name: getattr(settings, name) for name in ("randaugment", "erasing", "mixup", "cutmix")}
         about |= {"seed": self.seed, "data": self.splits.fingerprint, "part": self.group.rank}
-        about |= {"processes": self.group.count, "device": self.device.type}
+        about |= {"processes": self.group.count, "device": self.device.type, "bf16": self.bf16}
         folder = teaching.cache if self.group.writes else None
         return CachedTeacher(teacher, about, self.splits.steps_per_epoch, folder)
 
@@ -242,7 +242,8 @@ class _Run:
     def ended(self) -> bool:
         """Whether all epochs are run, or the validation accuracy is met."""
         until = self.settings.until
-        met = until is not None and self.progress.best_epoch > 0 and self.progress.best / 100 >= until
+        # an accuracy in percent is not exactly a hundred times the share
+        met = until is not None and self.progress.best_epoch > 0 and self.progress.best >= 100 * until - 1e-9
         return met or self.progress.finished >= self.settings.epochs
 
     def bar(self) -> tqdm:

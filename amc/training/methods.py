@@ -55,7 +55,7 @@ def adapted(model: nn.Module, settings: TrainSettings, example: Tensor, seed: in
     if settings.method == "norms":
         classifier = _classifier(model)
         for name, parameter in model.named_parameters():
-            small = parameter.ndim <= 1 or name.rpartition(".")[0] == classifier
+            small = parameter.ndim <= 1 or any(parameter is own for own in classifier)
             parameter.requires_grad_(small and trained[name])
     try:
         yield Adapted(model, lambda: 0.0)
@@ -64,10 +64,10 @@ def adapted(model: nn.Module, settings: TrainSettings, example: Tensor, seed: in
             parameter.requires_grad_(trained[name])
 
 
-def _classifier(model: nn.Module) -> str | None:
-    """Return the name of the last layer with weights, in the order of definition."""
-    layers = [name for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    return layers[-1] if layers else None
+def _classifier(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the last layer with weights, in the order of definition."""
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    return list(layers[-1].parameters()) if layers else []
 
 
 def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapted:
@@ -120,7 +120,11 @@ def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapt
 
 @torch.no_grad()
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    device = next(network.parameters()).device
-    with evaluating(network):
-        found: Tensor = network(images.to(device, copy=True))
+    device, tf32 = next(network.parameters()).device, torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # its rounding is nearly as large as the tolerance
+    try:
+        with evaluating(network):
+            found: Tensor = network(images.to(device, copy=True))
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
     return found.float()

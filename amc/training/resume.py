@@ -47,7 +47,7 @@ def training_key(
         "bf16": bf16,
         "device": device.type,
         "seed": seed,
-        "data": [splits.name, splits.fingerprint, splits.steps_per_epoch],
+        "data": [splits.name, splits.fingerprint, splits.steps_per_epoch, first_batch(splits, seed)],
         "validation": None if validation is splits.search_val else fingerprint(validation),
         "model": state_digest(model.state_dict()),
         "teacher": teacher,
@@ -55,6 +55,12 @@ def training_key(
         "processes": processes,
     }
     return digest(json.dumps(about, sort_keys=True))
+
+
+def first_batch(splits: Splits, seed: int) -> str:
+    """Hash the first training batch: its size, order, augmentation and scale are those of all."""
+    images, labels = next(iter(splits.train_batches(0, seed)))
+    return digest(repr(tuple(images.shape)), images, labels)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from amc.budget.budget import Budget
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import OUTPUT_REASON
@@ -14,7 +16,7 @@ from experiments.config.budgets import asked_budgets, listed_budgets
 from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, asks_for_unseen
+from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -37,6 +39,7 @@ def check(run: Run) -> None:
     check_name(config.model.name)
     if "sparsify" in config.stages:
         _check_sparsify(config, run.reward)
+    _check_processes(run)
     _check_results(run)
     problem.load_data()
     _check_held_out(run)
@@ -58,6 +61,22 @@ def check(run: Run) -> None:
         problem.available_backend()
 
 
+def _check_processes(run: Run) -> None:
+    """Refuse more training processes than the machine has GPUs, if they are to train on GPUs."""
+    config = run.config
+    if run.problem.device.type != "cuda":
+        return
+    for name, section, trains in (
+        ("train", config.train, "train" in config.stages and not run.problem.comes_trained),
+        ("finetune", config.finetune, bool(FINETUNING & set(config.stages))),
+    ):
+        if trains and section.processes > (gpus := torch.cuda.device_count()):
+            raise SettingError(
+                f"{name}.processes={section.processes}, but this machine has {gpus} GPUs: each process "
+                "takes one"
+            )
+
+
 def _check_results(run: Run) -> None:
     """Refuse to start where neither the folder has nor an earlier stage makes what the first stages read."""
     names, folder = run.stages, run.folder
@@ -73,7 +92,7 @@ def _check_held_out(run: Run) -> None:
     config, folder = run.config, run.problem.folder
     own_folder = getattr(config.data, "search_val_dir", None) is not None
     trains = own_folder or "train" in config.stages or run.problem.comes_trained
-    if asks_for_unseen(config) is None or trains:
+    if not judges_on_unseen(config) or trains:
         return
     needed = run.problem.splits.held_out
     kept = (folder.recorded("train") or {}).get("held_out")

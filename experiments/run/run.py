@@ -84,13 +84,15 @@ class Run:
 
     @cached_property
     def space(self) -> WidthSpace:
-        """The widths that groups may take."""
-        budget, graph = self.config.budget, self.problem.graph
+        """The widths that groups may take; floors are shares of the original network."""
+        budget, graph, original = self.config.budget, self.problem.graph, self.problem.original.graph
+        whole = dict(zip(original.group_names, original.dense_widths, strict=True))
         return width_space(
             graph.group_names,
             graph.dense_widths,
             round_to=budget.round_to,
             min_preserve_ratio=budget.min_preserve_ratio,
+            whole=[whole[name] for name in graph.group_names],
         )
 
     @cached_property

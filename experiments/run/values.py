@@ -10,12 +10,13 @@ from pathlib import Path
 from amc.budget.budget import check_ratio, get_fit
 from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.dotted import check_present, is_dotted
-from amc.errors import FileError, SettingError
+from amc.errors import FileError, SettingError, UnavailableError
 from amc.export import get_format
 from amc.models.names import check_listed, is_code
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
 from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
+from amc.third_party import missing
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import get_reward
@@ -78,6 +79,10 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
         yield "model", config.model.name
     yield "reward", config.reward
     yield "agent", config.agent.name
+    if "train" in config.stages and config.train.teacher_function is not None:
+        yield "train.teacher_function", config.train.teacher_function
+    if FINETUNING & set(config.stages) and config.finetune.teacher_function is not None:
+        yield "finetune.teacher_function", config.finetune.teacher_function
     if (factory := getattr(config.data, "factory", None)) is not None:
         yield "data.factory", factory
     for name in config.export.formats:
@@ -93,6 +98,7 @@ def _check_settings(config: Config) -> None:
     CandidateSettings(**{**given, "precision": PRECISIONS[0]} if given["precision"] == AUTO else given)
     WorkerSettings(**asdict(config.workers))
     _check_training(config)
+    _check_views(config)
     PruneSettings(**asdict(config.prune))
     quantize_settings(config.quantize)
     if config.model.start is not None and comes_trained(config):
@@ -121,14 +127,24 @@ def _check_training(config: Config) -> None:
                 f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "
                 f"teacher has; write {name}.hint_weight=0, or leave the dense network as the teacher"
             )
-        if section.processes < 1:
-            raise SettingError(f"{name}.processes={section.processes}: expected 1 or more")
+        if not 1 <= section.processes <= config.data.batch_size:
+            raise SettingError(
+                f"{name}.processes={section.processes}: expected 1 to data.batch_size="
+                f"{config.data.batch_size}, as each process works on a part of every batch"
+            )
+        if settings.mixes and section.teacher is not None and not section.teacher.endswith(".onnx"):
+            raise SettingError(
+                f"{name}.teacher={section.teacher} holds one row for each image, but mixup and cutmix mix "
+                f"images: write {name}.mixup=0 {name}.cutmix=0, or give a network"
+            )
         if settings.sharded and section.processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise SettingError(
                 f"{name}.sharded=true keeps parts of the weights on several processes, but there is one; "
                 f"write {name}.processes=2, or start under torchrun"
             )
     until, asked = config.finetune.until, FINETUNING & set(config.stages)
+    if asked and config.finetune.method == "lora" and (reason := missing("peft")) is not None:
+        raise UnavailableError(f"finetune.method=lora: {reason}; pip install amc-search[lora]")
     if until is not None and asked and not validates_honestly(config):
         raise SettingError(
             f"finetune.until={until:g} is judged on held-out images, but the given dense network may have "
@@ -174,9 +190,24 @@ def _check_unseen(config: Config) -> None:
         )
 
 
+def _check_views(config: Config) -> None:
+    """Refuse to choose among views: those of one image belong together."""
+    if config.data.search_views > 1 and config.data.select_search_val is not None:
+        raise SettingError(
+            f"data.search_views={config.data.search_views} shows each search image several times, and "
+            f"data.select_search_val={config.data.select_search_val} would choose among these views; use one "
+            "of them, and data.search_val for fewer images"
+        )
+
+
 def _check_sparsify(config: Config) -> None:
     sparsify = config.sparsify
     check_order(sparsify.order)
+    if config.finetune.method == "lora" or config.finetune.processes > 1:
+        raise SettingError(
+            f"stage sparsify trains masked weights, got finetune.method={config.finetune.method} "
+            f"finetune.processes={config.finetune.processes}; expected full or norms, in one process"
+        )
     if not 0 < sparsify.min_density <= 1:
         raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")
     densities = sparsify.densities
@@ -196,6 +227,8 @@ def _check_files(config: Config) -> None:
         ("model.start", config.model.start, "train" in asked),
         ("agent.pretrained", config.agent.pretrained, bool(asked & SEARCHING)),
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
+        ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
+        ("finetune.teacher", config.finetune.teacher, bool(asked & FINETUNING)),
     )
     for key, file, needed in files:
         if needed and file is not None and not Path(file).expanduser().exists():
@@ -225,6 +258,14 @@ def comes_trained(config: Config) -> bool:
 def validates_honestly(config: Config) -> bool:
     """Whether the dense network cannot have been trained on the held-out images."""
     return not comes_trained(config) or getattr(config.data, "search_val_dir", None) is not None
+
+
+def judges_on_unseen(config: Config) -> bool:
+    """Whether something is judged on the unseen images, if there are any."""
+    trains = FINETUNING & set(config.stages)
+    stops = config.finetune.best or config.finetune.until is not None
+    by_choice = "choose" in config.stages or (trains and stops)
+    return asks_for_unseen(config) is not None or bool(config.data.unseen and by_choice)
 
 
 def asks_for_unseen(config: Config) -> str | None:

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from amc.data.splits import Part
 from amc.errors import AmcError, first_line
+from amc.scoring.run import as_logits, evaluating
 from amc.third_party import without_warnings
 from amc.training.parallel.norms import synced_norms
 from amc.training.parallel.sharding import is_sharded, kept_gradients
@@ -52,24 +54,32 @@ class Group:
             with synced_norms(model) if sync_norms else nullcontext():
                 yield
         except RuntimeError as error:
-            if not _is_lost(error):
+            if not is_lost(error):
                 raise
             raise AmcError(
                 f"another of the {self.count} training processes has ended ({first_line(error)[:120]}); the "
                 "same command goes on from the last epoch"
             ) from error
 
-    def wrapped(self, model: nn.Module, *, sync_norms: bool = True) -> Callable[..., Any]:
+    def wrapped(self, model: nn.Module, example: Tensor, *, sync_norms: bool = True) -> Callable[..., Any]:
         """Return the call of ``model`` that averages gradients over the processes.
 
         Unless ``sync_norms``, each call begins with the buffers of the first process.
+
+        Args:
+            example: a few images (N, C, H, W), which tell whether all parameters take part in the outputs.
         """
         if self.count == 1 or is_sharded(model):
             return model
         device = next(model.parameters()).device
         places = [device.index or 0] if device.type == "cuda" else None
         with without_warnings():  # newer versions of torch have another name for the argument
-            return nn.parallel.DistributedDataParallel(model, places, broadcast_buffers=not sync_norms)
+            return nn.parallel.DistributedDataParallel(
+                model,
+                places,
+                broadcast_buffers=not sync_norms,
+                find_unused_parameters=_has_idle(model, example.to(device)),
+            )
 
     def collecting(self, call: Callable[..., Any], *, last: bool) -> AbstractContextManager[Any]:
         """Return a context in which gradients stay in the process unless ``last``."""
@@ -98,7 +108,16 @@ class Group:
 ALONE = Group()
 
 
-def _is_lost(error: RuntimeError) -> bool:
+def _has_idle(model: nn.Module, images: Tensor) -> bool:
+    """Whether a parameter that is trained takes no part in the outputs for ``images``."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    with evaluating(model), torch.enable_grad():
+        outputs = as_logits(model(images.clone()))
+        gradients = torch.autograd.grad(outputs.float().sum(), trained, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
+
+
+def is_lost(error: RuntimeError) -> bool:
     """Whether a collective operation failed as another process is gone."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(

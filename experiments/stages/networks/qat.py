@@ -25,16 +25,17 @@ def train_quantized(
     Epochs and learning rate are those of ``quantize``, all else is that of ``finetune``. Integers need
     float32: bfloat16 has fewer digits than they have. Signs do not.
     """
-    section = run.train_settings(run.config.finetune)
+    finetuning = run.train_settings(run.config.finetune)
     training = replace(
-        section,
+        finetuning,
         epochs=settings.epochs,
         lr=settings.lr,
-        precision=section.precision if settings.method == "binary" else "fp32",
+        precision=finetuning.precision if settings.method == "binary" else "fp32",
         until=None,
         compile=False,
         method="full",
         hint_weight=0.0,
+        sharded=False,
     )
 
     def learn(network: nn.Module) -> None:

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
 from typing import Any
 
 import torch
@@ -26,13 +24,12 @@ from torch import nn
 from amc import data
 from amc.errors import AmcError, first_line
 from amc.training.loop import train
-from amc.training.parallel.group import ALONE, Group
+from amc.training.parallel.group import ALONE, Group, is_lost
 from amc.training.settings import TrainSettings
+from experiments.stages.networks.crew import WAIT, crew, torchrun_rank
 from experiments.stages.networks.teaching import Source
 
 READY = "ready"
-WAIT = timedelta(minutes=30)
-"""Longest wait for another process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +78,6 @@ def own_device(kind: str) -> torch.device:
     return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
 
 
-def torchrun_rank() -> int | None:
-    """Return this process's number if torchrun has started several, else None."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    return int(os.environ["RANK"])
-
-
 @contextmanager
 def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
     """Train together with helpers during the block.
@@ -100,9 +90,10 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
         AmcError: a helper has ended, or the network cannot be sent.
     """
     if torchrun_rank() is not None:
-        group = _joined()
-        _send(group, job())
-        yield group
+        given = _packed(job())
+        with crew().training() as group:
+            group.first(given)
+            yield group
         return
     if processes == 1:
         yield ALONE
@@ -115,8 +106,15 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
         dist.init_process_group(rank=0, world_size=processes, init_method="env://", timeout=WAIT)
         group.first(given)
         yield group
-    except AmcError as error:
-        raise _with_reason(error, helpers) from error
+    except (AmcError, RuntimeError) as error:
+        if not isinstance(error, AmcError) and not is_lost(error):
+            raise
+        lost = (
+            error
+            if isinstance(error, AmcError)
+            else AmcError(f"a training process ended: {first_line(error)}")
+        )
+        raise _with_reason(lost, helpers) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -128,27 +126,8 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
 
 def assist() -> None:
     """Help in every training of the first process until it ends; for processes that torchrun has started."""
-    group = _joined()
-    while (given := group.first(None)) is not None:
-        pickle.loads(given).run(group)
-
-
-def dismiss() -> None:
-    """Let the helpers that torchrun has started end."""
-    if torchrun_rank() == 0 and dist.is_initialized():
-        _joined().first(None)
-        dist.destroy_process_group()
-
-
-@cache
-def _joined() -> Group:
-    """Join the group of torchrun's processes."""
-    dist.init_process_group(timeout=WAIT)
-    return Group(dist.get_rank(), dist.get_world_size())
-
-
-def _send(group: Group, job: Job) -> None:
-    group.first(_packed(job))
+    for group in crew().trainings():
+        pickle.loads(group.first(None)).run(group)
 
 
 def _packed(job: Job) -> bytes:

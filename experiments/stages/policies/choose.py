@@ -7,10 +7,12 @@ accurate one the strategy of the run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amc.data import LabelledImages
+from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.run.episodes import read_episodes
 from experiments.run.run import Run
@@ -37,6 +39,8 @@ def run(run: Run) -> dict[str, Any]:
     """
     episodes = read_episodes(run.folder.require(run.folder.search, "search"))
     found = sorted(different(episodes), key=lambda point: -point["return"])[: run.config.choose.candidates]
+    if not found:
+        raise AmcError("the search has met no network within the budget: expected one to choose from")
     images, name = _judging(run)
     if not run.problem.validates_honestly:
         print(f"choose: the dense network may have been trained on {name}: its images tell little")
@@ -52,7 +56,8 @@ def run(run: Run) -> dict[str, Any]:
     )
     winner = max(range(len(rows)), key=lambda place: (rows[place]["top1"], -place))
     chosen = rows[winner]
-    _take(run, tuple(chosen["widths"]), chosen["top1"], len(rows))
+    facts = {"value": chosen["return"], "chosen_from": len(rows), "chosen_top1": chosen["top1"]}
+    _take(run, tuple(chosen["widths"]), episodes, facts)
     print(
         f"choose: number {winner + 1} of the {len(rows)} best networks has {chosen['top1']:.2f}% on {name} "
         f"after {run.config.choose.epochs} epochs, the first {rows[0]['top1']:.2f}%"
@@ -85,11 +90,17 @@ def _judged(
     return {"top1": top1_on(images, model.cpu())}
 
 
-def _take(run: Run, widths: tuple[int, ...], top1: float, candidates: int) -> None:
+def _take(
+    run: Run, widths: tuple[int, ...], episodes: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> None:
     """Make a network the run's strategy; what was made of another one is removed first."""
     former = Strategy.load(run.folder.require(run.folder.strategy, "search"))
-    facts = {**former.provenance, "chosen_from": candidates, "chosen_top1": top1}
-    strategy = run.make_strategy(widths, **facts)
+    first = next(each for each in episodes if tuple(each["widths"]) == widths and each["phase"] != "relaxed")
+    own = {"episode": first["episode"], "search_val_top1": first["top1"], "held_out": first.get("held_out")}
+    known = {
+        name: value for name, value in {**former.provenance, **own, **facts}.items() if value is not None
+    }
+    strategy = run.make_strategy(widths, **known)
     if strategy.groups != former.groups:
         run.folder.forget("verify")
         run.folder.forget_pruned()

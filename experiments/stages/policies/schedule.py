@@ -126,7 +126,7 @@ def _take_over(run: Run, last: Run) -> None:
     """Make the result of the last step that of the run."""
     strategy = last.strategy()
     run.folder.forget_pruned()
-    run.folder.forget("search")
+    run.folder.forget("search", "choose")
     strategy.save(run.folder.strategy)
     for source, target in ((last.folder.pruned, run.folder.pruned), (last.folder.model, run.folder.model)):
         atomic_write_bytes(target, source.read_bytes())

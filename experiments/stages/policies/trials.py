@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from experiments.run.folder import MADE_OF
 if TYPE_CHECKING:
     from experiments.run.run import Run
 
+_PLACES = ("processes", "teacher", "teacher_cache", "root", "workers", "download")
+"""Settings of trainings and data that tell where something is or who works, and not what comes out."""
 Point = dict[str, Any]
 """A policy: its ``widths`` and ``return``."""
 
@@ -65,9 +68,15 @@ def tried(
 
 def _made_of(run: Run) -> str:
     """Return a digest of all that an accuracy depends on beside the widths."""
-    config = run.config
-    about = {"prune": asdict(config.prune), "finetune": asdict(config.finetune), "seed": config.seed}
-    return digest(json.dumps(about, sort_keys=True), run.problem.fingerprint)
+    config, data = run.config, run.problem.data_options
+    tuned = {name: value for name, value in asdict(config.finetune).items() if name not in _PLACES}
+    images = {name: value for name, value in data.items() if name not in _PLACES}
+    about = {"prune": asdict(config.prune), "finetune": tuned, "data": images}
+    parts = [json.dumps(about, sort_keys=True, default=str), run.problem.fingerprint]
+    if (teacher := config.finetune.teacher) is not None:
+        with Path(teacher).open("rb") as file:
+            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(*parts)
 
 
 def known(path: Path, shape: dict[str, Any], made_of: str) -> dict[str, dict[str, Any]]:

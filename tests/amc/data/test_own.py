@@ -50,6 +50,13 @@ def mine(monkeypatch):
     monkeypatch.setitem(sys.modules, "mine_data", module)
 
 
+def test_batches_tell_which_images_of_the_training_set_they_hold():
+    splits = build("own", factory="mine_data.make", seed=0, **SIZES)
+    assert splits.order.total == 24
+    assert sorted(splits.order.rows.tolist()) != list(range(18))
+    assert len(splits.order.rows) == 18
+
+
 def test_without_numbers_a_fifth_is_held_out_and_all_others_calibrate():
     splits = build("own", factory="mine_data.make", seed=0, image_size=8, batch_size=4)
     assert (len(splits.search_val), len(splits.calibration)) == (4, 20)

@@ -26,6 +26,18 @@ def test_norms_biases_and_the_classifier_are_all_that_changes():
     assert all(each.requires_grad for each in trained.parameters())
 
 
+def test_the_classifier_is_trained_behind_a_mask_as_well():
+    class Masked(torch.nn.Module):
+        def forward(self, weight):
+            return weight * 1.0
+
+    start, trained = network(), network()
+    torch.nn.utils.parametrize.register_parametrization(trained[10], "weight", Masked())
+    train(trained, FAKE, replace(SHORT, method="norms"), seed=0)
+    assert not torch.equal(trained[10].weight, start[10].weight)
+    assert torch.equal(trained[4].weight, start[4].weight)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
 def test_adapters_are_merged_into_the_same_network(tmp_path):

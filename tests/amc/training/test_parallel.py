@@ -91,6 +91,9 @@ def tasks(group, folder):
     losses = [(record.epoch, record.loss) for record in records]
     own = taken_up(folder / f"own_{group.count}", replace(SETTINGS, sync_norms=False), mixed, [])
     found = [norms(group, kind) for kind in (nn.BatchNorm2d, Activated)]
+    idle = network()
+    idle.register_parameter("idle", nn.Parameter(torch.ones(2)))
+    states.append(train(idle, settings=replace(plain, hint_weight=0.0), **mixed).model.state_dict())
     return states, losses, first.best_top1, found, [each.model.state_dict() for each in own]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from amc import data
+from amc.data.splits import LabelledImages
 from amc.errors import AmcError
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
@@ -180,7 +181,7 @@ def test_the_best_epoch_is_kept_and_until_stops(tmp_path):
     best = max(records, key=lambda record: record.val_top1)
     assert (found.best_epoch, found.best_top1) == (best.epoch, best.val_top1)
     assert found.epochs == 6
-    stopped = replace(settings, until=best.val_top1 / 100)
+    stopped = replace(settings, until=round(best.val_top1 / 100, 4))
     file = tmp_path / "run.safetensors"
     ended = train(network(), FAKE, stopped, seed=1, checkpoint=file)
     assert ended.epochs == best.epoch
@@ -239,3 +240,23 @@ def test_a_compiled_training_learns_the_same():
     plain, fast = (train(network(), FAKE, replace(SHORT, compile=on), seed=0).model for on in (False, True))
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(fast.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_an_accuracy_that_is_met_exactly_ends_the_training():
+    judged = LabelledImages(FAKE.search_val.images[:1].repeat(1000, 1, 1, 1), torch.zeros(1000).long())
+
+    class Answers(nn.Module):
+        """Right on 817 of 1,000 images, whatever it learns."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, given):
+            first = torch.arange(len(given)) < 49 if len(given) == 232 else torch.ones(len(given)).bool()
+            return nn.functional.one_hot((~first).long(), 4) * self.weight
+
+    assert 100 * 0.817 / 100 < 0.817  # the rounding at stake
+    settings = TrainSettings(epochs=3, lr=1e-6, precision="fp32", until=0.817)
+    found = train(Answers(), FAKE, settings, seed=0, validation=judged)
+    assert (found.epochs, found.best_top1) == (1, pytest.approx(81.7))

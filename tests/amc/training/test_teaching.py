@@ -55,6 +55,13 @@ def test_cached_logits_give_the_bytes_of_fresh_ones_and_are_asked_for_once(tmp_p
     assert same_state(live.model, cached.model)
 
 
+def test_logits_of_another_precision_are_not_read(tmp_path):
+    for precision in ("bf16", "fp32"):
+        settings = replace(TAUGHT, precision=precision)
+        train(network(), FAKE, settings, seed=0, teacher=network(seed=1), teacher_cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_killed_and_resumed_with_a_cache_equals_unbroken(tmp_path):
     options = {"splits": FAKE, "settings": TAUGHT, "seed": 3, "teacher": network(seed=1)}
     whole = train(network(), **options).model

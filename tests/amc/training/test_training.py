@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,13 +136,15 @@ def test_killed_within_an_epoch_starts_that_epoch_again(tmp_path):
     assert same_state(train(network(), FAKE, SHORT, seed=0, checkpoint=checkpoint), whole)
 
 
-@pytest.mark.parametrize("change", ["settings", "seed", "network", "data"])
+@pytest.mark.parametrize("change", ["settings", "seed", "network", "data", "batches"])
 def test_checkpoint_of_another_run_is_ignored(change, tmp_path, caplog):
     checkpoint = tmp_path / "run.safetensors"
     train(network(), FAKE, SHORT, seed=0, checkpoint=checkpoint)
     other = data.synthetic(num_classes=4, image_size=8, train=64, batch_size=16, seed=9)
     settings = TrainSettings(epochs=3, lr=0.01, precision="fp32") if change == "settings" else SHORT
-    arguments = (FAKE if change != "data" else other, settings)
+    flipped = lambda *given: ((images.flip(-1), labels) for images, labels in FAKE.train_batches(*given))  # noqa: E731
+    mirrored = replace(FAKE, train_batches=flipped)  # as many batches of the same images, otherwise augmented
+    arguments = ({"data": other, "batches": mirrored}.get(change, FAKE), settings)
     seed = 1 if change == "seed" else 0
     start = network(seed=5) if change == "network" else network()
     fresh = train(copy.deepcopy(start), *arguments, seed=seed)

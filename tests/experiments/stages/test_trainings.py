@@ -1,11 +1,15 @@
 """Trainings of stages: what is refused before any work, a teacher of the user, and several processes."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.experiments.helpers import SMALL, amc, done, refused
+from tests.experiments.helpers import SMALL, TINY, amc, done, refused, workspace
 
 JOB = (*SMALL, "model=resnet20", "agent=uniform", "run_dir=run", "threads=1", "finetune.precision=fp32")
 
@@ -19,19 +23,37 @@ def teach(images):
     return images.mean((2, 3)) @ images.new_ones(3, 4)
 """
 
+DATA = """
+import os
+import numpy as np
+
+def pictures():
+    if os.environ.get("RANK") == "1":
+        raise OSError("the disk of this machine is gone")
+    draws = np.random.default_rng(0)
+    images = [(draws.integers(0, 256, (8, 8, 3), np.uint8), place % 4) for place in range(96)]
+    return images, images[:16]
+"""
+
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("finetune.until=0.9", "trained on them, which flatters"),
-        ("finetune.processes=0", "finetune.processes=0: expected 1 or more"),
+        ("finetune.processes=0", "finetune.processes=0: expected 1 to data.batch_size=32"),
         ("finetune.sharded=true", "there is one; write finetune.processes=2"),
         ("finetune.method=half", "method=half: expected full, norms or lora"),
+        ("finetune.processes=33", "expected 1 to data.batch_size=32, as each process works on a part"),
+        ("finetune.teacher=none.npy", "finetune.teacher=none.npy: there is no such file"),
+        ("finetune.teacher_function=nowhere.teach", "finetune.teacher_function 'nowhere.teach': there is no"),
+        ("finetune.teacher=none.npy finetune.mixup=0.2", "write finetune.mixup=0 finetune.cutmix=0, or give"),
     ],
 )
 def test_refused_before_any_work(override, message, tmp_path):
-    given = ("model.checkpoint=none.safetensors", "stages=[search,prune,finetune]")
-    refused(amc(*JOB, *given, override, cwd=tmp_path), message)
+    given = ("model=resnet20", "stages=[search,prune,finetune]")
+    if "until" in override:
+        given = (*given, "model.checkpoint=none.safetensors")
+    refused(amc(*JOB, *given, *override.split(), cwd=tmp_path), message)
 
 
 def test_a_teacher_without_features_gives_no_hints(tmp_path):
@@ -54,3 +76,50 @@ def test_a_dead_process_ends_the_job_in_one_line_and_the_command_goes_on(tmp_pat
     (tmp_path / "die").unlink()
     done(*JOB, *together, cwd=tmp_path)
     assert (tmp_path / "run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("setting", ["finetune.processes=2", "finetune.method=lora"])
+def test_masked_weights_are_trained_wholly_and_by_one_process(setting, tmp_path):
+    refused(amc(*JOB, "stages=[train,sparsify]", setting, cwd=tmp_path), "stage sparsify trains masked")
+
+
+def test_views_are_not_chosen_among(tmp_path):
+    asked = ("data.search_views=2", "data.select_search_val=8", "stages=[train,search]")
+    refused(amc(*JOB, *asked, cwd=tmp_path), "would choose among these views")
+
+
+def test_images_that_the_dense_network_has_seen_choose_nothing(tmp_path):
+    done(*TINY, "run_dir=run", "stages=[train,search]", cwd=workspace(tmp_path))
+    for asked in (["stages=[choose]"], ["stages=[prune,finetune]", "finetune.best=true"]):
+        given = (*TINY, "run_dir=run", "data.unseen=16", *asked)
+        refused(amc(*given, cwd=tmp_path), "so it has seen some; lower data.unseen")
+
+
+@pytest.mark.slow
+def test_what_a_process_says_before_the_first_epoch_is_the_message(tmp_path):
+    (tmp_path / "mydata.py").write_text(DATA)
+    images = ("data=own", "data.factory=mydata.pictures", "data.image_size=8", "data.batch_size=16")
+    job = (
+        *images,
+        "agent=uniform",
+        "train.epochs=1",
+        "finetune.epochs=1",
+        "finetune.processes=2",
+        "threads=1",
+    )
+    outcome = amc(*job, "run_dir=run", "stages=[train,search,prune,finetune]", cwd=tmp_path)
+    refused(outcome, "training process 1: data.factory=mydata.pictures failed")
+
+
+@pytest.mark.slow
+def test_helpers_of_torchrun_wait_for_trainings_and_end_without_one(tmp_path):
+    cwd = workspace(tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "experiments.main"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    stages = "stages=[train,search,prune,finetune]"
+    for words in (("version",), (*JOB, "train.epochs=1", "finetune.epochs=1", stages)):
+        ended = subprocess.run(
+            [*torchrun, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert (cwd / "run/model.safetensors").exists()

@@ -41,6 +41,9 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     assert kept(searched) == rows[2]["widths"] != rows[0]["widths"]
     strategy = read_json(searched / "run/strategy.json")
     assert (strategy["provenance"]["chosen_from"], strategy["provenance"]["chosen_top1"]) == (3, 52.0)
+    own = next(episode for episode in episodes if episode["widths"] == rows[2]["widths"])
+    told = [strategy["provenance"][name] for name in ("value", "episode", "search_val_top1")]
+    assert told == [own["return"], own["episode"], own["top1"]]
     assert strategy["macs_ratio"] <= 0.5
     assert read_json(searched / "run/report.json")["macs_ratio"] == strategy["macs_ratio"]
     page = (searched / "run/report.html").read_text()
@@ -50,6 +53,11 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     # Other settings of the training make it judge again.
     done(*JOB, *CHOOSE, "finetune.lr=0.001", cwd=searched)
     assert all(row["top1"] != old["top1"] for row, old in zip(read_lines(path), edited, strict=True))
+
+    # So do other batches, which train otherwise.
+    former = read_lines(path)
+    done(*JOB, *CHOOSE, "finetune.lr=0.001", "data.batch_size=8", cwd=searched)
+    assert all(row["made_of"] != old["made_of"] for row, old in zip(read_lines(path), former, strict=True))
 
     # A new search has not been chosen from.
     done(*JOB, "stages=[search]", "seed=1", cwd=searched)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import amc as library
+from amc.budget.widths import width_space
 from amc.models.checkpoint import load_state_dict
 from amc.strategy import Strategy
 from tests.experiments.helpers import FAKE, TINY, amc, done, interrupt, read_json, refused, workspace
@@ -48,6 +49,15 @@ def test_the_last_step_is_the_result_and_is_trained_on(stepped):
     evaluated = read_json(cwd / "run/stages/evaluate.json")
     assert {"dense", "pruned", "finetuned"} <= evaluated.keys()
     assert evaluated["pruned"]["macs"] <= 0.4 * evaluated["dense"]["macs"]
+
+
+def test_floors_are_shares_of_the_original_network(stepped):
+    cwd, _ = stepped
+    for folder in folders(cwd):
+        for group in Strategy.load(folder / "strategy.json").groups:
+            assert group.kept >= 0.2 * group.dense
+    cut = width_space(["a", "b"], [10, 8], round_to=1, min_preserve_ratio=0.3, whole=[20, 8])
+    assert (cut.minimum, cut.dense) == ((6, 3), (10, 8))
 
 
 def test_each_step_can_be_loaded(stepped):
