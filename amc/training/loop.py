@@ -122,18 +122,22 @@ def train(
     example = splits.calibration.images[:MERGED_IMAGES]
     keep_free_memory()
     with adapted(model, settings, example, seed) as method, _repeatable(device):
-        run = _Run(method.network, splits, settings, seed, device, teaching, judged, checkpoint, group)
-        pace = Pace(splits.steps_per_epoch, settings.epochs - run.progress.finished, on_estimate)
-        with run.bar() as bar, group.together(run.model, sync_norms=settings.sync_norms):
-            while not run.ended:
-                record = run.epoch(bar, pace)
+        training = _Training(
+            method.network, splits, settings, seed, device, teaching, judged, checkpoint, group
+        )
+        pace = Pace(splits.steps_per_epoch, settings.epochs - training.progress.finished, on_estimate)
+        with training.bar() as bar, group.together(training.model, sync_norms=settings.sync_norms):
+            while not training.ended:
+                record = training.epoch(bar, pace)
                 if on_epoch is not None and group.writes:
                     on_epoch(record)
-        run.finish()
+        training.finish()
         difference = method.merge()
     model.to(memory_format=torch.contiguous_format).eval()
     return_free_memory()
-    return Trained(model, run.progress.finished, run.progress.best_epoch, run.progress.best, difference)
+    return Trained(
+        model, training.progress.finished, training.progress.best_epoch, training.progress.best, difference
+    )
 
 
 def _check_teacher(
@@ -165,7 +169,7 @@ class _Teaching:
     cache: Path | None
 
 
-class _Run:
+class _Training:
     """The epochs of one training: its progress, its checkpoint and the weights that are kept."""
 
     def __init__(
@@ -300,8 +304,7 @@ class _Run:
 
     def _validate(self) -> float:
         """Return the validation accuracy in percent, and note the epoch as finished."""
-        shown = self.average.shown() if self.average is not None else nullcontext()
-        with shown:
+        with self.average.shown() if self.average is not None else nullcontext():
             found = logits(self.model, self.validation.images, EVALUATION_BATCH)
             # that of the first process, as all have to end at the same epoch
             accuracy = self.group.first(top1(found, self.validation.labels))

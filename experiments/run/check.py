@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from amc.budget.budget import Budget
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import OUTPUT_REASON
 from amc.loading import STRATEGY, WEIGHTS
+from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from envs import Reward
@@ -42,6 +45,7 @@ def check(run: Run) -> None:
     _check_processes(run)
     _check_results(run)
     problem.load_data()
+    _check_rewind(run)
     _check_held_out(run)
     _check_provable(run)
     budgets = asked_budgets(config.budget)
@@ -85,6 +89,15 @@ def _check_results(run: Run) -> None:
     if names[0] in _READS and not listed_budgets(run.config.budget) and folder.recorded("quantize") is None:
         name, stage = _READS[names[0]]
         folder.require(folder.path / name, stage)
+
+
+def _check_rewind(run: Run) -> None:
+    """Refuse weights to rewind to that are of another network."""
+    config = run.config
+    if "schedule" in config.stages and (file := config.schedule.rewind) is not None:
+        load_into(
+            run.problem.fresh_model(), load_state_dict(Path(file).expanduser()), f"schedule.rewind={file}"
+        )
 
 
 def _check_held_out(run: Run) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import amc as library
 from amc.budget.widths import width_space
@@ -98,6 +99,14 @@ def test_coupled_channels_are_cut_in_steps(tmp_path):
     assert len(first.groups) == len(last.groups)
     shares = read_json(cwd / "run/stages/evaluate.json")
     assert shares["pruned"]["macs"] / shares["dense"]["macs"] == pytest.approx(last.macs_ratio)
+
+
+def test_weights_of_another_network_are_refused_before_any_work(stepped):
+    cwd, _ = stepped
+    save_file({"other": torch.zeros(2)}, cwd / "other.safetensors")
+    asked = ("stages=[schedule]", "schedule.rewind=other.safetensors", "schedule.epochs=0")
+    message = refused(amc("run_dir=run", *asked, cwd=cwd), "schedule.rewind=other.safetensors")
+    assert "other" in message
 
 
 def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
