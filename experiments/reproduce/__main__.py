@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
     options.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of run folders")
     options.add_argument("--out", type=Path, help="markdown file; printed, without records, if not given")
-    options.add_argument("--against", default="ddpg", help="agent that others are compared with")
+    options.add_argument(
+        "--against", default="ddpg", help="agent that others are compared with, or its preset"
+    )
     return options
 
 

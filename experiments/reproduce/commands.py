@@ -24,11 +24,12 @@ def words_of(command: str) -> list[str]:
     """Return the words of a command, with the quotes that they have.
 
     A path with spaces may have lost its quotes when the shell read it: words that are no settings belong to
-    the path before them.
+    the setting before them, if that makes a path.
     """
     words: list[str] = []
     for word in _WORD.findall(command):
-        if words and "=" not in word and not word.startswith(("-", "~")) and "/" in words[-1]:
+        option = "=" in word or word.startswith(("-", "~"))
+        if words and "=" in words[-1] and not option and "/" in words[-1] + word:
             words[-1] += f" {word}"
         else:
             words.append(word)

@@ -108,9 +108,9 @@ def _untold(command: str, told: set[str], limits: Mapping[str, str]) -> Iterator
 
 
 def _tags(settings: Mapping[str, str]) -> list[str]:
-    tags = [f"{key.rpartition('.')[2]}{value}" for key, value in settings.items()]
-    tags = [re.sub(r"[^a-z0-9.]+", "", tag.lower()) for tag in tags]
-    if len("_".join(tags)) <= _SHORT:
+    """Return settings as parts of a file name, which differ where the settings do."""
+    tags = [f"{key}_{value}" for key, value in settings.items()]
+    if len("_".join(tags)) <= _SHORT and all(re.fullmatch(r"[\w.]+", tag, re.ASCII) for tag in tags):
         return tags
     return [f"with{digest(*(f'{key}={value} ' for key, value in settings.items()))[:8]}"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from amc.workers.settings import WorkerSettings
 from experiments.report.text import MISSING, decimals, markdown
 from experiments.reproduce.commands import setting_of
 from experiments.reproduce.origins import origin
@@ -131,12 +132,19 @@ def _wall(searched: Sequence[Result]) -> str:
 
     That command alone took less time than the evaluations of all, spread over all threads.
     """
-    for result in searched:
-        facts, device = result.facts["search"], result.provenance.get("device", {})
-        workers = setting_of(str(result.provenance["command"]), "workers.count") or 1
-        if facts["seconds"] < facts["evaluation_cpu_seconds"] / (device.get("threads", 1) * int(workers)):
-            return ""
-    return _mean([result.facts["search"]["seconds"] for result in searched])
+    walls = [result.facts["search"]["seconds"] for result in searched]
+    least = [result.facts["search"]["evaluation_cpu_seconds"] / _threads(result) for result in searched]
+    return _mean(walls) if all(wall >= own for wall, own in zip(walls, least, strict=True)) else ""
+
+
+def _threads(result: Result) -> int:
+    """Return the number of threads that a search has evaluated networks with, those of all workers."""
+    own = int(result.provenance["device"]["threads"])
+    command = str(result.provenance["command"])
+    if setting_of(command, "workers") in (None, "serial"):
+        return own
+    count, threads = (setting_of(command, f"workers.{name}") for name in ("count", "threads"))
+    return max(own, int(count or WorkerSettings.count) * int(threads or WorkerSettings.threads))
 
 
 def _divergence(results: Sequence[Result]) -> str:

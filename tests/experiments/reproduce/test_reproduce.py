@@ -111,6 +111,7 @@ def test_a_machine_is_not_named_in_a_command():
         ("amc model.checkpoint='/home/me/my net.th'", "amc model.checkpoint=FILE.th"),
         ("amc 'data.root=/home/me/my data/x' seed=1", "amc data.root=DIR seed=1"),
         ("amc data.root=/home/me/my data/x seed=1", "amc data.root=DIR seed=1"),
+        ("amc data.root=my data/cifar10 seed=1", "amc data.root=DIR seed=1"),
         ("amc name='my study' seed=1", "amc name='my study' seed=1"),
         ("amc name=it's data.root=/home/me", "amc name=it's data.root=DIR"),
     ],
@@ -130,15 +131,27 @@ def test_settings_that_change_the_search_are_told_in_the_title_and_in_file_names
     copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
     path = copy / "provenance.json"
     facts = json.loads(path.read_text())
-    words = "finetune.epochs=3 budget.macs_ratio=0.5 data.root=/d agent=random seed=1 workers.count=2"
-    told = "compressor.prune_coupled=true data.search_views=4 profile.int8=true"
-    path.write_text(json.dumps({**facts, "command": f"amc {told} {words} ++evaluate.corruptions=[blur]"}))
-    (result,) = read_results([copy])
-    (plain,) = (own for own in read_results([runs]) if own.agent == "random" and own.seed == 1)
-    assert result.job[:-1] == plain.job[:-1]
-    settings = "`compressor.prune_coupled=true`, `data.search_views=4`"
-    assert result.job[-1] == f"judged by likeness on 32 images, with {settings}"
-    assert result.slug == "resnet20_fake_macs50_likeness_val32_prunecoupledtrue_searchviews4"
+
+    def read(told):
+        words = "finetune.epochs=3 budget.macs_ratio=0.5 data.root=/d agent=random seed=1 workers.count=2"
+        command = f"amc {told} {words} profile.int8=true ++evaluate.corruptions=[blur]"
+        path.write_text(json.dumps({**facts, "command": command}))
+        (result,) = read_results([copy])
+        return result.job[-1].removeprefix("judged by likeness on 32 images"), result.slug
+
+    slug = "resnet20_fake_macs50_likeness_val32"
+    assert read("") == ("", slug)
+    coupled = read("compressor.prune_coupled=true")
+    assert coupled == (", with `compressor.prune_coupled=true`", f"{slug}_compressor.prune_coupled_true")
+    words, _ = read("data.search_views=4 compressor.prune_coupled=true")
+    assert words == ", with `compressor.prune_coupled=true`, `data.search_views=4`"
+    told = (
+        "data.batch_size=9",
+        "compressor.batch_size=9",
+        "compressor.exclude=[a,bc]",
+        "compressor.exclude=[ab,c]",
+    )
+    assert len({read(each)[1] for each in told}) == len(told)
 
 
 def test_an_agent_is_named_as_its_command_names_it(runs):
@@ -185,6 +198,12 @@ def test_the_time_of_a_search_that_was_taken_up_again_is_blank(runs, tmp_path):
     assert wall(copy) != ""
     path.write_text(json.dumps({**facts, "seconds": 58.0, "evaluation_cpu_seconds": 15500.0}))
     assert wall(copy) == ""
+    place = copy / "random_1/provenance.json"
+    about = json.loads(place.read_text())
+    place.write_text(
+        json.dumps({**about, "command": f"{about['command']} workers=process workers.count=999"})
+    )
+    assert wall(copy) != ""
     assert "| evaluations, CPU s |" in tables(by_job(read_results([copy])), "uniform")
 
 
