@@ -3,7 +3,7 @@
 - ``start.py``, ``main.py``: the ``amc`` command; the first imports the second.
 - ``job.py``: all runs of one job: the stages of one run, or of one run for each budget.
 - ``pareto.py``: the Pareto front of points, as pure numbers.
-- ``statistics.py``: interquartile means, bootstrap intervals and rank correlation.
+- ``statistics.py``: means with t intervals, and rank correlation.
 
 The folders: ``config`` (the typed configuration), ``command`` (the command line around Hydra), ``run`` (the
 run folder and what stages share), ``stages``, ``report`` (tables and pages), ``library`` (``amc.compress``),

@@ -1,9 +1,8 @@
 """Tables and figures from run folders: ``python -m experiments.reproduce RUNS --out experiments/RESULTS.md``.
 
 Every run folder below the given ones that has a strategy and test accuracies is one seed of a row. Runs of
-the same network, data and budget share a table. Its rows are the agents, over all their seeds: interquartile
-mean and 95% bootstrap interval, and the difference to one of the agents, paired by seed. The paper's figures
-stand beside.
+the same network, data and budget share a table. Its rows are the agents, over all their seeds: the mean with
+its 95% t interval, and the difference to one of the agents, paired by seed. The paper's figures stand beside.
 
 Three folders are written beside the tables. ``figures/`` has a picture of every job; ``strategies/`` the best
 strategy of every agent, chosen by the search's own return; ``records/`` the data that all this was drawn
@@ -20,13 +19,14 @@ from pathlib import Path
 
 from amc.errors import AmcError
 from amc.files import atomic_write_text
+from experiments.reproduce.commands import experiment_of
 from experiments.reproduce.figures import job_svg
 from experiments.reproduce.origins import not_run
 from experiments.reproduce.records import merged, read_records, write_records
-from experiments.reproduce.runs import Jobs, by_job, experiment_of, read_results
+from experiments.reproduce.rivals import RivalRow, merged_rivals, read_rivals, write_rivals
+from experiments.reproduce.runs import Jobs, by_job, judged_only, read_results
 from experiments.reproduce.sparse_runs import SparseResult, read_sparse, sparse_tables
 from experiments.reproduce.tables import paper_of, tables
-from experiments.reproduce.tuned import RivalRow, merged_rivals, read_rivals, write_rivals
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__)
     options.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of run folders")
     options.add_argument("--out", type=Path, help="markdown file; printed, without records, if not given")
-    options.add_argument("--against", default="ddpg", help="agent that others are compared with")
+    options.add_argument(
+        "--against", default="ddpg", help="agent that others are compared with, or its preset"
+    )
     return options
 
 
@@ -53,6 +55,7 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
     if out is not None:
         results = merged(read_records(out.parent / "records"), results, _report)
         rivals = merged_rivals(read_rivals([out.parent / "records"]), rivals)
+    results = judged_only(results, _report)
     if not (results or sparse or rivals):
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
     if (agents := sorted({result.agent for result in results})) and against not in agents:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, zip_longest
+from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,9 @@ def _accuracies(results: Sequence[Result], network: str) -> tuple[list[float], l
 def _draw_returns(axes: Axes, agents: Agents) -> None:
     """Draw the best return so far against episodes: mean and range over the seeds.
 
-    Of long searches also the return itself, as in AMC's figures: the mean of ``WINDOW`` episodes and seeds.
+    The mean starts where all have a network that counts, and a search that has ended keeps its best: it never
+    falls. Of long searches also the return itself, as in AMC's figures: the mean of ``WINDOW`` episodes and
+    seeds.
     """
     for name, results in agents.items():
         curves = [curve for result in results if (curve := best_so_far(result.episodes))]
@@ -86,9 +88,9 @@ def _draw_returns(axes: Axes, agents: Agents) -> None:
             value = float(np.mean([curve[0] for curve in curves]))
             axes.axhline(value, color=_color(name), lw=1, ls="--", label=f"{name} (one evaluation)")
             continue
-        table = np.array(list(zip_longest(*curves, fillvalue=np.nan)))
+        table = carried_on(curves)
         numbers = np.arange(1, len(table) + 1)
-        axes.plot(numbers, np.nanmean(table, axis=1), color=_color(name), label=f"{name} ({len(curves)})")
+        axes.plot(numbers, np.mean(table, axis=1), color=_color(name), label=f"{name} ({len(curves)})")
         low, high = np.nanmin(table, axis=1), np.nanmax(table, axis=1)
         axes.fill_between(numbers, low, high, color=_color(name), alpha=0.15, lw=0)
         if len(table) >= LONG:
@@ -101,6 +103,12 @@ def _draw_returns(axes: Axes, agents: Agents) -> None:
     axes.set_ylabel("return on the search's images")
     if axes.lines:
         axes.legend(loc="lower right")
+
+
+def carried_on(curves: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return curves as columns of equal length: the last value of a shorter one stays."""
+    longest = max(map(len, curves))
+    return np.array([[*curve, *[curve[-1]] * (longest - len(curve))] for curve in curves]).T
 
 
 def smoothed(returns: Sequence[Sequence[float]]) -> np.ndarray:

@@ -9,25 +9,43 @@ from typing import Any
 
 import conf
 from experiments.config.stages import STAGES
-from experiments.reproduce.runs import shown_command
+from experiments.reproduce.commands import setting_of, short_commit, shown_command, words_of
 
 Provenance = Mapping[str, Any]
 
 
 def origin(agents: Mapping[str, Sequence[Provenance]]) -> list[str]:
-    """Return a line for each agent with its command and commits, and a line on the devices of all."""
+    """Return lines for each agent with its commands and commits, and one on the devices of all."""
     devices = [provenance["device"] for own in agents.values() for provenance in own]
     threads = sorted({int(device["threads"]) for device in devices})
     names = sorted({str(device.get("cpu") or device["kind"]) for device in devices})
     counted = f"{' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
-    lines = [command_line(name, own) for name, own in agents.items()]
+    lines = [line for name, own in agents.items() for line in command_lines(name, own)]
     return [*lines, f"- measured on {', '.join(names)}, {counted}"]
 
 
-def command_line(agent: str, provenances: Sequence[Provenance]) -> str:
-    """Return the line of one agent: the command of its first run and the commits of all."""
+def command_lines(agent: str, provenances: Sequence[Provenance]) -> list[str]:
+    """Return a line for each command of one agent, with its seeds and commits.
+
+    Commands that differ in nothing but the seed and the order of the words are one.
+    """
+    groups: dict[tuple[str, ...], list[Provenance]] = defaultdict(list)
+    for facts in provenances:
+        words = words_of(shown_command(str(facts["command"])))
+        groups[tuple(sorted(word for word in words if not word.startswith("seed=")))].append(facts)
+    return [_command_line(agent, own) for own in groups.values()]
+
+
+def _command_line(agent: str, provenances: Sequence[Provenance]) -> str:
     command = shown_command(str(provenances[0]["command"]))
-    return f"- {agent}: `{command}`, commit {_commits(provenances)}"
+    seeds = list(dict.fromkeys(_seed(facts) for facts in provenances))
+    counted = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    return f"- {agent}, {counted}: `{command}`, commit {_commits(provenances)}"
+
+
+def _seed(provenance: Provenance) -> str:
+    """Return the seed of a run; one without a record of it has that of its command, or the default."""
+    return str(provenance.get("seed", setting_of(str(provenance["command"]), "seed") or 0))
 
 
 def _commits(provenances: Sequence[Provenance]) -> str:
@@ -35,7 +53,7 @@ def _commits(provenances: Sequence[Provenance]) -> str:
     made: dict[str, set[str]] = defaultdict(set)
     for facts in provenances:
         for stage, commit in facts["stage_commits"].items():
-            made[str(commit)[:7]].add(stage)
+            made[short_commit(commit)].add(stage)
     if len({frozenset(stages) for stages in made.values()}) == 1:
         return ", ".join(sorted(made))
     place = {name: number for number, name in enumerate(STAGES)}

@@ -17,7 +17,8 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text
 from amc.reading import read_lines
 from amc.strategy import Strategy
-from experiments.reproduce.runs import Result, complete, shown_command
+from experiments.reproduce.commands import short_commit, shown_command
+from experiments.reproduce.runs import Result, complete
 
 VERSION = 1
 _SHAPE = {
@@ -42,7 +43,7 @@ def read_records(folder: Path) -> list[Result]:
     for path in sorted(folder.glob("*.jsonl")):
         for number, record in enumerate(read_lines(path, _SHAPE, "restore the file"), start=1):
             try:
-                results.append(_result(record, path.stem))
+                results.append(_result(record, path.stem, f"{path} line {number}"))
             except (ValueError, KeyError, TypeError, AttributeError, AmcError) as error:
                 raise FileError(f"{path} line {number} is no record of a run ({error!r})") from error
     return results
@@ -62,8 +63,9 @@ def write_records(results: Iterable[Result], folder: Path) -> None:
 def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[[str], None]) -> list[Result]:
     """Return records and new results together, ordered by table, agent and seed.
 
-    A new result replaces the record of the same table, agent, seed and recipe, unless it has only evaluated
-    the strategy again, without a search. ``warn`` gets a line if the new result has found another network.
+    A new result replaces the record of the same table, agent, seed and recipe (one that was not fine-tuned
+    is none of a recipe), unless it has only evaluated the strategy again, without a search. ``warn`` gets a
+    line if the new result has found another network.
     """
     found = {_key(record): record for record in records}
     for result in results:
@@ -80,12 +82,13 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
 
 
 def _origin(result: Result) -> str:
-    commit = str(result.provenance["commit"])[:7]
+    commit = short_commit(result.provenance["commit"])
     return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
 
 
-def _key(result: Result) -> tuple[str, str, int, str]:
-    return result.slug, result.agent, result.seed, result.recipe
+def _key(result: Result) -> tuple[str, str, int, str, bool]:
+    tuned = result.top1("finetuned") is not None  # by the experiment's own settings the recipe is empty
+    return result.slug, result.agent, result.seed, result.recipe, tuned
 
 
 def _record(result: Result) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def _record(result: Result) -> dict[str, Any]:
     }
 
 
-def _result(record: Mapping[str, Any], slug: str) -> Result:
+def _result(record: Mapping[str, Any], slug: str, place: str) -> Result:
     if record["_version"] != VERSION:
         raise FileError(f"_version is {record['_version']!r}; this release reads {VERSION}")
     columns = record["episodes"]
@@ -115,6 +118,7 @@ def _result(record: Mapping[str, Any], slug: str) -> Result:
             record["facts"],
             record["provenance"],
             [dict(zip(_EPISODE, row, strict=True)) for row in rows],
+            place,
         )
     )
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from amc.errors import FileError
 from amc.reading import read_json
 from amc.strategy import Strategy
+from experiments.reproduce.commands import agent_of, recipe_of, with_all_stages
+from experiments.reproduce.problem import judged, limit_words
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, RunFolder
-from experiments.run.provenance import SHAPE, recorded_stages
+from experiments.run.provenance import SHAPE
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Result:
         facts: The record of every stage, by stage.
         provenance: Commit, command, device and versions.
         episodes: Lines of ``search.jsonl``; none where another run's strategy was evaluated.
+        place: Run folder, or file and line of the record.
     """
 
     job: tuple[str, ...]
@@ -40,11 +40,12 @@ class Result:
     facts: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
     episodes: Sequence[Mapping[str, Any]] = ()
+    place: str = field(default="", compare=False)
 
     @property
     def agent(self) -> str:
-        """Name of the agent that searched."""
-        return str(self.strategy.provenance["agent"])
+        """Name of the agent that searched, as its command names it: see ``agent_of``."""
+        return agent_of(str(self.strategy.provenance["agent"]), str(self.provenance["command"]))
 
     @property
     def value(self) -> float:
@@ -58,8 +59,8 @@ class Result:
 
     @property
     def seed(self) -> int:
-        """Seed of the run."""
-        return self.strategy.seed
+        """Seed of the run; its strategy may be another run's."""
+        return int(self.provenance.get("seed", self.strategy.seed))
 
     def top1(self, network: str) -> float | None:
         """Return the test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, if it is known."""
@@ -93,6 +94,19 @@ def complete(result: Result) -> Result:
     return result
 
 
+def judged_only(results: Iterable[Result], warn: Callable[[str], None]) -> list[Result]:
+    """Return the results whose pruned network was judged; ``warn`` gets a line for each of the others."""
+    kept = []
+    for result in results:
+        if "pruned" in result.facts["evaluate"]:
+            kept.append(result)
+        else:
+            warn(
+                f"{result.place} is left out, its pruned network was not judged: run stages=[prune,evaluate]"
+            )
+    return kept
+
+
 JOB = 3
 """The first parts of ``Result.job``: network, data and budget. The rest is how candidates were judged."""
 Jobs = Mapping[tuple[str, ...], Sequence[Result]]
@@ -122,74 +136,6 @@ def by_agent(results: Iterable[Result]) -> dict[str, list[Result]]:
     return agents
 
 
-def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a provenance with all stages that were run and their commits.
-
-    A later call may have added stages, which the recorded command does not name.
-    """
-    words = [word for word in str(provenance["command"]).split() if not word.startswith("stages=")]
-    stages = recorded_stages(folder)
-    return {
-        "stage_commits": dict.fromkeys(stages, provenance["commit"]),
-        **provenance,
-        "command": " ".join([*words, f"stages=[{','.join(stages)}]"]),
-    }
-
-
-_RECIPE = ("finetune=", "finetune.", "choose.", "schedule.", "data.unseen=")
-_MANNER = ("teacher_cache", "compile", "processes", "sharded", "sync_norms", "precision")
-"""Settings of a training that change how it computes, and not what."""
-
-
-def recipe_of(command: str) -> str:
-    """Return the words of a command that decide how networks are trained after pruning."""
-    words = shown_command(command).split()
-    manner = tuple(f"finetune.{name}=" for name in _MANNER)
-    kept = {word.partition("=")[0]: word for word in words if word.startswith(_RECIPE)}
-    decisive = [word for word in kept.values() if not word.startswith(manner)]
-    stages = [name for word in words if word.startswith("stages=[") for name in word[8:-1].split(",")]
-    return " ".join(
-        [*sorted(decisive), *(f"stage {name}" for name in ("schedule", "choose") if name in stages)]
-    )
-
-
-def experiment_of(provenance: Mapping[str, Any]) -> str | None:
-    """Return the recipe (``experiment=NAME``) that was run, if it was one.
-
-    A search on images of another folder (``data.search_val_dir``) does not count as the recipe.
-    """
-    words = str(provenance["command"]).split()
-    if any(word.startswith("data.search_val_dir=") for word in words):
-        return None
-    return next((word[len("experiment=") :] for word in words if word.startswith("experiment=")), None)
-
-
-def shown_command(command: str) -> str:
-    """Return a command with ``DIR`` and ``FILE`` in place of the paths of one machine."""
-    words = []
-    for word in command.split():
-        key, equals, value = word.partition("=")
-        if key == "run_dir":
-            continue
-        if equals and "/" in value and not value.startswith(("[", "experiments/")):
-            value = "DIR" if key.endswith(("root", "dir", "teacher_cache")) else f"FILE{Path(value).suffix}"
-        words.append(f"{key}{equals}{value}")
-    return " ".join(words)
-
-
-_BEFORE = {
-    "prune.activation_rounds": (0, "rounds0"),
-    "prune.held_out": (0, "heldout0"),
-    "compressor.measured_images": (0, "measured0"),
-    "budget.fit": ("cut", "cut"),
-}
-"""Settings that older runs do not have -> the value that they ran with, and its tag in file names."""
-
-
-_FLOOR = 0.2
-"""``budget.min_preserve_ratio`` of the runs whose words do not name it."""
-
-
 def read_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs below ``folders`` that have a strategy and test accuracies, in the order of their paths.
 
@@ -209,22 +155,23 @@ def _read(folder: Path) -> Result:
             read_json(files.provenance, SHAPE, "run stages=[evaluate] again"), folder
         )
         model, data = str(strategy.model["name"]), str(provenance["data"]["name"])
-        kind, share = strategy.budget["kind"], f"{100 * float(strategy.budget['ratio']):g}"
-        judged, short = _proxy(folder, facts.get("search", {}).get("images"))
-        further = {k: f"{100 * ratio:g}" for k, ratio in strategy.budget.get("further", {}).items()}
-        limits = " and ".join(limit_words(k, s) for k, s in {kind: share, **further}.items())
-        job = (model, data, limits, *judged)
-        tags = [f"{k}{s}" for k, s in {kind: share, **further}.items()]
-        slug = re.sub(r"[^a-z0-9.]+", "_", "_".join([model, data, *tags, *short]).lower())
+        limits = _limits(strategy)
+        words, short = judged(
+            folder, facts.get("search", {}).get("images"), str(provenance["command"]), limits
+        )
+        job = (model, data, " and ".join(limit_words(k, s) for k, s in limits.items()), *words)
+        tags = [model, data, *(f"{k}{s}" for k, s in limits.items()), *short]
+        slug = re.sub(r"[^a-z0-9.]+", "_", "_".join(tags).lower())
         episodes = read_episodes(files.search) if files.search.exists() else []
-        return complete(Result(job, slug, strategy, facts, provenance, episodes))
+        return complete(Result(job, slug, strategy, facts, provenance, episodes, str(folder)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{folder} is no finished run ({error!r})") from error
 
 
-def limit_words(kind: str, share: str) -> str:
-    """Return a limit in words, as ``Result.job`` has it; ``share`` is in percent of the dense network."""
-    return f"{share}% of the {kind}"
+def _limits(strategy: Strategy) -> dict[str, str]:
+    """Return the shares of the budget in percent, by kind; that which names it is the first."""
+    ratios = {strategy.budget["kind"]: strategy.budget["ratio"], **strategy.budget.get("further", {})}
+    return {kind: f"{100 * float(ratio):g}" for kind, ratio in ratios.items()}
 
 
 def _facts(files: RunFolder) -> dict[str, dict[str, Any]]:
@@ -239,52 +186,3 @@ def _agree(one: Any, other: Any) -> bool:
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return True
     return all(one[name] == other[name] for name in one.keys() & other.keys())
-
-
-def _proxy(folder: Path, images: int | None) -> tuple[list[str], list[str]]:
-    """Return how candidates were judged: in words for the job, and in tags for the slug.
-
-    Both are empty for a run without its configuration. ``images`` judged them, if the search has noted it.
-    """
-    path = RunFolder(folder).hydra / "config.yaml"
-    if not path.exists():
-        return [], []
-    config = _plain(path)
-    images, refit = config.data.search_val or images or 0, config.compressor.sequential_images
-    words = f"judged by {config.reward} on {images:,} images" + (
-        f" after a refit on {refit:,}" if refit else ""
-    )
-    if config.data.get("search_val_dir") and config.data.search_val_dir == config.data.test:
-        words += ", which are the test images too"
-    short = [config.reward, f"val{images}", *([f"refit{refit}"] if refit else [])]
-    floor = OmegaConf.select(config, "budget.min_preserve_ratio", default=_FLOOR)
-    if floor != _FLOOR:
-        words += f", groups kept to at least {100 * floor:g}% in steps of {config.budget.round_to}"
-        short.append(f"floor{100 * floor:g}step{config.budget.round_to}")
-    before = [
-        (f"`{key}={value}`", tag)
-        for key, (value, tag) in _BEFORE.items()
-        if OmegaConf.select(config, key, default=value) == value
-    ]
-    if before:
-        words += ", with " + ", ".join(setting for setting, _ in before)
-    return [words], [*short, *(tag for _, tag in before)]
-
-
-def _plain(path: Path) -> DictConfig:
-    """Read a configuration as data: texts that would be replaced, such as ``${oc.env:NAME}``, stay texts."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is no configuration")
-    return OmegaConf.create(_escaped(data))
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _escaped(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
-    return value.replace("${", "$ {") if isinstance(value, str) else value

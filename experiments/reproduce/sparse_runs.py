@@ -11,11 +11,11 @@ from typing import Any
 from amc.errors import FileError
 from amc.reading import read_json
 from experiments.report.text import markdown
-from experiments.reproduce.origins import command_line
-from experiments.reproduce.runs import with_all_stages
+from experiments.reproduce.commands import agent_of, with_all_stages
+from experiments.reproduce.origins import command_lines
 from experiments.run.folder import RunFolder
 from experiments.run.provenance import SHAPE
-from experiments.statistics import interval_text
+from experiments.statistics import mean_text
 
 HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
 _AGAIN = "run stages=[sparsify] again"
@@ -65,7 +65,8 @@ def _read(folder: Path) -> SparseResult:
         provenance = with_all_stages(read_json(files.provenance, SHAPE, _AGAIN), folder)
         job = (str(about["model"]["name"]), str(provenance["data"]["name"]))
         dense = float(facts["dense"]["top1"])
-        return SparseResult(job, about["agent"], about["seed"], dense, facts["rounds"], provenance)
+        agent, seed = agent_of(about["agent"], str(provenance["command"])), about["seed"]
+        return SparseResult(job, agent, seed, dense, facts["rounds"], provenance)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{folder} is no finished run of stage sparsify ({error!r})") from error
 
@@ -88,11 +89,16 @@ def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
             f"## {', '.join(job)}, single weights (fine-grained)",
             "",
             f"Dense network: {' or '.join(dense)}% top-1 on the test images. Each round makes weights of the",
-            "last one zero; before fine-tuning nothing else is changed. Accuracies in percent, as above.",
+            "last one zero; before fine-tuning nothing else is changed. Accuracies in percent: the mean over",
+            "the seeds with its 95% t interval.",
             "",
             markdown([HEAD, *(row for name, own in agents.items() for row in _rows(name, own))]),
             "",
-            *(command_line(name, [result.provenance for result in own]) for name, own in agents.items()),
+            *(
+                line
+                for name, own in agents.items()
+                for line in command_lines(name, [result.provenance for result in own])
+            ),
             "",
         ]
     )
@@ -105,5 +111,5 @@ def _rows(name: str, results: Sequence[SparseResult]) -> list[list[str]]:
     for rounds in zip(*(result.rounds for result in results), strict=True):
         left = f"{100 * max(found['density'] for found in rounds):.2f}%"
         found = [[own[column] for own in rounds if own.get(column) is not None] for column in COLUMNS]
-        rows.append([name, seeds, left, *map(interval_text, found)])
+        rows.append([name, seeds, left, *map(mean_text, found)])
     return rows

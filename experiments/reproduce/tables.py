@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
-from amc.errors import FileError
+from amc.workers.settings import WorkerSettings
 from experiments.report.text import MISSING, decimals, markdown
+from experiments.reproduce.commands import setting_of
 from experiments.reproduce.origins import origin
 from experiments.reproduce.paper import PaperRow, paper_rows
-from experiments.reproduce.runs import JOB, Jobs, Result, by_agent, searches
-from experiments.reproduce.tuned import RivalRow, tuned_table
-from experiments.statistics import (
-    bootstrap,
-    bootstrap_difference,
-    interquartile_mean,
-    interval_text,
-    paired_differences,
-    spelled,
-)
+from experiments.reproduce.rivals import RivalRow, place_of
+from experiments.reproduce.runs import Jobs, Result, by_agent, searches
+from experiments.reproduce.tuned import tuned_table
+from experiments.statistics import less_text, mean_of, mean_text
 
 HEAD = (
-    "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "search, CPU s", "wall s",
+    "agent", "seeds", "evaluations", "MACs", "before fine-tuning", "drop", "evaluations, CPU s", "wall s",
     "divergence",
 )  # fmt: skip
 
@@ -42,15 +36,14 @@ def tables(jobs: Jobs, against: str, figures: bool = False, rivals: Sequence[Riv
         against: The agent that others are compared with.
         figures: Whether to refer to the figures.
         rivals: Rows of other tools, which stand in the table of fine-tuned networks.
-
-    Raises:
-        FileError: A run has no accuracies of its dense and its pruned network.
     """
-    todays_first = sorted(jobs.items(), key=lambda item: " ".join(item[0]).count("`"))
-    places = {job[:JOB]: job for job, _ in reversed(todays_first)}
-    beside = {job: [row for row in rivals if places.get(row.job) == job] for job in jobs}
-    sections = [_section(job, own, against, figures, beside[job]) for job, own in todays_first]
-    alone = sorted({row.job for row in rivals} - places.keys())
+    todays_first = dict(sorted(jobs.items(), key=lambda item: " ".join(item[0]).count("`")))
+    places = [(place_of(row, todays_first), row) for row in rivals]
+    sections = [
+        _section(job, own, against, figures, [row for place, row in places if place == job])
+        for job, own in todays_first.items()
+    ]
+    alone = sorted({row.job for place, row in places if place is None})
     return "\n".join([*sections, *(_rivals_alone(job, rivals, against) for job in alone)])
 
 
@@ -65,17 +58,22 @@ def _section(
 ) -> str:
     results = searches(tuned)
     agents, paper = by_agent(results), paper_of(results)
-    rows = [_row(name, own, agents.get(against, [])) for name, own in agents.items()]
+    against = _reference(agents, against)
+    rows = [
+        _row(name, own, agents.get(against, []) if name != against else []) for name, own in agents.items()
+    ]
     rows.sort(key=lambda row: -row[0])
     head = [*HEAD, f"less {against}"]
     lines = [
         f"## {', '.join(job)}",
         "",
         _dense(results),
-        "interquartile mean over the seeds with its 95% bootstrap interval. Divergence: the mean KL",
+        "the mean over the seeds with its 95% t interval (Student's), which one seed does not have. CPU",
+        "seconds are those of the evaluations. Wall seconds are those of the search; they are left out where",
+        "it was taken up again, which only its last command would count. Divergence: the mean KL",
         "divergence (nats) from the dense network on the test images before fine-tuning, which varies less",
         f"by chance than accuracy does. The last column is the row's accuracy less that of `{against}`,",
-        "paired by seed: the interquartile mean of the differences over the seeds that both have.",
+        "paired by seed: the mean of the differences over the seeds that both have, with its t interval.",
         "",
         markdown([head, *(cells for _, cells in rows), *(_paper_cells(row, len(head)) for row in paper)]),
         "",
@@ -90,74 +88,69 @@ def _section(
 
 
 def _dense(results: Sequence[Result]) -> str:
-    dense = sorted({f"{value:.2f}" for value in _top1(results, "dense")})
+    dense = sorted({f"{value:.2f}" for result in results if (value := result.top1("dense")) is not None})
     known = f"{' or '.join(dense)}% top-1 on the test images" if dense else "it has no accuracy"
     return f"Dense network: {known}. Accuracies in percent:"
 
 
+def _reference(agents: Mapping[str, Sequence[Result]], against: str) -> str:
+    """Return the agent that others are compared with; a job without it may have a preset of it."""
+    presets = [name for name in agents if name.startswith(f"{against}_")]
+    return presets[0] if presets and against not in agents else against
+
+
 def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tuple[float, list[str]]:
     """Return the accuracy that rows are sorted by, and the cells of one agent."""
-    dense, pruned = _top1(results, "dense"), _top1(results, "pruned")
-    searches = [result.facts["search"] for result in results if "search" in result.facts]
+    dense, pruned = _by_seed(results, "dense"), _by_seed(results, "pruned")
+    searched = [result for result in results if "search" in result.facts]
     cells = [
         name,
         ", ".join(str(result.seed) for result in results),
-        _mean([search["evaluations"] for search in searches]),
+        _mean([result.facts["search"]["evaluations"] for result in searched]),
         f"{100 * max(result.strategy.macs_ratio for result in results):.2f}%",
-        interval_text(pruned) or MISSING,
-        interval_text([full - cut for full, cut in zip(dense, pruned, strict=True)]) or MISSING,
-        _mean([search["evaluation_cpu_seconds"] for search in searches]),
-        _mean([search["seconds"] for search in searches]),
+        mean_text([*pruned.values()]) or MISSING,
+        mean_text([dense[seed] - cut for seed, cut in pruned.items() if seed in dense]) or MISSING,
+        _mean([result.facts["search"]["evaluation_cpu_seconds"] for result in searched]),
+        _wall(searched),
         _divergence(results),
-        _less(results, others),
+        less_text(pruned, _by_seed(others, "pruned")),
     ]
-    return bootstrap(pruned).value if pruned else -np.inf, cells
+    return mean_of([*pruned.values()]).value if pruned else -math.inf, cells
 
 
-def _top1(results: Sequence[Result], network: str) -> list[float]:
-    """Return the test accuracies of a network, in percent; none where it has no accuracy.
-
-    Raises:
-        FileError: A run has not evaluated the network.
-    """
-    if any(network not in result.facts["evaluate"] for result in results):
-        raise FileError(
-            "a run's evaluate.json has no dense or pruned network: run stages=[prune,evaluate] on it"
-        )
-    return [value for result in results if (value := result.top1(network)) is not None]
+def _by_seed(results: Sequence[Result], network: str) -> dict[int, float]:
+    """Return the test accuracy of a network for every seed, in percent; none where it has no accuracy."""
+    return {result.seed: value for result in results if (value := result.top1(network)) is not None}
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{interquartile_mean(np.asarray(values)):.0f}" if values else ""
+    return f"{mean_of(values).value:.0f}" if values else ""
+
+
+def _wall(searched: Sequence[Result]) -> str:
+    """Return the mean wall seconds; nothing where they are those of the last command of several only.
+
+    That command alone took less time than the evaluations of all, spread over all threads.
+    """
+    walls = [result.facts["search"]["seconds"] for result in searched]
+    least = [result.facts["search"]["evaluation_cpu_seconds"] / _threads(result) for result in searched]
+    return _mean(walls) if all(wall >= own for wall, own in zip(walls, least, strict=True)) else ""
+
+
+def _threads(result: Result) -> int:
+    """Return the number of threads that a search has evaluated networks with, those of all workers."""
+    own = int(result.provenance["device"]["threads"])
+    command = str(result.provenance["command"])
+    if setting_of(command, "workers") in (None, "serial"):
+        return own
+    count, threads = (setting_of(command, f"workers.{name}") for name in ("count", "threads"))
+    return max(own, int(count or WorkerSettings.count) * int(threads or WorkerSettings.threads))
 
 
 def _divergence(results: Sequence[Result]) -> str:
     """Return the divergence before fine-tuning, where it was measured for all."""
     found = [value for result in results if (value := result.divergence("pruned")) is not None]
-    return interval_text(found, digits=3) if len(found) == len(results) else ""
-
-
-def _less(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """Return an agent's accuracy less that of the agent it is compared with, paired by seed.
-
-    Seeds that one of the two lacks are left out; the number of pairs then stands beside the difference. Two
-    agents without a common seed are compared as independent groups.
-    """
-    ours, theirs = _by_seed(results), _by_seed(others)
-    if not (ours and theirs) or results[0].agent == others[0].agent:
-        return ""
-    pairs = paired_differences(ours, theirs)
-    if not pairs:
-        independent = bootstrap_difference([*ours.values()], [*theirs.values()])
-        return f"{spelled(independent, len(ours))} (unpaired)"
-    all_paired = len(pairs) == max(len(ours), len(theirs))
-    some = "" if all_paired else f" ({len(pairs)} seed{'s' if len(pairs) > 1 else ''})"
-    return interval_text(pairs) + some
-
-
-def _by_seed(results: Sequence[Result]) -> dict[int, float]:
-    """Return the accuracy before fine-tuning of every seed, in percent."""
-    return {result.seed: value for result in results if (value := result.top1("pruned")) is not None}
+    return mean_text(found, digits=3) if len(found) == len(results) else ""
 
 
 def _paper_cells(row: PaperRow, columns: int) -> list[str]:

@@ -31,7 +31,7 @@ from amc.seeds import mix
 from experiments.benchmark.problem import open_trained
 from experiments.benchmark.rivals.fastnas import fastnas
 from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
-from experiments.reproduce.runs import limit_words
+from experiments.reproduce.problem import limit_words
 from experiments.run.provenance import commit
 from experiments.run.run import Run
 from experiments.stages.networks.evaluate import answer_of, corrupted_top1

@@ -1,6 +1,7 @@
 """Tables from run folders that real runs have left."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -12,16 +13,23 @@ import conf
 from amc.strategy import Strategy
 from experiments.reproduce import tables as reproduced
 from experiments.reproduce.__main__ import main, write_strategies
-from experiments.reproduce.figures import WINDOW, best_so_far, smoothed
-from experiments.reproduce.origins import not_run
+from experiments.reproduce.commands import experiment_of, short_commit, shown_command
+from experiments.reproduce.figures import WINDOW, best_so_far, carried_on, smoothed
+from experiments.reproduce.front_page import JOB, RECORDS, front_page_svg
+from experiments.reproduce.origins import command_lines, not_run
 from experiments.reproduce.paper import paper_rows
-from experiments.reproduce.records import merged
-from experiments.reproduce.runs import by_job, experiment_of, read_results, shown_command
+from experiments.reproduce.records import merged, read_records
+from experiments.reproduce.runs import by_job, read_results
 from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits
 from tests.experiments.helpers import SMALL, done, read_lines, workspace
 
-SLUG = "resnet20_fake_macs50_likeness_val32"
+SETTINGS = (
+    "`agent.warmup_episodes=2`, `data.calibration=16`, `data.image_size=8`, `data.num_classes=4`, "
+    "`data.test=32`, `data.train=64`, `train.epochs=1`"
+)
+"""Settings of ``SMALL`` that change the search and that a title does not tell elsewhere."""
+SLUG = "resnet20_fake_macs50_likeness_val32_with21abef34"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def test_each_agent_has_a_row_over_its_seeds_with_the_difference_to_another(runs
 
 def test_agents_without_a_common_seed_are_compared_as_groups_and_say_so(runs):
     others = [
-        replace(result, strategy=replace(result.strategy, seed=7)) if result.agent == "uniform" else result
+        replace(result, provenance={**result.provenance, "seed": 7}) if result.agent == "uniform" else result
         for result in read_results([runs])
     ]
     (row,) = [line for line in tables(by_job(others), "random").splitlines() if line.startswith("| uniform")]
@@ -82,9 +90,9 @@ def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path
     heads = [
         line for line in tables(by_job(read_results([copy])), "random").splitlines() if line.startswith("## ")
     ]
-    assert sorted(head.rpartition(", ")[2] for head in heads) == [
-        "judged by likeness on 32 images",
-        "judged by likeness on 32 images after a refit on 16",
+    assert sorted(head.partition("% of the macs, ")[2] for head in heads) == [
+        f"judged by likeness on 32 images after a refit on 16, with {SETTINGS}",
+        f"judged by likeness on 32 images, with {SETTINGS}",
     ]
 
 
@@ -93,13 +101,168 @@ def test_a_machine_is_not_named_in_a_command():
     assert shown_command(command) == "amc model.checkpoint=FILE.th data.root=DIR seed=1 stages=[a,b]"
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("amc data.roots=[/home/me/a,/home/me/b]", "amc data.roots=[FILE,FILE]"),
+        ("amc finetune.teacher=[/home/me/a.npy,plain]", "amc finetune.teacher=[FILE.npy,plain]"),
+        ("amc data.kwargs={root:/home/me,size:3} seed=1", "amc data.kwargs={root:FILE,size:3} seed=1"),
+        ("amc data.root='/home/me/my data/x' seed=1", "amc data.root=DIR seed=1"),
+        ("amc model.checkpoint='/home/me/my net.th'", "amc model.checkpoint=FILE.th"),
+        ("amc 'data.root=/home/me/my data/x' seed=1", "amc data.root=DIR seed=1"),
+        ("amc data.root=/home/me/my data/x seed=1", "amc data.root=DIR seed=1"),
+        ("amc data.root=my data/cifar10 seed=1", "amc data.root=DIR seed=1"),
+        ("amc name='my study' seed=1", "amc name='my study' seed=1"),
+        ("amc name=it's data.root=/home/me", "amc name=it's data.root=DIR"),
+    ],
+)
+def test_no_path_is_left_in_lists_or_after_spaces(command, shown):
+    assert shown_command(command) == shown
+
+
+def test_commands_of_the_records_are_shown_as_they_are():
+    results = read_records(RECORDS)
+    assert len(results) > 90
+    commands = [result.provenance["command"] for result in results]
+    assert [shown_command(command) for command in commands] == commands
+
+
+def test_settings_that_change_the_search_are_told_in_the_title_and_in_file_names(runs, tmp_path):
+    copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
+    path = copy / "provenance.json"
+    facts = json.loads(path.read_text())
+
+    def read(told):
+        words = "finetune.epochs=3 budget.macs_ratio=0.5 data.root=/d agent=random seed=1 workers.count=2"
+        command = f"amc {told} {words} profile.int8=true ++evaluate.corruptions=[blur]"
+        path.write_text(json.dumps({**facts, "command": command}))
+        (result,) = read_results([copy])
+        return result.job[-1].removeprefix("judged by likeness on 32 images"), result.slug
+
+    slug = "resnet20_fake_macs50_likeness_val32"
+    assert read("") == ("", slug)
+    coupled = read("compressor.prune_coupled=true")
+    assert coupled == (", with `compressor.prune_coupled=true`", f"{slug}_compressor.prune_coupled_true")
+    words, _ = read("data.search_views=4 compressor.prune_coupled=true")
+    assert words == ", with `compressor.prune_coupled=true`, `data.search_views=4`"
+    told = (
+        "data.batch_size=9",
+        "compressor.batch_size=9",
+        "compressor.exclude=[a,bc]",
+        "compressor.exclude=[ab,c]",
+    )
+    assert len({read(each)[1] for each in told}) == len(told)
+
+
+def test_an_agent_is_named_as_its_command_names_it(runs):
+    (result,) = (own for own in read_results([runs]) if own.agent == "uniform")
+
+    def named(recorded, command):
+        strategy = replace(result.strategy, provenance={"agent": recorded})
+        return replace(result, strategy=strategy, provenance={"command": command}).agent
+
+    assert named("ddpg", "amc agent=ddpg_paper seed=0") == "ddpg_paper"
+    assert named("ddpg", "amc agent=ddpg") == named("ddpg", "amc seed=0") == "ddpg"
+    assert named("greedy", "amc agent=ddpg_paper strategy=FILE.json") == "greedy"
+    assert named("mine.search", "amc agent=random agent.name=mine.search") == "mine.search"
+    assert named("ddpg", "amc agent=../ddpg") == "ddpg"
+
+
+def test_a_job_without_the_agent_to_compare_with_has_its_preset(runs):
+    def renamed(result):
+        name = {"random": "random_mine"}.get(result.agent, result.agent)
+        return replace(result, strategy=replace(result.strategy, provenance={"agent": name}))
+
+    text = tables(by_job(map(renamed, read_results([runs]))), "random")
+    assert "| less random_mine |" in text
+    assert "(1 seed)" in text
+
+
+def test_the_seed_is_that_of_the_run_and_not_of_its_strategy(runs, tmp_path):
+    copy = shutil.copytree(runs / "random_1", tmp_path / "random_1")
+    path = copy / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 4}))
+    (result,) = read_results([copy])
+    assert (result.strategy.seed, result.seed) == (1, 4)
+
+
+def test_the_time_of_a_search_that_was_taken_up_again_is_blank(runs, tmp_path):
+    def wall(places):
+        lines = tables(by_job(read_results([places])), "uniform").splitlines()
+        return next(line.split(" | ")[7] for line in lines if line.startswith("| random"))
+
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    path = copy / "random_1/stages/search.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "seconds": 58.0, "evaluation_cpu_seconds": 50.0}))
+    assert wall(copy) != ""
+    path.write_text(json.dumps({**facts, "seconds": 58.0, "evaluation_cpu_seconds": 15500.0}))
+    assert wall(copy) == ""
+    place = copy / "random_1/provenance.json"
+    about = json.loads(place.read_text())
+    place.write_text(
+        json.dumps({**about, "command": f"{about['command']} workers=process workers.count=999"})
+    )
+    assert wall(copy) != ""
+    assert "| evaluations, CPU s |" in tables(by_job(read_results([copy])), "uniform")
+
+
+def test_commands_that_differ_have_lines_with_their_seeds():
+    facts = {"stage_commits": {"search": "1" * 40 + "+dirty"}}
+    one, two, three = (
+        {**facts, "seed": seed, "command": f"amc seed={seed} agent=ddpg{more}"}
+        for seed, more in ((0, " finetune.epochs=1"), (1, ""), (2, ""))
+    )
+    assert command_lines("ddpg", [one, two, three]) == [
+        "- ddpg, seed 0: `amc seed=0 agent=ddpg finetune.epochs=1`, commit 1111111+dirty",
+        "- ddpg, seeds 1, 2: `amc seed=1 agent=ddpg`, commit 1111111+dirty",
+    ]
+
+
+def test_a_run_whose_pruned_network_was_not_judged_is_left_out_by_name(runs, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    path = copy / "random_1/stages/evaluate.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({name: own for name, own in facts.items() if name != "pruned"}))
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(copy), "--against", "random"])
+    main()
+    shown = capsys.readouterr()
+    assert "| random | 0 |" in shown.out
+    assert shown.err.count("\n") == 1
+    assert f"{copy / 'random_1'} is left out" in shown.err
+
+
+def test_the_best_of_a_search_that_has_ended_stays():
+    assert carried_on([[1.0, 3.0], [2.0, 2.0, 4.0]]).tolist() == [[1, 2], [3, 2], [3, 4]]
+
+
+def test_the_picture_counts_each_search_once_and_its_evaluations():
+    results = [result for result in read_records(RECORDS) if result.slug == JOB]
+    words = "finetune.epochs=7"
+    again = [
+        replace(r, provenance={**r.provenance, "command": f"{r.provenance['command']} {words}"})
+        for r in results
+        if r.agent == "ddpg" and r.seed == 0
+    ]
+    drawn = [
+        re.findall(r"<text [^>]*>(.*?)</text>", front_page_svg(r)) for r in (results, [*results, *again])
+    ]
+    assert drawn[0] == drawn[1]
+    assert any(label.startswith("ours: DDPG, 38 evaluations: 87.60") for label in drawn[0])
+    assert "fine-tuned: one epoch, one seed" in drawn[0]
+
+
 def test_a_search_on_the_test_images_says_so(runs, tmp_path):
     copy = shutil.copytree(runs / "random_1", tmp_path / "copy")
     config = copy / ".hydra/config.yaml"
     places = "data:\n  search_val_dir: photos\n  test: photos\n"
     config.write_text(config.read_text().replace("data:\n", places, 1).replace("  test: 32\n", ""))
     (result,) = read_results([copy])
-    assert result.job[-1] == "judged by likeness on 32 images, which are the test images too"
+    settings = SETTINGS.replace("`data.test=32`, ", "")  # told in words
+    assert result.job[-1] == (
+        f"judged by likeness on 32 images, which are the test images too, with {settings}"
+    )
+    assert "_likeness_val32_ontest_with" in result.slug
 
 
 def test_runs_of_earlier_releases_have_their_own_table(runs, tmp_path):
@@ -109,8 +272,8 @@ def test_runs_of_earlier_releases_have_their_own_table(runs, tmp_path):
     config.write_text(older.replace("  measured_images: 64\n", "").replace("  fit: scale\n", ""))
     (result,) = read_results([copy])
     settings = "`prune.activation_rounds=0`, `compressor.measured_images=0`, `budget.fit=cut`"
-    assert result.job[-1] == f"judged by likeness on 32 images, with {settings}"
-    assert result.slug.endswith("_rounds0_measured0_cut")
+    assert result.job[-1] == f"judged by likeness on 32 images, with {settings}, {SETTINGS}"
+    assert result.slug.endswith("_rounds0_measured0_cut_with21abef34")
 
 
 def test_the_command_names_stages_that_were_added_later(runs, tmp_path):
@@ -134,7 +297,7 @@ def test_commits_are_shown_by_stage_where_they_differ(runs, tmp_path):
     path = copy / "uniform_0/provenance.json"
     facts = json.loads(path.read_text())
     assert set(facts["stage_commits"]) == {"train", "search", "prune", "evaluate"}
-    assert origin(copy).endswith(f"commit {str(facts['commit'])[:7]}")
+    assert origin(copy).endswith(f"commit {short_commit(facts['commit'])}")
     one, other = "1" * 40, "2" * 40
     facts["stage_commits"] = {"train": other, "search": other, "prune": one, "evaluate": one}
     path.write_text(json.dumps(facts))

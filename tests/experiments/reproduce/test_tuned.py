@@ -3,21 +3,26 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 
 from amc.errors import FileError
 from experiments.reproduce.__main__ import main
-from experiments.reproduce.runs import by_job, read_results, recipe_of, searches
+from experiments.reproduce.commands import recipe_of, shown_recipe
+from experiments.reproduce.records import merged
+from experiments.reproduce.rivals import merged_rivals, place_of, read_rivals
+from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
-from experiments.reproduce.tuned import merged_rivals, read_rivals
-from tests.experiments.helpers import SMALL, done, workspace
+from tests.experiments.helpers import FAKE, SMALL, done, workspace
 
 LONG, SHORT = "finetune.epochs=2", "finetune.epochs=1"
+IMAGES = "data.calibration=16 data.image_size=8 data.search_val=32"
+"""Settings of the images that are a part of every recipe here."""
 TOOL = {
     "rival": "another tool",
     "seed": 1,
-    "overrides": ["model=resnet20", "data.root=/home/me/data", LONG],
+    "overrides": ["model=resnet20", "data.root=/home/me/data", *FAKE, LONG],
     "commit": "0123456789",
     "job": ["resnet20", "fake", "50% of the macs"],
     "macs_ratio": 0.41,
@@ -63,9 +68,9 @@ def test_networks_of_one_recipe_stand_together(runs):
     text = tables(by_job(results), "greedy", rivals=rivals)
     rows, found = rows_of(text), {(r.agent, r.recipe): r for r in results}
     assert set(rows) == {("A", "uniform"), ("B", "uniform"), ("B", "greedy"), ("B", "another tool")}
-    assert f"- recipe A: `{SHORT}`" in text
-    assert f"- recipe B: `{LONG}`" in text
-    uniform, greedy = found["uniform", LONG], found["greedy", LONG]
+    assert f"- recipe A: `{SHORT}`, with `{IMAGES}`" in text
+    assert f"- recipe B: `{LONG}`, with `{IMAGES}`" in text
+    uniform, greedy = found["uniform", f"{LONG} {IMAGES}"], found["greedy", f"{LONG} {IMAGES}"]
     cells = rows["B", "uniform"]
     assert float(cells[5]) == pytest.approx(uniform.top1("finetuned"), abs=0.01)
     assert float(cells[8]) == pytest.approx(uniform.top1("finetuned") - greedy.top1("finetuned"), abs=0.01)
@@ -75,7 +80,10 @@ def test_networks_of_one_recipe_stand_together(runs):
     tool = rows["B", "another tool"]
     assert tool[2:8] == ["1", "41.00%", "12.00", "14.00", "10.50", "13.50"]
     assert float(tool[8]) == pytest.approx(14 - greedy.top1("finetuned"), abs=0.01)
-    assert "benchmark rivals model=resnet20 data.root=DIR finetune.epochs=2 --folder DIR --seeds 1`" in text
+    assert (
+        f"benchmark rivals model=resnet20 data.root=DIR {' '.join(FAKE)} {LONG} --folder DIR --seeds 1`"
+        in text
+    )
 
 
 def test_a_search_that_was_trained_in_two_ways_is_one_row_of_the_searches(runs):
@@ -134,7 +142,73 @@ def test_a_new_row_replaces_that_of_the_same_tool_seed_and_recipe(tmp_path):
     (tmp_path / "two/rows.jsonl").write_text(json.dumps(better) + "\n" + json.dumps(other) + "\n")
     found = merged_rivals(read_rivals([tmp_path / "one"]), read_rivals([tmp_path / "two"]))
     assert [row.network.after for row in found] == [14.0, 90.0]
-    assert [row.network.recipe for row in found] == [SHORT, LONG]
+    assert [row.network.recipe for row in found] == [SHORT, f"{LONG} {IMAGES}"]
+
+
+def test_a_row_stands_in_the_job_whose_own_rows_have_its_recipe_and_dense_network(runs):
+    """One of today's recipe may stand in any job of the same network, data and budget, not in the first."""
+    first, *_ = (r for r in read_results([runs]) if r.recipe.startswith(SHORT))
+    other = next(r for r in read_results([runs]) if r.agent == "uniform" and r.recipe.startswith(LONG))
+    other = replace(other, job=(*other.job[:3], "judged in another way"))
+    dense = other.top1("dense")
+
+    def place(overrides=TOOL["overrides"], dense=dense):
+        (runs / "place.tmp").mkdir(exist_ok=True)
+        line = json.dumps({**TOOL, "overrides": overrides, "dense_top1": dense})
+        (runs / "place.tmp/rows.jsonl").write_text(line + "\n")
+        (row,) = read_rivals([runs / "place.tmp"])
+        shutil.rmtree(runs / "place.tmp")
+        return place_of(row, by_job([first, other]))
+
+    assert place() == other.job
+    assert place([*TOOL["overrides"], SHORT]) == first.job
+    assert place([*TOOL["overrides"], "finetune.epochs=9"]) == first.job  # nobody's recipe
+    assert place(dense=dense + 5) == first.job  # the recipe's job is of another dense network
+    assert place(dense=None) == other.job
+    assert place_of(read_rivals([runs / "tools"])[0], {}) is None
+
+
+def test_fine_tuned_rows_without_a_common_seed_are_compared_as_groups_and_say_so(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    line = copy / "tools/rows.jsonl"
+    more = [{**TOOL, "seed": seed} for seed in (1, 2)]
+    line.write_text("".join(json.dumps(row) + "\n" for row in more))
+    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy])))
+    assert rows["B", "another tool"][8].endswith("(1 seed)")
+    line.write_text(json.dumps({**TOOL, "seed": 5}) + "\n")
+    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy])))
+    assert rows["B", "another tool"][8].endswith("(unpaired)")
+
+
+def test_corrupted_images_are_averaged_over_the_kinds_that_all_rows_have(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    line = copy / "tools/rows.jsonl"
+    kinds = {"pruned": {"noise": 10.0, "fog": 90.0}, "finetuned": {"noise": 12.0, "fog": 90.0}}
+    line.write_text(json.dumps({**TOOL, "corrupted": kinds}) + "\n")
+    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy]))
+    assert "the mean over noise." in text
+    rows = rows_of(text)
+    assert rows["B", "another tool"][6:8] == ["10.00", "12.00"]
+    (uniform,) = (r for r in read_results([copy]) if r.agent == "uniform" and r.recipe.startswith(LONG))
+    noise = uniform.facts["evaluate"]["finetuned"]["corrupted"]["noise"]
+    assert float(rows["B", "uniform"][7]) == pytest.approx(noise, abs=0.01)
+    kinds = {"pruned": {"fog": 90.0}, "finetuned": {"fog": 90.0}}
+    line.write_text(json.dumps({**TOOL, "corrupted": kinds}) + "\n")
+    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy]))
+    assert "blank, as the rows share no kind" in text
+    assert rows_of(text)["B", "another tool"][6:8] == ["", ""]
+
+
+def test_a_run_that_was_not_fine_tuned_takes_no_record_of_one_that_was(runs):
+    """Fine-tuned with the experiment's own settings it has no words that decide its recipe."""
+    tuned = next(r for r in read_results([runs]) if r.agent == "greedy")
+    own = {**tuned.provenance, "command": "amc agent=greedy stages=[search,prune,finetune,evaluate]"}
+    tuned = replace(tuned, provenance=own)
+    assert tuned.recipe == ""
+    judged = {name: facts for name, facts in tuned.facts["evaluate"].items() if name != "finetuned"}
+    plain = replace(tuned, facts={**tuned.facts, "evaluate": judged})
+    assert merged([tuned], [plain], pytest.fail) == [plain, tuned]
+    assert merged([plain], [tuned], pytest.fail) == [plain, tuned]
 
 
 def test_a_recipe_is_what_decides_the_result():
@@ -144,3 +218,14 @@ def test_a_recipe_is_what_decides_the_result():
     assert recipe_of(f"{words} stages=[prune]") == "choose.epochs=3 finetune.lr=0.1 finetune=cifar10"
     assert recipe_of("amc stages=[schedule,finetune]") == "stage schedule"
     assert recipe_of("amc finetune.teacher=/home/me/t.onnx") == "finetune.teacher=FILE.onnx"
+    exact = "finetune.precision=bf16 finetune.sync_norms=false"
+    assert recipe_of(f"amc {exact} finetune.processes=2") == exact
+
+
+def test_a_recipe_has_the_experiment_and_the_images_and_is_readable():
+    images = "data.batch_size=64 data.calibration=9 data.image_size=8 data.mirror=false data.search_val=5"
+    recipe = recipe_of(f"amc {images} data.root=/d experiment=resnet20_cifar10 finetune.epochs=3 seed=2")
+    assert recipe == f"finetune.epochs=3 experiment=resnet20_cifar10 {images}"
+    assert shown_recipe(recipe) == f"`finetune.epochs=3`, with `experiment=resnet20_cifar10 {images}`"
+    assert shown_recipe("experiment=x") == "the experiment's own settings, with `experiment=x`"
+    assert shown_recipe("") == "the experiment's own settings"

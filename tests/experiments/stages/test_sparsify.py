@@ -64,7 +64,7 @@ def test_results_name_every_round(sparse, capsys, monkeypatch):
     for found in rounds:
         assert f"| random | 0 | {100 * found['density']:.2f}% | {found['top1_search']:.2f} |" in text
         assert f"| {found['top1_finetuned']:.2f} |" in text
-    assert "- random: `amc " in text
+    assert "- random, seed 0: `amc " in text
 
 
 def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):
