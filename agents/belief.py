@@ -13,6 +13,8 @@ import numpy as np
 
 LEAST_FACTOR = 0.05
 """Smallest factor. Under a factor of zero or less a part would be given up altogether."""
+LEAST_LOSS = 1e-3
+"""Smallest unit of losses: an accuracy may lose nothing at first, and later losses would then be huge."""
 
 
 class Belief:
@@ -37,7 +39,7 @@ class Belief:
         found = np.asarray(errors, dtype=np.float64)
         if self._units is None:  # factors have the scale of their prior
             expected = float(found @ self.mean)
-            self._units = max(expected, 1e-12), max(loss, 1e-12)
+            self._units = max(expected, 1e-12), max(loss, LEAST_LOSS)
         row, value = found / self._units[0], loss / self._units[1]
         self._precision += np.outer(row, row) / self._noise**2
         self._moment += row * value / self._noise**2

@@ -51,6 +51,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self._standardise = standardise
         self.baseline: float | None = None
         self._episode: list[tuple[Any, ...]] = []
+        self._first: np.ndarray | None = None
         self._imagined: ReplayBufferSamples | None = None
 
     def add(
@@ -74,6 +75,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self._episode.append((obs, next_obs, action, done, infos))
         if done.any():
             assert done.all(), "environments that are stepped together have episodes of the same length"
+            if self._first is None:  # later episodes overwrite it in a full buffer
+                self._first = np.array([step[0][0] for step in self._episode], self.observations.dtype)
             for step, (step_obs, step_next, step_action, step_done, step_infos) in enumerate(self._episode):
                 if self._store_executed:
                     executed = [self._scaled(info["actions"][step]) for info in infos]
@@ -87,10 +90,9 @@ class EpisodeReplayBuffer(ReplayBuffer):
 
     @property
     def first_episode(self) -> np.ndarray:
-        """Observations (steps, features) of the first stored episode."""
-        last = int(self.dones[:, 0].argmax())
-        found: np.ndarray = self.observations[: last + 1, 0]
-        return found
+        """Observations (steps, features) of the first episode."""
+        assert self._first is not None
+        return self._first
 
     def imagine(self, observations: np.ndarray, actions: np.ndarray, returns: np.ndarray) -> None:
         """Replace the imagined episodes, which all have the same observations.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields
 
 from torch import nn
@@ -11,21 +12,25 @@ from amc.digest import digest, named
 from amc.graph.groups import Graph
 from amc.result import Evaluation
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object lies in memory, as functions print it."""
+
 
 def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CandidateSettings) -> str:
     """Return the hash of the network, its groups, the images, and the settings that change results.
 
-    Two fields and one setting of earlier releases are still hashed, so that the fingerprints of published
-    strategies do not change.
+    Modules count with what they print about themselves, such as paddings and activations. The code of a
+    network's own ``forward`` does not, nor does the rounding of another device or number of threads.
     """
-    kept: dict[str, object] = {**asdict(settings), "racing_risk": 0.0}
+    kept: dict[str, object] = asdict(settings)
     for unimportant in ("cache_mib", "measured_images", "measured_in_sequence"):
         del kept[unimportant]
-    names = [*(field.name for field in fields(Evaluation)), "against", "stopped_after"]
+    names = [field.name for field in fields(Evaluation)]
     return digest(
         data_fingerprint,
         repr(sorted(names)),
         repr((graph.layers, graph.group_names)),
+        _ADDRESS.sub("", repr(model)),
         *named(model.state_dict()),
         repr(sorted(kept.items())),
     )[:16]

@@ -197,11 +197,18 @@ def _silence_sources(module: OptionAShortcut, axis: Axis, indices: Tensor) -> No
     module.source[silent] = -1
 
 
+def _is_depthwise(module: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Whether a convolution is depthwise; one that was cut to a single channel still is."""
+    if module.groups == module.in_channels == module.out_channels and module.groups > 1:
+        setattr(module, _DEPTHWISE, True)
+    return getattr(module, _DEPTHWISE, False)
+
+
 def _declare_conv(module: nn.Conv2d, tensors: Mapping[str, Tensor], keep: Keep) -> None:
     if (weight := tensors.get("weight")) is None:
         return
-    if module.groups == module.in_channels == module.out_channels and module.groups > 1:
-        module.groups = weight.shape[0]  # depthwise
+    if _is_depthwise(module):
+        module.groups = weight.shape[0]
     module.out_channels = weight.shape[0]
     module.in_channels = weight.shape[1] * module.groups
 
@@ -209,8 +216,8 @@ def _declare_conv(module: nn.Conv2d, tensors: Mapping[str, Tensor], keep: Keep) 
 def _declare_transposed(module: nn.ConvTranspose2d, tensors: Mapping[str, Tensor], keep: Keep) -> None:
     if (weight := tensors.get("weight")) is None:
         return
-    if module.groups == module.in_channels == module.out_channels and module.groups > 1:
-        module.groups = weight.shape[0]  # depthwise
+    if _is_depthwise(module):
+        module.groups = weight.shape[0]
     module.in_channels = weight.shape[0]
     module.out_channels = weight.shape[1] * module.groups
 
@@ -241,6 +248,8 @@ def _declare_shortcut(module: OptionAShortcut, tensors: Mapping[str, Tensor], ke
         module.in_channels = len(keep.inputs)
 
 
+_DEPTHWISE = "_amc_depthwise"
+"""Attribute of depthwise convolutions: with one channel they look like ordinary ones."""
 CONV = ModuleKind(
     nn.Conv2d,
     lambda module: (module.in_channels, module.out_channels),

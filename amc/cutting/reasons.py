@@ -12,6 +12,7 @@ from amc.cutting.modules import axis_length
 from amc.cutting.slicing import Cut, slice_model
 from amc.cutting.trial import brief, where_it_fails
 from amc.graph.groups import ChannelGroup
+from amc.graph.tied import tied_modules
 
 UNSEEN = "an operation mixes these channels in a way that the channel graph does not see"
 
@@ -53,18 +54,9 @@ def reason_of(
 
 
 def _tied(model: nn.Module, group: ChannelGroup) -> str | None:
-    """Say which layer of a group shares a parameter with another module."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(name)
-    for slot in group.slots:
-        for name, parameter in model.get_submodule(slot.module)._parameters.items():
-            others = [each for each in owners.get(id(parameter), []) if each != slot.module]
-            if others:
-                return f"{slot.module} shares its {name} with {', '.join(others)}"
-    return None
+    """Say which module of a group shares a parameter with another one."""
+    tied = tied_modules(model)
+    return next((tied[slot.module] for slot in group.slots if slot.module in tied), None)
 
 
 def _lengths(model: nn.Module, group: ChannelGroup) -> set[int]:

@@ -10,6 +10,7 @@ Import from the modules; ``trace`` and ``Graph`` are what most of them need.
 - ``recurrent.py``: recurrent layers as one operation each.
 - ``axes.py``: the axis that holds the channels of each tensor.
 - ``walls.py``: operations through which channels cannot be followed.
+- ``tied.py``: layers that share their weights with others.
 - ``torch_pruning_adapter.py``: everything that uses private names of torch-pruning.
 - ``unfolding.py``: a layer as a matrix product.
 - ``columns.py``: its inputs as a least-squares fit reads them.

@@ -19,6 +19,7 @@ from amc.errors import NotPrunableError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
 from amc.graph.layers import LAYERS, Layer, trace_layers
+from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
 from amc.scoring.run import evaluating
 
@@ -44,7 +45,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}
     dependencies = build_dependencies(model, example, by_name)
-    groups, unprunable = _find_groups(dependencies, by_name)
+    groups, unprunable = _find_groups(dependencies, by_name, tied_layers(model))
     if not groups:
         raise NotPrunableError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
@@ -83,14 +84,14 @@ def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
 
 
 def _find_groups(
-    dependencies: Dependencies, layers: Mapping[str, Layer]
+    dependencies: Dependencies, layers: Mapping[str, Layer], tied: Mapping[str, str]
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Unprunable, ...]]:
     order = {name: i for i, name in enumerate(layers)}
     groups: list[ChannelGroup] = []
     unprunable: list[Unprunable] = []
     for items in dependencies.groups():
         root = dependencies.name_of(items[0].node.module)
-        reason = _why_unprunable(dependencies, items, layers)
+        reason = _why_unprunable(dependencies, items, layers, tied)
         if reason is not None:
             unprunable.append(
                 Unprunable(_first_producer(dependencies, items, order), len(items[0].idxs), reason)
@@ -117,7 +118,7 @@ def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Ma
 
 
 def _why_unprunable(
-    dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer]
+    dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer], tied: Mapping[str, str]
 ) -> str | None:
     """Return why a torch-pruning group must keep its width, or None."""
     from torch_pruning.ops import OPTYPE
@@ -150,6 +151,8 @@ def _why_unprunable(
             reason = _why_layer_unprunable(node.module, name, layers)
             if reason is not None:
                 return reason
+            if name in tied:
+                return tied[name]
         elif isinstance(node.module, nn.modules.conv._ConvNd):
             return f"{name} ({type(node.module).__name__}) is not supported"
     return None

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc.graph.tied import tied_layers
 from amc.graph.unfolding import layer_input, own_forward
 from amc.quantization.description import FloatLayer
 from amc.quantization.program import FoldedNorm, Site, Visit
-from amc.refit.layer import tied_layers
 
 
 class ModuleProgram:

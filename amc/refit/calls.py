@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.columns import columns, taps_of
+from amc.graph.tied import tied_layers
 from amc.graph.unfolding import layer_input, layer_rows, sample_positions, why_not_linear
 from amc.refit.images import RefitImages
-from amc.refit.layer import NormAfter, Samples, reestimate, refit_layer, select, tied_layers
+from amc.refit.layer import NormAfter, Samples, reestimate, refit_layer, select
 
 _Taker = Callable[[int, int, Tensor], None]
 """(block, number of the call, input) -> nothing."""

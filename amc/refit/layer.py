@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -145,17 +144,6 @@ def _statistics(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     centre = mean.to(blocks[0].dtype)[:, None, None]
     squares = [(block - centre).square().sum((0, 2, 3), dtype=torch.float64) for block in blocks]
     return mean, torch.stack(squares).sum(0) / max(count - 1, 1)
-
-
-def tied_layers(model: nn.Module) -> set[str]:
-    """Return the layers whose weight or bias another module holds too: new ones would change both."""
-    owners = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
-    return {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-        and any(tensor is not None and owners[id(tensor)] > 1 for tensor in module._parameters.values())
-    }
 
 
 def select(tensor: Tensor, indices: Tensor | None, dim: int = 1) -> Tensor:

@@ -23,12 +23,13 @@ from amc.cutting.modules import Keep
 from amc.cutting.slicing import Cut
 from amc.graph.columns import Taps, columns, taps_of
 from amc.graph.layers import plain_norm
+from amc.graph.tied import tied_layers
 from amc.graph.unfolding import block_positions, block_rows, why_not_linear
 from amc.models import OptionAShortcut
 from amc.refit.activations import Bounds, bounds_after
 from amc.refit.calls import Calls
 from amc.refit.images import Progress, RefitImages
-from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select, tied_layers
+from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select
 from amc.refit.operations import Operations, addend, calls_of, norm_node, trace_operations
 from amc.refit.walk import Plan, Walk, make_plan
 

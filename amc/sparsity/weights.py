@@ -40,6 +40,16 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def least_width(min_density: float) -> int:
+    """Return the smallest width of a layer, in parts of ``WHOLE``, at a least density."""
+    return max(round(min_density * WHOLE), 1)
+
+
+def kept_weights(count: int, width: int) -> int:
+    """Return how many of a layer's ``count`` weights stay at a width."""
+    return -(-count * width // WHOLE)
+
+
 class SparseBuilder:
     """Builds sparse versions of one network, which may be sparse already.
 
@@ -110,7 +120,7 @@ class SparseBuilder:
 
     def kept(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Return how many weights each layer keeps: the share, rounded up."""
-        return tuple(-(-count * width // WHOLE) for count, width in zip(self.counts, widths, strict=True))
+        return tuple(kept_weights(count, width) for count, width in zip(self.counts, widths, strict=True))
 
     def weights(self, widths: Sequence[int]) -> int:
         """Return how many weights of all layers are kept."""

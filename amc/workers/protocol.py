@@ -61,7 +61,11 @@ class Backend(Protocol):
 
 
 def set_up(threads: int) -> None:
-    """Set the number of threads of a new worker, and keep its freed memory for the next layer."""
+    """Set the number of threads of a new worker, and keep its freed memory for the next layer.
+
+    Its float32 is that of the process that it works for, without TF32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(threads)
     keep_free_memory()
 

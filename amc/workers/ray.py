@@ -49,13 +49,13 @@ class RayBackend:
             raise UnavailableError(f"{settings.count} workers need a CPU each; the Ray cluster has {cpus:g}")
         options = {"num_cpus": 1, "num_gpus": _gpu_share(settings.count) if device.type == "cuda" else 0}
         self._actor = ray.remote(_Actor).options(**options)
-        self._threads = settings.threads
+        self._threads, self._timeout = settings.threads, settings.timeout
         self._block = ray.put(payload.block.numpy())
         self._pickle_start = payload.pickle_start
 
     def start(self) -> RayWorker:
         """Start an actor without waiting for it."""
-        return RayWorker(self._actor.remote(), self._block, self._pickle_start, self._threads)
+        return RayWorker(self._actor.remote(), self._block, self._pickle_start, self._threads, self._timeout)
 
     def close(self) -> None:
         """Disconnect from Ray, if this backend connected to it."""
@@ -66,8 +66,8 @@ class RayBackend:
 class RayWorker:
     """One actor."""
 
-    def __init__(self, actor: Any, block: Any, pickle_start: int, threads: int) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, block: Any, pickle_start: int, threads: int, timeout: float) -> None:
+        self._actor, self._timeout = actor, timeout
         self._loaded = actor.load.remote(block, pickle_start, threads)
 
     def ready(self) -> None:
@@ -75,9 +75,9 @@ class RayWorker:
 
         Raises:
             AmcError: it cannot be rebuilt.
-            WorkerLost: the actor died.
+            WorkerLost: the actor died, or gives no answer in time.
         """
-        error = _result(self._loaded)
+        error = _result(self._loaded, self._timeout)
         if error is not None:
             raise error
 
@@ -85,9 +85,9 @@ class RayWorker:
         """Wait for an evaluation.
 
         Raises:
-            WorkerLost: the actor died.
+            WorkerLost: the actor died, or gives no answer in time.
         """
-        return _result(self._actor.evaluate.remote(tuple(widths)))
+        return _result(self._actor.evaluate.remote(tuple(widths)), self._timeout)
 
     def close(self) -> None:
         """End the actor."""
@@ -111,9 +111,11 @@ def _read_only(block: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(block)
 
 
-def _result(reference: Any) -> Any:
+def _result(reference: Any, timeout: float) -> Any:
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=timeout)
+    except ray.exceptions.GetTimeoutError as error:
+        raise WorkerLost(f"no answer within {timeout:g} s") from error
     except ray.exceptions.RayActorError as error:
         raise WorkerLost(first_line(error)) from error
 

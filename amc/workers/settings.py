@@ -21,7 +21,7 @@ class WorkerSettings:
         count: number of workers.
         threads: number of threads of each worker. The last bits of a sum can depend on it: workers give the
             same bits as an evaluator in this process if both compute with one thread.
-        timeout: seconds after which a worker process that gives no answer is replaced.
+        timeout: seconds after which a worker that gives no answer is replaced.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine.
 
     Raises:

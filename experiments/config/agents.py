@@ -205,7 +205,12 @@ def check_agent(config: AgentConfig, order: str) -> None:
             f"compressor.order is {order!r}, but {needs} needs order=obs, which estimates the error of each "
             "width; or use agent.guide=uniform with another agent"
         )
-    _checked(kind.check, _settings(kind, config), config.episodes)
+    taken = len(STARTS) if config.guide == "best" else 0
+    try:
+        _checked(kind.check, _settings(kind, config), max(config.episodes - taken, 1))
+    except SettingError as error:
+        told = f" (agent.guide=best takes {taken} of the {config.episodes})" if taken else ""
+        raise SettingError(f"{error}{told}") from error
     if config.pretrained is not None and not _has(kind.settings, "factors"):
         raise SettingError(
             f"agent.pretrained is given, but agent={config.name} learns no weights of error curves; use ddpg "

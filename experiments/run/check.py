@@ -13,6 +13,7 @@ from amc.loading import STRATEGY, WEIGHTS
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
+from amc.sparsity.weights import kept_weights, least_width, prunable_layers
 from envs import Reward
 from experiments.config.agents import AGENTS, refuse_unseen
 from experiments.config.budgets import asked_budgets, listed_budgets
@@ -48,6 +49,8 @@ def check(run: Run) -> None:
     _check_rewind(run)
     _check_held_out(run)
     _check_provable(run)
+    if "sparsify" in config.stages:
+        _check_densities(run)
     budgets = asked_budgets(config.budget)
     if {"plan", *SEARCHING} & set(config.stages):
         _check_outputs(run)
@@ -170,6 +173,21 @@ def _check_sparsify(config: Config, reward: Reward) -> None:
             f"reward={reward.name} enforces no budget, but stage sparsify has to meet sparsify.densities; "
             "use reward=accuracy or agreement"
         )
+
+
+def _check_densities(run: Run) -> None:
+    """Refuse densities that cannot be reached, as each layer keeps its minimum."""
+    settings, model = run.config.sparsify, run.problem.fresh_model()
+    modules = dict(model.named_modules())
+    counts = [modules[layer.name].weight.numel() for layer in prunable_layers(run.problem.graph, model)]
+    width = least_width(settings.min_density)
+    kept = sum(kept_weights(count, width) for count in counts) / sum(counts)
+    for density in settings.densities:
+        if kept > density:
+            raise SettingError(
+                f"sparsify.densities has {density:g}, but {kept:.4f} of the weights are left with every "
+                "layer at its minimum; lower sparsify.min_density"
+            )
 
 
 def _check_outputs(run: Run) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from agents import Episode, OnEpisode, SearchEnded
 from agents.transfer import experience_bytes
 from amc.budget.budget import Cost
+from amc.errors import AmcError
 from amc.files import atomic_write_bytes
 from amc.reading import read_lines
 from amc.result import Evaluation
@@ -104,7 +106,9 @@ class Lessons:
     def keep(self, path: Path, network: str) -> None:
         """Write what the search has learned; nothing if it met too few networks or had no error curves."""
         path.unlink(missing_ok=True)
-        if len(self._episodes) >= FEWEST_LESSONS and self._arena.weighable:
+        if len(self._episodes) < FEWEST_LESSONS or not self._arena.weighable:
+            return
+        with suppress(AmcError):  # a reward of the user's may have no value for the dense network
             found = self._arena.experience([*self._episodes.values()])
             atomic_write_bytes(path, experience_bytes(found, network))
 

@@ -254,6 +254,14 @@ class Run:
         )
         return None
 
+    def is_outdated(self, stage: str) -> bool:
+        """Whether a stage has a record that is about another dense network or strategy than this run's."""
+        try:
+            facts = self.folder.recorded(stage)
+        except FileError:  # which is told when the record is read
+            return False
+        return facts is not None and not self._fits(facts)
+
     def _fits(self, facts: dict[str, Any]) -> bool:
         """Whether a record is about this run's dense network and strategy; records of old have no digests."""
         made_of = facts.get(MADE_OF)
@@ -302,7 +310,12 @@ def open_run(config: Config, path: Path) -> Run:
 
 
 def set_up_process(config: Config) -> None:
-    """Set torch's number of threads, and seed its global generator, from the configuration."""
+    """Set torch's number of threads, and seed its global generator, from the configuration.
+
+    Float32 on a GPU is float32: convolutions in TF32, PyTorch's default, differ by a thousandth, which is as
+    much as two networks that are compared may differ.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

@@ -143,3 +143,10 @@ def test_a_network_without_loss_breaks_nothing():
 def test_impossible_settings_are_named(bad):
     with pytest.raises(ValueError, match=f"agent.{next(iter(bad))} is"):
         ThompsonSettings(**bad)
+
+
+def test_a_first_network_that_loses_nothing_sets_no_scale():
+    belief = Belief(2, prior=1.0, noise=0.1)
+    belief.learn([1.0, 1.0], 0.0)
+    belief.learn([1.0, 2.0], 0.01)
+    assert np.abs(belief.mean).max() < 100

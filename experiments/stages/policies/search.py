@@ -272,7 +272,8 @@ class _Keeper:
 
     def stop(self) -> None:
         """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
-        if self._is_stale:
+        # a search that was killed may have written this strategy, and not have come here
+        if self._is_stale or self._run.is_outdated("prune"):
             self._run.folder.forget("choose", "verify")
             self._run.folder.forget_pruned()
 

@@ -16,12 +16,12 @@ from amc.budget.budget import Budget, Limit, get_fit
 from amc.budget.widths import WidthSpace
 from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
-from amc.errors import SettingError, Stopped
+from amc.errors import Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
 from amc.progress import progress
 from amc.sparsity.training import zeros_held
-from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers, sparsity_fingerprint
+from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers, sparsity_fingerprint
 from envs.observation import layer_features
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
@@ -51,9 +51,11 @@ def run(run: Run) -> dict[str, Any]:
     model = copy.deepcopy(run.problem.dense)
     layers = prunable_layers(run.problem.graph, model)
     ceiling = (WHOLE,) * len(layers)
+    if run.config.workers.kind != "serial":
+        print("sparsify: networks are evaluated in this process; workers are for stage search")
     facts: dict[str, Any] = {"dense": {"top1": test_top1(run, run.problem.dense)}, "rounds": []}
     for density in run.config.sparsify.densities:
-        folder = RunFolder(run.folder.path / f"density_{density:.2f}")
+        folder = RunFolder(run.folder.path / f"density_{_named(density)}")
         folder.path.mkdir(exist_ok=True)
         with closing(_evaluator(run, model, ceiling, folder)) as evaluator:
             pruner = evaluator.builder
@@ -89,6 +91,11 @@ def run(run: Run) -> dict[str, Any]:
     return facts
 
 
+def _named(density: float) -> str:
+    """Return a density as part of a name, with two digits or as many as it has."""
+    return max(f"{density:.2f}", f"{density:g}", key=len)
+
+
 def _evaluator(
     run: Run, model: nn.Module, ceiling: tuple[int, ...], folder: RunFolder
 ) -> Evaluator[SparseBuilder]:
@@ -119,17 +126,12 @@ def _search(
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Let the agent decide the density of every layer; return the best widths and facts about the search."""
     pruner = evaluator.builder
-    least = max(round(run.config.sparsify.min_density * WHOLE), 1)
+    least = least_width(run.config.sparsify.min_density)
     choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
     space = WidthSpace(pruner.names, pruner.dense_widths, choices)
     whole = float(pruner.weights((WHOLE,) * len(choices)))
     limit = Limit("weights", pruner.weights, density, whole)
     budget = Budget((limit,), fit=get_fit(run.config.budget.fit))
-    if not budget.fits(space.minimum):
-        raise SettingError(
-            f"sparsify.densities has {density}, but {pruner.weights(space.minimum) / whole:.4f} of the "
-            "weights are left with every layer at its minimum; lower sparsify.min_density"
-        )
     arena = Arena(
         evaluator,
         space,

@@ -63,7 +63,8 @@ def tried(
                 rows[key] = {**point, **judge(tuple(point["widths"])), MADE_OF: made_of}
                 atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows.values()))
             bar.update()
-    return [rows[json.dumps(point["widths"])] for point in points]
+    # with the return of this search, which may have another reward
+    return [{**rows[json.dumps(point["widths"])], **point} for point in points]
 
 
 def _made_of(run: Run) -> str:

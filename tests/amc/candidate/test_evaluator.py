@@ -221,6 +221,11 @@ def test_fingerprint_follows_weights_groups_and_data_but_not_the_cache(trained):
     assert fingerprint(other, graph, "data", SETTINGS) == base
     other.shortcut[1].running_var[3] += 1e-3
     assert fingerprint(other, graph, "data", SETTINGS) != base
+    smooth = Residual()
+    smooth.load_state_dict(trained.state_dict())
+    name = next(name for name, module in smooth.named_modules() if isinstance(module, nn.ReLU))
+    smooth.set_submodule(name, nn.SiLU())
+    assert fingerprint(smooth, graph, "data", SETTINGS) != base
 
 
 def test_candidates_refitted_in_sequence_agree_better(trained, data):
@@ -267,3 +272,15 @@ def test_networks_without_logits_are_judged_by_their_outputs(data):
     assert (found.top1, found.loss) == (None, None)
     bare = make(randomised(Heads()), data, refit=False).evaluate(found.widths)
     assert bare.agreement < found.agreement < 0
+
+
+def test_a_depthwise_group_of_one_channel_leaves_others_as_they_were(data):
+    torch.manual_seed(0)
+    model = randomised(Separable())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    settings = replace(SETTINGS, precision="float32")
+    images = data.calibration, data.search_val
+    first, second = (channel_evaluator(model, graph, *images, settings) for _ in range(2))
+    first.evaluate([1] * len(graph.group_names))
+    widths = [max(1, width // 2) for width in graph.dense_widths]
+    assert first.evaluate(widths).loss == second.evaluate(widths).loss

@@ -264,14 +264,6 @@ def test_outputs_that_are_not_repeatable_are_refused_with_the_cause(make, cause)
     [
         (SecretSoftmax, {"stem.0": "mixes these channels in a way"}),
         (Tabled, {"inner.0": "inner.1 (Extra) holds table for these channels, which cannot be cut"}),
-        (
-            Tied,
-            {
-                "inner.0": "one shares its weight with other",
-                "one": "one shares its weight with other",
-                "other": "other shares its weight with one",
-            },
-        ),
         (Auxiliary, {"inner.0": "branch (Conv2d) reads these channels in training mode only"}),
     ],
 )
@@ -282,6 +274,14 @@ def test_faulty_groups_are_left_whole_with_their_reasons(make, whole):
     for name, reason in reasons(found).items():
         assert whole[name] in reason
     assert check_exactness(make(), found.graph, SlicePlan(found.graph, make())) < 1e-12
+
+
+def test_tied_layers_are_left_whole_before_any_trial():
+    found = proved(Tied)
+    assert found.left_whole == ()
+    told = {item.name: item.reason for item in found.graph.unprunable}
+    assert told["inner.0"] == told["one"] == "one shares its weight with other"
+    assert told["other"] == "other shares its weight with one"
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell])

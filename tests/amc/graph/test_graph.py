@@ -7,7 +7,7 @@ from torch import nn
 
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import SlicePlan, slice_model
-from amc.errors import AmcError
+from amc.errors import AmcError, NotPrunableError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from tests.networks import (
@@ -19,6 +19,7 @@ from tests.networks import (
     Dense,
     Flattened,
     Grouped,
+    Headed,
     Normalised,
     OneSlope,
     Residual,
@@ -286,3 +287,26 @@ def test_layer_facts(example):
     assert (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) == (8, 12, (3, 3), (2, 2))
     assert (layer.in_size, layer.out_size, layer.positions, layer.bias) == ((12, 12), (5, 5), 25, True)
     assert trace(Chain(), example).input_shape == SHAPE
+
+
+class Tied(Headed):
+    """Two convolutions with one weight, which read the same channels and are added."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.stem = conv_bn(3, 8)
+        self.left, self.right = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.right.weight = self.left.weight
+
+    def features(self, x):
+        x = self.stem(x)
+        return self.left(x) + self.right(x)
+
+
+def test_layers_that_share_their_weights_are_left_whole():
+    """Cut copies share nothing: the pruned network would have more parameters than the closed form counts."""
+    model = Tied()
+    model.right.weight = nn.Parameter(model.left.weight.detach().clone())
+    assert len(trace(model, torch.zeros(1, *SHAPE)).groups) == 2
+    with pytest.raises(NotPrunableError, match="left shares its weight with right"):
+        trace(Tied(), torch.zeros(1, *SHAPE))

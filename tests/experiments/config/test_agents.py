@@ -120,3 +120,10 @@ def test_impossible_acts_are_refused(config: AgentConfig, order: str, message: s
 def test_weights_need_a_budget() -> None:
     with pytest.raises(SettingError, match="needs a budget"):
         check_search(AgentConfig(name="random", acts="weights"), get_reward("accuracy_macs"))
+
+
+def test_the_episodes_of_guides_are_not_those_of_the_agent() -> None:
+    config = agent_preset("netadapt", episodes=20, steps=10, candidates=2)
+    check_agent(config, "obs")
+    with pytest.raises(SettingError, match="guide=best takes 3 of the 20"):
+        check_agent(replace(config, guide="best"), "obs")

@@ -94,10 +94,11 @@ def test_bad_settings_are_refused(sparse):
         "sparsify.densities=[0.2,0.5]": "sparsify.densities is [0.2, 0.5]; expected falling",
         "sparsify.densities=[]": "sparsify.densities is []",
         "sparsify.densities=[0.01]": "at least sparsify.min_density=0.05",
+        "sparsify.densities=[0.5,0.05]": "sparsify.densities has 0.05, but",
         "sparsify.min_density=0": "sparsify.min_density is 0.0; expected a share in (0, 1]",
         "sparsify.order=l7": "sparsify.order is 'l7'; expected one of magnitude, curvature",
         "reward=accuracy_params": "reward=accuracy_params enforces no budget",
     }.items():
-        assert line in check_error(base, override, cwd=sparse)
+        assert line in check_error(base, *override.split(), cwd=sparse)
     words = [word for word in JOB if not word.startswith("agent")]
     refused(amc(*words, "agent=global_l1", cwd=sparse), "agent=global_l1 ranks channels")

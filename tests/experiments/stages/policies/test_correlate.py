@@ -6,6 +6,7 @@ import pytest
 
 from amc.errors import AmcError
 from experiments.stages.policies.correlate import correlations, policies
+from experiments.stages.policies.trials import tried
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (*TINY, "agent=random", "agent.episodes=12", "budget.round_to=1", "run_dir=run")
@@ -39,6 +40,15 @@ def test_policies_are_judged_before_and_after_fine_tuning_and_remembered(searche
     again = read_lines(path)
     assert [row["top1_pruned"] for row in again[:2]] == [1.5, 1.5]
     assert again[2:] == rows[2:]
+
+
+def test_rows_of_another_reward_get_the_returns_of_this_search(monkeypatch, tmp_path):
+    monkeypatch.setattr("experiments.stages.policies.trials._made_of", lambda run: "the same training")
+    judged, shape = iter([{"top1": 60.0}]), {"widths": [int], "return": float, "top1": float}
+    for value in (0.5, -2.0):
+        point = {"widths": [8, 8], "return": value}
+        (row,) = tried(None, [point], tmp_path / "rows.jsonl", shape, lambda widths: next(judged), "x")
+        assert (row["return"], row["top1"]) == (value, 60.0)
 
 
 def test_policies_are_spread_over_the_returns_and_within_the_budget():
