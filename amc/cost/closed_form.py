@@ -126,16 +126,25 @@ def size_cost(
 ) -> BilinearCost:
     """Return the bits that the weights take in a file, as a function of the widths.
 
-    Batch norms are folded, as exporters do: one bias a channel is left of each. Biases and scales of integer
-    layers have 32 bits. Blocks of weights count as if they divided every layer: the file is never larger.
+    A batch norm after a layer is folded, as exporters do: one bias a channel is left of it. Others keep their
+    statistics, too. Biases and scales of integer layers have 32 bits. Blocks of weights count as if they
+    divided every layer: the file is never larger.
 
     Args:
         stored: integer layers by name; the others are float.
         float_bits: of a float weight.
     """
     rows: list[tuple[str, int, int, int]] = []
-    gains = [m.weight for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
+    norms = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+    folded = set(graph.norm_after.values())
+    gains = [norm.weight for name, norm in norms.items() if name in folded and norm.weight is not None]
+    statistics = {
+        name: 2 * len(norm.running_mean)
+        for name, norm in norms.items()
+        if name not in folded and norm.running_mean is not None
+    }
     parameters = sum(p.numel() for p in model.parameters()) - sum(gain.numel() for gain in gains)
+    parameters += sum(statistics.values())
     for layer in graph.layers:
         taps, inputs = _filter_size(layer)
         own = stored.get(layer.name)
@@ -152,6 +161,10 @@ def size_cost(
             continue
         rows.append((f"{place}:out", float_bits, 1, len(vector)))
         parameters -= len(vector)
+    for slot in {slot.place: slot for group in graph.groups for slot in group.slots}.values():
+        if (count := statistics.get(slot.module)) is not None and slot.tensor is None:
+            rows.append((f"{slot.place}:out", 2 * float_bits, 1, count // 2))
+            parameters -= count
     return _bilinear(graph, rows, constant=float_bits * parameters)
 
 

@@ -12,10 +12,23 @@ from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings, stored_bits
-from tests.networks import SHAPE, Chain, Residual, Separable, randomised
+from tests.networks import SHAPE, Chain, Dense, Residual, Separable, randomised
 
 WIDTH = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT32: 32, TensorProto.FLOAT: 32}
 IMAGES = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_norm_that_no_layer_precedes_keeps_its_statistics(example):
+    """Norms after layers leave a bias; the one after the concatenation keeps four numbers a channel."""
+    model = Dense()
+    graph = trace(model, example)
+    assert "norm" not in graph.norm_after.values()
+    cost = size_cost(graph, model, {})
+    for widths in (graph.dense_widths, tuple(max(1, width // 2) for width in graph.dense_widths)):
+        network = slice_model(model, SlicePlan(graph, model).cut(widths))
+        numbers = sum(p.numel() for p in network.parameters())
+        gains = sum(network.get_submodule(norm).weight.numel() for norm in graph.norm_after.values())
+        assert cost(widths) == 32 * (numbers - gains + 2 * network.norm.num_features)
 
 
 @pytest.mark.parametrize(("a", "b"), [(8, 12), (3, 7)])
