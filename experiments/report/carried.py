@@ -15,6 +15,8 @@ from experiments.report.answers import kib
 
 NEEDS = {"onnx": "onnxruntime numpy pillow", "litert": "ai-edge-litert numpy pillow"}
 """Format that ``predict.py`` runs -> the packages that it needs."""
+_RUNTIMES = {"onnx": "onnxruntime", "litert": "litert"}
+"""Format -> the runtime that ``predict.py`` runs it with."""
 
 
 def write_carried(
@@ -26,7 +28,8 @@ def write_carried(
         folder: the folder of exported files.
         name: of the network.
         about: what the files hold about their input (``amc.export.metadata.described``).
-        files: ``format``, ``file`` and ``bytes`` of each.
+        files: ``format``, ``file`` and ``bytes`` of each, and of some ``runtimes`` and ``failure``, what
+            runtimes compute from it.
 
     Returns:
         The script's place in the run folder, the packages it needs and the network, for each file it runs.
@@ -35,8 +38,10 @@ def write_carried(
         FileError: a file cannot be written.
     """
     facts = {key: json.loads(value) for key, value in about.items()}
-    listed = [{**own, "name": Path(own["file"]).name, "size": kib(own["bytes"])} for own in files]
-    runs = [own for own in listed if own["format"] in NEEDS]
+    listed = [
+        {"failure": None, **own, "name": Path(own["file"]).name, "size": kib(own["bytes"])} for own in files
+    ]
+    runs = [own for own in listed if own["format"] in NEEDS and not _fails(own)]
     parts = {"name": name, "about": facts, "files": listed, "runs": runs, "needs": NEEDS}
     if runs:
         shown = pformat(facts, width=100, sort_dicts=False)
@@ -46,6 +51,12 @@ def write_carried(
     return [
         {"file": "exports/predict.py", "needs": NEEDS[own["format"]], "network": own["name"]} for own in runs
     ]
+
+
+def _fails(own: Mapping[str, Any]) -> bool:
+    """Whether the runtime of ``predict.py`` does not run a file."""
+    failed = {each["runtime"] for each in own.get("runtimes", ()) if each["failure"] is not None}
+    return _RUNTIMES[own["format"]] in failed
 
 
 _TEMPLATES = Environment(

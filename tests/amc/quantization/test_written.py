@@ -1,6 +1,7 @@
 """Files of a quantized network hold the numbers of its description, and runtimes compute the same."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from amc.quantization.settings import QuantizeSettings
 from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
 from amc.quantization.written.kernels import xnnpack
 from amc.runtimes.litert import LITERT
+from amc.runtimes.protocol import FileRuntime
 from tests.networks import SHAPE, Chunked, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -94,6 +96,34 @@ def test_a_pt2_runs_without_this_project(static, tmp_path):
     (found,) = parities(written.content, kind.readers, IMAGES.numpy(), outputs(static).numpy(), None)
     assert (found.agreement, found.failure) == (100, None)
     assert found.largest < 1e-5
+
+
+def fake(run):
+    return FileRuntime(
+        "fake", (), str, lambda: None, lambda *_: b"", lambda _, images, threads: lambda: run(images)
+    )
+
+
+def test_outputs_that_are_maps_are_compared_as_rows():
+    flat = IMAGES.flatten(1).numpy() * 2
+    (found,) = parities(b"", [fake(lambda x: 2 * x)], IMAGES.numpy(), flat, None, classifies=False)
+    assert (found.failure, found.agreement, found.largest) == (None, None, 0)
+    (found,) = parities(b"", [fake(lambda x: 2 * x)], IMAGES.numpy(), flat, None, classifies=True)
+    assert (found.failure, found.agreement) == (None, 100)
+    assert predictions(fake(lambda x: 2 * x), b"", IMAGES.numpy(), batch=5).shape == flat.shape
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [(lambda x: x[:, :1], r"got outputs of shape \(24, .*, expected"), (lambda x: x * np.nan, "got NaN or")],
+)
+def test_outputs_that_are_wrong_are_the_failure_of_their_runtime(run, message):
+    right = fake(lambda x: x)
+    flat = IMAGES.flatten(1).numpy()
+    wrong, good = parities(b"", [fake(run), right], IMAGES.numpy(), flat, None, classifies=False)
+    assert re.match(message, wrong.failure)
+    assert "\n" not in wrong.failure
+    assert (good.failure, good.largest) == (None, 0)
 
 
 def compared(name, model, tmp_path):
