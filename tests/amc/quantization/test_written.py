@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.export import ExportSettings
 from amc.export.coreml import write_quantized_coreml
 from amc.export.quantized import QUANTIZED, parities, predictions
@@ -149,6 +149,16 @@ def test_fixed_point_sums_are_those_of_the_simulation_but_for_ties(static):
     graph.output(graph.call_module("sum", (graph.placeholder("left"), graph.placeholder("right"))))
     made = xnnpack(fx.GraphModule({"sum": exact}, graph))
     assert torch.equal(made(steps * 0.5, one), (steps * 0.5 + 1 + 0.5).floor())  # halves up
+
+
+@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 8, "group": 9}], ids=str)
+def test_an_opset_without_the_operators_of_small_weights_is_refused(settings, tmp_path):
+    model, kind = quantized(Residual, "weight_only", **settings), QUANTIZED["onnx"]
+    with pytest.raises(SettingError, match="opset is 18, expected 21 or more") as error:
+        kind.write(model, SHAPE, tmp_path / "model.onnx", ExportSettings(opset=18))
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    assert kind.write(model, SHAPE, tmp_path / "model.onnx", ExportSettings(opset=21)).bytes
 
 
 @pytest.mark.slow
