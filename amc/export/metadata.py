@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from amc.data import Splits
 
 FILE = "metadata.json"
+_CHANNELS = {1: "grey", 3: "RGB"}
+"""Number of channels -> their order; other images are no pictures."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The same content gives the same bytes."""
 
@@ -25,8 +27,8 @@ def described(splits: Splits, *, classifies: bool) -> dict[str, str]:
 
     Values are JSON. An image is scaled so that its shorter side has ``shorter_side`` pixels, and its centre
     is cropped to ``image_size`` (height, width); without ``shorter_side`` the whole image is scaled to that
-    size. Its channels, in the order of ``channels`` and from 0 to 1, are then standardised with ``mean`` and
-    ``std``.
+    size. Its channels, in the order of ``channels`` (``RGB`` or ``grey``; null for images that are no
+    pictures) and from 0 to 1, are then standardised with ``mean`` and ``std``.
 
     Args:
         splits: the data set.
@@ -36,7 +38,7 @@ def described(splits: Splits, *, classifies: bool) -> dict[str, str]:
         "image_size": list(splits.input_shape[1:]),
         "shorter_side": splits.shorter_side,
         "upside_down": splits.upside_down,
-        "channels": "RGB",
+        "channels": _CHANNELS.get(splits.input_shape[0]),
         "layout": "NCHW",
         "mean": list(splits.mean),
         "std": list(splits.std),

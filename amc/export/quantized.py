@@ -40,10 +40,11 @@ class Parity:
 
     Attributes:
         runtime: its name.
-        agreement: percent of the images with the same largest output.
+        agreement: percent of the images with the same largest output; None if outputs are not classes.
         largest, mean: difference of the outputs, in size.
         top1: accuracy that the runtime itself reaches, in percent; None without labels.
-        failure: why the runtime does not run the file; the figures are then None.
+        failure: why the runtime does not run the file, or what is wrong with its outputs; the figures are
+            then None.
         own: percent of the images with the same largest output as the network has with the roundings of the
             runtime's kernels; None if these are the network's, or ``agreement`` is high enough.
     """
@@ -160,6 +161,8 @@ def parities(
     labels: NDArray[np.int64] | None,
     batch: int | None = None,
     own: Callable[[Kernels], NDArray[np.float32]] | None = None,
+    *,
+    classifies: bool = True,
 ) -> list[Parity]:
     """Run a file on real images in each runtime, and compare with what the network computes.
 
@@ -167,21 +170,23 @@ def parities(
         content: the file.
         runtimes: those that are available here.
         images: (N, C, H, W).
-        expected: (N, classes), computed in batches of ``BATCH``.
+        expected: (N, columns), the flattened outputs, computed in batches of ``BATCH``.
         labels: (N,), or None.
         batch: images per call, where the file has a fixed number.
         own: returns what the network computes with the roundings of a runtime's kernels; it is called where
             too few classes agree and the kernels are known.
+        classifies: whether the outputs are logits, so that their largest is a class.
     """
     found = []
     for runtime in runtimes:
         try:
             outputs = predictions(runtime, content, images, batch=batch)
+            compared = _compared(runtime.name, outputs, expected, labels, classifies=classifies)
         except Exception as error:  # runtimes have no common base class of errors
             found.append(Parity(runtime.name, failure=cause(error)))
             continue
-        compared = _compared(runtime.name, outputs, expected, labels)
-        if own is not None and runtime.kernels is not None and (compared.agreement or 0) < AGREEMENT:
+        low = compared.agreement is not None and compared.agreement < AGREEMENT
+        if low and own is not None and runtime.kernels is not None:
             compared = replace(compared, own=_agreement(outputs, own(runtime.kernels)))
         found.append(compared)
     return found
@@ -194,7 +199,7 @@ def predictions(
     threads: int = 1,
     batch: int | None = None,
 ) -> NDArray[np.float32]:
-    """Return the outputs (N, classes) of a file for images (N, C, H, W), in batches of ``BATCH``."""
+    """Return flattened outputs (N, columns) of a file for images (N, C, H, W), in batches of ``BATCH``."""
     import numpy as np
 
     parts = []
@@ -208,7 +213,7 @@ def predictions(
         run = runtime.load(content, buffer, threads)
         for at in range(start, end, size):
             buffer[:] = images[at : at + size]  # runtimes read their input anew in every call
-            parts.append(np.array(_plain(run())))
+            parts.append(np.array(_plain(run())).reshape(size, -1))
     return np.concatenate(parts)
 
 
@@ -217,20 +222,27 @@ def _plain(outputs: Any) -> Any:
 
 
 def _compared(
-    name: str, outputs: NDArray[np.float32], expected: NDArray[np.float32], labels: NDArray[np.int64] | None
+    name: str,
+    outputs: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    *,
+    classifies: bool,
 ) -> Parity:
     import numpy as np
 
-    if outputs.shape != expected.shape or not np.isfinite(outputs).all():
-        raise AmcError(f"{name} gives NaN or another shape for the quantized network")
+    wanted = f"expected finite outputs of shape {expected.shape}"
+    if outputs.shape != expected.shape:
+        raise AmcError(f"got outputs of shape {outputs.shape}, {wanted}; likely a wrongly written operator")
+    if not np.isfinite(outputs).all():
+        raise AmcError(f"got NaN or infinity, {wanted}; likely an operator that the runtime computes wrongly")
     difference = np.abs(outputs - expected)
-    classes = outputs.argmax(1)
     return Parity(
         name,
-        agreement=_agreement(outputs, expected),
+        agreement=_agreement(outputs, expected) if classifies else None,
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        top1=None if labels is None else 100 * float((classes == labels).mean()),
+        top1=None if labels is None else 100 * float((outputs.argmax(1) == labels).mean()),
     )
 
 

@@ -99,16 +99,7 @@ def compare(
     for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
         if progress is not None:
             progress(backend.name)
-        result = BackendResult(
-            backend=backend.name,
-            precision=backend.precision,
-            input_shape=input_shape,
-            batch=batch,
-            threads=threads,
-            clock=clock_for(threads)[0],
-            device=cpu_model(),
-            unavailable=backend.available(),
-        )
+        result = unmeasured(backend, backend.available(), input_shape, batch, threads)
         if result.unavailable is None:
             found = measure_models(
                 models, input_shape, backend, batch=batch, threads=threads, rounds=rounds, memory=memory
@@ -126,3 +117,23 @@ def compare(
             )
         results.append(result)
     return results
+
+
+def unmeasured(
+    backend: Backend | RemoteBackend,
+    reason: str | None,
+    input_shape: tuple[int, int, int],
+    batch: int,
+    threads: int,
+) -> BackendResult:
+    """Return a result without figures, and why there are none."""
+    return BackendResult(
+        backend=backend.name,
+        precision=backend.precision,
+        input_shape=input_shape,
+        batch=batch,
+        threads=threads,
+        clock=clock_for(threads)[0],
+        device=cpu_model(),
+        unavailable=reason,
+    )

@@ -22,6 +22,8 @@ WEIGHT_BITS = (8, 7, 6, 4, 3, 2)
 RANGES = ("minmax", "percentile", "mse")
 ROUNDINGS = ("nearest", "moments")
 LEAST_IMAGES = 2
+SMALL_SINCE = 21
+"""First version of ONNX's operators with weights of 4 bits, and with blocks of weights that share a scale."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,13 @@ class QuantizeSettings:
     def form(self) -> str:
         """The method whose description the quantized network has."""
         return TRAINED.get(self.method, self.method)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether an ONNX file has weights of 4 bits, or blocks that share a scale (``SMALL_SINCE``)."""
+        return self.form == "weight_only" and bool(
+            self.group or self.weight_bits <= 4 or self.method == "binary"
+        )
 
     def bits_of(self, count: int) -> list[int]:
         """Return the bits of each of ``count`` quantized layers, in forward order."""

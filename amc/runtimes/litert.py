@@ -47,7 +47,27 @@ def _as_written() -> Any:
 
 
 def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
-    """Return one run of a .tflite on a (batch, C, H, W) float32 array, which returns the logits."""
+    """Return one run of a .tflite on a (batch, C, H, W) float32 array, which returns the logits.
+
+    The array is read, and turned into integers where the file takes those, in every call.
+    """
+    return _loaded(content, threads, lambda source: lambda: _as_stored(images, source))
+
+
+def load_fixed(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
+    """Return a run as ``load`` does, on images that do not change: they are turned into integers once."""
+
+    def given(source: Mapping[str, Any]) -> Callable[[], Any]:
+        stored = _as_stored(images, source)
+        return lambda: stored
+
+    return _loaded(content, threads, given)
+
+
+def _loaded(
+    content: bytes, threads: int, given: Callable[[Mapping[str, Any]], Callable[[], Any]]
+) -> Callable[[], Any]:
+    """Return one run of a .tflite; ``given`` returns what gives the input that the file describes."""
     make = _interpreter_class()
     with quiet():
         interpreter = make(model_content=content, num_threads=threads)
@@ -55,8 +75,10 @@ def load(content: bytes, images: Any, threads: int) -> Callable[[], Any]:
     source = interpreter.get_input_details()[0]
     output = interpreter.get_output_details()[0]["index"]
 
+    images = given(source)
+
     def run() -> Any:
-        interpreter.set_tensor(source["index"], _as_stored(images, source))
+        interpreter.set_tensor(source["index"], images())
         interpreter.invoke()
         return interpreter.get_tensor(output)
 
@@ -86,6 +108,7 @@ LITERT = FileRuntime(
     runtime=_interpreter_class,
     convert=convert,
     load=load,
+    load_fixed=load_fixed,
     methods={
         "static_int8": "weights of layers with float outputs, mostly the last, stay float32 in the file"
     },

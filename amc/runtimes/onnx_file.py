@@ -53,8 +53,14 @@ def onnx_graph(
     from amc.quantization.written.onnx import least_opset, packed, packs, slim, translations
 
     quantized = is_quantized(model)
-    if quantized and opset is None:
-        opset = least_opset(model)
+    least = least_opset(model) if quantized else None
+    if opset is None:
+        opset = least
+    elif least is not None and opset < least:
+        raise SettingError(
+            f"opset is {opset}, expected {least} or more for this quantized network: "
+            "its weights have 4 bits, or share scales in blocks, which older operators lack"
+        )
     with conversion(model, input_shape, "export to ONNX"), onnx_operators_kept():
         program = torch.onnx.export(
             eval_on_cpu(model),

@@ -127,6 +127,8 @@ class FileRuntime:
         methods: How a network may be quantized (``amc.quantization.settings.METHODS``) for this runtime, each
             with what is remarkable about it, or an empty string.
         kernels: How this runtime rounds; None if it rounds as the simulation does.
+        load_fixed: Returns one inference on images that do not change, for timing, where ``load`` would
+            convert them in every call; None if it does not.
     """
 
     name: str
@@ -141,6 +143,7 @@ class FileRuntime:
     device: Callable[[], str | None] = lambda: None
     methods: Mapping[str, str] = field(default_factory=dict)
     kernels: Kernels | None = None
+    load_fixed: Loader | None = None
 
     def available(self) -> str | None:
         """Return None if this runtime runs here, else the reason in one line."""
@@ -153,5 +156,6 @@ class FileRuntime:
             AmcError: The model does not convert, or the file does not load.
         """
         content = self.convert(model, input_shape, batch)
-        run = self.load(content, random_batch(input_shape, batch).numpy(), threads)
+        load = self.load_fixed or self.load
+        run = load(content, random_batch(input_shape, batch).numpy(), threads)
         return Prepared(run, clock=self.clock, device=self.device(), content=content)

@@ -58,7 +58,7 @@ def parity_rows(exported: Json | None) -> list[list[str]]:
             continue
         size = [f"{each[key]:.1e}" for key in ("mean", "largest")]
         accuracy = decimals(each["top1"], missing=MISSING)
-        rows.append([each["runtime"], decimals(each["agreement"]), accuracy, *size])
+        rows.append([each["runtime"], decimals(each["agreement"], missing=MISSING), accuracy, *size])
     return rows
 
 

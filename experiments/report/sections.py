@@ -31,7 +31,9 @@ def runtimes(report: Json) -> Table:
                 number(found["pruned"]["median_ms"]),
                 f"{found['speedup']:.2f}×",
                 f"{within[0]:.2f} to {within[1]:.2f}" if within else MISSING,
-                f"{kib(memory['dense'])} → {kib(memory[last])}" if last in memory else MISSING,
+                f"{kib(memory['dense'])} → {kib(memory[last])}"
+                if {"dense", last} <= memory.keys()
+                else MISSING,
             ]
         )
     if all(row[-1] == MISSING for row in rows[1:]):

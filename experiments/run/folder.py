@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ _FILE = {
     "file": str,
     "bytes": int,
     "max_abs_difference?": (float, None),
-    "note?": (str, None),
+    **dict.fromkeys(("note?", "failure?"), (str, None)),
 }
 _ANY = {"stage_seconds?": float}
 """What every record may hold."""
@@ -74,6 +76,7 @@ _SHAPES: dict[str, Any] = {
         "files": [_FILE],
         "left_out?": {...: str},
         "quantized?": (None, {"method": str, "files": [_FILE]}),
+        "predict?": [{"file": str}],
     },
     "serve": {"rate": float, "backend": str, "deadline_ms": float, "served": {...: _SERVED}},
 }
@@ -178,9 +181,37 @@ class RunFolder:
         return found
 
     def forget(self, *stages: str) -> None:
-        """Remove the records of stages whose facts are outdated."""
+        """Remove the records of stages whose facts are outdated; with that of ``export`` its files."""
+        if "export" in stages and (files := self.exported()):
+            self.remove_exported([*files, self.exports / "README.md"])
         for stage in stages:
             self.record_of(stage).unlink(missing_ok=True)
+
+    def exported(self) -> list[Path]:
+        """Return the files in ``exports`` that the record of stage ``export`` names.
+
+        A damaged record names none, and one that was changed by hand cannot name files elsewhere.
+        """
+        try:
+            record = self.recorded("export") or {}
+        except FileError:
+            return []
+        rows = [*record.get("files", ()), *(record.get("quantized") or {}).get("files", ())]
+        rows += record.get("predict", ())
+        places = dict.fromkeys(Path(str(row["file"])) for row in rows)
+        return [self.path / place for place in places if _is_exported(place)]
+
+    def remove_exported(self, files: Iterable[Path]) -> None:
+        """Remove files in ``exports``, unless that is a link to another folder."""
+        if self.exports.is_symlink():
+            return
+        for path in files:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            path.unlink(missing_ok=True)
+            if path.suffix == ".xml":  # OpenVINO's weights lie beside it
+                path.with_suffix(".bin").unlink(missing_ok=True)
 
     def forget_pruned(self) -> None:
         """Remove the pruned network and all records about it, because the strategy has changed."""
@@ -191,3 +222,9 @@ class RunFolder:
     def record_of(self, stage: str) -> Path:
         """Return the file with the facts that a stage found."""
         return self.records / f"{stage}.json"
+
+
+def _is_exported(place: Path) -> bool:
+    """Whether a path within a run folder is that of a file in ``exports`` itself."""
+    parts = place.parts
+    return len(parts) == 2 and parts[0] == "exports" and parts[1] != ".." and "\0" not in parts[1]

@@ -86,11 +86,11 @@ def group_of(config: Config, folder: Path) -> str | None:
 
 
 def kept_files(folder: RunFolder) -> Files:
-    """Return the files of a run that a tracker may keep: its strategy, its report and its ONNX files."""
+    """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files."""
     asked = {
         "strategy": [folder.strategy],
         "report": [folder.report.with_suffix(".html")],
-        "model": sorted(folder.exports.glob("*.onnx")),
+        "model": sorted(path for path in folder.exported() if path.suffix == ".onnx"),
     }
     found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}
     return {kind: paths for kind, paths in found.items() if paths}

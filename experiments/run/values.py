@@ -13,6 +13,7 @@ from amc.dotted import check_present, is_dotted
 from amc.errors import FileError, SettingError, UnavailableError
 from amc.export import get_format
 from amc.models.names import check_listed, is_code
+from amc.quantization.settings import SMALL_SINCE
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
 from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
@@ -100,7 +101,7 @@ def _check_settings(config: Config) -> None:
     _check_training(config)
     _check_views(config)
     PruneSettings(**asdict(config.prune))
-    quantize_settings(config.quantize)
+    _check_quantize(config)
     if config.model.start is not None and comes_trained(config):
         raise SettingError(
             f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
@@ -197,6 +198,18 @@ def _check_views(config: Config) -> None:
             f"data.search_views={config.data.search_views} shows each search image several times, and "
             f"data.select_search_val={config.data.select_search_val} would choose among these views; use one "
             "of them, and data.search_val for fewer images"
+        )
+
+
+def _check_quantize(config: Config) -> None:
+    """Fill the settings, and refuse a version of ONNX's operators that cannot hold the weights."""
+    settings, opset = quantize_settings(config.quantize), config.export.opset
+    writes = {"quantize", "export"} <= set(config.stages) and "onnx" in config.export.formats
+    if writes and settings.is_small and opset is not None and opset < SMALL_SINCE:
+        raise SettingError(
+            f"export.opset is {opset}, expected {SMALL_SINCE} or more, or null: "
+            f"quantize.method={settings.method} has weights of 4 bits, or blocks that share a scale, which "
+            "older operators lack"
         )
 
 

@@ -10,20 +10,19 @@ import torch
 
 from amc.quantization import operators
 from amc.quantization.layers import IntegerLayer, RoundTrip
+from amc.quantization.settings import SMALL_SINCE
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-_BLOCKS_SINCE = 21
-"""First version of the operators with blocks of weights that share a scale, and with 4-bit integers."""
 _LARGEST_4_BITS = 7
 
 
 def least_opset(model: nn.Module) -> int | None:
     """Return the version of ONNX's operators that a network needs, or None for any."""
     layers = [each for each in model.modules() if isinstance(each, IntegerLayer)]
-    return _BLOCKS_SINCE if any(each.block for each in layers) or packs(model) else None
+    return SMALL_SINCE if any(each.block for each in layers) or packs(model) else None
 
 
 def packs(model: nn.Module) -> bool:

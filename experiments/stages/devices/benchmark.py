@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from tqdm import tqdm
 
-from amc.latency import BackendResult, compare
+from amc.errors import AmcError, out_of_memory
+from amc.latency import Backend, BackendResult, RemoteBackend, compare
+from amc.latency.comparison import unmeasured
 from amc.latency.timing.measure import Comparison
 from amc.progress import progress
+from amc.runtimes.reference import cause
 from experiments.config.runtimes import backend_of
 from experiments.stages.networks.quantize import simulation
 
@@ -22,23 +26,27 @@ def run(run: Run) -> dict[str, Any]:
     """Measure both networks side by side, at the batch sizes for latency and for throughput.
 
     A quantized network is measured in the same rounds; one that was not pruned stands beside the dense one.
+    A runtime that fails, or lacks memory, is recorded with its reason, and does not stop the others.
 
     Raises:
         FileError: the run folder has neither a pruned network nor a quantized one.
-        AmcError: a runtime is unknown, or its settings are impossible.
+        AmcError: a runtime is unknown, or its settings are impossible; or nothing was measured, as every
+            runtime that is available failed: the message is that of the first.
     """
     config = run.config.latency
     quantized = simulation(run)
     cut = run.folder.model.exists() or quantized is None
     model = run.pruned(run.folder.model) if cut else run.problem.dense
-    results = _measured(
+    results, failures = _measured(
         run, model, quantized, config.backends, config.batch, config.rounds, memory=config.memory
     )
+    if failures and all(result.comparison is None for result in results):
+        raise failures[0]
     facts = {"runtimes": results}
     if config.throughput_batch and config.throughput_batch != config.batch:
         names = [result.backend for result in results if result.comparison is not None]
         rounds = math.ceil(config.rounds / 3)
-        facts["throughput"] = _measured(
+        facts["throughput"], _ = _measured(
             run, model, quantized, names, config.throughput_batch, rounds, memory=False
         )
     return {name: [result.to_json() for result in found] for name, found in facts.items()}
@@ -53,37 +61,50 @@ def _measured(
     rounds: int,
     *,
     memory: bool,
-) -> list[BackendResult]:
-    """Compare the networks on the named runtimes, and print a line for each."""
+) -> tuple[list[BackendResult], list[Exception]]:
+    """Compare the networks on the named runtimes, print a line for each, and return what failed, too."""
     config = run.config.latency
+    results: list[BackendResult] = []
+    failures: list[Exception] = []
     with progress(len(names), "benchmark", "runtime") as bar:
-
-        def advance(name: str) -> None:
-            bar.set_postfix(runtime=name)
+        for backend in [backend_of(name, config) for name in names]:
+            bar.set_postfix(runtime=backend.name)
+            try:
+                (result,) = compare(
+                    run.problem.dense,
+                    model,
+                    run.problem.splits.input_shape,
+                    backends=[backend],
+                    batch=batch,
+                    threads=config.threads,
+                    rounds=rounds,
+                    memory=memory,
+                    others=_quantized(backend, quantized),
+                )
+            except Exception as error:
+                if not isinstance(error, AmcError) and not out_of_memory(error):
+                    raise
+                failures.append(error)
+                result = _failed(run, backend, batch, error)
+            results.append(result)
+            _tell(result, pruned=model is not run.problem.dense)
             bar.update()
+    return results, failures
 
-        results = [
-            result
-            for backend in [backend_of(name, config) for name in names]
-            for result in compare(
-                run.problem.dense,
-                model,
-                run.problem.splits.input_shape,
-                backends=[backend],
-                batch=batch,
-                threads=config.threads,
-                rounds=rounds,
-                memory=memory,
-                progress=advance,
-                others=_quantized(backend, quantized),
-            )
-        ]
-    for result in results:
-        if model is not run.problem.dense or result.comparison is None:
-            print(f"benchmark: {_line(result)}")
+
+def _failed(run: Run, backend: Backend | RemoteBackend, batch: int, error: Exception) -> BackendResult:
+    """Return the result of a runtime that failed."""
+    shape, threads = run.problem.splits.input_shape, run.config.latency.threads
+    return unmeasured(backend, cause(error), shape, batch, threads)
+
+
+def _tell(result: BackendResult, *, pruned: bool) -> None:
+    """Print what a runtime measured, while the bar is away."""
+    with tqdm.external_write_mode():
+        if pruned or result.comparison is None:
+            print(f"benchmark: {_line(result)}", flush=True)
         for name, other in result.others.items():
-            print(f"benchmark: {_other_line(result, name, other)}")
-    return results
+            print(f"benchmark: {_other_line(result, name, other)}", flush=True)
 
 
 def _quantized(backend: object, found: tuple[str, nn.Module] | None) -> dict[str, nn.Module]:
@@ -97,7 +118,7 @@ def _other_line(result: BackendResult, name: str, found: Comparison) -> str:
     times = f"{found.dense.median_ms:.3f} -> {found.pruned.median_ms:.3f} ms"
     line = f"{result.backend}, batch {result.batch}, {name}: {times}, {found.speedup:.2f}x"
     for what, by_name in (("file", result.file_bytes), ("memory", result.peak_memory_bytes)):
-        if name in by_name:
+        if {"dense", name} <= by_name.keys():
             line += f", {what} {by_name['dense'] / 2**20:.2f} -> {by_name[name] / 2**20:.2f} MiB"
     return line
 
@@ -110,6 +131,6 @@ def _line(result: BackendResult) -> str:
     spread = f"{found.speedup:.2f}x ({found.speedup_q1:.2f} to {found.speedup_q3:.2f})"
     line = f"{result.backend}, batch {result.batch}: {times}, {spread}"
     for what, by_name in (("file", result.file_bytes), ("memory", result.peak_memory_bytes)):
-        if by_name:
+        if {"dense", "pruned"} <= by_name.keys():
             line += f", {what} {by_name['dense'] / 2**20:.1f} -> {by_name['pruned'] / 2**20:.1f} MiB"
     return line

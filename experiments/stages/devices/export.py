@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Write a file for each format into ``exports``; a format that fails does not stop the others.
 
+    Files of the export before that are not written again are removed.
+
     Raises:
         FileError: the run folder has no pruned network.
         AmcError: no format could be written; the message gives the reason of the first.
     """
     model, widths = _final(run)
+    former = run.folder.exported()
     (run.folder.exports).mkdir(exist_ok=True)
     settings = ExportSettings(
         tolerance=run.config.export.tolerance,
@@ -51,6 +54,8 @@ def run(run: Run) -> dict[str, Any]:
     quantized = export_quantized(run, settings)
     both = [*files, *(quantized["files"] if quantized else [])]
     predict = write_carried(run.folder.exports, run.problem.spec.name, settings.about, both)
+    new = {run.folder.path / own["file"] for own in (*both, *predict)}
+    run.folder.remove_exported(path for path in former if path not in new)
     print(f"export: {run.folder.exports}/README.md says how to run it")
     return {"files": files, "left_out": failures, "quantized": quantized, "predict": predict}
 

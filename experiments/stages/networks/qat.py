@@ -22,8 +22,9 @@ def train_quantized(
 ) -> tuple[Quantized, dict[str, Any]]:
     """Return the better of the trained and the calibrated network on search_val, and the facts.
 
-    Epochs and learning rate are those of ``quantize``, all else is that of ``finetune``. Integers need
-    float32: bfloat16 has fewer digits than they have. Signs do not.
+    Epochs and learning rate are those of ``quantize``, the rest is that of ``finetune`` but for ``until``,
+    ``method``, ``hint_weight``, ``compile``, ``sharded`` and ``processes``. Integers need float32: bfloat16
+    has fewer digits than they have. Signs do not.
     """
     finetuning = run.train_settings(run.config.finetune)
     training = replace(

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from amc.latency import BACKENDS, compare, get_backend, time_models
 from amc.latency.portable.machine import clock_notes
 from amc.latency.timing.measure import torch_threads_restored
 from amc.latency.timing.peak_memory import peak_memory
+from amc.runtimes import litert
+from amc.runtimes.litert import LITERT
 from amc.runtimes.protocol import FileBackend, FileRuntime, Prepared
 from amc.runtimes.reference import eager_logits, largest_difference, random_batch
 
@@ -102,6 +105,47 @@ def test_an_unavailable_runtime_gives_its_reason_in_one_line(name):
 
 def test_names_of_backends_are_their_keys():
     assert [get_backend(name).name for name in BACKENDS] == list(BACKENDS)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_litert_converts_images_once_where_they_are_timed(fixed, network, monkeypatch):
+    """Else the time of an int8 network would hold numpy's rounding; other callers change their images."""
+    seen = []
+
+    class Interpreter:
+        def __init__(self, **_):
+            pass
+
+        def allocate_tensors(self):
+            pass
+
+        def get_input_details(self):
+            return [{"index": 0, "dtype": np.int8, "quantization": (0.5, 0)}]
+
+        def get_output_details(self):
+            return [{"index": 1}]
+
+        def set_tensor(self, _, images):
+            seen.append(images)
+
+        def invoke(self):
+            pass
+
+        def get_tensor(self, _):
+            return seen[-1].max()
+
+    monkeypatch.setattr(litert, "_interpreter_class", lambda: Interpreter)
+    images = np.full((1, *SHAPE), 3, np.float32)
+    if fixed:
+        run = replace(LITERT, convert=lambda *_: b"").prepare(network, SHAPE, 1, 1).run
+    else:
+        run = LITERT.load(b"", images, 1)
+    run()
+    images[:] = 5
+    run()
+    assert seen[0].dtype == np.int8
+    assert (seen[0] is seen[1]) == fixed
+    assert fixed or (seen[0].max(), seen[1].max()) == (6, 10)
 
 
 def test_a_file_runtime_prepares_the_file_that_it_converts(network):

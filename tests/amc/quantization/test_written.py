@@ -1,13 +1,14 @@
 """Files of a quantized network hold the numbers of its description, and runtimes compute the same."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import fx
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.export import ExportSettings
 from amc.export.coreml import write_quantized_coreml
 from amc.export.quantized import QUANTIZED, parities, predictions
@@ -17,6 +18,7 @@ from amc.quantization.settings import QuantizeSettings
 from amc.quantization.written.explicit import explicit, for_integer_kernels, with_own_values
 from amc.quantization.written.kernels import xnnpack
 from amc.runtimes.litert import LITERT
+from amc.runtimes.protocol import FileRuntime
 from tests.networks import SHAPE, Chunked, FlattenedFromTheEnd, Residual, Separable, randomised
 
 IMAGES = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(3))
@@ -96,6 +98,34 @@ def test_a_pt2_runs_without_this_project(static, tmp_path):
     assert found.largest < 1e-5
 
 
+def fake(run):
+    return FileRuntime(
+        "fake", (), str, lambda: None, lambda *_: b"", lambda _, images, threads: lambda: run(images)
+    )
+
+
+def test_outputs_that_are_maps_are_compared_as_rows():
+    flat = IMAGES.flatten(1).numpy() * 2
+    (found,) = parities(b"", [fake(lambda x: 2 * x)], IMAGES.numpy(), flat, None, classifies=False)
+    assert (found.failure, found.agreement, found.largest) == (None, None, 0)
+    (found,) = parities(b"", [fake(lambda x: 2 * x)], IMAGES.numpy(), flat, None, classifies=True)
+    assert (found.failure, found.agreement) == (None, 100)
+    assert predictions(fake(lambda x: 2 * x), b"", IMAGES.numpy(), batch=5).shape == flat.shape
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [(lambda x: x[:, :1], r"got outputs of shape \(24, .*, expected"), (lambda x: x * np.nan, "got NaN or")],
+)
+def test_outputs_that_are_wrong_are_the_failure_of_their_runtime(run, message):
+    right = fake(lambda x: x)
+    flat = IMAGES.flatten(1).numpy()
+    wrong, good = parities(b"", [fake(run), right], IMAGES.numpy(), flat, None, classifies=False)
+    assert re.match(message, wrong.failure)
+    assert "\n" not in wrong.failure
+    assert (good.failure, good.largest) == (None, 0)
+
+
 def compared(name, model, tmp_path):
     kind = QUANTIZED[name]
     if (reason := kind.unavailable("static_int8")) is not None:
@@ -119,6 +149,16 @@ def test_fixed_point_sums_are_those_of_the_simulation_but_for_ties(static):
     graph.output(graph.call_module("sum", (graph.placeholder("left"), graph.placeholder("right"))))
     made = xnnpack(fx.GraphModule({"sum": exact}, graph))
     assert torch.equal(made(steps * 0.5, one), (steps * 0.5 + 1 + 0.5).floor())  # halves up
+
+
+@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 8, "group": 9}], ids=str)
+def test_an_opset_without_the_operators_of_small_weights_is_refused(settings, tmp_path):
+    model, kind = quantized(Residual, "weight_only", **settings), QUANTIZED["onnx"]
+    with pytest.raises(SettingError, match="opset is 18, expected 21 or more") as error:
+        kind.write(model, SHAPE, tmp_path / "model.onnx", ExportSettings(opset=18))
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    assert kind.write(model, SHAPE, tmp_path / "model.onnx", ExportSettings(opset=21)).bytes
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Pat
     (tmp_path / "exports").mkdir()
     for name in ("strategy.json", "report.html", "exports/model.onnx", "exports/README.md"):
         (tmp_path / name).touch()
+    folder.record("export", {"files": [{"format": "onnx", "file": "exports/model.onnx", "bytes": 0}]})
     assert kept_files(folder) == {
         "strategy": [tmp_path / "strategy.json"],
         "report": [tmp_path / "report.html"],

@@ -1,7 +1,10 @@
 import json
+import runpy
 import subprocess
 import sys
+import types
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amc.export.metadata import with_metadata
+from amc.export.metadata import described, with_metadata
 from amc.loading import load_pruned
 from experiments.report.carried import write_carried
 from tests.experiments.helpers import FAKE, done
@@ -27,13 +30,13 @@ ABOUT = {
 }
 
 
-def predicted(folder, picture):
+def predicted(folder, picture, *options):
     """Run the script as a user would who has not installed this project, nor PyTorch."""
     script = str(folder / "predict.py")
     code = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys(("amc", "envs", "agents", "conf", "experiments", "torch")))
-sys.argv = ["predict.py", {str(picture)!r}]
+sys.argv = ["predict.py", {str(picture)!r}, *{options!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """
     ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
@@ -72,6 +75,96 @@ def test_the_readme_and_the_script_name_what_is_there(tmp_path, name):
     compile(script, "predict.py", "exec")
 
 
+def interpreter_of(dtype, target, seen):
+    """Return a stand-in for LiteRT's module: a network that gives its input's first values back."""
+
+    class Interpreter:
+        def __init__(self, model_path):
+            assert model_path.endswith(".tflite")
+
+        def allocate_tensors(self):
+            pass
+
+        def get_input_details(self):
+            return [{"index": 0, "dtype": dtype, "quantization": (0.5, -3)}]
+
+        def get_output_details(self):
+            return [{"index": 1, "dtype": target, "quantization": (0.25, 2)}]
+
+        def set_tensor(self, place, image):
+            assert (place, image.dtype) == (0, dtype)
+            seen.append(image)
+
+        def invoke(self):
+            pass
+
+        def get_tensor(self, place):
+            assert place == 1
+            return np.array([[2, 6]], target)
+
+    module = types.ModuleType("ai_edge_litert.interpreter")
+    module.Interpreter = Interpreter
+    return module
+
+
+INTEGERS = {
+    "format": "litert",
+    "file": "exports/model_static_int8.tflite",
+    "bytes": 1,
+    "precision": "static_int8",
+}
+
+
+@pytest.mark.parametrize(("dtype", "target"), [(np.int8, np.float32), (np.float32, np.int8)])
+def test_the_script_gives_integers_to_a_file_that_takes_them(tmp_path, monkeypatch, dtype, target):
+    seen = []
+    write_carried(tmp_path, "net", ABOUT, [INTEGERS])
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", interpreter_of(dtype, target, seen))
+    (tmp_path / "model_static_int8.tflite").touch()
+    script = runpy.run_path(str(tmp_path / "predict.py"))
+    _, run = script["load"](tmp_path / "model_static_int8.tflite")
+    outputs = run(np.array([0.2, 0.3, -1000, 1000], np.float32))
+    expected = [-3, -2, -128, 127] if dtype is np.int8 else [0.2, 0.3, -1000, 1000]
+    assert seen[0].tolist() == pytest.approx(expected)
+    assert outputs.tolist() == ([[2, 6]] if target is np.float32 else [[0, 1]])
+    page = (tmp_path / "README.md").read_text()
+    assert "`model_static_int8.tflite` takes signed 8-bit integers" in page
+    write_carried(tmp_path, "net", ABOUT, [{**INTEGERS, "precision": "float32"}])
+    assert "8-bit" not in (tmp_path / "README.md").read_text()
+
+
+def splits_of(channels):
+    """Return what ``described`` reads of a data set."""
+    return SimpleNamespace(
+        input_shape=(channels, 8, 6), shorter_side=None, upside_down=False, class_names=(),
+        mean=(0.5,) * channels, std=(0.25,) * channels,
+    )  # fmt: skip
+
+
+def test_grey_pictures_have_one_channel(tmp_path):
+    about = described(splits_of(1), classifies=True)
+    assert json.loads(about["channels"]) == "grey"
+    write_carried(tmp_path, "net", about, [{"format": "onnx", "file": "exports/model.onnx", "bytes": 1}])
+    assert "shape (N, 1, 8, 6), one channel, grey" in (tmp_path / "README.md").read_text()
+    pixels = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    script = runpy.run_path(str(tmp_path / "predict.py"))
+    found = script["pixels"](tmp_path / "picture.png", script["ABOUT"])
+    np.testing.assert_allclose(found, ((pixels / 255 - 0.5) / 0.25)[None, None], rtol=1e-5)
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / "picture.png")
+    assert script["pixels"](tmp_path / "picture.png", script["ABOUT"]).shape == (1, 1, 8, 6)
+
+
+def test_images_that_no_picture_is_get_no_script(tmp_path):
+    about = described(splits_of(2), classifies=True)
+    assert json.loads(about["channels"]) is None
+    file = {"format": "onnx", "file": "exports/model.onnx", "bytes": 1}
+    assert write_carried(tmp_path, "net", about, [file]) == []
+    page = (tmp_path / "README.md").read_text()
+    assert "shape (N, 2, 8, 6), channels as in the training data" in page
+    assert "predict.py" not in page
+
+
 def test_other_formats_get_a_readme_alone(tmp_path):
     assert write_carried(tmp_path, "net", ABOUT, [{"format": "openvino", "file": "a.xml", "bytes": 1}]) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
@@ -90,7 +183,16 @@ def test_metadata_lies_behind_a_file_and_gives_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_tflite_runs_with_its_metadata(tmp_path):
     formats = "export.formats=[litert]"
-    stages = "stages=[train,search,prune,export]"
-    done(*FAKE, "train.epochs=1", "agent=greedy", "run_dir=run", formats, stages, cwd=tmp_path)
+    stages = "stages=[train,search,prune,quantize,export]"
+    own = ("agent=greedy", "quantize.sensitivity_images=0", "run_dir=run")
+    done(*FAKE, "train.epochs=1", *own, formats, stages, cwd=tmp_path)
     Image.new("RGB", (20, 12), "red").save(tmp_path / "picture.png")
-    assert "class " in predicted(tmp_path / "run" / "exports", tmp_path / "picture.png")
+    folder, picture = tmp_path / "run" / "exports", tmp_path / "picture.png"
+    whole = predicted(folder, picture)
+    assert "class " in whole
+    integers = predicted(folder, picture, "--network", "model_static_int8.tflite")
+
+    def shares(told):
+        return {line.split("%")[1].strip(): float(line.split("%")[0]) for line in told.splitlines()[1:]}
+
+    assert shares(integers) == pytest.approx(shares(whole), abs=5)

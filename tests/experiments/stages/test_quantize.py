@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 import amc
 from amc.quantization.layers import is_quantized
 from experiments.report.quantization import parts
-from tests.experiments.helpers import TINY, check_error, composed, done, read_json, refused, workspace
+from experiments.run.values import check_values
+from tests.experiments.helpers import FAKE, TINY, check_error, composed, done, read_json, refused, workspace
 from tests.experiments.helpers import amc as command
 
 FAST = ("quantize.sensitivity_images=4", "latency.throughput_batch=0", "latency.memory=false")
@@ -146,6 +147,18 @@ def test_bad_settings_are_refused_before_any_work(whole):
         base, "budget.kind=size", "budget.size_ratio=2", cwd=whole[0]
     )
     assert "expected one of 2, 3" in check_error(base, "quantize.weight_bits=5", cwd=whole[0])
+
+
+def test_an_opset_that_is_too_old_for_small_weights_is_refused_before_any_work():
+    small = ("quantize.method=weight_only", "quantize.weight_bits=4")
+    both, old = "stages=[quantize,export]", "export.opset=18"
+    for own in (small, ("quantize.method=weight_only", "quantize.group=36"), ("quantize.method=binary",)):
+        with pytest.raises(amc.SettingError, match=r"export\.opset is 18, expected 21 or more, or null"):
+            check_values(composed(*FAKE, both, old, *own))
+        check_values(composed(*FAKE, both, "export.opset=21", *own))
+    check_values(composed(*FAKE, both, old))
+    check_values(composed(*FAKE, "stages=[export]", old, *small))
+    check_values(composed(*FAKE, both, old, "export.formats=[coreml]", *small))
 
 
 def test_one_calibration_image_is_refused(trained_run):
