@@ -13,6 +13,7 @@ from torch import Tensor
 
 from amc.data.decoding import Decoder, is_sound, picture_size
 from amc.data.lists import SUFFIX, check_apart, read_list
+from amc.data.pictures import Pictures
 from amc.data.splits import (
     SEARCH_SHARE,
     SPLIT_SEED,
@@ -154,6 +155,7 @@ def imagefolder(
         shorter_side=resize,
         upside_down=rotate_180,
         order=TrainOrder(_rows(train_list, every), len(every.paths), batch_size),
+        pictures=Pictures(root, *(part.paths for part in (train_list, search_list, unseen_list, test_list))),
     )
 
 
