@@ -79,7 +79,7 @@ def parse_json(text: str | bytes, shape: Shape, where: str, remedy: str) -> Any:
     return _parsed(text if isinstance(text, bytes) else text.encode(errors="replace"), shape, where, remedy)
 
 
-def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[tuple[str, ...]]:
+def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[tuple[int, tuple[str, ...]]]:
     """Read columns of a csv file in UTF-8 whose first line names them.
 
     Args:
@@ -88,7 +88,7 @@ def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[tuple[str,
         remedy: as for ``read_json``.
 
     Returns:
-        the values of the columns in every line, at least one line.
+        the number of every line, from 1, and its values of the columns; at least one line.
 
     Raises:
         FileError: the file is missing, unreadable, too large or no csv, lacks a column or a value, or is
@@ -104,7 +104,7 @@ def read_csv(path: Path, columns: Sequence[str], remedy: str) -> list[tuple[str,
             values = tuple(line[name] for name in columns)
             if not all(values):
                 _refuse(f"{path}:{lines.line_num}", "a value is missing", remedy)
-            found.append(values)
+            found.append((lines.line_num, values))
     except (UnicodeDecodeError, csv.Error) as error:
         _refuse(str(path), _short(error), remedy)
     if not found:

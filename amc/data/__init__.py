@@ -6,7 +6,8 @@
 - ``selection.py``: images that are chosen from a larger pool instead of drawn.
 - ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
 - ``own.py``: a data set of the user's own factory.
-- ``decoding.py``, ``lists.py``: image files to tensors, and lists of them, for ``imagefolder.py``.
+- ``decoding.py``, ``lists.py``, ``pictures.py``: image files to tensors, lists of them, and the files of each
+  part, for ``imagefolder.py``.
 
 A new data set is one file and one row of ``BUILDERS``.
 """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from amc.data.decoding import Decoder, is_sound, picture_size
-from amc.data.lists import SUFFIX, read_list
+from amc.data.lists import SUFFIX, check_apart, read_list
+from amc.data.pictures import Pictures
 from amc.data.splits import (
     SEARCH_SHARE,
     SPLIT_SEED,
@@ -102,7 +103,8 @@ def imagefolder(
 
     Raises:
         SettingError: an impossible size or count.
-        FileError: a folder is missing, empty or has other classes, or an image cannot be decoded.
+        FileError: a folder is missing, empty or has other classes, a list names an image twice or one of
+            the training images, or an image cannot be decoded.
         UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
@@ -118,6 +120,7 @@ def imagefolder(
     if split is None:
         train_list = listed(root / train, "train")
         test_list = _same_classes(listed(root / test, "test"), train_list)
+        _check_apart(test_list, train_list)
     else:
         whole = listed(root / train, "train") if train.endswith(SUFFIX) else listed(root, "root")
         train_list, test_list = _split(whole, split)
@@ -126,6 +129,8 @@ def imagefolder(
         search_list, unseen_list, train_list = _hold_out(train_list, search_val, unseen)
     else:
         found = _same_classes(listed(root / search_val_dir, "search_val_dir"), train_list)
+        if found.folder != train_list.folder:
+            _check_apart(found, train_list)
         search_list, unseen_list = _pick_search_images(found, search_val, unseen)
     calibration_list = _pick_calibration(train_list, calibration, seed)
 
@@ -150,6 +155,7 @@ def imagefolder(
         shorter_side=resize,
         upside_down=rotate_180,
         order=TrainOrder(_rows(train_list, every), len(every.paths), batch_size),
+        pictures=Pictures(root, *(part.paths for part in (train_list, search_list, unseen_list, test_list))),
     )
 
 
@@ -278,19 +284,32 @@ def _check_shown(listing: _Listing, image_size: int, resize: int) -> None:
 def _same_classes(listing: _Listing, reference: _Listing) -> _Listing:
     """Return a listing with the class numbers of ``reference``; a list of images need not have all classes.
 
+    The numbers go by the names: labels that are whole numbers are sorted by value, folders by name.
+
     Raises:
         FileError: it has other classes.
     """
-    if listing.folder.suffix == SUFFIX and set(listing.classes) <= set(reference.classes):
+    names, known = set(listing.classes), set(reference.classes)
+    if names == known or (listing.folder.suffix == SUFFIX and names < known):
         places = torch.tensor([reference.classes.index(name) for name in listing.classes])
         return replace(listing, classes=reference.classes, labels=places[listing.labels])
-    if listing.classes != reference.classes:
-        odd = sorted(set(listing.classes) ^ set(reference.classes))[0]
-        raise FileError(
-            f"{listing.folder} has {len(listing.classes)} class folders, {reference.folder} has "
-            f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
-        )
-    return listing
+    odd = sorted(names ^ known)[0]
+    raise FileError(
+        f"{listing.folder} has {len(listing.classes)} class folders, {reference.folder} has "
+        f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
+    )
+
+
+def _check_apart(listing: _Listing, train: _Listing) -> None:
+    """Refuse a training image in ``listing`` if one of both is a list; folders hold their own images.
+
+    Raises:
+        FileError: an image is in both.
+    """
+    if listing.folder.suffix == SUFFIX:
+        check_apart(listing.folder, listing.paths, train.folder, train.paths)
+    elif train.folder.suffix == SUFFIX:
+        check_apart(train.folder, train.paths, listing.folder, listing.paths)
 
 
 def _split(listing: _Listing, share: float) -> tuple[_Listing, _Listing]:

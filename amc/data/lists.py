@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from amc.errors import FileError
@@ -22,15 +24,51 @@ def read_list(file: Path) -> tuple[list[str], list[tuple[str, int]]]:
         image.
 
     Raises:
-        FileError: the list is damaged, or an image is missing.
+        FileError: the list is damaged or names an image twice, or an image is missing.
     """
     lines = read_csv(file, ("path", "label"), _REMEDY)
-    labels = {label for _, label in lines}
+    _check_once(file, lines)
+    labels = {label for _, (_, label) in lines}
     numbers = all(label.isdecimal() for label in labels)
     classes = sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label))
     place = {name: number for number, name in enumerate(classes)}
-    samples = [(str(file.parent / path), place[label]) for path, label in lines]
+    samples = [(str(file.parent / path), place[label]) for _, (path, label) in lines]
     for path, _ in samples:
         if not Path(path).is_file():
             raise FileError(f"{file} names {path}, which is no file; {_REMEDY}")
     return classes, samples
+
+
+def check_apart(file: Path, paths: Sequence[str], other: Path, others: Sequence[str]) -> None:
+    """Refuse a list that names an image of another part of the data.
+
+    Args:
+        file: the list.
+        paths: the images of ``file``.
+        other: the list or the folder of the other part.
+        others: the images of the other part.
+
+    Raises:
+        FileError: an image is in both.
+    """
+    known = {os.path.abspath(path) for path in others}
+    if not any(os.path.abspath(path) in known for path in paths):
+        return
+    for line, (path, _) in read_csv(file, ("path", "label"), _REMEDY):
+        if os.path.abspath(file.parent / path) in known:
+            raise FileError(
+                f"{file}:{line} names {path}, which {other} has too: expected no image in both, as "
+                "networks would be judged on images that they were trained on; take it out of one of them"
+            )
+
+
+def _check_once(file: Path, lines: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+    """Refuse an image that is listed twice: it could be in two parts of the data, or in two classes."""
+    first: dict[str, int] = {}
+    for line, (path, _) in lines:
+        before = first.setdefault(os.path.normpath(path), line)
+        if before != line:
+            raise FileError(
+                f"{file}:{line} names {path}, as line {before} does: expected every image once, as one that "
+                "is listed twice could be trained on and judge; take out one of the lines"
+            )

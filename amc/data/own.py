@@ -49,7 +49,7 @@ def own(
         factory: dotted path of a function. It returns ``Splits``, which are taken as they are, or a pair of
             data sets (training, test). Each has a length, and its entries are pairs of an image and a
             label, or objects with ``image`` and ``label``. An image is a picture of PIL, or an array or
-            tensor of bytes, (H, W), (H, W, 3) or (3, H, W).
+            tensor of bytes, (H, W), (H, W, 3) or (3, H, W). If both name their classes, they name the same.
         kwargs: passed to the factory.
         image_size: in pixels; whole pictures are scaled to it and kept in memory.
         search_val, unseen: images held out of the training images; without a number for the search,
@@ -60,7 +60,7 @@ def own(
         mirror: mirror half of the training images, which are also shifted by up to 1/8.
 
     Raises:
-        SettingError: an impossible size or count, or the factory returns something else.
+        SettingError: an impossible size or count, or the factory or its data sets return something else.
         AmcError: the factory fails.
     """
     make = imported(factory, "data.factory")
@@ -79,6 +79,7 @@ def own(
         )
     means, stds = channel_statistics(mean, std)
     train, names = _in_memory(made[0], image_size), _class_names(made[0])
+    _check_names(factory, names, _class_names(made[1]))
     search_val = count_or_most(search_val, len(train.labels) // SEARCH_SHARE, SEARCH_VAL)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
 
@@ -107,22 +108,46 @@ def own(
 
 
 def _in_memory(images: Any, size: int) -> RawImages:
-    """Return a data set as bytes (N, 3, size, size) and labels (N,)."""
+    """Return a data set as bytes (N, 3, size, size) and labels (N,).
+
+    Raises:
+        SettingError: it is empty, or an entry is no image with a class number.
+    """
     pixels, labels = [], []
     for place in range(len(images)):
         image, label = _pair(images[place])
         pixels.append(_scaled(image, size))
-        labels.append(int(label))
+        labels.append(_number(label))
+    if not labels:
+        raise SettingError("a data set of data.factory is empty; expected at least one image in each")
     return RawImages(torch.stack(pixels), torch.tensor(labels))
 
 
 def _pair(entry: Any) -> tuple[Any, Any]:
     if not isinstance(entry, Mapping):
+        if not isinstance(entry, Sequence) or len(entry) < 2:
+            raise SettingError(
+                f"an entry of the data set is a {type(entry).__name__}; expected a pair of an image and a "
+                "label, or an object with image and label"
+            )
         return entry[0], entry[1]
-    found = [next((entry[key] for key in keys if key in entry), None) for keys in (_IMAGE, _LABEL)]
-    if None in found:
-        raise SettingError(f"an entry of the data set has {', '.join(entry)}; expected image and label")
-    return found[0], found[1]
+    image, label = (next((entry[key] for key in keys if key in entry), None) for keys in (_IMAGE, _LABEL))
+    if image is None or label is None:
+        keys = ", ".join(map(str, entry))
+        raise SettingError(f"an entry of the data set has {keys}; expected image and label")
+    return image, label
+
+
+def _number(label: Any) -> int:
+    """Return a class number."""
+    try:
+        number = int(label)
+        if isinstance(label, str) or number == label:
+            return number
+    except (TypeError, ValueError, RuntimeError):  # of torch, for tensors of several values
+        pass
+    shown = " ".join(repr(label).split())
+    raise SettingError(f"a label of the data set is {shown:.60}; expected a class number, from 0")
 
 
 def _scaled(image: Any, size: int) -> Tensor:
@@ -133,7 +158,13 @@ def _scaled(image: Any, size: int) -> Tensor:
         array = np.asarray(image)
         if array.dtype != np.uint8:
             raise SettingError(f"an image has values of {array.dtype}; expected bytes, from 0 to 255")
-        image = Image.fromarray(array.transpose(1, 2, 0) if array.ndim == 3 and len(array) == 3 else array)
+        array = array.transpose(1, 2, 0) if array.ndim == 3 and len(array) == 3 else array
+        if array.ndim not in (2, 3) or array.shape[2:] not in ((), (2,), (3,), (4,)) or not array.size:
+            raise SettingError(
+                f"an image has the shape {array.shape}; expected (H, W), (H, W, 3) or (3, H, W); a grey one "
+                "has no axis of channels"
+            )
+        image = Image.fromarray(array)
     picture = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
 
@@ -144,3 +175,23 @@ def _class_names(images: Any) -> tuple[str, ...]:
     for key, feature in (getattr(images, "features", None) or {}).items():
         names = getattr(feature, "names", names) if key in _LABEL else names
     return tuple(map(str, names or ()))
+
+
+def _check_names(factory: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Refuse test images whose labels mean other classes.
+
+    Raises:
+        SettingError: both data sets name their classes, and not the same in the same order.
+    """
+    if not train or not test or train == test:
+        return
+    place = next((n for n, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]), None)
+    odd = (
+        f"number {place} is {train[place]!r} in training and {test[place]!r} in test"
+        if place is not None
+        else f"training has {len(train)} and test has {len(test)}"
+    )
+    raise SettingError(
+        f"data.factory={factory} returned data sets of other classes ({odd}); expected the same names in the "
+        "same order, as a label would mean something else"
+    )

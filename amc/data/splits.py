@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
+from amc.data.pictures import Pictures
 from amc.digest import digest
 from amc.errors import AmcError, SettingError
 from amc.seeds import generator, mix
@@ -107,6 +108,8 @@ class Splits:
         test: loads the test images, which are for the final number only.
         fingerprint: SHA-256 (hex) of ``calibration`` and ``search_val``.
         order: which images the batches hold, if the data set tells it.
+        pictures: the files of all parts, for a data set of image files.
+        search_views: views of every search image that ``search_val`` holds (``amc.data.views``).
     """
 
     name: str
@@ -125,11 +128,14 @@ class Splits:
     shorter_side: int | None = None
     upside_down: bool = False
     order: TrainOrder | None = None
+    pictures: Pictures | None = None
+    search_views: int = 1
 
     @property
     def held_out(self) -> int:
-        """Number of the images that are kept out of training."""
-        return len(self.search_val) + (len(self.unseen) if self.unseen is not None else 0)
+        """Number of the images that are kept out of training; views of one image count once."""
+        unseen = len(self.unseen) if self.unseen is not None else 0
+        return len(self.search_val) // self.search_views + unseen
 
 
 @dataclass(frozen=True, eq=False)

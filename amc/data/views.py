@@ -41,7 +41,8 @@ def with_views(splits: Splits, views: int, *, mirror: bool) -> Splits:
         flipped = part.images.flip(-1) if mirror and number % 2 == 0 else part.images
         seen.append(shifted(flipped, down, right, fill=-mean / std))
     shown = LabelledImages(torch.cat(seen), part.labels.repeat(views))
-    return replace(splits, search_val=shown, fingerprint=fingerprint(splits.calibration, shown))
+    known = fingerprint(splits.calibration, shown)
+    return replace(splits, search_val=shown, fingerprint=known, search_views=views)
 
 
 def shifted(images: Tensor, down: int, right: int, *, fill: Tensor) -> Tensor:

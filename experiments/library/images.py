@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from amc.data import LabelledImages
 from amc.errors import SettingError
+from amc.notes import note_once
 
 BATCH = 256
 IMAGE_KEYS = ("image", "images", "pixel_values", "input", "x")
@@ -21,21 +22,23 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     """Return all images of ``source`` in memory, and whether they have labels.
 
     Args:
-        source: images (N, C, H, W); a pair of images and labels (N,); a data set of images or pairs; or any
-            iterable of batches, such as a ``DataLoader``. A batch is a tensor, a pair, or a dictionary with
-            one of ``IMAGE_KEYS`` and perhaps one of ``LABEL_KEYS``.
+        source: normalised images (N, C, H, W); a pair of images and labels (N,) or (N, 1); a data set of
+            images or pairs; or any iterable of batches, such as a ``DataLoader``. A batch is a tensor, a
+            pair, or a dictionary with one of ``IMAGE_KEYS`` and perhaps one of ``LABEL_KEYS``. Whatever else
+            comes with images, such as boxes and masks, is left out, and noted.
         what: name of the argument, for messages.
 
     Returns:
         images (N, C, H, W) float32 and labels (N,) int64, zeros if there are none; and whether there are.
 
     Raises:
-        SettingError: ``source`` is none of these, or holds no images.
+        SettingError: ``source`` is none of these, holds no images or images of several shapes, or its labels
+            are no class numbers, one for each image.
     """
     if isinstance(source, LabelledImages):
-        return source, True
-    if isinstance(source, Tensor) or _is_pair(source):
-        batches: Iterable[Any] = [source]
+        batches: Iterable[Any] = [(source.images, source.labels)]
+    elif isinstance(source, Tensor) or _is_pair(source, what):
+        batches = [source]
     elif isinstance(source, Dataset) and not isinstance(source, IterableDataset):
         batches = DataLoader(source, batch_size=BATCH)
     elif isinstance(source, Iterable):
@@ -48,6 +51,11 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     parts = [_read(batch, what) for batch in batches]
     if not parts or not sum(len(images) for images, _ in parts):
         raise SettingError(f"{what} holds no images; expected at least one")
+    if len(shapes := {tuple(images.shape[1:]) for images, _ in parts}) > 1:
+        one, other = sorted(shapes)[:2]
+        raise SettingError(
+            f"{what} yields images of shapes {one} and {other}; expected one shape of them all"
+        )
     images = torch.cat([images for images, _ in parts])
     labels = [labels for _, labels in parts if labels is not None]
     if len(labels) < len(parts):
@@ -55,8 +63,21 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     return LabelledImages(images, torch.cat(labels)), True
 
 
-def _is_pair(source: Any) -> bool:
-    return isinstance(source, tuple | list) and len(source) == 2 and all(_is_array(part) for part in source)
+def _is_pair(source: Any, what: str) -> bool:
+    """Whether ``source`` is images and labels, and not two batches of images in a list.
+
+    Raises:
+        SettingError: it is two batches in a tuple, which might be a pair as well.
+    """
+    if not isinstance(source, tuple | list) or len(source) != 2 or not all(map(_is_array, source)):
+        return False
+    if len(source[0].shape) != 4 or len(source[1].shape) != 4:
+        return True
+    if isinstance(source, list):
+        return False
+    raise SettingError(
+        f"{what} is a tuple of two batches of images; expected (images, labels), or two batches in a list"
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -74,15 +95,45 @@ def _read(batch: Any, what: str) -> tuple[Tensor, Tensor | None]:
                 f"{what} yields a dictionary of {', '.join(map(str, batch))}; expected 'image'"
             )
         batch, labels = batch[image_key], None if label_key is None else batch[label_key]
-    elif isinstance(batch, tuple | list):
+    elif isinstance(batch, tuple | list) and batch:
         labels = batch[1] if len(batch) > 1 else None
         batch = batch[0]
+    if not _is_array(batch):
+        raise SettingError(f"{what} yields a {type(batch).__name__}; expected batches of images (N, C, H, W)")
     images = torch.as_tensor(batch)
     if images.ndim != 4:
         raise SettingError(
             f"{what} yields images of shape {tuple(images.shape)}; expected batches (N, C, H, W)"
         )
-    found = None if labels is None else torch.as_tensor(labels)
-    if found is not None and (found.ndim != 1 or found.is_floating_point()):
-        found = None  # boxes or masks, for example, are no class labels
-    return images.float(), None if found is None else found.long()
+    if not images.is_floating_point():
+        raise SettingError(
+            f"{what} yields images of {_kind(images)}; expected floats, normalised as for the training"
+        )
+    return images.float(), None if labels is None else _class_numbers(labels, len(images), what)
+
+
+def _class_numbers(labels: Any, count: int, what: str) -> Tensor | None:
+    """Return labels (N,) int64; None, with a note, for what is no label of an image, such as boxes.
+
+    Raises:
+        SettingError: there are more or fewer than ``count``, or they are no whole numbers.
+    """
+    shape = tuple(getattr(labels, "shape", (len(labels),) if isinstance(labels, list) else ()))
+    plain = _is_array(labels) or (isinstance(labels, list) and all(isinstance(own, int) for own in labels))
+    if not plain or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        kind = f"of shape {shape}" if _is_array(labels) else f"in a {type(labels).__name__}"
+        note_once(f"{what}: the targets {kind} are left out, as they are no class numbers (N,)")
+        return None
+    found = torch.as_tensor(labels).reshape(-1)
+    if len(found) != count:
+        raise SettingError(f"{what} yields {len(found)} labels for {count} images; expected one for each")
+    if found.is_floating_point() or found.is_complex():
+        raise SettingError(
+            f"{what} yields labels of {_kind(found)}; expected whole class numbers (N,); give the images "
+            "alone if these are other targets"
+        )
+    return found.long()
+
+
+def _kind(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")

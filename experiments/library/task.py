@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from operator import index
 from typing import Any
 
 import gymnasium as gym
@@ -125,6 +126,7 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
+        _check_channels(self._calibration.images, judging.images)
         model = usable(model)
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
@@ -182,15 +184,23 @@ class CompressionTask:
         return size_cost(self.graph, self._evaluator.builder.dense, {})(self.graph.dense_widths)
 
     def macs(self, widths: Sequence[int]) -> int:
-        """Return the multiply-adds of one image at ``widths``."""
-        return self._evaluator.macs(widths)
+        """Return the multiply-adds of one image at ``widths``.
+
+        Raises:
+            SettingError: there is not one possible width for each group.
+        """
+        return self._evaluator.macs(self._checked(widths))
 
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Return the scores of a candidate; ``result`` prunes the best one within the budget.
 
         Args:
             widths: kept channels of every group, in forward order.
+
+        Raises:
+            SettingError: there is not one possible width for each group.
         """
+        widths = self._checked(widths)
         evaluation = self._evaluator.evaluate(widths)
         if self._score is not None and evaluation.widths not in self._scores:
             with torch.no_grad(), self._evaluator.builder.network(widths) as network:
@@ -289,12 +299,32 @@ class CompressionTask:
             widths: kept channels of every group, in forward order.
 
         Raises:
-            SettingError: the widths exceed the budget.
+            SettingError: there is not one possible width for each group, or they exceed the budget.
         """
+        widths = self._checked(widths)
         if not self.budget.allows(widths):
             raise SettingError(f"the widths cost {self.budget.shortfall(widths)}")
         value = self.value(self.evaluate(widths))
-        return self._compressed(tuple(widths), value, {"agent": None, "seed": None}, [])
+        return self._compressed(widths, value, {"agent": None, "seed": None}, [])
+
+    def _checked(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """Return widths as whole numbers, one for each group, from 1 to the dense width."""
+        names, dense = self.graph.group_names, self.graph.dense_widths
+        try:
+            found = tuple(map(index, widths))
+        except TypeError as error:
+            raise SettingError(
+                f"widths is {' '.join(repr(widths).split()):.80}; expected {len(dense)} whole numbers, one "
+                "for each group"
+            ) from error
+        if len(found) != len(dense):
+            raise SettingError(
+                f"widths has {len(found)} numbers; expected {len(dense)}, one for each group of task.graph"
+            )
+        for name, width, most in zip(names, found, dense, strict=True):
+            if not 1 <= width <= most:
+                raise SettingError(f"the width of group {name} is {width}; expected 1 to {most} channels")
+        return found
 
     def _compressed(
         self, widths: tuple[int, ...], value: float, facts: dict[str, Any], log: list[dict[str, Any]]
@@ -397,6 +427,14 @@ def _limits(**ratios: float | None) -> dict[str, float]:
         names = ", ".join(f"{kind}_ratio" for kind in ratios)
         raise SettingError(f"got no budget; expected at least one of {names}")
     return given
+
+
+def _check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:
+    if calibration.shape[1] != validation.shape[1]:
+        raise SettingError(
+            f"calibration has images of {calibration.shape[1]} channels, validation of "
+            f"{validation.shape[1]}; expected the same"
+        )
 
 
 def _proved(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:

@@ -137,6 +137,8 @@ def loss(report: Json) -> str:
 
 def warnings(report: Json) -> Iterator[str]:
     """Yield what a reader should know before the network is used."""
+    if (warned := chosen_on_test(report)) is not None:
+        yield warned
     found = dict(networks(report))
     images = report["dense"].get("images")
     pruned, tuned = (found.get(name, {}).get("top1") for name in ("Pruned", "Fine-tuned"))
@@ -153,6 +155,16 @@ def warnings(report: Json) -> Iterator[str]:
         yield report["proxies"]["verdict"]
     for name, reason in (report.get("export") or {}).get("left_out", {}).items():
         yield f"No {name} file: {reason}"
+
+
+def chosen_on_test(report: Json) -> str | None:
+    """Return what a search on test images means for their accuracies, or None."""
+    if not (count := report.get("search_images_in_test")):
+        return None
+    return (
+        f"{count} of the search images are test images: the network was chosen by them, so its accuracy on "
+        "the test images is flattered."
+    )
 
 
 def convergence(episodes: Sequence[Json]) -> str:

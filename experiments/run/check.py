@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from amc.budget.budget import Budget
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError, FileError, SettingError
 from amc.graph.groups import OUTPUT_REASON
 from amc.loading import STRATEGY, WEIGHTS
 from amc.models.checkpoint import load_into, load_state_dict
@@ -19,8 +19,9 @@ from experiments.config.agents import AGENTS, refuse_unseen
 from experiments.config.budgets import asked_budgets, listed_budgets
 from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
+from experiments.run.folder import PICTURES
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen
+from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -30,6 +31,8 @@ _NEED_LOGITS = (
 """Stages that measure accuracies."""
 _READS = {"export": (WEIGHTS, "prune"), "report": (STRATEGY, "search")}
 """Stages that need no dense network -> the file that they read first, and the stage that writes it."""
+_JUDGING = frozenset({"evaluate", "report", "compare", "quantize", "export"})
+"""Stages that judge on test images."""
 
 
 def check(run: Run) -> None:
@@ -48,6 +51,7 @@ def check(run: Run) -> None:
     problem.load_data()
     _check_rewind(run)
     _check_held_out(run)
+    _check_pictures(run)
     _check_provable(run)
     if "sparsify" in config.stages:
         _check_densities(run)
@@ -106,8 +110,7 @@ def _check_rewind(run: Run) -> None:
 def _check_held_out(run: Run) -> None:
     """Refuse to judge on images that the dense network was trained on."""
     config, folder = run.config, run.problem.folder
-    own_folder = getattr(config.data, "search_val_dir", None) is not None
-    trains = own_folder or "train" in config.stages or run.problem.comes_trained
+    trains = searches_apart(config) or "train" in config.stages or run.problem.comes_trained
     if not judges_on_unseen(config) or trains:
         return
     needed = run.problem.splits.held_out
@@ -117,6 +120,36 @@ def _check_held_out(run: Run) -> None:
             f"data.search_val and data.unseen are {needed} images, but the network of {folder} was trained "
             f"with {kept} held out, so it has seen some; lower data.unseen, or train again"
         )
+
+
+def _check_pictures(run: Run) -> None:
+    """Refuse test and unseen pictures that the dense network was trained on; of search images only tell.
+
+    The parts of a folder depend on all of its pictures: one more, or another ``data.split``, moves them.
+    """
+    config, problem = run.config, run.problem
+    pictures, file = problem.splits.pictures, problem.folder.trained_on
+    if pictures is None or not file.exists() or "train" in config.stages or problem.comes_trained:
+        return
+    trained = load_state_dict(file).get(PICTURES)
+    if trained is None:
+        raise FileError(f"{file} names no pictures: run stages=[train] again, or remove it")
+    judging = {
+        "test": bool(_JUDGING & set(config.stages)),
+        "unseen": judges_on_unseen(config),
+        "search_val": False,
+    }
+    for part, refused in judging.items():
+        if (count := pictures.among(part, trained)) == 0:
+            continue
+        told = (
+            f"{count} of the {len(getattr(pictures, part))} {part} images were trained on by the network of "
+            f"{problem.folder}: pictures, data.split or the held-out numbers have changed since; restore "
+            "them, or train again"
+        )
+        if refused:
+            raise SettingError(told)
+        print(f"data: {told}")
 
 
 def _check_provable(run: Run) -> None:

@@ -17,6 +17,8 @@ DENSE = "dense.safetensors"
 PRUNED = "pruned.safetensors"
 LATENCY_MODEL = "latency_model.json"
 SEARCH = "search.jsonl"
+PICTURES = "pictures"
+"""Key of ``trained_on``: a hash of every picture that the dense network was trained on."""
 PROVENANCE = "provenance.json"
 MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benchmark", "serve")
 """Stages whose records describe the pruned network."""
@@ -97,6 +99,7 @@ class RunFolder:
         self.model = path / WEIGHTS
         self.sparse = path / "sparse.safetensors"
         self.strategy = path / STRATEGY
+        self.trained_on = path / "trained_on.safetensors"
         self.search = path / SEARCH
         self.evaluations = path / "evaluations.jsonl"
         self.unseen = path / "unseen.jsonl"

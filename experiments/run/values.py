@@ -25,7 +25,7 @@ from experiments.config import stages
 from experiments.config.agents import check_agent, check_search, needs_unseen
 from experiments.config.budgets import asked_budgets, check_given, check_schedule
 from experiments.config.runtimes import check_measuring, quantize_settings
-from experiments.config.schema import Config
+from experiments.config.schema import Config, ImageFolderData
 from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})
@@ -270,7 +270,22 @@ def comes_trained(config: Config) -> bool:
 
 def validates_honestly(config: Config) -> bool:
     """Whether the dense network cannot have been trained on the held-out images."""
-    return not comes_trained(config) or getattr(config.data, "search_val_dir", None) is not None
+    if getattr(config.data, "search_val_dir", None) is None:
+        return not comes_trained(config)
+    return searches_apart(config)
+
+
+def searches_apart(config: Config) -> bool:
+    """Whether the search images are of a folder or a list of their own: not that of the training images."""
+    data = config.data
+    if not isinstance(data, ImageFolderData) or data.search_val_dir is None:
+        return False
+    whole = data.split is not None and not data.train.endswith(".csv")
+    train, own = (
+        os.path.normpath(os.path.join(data.root or "", name))
+        for name in ("" if whole else data.train, data.search_val_dir)
+    )
+    return train != own
 
 
 def judges_on_unseen(config: Config) -> bool:

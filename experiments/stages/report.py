@@ -13,7 +13,7 @@ from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.config.stages import STAGES
 from experiments.report import write_html
-from experiments.report.answers import smaller
+from experiments.report.answers import chosen_on_test, smaller
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF
@@ -58,6 +58,8 @@ def run(run: Run) -> dict[str, Any]:
     about = strategy.to_json() if strategy is not None else {}
     write_html(run.folder.report.with_suffix(".html"), report, episodes, about, fronts)
     print(table(report))
+    if (warned := chosen_on_test(report)) is not None:
+        print(f"report: {warned}")
     if "proxies" in report and not report["proxies"]["trusted"]:
         print(f"report: {report['proxies']['verdict']}")
     if report["limits"]:
@@ -90,6 +92,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
+        **_chosen_on_test(run),
         **_shares(run, strategy),
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
     }
@@ -114,6 +117,13 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
     report["latency"] = timed
     report["provenance"] = run.provenance()
     return report
+
+
+def _chosen_on_test(run: Run) -> dict[str, int]:
+    """Return how many search images are test images, if there are any."""
+    pictures = run.problem.splits.pictures
+    count = pictures.among("search_val", pictures.keys("test")) if pictures is not None else 0
+    return {"search_images_in_test": count} if count else {}
 
 
 def _shares(run: Run, strategy: Strategy | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
+from experiments.run.folder import PICTURES
 from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def run(run: Run) -> dict[str, Any]:
         model = _untrained(run)
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
+        _keep_pictures(run)
         save_safetensors(model.cpu().state_dict(), run.folder.dense)
+    else:
+        run.folder.trained_on.unlink(missing_ok=True)
     if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
         run.problem.keep_dense()
@@ -53,6 +57,14 @@ def chance_note(accuracy: float, labels: Tensor) -> str | None:
         f"{accuracy:.2f}% is chance level ({100 * share:.2f}% of the images are of one class); likely cause: "
         "a learning rate too high, too few epochs, or weights of other classes or another normalisation"
     )
+
+
+def _keep_pictures(run: Run) -> None:
+    """Write which pictures the network was trained on, where that is known, for the checks of later calls."""
+    if (pictures := run.problem.splits.pictures) is None:
+        run.folder.trained_on.unlink(missing_ok=True)
+    else:
+        save_safetensors({PICTURES: pictures.keys("train")}, run.folder.trained_on)
 
 
 def _untrained(run: Run) -> nn.Module:

@@ -43,10 +43,10 @@ def test_a_list_gives_the_images_of_class_folders(photos):
 
 def test_a_test_list_need_not_have_all_classes(photos):
     listed(photos, range(8), label=("10", "9"))
-    listed(photos, [9, 9], label=("10", "9"), name="test.csv")
+    listed(photos, [9], label=("10", "9"), name="test.csv")
     ours = made(photos, train="train.csv", test="test.csv")
     assert ours.class_names == ("9", "10")
-    assert ours.test().labels.tolist() == [0, 0]
+    assert ours.test().labels.tolist() == [0]
     listed(photos, [9], label=("10", "11"), name="test.csv")
     assert_error("the same names in both", made, photos, train="train.csv", test="test.csv")
 
@@ -61,6 +61,11 @@ def test_a_test_list_need_not_have_all_classes(photos):
         (HEAD + "gone.png,cat\n", r"gone\.png, which is no file"),
         (HEAD + '"flat/0.png,cat\n', r"train\.csv"),
         (HEAD + "\udcff,cat\n", "utf-8"),
+        (
+            HEAD + "flat/0.png,cat\nflat/1.png,dog\n\nflat/./0.png,cat\n",
+            r"train\.csv:5 names.*as line 2 does",
+        ),
+        (HEAD + "flat/0.png,cat\nflat/../flat/0.png,dog\n", r"train\.csv:3 names.*as line 2 does"),
     ],
 )
 def test_a_damaged_list_is_refused(photos, text, message):
@@ -70,3 +75,34 @@ def test_a_damaged_list_is_refused(photos, text, message):
 
 def test_a_missing_list_is_refused(photos):
     assert_error(r"train\.csv", made, photos, train="train.csv", split=0.2)
+
+
+def test_an_image_is_in_one_of_the_lists_only(photos):
+    listed(photos, range(8))
+    listed(photos, [9, 5], name="test.csv")
+    message = r"test\.csv:3 names flat/5\.png, which .*train\.csv has too"
+    assert_error(message, made, photos, train="train.csv", test="test.csv")
+    (photos / "dogs.csv").write_text(HEAD + "folders/cat/0.png,cat\nfolders/dog/1.png,dog\n")
+    message_of_folder = r"dogs\.csv:2 names folders/cat/0\.png, which .*folders has too"
+    assert_error(message_of_folder, made, photos, train="dogs.csv", test="folders")
+    listed(photos, [9], name="other.csv")
+    own = {"train": "train.csv", "test": "other.csv"}
+    assert_error(message, made, photos, search_val_dir="test.csv", **own)
+    assert len(made(photos, search_val_dir="train.csv", **own).search_val) == 2
+
+
+def test_class_numbers_of_folders_go_by_the_names_in_the_list(tmp_path):
+    for number in range(11):
+        for place in range(2):
+            folder = tmp_path / "val" / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            shade = 20 * number
+            Image.new("RGB", (20, 20), (shade, shade, shade)).save(folder / f"{place}.png")
+            (tmp_path / "flat").mkdir(exist_ok=True)
+            Image.new("RGB", (20, 20), (shade, shade, shade)).save(
+                tmp_path / "flat" / f"{number}_{place}.png"
+            )
+    lines = (f"flat/{number}_{place}.png,{number}\n" for number in range(11) for place in range(2))
+    (tmp_path / "train.csv").write_text(HEAD + "".join(lines))
+    test = made(tmp_path, train="train.csv", mean=(0, 0, 0), std=(1, 1, 1)).test()
+    assert (test.images.mean((1, 2, 3)) * 255 / 20).round().int().tolist() == test.labels.tolist()

@@ -41,6 +41,24 @@ class Records(Pairs):
         return {"image": image, "label": label}
 
 
+class ArrayRecords(Records):
+    """The same, after ``with_format("numpy")``."""
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        return {"image": np.asarray(found["image"]), "label": np.int64(found["label"])}
+
+
+class Given(Pairs):
+    """Entries that are given."""
+
+    def __init__(self, *entries):
+        self.entries, self.count = entries, 24
+
+    def __getitem__(self, place):
+        return self.entries[place % len(self.entries)]
+
+
 @pytest.fixture(autouse=True)
 def mine(monkeypatch):
     module = types.ModuleType("mine_data")
@@ -63,7 +81,9 @@ def test_without_numbers_a_fifth_is_held_out_and_all_others_calibrate():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"kind": "array"}, {"form": Records}], ids=["pictures", "arrays", "records"]
+    "kwargs",
+    [{}, {"kind": "array"}, {"form": Records}, {"form": ArrayRecords}],
+    ids=["pictures", "arrays", "records", "records of arrays"],
 )
 def test_two_data_sets_become_splits(kwargs):
     splits = build("own", factory="mine_data.make", kwargs=kwargs, seed=0, **SIZES)
@@ -89,6 +109,59 @@ def test_other_factories_are_refused_in_one_line(factory, part):
     with pytest.raises(AmcError, match=part) as found:
         build("own", factory=factory, seed=0, **SIZES)
     assert "\n" not in str(found.value)
+
+
+GREY = np.zeros((8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        ((GREY[None], 0), r"shape \(1, 8, 8\); expected \(H, W\)"),
+        ((GREY[..., None], 0), r"shape \(8, 8, 1\); expected"),
+        ((GREY[:0], 0), r"shape \(0, 8\); expected"),
+        ((GREY[0], 0), r"shape \(8,\); expected"),
+        ((GREY.astype(float), 0), "values of float64"),
+        ((GREY, "cat"), "a label of the data set is 'cat'; expected a class number"),
+        ((GREY, 0.5), "a label of the data set is 0.5"),
+        ((GREY, [1, 0]), "a label of the data set is .1, 0."),
+        ((GREY, None), "a label of the data set is None"),
+        ((GREY, torch.eye(2)), "a label of the data set is tensor"),
+        ((GREY,), "is a tuple; expected a pair"),
+        (3, "is a int; expected a pair"),
+        ({"image": GREY, "label": None}, "has image, label; expected"),
+        ({"image": GREY, 3: 1}, "has image, 3; expected image and label"),
+    ],
+)
+def test_entries_that_are_no_images_with_labels_are_refused_in_one_line(entry, part, monkeypatch):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (Given(entry), Given(entry)))
+    with pytest.raises(SettingError, match=part) as found:
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+    assert "\n" not in str(found.value)
+
+
+def test_an_empty_data_set_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: ([], []))
+    with pytest.raises(SettingError, match="is empty"):
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("blue", "red"), "number 0 is 'red' in training and 'blue' in test"),
+        (("red",), "training has 2 and test has 1"),
+    ],
+)
+def test_test_images_of_other_classes_are_refused(names, part, monkeypatch):
+    test = Pairs(4, "picture")
+    test.classes = names
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (Pairs(24, "picture"), test))
+    with pytest.raises(SettingError, match=part) as found:
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+    assert "\n" not in str(found.value)
+    test.classes = ("red", "blue")
+    assert len(build("own", factory="mine_data.make", seed=0, **SIZES).test()) == 4
 
 
 def test_class_folders_are_split_the_same_for_every_seed(tmp_path):

@@ -84,6 +84,12 @@ def test_views_follow_the_images_and_are_shifted_by_an_eighth_and_mirrored(cifar
     assert torch.equal(made.calibration.images, one.calibration.images)
 
 
+def test_views_are_not_counted_as_images_that_are_held_out():
+    for views in (1, 3):
+        made = data.build("digits", search_val=100, unseen=50, search_views=views)
+        assert (len(made.search_val), made.held_out) == (100 * views, 150)
+
+
 def test_digits_are_not_mirrored():
     made, one = (data.build("digits", search_views=views) for views in (2, 1))
     second = made.search_val.images[len(one.search_val) :]

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import amc
 from amc import data as datasets
 from amc.models.checkpoint import load_into, load_state_dict
+from amc.notes import note_once
 from experiments import examples
+from experiments.library.images import collect_images
 from tests.experiments.helpers import FAKE, TINY, done, read_lines, workspace
 
 LABELS = torch.arange(64) % 4
@@ -148,6 +150,18 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         ({"macs_ratio": 0.5, "calibration": 3}, "calibration is a int"),
         ({"macs_ratio": 0.5, "validation": images()[0]}, "images of shape"),
         ({"macs_ratio": 0.5, "validation": []}, "validation holds no images"),
+        ({"macs_ratio": 0.5, "validation": [()]}, "validation yields a tuple; expected batches"),
+        ({"macs_ratio": 0.5, "validation": (images(), LABELS[:9])}, "yields 9 labels for 64 images"),
+        ({"macs_ratio": 0.5, "validation": (images(9), LABELS)}, "yields 64 labels for 9 images"),
+        ({"macs_ratio": 0.5, "validation": (images(), LABELS.float())}, "labels of float32; expected whole"),
+        ({"macs_ratio": 0.5, "validation": (images().byte(), LABELS)}, "images of uint8; expected floats"),
+        ({"macs_ratio": 0.5, "calibration": images().byte()}, "calibration yields images of uint8"),
+        ({"macs_ratio": 0.5, "validation": (images(), images())}, "a tuple of two batches of images"),
+        (
+            {"macs_ratio": 0.5, "validation": [images(), images()[..., :4]]},
+            r"shapes \(3, 8, 4\) and \(3, 8, 8\)",
+        ),
+        ({"macs_ratio": 0.5, "calibration": images()[:, :1]}, "calibration has images of 1 channels"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -156,6 +170,49 @@ def test_bad_input_is_one_clear_line(options: dict, message: str) -> None:
     with pytest.raises(amc.AmcError, match=message) as caught:
         amc.compress(network(), **given)
     assert "\n" not in str(caught.value)
+
+
+def test_two_batches_in_a_list_are_all_images() -> None:
+    found, labelled = collect_images([images(), images(32)], "calibration")
+    assert (len(found), labelled) == (96, False)
+
+
+def test_labels_in_a_column_are_labels() -> None:
+    found, labelled = collect_images((images(), LABELS[:, None]), "validation")
+    assert labelled
+    assert torch.equal(found.labels, LABELS)
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(64, 5, 4), [{"boxes": torch.zeros(2, 4)}] * 64])
+def test_targets_that_are_no_labels_are_left_out_with_a_note(
+    targets: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
+    found, labelled = collect_images([(images(), targets)], "validation")
+    assert (len(found), labelled) == (64, False)
+    assert "validation: the targets" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((4,), "widths has 1 numbers; expected 3, one for each group"),
+        ((4, 4, 4, 4), "widths has 4 numbers"),
+        ((4, 0, 4), "width of group 3 is 0; expected 1 to 16 channels"),
+        ((-4, 4, 4), "width of group 0 is -4"),
+        ((99, 4, 4), "width of group 0 is 99; expected 1 to 8"),
+        ((4.0, 4, 4), r"widths is .4\.0, 4, 4.; expected 3 whole numbers"),
+        (torch.ones(3, 2), r"widths is tensor.*; expected 3 whole numbers"),
+        (4, "widths is 4; expected 3 whole"),
+    ],
+)
+def test_impossible_widths_are_one_clear_line(widths: Any, message: str) -> None:
+    task = amc.CompressionTask(network(), images(16), images(), macs_ratio=0.5, progress=False)
+    for method in (task.evaluate, task.prune, task.macs):
+        with pytest.raises(amc.SettingError, match=message) as caught:
+            method(widths)
+        assert "\n" not in str(caught.value)
+    assert task.macs(torch.tensor([4, 4, 4])) == task.macs((4, 4, 4))
 
 
 def test_the_public_page_lists_and_documents_every_name() -> None:

@@ -140,10 +140,12 @@ def test_names_are_escaped_in_text_and_plots(tmp_path):
 def test_a_worse_network_and_few_images_are_warned_of(tmp_path):
     report = full_report()
     report["dense"]["images"] = 500
+    report["search_images_in_test"] = 40
     report["finetuned"] |= {"top1": 60.0, "lost": 170, "gained": 5}
     write_html(tmp_path / "report.html", report, full_episodes(), full_strategy())
     page = Page((tmp_path / "report.html").read_text())
     assert "Fine-tuning has made it worse on the test images, 61.00% → 60.00%" in page.text
+    assert "40 of the search images are test images" in page.text
     assert "There are 500 test images: one of them is 0.20 points." in page.text
     assert re.search(r"-33\.00 \[-37\.\d\d, -28\.\d\d\] points", page.text)
 
