@@ -2,8 +2,9 @@
 
 They are in ``overrides.json``, signed by the user whose command wrote them (``signature``), and with them
 goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
-leaves the identity as it was; so does one that fails before it has changed a result. Without ``stages=`` a
-command runs the stages of the last command if that was interrupted, otherwise those of the first command.
+leaves the identity as it was; so does one that fails before it has changed a result. A first command keeps it
+as soon as there is anything to go on with. Without ``stages=`` a command runs the stages of the last command
+if that was interrupted, otherwise those of the first command.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amc.budget.budget import KINDS
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_text, is_temporary
 from amc.reading import read_json
@@ -36,7 +38,7 @@ _SHAPE = {"overrides": [str], "stages?": (str, None), "unfinished?": (str, None)
 _RESULTS = (
     *("*.safetensors", "*.jsonl", "strategy.json", "latency_model.json", "provenance.json", "agent.zip"),
     *("stages/*.json", "pareto/*", "exports/*"),
-    *(f"{kind}_*/[!.]*" for kind in ("macs", "params", "latency", "density")),
+    *(f"{kind}_*/[!.]*" for kind in (*KINDS, "density")),
 )
 """Files of a run folder that another job would overwrite, or take for its own."""
 _CACHES = ("evaluations.jsonl", ".ckpt.safetensors")
@@ -158,8 +160,11 @@ class Identity:
         atomic_write_text(self._folder / FILE, done.text())
 
     def restore(self) -> None:
-        """Undo ``accept`` if the command has changed no result."""
-        if _state(self._folder) != self._results:
+        """Undo ``accept`` if the command has changed no result.
+
+        A new folder that holds anything of the job keeps its identity: without it no command would go on there.
+        """
+        if _state(self._folder) != self._results or (self._new and _results(self._folder)):
             return
         for path, content in self._before.items():
             if content is None or self._new:
