@@ -162,7 +162,7 @@ class Identity:
     def restore(self) -> None:
         """Undo ``accept`` if the command has changed no result.
 
-        A new folder that holds anything of the job keeps its identity: without it no command would go on there.
+        A new folder that holds anything of the job keeps its identity: no command goes on there without it.
         """
         if _state(self._folder) != self._results or (self._new and _results(self._folder)):
             return

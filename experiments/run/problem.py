@@ -295,6 +295,13 @@ class Problem:
             save_safetensors(dense.state_dict(), self.folder.dense)
         self._dense_is_kept = True
 
+    def forget_dense(self) -> None:
+        """Drop the dense network and all that was made of it, as other weights have been written."""
+        self.release()
+        for name in ("dense", "dense_digest", "chosen", "fingerprint"):
+            vars(self).pop(name, None)
+        self._dense_is_kept = False
+
     def settings(self) -> CandidateSettings:
         """Return the settings of candidates.
 

@@ -26,6 +26,7 @@ def run(run: Run) -> dict[str, Any]:
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         save_safetensors(model.cpu().state_dict(), run.folder.dense)
+        run.problem.forget_dense()  # an earlier stage may have loaded other weights
     if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
         run.problem.keep_dense()

@@ -129,6 +129,16 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
 
 
+@pytest.mark.parametrize("before", ["plan", "evaluate", "search"])
+def test_stages_after_a_training_use_its_weights(cwd: Path, before: str) -> None:
+    stages = ("train", "search", "prune")
+    done("run_dir=run", f"stages=[{before},{','.join(stages)}]", "train.epochs=2", cwd=cwd)
+    done("run_dir=run", "stages=[evaluate]", cwd=cwd)  # which reads the weights that were written
+    records = {name: read_json(cwd / f"run/stages/{name}.json") for name in (*stages, "evaluate")}
+    digests = {name: record["made_of"]["dense"] for name, record in records.items()}
+    assert set(digests.values()) == {digests["evaluate"]}
+
+
 @pytest.mark.parametrize(
     ("stage", "facts", "message"),
     [
