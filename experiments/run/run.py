@@ -29,6 +29,7 @@ from envs import Reward, get_reward
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.schema import Config, TrainConfig
+from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
 from experiments.run.problem import Problem
 from experiments.run.provenance import provenance, stage_commits
@@ -253,6 +254,32 @@ class Run:
             f"stages=[{stage}] again"
         )
         return None
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Return the episodes of this run's search; none of a search that has not ended.
+
+        Those of another dense network are none either: ``search.jsonl`` outlives a training and a schedule.
+
+        Raises:
+            FileError: ``search.jsonl`` is damaged.
+        """
+        if not self.folder.search.exists() or self.recorded("search") is None:
+            return []
+        return read_episodes(self.folder.search)
+
+    def require_episodes(self) -> list[dict[str, Any]]:
+        """Return the episodes of this run's search.
+
+        Raises:
+            FileError: there is no finished search of this run's dense network, or it is damaged.
+        """
+        log = self.folder.require(self.folder.search, "search")
+        if self.recorded("search") is None:
+            raise FileError(
+                f"{log} is of a search that has not ended, or of another dense network; expected one of this "
+                "run's: run stages=[search] again"
+            )
+        return read_episodes(log)
 
     def _fits(self, facts: dict[str, Any]) -> bool:
         """Whether a record is about this run's dense network and strategy; records of old have no digests."""

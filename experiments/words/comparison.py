@@ -122,7 +122,7 @@ def _write(out: Path, runs: Mapping[str, Path], reports: Mapping[str, Json], row
         for name, own in reports.items()
         if (last := networks(own)[-1][1])["top1"] is not None
     ]
-    logs = {name: RunFolder(run).search for name, run in runs.items()}
+    logs = {name: RunFolder(run).search for name, run in runs.items() if "search" in reports[name]}
     searches = {name: read_episodes(log) for name, log in logs.items() if log.exists()}
     links = [
         (name, os.path.relpath(page, out.parent or "."))

@@ -129,6 +129,23 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
 
 
+@pytest.mark.parametrize("stages", ["train,prune,report", "schedule,report"])
+def test_episodes_of_a_search_that_is_not_the_run_s_are_not_shown(cwd: Path, stages: str) -> None:
+    done("run_dir=run", f"stages=[{stages}]", "train.epochs=2", "schedule.epochs=0", cwd=cwd)
+    assert (cwd / "run/search.jsonl").exists()
+    report, page = read_json(cwd / "run/report.json"), (cwd / "run/report.html").read_text()
+    assert "search" not in report
+    assert report["references"] == {}
+    assert "best so far" not in page
+    assert not (cwd / "run/pareto.json").exists()
+    for stage in ("choose", "correlate"):
+        message = refused(amc("run_dir=run", f"stages=[{stage}]", cwd=cwd), "stages=[search] again")
+        assert "search.jsonl" in message
+    done("run_dir=run", "stages=[search,prune,report]", cwd=cwd)
+    assert "search" in read_json(cwd / "run/report.json")
+    assert (cwd / "run/pareto.json").exists()
+
+
 @pytest.mark.parametrize("before", ["plan", "evaluate", "search"])
 def test_stages_after_a_training_use_its_weights(cwd: Path, before: str) -> None:
     stages = ("train", "search", "prune")
