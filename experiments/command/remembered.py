@@ -50,6 +50,9 @@ _TOLD = 3
 def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> list[str]:
     """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
 
+    Keys of a group are dropped if another option of it is given: they were meant for the former one. A line
+    tells which.
+
     Args:
         arguments: of the command line.
         rules: what the settings of a folder may be that this user has not signed.
@@ -62,12 +65,29 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
     path = text_of(arguments[places[-1]]) if places else None
     if path is None:
         return list(arguments)
-    given = {key_of(argument) for argument in arguments if "=" in argument}
+    given = {key_of(argument): argument for argument in arguments if "=" in argument}
     memory = _remembered(Path(path))
     stages = memory.unfinished or memory.stages
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
+    groups = {key: each for key, each in given.items() if rules is not None and key in rules.groups}
+    for option in _changed(groups, memory.overrides):
+        dropped = [o for o in old if key_of(o).startswith(f"{key_of(option)}.")]
+        old = [o for o in old if o not in dropped]
+        if dropped:
+            print(f"run_dir={path}: {option} takes the place of {', '.join(dropped)}, which it remembered")
     _check_origin(old, memory, Path(path), rules or Rules())
     return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
+
+
+def _changed(options: Mapping[str, str], before: Sequence[str]) -> list[str]:
+    """Return the options that a folder does not remember as they are.
+
+    Args:
+        options: name of a group -> the override that chooses one of it.
+        before: the remembered overrides.
+    """
+    former = {key_of(override): text_of(override) for override in before}
+    return [each for key, each in options.items() if key not in former or former[key] != text_of(each)]
 
 
 def remembered_overrides(folder: Path) -> list[str]:

@@ -12,9 +12,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from amc.budget.budget import KINDS
 from amc.errors import AmcError
 from amc.training.resume import save_checkpoint
-from experiments.command.overrides import absolute, readable, text_of
+from experiments.command.overrides import absolute, key_of, readable, text_of
 from experiments.command.remembered import remembering, with_remembered
-from experiments.config.schema import path_keys
+from experiments.config.schema import path_keys, rules
 from tests.experiments.helpers import FAKE, TINY, amc, done, read_json, refused, workspace
 
 ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x", "null", "12", "1e3", "a  b"]
@@ -154,6 +154,44 @@ def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
     assert (cwd / "run/train.ckpt.safetensors").exists()
     done(*job, cwd=cwd)
     assert (cwd / "run/dense.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "dropped"),
+    [
+        (["agent=ddpg", "agent.sigma=0.3", "seed=3"], "agent=greedy", ["agent.sigma=0.3"]),
+        (["finetune.epochs=2", "train.epochs=3"], "finetune=cifar10", ["finetune.epochs=2"]),
+        (["budget.macs_ratio=0.5", "++budget.round_to=1"], "budget=params", [0, 1]),
+        (["agent=random", "agent.episodes=6"], "agent=random", []),
+        (["agent=random", "agent.episodes=6"], "agent.patience=2", []),
+        (["model.kwargs.width=2", "agentx.y=1"], "model=resnet20", ["model.kwargs.width=2"]),
+    ],
+)
+def test_keys_of_a_group_go_with_its_option(
+    before: list[str],
+    given: str,
+    dropped: list[str | int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with remembering(tmp_path, before, paths=()) as identity:
+        identity.accept()
+    gone = [before[each] if isinstance(each, int) else each for each in dropped]
+    kept = [each for each in before if each not in gone and key_of(each) != key_of(given)]
+    place = f"run_dir={tmp_path}"
+    assert with_remembered([place, given], rules()) == [place, *kept, given]
+    told = f"{place}: {given} takes the place of {', '.join(gone)}, which it remembered\n" if gone else ""
+    assert capsys.readouterr().out == told
+
+
+def test_another_agent_searches_with_its_own_settings(trained_run: Path) -> None:
+    job = ("run_dir=run", "stages=[search]")
+    done(*job, "agent=ddpg", "agent.sigma=0.3", cwd=trained_run)
+    out = done(*job, "agent=greedy", cwd=trained_run).out
+    assert "agent=greedy takes the place of" in out
+    assert "agent.sigma=0.3" in out
+    assert not any("sigma" in each for each in read_json(trained_run / "run/overrides.json")["overrides"])
+    assert read_json(trained_run / "run/strategy.json")["provenance"]["agent"] == "greedy"
 
 
 def test_a_job_in_an_odd_folder_is_continued(tmp_path: Path) -> None:
