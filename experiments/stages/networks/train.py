@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_matching, load_state_dict
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from experiments.stages.networks.fitting import fit
@@ -25,7 +25,7 @@ def run(run: Run) -> dict[str, Any]:
         model = _untrained(run)
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
-        save_safetensors(model.cpu().state_dict(), run.folder.dense)
+        run.problem.save_dense(model.cpu())
         run.problem.forget_dense()  # an earlier stage may have loaded other weights
     if not run.problem.graph.classifies:
         print(f"train: dense {run.config.model.name} returns no logits, so it has no top-1 accuracy")
