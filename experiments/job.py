@@ -23,7 +23,6 @@ from experiments.config.schema import path_keys
 from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
-from experiments.run.episodes import read_episodes
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
 from experiments.stages.pipeline import run_stages
@@ -94,10 +93,7 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
     if not (found := {part.folder.name: part for part in parts if (part.folder.strategy).exists()}):
         return
     points = [
-        {"folder": name, **point}
-        for name, part in found.items()
-        if (log := part.folder.search).exists()
-        for point in sized(part, read_episodes(log))
+        {"folder": name, **point} for name, part in found.items() for point in sized(part, part.episodes())
     ]
     joint = write_strategies(
         run.folder.path, fronts(points), lambda point: strategy_at(found[point["folder"]], point)

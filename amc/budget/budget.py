@@ -31,6 +31,9 @@ Fit = Literal["scale", "cut"]
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 
+KINDS = ("macs", "params", "size", "latency")
+"""The costs that a budget may limit."""
+
 T = TypeVar("T")
 
 

@@ -173,6 +173,15 @@ def save_safetensors(
     atomic_write_bytes(path, safetensors.torch.save(copies, metadata))
 
 
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """Return what `save_safetensors` was told to write beside the tensors; nothing of a damaged file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """Return a SHA-256 (hex) of the names, shapes, types and values of tensors."""
     about = {f"{name} {tuple(tensor.shape)} {tensor.dtype}": tensor for name, tensor in state.items()}

@@ -2,8 +2,9 @@
 
 They are in ``overrides.json``, signed by the user whose command wrote them (``signature``), and with them
 goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
-leaves the identity as it was; so does one that fails before it has changed a result. Without ``stages=`` a
-command runs the stages of the last command if that was interrupted, otherwise those of the first command.
+leaves the identity as it was; so does one that fails before it has changed a result. A first command keeps it
+as soon as there is anything to go on with. Without ``stages=`` a command runs the stages of the last command
+if that was interrupted, otherwise those of the first command.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amc.budget.budget import KINDS
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_text, is_temporary
 from amc.reading import read_json
@@ -36,7 +38,7 @@ _SHAPE = {"overrides": [str], "stages?": (str, None), "unfinished?": (str, None)
 _RESULTS = (
     *("*.safetensors", "*.jsonl", "strategy.json", "latency_model.json", "provenance.json", "agent.zip"),
     *("stages/*.json", "pareto/*", "exports/*"),
-    *(f"{kind}_*/[!.]*" for kind in ("macs", "params", "latency", "density")),
+    *(f"{kind}_*/[!.]*" for kind in (*KINDS, "density")),
 )
 """Files of a run folder that another job would overwrite, or take for its own."""
 _CACHES = ("evaluations.jsonl", ".ckpt.safetensors")
@@ -47,6 +49,9 @@ _TOLD = 3
 
 def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> list[str]:
     """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
+
+    Keys of a group are dropped if another option of it is given: they were meant for the former one. A line
+    tells which.
 
     Args:
         arguments: of the command line.
@@ -60,12 +65,29 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
     path = text_of(arguments[places[-1]]) if places else None
     if path is None:
         return list(arguments)
-    given = {key_of(argument) for argument in arguments if "=" in argument}
+    given = {key_of(argument): argument for argument in arguments if "=" in argument}
     memory = _remembered(Path(path))
     stages = memory.unfinished or memory.stages
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
+    groups = {key: each for key, each in given.items() if rules is not None and key in rules.groups}
+    for option in _changed(groups, memory.overrides):
+        dropped = [o for o in old if key_of(o).startswith(f"{key_of(option)}.")]
+        old = [o for o in old if o not in dropped]
+        if dropped:
+            print(f"run_dir={path}: {option} takes the place of {', '.join(dropped)}, which it remembered")
     _check_origin(old, memory, Path(path), rules or Rules())
     return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
+
+
+def _changed(options: Mapping[str, str], before: Sequence[str]) -> list[str]:
+    """Return the options that a folder does not remember as they are.
+
+    Args:
+        options: name of a group -> the override that chooses one of it.
+        before: the remembered overrides.
+    """
+    former = {key_of(override): text_of(override) for override in before}
+    return [each for key, each in options.items() if key not in former or former[key] != text_of(each)]
 
 
 def remembered_overrides(folder: Path) -> list[str]:
@@ -158,8 +180,11 @@ class Identity:
         atomic_write_text(self._folder / FILE, done.text())
 
     def restore(self) -> None:
-        """Undo ``accept`` if the command has changed no result."""
-        if _state(self._folder) != self._results:
+        """Undo ``accept`` if the command has changed no result.
+
+        A new folder that holds anything of the job keeps its identity: no command goes on there without it.
+        """
+        if _state(self._folder) != self._results or (self._new and _results(self._folder)):
             return
         for path, content in self._before.items():
             if content is None or self._new:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from amc.budget.budget import check_ratio
+from amc.budget.budget import KINDS, check_ratio
 from amc.errors import SettingError
 from experiments.command.overrides import key_of
 from experiments.config.presets import budget_preset
 from experiments.config.schema import BudgetConfig
 
-KINDS = ("macs", "params", "size", "latency")
 SINGLE = tuple(f"budget.{kind}_ratio" for kind in KINDS)
 LISTS = tuple(f"budget.{kind}_ratios" for kind in KINDS)
 

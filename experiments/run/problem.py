@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -32,7 +33,14 @@ from amc.latency import Backend, RemoteBackend
 from amc.latency.prediction.int8 import METHOD, in_int8
 from amc.latency.prediction.model import LatencyModel
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import load_into, load_state_dict, save_safetensors, state_digest
+from amc.models.checkpoint import (
+    load_into,
+    load_state_dict,
+    safetensors_metadata,
+    save_safetensors,
+    state_digest,
+)
+from amc.notes import note_once
 from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs
@@ -42,6 +50,8 @@ from experiments.config.stages import CUTTING
 from experiments.run.folder import RunFolder
 from experiments.run.values import comes_trained, validates_honestly
 
+_ABOUT = "model"
+"""Key of the metadata of ``dense.safetensors``: which model the weights are of."""
 _BATCH = 256
 """Images per batch when the dense network chooses images."""
 
@@ -257,7 +267,7 @@ class Problem:
         checkpoint, stored = self.config.model.checkpoint, self.folder.dense
         if checkpoint is not None:
             load_into(model, load_state_dict(checkpoint), checkpoint)
-        elif stored.exists():
+        elif stored.exists() and not self._is_of_another_model:
             load_into(model, load_state_dict(stored), str(stored))
         else:
             self.require_dense()
@@ -266,6 +276,27 @@ class Problem:
         if self.graph.classifies:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model
+
+    @property
+    def _is_of_another_model(self) -> bool:
+        """Whether the stored weights must not take the place of pretrained ones; a line tells it.
+
+        Files of earlier releases do not say what they are of, and are loaded.
+        """
+        stored = safetensors_metadata(self.folder.dense).get(_ABOUT)
+        if not self.config.model.pretrained or stored in (None, self._about_dense()):
+            return False
+        note_once(
+            f"{self.folder.dense} is of another model, {stored}; the pretrained weights of {self.spec.name} "
+            "take its place"
+        )
+        return True
+
+    def _about_dense(self) -> str:
+        """Return in JSON what the weights of the dense network are of."""
+        kwargs, pretrained = dict(self.spec.kwargs), self.config.model.pretrained
+        about = {"name": self.spec.name, "kwargs": kwargs, "pretrained": pretrained}
+        return json.dumps(about, sort_keys=True, default=str)
 
     @property
     def has_dense(self) -> bool:
@@ -292,8 +323,19 @@ class Problem:
             return
         dense = self.dense
         if self.comes_trained or not self.folder.dense.exists():
-            save_safetensors(dense.state_dict(), self.folder.dense)
+            self.save_dense(dense)
         self._dense_is_kept = True
+
+    def save_dense(self, model: nn.Module) -> None:
+        """Write a network to the run folder as the dense one, with the name of the model that it is of."""
+        save_safetensors(model.state_dict(), self.folder.dense, {_ABOUT: self._about_dense()})
+
+    def forget_dense(self) -> None:
+        """Drop the dense network and all that was made of it, as other weights have been written."""
+        self.release()
+        for name in ("dense", "dense_digest", "chosen", "fingerprint"):
+            vars(self).pop(name, None)
+        self._dense_is_kept = False
 
     def settings(self) -> CandidateSettings:
         """Return the settings of candidates.

@@ -91,9 +91,14 @@ def command() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the source tree, with "+dirty" for uncommitted changes; None outside of git."""
+    """Return the commit of the source tree, with "+dirty" for uncommitted changes; None outside of git.
+
+    An installed package may lie in a repository of its user, whose commits say nothing about it.
+    """
     root = Path(__file__).resolve().parents[2]
     try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None
         head = _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):

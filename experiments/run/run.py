@@ -29,6 +29,7 @@ from envs import Reward, get_reward
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.schema import Config, TrainConfig
+from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
 from experiments.run.problem import Problem
 from experiments.run.provenance import provenance, stage_commits
@@ -261,6 +262,40 @@ class Run:
         except FileError:  # which is told when the record is read
             return False
         return facts is not None and not self._fits(facts)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Return the episodes of this run's search, also of one that was stopped.
+
+        Those of another dense network are none: ``search.jsonl`` outlives a training and a schedule.
+
+        Raises:
+            FileError: ``search.jsonl`` is damaged.
+        """
+        return read_episodes(self.folder.search) if self._has_episodes() else []
+
+    def require_episodes(self) -> list[dict[str, Any]]:
+        """Return the episodes of this run's search.
+
+        Raises:
+            FileError: there is no search of this run's dense network, or it is damaged.
+        """
+        log = self.folder.require(self.folder.search, "search")
+        if not self._has_episodes():
+            raise FileError(
+                f"{log} is of another dense network; expected a search of this run's: run stages=[search] again"
+            )
+        return read_episodes(log)
+
+    def _has_episodes(self) -> bool:
+        """Whether there is a search of this run's dense network; one that was stopped has no record."""
+        if not self.folder.search.exists():
+            return False
+        if self.folder.record_of("search").exists():
+            return self.recorded("search") is not None
+        if not self.folder.strategy.exists():
+            return False
+        found = Strategy.load(self.folder.strategy).provenance.get("fingerprint")
+        return bool(found == self.problem.fingerprint)
 
     def _fits(self, facts: dict[str, Any]) -> bool:
         """Whether a record is about this run's dense network and strategy; records of old have no digests."""

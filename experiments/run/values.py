@@ -17,6 +17,7 @@ from amc.quantization.settings import SMALL_SINCE
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
 from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
+from amc.strategy import Strategy
 from amc.third_party import missing
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -32,6 +33,10 @@ SEARCHING = frozenset({"search", "schedule"})
 """Stages in which an agent searches."""
 FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
 """Stages that train under the settings of ``finetune``."""
+_FINDING = ("search", "choose", "schedule")
+"""Stages that find a strategy."""
+_CARRYING_OUT = frozenset({"verify", "prune", "compare"})
+"""Stages that read the strategy which the configuration names."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
 
@@ -55,6 +60,7 @@ def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
     _check_settings(config)
     _check_budgets(config, overrides)
     _check_unseen(config)
+    _check_strategy(config)
     _check_files(config)
     _check_own(config)
 
@@ -232,6 +238,17 @@ def _check_sparsify(config: Config) -> None:
         )
 
 
+def _check_strategy(config: Config) -> None:
+    """Refuse a named strategy beside a stage that finds one: what it finds would not be carried out."""
+    finding = [name for name in _FINDING if name in config.stages]
+    if config.strategy is not None and finding:
+        raise SettingError(
+            f"strategy={config.strategy} and stage {finding[0]} are given, expected one of them: the file "
+            "would be pruned, and not what the stage finds; if the run folder remembers it, strategy=null "
+            "takes it back"
+        )
+
+
 def _check_files(config: Config) -> None:
     """Refuse files that the stages of the job would miss."""
     asked, root = set(config.stages), getattr(config.data, "root", None)
@@ -240,12 +257,15 @@ def _check_files(config: Config) -> None:
         ("model.start", config.model.start, "train" in asked),
         ("agent.pretrained", config.agent.pretrained, bool(asked & SEARCHING)),
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
+        ("strategy", config.strategy, bool(asked & _CARRYING_OUT)),
         ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
         ("finetune.teacher", config.finetune.teacher, bool(asked & FINETUNING)),
     )
     for key, file, needed in files:
         if needed and file is not None and not Path(file).expanduser().exists():
             raise FileError(f"{key}={file}: there is no such file")
+    if config.strategy is not None and asked & _CARRYING_OUT:
+        Strategy.load(Path(config.strategy))
     fetches = getattr(config.data, "download", None)  # None where there is nothing to download
     if root is not None and not fetches and not Path(root).expanduser().is_dir():
         hint = "" if fetches is None else "; data.download=true fetches them"

@@ -15,7 +15,6 @@ from experiments.config.stages import STAGES
 from experiments.report import write_html
 from experiments.report.answers import chosen_on_test, smaller
 from experiments.report.text import aligned, cost, decimals, times_smaller
-from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF
 from experiments.run.fronts import sized, strategy_at, write_fronts
 
@@ -52,8 +51,7 @@ def run(run: Run) -> dict[str, Any]:
     strategy = _strategy(run)
     report = assemble(run, run_stage(run, "evaluate"), strategy)
     atomic_write_json(run.folder.report.with_suffix(".json"), report)
-    log = run.folder.search
-    episodes = sized(run, read_episodes(log)) if log.exists() else []
+    episodes = sized(run, run.episodes())
     fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
     about = strategy.to_json() if strategy is not None else {}
     write_html(run.folder.report.with_suffix(".html"), report, episodes, about, fronts)
@@ -148,8 +146,9 @@ def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
 
 def _about(run: Run) -> dict[str, Any]:
     """Return where the run lies, when its network was found, and how long each stage took."""
-    log, strategy = run.folder.search, run.folder.strategy
-    found = next((each for each in (log, strategy) if each.exists()), run.folder.record_of("quantize"))
+    places = [run.folder.search] if run.recorded("search") is not None else []
+    places.append(run.folder.strategy)
+    found = next((each for each in places if each.exists()), run.folder.record_of("quantize"))
     seconds = {
         name: facts["stage_seconds"]
         for name in STAGES
@@ -193,13 +192,13 @@ def _references(run: Run) -> dict[str, float]:
 
     Those of allocations are known where the search met them.
     """
-    found, log = run.recorded("search") or {}, run.folder.search
-    if found.get("reward") != run.reward.name or not log.exists():
+    found, episodes = run.recorded("search") or {}, run.episodes()
+    if found.get("reward") != run.reward.name or not episodes:
         return {}
     named = {"greedy": found.get("greedy_widths")}
     if "latency" not in (limit.kind for limit in run.budget.limits) or run.problem.profiled:
         named["uniform"] = list(uniform_widths(run.space, run.budget))
-    met = {tuple(own["widths"]): own["return"] for own in read_episodes(log)}
+    met = {tuple(own["widths"]): own["return"] for own in episodes}
     known = {name: met.get(tuple(widths)) for name, widths in named.items() if widths is not None}
     known["dense"] = found.get("dense_return")
     return {name: value for name, value in known.items() if value is not None}

@@ -21,10 +21,11 @@ Json = Mapping[str, Any]
 _NETWORK = {"top1": (float, None), "macs": float, "params": float}
 _SHAPE = {
     "dense": _NETWORK,
-    "pruned": _NETWORK,
+    **dict.fromkeys(("pruned?", "finetuned?", "quantized?"), _NETWORK),
     "macs_ratio": float,
     "params_ratio": float,
     "speedup": {...: float},
+    "latency?": [{"backend": str, "others?": {...: {"speedup": float}}}],
     "search?": {"agent?": str, "episodes?": int},
     "stage_seconds?": {...: float},
     "model?": str,
@@ -76,18 +77,25 @@ def _report(run: Path) -> Json:
     path = RunFolder(run).report.with_suffix(".json")
     if not path.exists():
         raise FileError(f"{run} has no {path.name}: run amc run_dir={run} stages=[report]")
-    found: Json = read_json(path, _SHAPE, f"run amc run_dir={run} stages=[report] again")
+    again = f"run amc run_dir={run} stages=[report] again"
+    found: Json = read_json(path, _SHAPE, again)
+    if "pruned" not in found and "quantized" not in found:
+        raise FileError(f"{path} is damaged: it has neither a pruned nor a quantized network; {again}")
     return found
 
 
 def table(reports: Mapping[str, Json]) -> list[list[str]]:
-    """Return a row for each run, the head first: accuracies in percent, costs as shares of the dense ones."""
-    runtimes = list(dict.fromkeys(name for own in reports.values() for name in own["speedup"]))
+    """Return a row for each run, the head first: accuracies in percent, costs as shares of the dense ones.
+
+    Accuracies and speed-ups are those of the last network of a run.
+    """
+    faster = {name: _speedups(own) for name, own in reports.items()}
+    runtimes = list(dict.fromkeys(name for own in faster.values() for name in own))
     head = ["run", "agent", "MACs", "params", "dense", "last top-1", "change [95%]", *runtimes, "time"]
     rows = [head]
     for name, own in reports.items():
         last = networks(own)[-1][1]
-        speedups = [f"{own['speedup'][r]:.2f}x" if r in own["speedup"] else MISSING for r in runtimes]
+        speedups = [f"{faster[name][r]:.2f}x" if r in faster[name] else MISSING for r in runtimes]
         seconds = own.get("stage_seconds")
         rows.append(
             [
@@ -103,6 +111,14 @@ def table(reports: Mapping[str, Json]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _speedups(report: Json) -> dict[str, float]:
+    """Return the speed-up of a run's last network on each runtime that has run it."""
+    if "quantized" not in report:
+        return dict(report["speedup"])
+    timed = {own["backend"]: own.get("others", {}).get("quantized") for own in report.get("latency", ())}
+    return {name: found["speedup"] for name, found in timed.items() if found is not None}
 
 
 def notes(reports: Mapping[str, Json]) -> Iterator[str]:
@@ -122,7 +138,7 @@ def _write(out: Path, runs: Mapping[str, Path], reports: Mapping[str, Json], row
         for name, own in reports.items()
         if (last := networks(own)[-1][1])["top1"] is not None
     ]
-    logs = {name: RunFolder(run).search for name, run in runs.items()}
+    logs = {name: RunFolder(run).search for name, run in runs.items() if "search" in reports[name]}
     searches = {name: read_episodes(log) for name, log in logs.items() if log.exists()}
     links = [
         (name, os.path.relpath(page, out.parent or "."))

@@ -27,7 +27,8 @@ def run(run: Run) -> dict[str, Any]:
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         _keep_pictures(run)
-        save_safetensors(model.cpu().state_dict(), run.folder.dense)
+        run.problem.save_dense(model.cpu())
+        run.problem.forget_dense()  # an earlier stage may have loaded other weights
     else:
         run.folder.trained_on.unlink(missing_ok=True)
     if not run.problem.graph.classifies:

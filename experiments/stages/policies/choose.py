@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.strategy import Strategy
-from experiments.run.episodes import read_episodes
 from experiments.run.run import Run
 from experiments.stages.networks.finetune import finetune, top1_on
 from experiments.stages.networks.prune import cut
@@ -34,10 +33,10 @@ def run(run: Run) -> dict[str, Any]:
     that with the better return wins.
 
     Raises:
-        FileError: there is no search.
+        FileError: there is no search of this run's dense network.
         AmcError: a network cannot be carried out.
     """
-    episodes = read_episodes(run.folder.require(run.folder.search, "search"))
+    episodes = run.require_episodes()
     found = sorted(different(episodes), key=lambda point: -point["return"])[: run.config.choose.candidates]
     if not found:
         raise AmcError("the search has met no network within the budget: expected one to choose from")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, SettingError
 from experiments.pareto import evenly
-from experiments.run.episodes import read_episodes
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 from experiments.stages.networks.prune import cut
@@ -33,13 +32,12 @@ def run(run: Run) -> dict[str, Any]:
 
     Raises:
         SettingError: fewer than 3 policies are asked for.
+        FileError: there is no search of this run's dense network.
         AmcError: the search has evaluated fewer than 3 different networks.
     """
     if run.config.correlate.policies < 3:
         raise SettingError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
-    chosen = policies(
-        read_episodes(run.folder.require(run.folder.search, "search")), run.config.correlate.policies
-    )
+    chosen = policies(run.require_episodes(), run.config.correlate.policies)
     builder = run.problem.evaluator().builder
     found = tried(
         run, chosen, run.folder.correlate, ROW, lambda widths: _judged(run, builder, widths), "correlate"

@@ -258,11 +258,10 @@ class _Keeper:
             return
         strategy, old = self._strategy(episode), self._old
         value = "held_out" if self._by_unseen else "value"
-        if (
-            old is None
-            or not _same_search(old, strategy)
-            or old.provenance[value] < strategy.provenance[value]
-        ):
+        same = old is not None and _same_search(old, strategy)
+        # a network of stage choose may have been judged on no unseen images
+        before = old.provenance.get(value) if same and old is not None else None
+        if before is None or before < strategy.provenance[value]:
             self._write(strategy)
 
     def settle(self, best: Episode) -> None:

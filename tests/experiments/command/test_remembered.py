@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from amc.budget.budget import KINDS
 from amc.errors import AmcError
-from experiments.command.overrides import absolute, readable, text_of
+from amc.training.resume import save_checkpoint
+from experiments.command.overrides import absolute, key_of, readable, text_of
 from experiments.command.remembered import remembering, with_remembered
-from experiments.config.schema import path_keys
-from tests.experiments.helpers import FAKE, amc, done, read_json, refused
+from experiments.config.schema import path_keys, rules
+from tests.experiments.helpers import FAKE, TINY, amc, done, read_json, refused, workspace
 
 ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x", "null", "12", "1e3", "a  b"]
 
@@ -97,21 +100,98 @@ def test_results_of_an_unknown_job_are_not_overwritten(name: str, tmp_path: Path
         with_remembered([f"run_dir={tmp_path}"])
 
 
-@pytest.mark.parametrize("results", [True, False])
-def test_a_first_command_is_remembered_when_it_fails_after_it_left_results(
-    results: bool, tmp_path: Path
+LEFT = ("dense.safetensors", "train.ckpt.safetensors", "evaluations.jsonl", "size_0.12/strategy.json")
+
+
+@pytest.mark.parametrize("left", [*LEFT, None])
+def test_a_first_command_is_remembered_when_it_fails_after_it_left_anything(
+    left: str | None, tmp_path: Path
 ) -> None:
     def command() -> None:
         with remembering(tmp_path, ["seed=3", "stages=[train,search]"], paths=()) as identity:
             identity.accept()
-            if results:
-                (tmp_path / "dense.safetensors").touch()
+            if left is not None:
+                (tmp_path / left).parent.mkdir(exist_ok=True)
+                (tmp_path / left).touch()
             raise AmcError("refused")
 
     with pytest.raises(AmcError, match="refused"):
         command()
-    expected = ["seed=3", "stages=[train,search]"] if results else []
+    expected = ["seed=3", "stages=[train,search]"] if left else []
     assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}", *expected]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "density"])
+def test_a_later_command_is_remembered_when_it_fails_after_a_budget_has_results(
+    kind: str, tmp_path: Path
+) -> None:
+    def command(*overrides: str, fails: bool) -> None:
+        with remembering(tmp_path, overrides, paths=()) as identity:
+            identity.accept()
+            if fails:
+                (tmp_path / f"{kind}_0.30").mkdir()
+                (tmp_path / f"{kind}_0.30/strategy.json").touch()
+                raise AmcError("refused")
+
+    command("seed=3", fails=False)
+    with pytest.raises(AmcError, match="refused"):
+        command("seed=4", fails=True)
+    assert with_remembered([f"run_dir={tmp_path}"])[1:] == ["seed=4"]
+
+
+def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cwd, job = workspace(tmp_path), (*TINY, "train.epochs=2", "run_dir=run", "stages=[train]")
+    with monkeypatch.context() as broken:
+
+        def save(*arguments: Any, **settings: Any) -> None:
+            save_checkpoint(*arguments, **settings)
+            raise AmcError("the disk is full; the same command goes on")
+
+        broken.setattr("amc.training.loop.save_checkpoint", save)
+        refused(amc(*job, cwd=cwd), "the same command goes on")
+    assert (cwd / "run/train.ckpt.safetensors").exists()
+    done(*job, cwd=cwd)
+    assert (cwd / "run/dense.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "dropped"),
+    [
+        (["agent=ddpg", "agent.sigma=0.3", "seed=3"], "agent=greedy", ["agent.sigma=0.3"]),
+        (["finetune.epochs=2", "train.epochs=3"], "finetune=cifar10", ["finetune.epochs=2"]),
+        (["budget.macs_ratio=0.5", "++budget.round_to=1"], "budget=params", [0, 1]),
+        (["agent=random", "agent.episodes=6"], "agent=random", []),
+        (["agent=random", "agent.episodes=6"], "agent.patience=2", []),
+        (["model.kwargs.width=2", "agentx.y=1"], "model=resnet20", ["model.kwargs.width=2"]),
+    ],
+)
+def test_keys_of_a_group_go_with_its_option(
+    before: list[str],
+    given: str,
+    dropped: list[str | int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with remembering(tmp_path, before, paths=()) as identity:
+        identity.accept()
+    gone = [before[each] if isinstance(each, int) else each for each in dropped]
+    kept = [each for each in before if each not in gone and key_of(each) != key_of(given)]
+    place = f"run_dir={tmp_path}"
+    assert with_remembered([place, given], rules()) == [place, *kept, given]
+    told = f"{place}: {given} takes the place of {', '.join(gone)}, which it remembered\n" if gone else ""
+    assert capsys.readouterr().out == told
+
+
+def test_another_agent_searches_with_its_own_settings(trained_run: Path) -> None:
+    job = ("run_dir=run", "stages=[search]")
+    done(*job, "agent=ddpg", "agent.sigma=0.3", cwd=trained_run)
+    out = done(*job, "agent=greedy", cwd=trained_run).out
+    assert "agent=greedy takes the place of" in out
+    assert "agent.sigma=0.3" in out
+    assert not any("sigma" in each for each in read_json(trained_run / "run/overrides.json")["overrides"])
+    assert read_json(trained_run / "run/strategy.json")["provenance"]["agent"] == "greedy"
 
 
 def test_a_job_in_an_odd_folder_is_continued(tmp_path: Path) -> None:

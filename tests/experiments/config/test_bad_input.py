@@ -217,6 +217,26 @@ def test_a_strategy_of_another_network(old: Path, tmp_path: Path) -> None:
     assert not (old / "other/pruned.safetensors").exists()
 
 
+@pytest.mark.parametrize(("name", "part"), [("nope.json", "no such file"), ("mynet.py", "JSON")])
+def test_a_named_strategy_is_read_before_any_work(old: Path, name: str, part: str) -> None:
+    for stages in ("train,prune", "train,compare"):
+        refused(amc(*TINY, f"strategy={name}", f"stages=[{stages}]", "run_dir=new", cwd=old), name, part)
+    assert not (old / "new").exists()
+
+
+@pytest.mark.parametrize("stages", ["search,prune,evaluate", "choose,prune", "schedule"])
+def test_a_remembered_strategy_is_not_pruned_in_place_of_what_is_found(old: Path, stages: str) -> None:
+    (old / "other.json").write_bytes((old / "run/strategy.json").read_bytes())
+    done("run_dir=run", "stages=[prune]", "strategy=other.json", cwd=old)
+    before = artifacts(old / "run")
+    found = amc("run_dir=run", "agent=random", f"stages=[{stages}]", cwd=old)
+    refused(found, "other.json", "strategy=null takes it back", stages.partition(",")[0])
+    assert artifacts(old / "run") == before
+    if stages.startswith("search"):
+        done("run_dir=run", "agent=random", f"stages=[{stages}]", "strategy=null", cwd=old)
+        assert read_json(old / "run/strategy.json")["provenance"]["agent"] == "random"
+
+
 def test_a_truncated_strategy(old: Path) -> None:
     path = old / "run/strategy.json"
     path.write_text(path.read_text()[:100])

@@ -129,6 +129,33 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
 
 
+@pytest.mark.parametrize("stages", ["train,prune,report", "schedule,report"])
+def test_episodes_of_a_search_that_is_not_the_run_s_are_not_shown(cwd: Path, stages: str) -> None:
+    done("run_dir=run", f"stages=[{stages}]", "train.epochs=2", "schedule.epochs=0", cwd=cwd)
+    assert (cwd / "run/search.jsonl").exists()
+    report, page = read_json(cwd / "run/report.json"), (cwd / "run/report.html").read_text()
+    assert "search" not in report
+    assert report["references"] == {}
+    assert "best so far" not in page
+    assert not (cwd / "run/pareto.json").exists()
+    for stage in ("choose", "correlate"):
+        message = refused(amc("run_dir=run", f"stages=[{stage}]", cwd=cwd), "stages=[search] again")
+        assert "search.jsonl" in message
+    done("run_dir=run", "stages=[search,prune,report]", cwd=cwd)
+    assert "search" in read_json(cwd / "run/report.json")
+    assert (cwd / "run/pareto.json").exists()
+
+
+@pytest.mark.parametrize("before", ["plan", "evaluate", "search"])
+def test_stages_after_a_training_use_its_weights(cwd: Path, before: str) -> None:
+    stages = ("train", "search", "prune")
+    done("run_dir=run", f"stages=[{before},{','.join(stages)}]", "train.epochs=2", cwd=cwd)
+    done("run_dir=run", "stages=[evaluate]", cwd=cwd)  # which reads the weights that were written
+    records = {name: read_json(cwd / f"run/stages/{name}.json") for name in (*stages, "evaluate")}
+    digests = {name: record["made_of"]["dense"] for name, record in records.items()}
+    assert set(digests.values()) == {digests["evaluate"]}
+
+
 @pytest.mark.parametrize(
     ("stage", "facts", "message"),
     [

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -100,3 +101,36 @@ def test_runs_are_compared_on_one_page(reported, tmp_path):
     page = (tmp_path / "both.html").read_text()
     assert 'href="two/report.html"' in page
     assert "seed differs" in page
+
+
+@pytest.fixture
+def quantized(reported, tmp_path):
+    """A run that was pruned, and then quantized; and one that was quantized as it is."""
+    report = read_json(reported / "run/report.json")
+    int8 = {"top1": 21.5, "macs": 1.0, "params": 1.0}
+    other = {"quantized": {"speedup": 3.25}}
+    both = {**report, "quantized": int8, "speedup": {"torch": 1.5}}
+    both["latency"] = [{"backend": "torch", "others": {}}, {"backend": "onnxruntime", "others": other}]
+    whole = {name: value for name, value in both.items() if name not in ("pruned", "finetuned")}
+    whole |= {"macs_ratio": 1.0, "params_ratio": 1.0, "speedup": {"onnxruntime": 3.25}}
+    for name, facts in (("both", both), ("whole", whole)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(facts))
+    return tmp_path
+
+
+def test_quantized_runs_are_compared_by_their_quantized_networks(quantized):
+    head, *rows = done("compare", "both", "whole", "--out", "two.html", cwd=quantized).out.splitlines()
+    assert "onnxruntime" in head
+    assert "torch" not in head.replace("onnxruntime", "")
+    for row in rows[:2]:
+        assert "21.50" in row
+        assert "3.25x" in row
+        assert "1.50x" not in row
+    assert "100.0%" in rows[1]
+
+
+def test_a_report_without_a_smaller_network_is_damaged(quantized):
+    path = quantized / "whole/report.json"
+    path.write_text(path.read_text().replace('"quantized": {"top1"', '"other": {"top1"'))
+    refused(amc("compare", "both", "whole", cwd=quantized), "neither a pruned nor a quantized network")

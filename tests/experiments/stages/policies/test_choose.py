@@ -64,6 +64,22 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     assert not (searched / "run/stages/choose.json").exists()
 
 
+def test_a_search_by_unseen_images_goes_on_after_a_network_was_chosen_that_was_not_judged_on_them(tmp_path):
+    cwd, job = workspace(tmp_path), (*JOB, "agent.select=held_out", "choose.candidates=8", "choose.epochs=0")
+    done(*job, "stages=[train,search,choose]", cwd=cwd)
+    judged = [e["widths"] for e in read_lines(cwd / "run/search.jsonl") if "held_out" in e]
+    rows = read_lines(cwd / "run/choose.jsonl")
+    edited = [{**row, "top1": 0.0 if row["widths"] in judged else 50.0} for row in rows]
+    assert any(row["top1"] for row in edited)
+    (cwd / "run/choose.jsonl").write_text("".join(json.dumps(row) + "\n" for row in edited))
+    done(*job, "stages=[choose]", cwd=cwd)
+    provenance = read_json(cwd / "run/strategy.json")["provenance"]
+    assert provenance["select"] == "held_out"
+    assert "held_out" not in provenance
+    done(*job, "stages=[search]", cwd=cwd)
+    assert "held_out" in read_json(cwd / "run/strategy.json")["provenance"]
+
+
 def test_equal_widths_and_relaxed_episodes_are_no_candidates():
     episodes = [
         {"return": value, "widths": [width], "phase": phase}

@@ -1,0 +1,81 @@
+"""The dense network of a folder: its stored weights, or the pretrained ones that are asked for."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amc.models.checkpoint import load_state_dict, save_safetensors
+from amc.models.registry import ModelSpec
+from experiments.run.folder import RunFolder
+from experiments.run.problem import Problem
+from tests.experiments.helpers import FAKE, composed
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for a library with pretrained weights: each name has its own."""
+
+    def build(spec: ModelSpec, *, pretrained: bool = False, **_: Any) -> nn.Module:
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+        )
+        if pretrained:
+            nn.init.constant_(model[4].bias, float(zlib.crc32(spec.name.encode()) % 1000))
+        return model
+
+    monkeypatch.setattr("experiments.run.problem.build", build)
+
+
+def opened(folder: Path, name: str, *, pretrained: bool = True) -> Problem:
+    config = composed(*FAKE, f"model='{name}'", f"model.pretrained={pretrained}")
+    return Problem(config, RunFolder.made(folder))
+
+
+def bias(problem: Problem) -> float:
+    """Return what tells the weights apart, and check that they are those of the folder."""
+    problem.keep_dense()
+    found = problem.dense[4].bias
+    assert torch.equal(load_state_dict(problem.folder.dense)["4.bias"], found)
+    return float(found[0].detach())
+
+
+@pytest.mark.parametrize("before", ["timm:x.a2", None])
+def test_weights_of_another_model_do_not_stand_in_for_pretrained_ones(
+    before: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if before is None:  # a training
+        first = opened(tmp_path, "timm:x.a1", pretrained=False)
+        first.save_dense(first.fresh_model())
+    else:
+        opened(tmp_path, before).keep_dense()
+    expected = bias(opened(tmp_path / "other", "timm:x.a1"))
+    assert bias(opened(tmp_path, "timm:x.a1")) == expected
+    (line,) = caplog.messages
+    assert "the pretrained weights of timm:x.a1 take its place" in line
+
+
+def test_weights_of_the_same_model_and_of_earlier_releases_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for about in (True, False):
+        stored = opened(tmp_path / f"{about}", "timm:x.a1")
+        model = stored.fresh_model()
+        nn.init.constant_(model[4].bias, 0.5)
+        if about:
+            stored.save_dense(model)
+        else:
+            save_safetensors(model.state_dict(), stored.folder.dense)
+        assert bias(opened(tmp_path / f"{about}", "timm:x.a1")) == 0.5
+    assert caplog.messages == []
+
+
+def test_a_trained_network_is_read_again(tmp_path: Path) -> None:
+    trained = opened(tmp_path, "timm:x.a1", pretrained=False)
+    trained.save_dense(trained.fresh_model())
+    assert torch.equal(opened(tmp_path, "timm:x.a1", pretrained=False).dense[4].bias, trained.dense[4].bias)
