@@ -282,7 +282,8 @@ class Run:
         log = self.folder.require(self.folder.search, "search")
         if not self._has_episodes():
             raise FileError(
-                f"{log} is of another dense network; expected a search of this run's: run stages=[search] again"
+                f"{log} is of another dense network; expected a search of this run's: run stages=[search] "
+                "again"
             )
         return read_episodes(log)
 
