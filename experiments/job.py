@@ -23,9 +23,11 @@ from experiments.config.schema import path_keys
 from experiments.config.stages import WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
+from experiments.run.check import check_feasible
 from experiments.run.episodes import read_episodes
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
+from experiments.run.values import SEARCHING
 from experiments.stages.pipeline import run_stages
 
 VERSION = 1
@@ -51,6 +53,9 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         run_stages(run, common)
     if len(common) == len(names):
         return
+    if SEARCHING & set(names):
+        for ratios in budgets:  # a latency is known only after its profile
+            check_feasible(run, run.budget_of(ratios))
     parts: list[Run] = []
     try:
         for ratios in budgets:

@@ -85,8 +85,8 @@ class QuantizeSettings:
             )
         if self.tolerance is not None and self.sensitivity_images == 0 and self.form in INTEGER:
             raise SettingError(
-                f"quantize.tolerance is {self.tolerance:g}, but quantize.sensitivity_images=0 measures no layer; "
-                "expected over 0 images, or quantize.tolerance=null"
+                f"quantize.tolerance is {self.tolerance:g}, but quantize.sensitivity_images=0 measures "
+                "no layer; expected over 0 images, or quantize.tolerance=null"
             )
         if self.epochs < 1 or not 0 < self.lr < math.inf:
             raise SettingError(

@@ -119,6 +119,14 @@ def test_several_latency_budgets_share_one_profile(finished):
         assert (part / "latency_model.json").read_bytes() == (several / "latency_model.json").read_bytes()
 
 
+def test_all_budgets_are_checked_before_the_first_is_searched(finished):
+    trained = "model.checkpoint=run/dense.safetensors"
+    budgets = (trained, "budget.latency_ratios=[0.7,0.001]", "run_dir=hopeless")
+    refused(amc(*JOB, *budgets, "stages=[search]", cwd=finished), "budget.latency_ratio is 0.001")
+    assert (finished / "hopeless/stages/profile.json").exists()
+    assert not (finished / "hopeless/latency_0.70").exists()
+
+
 def test_bad_input_is_refused(finished):
     base = composed(*JOB, "stages=[search]")
     for override, parts in {
