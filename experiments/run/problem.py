@@ -30,7 +30,9 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.prediction.int8 import METHOD, in_int8
+from amc.latency.prediction.layer_kinds import layer_kinds
 from amc.latency.prediction.model import LatencyModel
+from amc.latency.remote.protocol import setup_of
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors, state_digest
 from amc.reading import read_json
@@ -378,7 +380,8 @@ class Problem:
         """
         path = self.folder.require(self.folder.latency_model, "profile")
         data = read_json(path, {}, "run stages=[profile] again")
-        model, config = LatencyModel.from_json(data, self.graph, str(path)), self.config.profile
+        config, kinds = self.config.profile, layer_kinds(self.graph, self.fresh_model())
+        model = LatencyModel.from_json(data, self.graph, kinds, str(path))
         measured = (model.target.runtime, model.target.batch, model.target.threads)
         if measured != (asked := (config.backend, config.batch, config.threads)):
             raise AmcError(
@@ -389,6 +392,12 @@ class Problem:
             raise AmcError(
                 f"{path} is about {model.target.precision} networks, the configuration has "
                 f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
+            )
+        setup = setup_of(backend_of(config.backend, self.config.latency))
+        if model.target.setup not in ("", setup):  # models of earlier versions have none
+            raise AmcError(
+                f"{path} was measured with {model.target.setup}, the configuration asks for {setup}: run "
+                "stages=[profile] again"
             )
         return model
 

@@ -72,9 +72,9 @@ class Check:
     measured: float
 
 
-def points_to_measure(table: LatencyTable, grids: Sequence[LayerGrid]) -> int:
-    """Return the number of points of layers that a table lacks."""
-    return sum(len(points) for _, points in missing_points(table, grids))
+def points_to_measure(table: LatencyTable, grids: Sequence[LayerGrid], rounds: int) -> int:
+    """Return the number of points of layers that a table lacks, or has of fewer rounds."""
+    return sum(len(points) for _, points in missing_points(table, grids, rounds))
 
 
 def build_profile(
@@ -106,7 +106,7 @@ def build_profile(
     table = _known(path, target)
     kinds = layer_kinds(graph, network)
     grids = layer_grids(graph, kinds, space, settings.points)
-    missing = points_to_measure(table, grids)
+    missing = points_to_measure(table, grids, settings.rounds)
     progress = start(missing + settings.fit + settings.held_out)
     measure_layers(
         table, grids, backend, rounds=settings.rounds, save=lambda each: each.save(path), progress=progress
@@ -127,7 +127,7 @@ def build_profile(
     fit = settings.fit
     model = unfitted.fitted([graph.dense_widths, *networks[:fit]], [dense_ms, *measured[:fit]])
     found = accuracy([model(widths) for widths in networks[fit:]], measured[fit:])
-    reused = points_to_measure(LatencyTable(target), grids) - missing
+    reused = points_to_measure(LatencyTable(target), grids, settings.rounds) - missing
     return Profile(model, dense_ms, found, kinds, missing, reused)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.latency import RemoteBackend, compare, get_backend, ratio, time_models
+from amc.latency.prediction.profile import target_of
 from amc.latency.remote import adb as adb_module
 from amc.latency.remote import ssh as ssh_module
 from amc.latency.remote.adb import RUNNERS, Adb, AdbSettings, parse_ms
@@ -168,6 +169,15 @@ def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     assert all(call.startswith("-s R5 ") for call in calls)
     rounds = [re.search(r"--graph=(\d)", call)[1] for call in calls if "taskset 1 ./runner" in call]
     assert "".join(rounds) == "01" + "10"
+
+
+def test_cores_format_and_arguments_of_a_phone_are_part_of_the_target(phone, runner):
+    usual = AdbSettings(runner=runner, runs=20)
+    changes = ({}, {"cores": "1"}, {"arguments": RUNNERS["litert"].arguments + " --v=1"})
+    targets = [target_of(Adb(replace(usual, **change)), 1, 1) for change in changes]
+    assert len({target.file_name for target in targets}) == 3
+    assert targets[1].setup == "cores 1, litert"
+    assert Adb(replace(usual, format="onnx")).setup == "cores any, onnx"
 
 
 def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
