@@ -63,6 +63,7 @@ class Problem:
         self._unseen: Evaluator[CandidateBuilder] | None = None
         self._curves: ErrorCurves | None = None
         self._dense_is_kept = False
+        self._to_be_profiled = "profile" in config.stages
 
     @cached_property
     def device(self) -> torch.device:
@@ -367,8 +368,13 @@ class Problem:
 
     @property
     def profiled(self) -> bool:
-        """Whether there is a latency model."""
-        return self.folder.latency_model.exists()
+        """Whether there is a latency model; one that the job is still to measure anew does not count."""
+        return self.folder.latency_model.exists() and not self._to_be_profiled
+
+    def take_profile(self) -> None:
+        """From now on use the latency model that stage ``profile`` has just written."""
+        self._to_be_profiled = False
+        self.__dict__.pop("latency_model", None)
 
     @cached_property
     def latency_model(self) -> LatencyModel:

@@ -118,6 +118,11 @@ class Run:
             fit=get_fit(self.config.budget.fit),
         )
 
+    def take_profile(self) -> None:
+        """From now on use the latency model that stage ``profile`` has just written."""
+        self.problem.take_profile()
+        self.__dict__.pop("budget", None)  # its limit on the latency has the former one
+
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
         shares, verify = self.budget.shares(widths), self.folder.recorded("verify") or {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -31,6 +32,14 @@ JOB = (
 def spinning():
     with registered(BACKENDS, spinning=Spinning()):
         yield
+
+
+class Missing(Spinning):
+    """A runtime that is not there."""
+
+    def available(self) -> str:
+        """Return why."""
+        return "no such phone"
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +152,22 @@ def test_bad_input_is_refused(finished):
     refused(
         amc(*JOB, "budget=macs", "stages=[verify]", cwd=finished), "there is none; give budget.latency_ratio"
     )
+
+
+def test_a_profile_that_is_asked_for_replaces_the_model(finished):
+    other = shutil.copytree(finished / "run", finished / "anew")
+    job = (*JOB, "run_dir=anew", "profile.batch=2", "budget.latency_ratio=0.6")
+    text = (other / "latency_model.json").read_text()
+    former = json.loads(text)
+    with registered(BACKENDS, spinning=Missing()):
+        refused(amc(*job, "stages=[profile,search]", cwd=finished), "cannot be measured here: no such phone")
+    assert (other / "latency_model.json").read_text() == text
+    done(*job, "stages=[profile,search]", cwd=finished)
+    model = read_json(other / "latency_model.json")
+    assert (former["target"]["batch"], model["target"]["batch"]) == (1, 2)
+    dense = read_json(other / "stages/profile.json")["predicted_dense_ms"]
+    assert all(episode["latency_ms"] <= 0.6 * dense * 1.001 for episode in read_lines(other / "search.jsonl"))
+    assert max(episode["latency_ms"] for episode in read_lines(other / "search.jsonl")) > 0.4 * dense
 
 
 def test_a_model_of_another_network_is_refused(finished):
