@@ -20,7 +20,7 @@ from experiments.command.lock import locked
 from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
 from experiments.config.schema import path_keys
-from experiments.config.stages import WITHOUT_BUDGET
+from experiments.config.stages import MAKING, WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.check import check_feasible
@@ -65,6 +65,8 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
             own = own_overrides(ratios, overrides)
             with locked(parts[-1].folder.path), _remembering(parts[-1], own):
                 run_stages(parts[-1], parts[-1].stages, keep_evaluator=True)
+        if MAKING & set(names):
+            run.made_strategy()  # every budget has one of its own
     finally:
         run.problem.release()
     summarise(run, parts)

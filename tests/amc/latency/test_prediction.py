@@ -7,13 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.budget.allocation import uniform_widths
+from amc.budget.allocation import even_errors, uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.cost.closed_form import layer_widths, macs_cost
 from amc.cutting.slicing import SlicePlan, slice_model
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.graph.trace import trace
+from amc.latency.prediction import build
+from amc.latency.prediction.build import CLOSE, checked_widths, kept
 from amc.latency.prediction.cheap_widths import (
     WIDTHS,
     WidthCosts,
@@ -376,3 +378,50 @@ def test_many_networks_at_once_are_predicted_as_each_alone(network):
         moved[group] += steps[row, group]
         assert found[row, group] == pytest.approx(latency(moved.tolist()), rel=1e-9)
         assert found[row, group] >= latency(moved.tolist())
+
+
+def checks_of(network, monkeypatch, measured_as, *, ratio=0.6, repairs=5):
+    """Return the checks of the dense network, whose measured latency is a function of the predicted one."""
+    model, graph, space = network
+    cost = macs_cost(graph)
+    budget = make_budget("latency", ratio, cost, space.dense)
+
+    def measure(*arguments, **_):
+        return 1.0, [measured_as(budget.leading.share(arguments[2][0]))]
+
+    monkeypatch.setattr(build, "measure_networks", measure)
+    own = ProfileSettings(repairs=repairs)
+    return checked_widths(
+        model, graph, space, budget, space.dense, Spinning(), own, lambda: even_errors(space)
+    )
+
+
+def test_repairs_that_are_left_look_for_a_larger_network(network, monkeypatch):
+    # a smaller network is faster than predicted: the first repair overshoots
+    found = [*checks_of(network, monkeypatch, lambda share: share if share > 0.9 else share**1.5 * 0.9)]
+    first = next(place for place, check in enumerate(found) if check.holds)
+    best = kept(found)
+    assert len(found) <= 6
+    assert found[first].measured < 0.5
+    assert best.measured > found[first].measured
+    assert best.measured == max(check.measured for check in found if check.measured <= 0.6)
+    assert len({check.widths for check in found}) == len(found)
+
+
+def test_a_network_that_is_close_to_the_budget_ends_the_repairs(network, monkeypatch):
+    found = [*checks_of(network, monkeypatch, lambda share: share, repairs=20)]
+    near = [check.measured >= CLOSE * 0.6 and check.holds for check in found]
+    assert not any(near[:-1])
+    assert len(found) < 21
+
+
+def test_a_budget_that_is_missed_tells_what_was_measured(network, monkeypatch):
+    with pytest.raises(
+        AmcError, match=r"takes 0\.9500, then 0\.9500 of the dense latency after 1 repairs, over"
+    ):
+        [*checks_of(network, monkeypatch, lambda share: 0.95, repairs=1)]
+
+
+def test_without_a_miss_nothing_is_repaired(network, monkeypatch):
+    (only,) = checks_of(network, monkeypatch, lambda share: 0.3)
+    assert kept([only]) is only
