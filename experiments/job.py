@@ -20,11 +20,13 @@ from experiments.command.lock import locked
 from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
 from experiments.config.schema import path_keys
-from experiments.config.stages import WITHOUT_BUDGET
+from experiments.config.stages import MAKING, WITHOUT_BUDGET
 from experiments.report import write_budgets_html
 from experiments.report.text import aligned, cost, decimals, times_smaller
+from experiments.run.check import check_feasible
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.run import Run, set_up_process
+from experiments.run.values import SEARCHING
 from experiments.stages.pipeline import run_stages
 
 VERSION = 1
@@ -50,6 +52,9 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         run_stages(run, common)
     if len(common) == len(names):
         return
+    if SEARCHING & set(names):
+        for ratios in budgets:  # a latency is known only after its profile
+            check_feasible(run, run.budget_of(ratios))
     parts: list[Run] = []
     try:
         for ratios in budgets:
@@ -59,6 +64,8 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
             own = own_overrides(ratios, overrides)
             with locked(parts[-1].folder.path), _remembering(parts[-1], own):
                 run_stages(parts[-1], parts[-1].stages, keep_evaluator=True)
+        if MAKING & set(names):
+            run.made_strategy()  # every budget has one of its own
     finally:
         run.problem.release()
     summarise(run, parts)

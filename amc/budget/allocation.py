@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -80,7 +80,7 @@ def shrink_greedily(
 
     Args:
         limits: what the network has to meet.
-        widths: allowed widths to start from.
+        widths: where to start; a width that is not allowed, of another space, shrinks to an allowed one.
         errors: output error of every group at every width.
 
     Returns:
@@ -91,7 +91,7 @@ def shrink_greedily(
         costs = [limit.cost(found) for limit in exceeded]
         best: tuple[float, tuple[int, ...]] | None = None
         for group, choices in enumerate(space.choices):
-            place = choices.index(found[group])
+            place = bisect_left(choices, found[group])
             if place == 0:
                 continue
             smaller = _with(found, group, choices[place - 1])
@@ -136,7 +136,7 @@ def shrink_group(
         return all(limit.met(_with(widths, group, width)) for limit in limits)
 
     choices = space.choices[group]
-    smaller = choices[: choices.index(widths[group])]
+    smaller = choices[: bisect_left(choices, widths[group])]
     fitting = count_fitting(smaller, fits)
     return _with(widths, group, smaller[fitting - 1]) if fitting else None
 

@@ -24,6 +24,10 @@ from amc.quantization.simulation import Program, assemble, program_of
 _BATCH = 50
 
 
+class NothingToQuantizeError(AmcError):
+    """A network in which no layer can be quantized."""
+
+
 @dataclass(frozen=True)
 class Quantized:
     """A quantized network.
@@ -62,7 +66,8 @@ def quantize(
 
     Raises:
         SettingError: there are too few images, or an excluded layer does not exist.
-        AmcError: an activation is not finite, or no layer can be quantized.
+        NothingToQuantizeError: no layer can be quantized.
+        AmcError: an activation is not finite.
     """
     if len(images) < LEAST_IMAGES:
         raise SettingError(
@@ -89,10 +94,8 @@ def quantize(
         found = sensitivities(program, sites, some, settings)
         sites, costly = _tolerated(sites, found, settings)
         left += costly
-    elif settings.tolerance is not None:
-        raise SettingError("quantize.tolerance needs quantize.sensitivity_images over 0")
     if not sites:
-        raise AmcError(
+        raise NothingToQuantizeError(
             "no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear"
         )
     quantized = {site.name for site in sites}

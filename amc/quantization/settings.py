@@ -85,6 +85,11 @@ class QuantizeSettings:
             raise SettingError(
                 f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more"
             )
+        if self.tolerance is not None and self.sensitivity_images == 0 and self.form in INTEGER:
+            raise SettingError(
+                f"quantize.tolerance is {self.tolerance:g}, but quantize.sensitivity_images=0 measures "
+                "no layer; expected over 0 images, or quantize.tolerance=null"
+            )
         if self.epochs < 1 or not 0 < self.lr < math.inf:
             raise SettingError(
                 f"quantize.epochs is {self.epochs} and quantize.lr {self.lr:g}; expected at least 1, and a "

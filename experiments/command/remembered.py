@@ -152,6 +152,21 @@ def begin(folder: Path, overrides: Sequence[str], *, paths: Collection[str]) -> 
     return True
 
 
+def forget(folder: Path, key: str) -> None:
+    """Remove a setting from what a run folder remembers, because its results no longer follow from it.
+
+    Raises:
+        FileError: ``overrides.json`` is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return
+    memory = _read(path)
+    kept = [override for override in memory.overrides if key_of(override) != key]
+    if memory.signed and kept != memory.overrides:
+        atomic_write_text(path, replace(memory, overrides=kept).text())
+
+
 class Identity:
     """The identity of a folder during one command; see `remembering`."""
 
@@ -161,6 +176,7 @@ class Identity:
         files = [folder / FILE, *(folder / HYDRA / name for name in hydra)]
         self._before = {path: path.read_bytes() if path.exists() else None for path in files}
         self._results = _state(folder)
+        self._accepted = False
 
     @property
     def is_new(self) -> bool:
@@ -169,6 +185,7 @@ class Identity:
 
     def accept(self) -> None:
         """Write the identity, once the command has been checked."""
+        self._accepted = True
         atomic_write_text(self._folder / FILE, self._memory.text())
         for name, text in self._hydra.items():
             (self._folder / HYDRA).mkdir(exist_ok=True)
@@ -176,7 +193,10 @@ class Identity:
 
     def finish(self) -> None:
         """Forget that the command is unfinished."""
-        done = _Memory(self._memory.overrides, self._memory.stages)
+        memory = (
+            _read(self._folder / FILE) if self._accepted else self._memory
+        )  # `forget` may have changed it
+        done = _Memory(memory.overrides, memory.stages)
         atomic_write_text(self._folder / FILE, done.text())
 
     def restore(self) -> None:

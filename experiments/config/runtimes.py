@@ -26,6 +26,20 @@ def backend_of(name: str, config: LatencyConfig) -> Backend | RemoteBackend:
     return get_backend(name)
 
 
+def serving_backend(config: Config) -> Backend:
+    """Return the runtime of ``serve.backend``.
+
+    Raises:
+        AmcError: the name is unknown, or it runs on another device.
+    """
+    backend = backend_of(config.serve.backend, config.latency)
+    if isinstance(backend, RemoteBackend):
+        raise SettingError(
+            f"serve.backend is {backend.name}, another device; expected a runtime of this machine"
+        )
+    return backend
+
+
 def serve_settings(config: ServeConfig) -> ServeSettings:
     """Turn the section of the configuration into settings.
 
@@ -51,8 +65,9 @@ def check_measuring(config: Config) -> None:
         AmcError: a setting is impossible; the message says what was expected.
     """
     latency, serve, profile = config.latency, config.serve, config.profile
-    for name in (*latency.backends, serve.backend, profile.backend):
+    for name in (*latency.backends, profile.backend):
         backend_of(name, latency)
+    serving_backend(config)
     serve_settings(serve)
     least = {"latency.rounds": (latency.rounds, 1), "latency.batch": (latency.batch, 1)}
     least |= {"latency.threads": (latency.threads, 1), "serve.batch": (serve.batch, 1)}

@@ -55,6 +55,8 @@ CUTTING = frozenset(
 """Stages that cut channels, or say which can be cut: the network must be proved prunable."""
 _CHOOSING = {"search", "choose"}
 """Stages that choose a strategy: ``verify`` measures what they have chosen."""
+MAKING = frozenset({"search", "choose", "verify", "schedule"})
+"""Stages that make the strategy of the run folder, or take it over: later ones read it there."""
 _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
 UNDER_BUDGET = frozenset({"search", "choose", "verify", "prune", "schedule", "compare"})

@@ -30,7 +30,7 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.importance.global_ranking import global_scores
 from amc.latency import get_backend
-from amc.latency.prediction.build import build_profile, checked_widths
+from amc.latency.prediction.build import build_profile, checked_widths, kept
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
@@ -405,7 +405,7 @@ class CompressionTask:
         """Measure the winner under a limit on the latency, and make it smaller until it meets the limit."""
         if "latency" not in self._ratios:
             return widths, None
-        *_, check = checked_widths(
+        checks = checked_widths(
             self._evaluator.builder.dense,
             self.graph,
             self.space,
@@ -415,7 +415,9 @@ class CompressionTask:
             self._profile,
             lambda: self._curves() or even_errors(self.space),
         )
-        return check.widths, {"runtime": self._runtime, **asdict(check)}
+        found = asdict(kept([*checks]))
+        del found["holds"]
+        return found["widths"], {"runtime": self._runtime, **found}
 
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
         return progress(total, description, unit, shown=self._progress)

@@ -61,7 +61,7 @@ def check(run: Run) -> None:
         for ratios in budgets:
             # a limit that needs a profile to come is checked by the search
             known = {k: ratio for k, ratio in ratios.items() if k != "latency" or problem.profiled}
-            _check_feasible(run, run.budget_of(known))
+            check_feasible(run, run.budget_of(known))
         if any("size" in ratios for ratios in budgets) and "quantize" not in config.stages:
             print(
                 f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
@@ -181,8 +181,12 @@ def _check_classifies(run: Run) -> None:
         )
 
 
-def _check_feasible(run: Run, budget: Budget) -> None:
-    """Refuse a budget that no allowed network meets, and say which channels stay whole, and why."""
+def check_feasible(run: Run, budget: Budget) -> None:
+    """Refuse a budget that no allowed network meets, and say which channels stay whole, and why.
+
+    Raises:
+        SettingError: the budget is too small.
+    """
     try:
         budget.check_feasible(run.space)
     except SettingError as error:

@@ -31,7 +31,9 @@ from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
 from amc.latency.prediction.int8 import METHOD, in_int8
+from amc.latency.prediction.layer_kinds import layer_kinds
 from amc.latency.prediction.model import LatencyModel
+from amc.latency.remote.protocol import setup_of
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import (
     load_into,
@@ -71,6 +73,7 @@ class Problem:
         self._unseen: Evaluator[CandidateBuilder] | None = None
         self._curves: ErrorCurves | None = None
         self._dense_is_kept = False
+        self._to_be_profiled = "profile" in config.stages
 
     @cached_property
     def device(self) -> torch.device:
@@ -407,8 +410,13 @@ class Problem:
 
     @property
     def profiled(self) -> bool:
-        """Whether there is a latency model."""
-        return self.folder.latency_model.exists()
+        """Whether there is a latency model; one that the job is still to measure anew does not count."""
+        return self.folder.latency_model.exists() and not self._to_be_profiled
+
+    def take_profile(self) -> None:
+        """From now on use the latency model that stage ``profile`` has just written."""
+        self._to_be_profiled = False
+        self.__dict__.pop("latency_model", None)
 
     @cached_property
     def latency_model(self) -> LatencyModel:
@@ -420,7 +428,8 @@ class Problem:
         """
         path = self.folder.require(self.folder.latency_model, "profile")
         data = read_json(path, {}, "run stages=[profile] again")
-        model, config = LatencyModel.from_json(data, self.graph, str(path)), self.config.profile
+        config, kinds = self.config.profile, layer_kinds(self.graph, self.fresh_model())
+        model = LatencyModel.from_json(data, self.graph, kinds, str(path))
         measured = (model.target.runtime, model.target.batch, model.target.threads)
         if measured != (asked := (config.backend, config.batch, config.threads)):
             raise AmcError(
@@ -431,6 +440,12 @@ class Problem:
             raise AmcError(
                 f"{path} is about {model.target.precision} networks, the configuration has "
                 f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
+            )
+        setup = setup_of(backend_of(config.backend, self.config.latency))
+        if model.target.setup not in ("", setup):  # models of earlier versions have none
+            raise AmcError(
+                f"{path} was measured with {model.target.setup}, the configuration asks for {setup}: run "
+                "stages=[profile] again"
             )
         return model
 

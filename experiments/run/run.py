@@ -26,6 +26,7 @@ from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
+from experiments.command.remembered import forget
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.schema import Config, TrainConfig
@@ -49,6 +50,7 @@ class Run:
         self.config = config
         self.folder = folder
         self.problem = problem
+        self._made_strategy = False
 
     def for_budget(self, ratios: Ratios, path: Path) -> Run:
         """Return the run of one budget, in a folder of its own, on the same problem.
@@ -119,12 +121,35 @@ class Run:
             fit=get_fit(self.config.budget.fit),
         )
 
+    def take_profile(self) -> None:
+        """From now on use the latency model that stage ``profile`` has just written."""
+        self.problem.take_profile()
+        self.__dict__.pop("budget", None)  # its limit on the latency has the former one
+
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
-        shares, verify = self.budget.shares(widths), self.folder.recorded("verify") or {}
-        if "latency" in shares and verify.get("widths") == list(widths):
-            shares["latency"] = verify["measured_ratio"]
+        shares = self.budget.shares(widths)
+        if (measured := self.measured_latency(widths)) is not None:
+            shares["latency"] = measured
         return shares
+
+    def measured_latency(self, widths: tuple[int, ...]) -> float | None:
+        """Return the share of the dense latency that stage ``verify`` measured at widths, or None.
+
+        It is None, too, if the budget has no limit on the latency, or another runtime was measured.
+        """
+        if "latency" not in self.budget.shares(widths):
+            return None
+        verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
+        if verify.get("widths") != list(widths) or verify.get("on", setup) != setup:
+            return None
+        measured: float = verify["measured_ratio"]
+        return measured
+
+    def latency_setup(self) -> dict[str, Any]:
+        """Return the settings that tell one latency from another: runtime, batch, threads, number format."""
+        config = self.config.profile
+        return {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.
@@ -137,12 +162,27 @@ class Run:
     def strategy(self) -> Strategy:
         """Read the strategy that the configuration names, else the one of the run folder.
 
+        Once a stage has made a strategy of its own, it is that of the folder.
+
         Raises:
             FileError: it is missing or damaged.
         """
-        if self.config.strategy:
+        if self.config.strategy and not self._made_strategy:
             return Strategy.load(Path(self.config.strategy))
         return Strategy.load(self.folder.require(self.folder.strategy, "search"))
+
+    def take(self, strategy: Strategy) -> None:
+        """Make a strategy that of the run folder; what was made of another one is removed first."""
+        path = self.folder.strategy
+        if not path.exists() or Strategy.load(path).groups != strategy.groups:
+            self.folder.forget_pruned()
+        strategy.save(path)
+
+    def made_strategy(self) -> None:
+        """From now on the strategy is that of the run folder, whatever file the configuration names."""
+        self._made_strategy = True
+        if self.config.strategy:
+            forget(self.folder.path, "strategy")
 
     def widths_of(self, strategy: Strategy) -> tuple[int, ...]:
         """Return a strategy's widths for this run's channel groups.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.stages import STAGES, WITH_DENSE
+from experiments.config.stages import MAKING, STAGES, WITH_DENSE
 from experiments.run.trackers import kept_files
 
 if TYPE_CHECKING:
@@ -50,4 +50,6 @@ def run_stage(run: Run, name: str) -> dict[str, Any]:
     facts = importlib.import_module(f"experiments.stages.{STAGES[name]}").run(run)
     facts = {**facts, "stage_seconds": round(time.perf_counter() - start, 2)}
     run.record(name, facts)
+    if name in MAKING:
+        run.made_strategy()
     return facts

@@ -1,4 +1,4 @@
-"""Times ONNX files on the host that it is started on: ``python -m amc.latency.portable.onnx_job JOB.json``.
+"""Times ONNX files on the host that it is started on: ``python amc/latency/portable/onnx_job.py JOB.json``.
 
 It needs numpy and onnxruntime. It is copied to a remote host with ``machine.py``, ``rounds.py`` and
 ``runtimes/onnx_session.py``. The job lists the models, the threads and the rounds. The output is one line of

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from amc.errors import AmcError, SettingError
+from amc.errors import SettingError
 from amc.latency.remote.protocol import RemoteBackend
-from amc.quantization.calibration import quantize
+from amc.quantization.calibration import NothingToQuantizeError, quantize
 from amc.quantization.settings import QuantizeSettings
 from amc.runtimes.protocol import Backend, FileRuntime, Shape
 from amc.runtimes.reference import eval_on_cpu, random_batch
@@ -49,7 +49,7 @@ def in_int8(backend: Backend | RemoteBackend) -> FileRuntime:
         network: nn.Module = _Inner(model).eval()
         try:
             network = quantize(network, random_batch(input_shape, _IMAGES), _SETTINGS).model
-        except AmcError:  # no layer can be quantized
+        except NothingToQuantizeError:
             network = eval_on_cpu(model)
         return runtime.convert(network, input_shape, batch)
 

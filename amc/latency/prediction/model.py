@@ -9,7 +9,7 @@ in every width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -225,7 +225,7 @@ class LatencyModel:
         """Return the JSON form, which holds all that a prediction needs apart from the graph."""
         return {
             "_version": VERSION,
-            "target": asdict(self.target),
+            "target": self.target.to_json(),
             "factors": self.factors,
             "layers": [
                 {
@@ -240,12 +240,15 @@ class LatencyModel:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], graph: Graph, where: str) -> LatencyModel:
+    def from_json(
+        cls, data: Mapping[str, Any], graph: Graph, kinds: Sequence[LayerKind], where: str
+    ) -> LatencyModel:
         """Read the JSON form.
 
         Args:
             data: the JSON form.
             graph: the network's channel groups.
+            kinds: the kind of every layer of the network, in forward order.
             where: names the file in the errors.
 
         Raises:
@@ -258,19 +261,34 @@ class LatencyModel:
                 )
             if (fault := mismatch(data, _SHAPE)) is not None:
                 raise ValueError(fault)
-            if len(data["layers"]) != len(graph.layers):
-                raise FileError(
-                    f"{where} describes {len(data['layers'])} layers, the network has {len(graph.layers)}; "
-                    "is it of another network?"
-                )
             grids = [
                 LayerGrid(LayerKind.from_json(layer["kind"]), tuple(layer["inputs"]), tuple(layer["outputs"]))
                 for layer in data["layers"]
             ]
+            _check_layers(grids, graph, kinds, where)
             points = [{(i, o): float(ms) for i, o, ms in layer["points"]} for layer in data["layers"]]
             return cls(graph, Target(**data["target"]), grids, points, data["factors"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise FileError(f"{where} is no latency model: {error!r}; profile again") from error
+
+
+def _check_layers(grids: Sequence[LayerGrid], graph: Graph, kinds: Sequence[LayerKind], where: str) -> None:
+    """Refuse grids of other layers than those of the network.
+
+    Raises:
+        FileError: names the first layer that differs.
+    """
+    remedy = "likely cause: another network or data.image_size; run stages=[profile] again"
+    if len(grids) != len(kinds):
+        raise FileError(f"{where} describes {len(grids)} layers, the network has {len(kinds)}; {remedy}")
+    inputs, outputs = layer_widths(graph)(graph.dense_widths).tolist()
+    for layer, grid, *own in zip(graph.layers, grids, kinds, inputs, outputs, strict=True):
+        if [grid.kind, grid.inputs[-1], grid.outputs[-1]] != own:
+            kind, wide, high = own
+            raise FileError(
+                f"{where} describes {grid.kind} with {grid.inputs[-1]} to {grid.outputs[-1]} channels, "
+                f"{layer.name} of the network is {kind} with {wide} to {high}; {remedy}"
+            )
 
 
 def _chosen(grid: LayerGrid, measured: Points) -> Points:

@@ -16,7 +16,7 @@ from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.model import LayerGrid
 from amc.latency.prediction.table import LatencyTable, Target
-from amc.latency.remote.protocol import RemoteBackend
+from amc.latency.remote.protocol import RemoteBackend, setup_of
 from amc.latency.timing.measure import measure_models, time_models
 from amc.runtimes.protocol import Backend, Shape
 
@@ -37,17 +37,22 @@ def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Tar
     """
     probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     found = measure_models({"probe": probe}, (3, 8, 8), backend, batch=batch, threads=threads, rounds=1)
-    return Target(found.device, backend.name, found.version, backend.precision, threads, batch)
+    return Target(
+        found.device, backend.name, found.version, backend.precision, threads, batch, setup_of(backend)
+    )
 
 
 def missing_points(
-    table: LatencyTable, grids: Sequence[LayerGrid]
+    table: LatencyTable, grids: Sequence[LayerGrid], rounds: int
 ) -> list[tuple[LayerKind, list[tuple[int, int]]]]:
-    """Return the (input, output) channels of ``grids`` that the table lacks, by kind of layer."""
+    """Return the (input, output) channels of ``grids`` that the table lacks, by kind of layer.
+
+    A point that was measured with fewer than ``rounds`` samples is lacking, too.
+    """
     wanted: dict[LayerKind, dict[tuple[int, int], None]] = {}
     for grid in grids:
-        known = table.layers.get(grid.kind, {})
-        wanted.setdefault(grid.kind, {}).update({p: None for p in grid.points if p not in known})
+        lacking = {p: None for p in grid.points if not table.knows(grid.kind, p, rounds)}
+        wanted.setdefault(grid.kind, {}).update(lacking)
     return [(kind, list(points)) for kind, points in wanted.items() if points]
 
 
@@ -73,7 +78,7 @@ def measure_layers(
     Raises:
         AmcError: A layer does not convert, or the backend fails.
     """
-    for kind, points in missing_points(table, grids):
+    for kind, points in missing_points(table, grids, rounds):
         for some in _batches(points, LAYERS_AT_ONCE):
             models = {f"{i}x{o}": kind.network(i, o).eval() for i, o in some}
             shapes = {f"{i}x{o}": kind.input_shape(i) for i, o in some}
@@ -85,8 +90,7 @@ def measure_layers(
                 threads=table.target.threads,
                 rounds=rounds,
             )
-            own = table.layers.setdefault(kind, {})
-            own |= {(i, o): timings[f"{i}x{o}"].median_ms for i, o in some}
+            table.add(kind, {(i, o): timings[f"{i}x{o}"].median_ms for i, o in some}, rounds)
             save(table)
             progress(len(some), str(kind))
 

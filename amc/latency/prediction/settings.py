@@ -16,7 +16,7 @@ class ProfileSettings:
         rounds: samples of each.
         fit: whole networks that the model is fitted to.
         held_out: whole networks that it is judged on.
-        repairs: how often a network that measures over its budget is made smaller.
+        repairs: how often a network that measures over its budget is replaced by another.
     """
 
     batch: int = 1

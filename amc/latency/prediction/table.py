@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from amc.digest import digest
 from amc.errors import FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.layer_kinds import LayerKind
+from amc.latency.prediction.settings import ProfileSettings
 from amc.reading import mismatch, read_json
 
 VERSION = 1
@@ -21,9 +23,10 @@ KIND_SHAPE = {"kind": str, ...: (str, int, bool, [int])}
 TARGET_SHAPE = {
     **dict.fromkeys(("device", "runtime", "version", "precision"), str),
     **dict.fromkeys(("threads", "batch"), int),
+    "setup?": str,
 }
 """Shapes in files; see ``amc.reading``."""
-_SHAPE = {"target": TARGET_SHAPE, "layers": [{"kind": KIND_SHAPE, "points": [[float]]}]}
+_SHAPE = {"target": TARGET_SHAPE, "layers": [{"kind": KIND_SHAPE, "points": [[float]], "rounds?": [int]}]}
 Points = dict[tuple[int, int], float]
 """(input channels, output channels) -> milliseconds."""
 
@@ -39,6 +42,7 @@ class Target:
         precision: number format, such as ``float32``.
         threads: threads the runtime may use.
         batch: images per call.
+        setup: what else the time depends on, see ``amc.latency.remote.protocol.setup_of``.
     """
 
     device: str
@@ -47,6 +51,11 @@ class Target:
     precision: str
     threads: int
     batch: int
+    setup: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, without a setup if there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "setup" or value}
 
     @property
     def file_name(self) -> str:
@@ -58,6 +67,7 @@ class Target:
             self.precision,
             f"{self.threads}t",
             f"b{self.batch}",
+            *([digest(self.setup)[:8]] if self.setup else []),
         )
         return "_".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p) for p in parts) + ".json"
 
@@ -69,21 +79,36 @@ class LatencyTable:
     Attributes:
         target: device, runtime and settings of the measurements.
         layers: the measured points of each kind of layer.
+        rounds: the samples of each point; those of tables that do not tell had the default number.
     """
 
     target: Target
     layers: dict[LayerKind, Points] = field(default_factory=dict)
+    rounds: dict[LayerKind, dict[tuple[int, int], int]] = field(default_factory=dict)
+
+    def knows(self, kind: LayerKind, widths: tuple[int, int], rounds: int) -> bool:
+        """Whether a point was measured with at least so many rounds."""
+        return widths in self.layers.get(kind, {}) and self._rounds(kind, widths) >= rounds
+
+    def add(self, kind: LayerKind, points: Points, rounds: int) -> None:
+        """Add points that were measured with so many rounds."""
+        self.layers.setdefault(kind, {}).update(points)
+        self.rounds.setdefault(kind, {}).update(dict.fromkeys(points, rounds))
+
+    def _rounds(self, kind: LayerKind, widths: tuple[int, int]) -> int:
+        return self.rounds.get(kind, {}).get(widths, ProfileSettings.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form: points are [input channels, output channels, ms]."""
+        """Return the JSON form: points are [input channels, output channels, ms], each with its rounds."""
         return {
             "_version": VERSION,
-            "target": asdict(self.target),
+            "target": self.target.to_json(),
             "layers": [
                 {
                     "layer": str(kind),
                     "kind": kind.to_json(),
                     "points": [[*widths, ms] for widths, ms in sorted(points.items())],
+                    "rounds": [self._rounds(kind, widths) for widths in sorted(points)],
                 }
                 for kind, points in sorted(self.layers.items())
             ],
@@ -116,13 +141,14 @@ class LatencyTable:
                 )
             if (fault := mismatch(data, _SHAPE)) is not None:
                 raise ValueError(fault)
-            layers = {
-                LayerKind.from_json(layer["kind"]): {
-                    (int(i), int(o)): float(t) for i, o, t in layer["points"]
-                }
-                for layer in data["layers"]
-            }
-            return cls(Target(**data["target"]), layers)
+            table = cls(Target(**data["target"]))
+            for layer in data["layers"]:
+                kind, points = LayerKind.from_json(layer["kind"]), layer["points"]
+                table.layers[kind] = {(int(i), int(o)): float(t) for i, o, t in points}
+                if (rounds := layer.get("rounds")) is not None:
+                    counted = zip(points, rounds, strict=True)
+                    table.rounds[kind] = {(int(i), int(o)): count for (i, o, _), count in counted}
+            return table
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(f"{where} is no latency table: {error!r}; remove it to measure again") from error
 

@@ -137,6 +137,13 @@ class Adb:
     name: str = "adb"
     precision: str = "float32"
 
+    @property
+    def setup(self) -> str:
+        """The cores, the format and the runner's arguments: the latency depends on them."""
+        settings = self.settings
+        arguments = f", arguments {settings.arguments}" if settings.arguments else ""
+        return f"cores {settings.cores or 'any'}, {settings.format}{arguments}"
+
     def available(self) -> str | None:
         """Return None if the phone answers and the binary exists, else the reason in one line."""
         runner = self.settings.runner

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from amc.runtimes.protocol import Shape
+from amc.runtimes.protocol import Backend, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,15 @@ class RemoteTimes:
     version: str
     file_bytes: Mapping[str, int]
     notes: tuple[str, ...] = ()
+
+
+def setup_of(backend: Backend | RemoteBackend) -> str:
+    """Return what the latency depends on besides device, runtime, precision, threads and batch.
+
+    It is the text ``setup`` of a backend, or empty if it has none.
+    """
+    setup = getattr(backend, "setup", "")
+    return setup if isinstance(setup, str) else ""
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import tarfile
 from collections.abc import Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-_JOB = "amc.latency.portable.onnx_job"
 _NO_HOST = "host is not set: name one that ssh reaches"
 _ANSWER = {
     "logits": {...: [...]},
@@ -34,9 +34,10 @@ _ANSWER = {
     "notes": [str],
 }
 """What the host prints; see ``amc.reading``."""
+_JOB = "latency/portable/onnx_job.py"
 SENT = (
     "latency/portable/machine.py",
-    "latency/portable/onnx_job.py",
+    _JOB,
     "latency/portable/rounds.py",
     "runtimes/onnx_session.py",
 )
@@ -50,9 +51,10 @@ class SshSettings:
     Attributes:
         host: Destination for ``ssh``, such as ``pi@192.168.1.5`` or a name of ~/.ssh/config; it must not ask
             for a password.
-        python: Python there, at least 3.8, with numpy and onnxruntime.
+        python: Python there, at least 3.8, with numpy and onnxruntime; a path such as ``venv/bin/python`` or
+            ``~/venv/bin/python`` starts at the home folder.
         options: Further arguments of ``ssh``, such as ``-p`` and ``2222``.
-        timeout: Seconds after which the measurement is given up.
+        timeout: Seconds after which the upload is given up, and then the measurement.
     """
 
     host: str | None = None
@@ -74,8 +76,7 @@ class Ssh:
         if self.settings.host is None:
             return _NO_HOST
         try:
-            quietly = ["env", "ORT_DISABLE_TELEMETRY=1"]
-            self._there([*quietly, self.settings.python, "-c", "import numpy, onnxruntime"])
+            self._there(f"env ORT_DISABLE_TELEMETRY=1 {self._python} -c 'import numpy, onnxruntime'")
         except AmcError as error:
             return str(error)
         return None
@@ -126,15 +127,13 @@ class Ssh:
         )
 
     def _run(self, files: Mapping[str, bytes]) -> dict[str, Any]:
-        folder = self._there(["mktemp", "-d"]).strip()
-        place = shlex.quote(folder)
+        folder = self._there("mktemp -d").strip()
+        place, timeout = shlex.quote(folder), self.settings.timeout
         try:
-            self._there(f"tar -xf - -C {place}", stdin=_archive(files))
-            python = shlex.quote(self.settings.python)
-            printed = self._there(
-                f"cd {place} && {python} -m {_JOB} job.json",
-                timeout=self.settings.timeout,
-            )
+            self._there(f"tar -xf - -C {place}", stdin=_archive(files), timeout=timeout)
+            # A file and not -m: with that, a package `amc` in the home folder would be imported in its place.
+            job = f"{place}/amc/{_JOB} {place}/job.json"
+            printed = self._there(f"env PYTHONPATH={place} {self._python} {job}", timeout=timeout)
         finally:
             self._there(f"rm -rf {place}")
         last = (printed.strip().splitlines() or [""])[-1]
@@ -146,15 +145,22 @@ class Ssh:
             raise AmcError(f"ssh {self.settings.host}: {error}; got {printed[-80:]!r}") from error
         return found
 
-    def _there(self, line: str | list[str], *, stdin: bytes = b"", timeout: float = 60.0) -> str:
-        """Run a line of the remote shell, or a program with its arguments."""
+    @property
+    def _python(self) -> str:
+        """The Python there as a word of its shell, which is to replace ``~``."""
+        home, slash, path = self.settings.python.partition("/")
+        if slash and re.fullmatch(r"~[\w.-]*", home):
+            return f"{home}/{shlex.quote(path)}"
+        return shlex.quote(self.settings.python)
+
+    def _there(self, line: str, *, stdin: bytes = b"", timeout: float = 60.0) -> str:
+        """Run a line of the remote shell."""
         settings = self.settings
         if settings.host is None:
             raise SettingError(_NO_HOST)
-        remote = line if isinstance(line, str) else shlex.join(line)
         options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *settings.options]
         return command(
-            ["ssh", *options, settings.host, remote], f"ssh {settings.host}", stdin=stdin, timeout=timeout
+            ["ssh", *options, settings.host, line], f"ssh {settings.host}", stdin=stdin, timeout=timeout
         )
 
 

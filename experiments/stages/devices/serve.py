@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import SettingError, UnavailableError
-from amc.latency import RemoteBackend
+from amc.errors import UnavailableError
 from amc.latency.serving import serve_models
-from experiments.config.runtimes import backend_of, serve_settings
+from experiments.config.runtimes import serve_settings, serving_backend
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -23,11 +22,7 @@ def run(run: Run) -> dict[str, Any]:
         UnavailableError: the runtime is not available.
     """
     config, threads = run.config.serve, run.config.latency.threads
-    backend = backend_of(config.backend, run.config.latency)
-    if isinstance(backend, RemoteBackend):
-        raise SettingError(
-            f"serve.backend is {backend.name}, another device; expected a runtime of this machine"
-        )
+    backend = serving_backend(run.config)
     if (reason := backend.available()) is not None:
         raise UnavailableError(f"serve.backend={backend.name} cannot run here: {reason}")
     models = {"dense": run.problem.dense, "pruned": run.pruned(run.folder.model)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.budget.budget import Budget
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.pruning import prune
 from amc.candidate.settings import PruneSettings
@@ -23,7 +22,7 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``pruned.safetensors`` (and ``model.safetensors``, until fine-tuning replaces it)."""
     strategy = run.strategy()
     widths = run.widths_of(strategy)
-    _check_budget(run.budget, widths)
+    _check_budget(run, widths)
     with progress(len(run.problem.chosen.calibration), "prune", "image") as bar:
         builder = run.problem.evaluator(bar.update).builder
     model, facts = cut(run, builder, widths)
@@ -49,7 +48,7 @@ def cut(
     Raises:
         AmcError: the network is over the budget, or differs from the one that the search judged.
     """
-    _check_budget(run.budget, widths)
+    _check_budget(run, widths)
     splits, settings = run.problem.chosen, PruneSettings(**asdict(run.config.prune))
     with progress(None, "refit", "operation") as bar:
         pruned = prune(
@@ -77,6 +76,10 @@ def cut(
     }
 
 
-def _check_budget(budget: Budget, widths: tuple[int, ...]) -> None:
+def _check_budget(run: Run, widths: tuple[int, ...]) -> None:
+    """Refuse a network over the budget; a latency that stage ``verify`` has measured counts as measured."""
+    budget, measured = run.budget, run.measured_latency(widths)
+    if measured is not None and measured <= budget.of("latency").ratio:
+        budget = replace(budget, limits=tuple(each for each in budget.limits if each.kind != "latency"))
     if not budget.allows(widths):
         raise AmcError(f"the strategy costs {budget.shortfall(widths)}; it was made for another budget")

@@ -56,13 +56,14 @@ def run(run: Run) -> dict[str, Any]:
         advance(probe, "widths")
     model, found = profile.model, profile.accuracy
     atomic_write_json(problem.folder.latency_model, model.to_json())
+    run.take_profile()
     print(
         f"profile: {model.target.runtime} on {model.target.device}, dense {profile.dense_ms:.3f} ms; "
         f"predictions are off by {found.median_error:.1%} (median) and {found.worst_error:.1%} (worst) on "
         f"{found.networks} others"
     )
     return {
-        "target": asdict(model.target),
+        "target": model.target.to_json(),
         "table": model.target.file_name,
         "measured_layers": profile.measured,
         "reused_layers": profile.reused,

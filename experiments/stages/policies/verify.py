@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amc.budget.allocation import Errors, even_errors
-from amc.latency.prediction.build import checked_widths
+from amc.latency.prediction.build import Check, checked_widths, kept
 from amc.progress import progress
 from amc.strategy import Strategy
 
@@ -24,7 +24,7 @@ def run(run: Run) -> dict[str, Any]:
     target = budget.of("latency")
     strategy = run.strategy()
     found = run.widths_of(strategy)
-    tries: list[dict[str, Any]] = []
+    tries: list[Check] = []
     checks = checked_widths(
         problem.fresh_model().eval(),
         problem.graph,
@@ -37,22 +37,32 @@ def run(run: Run) -> dict[str, Any]:
     )
     with progress(config.repairs + 1, "verify", "try") as bar:
         for check in checks:
-            tries.append(
-                {
-                    "widths": list(check.widths),
-                    "predicted_ratio": check.predicted,
-                    "measured_ratio": check.measured,
-                }
-            )
+            tries.append(check)
             bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
             bar.update()
+    check = kept(tries)
     if check.widths != found:
-        _keep(run, strategy, check.widths)
+        strategy = _repaired(run, strategy, check.widths)
+    run.take(strategy)
     print(
         f"verify: {check.measured:.4f} of the dense network's {check.dense_ms:.3f} ms on {config.backend} "
         f"(predicted {check.predicted:.4f}, budget {target.ratio:g}) after {len(tries) - 1} repairs"
     )
-    return {"dense_ms": check.dense_ms, "repairs": len(tries) - 1, **tries[-1], "tries": tries}
+    return {
+        "dense_ms": check.dense_ms,
+        "repairs": len(tries) - 1,
+        **_facts(check),
+        "tries": [_facts(each) for each in tries],
+        "on": run.latency_setup(),
+    }
+
+
+def _facts(check: Check) -> dict[str, Any]:
+    return {
+        "widths": list(check.widths),
+        "predicted_ratio": check.predicted,
+        "measured_ratio": check.measured,
+    }
 
 
 def _errors(run: Run) -> Errors:
@@ -60,9 +70,7 @@ def _errors(run: Run) -> Errors:
     return run.problem.curves()() or even_errors(run.space)
 
 
-def _keep(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> None:
-    """Write the repaired strategy; its provenance holds the widths before the repair."""
+def _repaired(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> Strategy:
+    """Return the repaired strategy; its provenance holds the widths before the repair."""
     facts = {**strategy.provenance, "repaired_from": list(run.widths_of(strategy))}
-    repaired = run.make_strategy(widths, **facts)
-    replace(repaired, seed=strategy.seed).save(run.folder.strategy)
-    run.folder.forget_pruned()
+    return replace(run.make_strategy(widths, **facts), seed=strategy.seed)

@@ -44,6 +44,12 @@ def test_one_group_shrinks_no_further_than_it_must():
     assert shrink_group(space, at_most(100), (4, 4), 0) == (3, 4)  # a step is taken in any case
 
 
+def test_a_width_of_another_space_shrinks_to_an_allowed_one():
+    space = width_space(["a", "b"], [8, 8], round_to=4)
+    assert shrink_greedily(space, at_most(20), (7, 5), even_errors(space)) == (4, 5)
+    assert shrink_group(space, at_most(25), (7, 5), 1) == (7, 4)
+
+
 def test_networks_with_one_group_smaller_are_sorted_by_their_error():
     space, _ = problem(1.0)
     assert one_group_smaller(space, at_most(14), (4, 4), ERRORS) == [(4, 2), (3, 4)]  # 1.0 and 3.0 lost

@@ -3,8 +3,9 @@
 import onnx
 import pytest
 
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
 from amc.latency import get_backend
+from amc.latency.prediction import int8
 from amc.latency.prediction.int8 import in_int8
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.profile import target_of
@@ -28,6 +29,15 @@ def test_a_transposed_layer_stays_float():
     kind = LayerKind("transposed", (2, 2), (2, 2), (0, 0), (1, 1), 1, (8, 8), norm=False)
     content = in_int8(ONNXRUNTIME).convert(kind.network(4, 6).eval(), kind.input_shape(4), 1)
     assert not any(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(content).graph.node)
+
+
+def test_a_failed_quantization_is_no_float_time(monkeypatch):
+    def fail(*_):
+        raise AmcError("an activation is not finite")
+
+    monkeypatch.setattr(int8, "quantize", fail)
+    with pytest.raises(AmcError, match="not finite"):
+        in_int8(ONNXRUNTIME).convert(KIND.network(4, 6).eval(), KIND.input_shape(4), 1)
 
 
 def test_tables_of_integers_are_their_own():

@@ -7,13 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc.budget.allocation import uniform_widths
+from amc.budget.allocation import even_errors, uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.cost.closed_form import layer_widths, macs_cost
 from amc.cutting.slicing import SlicePlan, slice_model
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.graph.trace import trace
+from amc.latency.prediction import build
+from amc.latency.prediction.build import CLOSE, checked_widths, kept
 from amc.latency.prediction.cheap_widths import (
     WIDTHS,
     WidthCosts,
@@ -22,7 +24,7 @@ from amc.latency.prediction.cheap_widths import (
     width_costs,
 )
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds, spread
-from amc.latency.prediction.model import LatencyModel, accuracy, layer_grids
+from amc.latency.prediction.model import LatencyModel, LayerGrid, accuracy, layer_grids
 from amc.latency.prediction.profile import (
     measure_layers,
     measure_networks,
@@ -30,6 +32,7 @@ from amc.latency.prediction.profile import (
     random_networks,
     target_of,
 )
+from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import LatencyTable, Surface, Target
 from tests.fakes import Spinning
 from tests.networks import SHAPE, Residual, Separable, Transposed
@@ -165,7 +168,9 @@ def test_fitted_factors_are_found_again(network):
 def test_a_model_survives_json(network):
     _, graph, space = network
     plain = model_of(network, factors={"spatial": 2.0, "linear": 0.5, "constant": 0.1})
-    again = LatencyModel.from_json(json.loads(json.dumps(plain.to_json())), graph, "file")
+    again = LatencyModel.from_json(
+        json.loads(json.dumps(plain.to_json())), graph, layer_kinds(graph, network[0]), "file"
+    )
     for widths in random_networks(space, macs_cost(graph), 5, 0):
         assert again(widths) == plain(widths)
 
@@ -174,14 +179,31 @@ def test_a_model_survives_json(network):
     ("change", "message"),
     [
         ({"_version": 2}, "FILE has _version 2; this release reads 1$"),
-        ({"layers": []}, "FILE describes 0 layers, .* another network"),
+        ({"layers": []}, "FILE describes 0 layers, the network has .* another network or"),
         ({"target": {}}, "FILE is no latency model: .*device.*; profile again$"),
     ],
 )
 def test_a_damaged_model_is_refused(network, change, message):
     data = {**model_of(network).to_json(), **change}
     with pytest.raises(FileError, match=f"^{message}"):
-        LatencyModel.from_json(data, network[1], "FILE")
+        LatencyModel.from_json(data, network[1], layer_kinds(network[1], network[0]), "FILE")
+
+
+@pytest.mark.parametrize("size", [(20, 16), (16, 20)])
+def test_a_model_of_another_image_size_is_refused(network, size):
+    model, _, _ = network
+    other = trace(model, torch.zeros(1, SHAPE[0], *size))
+    data = json.loads(json.dumps(model_of(network).to_json()))
+    with pytest.raises(FileError, match=r"^FILE describes .*data\.image_size; run stages=\[profile\] again$"):
+        LatencyModel.from_json(data, other, layer_kinds(other, model), "FILE")
+
+
+def test_a_model_of_a_wider_network_is_refused(network):
+    model, graph, _ = network
+    data = json.loads(json.dumps(model_of(network).to_json()))
+    data["layers"][0]["outputs"][-1] += 1
+    with pytest.raises(FileError, match=r"^FILE describes .* channels, .* of the network is"):
+        LatencyModel.from_json(data, graph, layer_kinds(graph, model), "FILE")
 
 
 @given(data=st.data())
@@ -209,7 +231,7 @@ def test_only_layers_that_the_table_lacks_are_measured(network, tmp_path):
     table = LatencyTable(target_of(backend, 1, 1))
     grids = layer_grids(graph, layer_kinds(graph, model), space, 2)
     path = tmp_path / "tables" / table.target.file_name
-    missing = sum(len(points) for _, points in missing_points(table, grids))
+    missing = sum(len(points) for _, points in missing_points(table, grids, 1))
     seen = []
 
     class InterruptionError(Exception):
@@ -231,9 +253,27 @@ def test_only_layers_that_the_table_lacks_are_measured(network, tmp_path):
     measure(lambda done, what: seen.append(done))
     assert sum(seen) == missing
     again = LatencyTable.load(path)
-    assert missing_points(again, grids) == []
+    assert missing_points(again, grids, 1) == []
     assert all(again.layers[kind].items() >= points.items() for kind, points in kept.layers.items())
     assert all(ms > 0 for points in again.layers.values() for ms in points.values())
+
+
+def test_points_of_fewer_rounds_are_measured_again(tmp_path):
+    kind = LayerKind("conv", (3, 3), (1, 1), (1, 1), (1, 1), 1, (8, 8), norm=True)
+    grid = [LayerGrid(kind, (4,), (8, 16))]
+    table = LatencyTable(TARGET)
+    table.add(kind, {(4, 8): 1.0}, 1)
+    table.add(kind, {(4, 16): 2.0}, 30)
+    table.save(tmp_path / "table.json")
+    again = LatencyTable.load(tmp_path / "table.json")
+    assert again == table
+    assert missing_points(again, grid, 1) == []
+    assert missing_points(again, grid, 30) == [(kind, [(4, 8)])]
+    data = json.loads(json.dumps(table.to_json()))
+    del data["layers"][0]["rounds"]
+    earlier = LatencyTable.from_json(data, "a table of an earlier version")
+    assert missing_points(earlier, grid, ProfileSettings.rounds) == []
+    assert missing_points(earlier, grid, ProfileSettings.rounds + 1) == [(kind, [(4, 8), (4, 16)])]
 
 
 def test_a_damaged_table_is_refused(tmp_path):
@@ -258,8 +298,10 @@ def test_files_of_targets_differ_and_are_plain():
         replace(TARGET, threads=2).file_name,
         replace(TARGET, version="2.1").file_name,
         replace(TARGET, batch=8).file_name,
+        replace(TARGET, setup="cores f0, litert").file_name,
+        replace(TARGET, setup="cores 0f, litert").file_name,
     }
-    assert len(names) == 4
+    assert len(names) == 6
     assert all(c.isalnum() or c in "._-" for c in "".join(names))
 
 
@@ -336,3 +378,50 @@ def test_many_networks_at_once_are_predicted_as_each_alone(network):
         moved[group] += steps[row, group]
         assert found[row, group] == pytest.approx(latency(moved.tolist()), rel=1e-9)
         assert found[row, group] >= latency(moved.tolist())
+
+
+def checks_of(network, monkeypatch, measured_as, *, ratio=0.6, repairs=5):
+    """Return the checks of the dense network, whose measured latency is a function of the predicted one."""
+    model, graph, space = network
+    cost = macs_cost(graph)
+    budget = make_budget("latency", ratio, cost, space.dense)
+
+    def measure(*arguments, **_):
+        return 1.0, [measured_as(budget.leading.share(arguments[2][0]))]
+
+    monkeypatch.setattr(build, "measure_networks", measure)
+    own = ProfileSettings(repairs=repairs)
+    return checked_widths(
+        model, graph, space, budget, space.dense, Spinning(), own, lambda: even_errors(space)
+    )
+
+
+def test_repairs_that_are_left_look_for_a_larger_network(network, monkeypatch):
+    # a smaller network is faster than predicted: the first repair overshoots
+    found = [*checks_of(network, monkeypatch, lambda share: share if share > 0.9 else share**1.5 * 0.9)]
+    first = next(place for place, check in enumerate(found) if check.holds)
+    best = kept(found)
+    assert len(found) <= 6
+    assert found[first].measured < 0.5
+    assert best.measured > found[first].measured
+    assert best.measured == max(check.measured for check in found if check.measured <= 0.6)
+    assert len({check.widths for check in found}) == len(found)
+
+
+def test_a_network_that_is_close_to_the_budget_ends_the_repairs(network, monkeypatch):
+    found = [*checks_of(network, monkeypatch, lambda share: share, repairs=20)]
+    near = [check.measured >= CLOSE * 0.6 and check.holds for check in found]
+    assert not any(near[:-1])
+    assert len(found) < 21
+
+
+def test_a_budget_that_is_missed_tells_what_was_measured(network, monkeypatch):
+    with pytest.raises(
+        AmcError, match=r"takes 0\.9500, then 0\.9500 of the dense latency after 1 repairs, over"
+    ):
+        [*checks_of(network, monkeypatch, lambda share: 0.95, repairs=1)]
+
+
+def test_without_a_miss_nothing_is_repaired(network, monkeypatch):
+    (only,) = checks_of(network, monkeypatch, lambda share: 0.3)
+    assert kept([only]) is only

@@ -16,6 +16,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.latency import RemoteBackend, compare, get_backend, ratio, time_models
+from amc.latency.prediction.profile import target_of
 from amc.latency.remote import adb as adb_module
 from amc.latency.remote import ssh as ssh_module
 from amc.latency.remote.adb import RUNNERS, Adb, AdbSettings, parse_ms
@@ -73,8 +74,9 @@ with open(os.environ["HOST_CALLS"], "a") as calls:
     print(*sys.argv[1:], file=calls)
 if host == "nowhere":
     sys.exit("ssh: Could not resolve hostname nowhere: Name or service not known")
-environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-sys.exit(subprocess.run(["sh", "-c", line], cwd="/", env=environment).returncode)
+home = os.environ["HOST_HOME"]
+environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, "HOME": home}
+sys.exit(subprocess.run(["sh", "-c", line], cwd=home, env=environment).returncode)
 """
 
 
@@ -143,6 +145,8 @@ def host(tmp_path, monkeypatch):
     program(tmp_path / "bin/ssh", SSH)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HOST_CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("HOST_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
     monkeypatch.setattr(ssh_module, "onnx_bytes", exported)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
@@ -165,6 +169,15 @@ def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     assert all(call.startswith("-s R5 ") for call in calls)
     rounds = [re.search(r"--graph=(\d)", call)[1] for call in calls if "taskset 1 ./runner" in call]
     assert "".join(rounds) == "01" + "10"
+
+
+def test_cores_format_and_arguments_of_a_phone_are_part_of_the_target(phone, runner):
+    usual = AdbSettings(runner=runner, runs=20)
+    changes = ({}, {"cores": "1"}, {"arguments": RUNNERS["litert"].arguments + " --v=1"})
+    targets = [target_of(Adb(replace(usual, **change)), 1, 1) for change in changes]
+    assert len({target.file_name for target in targets}) == 3
+    assert targets[1].setup == "cores 1, litert"
+    assert Adb(replace(usual, format="onnx")).setup == "cores any, onnx"
 
 
 def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
@@ -264,6 +277,29 @@ def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
     assert found["dense"].repeats == found["pruned"].repeats > 1
     assert set(host.iterdir()) - before == {host / "calls"}
     assert all("-p 2222 pi@board" in call for call in (host / "calls").read_text().splitlines())
+
+
+@pytest.mark.parametrize("python", ["my env/bin/python", "~/my env/bin/python"])
+def test_the_python_of_a_host_lies_in_its_home(host, python):
+    program(host / "home/my env/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (host / "home/amc").mkdir()  # an older copy of this package, which must not be imported
+    (host / "home/amc/__init__.py").write_text("raise ImportError('the wrong package')")
+    backend = Ssh(SshSettings(host="board", python=python))
+    assert backend.available() is None
+    assert set(time_models({"one": net(8)}, SHAPE, backend, rounds=1)) == {"one"}
+
+
+def test_an_upload_may_take_as_long_as_a_measurement(host, monkeypatch):
+    waits = {}
+
+    def noted(arguments, what, *, stdin=b"", timeout=60.0):
+        waits[arguments[-1].split()[0]] = timeout
+        return command(arguments, what, stdin=stdin, timeout=timeout)
+
+    monkeypatch.setattr(ssh_module, "command", noted)
+    backend = Ssh(SshSettings(host="board", python=sys.executable, timeout=500.0))
+    time_models({"one": net(8)}, SHAPE, backend, rounds=1)
+    assert waits == {"mktemp": 60.0, "tar": 500.0, "env": 500.0, "rm": 60.0}
 
 
 def test_a_host_that_computes_something_else_is_refused(host, monkeypatch):

@@ -111,7 +111,7 @@ def test_layers_stay_float_by_name_and_by_tolerance():
         (torch.ones(4, *SHAPE), {}, "the calibration images are constant"),
         (IMAGES, {"exclude": ("nothing",)}, "'nothing', which is no layer; layers are first.0"),
         (IMAGES, {"exclude": ("*",)}, "no layer can be quantized"),
-        (IMAGES, {"tolerance": 0.1}, "needs quantize.sensitivity_images"),
+        (IMAGES, {"tolerance": 0.1}, "quantize.sensitivity_images=0 measures no layer"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_in_one_line(images, settings, message):

@@ -173,6 +173,11 @@ IMPOSSIBLE = [
     (["stages=[serve]", "serve.rate=0"], ["serve.rate is 0"]),
     (["stages=[serve]", "serve.batch=0"], ["serve.batch is 0"]),
     (["stages=[serve]", "serve.backend=tflite"], ["tflite"]),
+    (["stages=[serve]", "serve.backend=ssh"], ["serve.backend is ssh, another device"]),
+    (
+        ["quantize.method=static_int8", "quantize.tolerance=0.1", "quantize.sensitivity_images=0"],
+        ["quantize.tolerance is 0.1", "sensitivity_images=0"],
+    ),
     (["stages=[benchmark]", "latency.threads=0"], ["latency.threads is 0"]),
     (["stages=[search]", "compressor.order=l1", "agent.guide=greedy"], ["compressor.order is 'l1'", "obs"]),
     (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -31,6 +32,14 @@ JOB = (
 def spinning():
     with registered(BACKENDS, spinning=Spinning()):
         yield
+
+
+class Missing(Spinning):
+    """A runtime that is not there."""
+
+    def available(self) -> str:
+        """Return why."""
+        return "no such phone"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,67 @@ def test_several_latency_budgets_share_one_profile(finished):
         assert (part / "latency_model.json").read_bytes() == (several / "latency_model.json").read_bytes()
 
 
+@pytest.fixture
+def whole(finished, tmp_path):
+    """Return a copy of the run, with a strategy that keeps all channels as `whole.json`."""
+    folder = workspace(tmp_path / "whole")
+    shutil.copytree(finished / "run", folder / "run")
+    strategy = read_json(folder / "run/strategy.json")
+    for group in strategy["groups"]:
+        group["kept"] = group["dense"]
+    (folder / "whole.json").write_text(json.dumps(strategy))
+    return folder
+
+
+def test_prune_takes_what_verify_has_repaired(whole):
+    done(*JOB, "strategy=whole.json", "stages=[verify,prune]", cwd=whole)
+    widths = read_json(whole / "run/stages/verify.json")["widths"]
+    assert [group["kept"] for group in read_json(whole / "run/strategy.json")["groups"]] == widths
+    assert widths != [group["dense"] for group in read_json(whole / "whole.json")["groups"]]
+    assert (whole / "run/pruned.safetensors").exists()
+    done("run_dir=run", "stages=[prune]", cwd=whole)  # the file is no longer remembered
+    assert [group["kept"] for group in read_json(whole / "run/strategy.json")["groups"]] == widths
+
+
+def test_a_search_replaces_a_strategy_that_was_given_before(whole):
+    job = (*JOB, "budget=macs", "budget.macs_ratio=1.0")
+    done(*job, "strategy=whole.json", "stages=[prune]", cwd=whole)
+    done("run_dir=run", "budget.macs_ratio=0.5", "stages=[search,prune]", cwd=whole)
+    searched = read_json(whole / "run/strategy.json")
+    assert searched["groups"] != read_json(whole / "whole.json")["groups"]
+    done("run_dir=run", "stages=[prune]", cwd=whole)
+    assert read_json(whole / "run/strategy.json") == searched
+
+
+def test_what_verify_has_measured_counts_for_prune(whole):
+    model = read_json(whole / "run/latency_model.json")
+    model["factors"] = {"constant": 1.0}  # predicts that no network is faster than the dense one
+    (whole / "run/latency_model.json").write_text(json.dumps(model))
+    done(*JOB, "stages=[verify,prune]", cwd=whole)
+    verify = read_json(whole / "run/stages/verify.json")
+    assert verify["predicted_ratio"] == 1.0
+    assert verify["measured_ratio"] <= 0.5
+    (whole / "run/stages/verify.json").unlink()
+    refused(amc(*JOB, "stages=[prune]", cwd=whole), "1.0000 of the dense latency", "another budget")
+
+
+def test_verify_repairs_a_strategy_of_other_multiples(whole):
+    strategy = read_json(whole / "whole.json")
+    for group in strategy["groups"]:
+        group["kept"] = group["dense"] - 1
+    (whole / "whole.json").write_text(json.dumps(strategy))
+    done(*JOB, "strategy=whole.json", "stages=[verify]", cwd=whole)
+    assert read_json(whole / "run/stages/verify.json")["measured_ratio"] <= 0.5
+
+
+def test_all_budgets_are_checked_before_the_first_is_searched(finished):
+    trained = "model.checkpoint=run/dense.safetensors"
+    budgets = (trained, "budget.latency_ratios=[0.7,0.001]", "run_dir=hopeless")
+    refused(amc(*JOB, *budgets, "stages=[search]", cwd=finished), "budget.latency_ratio is 0.001")
+    assert (finished / "hopeless/stages/profile.json").exists()
+    assert not (finished / "hopeless/latency_0.70").exists()
+
+
 def test_bad_input_is_refused(finished):
     base = composed(*JOB, "stages=[search]")
     for override, parts in {
@@ -135,6 +205,22 @@ def test_bad_input_is_refused(finished):
     refused(
         amc(*JOB, "budget=macs", "stages=[verify]", cwd=finished), "there is none; give budget.latency_ratio"
     )
+
+
+def test_a_profile_that_is_asked_for_replaces_the_model(finished):
+    other = shutil.copytree(finished / "run", finished / "anew")
+    job = (*JOB, "run_dir=anew", "profile.batch=2", "budget.latency_ratio=0.6")
+    text = (other / "latency_model.json").read_text()
+    former = json.loads(text)
+    with registered(BACKENDS, spinning=Missing()):
+        refused(amc(*job, "stages=[profile,search]", cwd=finished), "cannot be measured here: no such phone")
+    assert (other / "latency_model.json").read_text() == text
+    done(*job, "stages=[profile,search]", cwd=finished)
+    model = read_json(other / "latency_model.json")
+    assert (former["target"]["batch"], model["target"]["batch"]) == (1, 2)
+    dense = read_json(other / "stages/profile.json")["predicted_dense_ms"]
+    assert all(episode["latency_ms"] <= 0.6 * dense * 1.001 for episode in read_lines(other / "search.jsonl"))
+    assert max(episode["latency_ms"] for episode in read_lines(other / "search.jsonl")) > 0.4 * dense
 
 
 def test_a_model_of_another_network_is_refused(finished):
