@@ -119,10 +119,19 @@ def test_zero_weights_are_removed_first_and_stay_zero():
 
 
 def test_shared_weights_are_counted_once():
-    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 3)).eval()
+    layers = (
+        nn.Linear(6, 6),
+        nn.ReLU(),
+        nn.Linear(6, 6),
+        nn.ReLU(),
+        nn.Linear(6, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+    net = nn.Sequential(*layers).eval()
     net[2].weight = net[0].weight
     graph = trace(net, torch.zeros(1, 6))
-    assert [layer.name for layer in prunable_layers(graph, net)] == ["0", "3"]
+    assert [layer.name for layer in prunable_layers(graph, net)] == ["0", "4", "6"]
 
 
 def test_zeros_are_held_while_the_rest_is_trained():

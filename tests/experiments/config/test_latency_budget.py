@@ -153,7 +153,7 @@ def test_prune_takes_what_verify_has_repaired(whole):
 def test_a_search_replaces_a_strategy_that_was_given_before(whole):
     job = (*JOB, "budget=macs", "budget.macs_ratio=1.0")
     done(*job, "strategy=whole.json", "stages=[prune]", cwd=whole)
-    done("run_dir=run", "budget.macs_ratio=0.5", "stages=[search,prune]", cwd=whole)
+    done("run_dir=run", "budget.macs_ratio=0.5", "strategy=null", "stages=[search,prune]", cwd=whole)
     searched = read_json(whole / "run/strategy.json")
     assert searched["groups"] != read_json(whole / "whole.json")["groups"]
     done("run_dir=run", "stages=[prune]", cwd=whole)
