@@ -57,12 +57,12 @@ def append_line(path: Path, line: str) -> None:
     """
     try:
         with path.open("a+b") as file:
-            file.seek(0)
-            text = file.read()
-            file.truncate(text.rfind(b"\n") + 1)
+            if size := file.tell():
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         raise FileError(
             f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"

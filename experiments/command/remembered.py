@@ -193,9 +193,8 @@ class Identity:
 
     def finish(self) -> None:
         """Forget that the command is unfinished."""
-        memory = (
-            _read(self._folder / FILE) if self._accepted else self._memory
-        )  # `forget` may have changed it
+        # `forget` may have changed the file since
+        memory = _read(self._folder / FILE) if self._accepted else self._memory
         done = _Memory(memory.overrides, memory.stages)
         atomic_write_text(self._folder / FILE, done.text())
 

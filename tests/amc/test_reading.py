@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from amc import reading
 from amc.candidate.memo import Memo
 from amc.errors import FileError
+from amc.files import append_line
 from amc.latency.prediction.table import LatencyTable
 from amc.reading import DAMAGED, mismatch, parse_json, read_json, read_lines, set_aside
 from amc.strategy import GroupWidth, Strategy
@@ -186,3 +187,12 @@ def test_any_content_is_read_or_refused_in_one_line(name: str, content: bytes, t
         refusal = str(error)
     assert "\n" not in refusal
     assert len(refusal) < 2_000
+
+
+def test_a_line_is_appended_in_place_of_half_a_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_line(path, '{"a": 1}')
+    with path.open("a") as file:
+        file.write('{"a": 2, "killed')
+    append_line(path, '{"a": 3}')
+    assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
