@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import amc
 from amc import data as datasets
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.errors import AmcError
+from amc.models import plain20, resnet20
+from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.notes import note_once
 from experiments import examples
 from experiments.library.images import collect_images
@@ -250,3 +252,21 @@ def test_the_example_with_an_agent_of_ones_own_runs() -> None:
     result = own_agent.main()
     assert result.strategy.macs_ratio <= 0.5
     assert result.model(own_agent.make_images(2)[0]).shape == (2, own_agent.CLASSES)
+
+
+def test_the_example_with_several_teachers_gives_their_mean(tmp_path, monkeypatch) -> None:
+    from experiments.examples.ensemble_teacher import teach
+
+    torch.manual_seed(0)
+    networks = {"resnet20": resnet20().eval(), "plain20": plain20().eval()}
+    for name, each in networks.items():
+        save_safetensors(each.state_dict(), tmp_path / f"{name}.safetensors")
+    given = torch.randn(4, 3, 32, 32)
+    monkeypatch.setenv("TEACHERS", ",".join(f"{name}={tmp_path}/{name}.safetensors" for name in networks))
+    with torch.no_grad():
+        found = teach(given)
+        wanted = torch.stack([each(given) for each in networks.values()]).mean(0)
+    torch.testing.assert_close(found, wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)  # bfloat16
+    monkeypatch.setenv("TEACHERS", "resnet20")
+    with pytest.raises(AmcError, match="TEACHERS=resnet20: expected NAME=CHECKPOINT"):
+        teach(given)
