@@ -13,14 +13,24 @@ SECONDS = 30.0
 
 
 class _Lines(tqdm):
-    """A bar that prints a line from time to time, for standard error that is no terminal."""
+    """A bar that prints a line from time to time, for standard error that is no terminal.
+
+    The time left follows from the steps after the first one, which may load and compile.
+    """
 
     monitor_interval = 0  # no thread that redraws
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._told = time.monotonic()
+        self._first: tuple[float, float] | None = None  # steps done and time after the first step
         self._closed = bool(kwargs.get("disable"))
         super().__init__(*args, **kwargs)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Note that ``n`` more steps are done; see tqdm."""
+        if self._first is None:
+            self._first = (self.n + (n or 0), time.monotonic())
+        return super().update(n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line, unless the last one is not ``SECONDS`` old."""
@@ -32,10 +42,10 @@ class _Lines(tqdm):
         """Return how far the work is, the time it took, the time left, and what else is told."""
         done = self.format_dict
         whole = "" if self.total is None else f" of {self.total}"
-        taken = done["elapsed"]
-        parts = [f"{self.unit} {self.n}{whole}", f"{tqdm.format_interval(taken)} so far"]
-        if self.total is not None and self.n > self.initial:
-            left = taken * (self.total - self.n) / (self.n - self.initial)
+        parts = [f"{self.unit} {self.n}{whole}", f"{tqdm.format_interval(done['elapsed'])} so far"]
+        if self.total is not None and self._first is not None and self.n > self._first[0]:
+            first, since = self._first
+            left = (time.monotonic() - since) * (self.total - self.n) / (self.n - first)
             parts.append(f"about {tqdm.format_interval(left)} left")
         return f"{self.desc.rstrip(': ')}: {', '.join([*parts, *([self.postfix] if self.postfix else [])])}"
 

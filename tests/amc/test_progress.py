@@ -37,10 +37,27 @@ def test_the_bar_is_removed_when_it_is_closed(monkeypatch, capsys):
 
 def test_long_work_tells_lines_off_a_terminal_and_draws_nothing(monkeypatch, capsys):
     monkeypatch.setattr(amc.progress, "SECONDS", 0.0)
-    with progress(3, "search", "episode", initial=1) as bar:
+    with progress(4, "search", "episode", initial=1) as bar:
         bar.set_postfix(best="0.5")
-        bar.last_print_t -= 5
-        bar.update()
+        for _ in range(2):
+            bar.last_print_t -= 5
+            bar.update()
     told = capsys.readouterr().err
     assert "\r" not in told
-    assert re.search(r"^search: episode 2 of 3, 00:\d\d so far, about 00:\d\d left, best=0.5$", told, re.M)
+    assert re.search(r"^search: episode 2 of 4, 00:\d\d so far, best=0.5$", told, re.M)
+    assert re.search(r"^search: episode 3 of 4, 00:\d\d so far, about 00:\d\d left, best=0.5$", told, re.M)
+
+
+def test_a_slow_first_step_does_not_count_for_the_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(amc.progress, "SECONDS", 30.0)
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress(1000, "training", "batch") as bar:
+        for seconds in (200, 0.5, 0.5):
+            now[0] += seconds
+            bar.update()
+            bar.last_print_t -= 5
+        now[0] += 31
+        bar.refresh()
+    assert "batch 3 of 1000" in (told := capsys.readouterr().err)
+    assert told.splitlines()[-1].endswith("about 4:25:52 left")  # 32 s for two steps
