@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 HIDDEN = 32
@@ -104,10 +104,10 @@ def _targets(own: Experience) -> tuple[Tensor, Tensor, Tensor]:
     return seen, rest[0], rest[1]
 
 
-def save_actor(actor: TransferActor, path: Path, about: Sequence[str]) -> None:
-    """Write an actor as safetensors; ``about`` names the networks it was trained on."""
+def actor_bytes(actor: TransferActor, about: Sequence[str]) -> bytes:
+    """Return an actor as a safetensors file; ``about`` names the networks it was trained on."""
     notes = {"kind": KIND, "features": str(actor.features), "networks": json.dumps(list(about))}
-    save_file(actor.state_dict(), path, metadata=notes)
+    return save(actor.state_dict(), notes)
 
 
 def load_actor(path: Path) -> TransferActor:

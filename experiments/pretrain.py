@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.transfer import load_experience, save_actor, train_actor
+from agents.transfer import actor_bytes, load_experience, train_actor
+from amc.errors import AmcError
+from amc.files import atomic_write_bytes
 from experiments.run.folder import RunFolder
 
 
@@ -20,11 +22,12 @@ def pretrain(folders: Sequence[Path], out: Path, *, seed: int = 0) -> list[str]:
 
     Raises:
         ValueError: a folder has no experience.
+        AmcError: the file cannot be written.
     """
     found = [load_experience(RunFolder(folder).experience) for folder in folders]
     actor = train_actor([experience for experience, _ in found], seed=seed)
     names = [name for _, name in found]
-    save_actor(actor, out, names)
+    atomic_write_bytes(out, actor_bytes(actor, names))
     return names
 
 
@@ -37,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         names = pretrain(options.runs, options.out, seed=options.seed)
-    except ValueError as error:
+    except (AmcError, ValueError) as error:
         print(f"pretrain: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"pretrain: {options.out} has learned from {', '.join(names)}; use agent.pretrained={options.out}")

@@ -156,17 +156,17 @@ class Learner:
         if self._teacher is None:
             return loss
         target = taught()
+        if weight > 0:
+            if target.shape != output.shape:
+                raise AmcError(
+                    f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "
+                    "same classes"
+                )
+            distilled = distillation_loss(output, target, self._settings.distill_temperature)
+            loss = (1 - weight) * loss + weight * distilled
         if self._hints is not None:
             loss = loss + self._settings.hint_weight * self._hints.loss()
-        if weight == 0:
-            return loss
-        if target.shape != output.shape:
-            raise AmcError(
-                f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "
-                "same classes"
-            )
-        distilled = distillation_loss(output, target, self._settings.distill_temperature)
-        return (1 - weight) * loss + weight * distilled
+        return loss
 
     def _update(self) -> None:
         """Move the weights, and their average."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError, UnavailableError
+from amc.scoring.precision import without_tf32
 from amc.scoring.run import evaluating
 from amc.seeds import mix
 from amc.third_party import missing, quiet
@@ -120,11 +121,7 @@ def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapt
 
 @torch.no_grad()
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    device, tf32 = next(network.parameters()).device, torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False  # its rounding is nearly as large as the tolerance
-    try:
-        with evaluating(network):
-            found: Tensor = network(images.to(device, copy=True))
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+    device = next(network.parameters()).device
+    with evaluating(network), without_tf32():  # its rounding is nearly as large as the tolerance
+        found: Tensor = network(images.to(device, copy=True))
     return found.float()

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.transfer import load_experience, save_actor, train_actor
+from agents.transfer import actor_bytes, load_experience, train_actor
 from amc.errors import FileError, SettingError
 from experiments.benchmark.arguments import positive
 from experiments.benchmark.problem import Problem, agent_config, open_job
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for place, own in enumerate(tqdm(options.runs, "networks", disable=None)):
             others = [experience for i, (experience, _) in enumerate(known) if i != place]
             actor = Path(folder) / f"{place}.safetensors"
-            save_actor(train_actor(others, seed=0), actor, [])
+            actor.write_bytes(actor_bytes(train_actor(others, seed=0), []))
             found[f"{own.name} ({known[place][1]})"] = _left_out(_opened(own), actor, options)
     gains = [facts["zero_shot"] - facts["greedy"] for facts in found.values()]
     return {

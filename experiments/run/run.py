@@ -44,12 +44,16 @@ class Run:
         config: the checked configuration.
         folder: the run folder.
         problem: the network, the data and the evaluator, which all budgets of the job share.
+        tracker: receives metrics; None starts the one of the configuration at its first use.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, problem: Problem) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, problem: Problem, tracker: Tracker | None = None
+    ) -> None:
         self.config = config
         self.folder = folder
         self.problem = problem
+        self._given_tracker = tracker
         self._made_strategy = False
 
     def for_budget(self, ratios: Ratios, path: Path) -> Run:
@@ -83,7 +87,7 @@ class Run:
     @cached_property
     def tracker(self) -> Tracker:
         """The tracker that receives metrics."""
-        return make_tracker(self.config, self.folder.path)
+        return self._given_tracker or make_tracker(self.config, self.folder.path)
 
     @cached_property
     def space(self) -> WidthSpace:

@@ -9,15 +9,16 @@ from safetensors.torch import save_file
 
 from agents.transfer import (
     Experience,
+    actor_bytes,
     experience_bytes,
     load_actor,
     load_experience,
-    save_actor,
     train_actor,
 )
-from amc.errors import SettingError
+from amc.errors import FileError, SettingError
 from experiments.config.agents import check_agent, make_agent
 from experiments.config.presets import agent_preset
+from experiments.pretrain import pretrain
 from tests.agents.offpolicy.test_imagination import arena
 from tests.agents.test_thompson import GROUPS
 
@@ -64,7 +65,7 @@ def test_same_seed_same_actor():
 
 def test_files_give_back_what_was_written(tmp_path):
     actor, own = train_actor([network(9, 0)], seed=0), network(9, 1)
-    save_actor(actor, tmp_path / "actor.safetensors", ["one"])
+    (tmp_path / "actor.safetensors").write_bytes(actor_bytes(actor, ["one"]))
     assert load_actor(tmp_path / "actor.safetensors").factors(own.observations) == actor.factors(
         own.observations
     )
@@ -73,6 +74,12 @@ def test_files_give_back_what_was_written(tmp_path):
     assert name == "net"
     assert (found.factors == own.factors).all()
     assert (found.observations == own.observations).all()
+
+
+def test_an_actor_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "experience.safetensors").write_bytes(experience_bytes(network(9, 0), "net"))
+    with pytest.raises(FileError, match="cannot write: No such file"):
+        pretrain([tmp_path], tmp_path / "none" / "actor.safetensors")
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
@@ -100,7 +107,7 @@ def trained_on_the_same(tmp_path):
     make_agent(agent_preset("thompson", episodes=40, prior=0.7), arena(), 0)(1, episodes.append)
     experience = arena().experience(episodes)
     path = tmp_path / "actor.safetensors"
-    save_actor(train_actor([experience], seed=0), path, ["toy"])
+    path.write_bytes(actor_bytes(train_actor([experience], seed=0), ["toy"]))
     return path
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from amc.data.splits import Part
-from amc.errors import AmcError, first_line
+from amc.errors import GOES_ON, AmcError, first_line
 from amc.scoring.run import as_logits, evaluating
 from amc.third_party import without_warnings
 from amc.training.parallel.norms import synced_norms
@@ -57,8 +57,8 @@ class Group:
             if not is_lost(error):
                 raise
             raise AmcError(
-                f"another of the {self.count} training processes has ended ({first_line(error)[:120]}); the "
-                "same command goes on from the last epoch"
+                f"another of the {self.count} training processes has ended ({first_line(error)[:120]}); "
+                f"{GOES_ON} from the last epoch"
             ) from error
 
     def wrapped(self, model: nn.Module, example: Tensor, *, sync_norms: bool = True) -> Callable[..., Any]:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from amc.data import Splits
 from amc.digest import digest
-from amc.errors import AmcError, FileError, SettingError, UnavailableError, first_line
+from amc.errors import (
+    AmcError,
+    FileError,
+    SettingError,
+    UnavailableError,
+    brief,
+    first_line,
+    out_of_memory,
+)
 from amc.third_party import missing
 from amc.training.teaching.protocol import Batch, Teacher
 
@@ -133,8 +141,21 @@ class FunctionTeacher:
 
     @torch.no_grad()
     def logits(self, batch: Batch, images: Tensor) -> Tensor:
-        """Return what the function returns; see ``Teacher``."""
-        found = self._function(images.clone())
+        """Return what the function returns; see ``Teacher``.
+
+        Raises:
+            AmcError: the function fails, or returns something else.
+        """
+        try:
+            found = self._function(images.clone())
+        except AmcError:
+            raise
+        except Exception as error:  # a user's function raises anything
+            if out_of_memory(error):
+                raise
+            raise AmcError(
+                f"teacher {self._name} fails on images {tuple(images.shape)}: {brief(error)}"
+            ) from error
         return _checked(found, len(images), self._name).to(images.device)
 
 

@@ -61,9 +61,10 @@ def fit(
     cache = Path(config.teacher_cache) if config.teacher_cache else run.folder.path / TEACHER_CACHE
 
     def job() -> Job:
-        return Job(
-            model, settings, seed, problem.data_options, source, on_unseen, kind, torch.get_num_threads()
-        )
+        # the cores are shared, unless the user has said how many threads a process has
+        shared = config.processes if run.config.threads is None and kind == "cpu" else 1
+        threads = max(1, torch.get_num_threads() // shared)
+        return Job(model, settings, seed, problem.data_options, source, on_unseen, kind, threads)
 
     with team(config.processes, job) as group:
         trained = train(

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from amc import data
-from amc.errors import AmcError, first_line
+from amc.errors import GOES_ON, AmcError, first_line
 from amc.training.loop import train
 from amc.training.parallel.group import ALONE, Group, is_lost
 from amc.training.settings import TrainSettings
@@ -59,6 +59,7 @@ class Job:
     def run(self, group: Group) -> None:
         """Take part in the training as a helper."""
         torch.set_num_threads(self.threads)
+        torch.backends.cudnn.allow_tf32 = False  # as in the first process
         splits = data.build(**self.data)
         train(
             self.model,
@@ -98,9 +99,11 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
     if processes == 1:
         yield ALONE
         return
-    given = _packed(job())
+    own, threads = job(), torch.get_num_threads()
+    given = _packed(own)
     helpers, address = _started(processes)
     try:
+        torch.set_num_threads(own.threads)
         os.environ.update(address)
         group = Group(0, processes)
         dist.init_process_group(rank=0, world_size=processes, init_method="env://", timeout=WAIT)
@@ -116,6 +119,7 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
         )
         raise _with_reason(lost, helpers) from error
     finally:
+        torch.set_num_threads(threads)
         if dist.is_initialized():
             dist.destroy_process_group()
         for name in address:
@@ -187,8 +191,8 @@ def _with_reason(error: AmcError, helpers: list[subprocess.Popen[str]]) -> AmcEr
         if helper.returncode:
             how = f"signal {-helper.returncode}" if helper.returncode < 0 else f"status {helper.returncode}"
             return AmcError(
-                f"training process {rank} of {len(helpers) + 1} has ended ({how}); the same command goes on "
-                "from the last epoch"
+                f"training process {rank} of {len(helpers) + 1} has ended ({how}); {GOES_ON} from the "
+                "last epoch"
             )
     return error
 

@@ -73,9 +73,9 @@ def _judging(run: Run) -> tuple[LabelledImages, str]:
 
 
 def _briefly(run: Run) -> Run:
-    """Return the run with ``choose.epochs`` of fine-tuning."""
+    """Return the run with ``choose.epochs`` of fine-tuning; a second tracker would log all metrics again."""
     config = replace(run.config, finetune=replace(run.config.finetune, epochs=run.config.choose.epochs))
-    return Run(config, run.folder, run.problem)
+    return Run(config, run.folder, run.problem, run.tracker)
 
 
 def _judged(

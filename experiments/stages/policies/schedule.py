@@ -20,7 +20,7 @@ from amc.files import atomic_write_bytes
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.strategy import Strategy
 from experiments.config.budgets import own_fields, scheduled_budgets, single_budget
-from experiments.run.folder import RunFolder
+from experiments.run.folder import MADE_OF, RunFolder
 from experiments.run.run import Run
 from experiments.stages.pipeline import run_stage
 from experiments.stages.policies.cut_problem import CutProblem
@@ -130,6 +130,8 @@ def _take_over(run: Run, last: Run) -> None:
     strategy.save(run.folder.strategy)
     for source, target in ((last.folder.pruned, run.folder.pruned), (last.folder.model, run.folder.model)):
         atomic_write_bytes(target, source.read_bytes())
+    facts = last.folder.recorded("prune") or {}
+    run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
     macs, params = strategy.macs_ratio, strategy.params_ratio
     print(f"schedule: {macs:.4f} of the MACs, {params:.4f} of the parameters are left")
 

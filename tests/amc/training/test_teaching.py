@@ -218,6 +218,14 @@ def test_hints_train_and_resume_bit_for_bit(maps, tmp_path):
     assert not model[4]._forward_pre_hooks
 
 
+def test_hints_count_wholly_beside_soft_labels():
+    settings = TrainSettings(epochs=1, precision="fp32", distill_weight=1.0)
+    options = {"seed": 0, "teacher": network(seed=1), "hint_places": ["4"]}
+    plain = train(network(), FAKE, settings, **options).model
+    hinted = train(network(), FAKE, replace(settings, hint_weight=1.0), **options).model
+    assert not same_state(hinted, plain)
+
+
 def test_hints_need_a_network():
     settings = TrainSettings(epochs=1, hint_weight=1.0)
     with pytest.raises(AmcError, match="hint_weight=1 compares features"):

@@ -1,6 +1,8 @@
 """Stage ``schedule``: a network is cut in steps, with a search at each and a short training between them."""
 
+import re
 import runpy
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -50,6 +52,19 @@ def test_the_last_step_is_the_result_and_is_trained_on(stepped):
     evaluated = read_json(cwd / "run/stages/evaluate.json")
     assert {"dense", "pruned", "finetuned"} <= evaluated.keys()
     assert evaluated["pruned"]["macs"] <= 0.4 * evaluated["dense"]["macs"]
+
+
+def test_the_share_that_is_told_to_be_reachable_is_of_the_original_network(stepped):
+    _, out = stepped
+    reachable = re.findall(r"macs <= 0.[864] \((\S+) is reachable\)", out)
+    assert len(reachable) == 3
+    assert len(set(reachable)) == 1
+
+
+def test_a_network_that_was_cut_from_another_dense_network_is_not_trained_on(stepped, tmp_path):
+    cwd = shutil.copytree(stepped[0], tmp_path / "copy")
+    given = ("run_dir=run", "train.epochs=3", "stages=[train,finetune]")
+    refused(amc(*JOB[:-2], *given, cwd=cwd), "was cut from another dense network")
 
 
 def test_floors_are_shares_of_the_original_network(stepped):
