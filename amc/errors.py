@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+GOES_ON = "the same command goes on"
+"""Ends messages about work that is kept; the command line names the run folder in its place."""
+
 
 class AmcError(Exception):
     """Bad input, described in one line.
@@ -43,6 +46,11 @@ def out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of a message; libraries add tracebacks and hints to theirs."""
     return str(error).strip().split("\n", 1)[0]
+
+
+def brief(error: BaseException) -> str:
+    """Return an error of foreign code in one line: its kind, and at most 200 characters of its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1, prefix: str = "") -> str:

@@ -13,6 +13,7 @@ from amc.cutting.folding import fold, own_tensors
 from amc.cutting.modules import Keep, Tensors, cut_tensors, install
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
+from amc.models.wrappers import replace_module
 from amc.scoring.layout import image_like, memory_format_of
 
 
@@ -47,7 +48,7 @@ class FoldedNetwork:
         network = copy.deepcopy(model).eval()
         self._network = network.to(device, dtype, memory_format=self.memory_format)  # type: ignore[call-overload]
         for norm in self._folded.values():
-            self._network.set_submodule(norm, nn.Identity())
+            replace_module(self._network, self._network.get_submodule(norm), nn.Identity())
         self._modules = dict(self._network.named_modules())
         self._whole: dict[str, Tensors] = {
             name: cut_tensors(self._dense[name]) for pair in tracked.items() for name in pair

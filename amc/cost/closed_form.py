@@ -237,7 +237,7 @@ def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant:
     in_fixed = np.array([inputs for _, _, inputs, _ in listed], dtype=np.int64)
     out_fixed = np.array([outputs for _, _, _, outputs in listed], dtype=np.int64)
     for row, (name, _, _, _) in enumerate(listed):
-        module, _, only_out = name.partition(":")
+        module, only_out = name.removesuffix(":out"), name.endswith(":out")
         for fixed, per, axis in ((in_fixed, in_per, "in"), (out_fixed, out_per, "out")):
             if axis == "in" and only_out:
                 continue

@@ -18,6 +18,7 @@ from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
 from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
+from amc.scoring.run import evaluating
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
 """Operators that are counted; normalisation, pooling and interpolation are not."""
@@ -49,12 +50,16 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
 def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
     from fvcore.nn import FlopCountAnalysis
 
-    counter = FlopCountAnalysis(_Matrix(model.eval()), blank_image(model, input_shape))
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
-    counter.set_op_handle("aten::_convolution_mode", _padded_convolution)
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
+    with evaluating(model):
+        counter = FlopCountAnalysis(_Matrix(model).eval(), blank_image(model, input_shape))
+        counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
+        counter.set_op_handle("aten::_convolution_mode", _padded_convolution)
+        counter.set_op_handle("aten::matmul", _matmul)
+        counter.set_op_handle("aten::baddbmm", _baddbmm)
+        counter.set_op_handle("torchvision::deform_conv2d", _padded_convolution)
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
 
 
 class _Matrix(nn.Module):
@@ -80,9 +85,19 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """Count a convolution with padding given by name, which fvcore skips: the taps of every output."""
+    """Count a convolution that fvcore skips (padding by name, deformable): the taps of every output."""
     weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
     return Counter({"conv": prod(output) * prod(weight[1:])})
+
+
+def _matmul(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Count a product of any two tensors; fvcore's own count fails for vectors and misses broadcasting."""
+    return Counter({"matmul": prod(outputs[0].type().sizes()) * inputs[0].type().sizes()[-1]})
+
+
+def _baddbmm(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
+    """Count a sum and a batched product, as attention with a mask has it."""
+    return Counter({"baddbmm": prod(inputs[1].type().sizes()) * inputs[2].type().sizes()[-1]})
 
 
 def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:

@@ -27,6 +27,7 @@ def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) ->
         layer.name
         for layer in graph.layers
         if layer.kind != "transposed"
+        and layer.flaw is None  # its weight is computed, so that it stays float
         and not any(fnmatchcase(layer.name, pattern) for pattern in settings.exclude)
     ]
     scales = 2 if settings.form == "static_int8" else 1

@@ -22,7 +22,6 @@ from amc.cutting.slicing import Cut, Kept, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.trial import (
     IMAGES_OF_A_STEP,
-    brief,
     check_repeatable,
     difference_of,
     draws_kept,
@@ -31,7 +30,7 @@ from amc.cutting.trial import (
     take_step,
 )
 from amc.cutting.zeroing import with_drawn_buffers, zero_model
-from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
+from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_memory
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from amc.cutting.modules import axis_length
 from amc.cutting.slicing import Cut, slice_model
-from amc.cutting.trial import brief, where_it_fails
+from amc.cutting.trial import where_it_fails
+from amc.errors import brief
 from amc.graph.groups import ChannelGroup
 from amc.graph.tied import tied_modules
 

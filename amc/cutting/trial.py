@@ -58,11 +58,6 @@ def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     return settle(model)
 
 
-def brief(error: BaseException) -> str:
-    """Return an error of a user's network in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
 def difference_of(one: Tensor, other: Tensor) -> float:
     """Return the largest difference of two outputs, relative to the largest value of the first."""
     return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
@@ -78,11 +73,16 @@ def check_repeatable(model: nn.Module, images: Tensor, tolerance: float) -> None
         tolerance: largest allowed difference, relative to the largest output.
 
     Raises:
-        NotPrunableError: the outputs differ; names the first module that differs on the same input, and says
-            whether random numbers are the cause.
+        NotPrunableError: the outputs are not finite; or they differ: names the first module that differs on
+            the same input, and says whether random numbers are the cause.
     """
     with draws_kept():
         first, second = (as_matrix(model(images.clone()), len(images)) for _ in range(2))
+        if not first.isfinite().all():
+            raise NotPrunableError(
+                f"{type(model).__name__} gives NaN or infinity on random images with random weights, so no "
+                "cut of it can be proved; likely cause: a root, logarithm or power of negative numbers"
+            )
         if difference_of(first, second) <= tolerance:
             return
         seeded = []

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from amc.errors import NotPrunableError, first_line
+from amc.errors import NotPrunableError, brief, out_of_memory
 from amc.graph.unfolding import layer_input, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.run import evaluating
@@ -103,10 +103,11 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     try:
         with torch.no_grad(), evaluating(model):
             output = model(example)
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        first = first_line(error)
+    except Exception as error:  # a user's network may raise anything
+        if out_of_memory(error):
+            raise
         raise NotPrunableError(
-            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {first}; "
+            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {brief(error)}; "
             "do the image size and the channels of the data fit the model?"
         ) from error
     finally:

@@ -8,8 +8,10 @@ network. The result is plain frozen values: no module, gradient graph or torch-p
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,8 +106,22 @@ def _find_groups(
         if name not in dependencies.layers
     ]
     groups.sort(key=lambda group: (order[group.leading], group.root_channels))
+    groups = _numbered(groups)
     unprunable.sort(key=lambda item: order.get(item.name, len(order)))
     return tuple(groups), tuple(unprunable)
+
+
+def _numbered(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """Number the groups of a leading layer anew if two have one name: they come from different roots."""
+    times = Counter(group.name for group in groups)
+    twice = {group.leading for group in groups if times[group.name] > 1}
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [
+        replace(group, name=f"{group.leading}#{next(numbers[group.leading])}")
+        if group.leading in twice
+        else group
+        for group in groups
+    ]
 
 
 def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:

@@ -181,21 +181,21 @@ def layer_rows(module: nn.Module, outputs: Tensor, chosen: Tensor) -> Tensor:
 
 def block_positions(
     module: nn.Module, inputs: Sequence[Tensor], limit: int, generator: torch.Generator
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """Choose output positions with ``sample_positions`` for each block of images.
 
     Returns:
-        (blocks, P) int64 flat indices.
+        (P,) int64 flat indices of each block; fewer where a block with the images second has few images.
     """
-    return torch.stack([sample_positions(module, block, limit, generator) for block in inputs])
+    return tuple(sample_positions(module, block, limit, generator) for block in inputs)
 
 
-def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Tensor) -> Tensor:
+def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
     """Take blocks of a layer's outputs with ``layer_rows``.
 
     Args:
         outputs: blocks of images.
-        chosen: (blocks, P) flat output positions of each block.
+        chosen: (P,) flat output positions of each block.
 
     Returns:
         (images * P, out_channels), image by image.

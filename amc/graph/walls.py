@@ -189,7 +189,7 @@ def _judge_concat(node: Any) -> str | None:
     if dim == 1:
         parts = node.grad_fn.next_functions
         if any(function is None for function, _ in parts) or len(parts) != len(node.inputs):
-            return "a constant is concatenated to the channels"
+            return "the image or a constant is concatenated to the channels"
         node.module.concat_sizes = [function._input_metadata[index].shape[1] for function, index in parts]
     return None
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from amc.models.wrappers import replace_module
+
 
 class RawDetector(nn.Module):
     """One of torchvision's detectors up to the raw outputs of its heads.
@@ -30,9 +32,8 @@ class RawDetector(nn.Module):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector: Any = detector
-        for name, module in detector.named_modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                detector.set_submodule(name, _thawed(module))
+        for module in [own for own in detector.modules() if isinstance(own, FrozenBatchNorm2d)]:
+            replace_module(detector, module, _thawed(module))
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Return the raw outputs of the heads for normalised images (N, 3, H, W)."""

@@ -13,6 +13,12 @@ from amc.notes import note_once
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in the place of ``old`` at each of its names: a module may be registered under several."""
+    for name in [name for name, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(name, new)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return a network without wrappers.
 

@@ -203,8 +203,8 @@ def calls_of(node: fx.Node) -> list[fx.Node]:
 
 
 def addend(tail: fx.Node) -> fx.Node | None:
-    """The other operand of the sum that alone reads ``tail``."""
+    """The other operand of the plain sum that alone reads ``tail``; ``torch.add(..., alpha=2)`` is none."""
     users = list(tail.users)
-    if len(users) != 1 or users[0].target not in _ADDITIONS:
+    if len(users) != 1 or users[0].target not in _ADDITIONS or users[0].kwargs.get("alpha", 1) != 1:
         return None
     return next((source for source in users[0].all_input_nodes if source is not tail), None)

@@ -39,7 +39,7 @@ class _Target:
     """What one layer is refitted to.
 
     Attributes:
-        chosen: (blocks, P) sampled output positions (``amc.graph.unfolding.block_positions``).
+        chosen: (P,) sampled output positions of each block (``amc.graph.unfolding.block_positions``).
         taps: where their inputs lie, block by block.
         rows: (N * P, out) dense outputs there.
         norm: name of the batch norm's module that alone reads the output, if there is one.
@@ -48,7 +48,7 @@ class _Target:
         bounds: of the activation that alone reads the output, after norm and sum, if there is one.
     """
 
-    chosen: Tensor
+    chosen: tuple[Tensor, ...]
     taps: Sequence[Taps]
     rows: Tensor
     norm: str | None
@@ -210,7 +210,7 @@ class TracedRefit:
         modules: Mapping[str, nn.Module],
         walk: Walk,
         altered: set[str],
-        chosen: Tensor,
+        chosen: tuple[Tensor, ...],
         taps: Sequence[Taps],
     ) -> _Target:
         norm = norm_node(node, modules)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.layers import Layer
+from amc.graph.unfolding import layer_input
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
 
@@ -73,18 +74,18 @@ def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dic
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            axis = 1 if isinstance(module, nn.Conv2d) else inputs[0].ndim - 1
-            others = [dim for dim in range(inputs[0].ndim) if dim != axis]
-            power = inputs[0].double().square().sum(others)
-            sums[name] = sums.get(name, torch.zeros(())) + power
-            counts[name] = counts.get(name, 0) + prod(inputs[0].shape[dim] for dim in others)
+    def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+            inputs = layer_input(args, options)
+            axis = 1 if isinstance(module, nn.Conv2d) else inputs.ndim - 1
+            others = [dim for dim in range(inputs.ndim) if dim != axis]
+            sums[name] = sums.get(name, torch.zeros(())) + inputs.double().square().sum(others)
+            counts[name] = counts.get(name, 0) + prod(inputs.shape[dim] for dim in others)
 
         return hook
 
     for name in names:
-        modules[name].register_forward_pre_hook(add(name))
+        modules[name].register_forward_pre_hook(add(name), with_kwargs=True)
     for chosen in gradient_batches(len(images))[:SENSITIVITY_BATCHES]:
         model(images[chosen].float())
     return {name: sums[name] / counts[name] for name in names}

@@ -40,6 +40,20 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def _by_weight(graph: Graph, model: nn.Module, layers: Sequence[Layer]) -> tuple[list[int], int]:
+    """Return the number of output positions of each prunable layer's weight, and all other multiply-adds."""
+    modules = dict(model.named_modules())
+    place = {id(modules[layer.name].weight): index for index, layer in enumerate(layers)}
+    positions, others = [0] * len(layers), graph.other_macs
+    for layer in graph.layers:
+        index = place.get(id(modules[layer.name].weight))
+        if index is None or layer.flaw is not None or layer.kind == "transposed":
+            others += layer.macs
+        else:
+            positions[index] += layer.positions
+    return positions, others
+
+
 def least_width(min_density: float) -> int:
     """Return the smallest width of a layer, in parts of ``WHOLE``, at a least density."""
     return max(round(min_density * WHOLE), 1)
@@ -97,7 +111,7 @@ class SparseBuilder:
         self.dense_widths = tuple(ceiling)
         self.whole_widths = (WHOLE,) * len(self.layers)
         self.device = torch.device(device)
-        self._other_macs = graph.other_macs
+        self._positions, self._other_macs = _by_weight(graph, model, self.layers)
         self._model = copy.deepcopy(model).cpu().eval()
         modules = dict(self._model.named_modules())
         self._weights = {layer.name: modules[layer.name].weight.detach().clone() for layer in self.layers}
@@ -130,7 +144,7 @@ class SparseBuilder:
         """Return the multiply-adds of one image: those of the kept weights and the constant ones."""
         kept = self.kept(widths)
         return self._other_macs + sum(
-            layer.positions * count for layer, count in zip(self.layers, kept, strict=True)
+            positions * count for positions, count in zip(self._positions, kept, strict=True)
         )
 
     def params(self, widths: Sequence[int]) -> int:

@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from amc.candidate.evaluator import Evaluator
+from amc.cost.counted import count_macs
 from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.sparsity.scores import curvatures, magnitudes
 from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers
+from tests.networks import StandardisedConv
 
 
 def make_net(groups=1):
@@ -43,6 +45,28 @@ def test_counts_are_exact():
     assert pruner.macs((50, 33)) == 36 * 144 + 14
     assert pruner.params((50, 33)) == 158 + 8 + 16 + 5  # biases and the norm
     assert pruner.params((WHOLE, WHOLE)) == sum(p.numel() for p in make_net().parameters())
+
+
+class Twice(nn.Module):
+    """A layer that is called by keyword, its weight in a second layer, and one whose weight is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, stride=2)
+        self.second.weight = self.first.weight
+        self.odd, self.last = StandardisedConv(4, 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.last(self.odd(self.second(input=self.first(input=x)))).mean((2, 3)))
+
+
+def test_all_multiply_adds_are_counted():
+    net = Twice().eval()
+    pruner = make_pruner(net)
+    assert pruner.names == ("first", "last", "head")
+    assert pruner.macs((WHOLE, WHOLE, WHOLE)) == count_macs(net, (4, 6, 6))
+    assert pruner.macs((50, WHOLE, WHOLE)) == count_macs(net, (4, 6, 6)) - 72 * (36 + 9)
 
 
 @pytest.mark.parametrize("order", ["magnitude", "curvature"])

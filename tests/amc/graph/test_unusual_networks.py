@@ -1,0 +1,152 @@
+"""Networks of unusual forms that were once refused, miscounted or wrongly cut."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+from amc.candidate.folding import FoldedNetwork
+from amc.cost.closed_form import macs_cost
+from amc.cost.counted import count_macs
+from amc.cutting.exactness import prove
+from amc.errors import NotPrunableError
+from amc.graph.trace import trace
+from amc.graph.unfolding import block_positions, block_rows
+from tests.networks import SHAPE, Headed, conv_bn, randomised
+
+
+class ShortcutAroundTwo(Headed):
+    """A sum whose second operand is a concatenation of two layers, each of which cuts a part of the first."""
+
+    def __init__(self):
+        super().__init__(6)
+        self.stem, self.left, self.right = conv_bn(3, 6), conv_bn(6, 3), conv_bn(6, 3)
+
+    def features(self, x):
+        x = self.stem(x)
+        return x + torch.cat([self.left(x), self.right(x)], 1)
+
+
+class TwoNames(Headed):
+    """A stem that is registered twice and called by its second name."""
+
+    def __init__(self):
+        super().__init__(6)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.stem, self.last = nn.Sequential(*self.backbone), conv_bn(8, 6)
+
+    def features(self, x):
+        return self.last(self.stem(x))
+
+
+class Colon(Headed):
+    """Module names with a colon."""
+
+    def __init__(self):
+        super().__init__(6)
+        self.parts = nn.ModuleDict({"a:1": conv_bn(3, 8), "b:out": conv_bn(8, 6)})
+
+    def features(self, x):
+        return self.parts["b:out"](self.parts["a:1"](x))
+
+
+@pytest.mark.parametrize("kind", [ShortcutAroundTwo, TwoNames, Colon])
+def test_they_are_cut_exactly_and_counted_right(kind, example):
+    model = randomised(kind())
+    graph = trace(model, example)
+    assert len(set(graph.group_names)) == len(graph.groups) > 0
+    assert prove(model, graph).graph.groups
+    assert macs_cost(graph)(graph.dense_widths) == count_macs(model, SHAPE)
+    half = [width - 1 for width in graph.dense_widths]
+    assert macs_cost(graph)(half) < count_macs(model, SHAPE)
+
+
+def test_a_norm_of_two_names_is_folded_at_both(example):
+    model = randomised(TwoNames())
+    graph = trace(model, example)
+    network = FoldedNetwork(model, graph, torch.device("cpu"), torch.float32)
+    left = [
+        name
+        for name, own in network._network.named_modules(remove_duplicate=False)
+        if "BatchNorm" in type(own).__name__
+    ]
+    assert left == []
+
+
+class Product(nn.Module):
+    """One product of matrices after a linear layer."""
+
+    def __init__(self, product):
+        super().__init__()
+        self.linear, self.product = nn.Linear(8, 6), product
+
+    def forward(self, x):
+        return self.product(self.linear(x.flatten(2).transpose(1, 2)[..., :8]))
+
+
+class Masked(nn.MultiheadAttention):
+    def __init__(self):
+        super().__init__(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x, x, x, attn_mask=torch.zeros(5, 5))[0]
+
+
+def test_products_with_vectors_broadcasts_and_masks_are_counted_by_hand():
+    plain = 5 * 8 * 6  # of 5 tokens
+    assert count_macs(Product(lambda x: x @ torch.ones(6)), (8, 1, 5)) == plain + 5 * 6
+    assert count_macs(Product(lambda x: x[:, None] @ torch.ones(2, 6, 3)), (8, 1, 5)) == plain + 2 * 5 * 6 * 3
+    assert count_macs(Product(Masked()), (8, 1, 5)) == plain + 4 * 5 * 6 * 6 + 2 * 5 * 5 * 6
+
+
+class Deformed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.offset, self.conv = nn.Conv2d(3, 18, 3, padding=1), DeformConv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x, self.offset(x)).mean((2, 3))
+
+
+def test_deformable_convolutions_are_counted_as_others():
+    pixels = SHAPE[1] * SHAPE[2]
+    assert count_macs(Deformed(), SHAPE) == 9 * pixels * 3 * (18 + 4)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x.tensors, "AttributeError: 'Tensor' object has no attribute 'tensors'"),
+        (lambda x: {"a": x}["b"], "KeyError: 'b'"),
+    ],
+)
+def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, example):
+    class Wrong(Headed):
+        def features(self, x):
+            return forward(x)
+
+    with pytest.raises(NotPrunableError, match=message):
+        trace(Wrong(6), example)
+
+
+def test_nan_on_random_images_is_told_as_such(example):
+    class Root(Headed):
+        def __init__(self):
+            super().__init__(6)
+            self.stem, self.last = conv_bn(3, 8), conv_bn(8, 6)
+
+        def features(self, x):
+            return self.last(self.stem(F.relu(x) + torch.sqrt(x)))
+
+    model = Root().eval()
+    with pytest.raises(NotPrunableError, match="gives NaN or infinity on random images"):
+        prove(model, trace(model, example.abs()))
+
+
+def test_blocks_of_a_linear_layer_with_images_second_may_have_few_images():
+    layer, generator = nn.Linear(4, 3), torch.Generator().manual_seed(0)
+    blocks = [torch.randn(5, images, 4) for images in (32, 6)]
+    chosen = block_positions(layer, blocks, 16, generator)
+    rows = block_rows(layer, [layer(block) for block in blocks], chosen)
+    assert rows.shape == (5 * (16 + 6), 3)
