@@ -6,12 +6,14 @@ import importlib
 import operator
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from amc.errors import AmcError, SettingError, did_you_mean
+from amc.errors import AmcError, SettingError, brief, did_you_mean, out_of_memory
 
 
 def is_dotted(name: str) -> bool:
@@ -61,6 +63,27 @@ def imported_module(module: str, path: str, kind: str) -> ModuleType:
             f"{kind} {path!r}: importing {module!r} failed: {reason}; expected a module that is installed or "
             "lies in the current directory"
         ) from error
+
+
+@contextmanager
+def own_part(kind: str, name: str) -> Iterator[None]:
+    """Turn an error of a part of the user's own into one line; parts of this package raise their own.
+
+    Args:
+        kind: what it is, for messages, such as ``"runtime"``.
+        name: its dotted path, or the name of a part of this package.
+
+    Raises:
+        AmcError: the user's part fails.
+    """
+    try:
+        yield
+    except AmcError:
+        raise
+    except Exception as error:  # it raises anything
+        if not is_dotted(name) or isinstance(error, OSError) or out_of_memory(error):
+            raise
+        raise AmcError(f"{kind} {name!r} fails: {brief(error)}") from error
 
 
 def check_present(path: str, kind: str) -> None:

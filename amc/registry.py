@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from amc.dotted import imported, is_dotted
+from amc.dotted import imported, is_dotted, own_part
 from amc.errors import SettingError, did_you_mean
 
 T = TypeVar("T")
@@ -50,7 +50,10 @@ class Registry(Mapping[str, T]):
             AmcError: the module of a path cannot be imported.
         """
         if name not in self._entries and self._own is not None and is_dotted(name):
-            if (entry := self._own(made := imported(name, self._kind))) is None:
+            made = imported(name, self._kind)
+            with own_part(self._kind, name):
+                entry = self._own(made)
+            if entry is None:
                 raise SettingError(f"{self._kind} {name!r} is a {type(made).__name__}, which is none")
             return entry
         if name not in self._entries:

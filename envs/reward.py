@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError, SettingError, brief
 from amc.registry import Registry
 from amc.result import Evaluation
 
@@ -120,8 +120,8 @@ def get_reward(name: str) -> Reward:
         return REWARDS.find(name, hint=" or a dotted path")
     try:
         score = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise SettingError(f"reward {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module raises anything
+        raise SettingError(f"reward {name!r} cannot be imported: {brief(error)}") from error
     if not callable(score):
         raise SettingError(
             f"reward {name!r} is a {type(score).__name__}; expected a function of an Evaluation"

@@ -139,3 +139,33 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
         exec(block, names)
         assert names["result"].strategy.macs_ratio <= 0.5
     assert torch.equal(names["again"](images), amc.load_pruned(tmp_path / "out", network())(images))
+
+
+BROKEN = """
+def forgets(*arguments):
+    pass
+
+
+def raises(*arguments):
+    raise RuntimeError("no\\nidea")
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "agent.name=faulty.forgets",
+            "agent 'faulty.forgets' returned NoneType; expected agents.SearchResult",
+        ),
+        ("agent.name=faulty.raises", "agent 'faulty.raises' fails: RuntimeError: no idea"),
+        ("reward=unreadable.score", "reward 'unreadable.score' cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_part_of_ones_own_that_fails_is_one_line(override: str, message: str, tmp_path: Path) -> None:
+    cwd = workspace(tmp_path)
+    (cwd / "faulty.py").write_text(BROKEN)
+    (cwd / "unreadable.py").write_text("def score(:\n")
+    job = [word for word in TINY if not word.startswith("agent")]
+    refused(amc_command(*job, "agent=random", override, "stages=[train,search]", cwd=cwd), message)

@@ -71,6 +71,7 @@ def own(
             f"data.factory={factory} failed with {dict(kwargs or {})}: {type(error).__name__}: {error}"
         ) from error
     if isinstance(made, Splits):
+        _check_counts(factory, made, search_val=search_val, calibration=calibration, unseen=unseen or None)
         return made
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise SettingError(
@@ -105,6 +106,17 @@ def own(
         rows=parts.rest,
         total=len(train.labels),
     )
+
+
+def _check_counts(factory: str, made: Splits, **asked: int | None) -> None:
+    """Refuse numbers of images that splits of the user's own do not have: they are taken as they are."""
+    for name, count in asked.items():
+        images = getattr(made, name)
+        if count is not None and count != (found := 0 if images is None else len(images)):
+            raise SettingError(
+                f"data.{name}={count}: data.factory={factory} returned Splits, which are taken as they are "
+                f"and have {found}; the factory decides: give it settings such as data.kwargs.{name}={count}"
+            )
 
 
 def _in_memory(images: Any, size: int) -> RawImages:

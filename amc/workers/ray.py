@@ -8,6 +8,7 @@ variables ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -159,6 +160,9 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _gpu_share(count: int) -> float:
-    """Return the share of a GPU of each actor, at most 1, rounded down to the 4 digits that Ray accepts."""
-    gpus = ray.cluster_resources().get("GPU", 0)
-    return min(1.0, int(1e4 * gpus / count) / 1e4)
+    """Return the share of a GPU of each actor, at most 1, rounded down to the 4 digits that Ray accepts.
+
+    Each actor's share lies on one GPU, so that the GPU with the most actors says how large it is.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return int(1e4 / math.ceil(count / gpus)) / 1e4 if gpus else 0.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from amc.data import LabelledImages
-from amc.errors import SettingError
+from amc.errors import SettingError, brief
 from amc.notes import note_once
 
 BATCH = 256
@@ -40,7 +42,7 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     elif isinstance(source, Tensor) or _is_pair(source, what):
         batches = [source]
     elif isinstance(source, Dataset) and not isinstance(source, IterableDataset):
-        batches = DataLoader(source, batch_size=BATCH)
+        batches = DataLoader(source, batch_size=BATCH, collate_fn=partial(_joined, what))
     elif isinstance(source, Iterable):
         batches = source
     else:
@@ -61,6 +63,26 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     if len(labels) < len(parts):
         return LabelledImages(images, torch.zeros(len(images), dtype=torch.int64)), False
     return LabelledImages(images, torch.cat(labels)), True
+
+
+def _joined(what: str, entries: list[Any]) -> Any:
+    """Join entries of a data set; targets that cannot be joined, such as several boxes, are left out.
+
+    Raises:
+        SettingError: the images cannot be joined.
+    """
+    try:
+        return default_collate(entries)
+    except (RuntimeError, TypeError) as error:
+        reason = brief(error)
+    if any(isinstance(entry, tuple | list) and entry for entry in entries):
+        entries, targets = [entry[0] for entry in entries], [None] * len(entries)
+        with suppress(RuntimeError, TypeError):
+            return default_collate(entries), targets
+    raise SettingError(
+        f"{what}: the images of the data set cannot be joined to a batch: {reason}; expected tensors or "
+        "arrays of one shape: give it a transform such as torchvision.transforms.v2"
+    )
 
 
 def _is_pair(source: Any, what: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from operator import index
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import gymnasium as gym
 import torch
@@ -25,7 +27,8 @@ from amc.cost.closed_form import size_cost
 from amc.cost.constant import with_other_macs
 from amc.cost.exported import exported_size
 from amc.cutting.exactness import prove
-from amc.errors import AmcError, SettingError, UnavailableError
+from amc.cutting.trial import draws_kept
+from amc.errors import AmcError, SettingError, UnavailableError, first_line
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.importance.global_ranking import global_scores
@@ -38,7 +41,8 @@ from amc.models.registry import usable
 from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
-from amc.scoring.run import outputs
+from amc.scoring.precision import without_tf32
+from amc.scoring.run import device_of, outputs
 from amc.strategy import GroupWidth, Strategy
 from envs import Reward, get_reward
 from envs.observation import group_features
@@ -122,12 +126,12 @@ class CompressionTask:
     ) -> None:
         self._ratios = _limits(macs=macs_ratio, params=params_ratio, size=size_ratio, latency=latency_ratio)
         self._quantize = quantize or QuantizeSettings()
-        self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), seed
+        self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), _whole(seed)
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
         _check_channels(self._calibration.images, judging.images)
-        model = usable(model)
+        model = _on_cpu(usable(model))
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
         self.reward = _reward_of(reward, score, labelled and self.graph.classifies)
@@ -137,7 +141,7 @@ class CompressionTask:
             round_to=round_to,
             min_preserve_ratio=min_preserve_ratio,
         )
-        with self._bar("calibrate", "image", len(self._calibration)) as bar:
+        with without_tf32(), self._bar("calibrate", "image", len(self._calibration)) as bar:
             self._evaluator = channel_evaluator(
                 model,
                 self.graph,
@@ -145,7 +149,7 @@ class CompressionTask:
                 judging,
                 settings or CandidateSettings(),
                 labelled=labelled,
-                device=device,
+                device=_usable_device(device),
                 progress=bar.update,
             )
         self._curves = ErrorCurves(self._evaluator)
@@ -199,12 +203,17 @@ class CompressionTask:
 
         Raises:
             SettingError: there is not one possible width for each group.
+            AmcError: the score is no finite number.
         """
         widths = self._checked(widths)
-        evaluation = self._evaluator.evaluate(widths)
+        with without_tf32():
+            evaluation = self._evaluator.evaluate(widths)
         if self._score is not None and evaluation.widths not in self._scores:
             with torch.no_grad(), self._evaluator.builder.network(widths) as network:
-                self._scores[evaluation.widths] = float(self._score(network))
+                value = float(self._score(network))
+            if not math.isfinite(value):
+                raise AmcError(f"score {self.reward.name!r} returned {value}; expected a finite number")
+            self._scores[evaluation.widths] = value
         if self.budget.allows(widths):
             self._found[evaluation.widths] = self.value(evaluation)
         return evaluation
@@ -259,6 +268,7 @@ class CompressionTask:
             SettingError: the agent or a setting is unknown or impossible.
             AmcError: the pruned network fails a check.
         """
+        seed = _whole(seed)
         given = {**settings, **({} if episodes is None else {"episodes": episodes})}
         config = agent_preset(agent, **given)
         check_agent(config, self._evaluator.builder.settings.order)
@@ -276,7 +286,8 @@ class CompressionTask:
                 if on_episode is not None:
                     on_episode(episode)
 
-            found = make_agent(config, arena, seed)(1, watch)
+            with draws_kept(), without_tf32(), torch.inference_mode(False), torch.enable_grad():
+                found = make_agent(config, arena, seed)(1, watch)
         widths = found.best.info["evaluation"].widths
         facts: dict[str, Any] = {"agent": found.agent, "seed": seed, "best_episode": found.best.index}
         return self._compressed(widths, found.best.value, facts, log)
@@ -329,10 +340,12 @@ class CompressionTask:
     def _compressed(
         self, widths: tuple[int, ...], value: float, facts: dict[str, Any], log: list[dict[str, Any]]
     ) -> Compressed:
+        evaluator, searched = self._evaluator, widths
         widths, latency = self._verified(widths)
-        evaluator = self._evaluator
+        if widths != searched:
+            value = self.value(self.evaluate(widths))
         images = evaluator.images.float().cpu()
-        with self._bar("refit", "operation", None) as bar:
+        with without_tf32(), self._bar("refit", "operation", None) as bar:
             pruned = prune(
                 evaluator.builder,
                 self._calibration.images,
@@ -344,7 +357,7 @@ class CompressionTask:
         judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
         report: dict[str, Any] = {
             "budget": self.budget.described(),
-            "reached": self.budget.shares(widths),
+            "reached": self.budget.shares(widths) | ({"latency": latency["measured"]} if latency else {}),
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
             "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
@@ -375,9 +388,9 @@ class CompressionTask:
         )
 
     def _dense_value(self) -> float:
-        if self._score is not None:
-            return float(self._score(self._evaluator.builder.dense))
-        return self.reward(self._evaluator.dense)
+        if self._score is None:
+            return self.reward(self._evaluator.dense)
+        return self.value(self.evaluate(self.graph.dense_widths))
 
     def _latency_model(self) -> Callable[[Sequence[int]], float]:
         backend = get_backend(self._runtime)
@@ -424,14 +437,51 @@ class CompressionTask:
 
 
 def _limits(**ratios: float | None) -> dict[str, float]:
-    given = {kind: float(ratio) for kind, ratio in ratios.items() if ratio is not None}
+    given = {kind: _share(kind, ratio) for kind, ratio in ratios.items() if ratio is not None}
     if not given:
         names = ", ".join(f"{kind}_ratio" for kind in ratios)
         raise SettingError(f"got no budget; expected at least one of {names}")
     return given
 
 
+def _share(kind: str, ratio: object) -> float:
+    if isinstance(ratio, bool) or not isinstance(ratio, SupportsFloat):
+        raise SettingError(f"{kind}_ratio is {ratio!r}; expected a number in (0, 1]")
+    return float(ratio)
+
+
+def _whole(seed: object) -> int:
+    """Return a seed as an int of Python, so that it can be stored; NumPy's are taken.
+
+    Raises:
+        SettingError: it is no whole number of 32 bits.
+    """
+    if not isinstance(seed, SupportsIndex) or isinstance(seed, bool) or not 0 <= index(seed) < 2**32:
+        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")
+    return index(seed)
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU."""
+    return model if device_of(model).type in ("cpu", "meta") else copy.deepcopy(model).cpu()
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    """Return a device.
+
+    Raises:
+        UnavailableError: it cannot be used here.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UnavailableError(f"device={device} cannot be used: {first_line(error)}") from error
+    return found
+
+
 def _check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:
+    """Refuse images of several numbers of channels; sizes may differ, as many networks take any."""
     if calibration.shape[1] != validation.shape[1]:
         raise SettingError(
             f"calibration has images of {calibration.shape[1]} channels, validation of "

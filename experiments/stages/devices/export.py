@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from amc.dotted import own_part
 from amc.errors import AmcError
 from amc.export import Exported, ExportSettings, get_format
 from amc.export.metadata import described
@@ -45,7 +46,8 @@ def run(run: Run) -> dict[str, Any]:
         try:
             if (reason := kind.unavailable()) is not None:
                 raise AmcError(reason)
-            files.append(_facts(kind.write(model, run.problem.splits.input_shape, path, settings)))
+            with own_part("export format", name):
+                files.append(_facts(kind.write(model, run.problem.splits.input_shape, path, settings)))
         except AmcError as error:
             failures[name] = str(error)
             print(f"export: {name} is left out: {error}")

@@ -19,6 +19,7 @@ from agents import Episode, SearchResult, run_search
 from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
+from amc.dotted import own_part
 from amc.errors import AmcError, FileError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
@@ -92,7 +93,8 @@ def run(run: Run) -> dict[str, Any]:
 
         search = partial(agent, run.workers().concurrency)
         try:
-            result = run_search(search, noted, name=run.config.agent.name)
+            with own_part("agent", run.config.agent.name):
+                result = _checked(run_search(search, noted, name=run.config.agent.name), run)
         except KeyboardInterrupt as stop:
             keeper.stop()
             raise _stopped(run, writer) from stop
@@ -130,6 +132,14 @@ def run(run: Run) -> dict[str, Any]:
         **curves,
         **room,
     }
+
+
+def _checked(result: object, run: Run) -> SearchResult:
+    """Return the result of a search; one of the user's own may have forgotten it."""
+    if isinstance(result, SearchResult):
+        return result
+    name = run.config.agent.name
+    raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
 
 
 def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
@@ -273,7 +283,7 @@ class _Keeper:
         """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
         # a search that was killed may have written this strategy, and not have come here
         if self._is_stale or self._run.is_outdated("prune"):
-            self._run.folder.forget("choose", "verify")
+            self._run.folder.forget("choose", "verify", "schedule")
             self._run.folder.forget_pruned()
 
     def __enter__(self) -> Self:

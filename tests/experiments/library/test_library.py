@@ -2,16 +2,19 @@
 
 import ast
 import json
+import math
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from stable_baselines3 import TD3
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import amc
 from amc import data as datasets
@@ -120,6 +123,63 @@ def test_a_score_of_ones_own_decides_in_place_of_labels() -> None:
     assert result.report["candidate"]["return"] == max(returns) < 0
 
 
+def test_a_score_of_ones_own_judges_the_dense_network_as_it_judges_others() -> None:
+    probe = images(8)
+
+    def size(candidate: nn.Module) -> float:
+        return -float(np.square(candidate(probe).numpy()).mean())  # numpy takes no tensor with gradients
+
+    settings = {"agent": "ddpg", "episodes": 7, "score": size, "progress": False}
+    result = amc.compress(network(), images(32), images(), macs_ratio=0.6, **settings)
+    assert len(result.report["episodes"]) == 7
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    task = amc.CompressionTask(
+        network(), images(32), images(), macs_ratio=0.9, score=lambda _: math.nan, progress=False
+    )
+    with pytest.raises(AmcError, match=r"score '<lambda>' returned nan; expected a finite number"):
+        task.evaluate(task.space.minimum)
+
+
+def test_the_callers_network_and_random_numbers_are_left_alone() -> None:
+    model = network().train()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    amc.compress(model, images(32), images(), macs_ratio=0.5, agent="ddpg", episodes=6, progress=False)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+    assert all(module.training for module in model.modules())
+
+
+@torch.no_grad()
+def test_a_search_trains_its_agent_where_gradients_are_off() -> None:
+    settings = {"agent": "ddpg", "episodes": 7, "progress": False}
+    found = amc.compress(network(), images(32), images(), macs_ratio=0.5, **settings)
+    assert found.strategy.macs_ratio <= 0.5
+
+
+class Boxes(Dataset):
+    """A data set for detection: each image has another number of boxes."""
+
+    def __init__(self, sizes: tuple[int, ...] = (8, 8)) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        size = self.sizes[place % 2]
+        return torch.randn(3, size, size), torch.zeros(place % 3, 4)
+
+
+def test_a_data_set_of_boxes_gives_its_images() -> None:
+    found, labelled = collect_images(Boxes(), "validation")
+    assert (tuple(found.images.shape), labelled) == ((16, 3, 8, 8), False)
+    with pytest.raises(amc.SettingError, match="cannot be joined to a batch: RuntimeError"):
+        collect_images(Boxes((8, 9)), "validation")
+
+
 @pytest.mark.parametrize("acts", ["ratios", "weights"])
 def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_network_is_pruned(
     acts: Any,
@@ -143,6 +203,9 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
             "params_ratio is 0.01.* of the macs and .* params",
         ),
         ({"macs_ratio": 2.0}, "macs_ratio is 2"),
+        ({"macs_ratio": "half"}, "macs_ratio is 'half'; expected a number"),
+        ({"macs_ratio": 0.5, "seed": -1}, "seed is -1; expected a whole number"),
+        ({"macs_ratio": 0.5, "device": "gpu"}, "device=gpu cannot be used"),
         ({"macs_ratio": 0.01}, "smallest allowed network"),
         ({"macs_ratio": 0.5, "agent": "dpg"}, "unknown agent 'dpg'.*did you mean 'ddpg'"),
         ({"macs_ratio": 0.5, "exclude": ["head"]}, "'head'"),
