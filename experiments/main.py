@@ -17,7 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from amc.errors import AmcError, SettingError, did_you_mean
+from amc.errors import GOES_ON, AmcError, SettingError, Stopped, did_you_mean
 from experiments.command import model_source, multirun, quick_hydra
 from experiments.command.command import Command, Refused
 from experiments.command.foreign import names_code
@@ -66,10 +66,10 @@ def main() -> None:
     except Refused as refusal:
         _fail(str(refusal), 2)
     except KeyboardInterrupt as stop:
-        _fail(str(stop) or "stopped", 130)
+        _fail(_stopped(stop, command), 130)
     except BrokenPipeError:
         _leave_output()
-        _fail("the reader of the output has closed it; the same command goes on", 141)
+        _fail(command.resumable(f"the reader of the output has closed it; {GOES_ON}"), 141)
     except Exception as error:
         _end_with(error, command)
     finally:
@@ -190,6 +190,12 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt("terminated")
 
 
+def _stopped(stop: KeyboardInterrupt, command: Command) -> str:
+    """Return what the user is told who has stopped the command."""
+    text, goes_on = str(stop) or "stopped", command.resumable(GOES_ON)
+    return text if isinstance(stop, Stopped) or goes_on == GOES_ON else f"{text}; {goes_on}"
+
+
 def _end_with(error: Exception, command: Command) -> NoReturn:
     """Print one line about ``error`` and exit; raise it again if the user wants tracebacks."""
     text, status = message(error, schema.rules().keys), 2
@@ -201,6 +207,7 @@ def _end_with(error: Exception, command: Command) -> NoReturn:
         text = f"the launcher ended with {type(error).__name__}: {error}"
     elif text is None:
         text, status = internal_error(error), INTERNAL_ERROR
+    text = command.resumable(text)
     _end_after_failed_jobs(command, text)
     _fail(text, status)
 

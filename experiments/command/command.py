@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from amc.errors import AmcError
+from amc.errors import GOES_ON, AmcError
 from experiments.command.lock import locked
 from experiments.command.messages import FULL_ERROR
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
-from experiments.command.remembered import begin
+from experiments.command.remembered import FILE, begin
 from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
 _ENVIRONMENT = {FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
@@ -41,7 +41,7 @@ class Command:
     - Hydra prints errors of the configuration and exits, unless ``HYDRA_FULL_ERROR`` is set: then it raises
       them. `running` sets it; ``wants_traceback`` says whether the user had set it.
 
-    ``is_new`` says whether the run folder was empty before this command.
+    ``is_new`` says whether the run folder was empty before this command, and ``folder`` which it is.
 
     The jobs of a multirun may run in other processes. There is no command there: such jobs leave notes
     (`multirun.record_failure`).
@@ -52,6 +52,7 @@ class Command:
     def __init__(self, paths: Collection[str] = ()) -> None:
         self._paths = paths
         self.is_new = False
+        self.folder: Path | None = None
         self.wants_traceback = bool(os.environ.get(FULL_ERROR))
         self.sweep: Sweep | None = None
         self._error: Exception | None = None
@@ -85,6 +86,7 @@ class Command:
             made = absent(folder)
             self.is_new = begin(folder, overrides, paths=self._paths)
             self._made = made if self.is_new else []
+            self.folder = folder
         except AmcError as error:
             raise Refused(str(error)) from error
         except OSError as error:
@@ -129,6 +131,11 @@ class Command:
         """Remove the folders that this refused command has made, if nothing of use is in them."""
         if self._made:
             remove_unused(self._made)
+
+    def resumable(self, text: str) -> str:
+        """Return ``text`` with the run folder where it says `GOES_ON`: commands make their own by default."""
+        kept = self.folder is not None and (self.folder / FILE).exists()
+        return text.replace(GOES_ON, f"the same command with run_dir={self.folder} goes on") if kept else text
 
     def raise_error(self) -> None:
         """Raise what `keep_errors` has held back, if anything."""

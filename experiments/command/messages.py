@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from amc.errors import AmcError, did_you_mean, first_line, out_of_memory
+from amc.errors import GOES_ON, AmcError, did_you_mean, first_line, out_of_memory
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Set the environment variable")
 """How lines begin that Hydra and OmegaConf add for their own developers."""
@@ -104,7 +104,7 @@ def _file_error(error: OSError) -> str | None:
     if error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}"
     if error.errno in _LACKS:
-        return f"{error.strerror}: {_LACKS[error.errno]}; the same command goes on"
+        return f"{error.strerror}: {_LACKS[error.errno]}; {GOES_ON}"
     return None
 
 

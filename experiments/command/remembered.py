@@ -258,7 +258,7 @@ class _Memory:
     """The contents of ``overrides.json``.
 
     Attributes:
-        overrides: all but ``run_dir`` and ``stages``.
+        overrides: all but ``run_dir``, ``stages`` and ``plan.stages``.
         stages: the override ``stages=`` of the first command.
         unfinished: that of the command that runs now or was interrupted.
         signed: whether this user wrote them.
@@ -281,7 +281,7 @@ class _Memory:
 
 def _memory(overrides: Sequence[str], paths: Collection[str], *, unfinished: bool) -> _Memory:
     stages = next((o for o in overrides if key_of(o) == "stages"), None)
-    kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages")]
+    kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages", "plan.stages")]
     return _Memory(kept, stages, unfinished=stages if unfinished else None)
 
 

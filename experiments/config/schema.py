@@ -393,6 +393,16 @@ class EvaluateConfig:
 
 
 @dataclass
+class PlanConfig:
+    """Stage ``plan`` counts the trainings and searches of ``stages``.
+
+    Null are the other stages of the job, and without any a training, a search and a fine-tuning.
+    """
+
+    stages: list[str] | None = None
+
+
+@dataclass
 class ChooseConfig:
     """The ``candidates`` of a search with the best returns are trained for ``epochs`` each; the best wins."""
 
@@ -485,6 +495,7 @@ class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     choose: ChooseConfig = field(default_factory=ChooseConfig)
     correlate: CorrelateConfig = field(default_factory=CorrelateConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)

@@ -2,7 +2,8 @@
 
 ``finetune.teacher_function=experiments.examples.ensemble_teacher.teach`` names it; the environment variable
 ``TEACHERS=resnet56=a.th,resnet44=b.th`` gives names, as ``model`` takes them, and checkpoints. Kept logits
-know a function by its name alone: give each set of networks its own ``finetune.teacher_cache``.
+and checkpoints know a function by its name alone: give each set of networks its own run folder and its own
+``finetune.teacher_cache``.
 """
 
 from __future__ import annotations

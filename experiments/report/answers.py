@@ -261,8 +261,8 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
         at = max(range(len(counted)), key=lambda place: (counted[place]["return"], -place))
         if len(counted) - 1 - at < len(counted) / 5:
             found.append(
-                f"The search was still improving: agent.episodes={2 * len(counted)} in a new run; known "
-                "networks are not evaluated again if evaluations.jsonl is copied there."
+                f"The search was still improving: {again} agent.episodes={2 * len(counted)} "
+                "stages=[search,prune,finetune,export,report] does not evaluate known networks again."
             )
     pruned, tuned = (report.get(name, {}).get("top1") for name in ("pruned", "finetuned"))
     if tuned is None and pruned is not None:

@@ -54,6 +54,8 @@ def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
         AmcError: names the setting.
     """
     stages.check_names(config.stages)
+    if config.plan.stages is not None:
+        stages.check_names(config.plan.stages)
     check_tracker(config.tracker)
     _check_numbers(config)
     _check_parts(config)
@@ -129,6 +131,12 @@ def _check_training(config: Config) -> None:
         settings = TrainSettings(**{each.name: getattr(section, each.name) for each in fields(TrainSettings)})
         if section.teacher is not None and section.teacher_function is not None:
             raise SettingError(f"{name}.teacher and {name}.teacher_function are both given; use one of them")
+        if (section.teacher or section.teacher_function) and not settings.is_taught:
+            given = "teacher" if section.teacher else "teacher_function"
+            raise SettingError(
+                f"{name}.{given} is given, but {name}.distill_weight=0 asks no teacher; write "
+                f"{name}.distill_weight=0.5, or {name}.{given}=null"
+            )
         if settings.hint_weight > 0 and (section.teacher or section.teacher_function):
             raise SettingError(
                 f"{name}.hint_weight={settings.hint_weight:g} compares features, which only a network as "

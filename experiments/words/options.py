@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import MISSING
 
 from amc.files import atomic_write_text
+from experiments.config.presets import agent_preset
 from experiments.config.schema import AGENT_SECTIONS, DATA_SECTIONS, Config
 from experiments.report.text import markdown
 
@@ -31,7 +34,8 @@ class Key:
         name: dotted, such as ``agent.episodes``.
         section: the first part of the name; empty for keys of the job itself.
         type: such as ``int`` or ``list of str``.
-        default: as it is written on the command line; ``given by the group`` where an option sets it.
+        default: as it is written on the command line, with the option's own file in ``conf``; ``given by the
+            group`` where options differ.
         of: options that have the key, such as ``ddpg``; empty if all have it.
     """
 
@@ -45,11 +49,19 @@ class Key:
 @cache
 def keys() -> tuple[Key, ...]:
     """Return every key, in the order of the schema; those of agents and data sets name who has them."""
+    agents = {name: (node, agent_preset(name)) for name, node in AGENT_SECTIONS.items() if name != "agent"}
     return (
-        *_keys(Config),
-        *_shared("agent", {name: node for name, node in AGENT_SECTIONS.items() if name != "agent"}),
-        *_shared("data", {node.name: node for node in DATA_SECTIONS}),
+        *_keys_of_job(),
+        *_shared("agent", agents),
+        *_shared("data", {node.name: (node, None) for node in DATA_SECTIONS}),
     )
+
+
+def _keys_of_job() -> Iterator[Key]:
+    """Yield the keys of all sections that every job has, with the values of ``conf/config.yaml``."""
+    given = yaml.safe_load((files("conf") / "config.yaml").read_text())
+    for key in _keys(Config):
+        yield replace(key, default=_shown(given[key.name])) if key.name in given else key
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[Key]:
@@ -70,15 +82,20 @@ def _with_defaults(key: Key, made: Any) -> Key:
     value = getattr(made, key.name.rpartition(".")[2], None)
     if is_dataclass(value) or not hasattr(made, key.name.rpartition(".")[2]):
         return key
-    return Key(key.name, key.section, key.type, _shown(value), key.of)
+    return replace(key, default=_shown(value))
 
 
-def _shared(section: str, nodes: dict[str, Any]) -> Iterator[Key]:
-    """Yield the keys of a section that differs by option, each once."""
+def _shared(section: str, nodes: dict[str, tuple[Any, Any]]) -> Iterator[Key]:
+    """Yield the keys of a section that differs by option, each once.
+
+    Args:
+        section: its name.
+        nodes: option -> its schema, and the section that the option makes, or None for the schema's defaults.
+    """
     found: dict[str, list[tuple[str, Key]]] = {}
-    for option, node in nodes.items():
+    for option, (node, made) in nodes.items():
         for key in _keys(node, f"{section}."):
-            found.setdefault(key.name, []).append((option, key))
+            found.setdefault(key.name, []).append((option, _with_defaults(key, made)))
     for name, own in found.items():
         defaults = dict.fromkeys(key.default for _, key in own)
         default = ", ".join(defaults) if len(defaults) <= 2 else "differs"

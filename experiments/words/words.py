@@ -24,6 +24,8 @@ ABOUT: Mapping[str, str] = {
 def settings_of(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as settings: ``plan`` and ``help`` without a group are written as such.
 
+    The stages that are given to ``plan`` are those that it counts.
+
     Raises:
         SettingError: the first argument is a word, but none of ours.
     """
@@ -31,7 +33,8 @@ def settings_of(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     word, rest = arguments[0], arguments[1:]
     if word == "plan":
-        return [*(each for each in rest if not each.startswith("stages=")), "stages=[plan]"]
+        counted = (f"plan.{each}" if each.startswith("stages=") else each for each in rest)
+        return [*counted, "stages=[plan]"]
     if word == "help":
         return ["--help", *rest]
     if word in STAGES:

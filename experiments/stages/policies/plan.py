@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from experiments.config.schema import Config
     from experiments.run.run import Run
 
+_USUAL = ("train", "search", "prune", "finetune")
+"""Stages that are counted unless others are given."""
 _STEPS = 2
 """Training steps that are timed; the first also prepares."""
 
@@ -76,19 +78,20 @@ def in_short(run: Run) -> str:
 
 
 def reachable(run: Run) -> dict[str, tuple[float, float]]:
-    """Return for each cost the shares of the dense network's that allowed networks can have: least, most.
+    """Return for each cost the shares of the original network's that allowed networks can have: least, most.
 
     The latency is that of the run's model, in milliseconds, where there is one.
     """
-    problem, space = run.problem, run.space
+    problem, space, original = run.problem, run.space, run.problem.original
     most = tuple(max(choices) for choices in space.choices)
     costs = {"macs": macs_cost(problem.graph), "params": problem.params}
-    found = {name: _shares(cost, space.minimum, most, cost(space.dense)) for name, cost in costs.items()}
+    found = {
+        name: _shares(cost, space.minimum, most, original.dense_cost(name)) for name, cost in costs.items()
+    }
     if any("size" in ratios for ratios in asked_budgets(run.config.budget)):
-        found["size"] = _shares(problem.size, space.minimum, most, problem.float_size)
+        found["size"] = _shares(problem.size, space.minimum, most, original.float_size)
     if problem.profiled:
-        model = problem.latency_model
-        found["latency"] = _shares(model, space.minimum, most, model(space.dense))
+        found["latency"] = _shares(problem.latency_model, space.minimum, most, original.dense_cost("latency"))
     return found
 
 
@@ -138,12 +141,13 @@ def _search_time(run: Run) -> dict[str, Any]:
             seconds.append(time.perf_counter() - begin)
     episodes, at_once = episodes_of(run.config.agent), run.workers().concurrency
     each = sum(seconds) / len(seconds)
-    jobs = len(asked_budgets(run.config.budget))
+    searches = _searches(run.config)
     return {
         "preparation_seconds": round(prepared, 3),
         "evaluation_seconds": round(each, 4),
         "episodes": episodes,
-        "search_seconds": round(prepared + each * episodes * jobs / at_once, 3),
+        "searches": searches,
+        "search_seconds": round((prepared + each * episodes * searches / at_once) if searches else 0.0, 3),
     }
 
 
@@ -173,7 +177,8 @@ def _training_time(run: Run) -> dict[str, Any]:
         seconds = time.perf_counter() - start
     steps = problem.splits.steps_per_epoch
     jobs = len(asked_budgets(run.config.budget))
-    trained = 0 if problem.has_dense or problem.comes_trained else run.config.train.epochs
+    known = problem.has_dense or problem.comes_trained
+    trained = run.config.train.epochs if "train" in _counted(run.config) and not known else 0
     return {
         "training_step_seconds": round(seconds, 4),
         "training_seconds": round(seconds * steps * trained, 3),
@@ -181,10 +186,33 @@ def _training_time(run: Run) -> dict[str, Any]:
     }
 
 
+def _searches(config: Config) -> int:
+    """Return the number of searches of the counted stages, under all budgets."""
+    one = {
+        "search": 1,
+        "schedule": len(config.schedule.ratios) + 1,
+        "sparsify": len(config.sparsify.densities),
+    }
+    return len(asked_budgets(config.budget)) * sum(one.get(name, 0) for name in _counted(config))
+
+
 def _tuned_epochs(config: Config) -> int:
-    """Return the epochs in which pruned networks are trained under one budget."""
-    short = config.choose.candidates * config.choose.epochs if "choose" in config.stages else 0
-    return config.finetune.epochs + short
+    """Return the epochs in which the counted stages train pruned networks under one budget."""
+    epochs = config.finetune.epochs
+    each = {
+        "choose": config.choose.candidates * config.choose.epochs,
+        "schedule": len(config.schedule.ratios) * config.schedule.epochs,
+        "finetune": epochs,
+        "compare": 2 * epochs,
+        "correlate": config.correlate.policies * epochs,
+        "sparsify": len(config.sparsify.densities) * epochs,
+    }
+    return sum(each.get(name, 0) for name in _counted(config))
+
+
+def _counted(config: Config) -> Sequence[str]:
+    """Return the stages that are counted: those given to the plan, else those of the job, else the usual."""
+    return config.plan.stages or [name for name in config.stages if name != "plan"] or _USUAL
 
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -203,17 +231,17 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def _told(run: Run, facts: dict[str, Any]) -> Iterator[str]:
-    jobs = len(facts["budgets"])
-    times = f"{jobs} times " if jobs > 1 else ""
-    yield (
-        f"search: {duration(facts['evaluation_seconds'])} an evaluation, measured on two; {times}"
-        f"{facts['episodes']} episodes and the preparation take about {duration(facts['search_seconds'])}"
-    )
+    searches, episodes = facts["searches"], facts["episodes"]
+    times = f"{searches} times " if searches > 1 else ""
+    long = f"{times}{episodes} episodes and the preparation take about {duration(facts['search_seconds'])}"
+    told = long if searches else "none of the stages searches"
+    yield f"search: {duration(facts['evaluation_seconds'])} an evaluation, measured on two; {told}"
     if "finetune_seconds" in facts:
-        train = facts["training_seconds"]
+        train, jobs = facts["training_seconds"], len(facts["budgets"])
         first = f"training the dense network about {duration(train)}, " if train else ""
+        times = f"{jobs} times " if jobs > 1 else ""
         yield (
-            f"training: {first}fine-tuning at most about {duration(facts['finetune_seconds'])} "
-            f"({_tuned_epochs(run.config)} epochs, a step timed on the dense network)"
+            f"training: {first}fine-tuning about {duration(facts['finetune_seconds'])} "
+            f"({times}{_tuned_epochs(run.config)} epochs, a step timed on the dense network)"
         )
     yield f"memory: {facts['peak_memory_bytes'] / 2**30:.1f} GiB so far, on {run.problem.device}"

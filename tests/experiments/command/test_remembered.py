@@ -150,7 +150,7 @@ def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
             raise AmcError("the disk is full; the same command goes on")
 
         broken.setattr("amc.training.loop.save_checkpoint", save)
-        refused(amc(*job, cwd=cwd), "the same command goes on")
+        refused(amc(*job, cwd=cwd), "the disk is full; the same command with run_dir=run goes on")
     assert (cwd / "run/train.ckpt.safetensors").exists()
     done(*job, cwd=cwd)
     assert (cwd / "run/dense.safetensors").exists()

@@ -45,6 +45,7 @@ def pictures():
         ("finetune.method=half", "method=half: expected full, norms or lora"),
         ("finetune.processes=33", "expected 1 to data.batch_size=32, as each process works on a part"),
         ("finetune.teacher=none.npy", "finetune.teacher=none.npy: there is no such file"),
+        ("finetune.teacher=none.npy finetune.distill_weight=0", "asks no teacher; write finetune.distill_w"),
         ("finetune.teacher_function=nowhere.teach", "finetune.teacher_function 'nowhere.teach': there is no"),
         ("finetune.teacher=none.npy finetune.mixup=0.2", "write finetune.mixup=0 finetune.cutmix=0, or give"),
     ],

@@ -8,7 +8,7 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
         "reachable",
         "32 images to judge on",
         "measured on two",
-        "fine-tuning at most",
+        "fine-tuning about",
     ):
         assert part in told, part
     assert "2 times 4 episodes" in told
@@ -19,6 +19,19 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
     assert facts["peak_memory_bytes"] > 2**20
     left = {path.name for path in (cwd / "run").iterdir()}
     assert left.isdisjoint({"dense.safetensors", "evaluations.jsonl", "search.jsonl", "strategy.json"})
+
+
+def test_a_plan_counts_the_stages_that_it_is_given(cwd):
+    job = ("finetune.epochs=5", "choose.candidates=3", "choose.epochs=2", "schedule.ratios=[0.9,0.7]")
+    for stages, searches, epochs in (
+        ("train,search,choose,prune,finetune", "; 4 episodes", "(11 epochs"),
+        ("schedule,compare", "; 3 times 4 episodes", "(12 epochs"),
+        ("evaluate", "; none of the stages searches", "(0 epochs"),
+    ):
+        told = done("plan", *TINY, *job, f"stages=[{stages}]", "run_dir=run", cwd=cwd).out
+        assert searches in told, told
+        assert epochs in told, told
+    refused(amc("plan", *TINY, "stages=[finetun]", cwd=cwd), "unknown stage 'finetun'")
 
 
 def test_a_plan_of_a_budget_out_of_reach_is_refused(cwd):
