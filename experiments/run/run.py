@@ -44,12 +44,16 @@ class Run:
         config: the checked configuration.
         folder: the run folder.
         problem: the network, the data and the evaluator, which all budgets of the job share.
+
+    Attributes:
+        taken_up: stages that an earlier command has begun which did not end; their times are of the last.
     """
 
     def __init__(self, config: Config, folder: RunFolder, problem: Problem) -> None:
         self.config = config
         self.folder = folder
         self.problem = problem
+        self.taken_up: frozenset[str] = frozenset()
         self._made_strategy = False
 
     def for_budget(self, ratios: Ratios, path: Path) -> Run:
