@@ -143,7 +143,8 @@ def recipe_of(command: str) -> str:
     images = [word for word in kept.values() if word.startswith(_OF_THE_DATA)]
     stages = [name for word in words if word.startswith("stages=[") for name in word[8:-1].split(",")]
     steps = [f"stage {name}" for name in ("schedule", "choose") if name in stages]
-    return command_of([*sorted(training), *steps, *sorted(images, key=_experiment_first)])
+    parts = (command_of(sorted(training)), *steps, command_of(sorted(images, key=_experiment_first)))
+    return " ".join(part for part in parts if part)
 
 
 def _experiment_first(word: str) -> tuple[bool, str]:
