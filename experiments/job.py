@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from amc.cost.closed_form import macs_cost
-from amc.files import atomic_write_bytes, atomic_write_json
+from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.command.lock import locked
 from experiments.command.remembered import remembering
@@ -44,7 +44,13 @@ def run_job(run: Run, overrides: Sequence[str]) -> None:
         AmcError: a stage failed.
         Stopped: the user stopped a stage.
     """
-    budgets, names = listed_budgets(run.config.budget), run.stages
+    names = run.stages  # those of a latency budget change with its profile
+    _run_job(run, names, overrides)
+    run.folder.forget_begun(*names)
+
+
+def _run_job(run: Run, names: Sequence[str], overrides: Sequence[str]) -> None:
+    budgets = listed_budgets(run.config.budget)
     if not budgets:
         run_stages(run, names)
         return
@@ -76,9 +82,7 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
     """Make the folder of one budget a complete run folder: dense network, configuration, overrides."""
     problem, folder = part.problem, part.folder.path
     problem.keep_dense()
-    for path in (problem.folder.dense, problem.folder.latency_model):
-        if path.exists():
-            atomic_write_bytes(folder / path.name, path.read_bytes())
+    part.folder.take_dense(problem.folder)
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
     hydra = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(part.config)),
@@ -141,8 +145,9 @@ def row(part: Run) -> dict[str, Any]:
         "params_ratio": part.problem.params(widths) / part.problem.params(dense),
         "widths": list(widths),
     }
-    if (search := part.recorded("search")) is not None:
-        facts["top1_search"] = search["best_top1"]
+    # a later stage, or a file, may have given another network than the search has found
+    if (met := next((own for own in part.episodes() if own["widths"] == list(widths)), None)) is not None:
+        facts["top1_search"] = met["top1"]
     for name, network in (part.recorded("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from hydra.errors import HydraException
 
 _NEW = "++"
 """Hydra's prefix for a value of a key that may be new."""
+_AROUND_SIGNS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\s*([\[\]{},:])\s*""")
+"""A quoted text, or a sign of a list or a dictionary with the spaces around it."""
 MULTIRUN = frozenset({"-m", "--multirun"})
 """Hydra's options for many jobs."""
 
@@ -88,6 +91,16 @@ def without_prefixes(arguments: Sequence[str], free: Collection[str]) -> list[st
 def _is_free(argument: str, free: Collection[str]) -> bool:
     key, equals, _ = argument.partition("=")
     return bool(equals) and any(key == each or key.startswith(f"{each}.") for each in free)
+
+
+def compact(override: str) -> str:
+    """Return an override without the spaces that mean nothing in its list or dictionary."""
+    if "=" not in override or not any(map(str.isspace, override)) or not _is_read(override):
+        return override
+    if _is_sweep(override) or not _is_nested(override):
+        return override
+    key, _, value = override.partition("=")
+    return f"{key}={_AROUND_SIGNS.sub(lambda found: found[1] or found[2], value.strip())}"
 
 
 def absolute(override: str, paths: Collection[str]) -> str:

@@ -20,7 +20,7 @@ from amc.files import atomic_write_text
 from experiments.report import answers, quantization, sections
 from experiments.report.charts import Level, Place, Series, chart, spark
 from experiments.report.plots import densities_svg, learning_svg, shortened, trust_svg
-from experiments.report.text import MISSING, correlation_rows, duration, millions, number
+from experiments.report.text import MISSING, correlation_rows, millions, number
 
 Json = Mapping[str, Any]
 
@@ -53,8 +53,8 @@ def write_html(
             (percent), ``macs``, ``params`` (counts) and optionally ``latency_ms`` (milliseconds by runtime),
             ``images``, ``lost`` and ``gained`` (test images); and optionally ``macs_ratio``, ``limits`` (each
             with ``kind``, ``ratio`` and ``reached``), ``speedup`` (by runtime), ``groups`` and ``left_whole``
-            (the layers), ``references`` (returns by name), ``date``, ``folder``, ``stage_seconds``, the facts
-            of stages, ``seed``, ``model``, ``data`` and ``provenance``.
+            (the layers), ``references`` (returns by name), ``date``, ``folder``, ``stage_seconds`` and those
+            that were ``resumed``, the facts of stages, ``seed``, ``model``, ``data`` and ``provenance``.
         episodes: ``episode``, ``return``, ``top1`` (percent), ``macs_ratio`` and ``phase`` (``warmup``,
             ``search``, or ``relaxed``: over the budget on purpose, never the best) of each; also
             ``likeness`` where ``top1`` is None.
@@ -97,7 +97,7 @@ def write_html(
         quantized=quantization.parts(report),
         trust={"verdict": trust["verdict"], "rows": correlation_rows(trust)} if trust else {},
         trusted=trust_svg(trust["rows"], trust["reward"]) if trust else "",
-        learning=learning_svg(episodes) if episodes and "learning" in episodes[0] else "",
+        learning=learning_svg(episodes),
         serving=sections.serving(report),
         latency_budget=sections.latency_budget(report),
         durations=sections.durations(report),
@@ -217,7 +217,7 @@ def _about(about: Json) -> Iterator[str]:
     if "date" in about:
         yield str(about["date"])
     if about.get("stage_seconds"):
-        yield f"{duration(sum(about['stage_seconds'].values()))} of work"
+        yield f"{sections.taken(about, *about['stage_seconds'])} of work"
 
 
 def _groups(groups: Sequence[Json]) -> Iterator[dict[str, Any]]:
@@ -319,11 +319,8 @@ def _judged(point: Json, cost: str, score: str) -> Place:
 
 def _short(found: Json) -> dict[str, Any]:
     """Return the facts of a search that fit beside each other."""
-    return {
-        key: value
-        for key, value in found.items()
-        if key not in ("stage_seconds", "advice", "error_curves", "greedy_widths") and value is not None
-    }
+    long = ("stage_seconds", "resumed", "advice", "error_curves", "greedy_widths")
+    return {key: value for key, value in found.items() if key not in long and value is not None}
 
 
 def _run_it(report: Json) -> str:

@@ -23,6 +23,11 @@ INK, MUTED, GRID, ACCENT, WARM, BEST = (f"#0102{n:02x}" for n in range(6))
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WARM: "warm", BEST: "best"}
 _INCH_WIDE = 9.6
+_LEARNING: Mapping[str, tuple[str, tuple[float, float]]] = {
+    "critic_rank": ("critic's rank correlation", (-1.05, 1.05)),
+    "explored": ("explored steps", (0, 1.05)),
+}
+"""What an agent may tell of its learning -> label and limits of its plot."""
 
 _STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -49,10 +54,12 @@ def densities_svg(rounds: Sequence[Json]) -> str:
 def learning_svg(episodes: Sequence[Json]) -> str:
     """Draw how far an agent has learned: its critic's rank correlation, and its share of explored steps.
 
-    Each episode has ``episode`` and ``learning``, with ``critic_rank`` (in [-1, 1]) and ``explored`` (in
-    [0, 1]), each a number or None (``agents.offpolicy.diagnostics``).
+    Each episode has ``episode`` and may have ``learning``, with ``critic_rank`` (in [-1, 1]) and ``explored``
+    (in [0, 1]), each a number or None (``agents.offpolicy.diagnostics``). An agent may tell one of them, or
+    none: then the text is empty.
     """
-    return render("learning", 2.6, lambda figure: _draw_learning(figure, episodes))
+    known = [key for key in _LEARNING if any(key in own.get("learning", {}) for own in episodes)]
+    return render("learning", 2.6, lambda figure: _draw_learning(figure, episodes, known)) if known else ""
 
 
 def trust_svg(rows: Sequence[Json], reward: str) -> str:
@@ -91,13 +98,10 @@ def _draw_densities(figure: Figure, rounds: Sequence[Json]) -> None:
     _legend(axes, columns=len(rounds))
 
 
-def _draw_learning(figure: Figure, episodes: Sequence[Json]) -> None:
-    panels = (
-        ("critic_rank", "critic's rank correlation", (-1.05, 1.05)),
-        ("explored", "explored steps", (0, 1.05)),
-    )
-    for axes, (key, label, limits) in zip(figure.subplots(1, 2), panels, strict=True):
-        known = [own for own in episodes if own["learning"][key] is not None]
+def _draw_learning(figure: Figure, episodes: Sequence[Json], keys: Sequence[str]) -> None:
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        label, limits = _LEARNING[key]
+        known = [own for own in episodes if own.get("learning", {}).get(key) is not None]
         axes.plot(
             [own["episode"] for own in known], [own["learning"][key] for own in known], color=ACCENT, lw=1.4
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.plots import ACCENT, INK, MUTED, render, shortened
@@ -53,7 +54,7 @@ def _draw_chain(figure: Figure, points: Sequence[Json]) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     runtimes = list(dict.fromkeys(name for point in points for name in point["latency_ms"]))
     known = [point for point in points if point["top1"] is not None]
-    for mark, runtime in zip(_MARKS, runtimes, strict=False):
+    for mark, runtime in zip(cycle(_MARKS), runtimes, strict=False):
         timed = [point for point in known if runtime in point["latency_ms"]]
         _line(panels[0], [(p["latency_ms"][runtime], p) for p in timed], mark, runtime)
     _line(panels[1], [(p["bytes"] / 1024, p) for p in known if p["bytes"]], "o", "")

@@ -146,5 +146,11 @@ def durations(report: Json) -> Table:
     found = report.get("stage_seconds", {})
     if not found:
         return []
-    rows = [[name, duration(seconds)] for name, seconds in found.items()]
-    return [["Stage", "Time"], *rows, ["together", duration(sum(found.values()))]]
+    rows = [[name, taken(report, name)] for name in found]
+    return [["Stage", "Time"], *rows, ["together", taken(report, *found)]]
+
+
+def taken(report: Json, *stages: str) -> str:
+    """Return how long stages took, at least: of one that was taken up again the last command is counted."""
+    least = "at least " if set(report.get("resumed", ())) & set(stages) else ""
+    return least + duration(sum(report["stage_seconds"][name] for name in stages))

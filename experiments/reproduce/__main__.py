@@ -23,9 +23,16 @@ from experiments.reproduce.commands import experiment_of
 from experiments.reproduce.figures import job_svg
 from experiments.reproduce.origins import not_run
 from experiments.reproduce.records import merged, read_records, write_records
-from experiments.reproduce.rivals import RivalRow, merged_rivals, read_rivals, write_rivals
-from experiments.reproduce.runs import Jobs, by_job, judged_only, read_results
-from experiments.reproduce.sparse_runs import SparseResult, read_sparse, sparse_tables
+from experiments.reproduce.rivals import ROWS, RivalRow, merged_rivals, read_rivals, write_rivals
+from experiments.reproduce.runs import Jobs, Result, by_job, judged_only, read_results
+from experiments.reproduce.sparse_runs import (
+    SparseResult,
+    merged_sparse,
+    read_sparse,
+    read_sparse_records,
+    sparse_tables,
+    write_sparse,
+)
 from experiments.reproduce.tables import paper_of, tables
 
 
@@ -44,34 +51,49 @@ def main() -> None:
     """Write the tables, and beside them figures, strategies and records."""
     options = parser().parse_args()
     try:
-        _reproduce(options.folders, options.out, options.against)
+        _reproduce(options.folders, options.out, options.against.replace(":", "."))
     except AmcError as error:
         _report(str(error))
         sys.exit(2)
 
 
 def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
-    results, sparse, rivals = read_results(folders), read_sparse(folders), read_rivals(folders)
-    if out is not None:
-        results = merged(read_records(out.parent / "records"), results, _report)
-        rivals = merged_rivals(read_rivals([out.parent / "records"]), rivals)
-    results = judged_only(results, _report)
+    for folder in folders:
+        if not folder.is_dir():
+            raise AmcError(f"{folder}: there is no such folder; expected run folders, or folders of them")
+    records = None if out is None else out.parent / "records"
+    found = read_results(folders)
+    known = judged_only(read_records(records), _report) if records else []
+    results = merged(known, judged_only(found, _report), _report)
+    sparse = merged_sparse(read_sparse_records(records) if records else [], read_sparse(folders))
+    rivals = merged_rivals(read_rivals([records] if records else []), read_rivals(folders))
     if not (results or sparse or rivals):
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
+    for folder in folders:
+        if not _has_runs(folder, found):
+            _report(f"{folder} has no evaluated run: run stages=[...,evaluate] there, or name another folder")
     if (agents := sorted({result.agent for result in results})) and against not in agents:
         _report(
             f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
         )
     jobs = by_job(results)
     text = _page(jobs, sparse, rivals, against, figures=out is not None)
-    if out is None:
+    if out is None or records is None:
         print(text)
         return
     write_figures(jobs, out.parent / "figures")
     write_strategies(jobs, out.parent / "strategies")
-    write_records(results, out.parent / "records")
-    write_rivals(rivals, out.parent / "records")
+    write_records(results, records)
+    write_rivals(rivals, records)
+    write_sparse(sparse, records)
     atomic_write_text(out, text)
+
+
+def _has_runs(folder: Path, results: Sequence[Result]) -> bool:
+    """Whether anything below a folder is shown: ``results``, runs of stage ``sparsify``, other tools."""
+    if any(Path(result.place).is_relative_to(folder) for result in results):
+        return True
+    return any(next(folder.rglob(name), None) for name in ("stages/sparsify.json", ROWS))
 
 
 def _page(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,34 @@ _HASH = 7
 
 
 def words_of(command: str) -> list[str]:
-    """Return the words of a command, with the quotes that they have.
+    """Return the words of a command, with the quotes that they have but for those around a whole word.
 
     A path with spaces may have lost its quotes when the shell read it: words that are no settings belong to
     the setting before them, if that makes a path.
     """
     words: list[str] = []
-    for word in _WORD.findall(command):
+    for word in map(_unquoted, _WORD.findall(command)):
         option = "=" in word or word.startswith(("-", "~"))
         if words and "=" in words[-1] and not option and "/" in words[-1] + word:
             words[-1] += f" {word}"
         else:
             words.append(word)
     return words
+
+
+def _unquoted(word: str) -> str:
+    """Return what a shell makes of a word that is quoted as a whole; others stay as they are."""
+    if word[0] not in "'\"" or len(word) < 2 or word[-1] != word[0]:
+        return word
+    try:
+        return "".join(shlex.split(word))
+    except ValueError:  # a quote that is not closed
+        return word
+
+
+def command_of(words: Iterable[str]) -> str:
+    """Return the command of words, from which `words_of` gives them back."""
+    return " ".join(word if _WORD.fullmatch(word) else shlex.quote(word) for word in words)
 
 
 def setting_of(command: str, key: str) -> str | None:
@@ -46,14 +62,14 @@ def shown_command(command: str) -> str:
     """Return a command with ``DIR`` and ``FILE`` in place of the paths of one machine."""
     words = []
     for word in words_of(command):
-        key, equals, value = word.strip("'\"").partition("=") if word[:1] in "'\"" else word.partition("=")
+        key, equals, value = word.partition("=")
         if key == "run_dir":
             continue
         if equals and "/" in value and not value.startswith("experiments/"):
             words.append(f"{key}={_shown_value(key, value)}")
         else:
             words.append(word)
-    return " ".join(words)
+    return command_of(words)
 
 
 def _shown_value(key: str, value: str) -> str:
@@ -77,7 +93,7 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
     return {
         "stage_commits": dict.fromkeys(stages, provenance["commit"]),
         **provenance,
-        "command": " ".join([*words, f"stages=[{','.join(stages)}]"]),
+        "command": command_of([*words, f"stages=[{','.join(stages)}]"]),
     }
 
 
@@ -90,10 +106,11 @@ def short_commit(commit: object) -> str:
 def agent_of(recorded: str, command: str) -> str:
     """Return the agent as the command names it, where that is a preset of the recorded one.
 
-    ``agent=ddpg_paper`` is recorded as ``ddpg``. An agent of the user's own keeps its dotted path.
+    ``agent=ddpg_paper`` is recorded as ``ddpg``. An agent of the user's own has its dotted path, also where
+    it was given as ``mine:search``.
     """
     word = setting_of(command, "agent")
-    return word if word is not None and _name_of_preset(word) == recorded else recorded
+    return word if word is not None and _name_of_preset(word) == recorded else recorded.replace(":", ".")
 
 
 @cache
@@ -126,7 +143,8 @@ def recipe_of(command: str) -> str:
     images = [word for word in kept.values() if word.startswith(_OF_THE_DATA)]
     stages = [name for word in words if word.startswith("stages=[") for name in word[8:-1].split(",")]
     steps = [f"stage {name}" for name in ("schedule", "choose") if name in stages]
-    return " ".join([*sorted(training), *steps, *sorted(images, key=_experiment_first)])
+    parts = (command_of(sorted(training)), *steps, command_of(sorted(images, key=_experiment_first)))
+    return " ".join(part for part in parts if part)
 
 
 def _experiment_first(word: str) -> tuple[bool, str]:
@@ -138,8 +156,8 @@ def shown_recipe(recipe: str) -> str:
     words = words_of(recipe)
     images = [word for word in words if word.startswith(_OF_THE_DATA)]
     training = [word for word in words if word not in images]
-    own = f"`{' '.join(training)}`" if training else "the experiment's own settings"
-    return own + (f", with `{' '.join(images)}`" if images else "")
+    own = f"`{command_of(training)}`" if training else "the experiment's own settings"
+    return own + (f", with `{command_of(images)}`" if images else "")
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:

@@ -93,8 +93,7 @@ def _draw_returns(axes: Axes, agents: Agents) -> None:
         axes.plot(numbers, np.mean(table, axis=1), color=_color(name), label=f"{name} ({len(curves)})")
         low, high = np.nanmin(table, axis=1), np.nanmax(table, axis=1)
         axes.fill_between(numbers, low, high, color=_color(name), alpha=0.15, lw=0)
-        if len(table) >= LONG:
-            means = smoothed([[e["return"] for e in result.episodes] for result in results])
+        if len(means := long_means(results)):
             axes.plot(np.arange(len(means)) + WINDOW, means, color=_color(name), lw=0.9, ls=":")
     title = "best return so far: mean and range over the seeds (their number)"
     long = any(len(result.episodes) >= LONG for results in agents.values() for result in results)
@@ -111,8 +110,20 @@ def carried_on(curves: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array([[*curve, *[curve[-1]] * (longest - len(curve))] for curve in curves]).T
 
 
+def long_means(results: Sequence[Result]) -> np.ndarray:
+    """Return the smoothed returns of searches of which one is long; of none they are empty.
+
+    One of fewer episodes than are averaged does not count, nor does a strategy that was evaluated again.
+    """
+    returns = [[e["return"] for e in r.episodes] for r in results if len(r.episodes) >= WINDOW]
+    return smoothed(returns) if max(map(len, returns), default=0) >= LONG else np.array([])
+
+
 def smoothed(returns: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the moving mean over ``WINDOW`` episodes of the mean over seeds; the shortest search counts."""
+    """Return the moving mean over ``WINDOW`` episodes of the mean over seeds; the shortest search counts.
+
+    Each has ``WINDOW`` returns or more.
+    """
     shortest = min(map(len, returns))
     mean = np.mean([own[:shortest] for own in returns], axis=0)
     found: np.ndarray = np.convolve(mean, np.ones(WINDOW) / WINDOW, mode="valid")

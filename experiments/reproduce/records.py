@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text
 from amc.reading import read_lines
 from amc.strategy import Strategy
-from experiments.reproduce.commands import short_commit, shown_command
-from experiments.reproduce.runs import Result, complete
+from experiments.reproduce.commands import setting_of, short_commit, shown_command
+from experiments.reproduce.runs import SAME_DENSE, Result, complete
 
 VERSION = 1
 _SHAPE = {
@@ -66,7 +67,12 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
     A new result replaces the record of the same table, agent, seed and recipe (one that was not fine-tuned
     is none of a recipe), unless it has only evaluated the strategy again, without a search. ``warn`` gets a
     line if the new result has found another network.
+
+    Raises:
+        AmcError: results of one table and seed are of different dense networks.
     """
+    records, results = list(records), list(results)
+    _check_dense(chain(records, results))
     found = {_key(record): record for record in records}
     for result in results:
         known = found.get(_key(result))
@@ -81,6 +87,35 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
     return [found[key] for key in sorted(found)]
 
 
+def _check_dense(results: Iterable[Result]) -> None:
+    """Refuse a table with one seed's results on several dense networks, where one of them was given.
+
+    Jobs that have each trained their own differ by chance where training does not repeat, as on a GPU.
+
+    Raises:
+        AmcError: two differ.
+    """
+    seeds: dict[tuple[str, int], list[tuple[float, Result]]] = defaultdict(list)
+    for result in results:
+        if (dense := result.top1("dense")) is not None:
+            seeds[result.slug, result.seed].append((dense, result))
+    for own in seeds.values():
+        for given, known in [each for each in own if _was_given_dense(each[1])][:1]:
+            for dense, result in own:
+                if abs(dense - given) >= SAME_DENSE:
+                    raise AmcError(
+                        f"{result.place} has a dense network of {dense:.2f}%, {known.place} one of "
+                        f"{given:.2f}%, expected the same in one table ({result.slug}, seed {result.seed}); "
+                        "probably another model.checkpoint: use another --out, or remove the record"
+                    )
+
+
+def _was_given_dense(result: Result) -> bool:
+    command = str(result.provenance["command"])
+    pretrained = setting_of(command, "model.pretrained") in ("true", "True")
+    return pretrained or setting_of(command, "model.checkpoint") not in (None, "null")
+
+
 def _origin(result: Result) -> str:
     commit = short_commit(result.provenance["commit"])
     return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
@@ -93,16 +128,20 @@ def _key(result: Result) -> tuple[str, str, int, str, bool]:
 
 def _record(result: Result) -> dict[str, Any]:
     facts = {name: dict(result.facts[name]) for name in _STAGES if name in result.facts}
-    provenance = {name: result.provenance[name] for name in _PROVENANCE if name in result.provenance}
-    provenance["command"] = shown_command(str(provenance["command"]))
     return {
         "_version": VERSION,
         "job": list(result.job),
         "strategy": result.strategy.to_json(),
         "facts": facts,
-        "provenance": provenance,
+        "provenance": kept_provenance(result.provenance),
         "episodes": _columns(result.episodes),
     }
+
+
+def kept_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a provenance, without the paths of one machine."""
+    kept = {name: provenance[name] for name in _PROVENANCE if name in provenance}
+    return {**kept, "command": shown_command(str(provenance["command"]))}
 
 
 def _result(record: Mapping[str, Any], slug: str, place: str) -> Result:

@@ -11,8 +11,8 @@ from typing import Any
 from amc.errors import FileError
 from amc.files import atomic_write_text
 from amc.reading import read_lines
-from experiments.reproduce.commands import recipe_of, shown_command, words_of
-from experiments.reproduce.runs import JOB, Jobs, Result
+from experiments.reproduce.commands import command_of, recipe_of, shown_command, words_of
+from experiments.reproduce.runs import JOB, SAME_DENSE, Jobs, Result
 
 ROWS = "rows.jsonl"
 """The file of ``experiments.benchmark rivals``."""
@@ -27,8 +27,6 @@ _SHAPE = {
     "finetuned_top1?": float,
     "corrupted?": {"pruned": {}, "finetuned": {}},
 }
-_SAME = 0.02
-"""Points of top-1 within which two machines measure the same dense network."""
 Corrupted = tuple[Mapping[str, float], Mapping[str, float]]
 """Top-1 in percent on each kind of corrupted test images, before and after fine-tuning."""
 
@@ -91,7 +89,7 @@ def read_rivals(folders: Iterable[Path]) -> list[RivalRow]:
 
 def _rival(line: Mapping[str, Any]) -> RivalRow:
     network = Tuned(
-        recipe_of(" ".join(line["overrides"])),
+        recipe_of(command_of(line["overrides"])),
         line["rival"],
         line["seed"],
         line["macs_ratio"],
@@ -124,7 +122,7 @@ def write_rivals(rows: Sequence[RivalRow], folder: Path) -> None:
     if not rows:
         return
     lines = [
-        {**row.line, "overrides": words_of(shown_command(" ".join(row.line["overrides"])))} for row in rows
+        {**row.line, "overrides": words_of(shown_command(command_of(row.line["overrides"])))} for row in rows
     ]
     (folder / "rivals").mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "rivals" / ROWS, "".join(json.dumps(line) + "\n" for line in lines))
@@ -157,4 +155,4 @@ def _agreement(row: RivalRow, results: Sequence[Result]) -> tuple[bool, bool]:
 
 def _same_dense(row: RivalRow, result: Result) -> bool:
     theirs, ours = row.line.get("dense_top1"), result.top1("dense")
-    return theirs is None or ours is None or abs(theirs - ours) < _SAME
+    return theirs is None or ours is None or abs(theirs - ours) < SAME_DENSE

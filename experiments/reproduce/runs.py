@@ -107,6 +107,8 @@ def judged_only(results: Iterable[Result], warn: Callable[[str], None]) -> list[
     return kept
 
 
+SAME_DENSE = 0.02
+"""Points of top-1 within which two machines measure the same dense network."""
 JOB = 3
 """The first parts of ``Result.job``: network, data and budget. The rest is how candidates were judged."""
 Jobs = Mapping[tuple[str, ...], Sequence[Result]]
@@ -121,10 +123,15 @@ def by_job(results: Iterable[Result]) -> Jobs:
 
 
 def searches(results: Iterable[Result]) -> list[Result]:
-    """Return one result of each agent and seed, which may have been fine-tuned in several ways."""
+    """Return one result of each agent and seed, which may have been fine-tuned in several ways.
+
+    It is the first that has searched, if one has: others have only evaluated its strategy again.
+    """
     found: dict[tuple[str, int], Result] = {}
     for result in results:
-        found.setdefault((result.agent, result.seed), result)
+        known = found.setdefault((result.agent, result.seed), result)
+        if result.episodes and not known.episodes:
+            found[result.agent, result.seed] = result
     return list(found.values())
 
 

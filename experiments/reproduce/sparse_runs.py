@@ -1,7 +1,8 @@
-"""The results of stage ``sparsify``, as a section of the tables."""
+"""The results of stage ``sparsify``: read from folders and records, and a section of the tables."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,22 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import FileError
-from amc.reading import read_json
+from amc.files import atomic_write_text
+from amc.reading import read_json, read_lines
 from experiments.report.text import markdown
 from experiments.reproduce.commands import agent_of, with_all_stages
 from experiments.reproduce.origins import command_lines
+from experiments.reproduce.records import kept_provenance
 from experiments.run.folder import RunFolder
 from experiments.run.provenance import SHAPE
 from experiments.statistics import mean_text
 
 HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
 _AGAIN = "run stages=[sparsify] again"
-_FACTS = {
-    "dense": {"top1": float},
-    "rounds": [{"density": float, **dict.fromkeys(("top1_search?", "top1_pruned?"), (float, None))}],
-}
-_ABOUT = {"model": {"name": str}, "agent": str, "seed": int}
 COLUMNS = ("top1_search", "top1_pruned", "top1_finetuned")
+_ROUND = {
+    "density": float,
+    "target?": float,
+    **dict.fromkeys((f"{column}?" for column in COLUMNS), (float, None)),
+}
+_FACTS = {"dense": {"top1": float}, "rounds": [_ROUND]}
+_ABOUT = {"model": {"name": str}, "agent": str, "seed": int}
+_RECORD = {
+    **dict.fromkeys(("model", "data", "agent"), str),
+    "seed": int,
+    "dense": float,
+    "rounds": [_ROUND],
+    "provenance": {"command": str, "stage_commits": {...: (str, None)}},
+}
+_RECORDS = Path("sparse") / "runs.jsonl"
+"""The file of runs within a folder of records: one line of JSON for each."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,11 @@ class SparseResult:
     dense: float
     rounds: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        """The share of the weights that each round was asked for; of older runs about that which is left."""
+        return tuple(own["target"] if "target" in own else round(own["density"], 2) for own in self.rounds)
 
 
 def read_sparse(folders: Iterable[Path]) -> list[SparseResult]:
@@ -71,8 +90,46 @@ def _read(folder: Path) -> SparseResult:
         raise FileError(f"{folder} is no finished run of stage sparsify ({error!r})") from error
 
 
+def read_sparse_records(folder: Path) -> list[SparseResult]:
+    """Read the runs that `write_sparse` has kept in a folder of records.
+
+    Raises:
+        FileError: A line is not a record.
+    """
+    path = folder / _RECORDS
+    lines = read_lines(path, _RECORD, "restore the file") if path.exists() else []
+    names = ("agent", "seed", "dense", "rounds", "provenance")
+    return [SparseResult((own["model"], own["data"]), *(own[name] for name in names)) for own in lines]
+
+
+def write_sparse(results: Sequence[SparseResult], folder: Path) -> None:
+    """Keep runs in a folder of records, without paths of this machine."""
+    if not results:
+        return
+    kept = ("target", "density", *COLUMNS)
+    lines = [
+        {
+            **dict(zip(("model", "data"), own.job, strict=True)),
+            "agent": own.agent,
+            "seed": own.seed,
+            "dense": own.dense,
+            "rounds": [{name: each[name] for name in kept if name in each} for each in own.rounds],
+            "provenance": kept_provenance(own.provenance),
+        }
+        for own in results
+    ]
+    (folder / _RECORDS).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / _RECORDS, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def merged_sparse(known: Iterable[SparseResult], new: Iterable[SparseResult]) -> list[SparseResult]:
+    """Return runs in a fixed order; the last of the same job, agent, densities and seed counts."""
+    found = {(own.job, own.agent, own.densities, own.seed): own for own in [*known, *new]}
+    return [found[key] for key in sorted(found)]
+
+
 def sparse_tables(results: Sequence[SparseResult]) -> str:
-    """Return a section for every network, with a row for every agent and round."""
+    """Return a section for every network, with a row for every agent, list of densities and round."""
     jobs: dict[tuple[str, str], list[SparseResult]] = defaultdict(list)
     for result in results:
         jobs[result.job].append(result)
@@ -80,9 +137,9 @@ def sparse_tables(results: Sequence[SparseResult]) -> str:
 
 
 def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
-    agents: dict[str, list[SparseResult]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[float, ...]], list[SparseResult]] = defaultdict(list)
     for result in results:
-        agents[result.agent].append(result)
+        groups[result.agent, result.densities].append(result)
     dense = sorted({f"{result.dense:.2f}" for result in results})
     return "\n".join(
         [
@@ -92,11 +149,11 @@ def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
             "last one zero; before fine-tuning nothing else is changed. Accuracies in percent: the mean over",
             "the seeds with its 95% t interval.",
             "",
-            markdown([HEAD, *(row for name, own in agents.items() for row in _rows(name, own))]),
+            markdown([HEAD, *(row for (name, _), own in groups.items() for row in _rows(name, own))]),
             "",
             *(
                 line
-                for name, own in agents.items()
+                for (name, _), own in groups.items()
                 for line in command_lines(name, [result.provenance for result in own])
             ),
             "",
@@ -105,7 +162,7 @@ def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
 
 
 def _rows(name: str, results: Sequence[SparseResult]) -> list[list[str]]:
-    """Return a row for every round, over the seeds of one agent."""
+    """Return a row for every round, over the seeds of one agent at the same densities."""
     seeds = ", ".join(str(result.seed) for result in results)
     rows = []
     for rounds in zip(*(result.rounds for result in results), strict=True):

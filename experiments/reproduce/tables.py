@@ -130,8 +130,11 @@ def _mean(values: Sequence[float]) -> str:
 def _wall(searched: Sequence[Result]) -> str:
     """Return the mean wall seconds; nothing where they are those of the last command of several only.
 
-    That command alone took less time than the evaluations of all, spread over all threads.
+    Records of earlier releases do not tell: that command alone took less time than the evaluations of all,
+    spread over all threads.
     """
+    if any(result.facts["search"].get("resumed") for result in searched):
+        return ""
     walls = [result.facts["search"]["seconds"] for result in searched]
     least = [result.facts["search"]["evaluation_cpu_seconds"] / _threads(result) for result in searched]
     return _mean(walls) if all(wall >= own for wall, own in zip(walls, least, strict=True)) else ""

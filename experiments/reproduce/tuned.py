@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.text import decimals, markdown
-from experiments.reproduce.commands import short_commit, shown_command, shown_recipe
+from experiments.reproduce.commands import command_of, short_commit, shown_command, shown_recipe
 from experiments.reproduce.origins import command_lines
 from experiments.reproduce.paper import PaperRow
 from experiments.reproduce.rivals import RivalRow, Tuned, corrupted_of
@@ -85,7 +85,7 @@ def _origins(label: str, recipe: str, results: Sequence[Result], rivals: Sequenc
         if rival.network.recipe == recipe:
             tools[rival.network.name].append(rival.line)
     for name, lines in tools.items():
-        words = shown_command(" ".join(lines[0]["overrides"]))
+        words = shown_command(command_of(lines[0]["overrides"]))
         seeds = " ".join(str(line["seed"]) for line in lines)
         commits = ", ".join(sorted({short_commit(line.get("commit")) for line in lines}))
         command = f"python -m experiments.benchmark rivals {words} --folder DIR --seeds {seeds}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import AmcError, FileError
-from amc.files import atomic_write_json
+from amc.files import atomic_write_bytes, atomic_write_json
 from amc.loading import STRATEGY, WEIGHTS
 from amc.reading import read_json
 
@@ -46,8 +46,10 @@ _FILE = {
     "max_abs_difference?": (float, None),
     **dict.fromkeys(("note?", "failure?"), (str, None)),
 }
-_ANY = {"stage_seconds?": float}
+_ANY = {"stage_seconds?": float, "resumed?": bool}
 """What every record may hold."""
+_BEGUN = ".begun"
+"""Ending of an empty file beside the records: the command that began the stage has not ended."""
 _SHAPES: dict[str, Any] = {
     "train": {"val_top1?": _SCORE, "held_out?": (int, None)},
     "search": {
@@ -73,7 +75,7 @@ _SHAPES: dict[str, Any] = {
     },
     "evaluate": {"dense": _JUDGED, "pruned?": _JUDGED, "finetuned?": _JUDGED},
     "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
-    "compare": {...: (float, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
+    "compare": {...: (float, bool, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
     "export": {
         "files": [_FILE],
         "left_out?": {...: str},
@@ -221,6 +223,35 @@ class RunFolder:
         self.forget("prune", *MADE_OF_PRUNED)
         self.pruned.unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
+
+    def take_dense(self, other: RunFolder) -> None:
+        """Copy another run's dense network and latency model, and what the network was trained on.
+
+        What is known here of another training is removed: calls in this folder are checked against it.
+        """
+        for path, own in ((other.dense, self.dense), (other.latency_model, self.latency_model)):
+            if path.exists():
+                atomic_write_bytes(own, path.read_bytes())
+        records = (other.record_of("train"), self.record_of("train"))
+        for path, own in ((other.trained_on, self.trained_on), records):
+            if path.exists():
+                atomic_write_bytes(own, path.read_bytes())
+            else:
+                own.unlink(missing_ok=True)
+
+    def note_begun(self, stage: str) -> None:
+        """Note that a command begins a stage."""
+        atomic_write_bytes(self.records / f"{stage}{_BEGUN}", b"")
+
+    def begun(self) -> frozenset[str]:
+        """Return the stages that a command has begun which was killed, or stopped by the user."""
+        return frozenset(path.name.removesuffix(_BEGUN) for path in self.records.glob(f"*{_BEGUN}"))
+
+    def forget_begun(self, *stages: str) -> None:
+        """Remove the notes on stages, here and in the folders of single budgets: their command has ended."""
+        for stage in stages:
+            for path in (self.records / f"{stage}{_BEGUN}", *self.path.glob(f"*/stages/{stage}{_BEGUN}")):
+                path.unlink(missing_ok=True)
 
     def record_of(self, stage: str) -> Path:
         """Return the file with the facts that a stage found."""

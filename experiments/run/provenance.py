@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from amc.errors import FileError
 from amc.reading import read_json, set_aside
 from experiments.command.foreign import Rules
 from experiments.command.multirun import is_multirun
-from experiments.command.overrides import without_prefixes
+from experiments.command.overrides import compact, without_prefixes
 from experiments.config.stages import STAGES
 from experiments.run.folder import RunFolder
 
@@ -87,7 +88,16 @@ def command() -> str:
     """Return the command line of this job without its run folder."""
     given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
     arguments = [argument for argument in given if not argument.startswith("run_dir=")]
-    return " ".join(["amc", *without_prefixes(arguments, Rules().free)])
+    words = [compact(each) for each in without_prefixes(arguments, Rules().free)]
+    return " ".join(["amc", *map(_quoted, words)])
+
+
+def _quoted(word: str) -> str:
+    """Return a word of a command, quoted if white space, quotes or backslashes of it would be lost."""
+    try:
+        return word if shlex.split(word) == [word] else shlex.quote(word)
+    except ValueError:  # a quote that is not closed
+        return shlex.quote(word)
 
 
 def commit() -> str | None:

@@ -45,6 +45,9 @@ class Run:
         folder: the run folder.
         problem: the network, the data and the evaluator, which all budgets of the job share.
         tracker: receives metrics; None starts the one of the configuration at its first use.
+
+    Attributes:
+        taken_up: stages that an earlier command has begun which did not end; their times are of the last.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Run:
         self.folder = folder
         self.problem = problem
         self._given_tracker = tracker
+        self.taken_up: frozenset[str] = frozenset()
         self._made_strategy = False
 
     def for_budget(self, ratios: Ratios, path: Path) -> Run:

@@ -36,11 +36,12 @@ class Tracker:
 
     Attributes:
         log: called with metrics and a step during a stage.
-        finish: called with a summary and the files of the run at its end.
+        finish: called with a summary, the files of the run, and whether it has failed or was stopped, at its
+            end.
     """
 
     log: Callable[[Metrics, int], None]
-    finish: Callable[[Metrics, Files], None]
+    finish: Callable[[Metrics, Files, bool], None]
 
 
 def check_tracker(config: TrackerConfig) -> None:
@@ -79,10 +80,16 @@ def group_of(config: Config, folder: Path) -> str | None:
     for above in folder.resolve().parents[:2]:
         if (above / _SWEEP).exists():
             return above.name
+    job = _job_of(folder)
+    return None if job is None else job.name
+
+
+def _job_of(folder: Path) -> Path | None:
+    """Return the folder of the job of several budgets that a run folder is a part of, or None."""
     from experiments.run.folder import RunFolder  # which imports torch
 
     job = folder.resolve().parent
-    return job.name if RunFolder(job).records.is_dir() else None
+    return job if RunFolder(job).records.is_dir() else None
 
 
 def kept_files(folder: RunFolder) -> Files:
@@ -120,7 +127,7 @@ class Sent:
         self._path = folder / "wandb" / "sent.jsonl"
         found = self._read()
         kept = [entry["id"] for entry in found if "id" in entry]
-        self.id: str = os.environ.get("WANDB_RUN_ID") or (kept or [uuid.uuid4().hex[:8]])[-1]
+        self.id: str = _given_id(folder) or (kept or [uuid.uuid4().hex[:8]])[-1]
         self.metrics: list[Metrics] = [entry["log"] for entry in found if "log" in entry]
         self.summary: Metrics = {k: v for entry in found for k, v in entry.get("summary", {}).items()}
         self._known = set(map(_text, self.metrics))
@@ -153,6 +160,12 @@ class Sent:
             return []
 
 
+def _given_id(folder: Path) -> str | None:
+    """Return the id that the environment gives, as a wandb agent does; each budget of a job has its own."""
+    given = os.environ.get("WANDB_RUN_ID") or None
+    return given if given is None or _job_of(folder) is None else f"{given}-{folder.name}"
+
+
 def _text(metrics: Metrics) -> str:
     """Return metrics as JSON, which lacks NaN and infinity: they become texts, as wandb takes them."""
     plain = {
@@ -163,7 +176,7 @@ def _text(metrics: Metrics) -> str:
 
 
 def _none(config: Config, folder: Path) -> Tracker:
-    return Tracker(lambda metrics, step: None, lambda summary, files: None)
+    return Tracker(lambda metrics, step: None, lambda summary, files, failed: None)
 
 
 def _wandb(config: Config, folder: Path) -> Tracker:
@@ -193,7 +206,7 @@ def _wandb(config: Config, folder: Path) -> Tracker:
             run.log(dict(metrics))
         run.summary.update(dict(sent.summary))
 
-    def finish(summary: Metrics, files: Files) -> None:
+    def finish(summary: Metrics, files: Files, failed: bool) -> None:
         sent.conclude(summary)
         run.summary.update(dict(summary))
         for kind, paths in files.items():
@@ -201,7 +214,7 @@ def _wandb(config: Config, folder: Path) -> Tracker:
             for path in paths:
                 artifact.add_file(str(path))
             run.log_artifact(artifact)
-        run.finish()
+        run.finish(exit_code=int(failed))
         if tracker.mode == "offline":
             place = os.path.relpath(run.settings.sync_dir)
             print(f"wandb: offline, in {place}; with an account: wandb sync {place}")
@@ -228,7 +241,7 @@ def _tensorboard(config: Config, folder: Path) -> Tracker:
             if isinstance(value, int | float):
                 writer.add_scalar(name, value, step)
 
-    def finish(summary: Metrics, files: Files) -> None:
+    def finish(summary: Metrics, files: Files, failed: bool) -> None:
         for name, value in summary.items():
             if isinstance(value, int | float):
                 writer.add_scalar(f"summary/{name}", value, 0)

@@ -39,6 +39,8 @@ _CARRYING_OUT = frozenset({"verify", "prune", "compare"})
 """Stages that read the strategy which the configuration names."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
+LEAST_POLICIES = 3
+"""Networks below which stage ``correlate`` has no correlation."""
 
 
 def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
@@ -196,6 +198,9 @@ def _check_unseen(config: Config) -> None:
     if "proxies" in config.stages and config.proxies.networks < LEAST_NETWORKS:
         given = config.proxies.networks
         raise SettingError(f"proxies.networks is {given}; expected at least {LEAST_NETWORKS}")
+    if "correlate" in config.stages and config.correlate.policies < LEAST_POLICIES:
+        given = config.correlate.policies
+        raise SettingError(f"correlate.policies is {given}; expected at least {LEAST_POLICIES}")
     if "proxies" in config.stages and config.proxies.spread <= 0:
         raise SettingError(f"proxies.spread is {config.proxies.spread}; expected a positive number")
     if (asking := asks_for_unseen(config)) is not None and config.data.unseen == 0:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from amc.errors import AmcError
 from experiments.config.stages import MAKING, STAGES, WITH_DENSE
 from experiments.run.trackers import kept_files
 
@@ -30,25 +31,42 @@ def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) 
     """
     tracker = run.tracker
     summary: dict[str, Any] = {}
+    failed, run.taken_up = True, run.folder.begun()
     try:
         for index, name in enumerate(names):
             if not keep_evaluator and not _COMPRESSING & set(names[index:]):
                 run.problem.release()  # training needs the memory
-            summary |= {f"{name}/{key}": value for key, value in run_stage(run, name).items()}
+            run.folder.note_begun(name)
+            summary |= {f"{name}/{key}": value for key, value in _ended(run, name).items()}
+        failed = False
     finally:
         if not keep_evaluator:
             run.problem.release()
         plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-        tracker.finish(plain, kept_files(run.folder))
+        tracker.finish(plain, kept_files(run.folder), failed)
+
+
+def _ended(run: Run, name: str) -> dict[str, Any]:
+    """Run one stage; one that fails, and was not stopped, is not begun."""
+    try:
+        return run_stage(run, name)
+    except AmcError:
+        run.folder.forget_begun(name)
+        raise
 
 
 def run_stage(run: Run, name: str) -> dict[str, Any]:
-    """Run one stage and record its facts with the wall-clock seconds it took."""
+    """Run one stage and record its facts with the wall-clock seconds it took.
+
+    ``resumed`` stands beside the seconds where they are those of the last of several commands.
+    """
     start = time.perf_counter()
     if name in WITH_DENSE:
         run.problem.keep_dense()
     facts = importlib.import_module(f"experiments.stages.{STAGES[name]}").run(run)
     facts = {**facts, "stage_seconds": round(time.perf_counter() - start, 2)}
+    if name in run.taken_up:
+        facts["resumed"] = True
     run.record(name, facts)
     if name in MAKING:
         run.made_strategy()

@@ -145,17 +145,18 @@ def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """Return where the run lies, when its network was found, and how long each stage took."""
+    """Return where the run lies, when its network was found, and how long each stage took.
+
+    ``resumed`` has the stages that took longer, as an earlier command has worked on them too.
+    """
     places = [run.folder.search] if run.recorded("search") is not None else []
     places.append(run.folder.strategy)
     found = next((each for each in places if each.exists()), run.folder.record_of("quantize"))
-    seconds = {
-        name: facts["stage_seconds"]
-        for name in STAGES
-        if name != "report" and "stage_seconds" in (facts := run.recorded(name) or {})
-    }
+    records = {name: run.recorded(name) or {} for name in STAGES if name != "report"}
+    seconds = {name: facts["stage_seconds"] for name, facts in records.items() if "stage_seconds" in facts}
+    resumed = [name for name in seconds if records[name].get("resumed")]
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.stat().st_mtime))
-    return {"folder": str(run.folder), "date": when, "stage_seconds": seconds}
+    return {"folder": str(run.folder), "date": when, "stage_seconds": seconds, "resumed": resumed}
 
 
 def _layers(run: Run, strategy: Strategy) -> dict[str, Any]:

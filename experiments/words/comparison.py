@@ -12,7 +12,8 @@ from amc.errors import FileError, SettingError
 from amc.reading import read_json
 from experiments.report.answers import change, networks
 from experiments.report.html import write_compared_html
-from experiments.report.text import MISSING, aligned, decimals, duration, number
+from experiments.report.sections import taken
+from experiments.report.text import MISSING, aligned, decimals, number
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import RunFolder
 
@@ -28,6 +29,7 @@ _SHAPE = {
     "latency?": [{"backend": str, "others?": {...: {"speedup": float}}}],
     "search?": {"agent?": str, "episodes?": int},
     "stage_seconds?": {...: float},
+    "resumed?": [str],
     "model?": str,
     "data?": str,
     "seed?": int,
@@ -107,7 +109,7 @@ def table(reports: Mapping[str, Json]) -> list[list[str]]:
                 decimals(last["top1"], missing=MISSING),
                 change(last, own["dense"].get("images")),
                 *speedups,
-                duration(sum(seconds.values())) if seconds else MISSING,
+                taken(own, *seconds) if seconds else MISSING,
             ]
         )
     return rows

@@ -10,6 +10,9 @@ from amc.errors import SettingError, did_you_mean
 from experiments.config.stages import STAGES
 from experiments.words.options import Key, keys
 
+_FOR_WANDB = "sweep"
+"""Folder of ``conf`` that is no group: its files are sweeps of wandb."""
+
 
 def print_list(arguments: Sequence[str]) -> None:
     """Print the names of a kind that match a pattern; a pattern without ``*`` matches any part of a name.
@@ -64,7 +67,7 @@ def _line(key: Key) -> str:
 
 def _groups() -> dict[str, list[str]]:
     """Return the options of every configuration group by its name."""
-    folders = [entry for entry in files("conf").iterdir() if entry.is_dir()]
+    folders = [entry for entry in files("conf").iterdir() if entry.is_dir() and entry.name != _FOR_WANDB]
     found = {
         folder.name: sorted(
             e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml")

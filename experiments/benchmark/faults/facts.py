@@ -35,7 +35,7 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Yield (place, value) for each value that is neither an object nor a list; times are left out."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if "seconds" not in key and not key.endswith("_ms") and key != "date":
+            if "seconds" not in key and not key.endswith("_ms") and key not in ("date", "resumed"):
                 yield from _leaves(inner, f"{place}: {key}")
     elif isinstance(value, list):
         yield f"{place}: length", len(value)

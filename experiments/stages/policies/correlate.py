@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError
 from experiments.pareto import evenly
+from experiments.run.values import LEAST_POLICIES
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
 from experiments.stages.networks.prune import cut
@@ -31,12 +32,9 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``correlate.jsonl``, one line for each policy; a killed stage resumes with the next policy.
 
     Raises:
-        SettingError: fewer than 3 policies are asked for.
         FileError: there is no search of this run's dense network.
         AmcError: the search has evaluated fewer than 3 different networks.
     """
-    if run.config.correlate.policies < 3:
-        raise SettingError(f"correlate.policies is {run.config.correlate.policies}; expected at least 3")
     chosen = policies(run.require_episodes(), run.config.correlate.policies)
     builder = run.problem.evaluator().builder
     found = tried(
@@ -55,8 +53,10 @@ def policies(episodes: Sequence[dict[str, Any]], count: int) -> list[dict[str, A
         AmcError: the search has evaluated fewer than 3 different networks.
     """
     found = different(episodes)
-    if len(found) < 3:
-        raise AmcError(f"the search evaluated {len(found)} networks; a correlation needs at least 3")
+    if len(found) < LEAST_POLICIES:
+        raise AmcError(
+            f"the search evaluated {len(found)} networks; a correlation needs at least {LEAST_POLICIES}"
+        )
     return list(evenly(sorted(found, key=lambda point: point["return"]), count))
 
 

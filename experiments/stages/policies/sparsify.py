@@ -61,7 +61,10 @@ def run(run: Run) -> dict[str, Any]:
             pruner = evaluator.builder
             ceiling, found = _search(run, evaluator, density, folder)
             model = pruner.sparse_model(ceiling)
-            found |= {"density": pruner.weights(ceiling) / pruner.weights((WHOLE,) * len(layers))}
+            found |= {
+                "target": density,
+                "density": pruner.weights(ceiling) / pruner.weights((WHOLE,) * len(layers)),
+            }
             found |= {"params_ratio": pruner.params(ceiling) / sum(p.numel() for p in model.parameters())}
             kept = pruner.kept(ceiling)
         found |= {"top1_pruned": test_top1(run, model), **_finetuned(run, model, pruner.names, folder)}

@@ -19,6 +19,7 @@ from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
 from experiments.report import charts
 from experiments.report.text import number
+from experiments.run.folder import RunFolder
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
 from tests.experiments.helpers import (
     TINY,
@@ -225,7 +226,8 @@ def test_parts_that_no_budget_changes_are_made_once(several: tuple[Path, str, in
     dense = (cwd / "run/dense.safetensors").read_bytes()
     for name in PARTS:
         assert (cwd / "run" / name / "dense.safetensors").read_bytes() == dense
-        assert not (cwd / "run" / name / "stages/train.json").exists()
+        train = [cwd / place / "stages/train.json" for place in ("run", f"run/{name}")]
+        assert train[0].read_bytes() == train[1].read_bytes()
         assert not (cwd / "run" / name / "evaluations.jsonl").exists()
     assert read_json(cwd / "run/stages/train.json")["trained_here"] is True
 
@@ -257,6 +259,32 @@ def test_a_second_search_reuses_evaluations_of_the_first(tmp_path: Path) -> None
     ]
     assert set(known) == tried[0] | tried[1]
     assert len(known) == len(set(known)) < len(tried[0]) + len(tried[1])
+
+
+def test_the_folder_of_a_budget_knows_what_its_network_was_trained_on(again: Path, tmp_path: Path) -> None:
+    for place in ("run", "run/macs_0.40"):
+        asked = amc(f"run_dir={place}", "data.unseen=20", "stages=[proxies]", cwd=again)
+        refused(asked, "data.search_val and data.unseen are 148 images", "with 128 held out")
+    job, part = (RunFolder.made(tmp_path / name) for name in ("job", "job/macs_0.40"))
+    for path in (job.dense, job.trained_on):
+        path.write_bytes(b"pictures")
+    part.record("train", {"held_out": 9})
+    part.take_dense(job)
+    assert part.trained_on.read_bytes() == part.dense.read_bytes() == b"pictures"
+    assert part.recorded("train") is None
+    job.trained_on.unlink()
+    part.take_dense(job)
+    assert not part.trained_on.exists()
+
+
+def test_the_summary_has_the_accuracy_of_the_network_that_was_pruned(again: Path) -> None:
+    shutil.copy(again / "run/macs_0.40/strategy.json", again / "one.json")
+    done("run_dir=run", "strategy=one.json", "stages=[prune]", cwd=again)
+    for row in read_json(again / "run/budgets.json")["budgets"]:
+        log = read_lines(again / "run" / row["folder"] / "search.jsonl")
+        found = [line["top1"] for line in log if line["widths"] == row["widths"]][:1]
+        assert [row[name] for name in ("top1_search",) if name in row] == found
+        assert bool(found) == (row["folder"] == "macs_0.40")
 
 
 def test_the_folder_of_a_budget_is_a_run_of_its_own(again: Path) -> None:

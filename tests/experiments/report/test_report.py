@@ -12,6 +12,9 @@ import pytest
 from experiments.report import write_budgets_html, write_html
 from experiments.report.answers import change, interval_of_speedup, load_snippet, point_command
 from experiments.report.charts import Level, Series, chart
+from experiments.report.plots import learning_svg
+from experiments.report.plots_quantized import chain_svg
+from experiments.report.sections import durations
 from experiments.report.text import aligned, duration, markdown, number
 
 VOID = {"meta", "br"}
@@ -322,6 +325,40 @@ def test_a_terminal_table_is_aligned():
 )
 def test_numbers_have_three_or_four_significant_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("told", "panels"),
+    [
+        ([{"critic_rank": 0.5, "explored": 0.1}, {"critic_rank": None, "explored": 0.0}], 2),
+        ([{"explored": 0.1}, {"explored": 0.2}], 1),
+        ([{"explored": 0.1}, None], 1),
+        ([None, {"critic_rank": 0.3}], 1),
+        ([{"loss": 2.0}, {"loss": 1.0}], 0),
+        ([None, None], 0),
+    ],
+)
+def test_what_an_agent_tells_of_its_learning_is_drawn(told, panels):
+    episodes = [
+        {"episode": place} | ({} if each is None else {"learning": each}) for place, each in enumerate(told)
+    ]
+    drawn = learning_svg(episodes)
+    assert len(re.findall('id="learning-axes_', drawn)) == panels
+    assert bool(drawn) == bool(panels)
+
+
+def test_every_runtime_of_a_chain_is_drawn():
+    names = [f"runtime{number}" for number in range(7)]
+    point = {"label": "dense", "top1": 90.0, "bytes": 2048, "latency_ms": dict.fromkeys(names, 1.0)}
+    drawn = chain_svg([point, {**point, "label": "pruned"}])
+    assert all(f">{name}<" in drawn for name in names)
+
+
+def test_the_time_of_a_stage_that_was_taken_up_again_is_a_least():
+    report = {"stage_seconds": {"train": 3.0, "search": 20.0}, "resumed": ["search"]}
+    rows = [["train", "3 s"], ["search", "at least 20 s"], ["together", "at least 23 s"]]
+    assert durations(report)[1:] == rows
+    assert durations({**report, "resumed": []})[-1] == ["together", "23 s"]
 
 
 @pytest.mark.parametrize(

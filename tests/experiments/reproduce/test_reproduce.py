@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 import conf
+from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.reproduce import tables as reproduced
 from experiments.reproduce.__main__ import main, write_strategies
-from experiments.reproduce.commands import experiment_of, short_commit, shown_command
-from experiments.reproduce.figures import WINDOW, best_so_far, carried_on, smoothed
+from experiments.reproduce.commands import command_of, experiment_of, setting_of, short_commit, shown_command
+from experiments.reproduce.figures import WINDOW, best_so_far, carried_on, long_means, smoothed
 from experiments.reproduce.front_page import JOB, RECORDS, front_page_svg
 from experiments.reproduce.origins import command_lines, not_run
 from experiments.reproduce.paper import paper_rows
 from experiments.reproduce.records import merged, read_records
-from experiments.reproduce.runs import by_job, read_results
+from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits
 from tests.experiments.helpers import SMALL, done, read_lines, workspace
@@ -114,10 +115,20 @@ def test_a_machine_is_not_named_in_a_command():
         ("amc data.root=my data/cifar10 seed=1", "amc data.root=DIR seed=1"),
         ("amc name='my study' seed=1", "amc name='my study' seed=1"),
         ("amc name=it's data.root=/home/me", "amc name=it's data.root=DIR"),
+        ("amc 'name=my study' seed=1", "amc 'name=my study' seed=1"),
+        ("amc 'reward=it'\"'\"'s mine' 'seed=1'", "amc 'reward=it'\"'\"'s mine' seed=1"),
     ],
 )
 def test_no_path_is_left_in_lists_or_after_spaces(command, shown):
     assert shown_command(command) == shown
+
+
+def test_settings_with_spaces_are_told_apart():
+    command = command_of(["amc", "name=my 'own' study", "data.root=/a b", "seed=1"])
+    assert [setting_of(command, key) for key in ("name", "data.root", "seed")] == [
+        "my 'own' study", "/a b", "1",
+    ]  # fmt: skip
+    assert shown_command(shown_command(command)) == shown_command(command)
 
 
 def test_commands_of_the_records_are_shown_as_they_are():
@@ -165,6 +176,7 @@ def test_an_agent_is_named_as_its_command_names_it(runs):
     assert named("ddpg", "amc agent=ddpg") == named("ddpg", "amc seed=0") == "ddpg"
     assert named("greedy", "amc agent=ddpg_paper strategy=FILE.json") == "greedy"
     assert named("mine.search", "amc agent=random agent.name=mine.search") == "mine.search"
+    assert named("mine:search", "amc agent=random agent.name=mine:search") == "mine.search"
     assert named("ddpg", "amc agent=../ddpg") == "ddpg"
 
 
@@ -230,6 +242,23 @@ def test_a_run_whose_pruned_network_was_not_judged_is_left_out_by_name(runs, tmp
     assert "| random | 0 |" in shown.out
     assert shown.err.count("\n") == 1
     assert f"{copy / 'random_1'} is left out" in shown.err
+
+
+def test_a_strategy_that_was_evaluated_again_does_not_hide_its_search(runs):
+    (search,) = (own for own in read_results([runs]) if (own.agent, own.seed) == ("random", 1))
+    found = {name: own for name, own in search.facts.items() if name != "search"}
+    again = replace(search, episodes=[], facts=found)
+    assert searches([again, search]) == searches([search, again]) == [search]
+    assert searches([again]) == [again]
+    assert tables({search.job: [again, search]}, "random") == tables({search.job: [search]}, "random")
+
+
+@pytest.mark.parametrize("lengths", [[200, 0], [200, 10], [10, 200, 30], [0], [10], [199, 10]])
+def test_returns_of_long_searches_are_averaged_beside_short_ones(runs, lengths):
+    result = read_results([runs])[0]
+    found = long_means([replace(result, episodes=[{"return": 1.0}] * count) for count in lengths])
+    assert len(found) == (min(c for c in lengths if c >= WINDOW) - WINDOW + 1 if max(lengths) >= 200 else 0)
+    assert found.tolist() == pytest.approx([1.0] * len(found))
 
 
 def test_the_best_of_a_search_that_has_ended_stays():
@@ -376,6 +405,44 @@ def test_a_run_that_found_another_network_names_the_one_it_replaces(runs):
     (line,) = lines
     assert f"random seed {one.seed} of {SLUG} has found another network" in line
     assert line.count("agent=random") == 2
+
+
+def test_one_result_in_two_folders_is_one_sample(runs, tmp_path, monkeypatch, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(runs / "random_0", tmp_path / name)
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(tmp_path), "--against", "random"])
+    main()
+    assert "| random | 0 |" in capsys.readouterr().out
+
+
+def test_folders_that_are_missing_or_without_a_run_are_named(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    places = [str(runs / "random_0"), str(tmp_path / "empty")]
+    monkeypatch.setattr(sys, "argv", ["reproduce", *places, "--against", "random"])
+    main()
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith(f"reproduce: {places[1]} has no evaluated run: run stages=[...,evaluate]")
+    monkeypatch.setattr(sys, "argv", ["reproduce", *places, str(tmp_path / "tpyo"), "--against", "random"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith(f"reproduce: {tmp_path / 'tpyo'}: there is no such folder")
+
+
+def test_results_of_two_dense_networks_share_no_table_where_one_was_given(runs):
+    (result,) = (own for own in read_results([runs]) if own.agent == "uniform")
+    command = f"{result.provenance['command']} model.checkpoint=/home/me/dense.safetensors"
+    given = replace(result, provenance={**result.provenance, "command": command}, place="given")
+    networks = result.facts["evaluate"]
+    better = {**networks, "dense": {**networks["dense"], "top1": result.top1("dense") + 5}}
+    other = replace(result, facts={**result.facts, "evaluate": better}, place="other")
+    for known, new in ([given], [other]), ([other], [given]), ([], [other, given]):
+        with pytest.raises(AmcError, match=r"other has a dense network of .* given one of .* seed 0"):
+            merged(known, new, pytest.fail)
+    assert merged([given], [result], pytest.fail) == [result]
+    assert merged([result], [other], pytest.fail) == [other]  # each has trained its own
+    seven = replace(other, provenance={**given.provenance, "seed": 7})
+    assert merged([given], [seven], pytest.fail) == [given, seven]
 
 
 def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick_figures):

@@ -1,10 +1,14 @@
-"""The commit that results name."""
+"""The commit and the command that results name."""
 
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.report.answers import point_command
+from experiments.reproduce.commands import setting_of, words_of
 from experiments.run import provenance
 
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
@@ -29,3 +33,26 @@ def test_the_commit_is_that_of_the_product_itself(
     (root / "experiments/run").mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(root / "experiments/run/provenance.py"))
     assert provenance.commit() == (None if place else known)
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("model.kwargs={width: 2, deep: false}", "model.kwargs={width:2,deep:false}"),
+        ("stages=[train, search, prune]", "stages=[train,search,prune]"),
+        ("data.root=/home/me/my data", "data.root=/home/me/my data"),
+        ("name=it's", "name=it's"),
+        ("data.kwargs={name: 'a b'}", "data.kwargs={name:'a b'}"),
+        ("seed=0", "seed=0"),
+        ("model.kwargs={a: [", "model.kwargs={a: ["),
+    ],
+)
+def test_a_command_keeps_its_words(word: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["amc", word, "run_dir=a run", "seed=1"])
+    command = provenance.command()
+    assert shlex.split(command) == words_of(command) == ["amc", kept, "seed=1"]
+    assert setting_of(command, kept.partition("=")[0]) in (kept.partition("=")[2], "1")
+    report = {"folder": "run", "provenance": {"command": command}}
+    words = shlex.split(point_command(report, {"strategy": "pareto/macs_01.json", "macs_ratio": 0.5}))
+    assert all("=" in each for each in words[1:])
+    assert words.count(kept) == (not kept.startswith("stages="))

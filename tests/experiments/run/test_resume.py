@@ -137,6 +137,9 @@ def test_a_search_stopped_by_a_signal_goes_on_to_the_same_result(
     (cwd / "interrupt").unlink()
     done("run_dir=run", cwd=cwd)
     assert_same_search(cwd / "run", unbroken)
+    records = [read_json(run / "stages/search.json") for run in (cwd / "run", unbroken)]
+    assert [record.get("resumed", False) for record in records] == [True, False]
+    assert list(cwd.glob("run/stages/*.begun")) == []
 
 
 def test_a_half_written_line_of_a_killed_search_is_dropped(

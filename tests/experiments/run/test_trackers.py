@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.run import trackers
 from experiments.run.folder import RunFolder
 from experiments.run.trackers import Sent, group_of, kept_files
 from tests.experiments.helpers import (
@@ -99,6 +100,27 @@ def test_the_jobs_of_a_multirun_and_the_budgets_of_a_job_are_groups(tmp_path: Pa
     assert group_of(config, job) == "study"
     assert group_of(config, job / "macs_0.30") == "study"
     assert group_of(composed(*FAKE, "tracker.group=mine"), job) == "mine"
+
+
+def test_each_budget_of_a_job_has_an_id_of_its_own_under_a_wandb_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    folders = [tmp_path / "job", tmp_path / "job/macs_0.30", tmp_path / "job/macs_0.50"]
+    for folder in folders:
+        (folder / "wandb").mkdir(parents=True)
+    (folders[0] / "stages").mkdir()
+    assert [Sent(folder).id for folder in folders] == ["given", "given-macs_0.30", "given-macs_0.50"]
+
+
+def test_a_tracker_hears_whether_the_run_has_failed(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[bool] = []
+    own = trackers.Tracker(lambda metrics, step: None, lambda summary, files, failed: ends.append(failed))
+    monkeypatch.setitem(trackers._MAKERS, "none", lambda config, folder: own)  # type: ignore[index]
+    done(*TINY, "stages=[train]", "run_dir=run", cwd=cwd)
+    refused(amc("run_dir=run", "stages=[prune]", cwd=cwd), "stages=[search]")
+    assert ends == [False, True]
+    assert list((cwd / "run/stages").glob("*.begun")) == []
 
 
 def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Stage ``sparsify``: rounds of search, zeros and fine-tuning, resumed to the same bytes."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from experiments.reproduce.__main__ import main
+from experiments.reproduce.sparse_runs import merged_sparse, read_sparse, sparse_tables
 from tests.experiments.helpers import (
     TINY,
     amc,
@@ -65,6 +67,37 @@ def test_results_name_every_round(sparse, capsys, monkeypatch):
         assert f"| random | 0 | {100 * found['density']:.2f}% | {found['top1_search']:.2f} |" in text
         assert f"| {found['top1_finetuned']:.2f} |" in text
     assert "- random, seed 0: `amc " in text
+
+
+def test_results_are_drawn_again_from_records(sparse, tmp_path, monkeypatch):
+    page, drawn = tmp_path / "R.md", []
+    for folders in ([str(sparse)], []):
+        monkeypatch.setattr(sys, "argv", ["reproduce", *folders, "--out", str(page)])
+        main()
+        drawn.append(page.read_text())
+    assert "single weights (fine-grained)" in drawn[0]
+    assert drawn[0] == drawn[1]
+    assert str(sparse) not in (tmp_path / "records/sparse/runs.jsonl").read_text()
+
+
+def test_runs_of_other_densities_have_rows_of_their_own_and_a_seed_counts_once(sparse):
+    (found,) = read_sparse([sparse])
+    assert found.densities == (0.5, 0.2)
+    first, second = found.rounds
+    short = replace(found, rounds=[first])
+    other = replace(found, rounds=[{**second, "target": 0.1}])
+    better = replace(found, seed=1, rounds=[{**first, "top1_pruned": 99.0}, second])
+    again = replace(better, rounds=[first, second])
+    text = sparse_tables(merged_sparse([found, short], [other, better, again]))
+    cells = [line.split(" | ")[:3] for line in text.splitlines() if line.startswith("| random")]
+    left = [f"{100 * each['density']:.2f}%" for each in (first, second)]
+    assert cells == [
+        ["| random", "0", left[1]],
+        ["| random", "0", left[0]],
+        ["| random", "0, 1", left[0]],
+        ["| random", "0, 1", left[1]],
+    ]
+    assert "99.00" not in text
 
 
 def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):

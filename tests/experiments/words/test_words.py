@@ -61,6 +61,7 @@ def test_a_group_is_explained_with_its_options_and_keys(tmp_path):
         (["list", "model"], ["did you mean 'models'?"]),
         (["list"], ["models, agents"]),
         (["help", "agnt"], ["did you mean 'agent'?"]),
+        (["help", "sweep"], ["no group 'sweep'"]),  # its files are wandb's
         (["compare", "one"], ["expected at least two"]),
         (["compare", "one", "two", "--oot", "x"], ["--oot"]),
         (["compare", "one", "two"], ["one has no report.json", "stages=[report]"]),

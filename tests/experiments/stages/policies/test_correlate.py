@@ -80,4 +80,7 @@ def test_correlations_by_hand():
 
 
 def test_too_few_policies_are_one_line(searched):
-    refused(amc(*JOB, "stages=[correlate]", "correlate.policies=2", cwd=searched), "correlate.policies is 2")
+    before = (searched / "run/search.jsonl").stat().st_mtime_ns
+    asked = amc(*JOB, "stages=[search,correlate]", "correlate.policies=2", cwd=searched)
+    refused(asked, "correlate.policies is 2")
+    assert (searched / "run/search.jsonl").stat().st_mtime_ns == before
