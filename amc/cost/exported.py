@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 from torch import nn
 
 from amc.cost.closed_form import BilinearCost, Stored, size_cost
@@ -26,8 +24,7 @@ def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) ->
     names = [
         layer.name
         for layer in graph.layers
-        if layer.kind != "transposed"
-        and not any(fnmatchcase(layer.name, pattern) for pattern in settings.exclude)
+        if layer.kind != "transposed" and not settings.excluding(layer.name)
     ]
     scales = 2 if settings.form == "static_int8" else 1
     stored = {
