@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from amc.quantization.settings import QuantizeSettings
 from experiments.command.overrides import with_new_keys
 from experiments.config import schema
 from experiments.reproduce.front_page import JOB, PICTURE, RECORDS, front_page_svg
@@ -46,6 +48,20 @@ def test_every_command_composes(command):
     found = jobs(overrides) if "-m" in words else [overrides]
     for job in (found[0], found[-1]) if len(found) > 1 else found:
         assert composed(*job).stages
+
+
+def test_quantizations_of_one_folder_may_follow_each_other_in_any_order():
+    """A folder remembers the settings of the command before."""
+    commands = [
+        dict(word.removeprefix("quantize.").split("=", 1) for word in words if word.startswith("quantize."))
+        for words in (shlex.split(command) for command in COMMANDS)
+        if "run_dir=runs/default/TIME_s0" in words
+    ]
+    given = [own for own in commands if "method" in own]
+    assert len(given) >= 3
+    for before, after in permutations(given, 2):
+        words = {**before, **after}
+        QuantizeSettings(**{key: yaml.safe_load(value) for key, value in words.items()})
 
 
 def jobs(overrides):

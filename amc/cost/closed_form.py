@@ -128,7 +128,8 @@ def size_cost(
 
     A batch norm after a layer is folded, as exporters do: one bias a channel is left of it. Others keep their
     statistics, too. Biases and scales of integer layers have 32 bits. Blocks of weights count as if they
-    divided every layer: the file is never larger.
+    divided every layer: the file is never larger. A layer that is called several times is float once, but
+    integers are rounded for each call, and stored so often.
 
     Args:
         stored: integer layers by name; the others are float.
@@ -151,10 +152,11 @@ def size_cost(
         bits = float_bits * taps if own is None else own.bits * taps
         if own is not None and own.block:
             bits += -(-_SCALE_BITS * taps // own.block)
-        rows.append((layer.name, bits, inputs, layer.out_channels))
+        copies = 1 if own is None else layer.calls
+        rows.append((layer.name, copies * bits, inputs, layer.out_channels))
         vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if layer.bias else 0)
         if vectors:
-            rows.append((f"{layer.name}:out", vectors, 1, layer.out_channels))
+            rows.append((f"{layer.name}:out", copies * vectors, 1, layer.out_channels))
         parameters -= taps * inputs * layer.out_channels + (layer.out_channels if layer.bias else 0)
     for place, vector in _vectors(graph, model):
         if any(vector is gain for gain in gains):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 from torch import nn
 
 from amc.cost.closed_form import BilinearCost, Stored, size_cost
@@ -26,9 +24,8 @@ def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) ->
     names = [
         layer.name
         for layer in graph.layers
-        if layer.kind != "transposed"
-        and layer.flaw is None  # its weight is computed, so that it stays float
-        and not any(fnmatchcase(layer.name, pattern) for pattern in settings.exclude)
+        # one whose weight is computed stays float
+        if layer.kind != "transposed" and layer.flaw is None and not settings.excluding(layer.name)
     ]
     scales = 2 if settings.form == "static_int8" else 1
     stored = {

@@ -148,7 +148,8 @@ QUANTIZED: Mapping[str, QuantizedFormat] = {
 def quantized_refusal(name: str, method: str) -> str | None:
     """Return why a network that is quantized by ``method`` is not written in a format, or None."""
     if (kind := QUANTIZED.get(name)) is None:
-        return f"no {name} file of a quantized network: OpenVINO reads the onnx file"
+        instead = "OpenVINO reads the onnx file" if name == "openvino" else f"{', '.join(QUANTIZED)} hold one"
+        return f"no {name} file of a quantized network: {instead}"
     reason = kind.unavailable(method)
     return None if reason is None else f"no {name} file of the quantized network: {reason}"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError, SettingError, first_line
 from amc.models.checkpoint import state_digest
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, scale_for_bias, weight_grid
@@ -67,7 +66,7 @@ def quantize(
     Raises:
         SettingError: there are too few images, or an excluded layer does not exist.
         NothingToQuantizeError: no layer can be quantized.
-        AmcError: an activation is not finite.
+        AmcError: an activation is not finite, or the network does not run in 16-bit floats.
     """
     if len(images) < LEAST_IMAGES:
         raise SettingError(
@@ -77,7 +76,7 @@ def quantize(
     network = state_digest(model.state_dict())
     made = Quantization(settings.form, "graph", network, settings=asdict(settings))
     if settings.form not in INTEGER:
-        return Quantized(made, {}, HalfPrecision(model, settings.method).eval(), (), ())
+        return Quantized(made, {}, _halved(model, images, settings.method), (), ())
     progress("export")
     shape = (images.shape[1], images.shape[2], images.shape[3])
     program, reason = program_of(model, shape)
@@ -88,6 +87,7 @@ def quantize(
     )
     found: tuple[Sensitivity, ...] = ()
     sites, left = _chosen(program, settings)
+    costly: list[FloatLayer] = []
     if settings.sensitivity_images and sites:
         progress("sensitivity")
         some = images[: settings.sensitivity_images]
@@ -95,9 +95,7 @@ def quantize(
         sites, costly = _tolerated(sites, found, settings)
         left += costly
     if not sites:
-        raise NothingToQuantizeError(
-            "no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear"
-        )
+        raise NothingToQuantizeError(_why_none(found if costly else (), settings))
     quantized = {site.name for site in sites}
     activations: tuple[Activation, ...] = ()
     if settings.form == "static_int8":
@@ -117,16 +115,33 @@ def quantize(
     return Quantized(made, tensors, model, found, (*notes, *remarks), program)
 
 
+def _halved(model: nn.Module, images: Tensor, method: str) -> HalfPrecision:
+    """Return a network that computes in 16-bit floats, tried on two images."""
+    network = HalfPrecision(model, method).eval()
+    try:
+        with torch.no_grad():
+            network(images[:2].clone())
+    except Exception as error:  # a network may raise anything
+        raise AmcError(
+            f"{type(model).__name__} does not run in {method}: {first_line(error)}; likely cause: it holds a "
+            "float32 tensor that is no buffer, and stays float32 (self.register_buffer makes it one), or an "
+            f"operator that a CPU does not have in {method}"
+        ) from error
+    return network
+
+
 def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], list[FloatLayer]]:
     """Split the layers into those to quantize and those that stay float."""
     left, sites = [*program.left_float], []
-    used = set()
+    used = {pattern for each in left for pattern in settings.excluding(each.name)}
     for site in program.sites:
         module = program.model.get_submodule(site.path)
-        pattern = next((each for each in settings.exclude if fnmatchcase(site.name, each)), None)
-        if pattern is not None:
-            used.add(pattern)
-            left.append(FloatLayer(site.name, f"quantize.exclude={pattern}"))
+        patterns = settings.excluding(site.name)
+        used.update(patterns)
+        if patterns:
+            left.append(FloatLayer(site.name, f"quantize.exclude={patterns[0]}"))
+        elif settings.form == "static_int8" and program.input_of(site) is None:
+            left.append(FloatLayer(site.name, "it reads a tensor of the network itself, or none of float32"))
         elif settings.method == "dynamic_int8" and not has_plain_padding(module):
             left.append(FloatLayer(site.name, "its padding is not that of an integer convolution"))
         else:
@@ -135,6 +150,17 @@ def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], l
         names = ", ".join(site.name for site in program.sites[:3])
         raise SettingError(f"quantize.exclude has {missing[0]!r}, which is no layer; layers are {names}, ...")
     return sites, left
+
+
+def _why_none(costly: tuple[Sensitivity, ...], settings: QuantizeSettings) -> str:
+    """Return why no layer is left to quantize; ``costly`` are those that only the tolerance leaves float."""
+    if not costly:
+        return "no layer can be quantized; likely cause: all are excluded, or none is Conv2d or Linear"
+    least = min(each.errors[settings.weight_bits] for each in costly)
+    return (
+        f"no layer can be quantized: quantize.tolerance={settings.tolerance:g}, but each layer alone changes "
+        f"the outputs by {least:.3g} or more; raise it, or write quantize.tolerance=null"
+    )
 
 
 def _tolerated(
@@ -160,7 +186,7 @@ def _ranges(
     for batch in images.split(_BATCH):
         program.see(batch, quantized, lambda name, values: ranges[first[name]].see_limits(values))
     constant = [name for name, each in ranges.items() if each.spread == 0]
-    if len(constant) == len(ranges) or "input" in constant:
+    if len(constant) == len(ranges) or program.images in constant:
         raise AmcError("the calibration images are constant; likely cause: blank images, or a wrong data set")
     if settings.ranges != "minmax":
         for batch in images.split(_BATCH):

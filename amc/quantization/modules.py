@@ -27,6 +27,8 @@ class ModuleProgram:
     placement = "modules"
     norms: Mapping[str, FoldedNorm] = MappingProxyType({})
     """None: batch norms stay as they are."""
+    images: str | None = None
+    """None: the activations are inputs of layers, and none is known to hold the images."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model = model

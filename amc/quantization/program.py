@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class GraphProgram:
 
     Attributes:
         norms: layer -> the batch norm that was folded into it.
+        images: name of the activation that holds the images.
     """
 
     placement = "graph"
@@ -92,6 +94,7 @@ class GraphProgram:
         model.recompile()
         self.left_float = tuple(_not_quantizable(network, {site.name.split("#")[0] for site in self.sites}))
         self._names = _names(model.graph, self._nodes)
+        self.images = next(self._names[node] for node in model.graph.nodes if node.op == "placeholder")
 
     def _found_sites(self) -> Iterator[Site]:
         """Put a module in place of every layer whose weights are stored, batch norm folded."""
@@ -134,7 +137,8 @@ class GraphProgram:
             return None
         norm = next(iter(node.users)) if len(node.users) == 1 else None
         removed = None
-        if norm is not None and norm.target is _NORM and norm.args[0] is node:
+        by_channel = _rank(node) == (4 if is_conv else 2)  # a norm of (N, tokens, channels) is about tokens
+        if by_channel and norm is not None and norm.target is _NORM and norm.args[0] is node:
             folded = self._folded(weight, bias, norm)
             if folded is not None:
                 weight, bias, removed = folded
@@ -172,9 +176,13 @@ class GraphProgram:
         found = getattr(self.model.get_submodule(owner), name)
         return found.detach().clone() if isinstance(found, Tensor) and found.is_floating_point() else None
 
-    def input_of(self, site: Site) -> str:
-        """Return the name of the activation that a layer reads."""
-        return self._names[_origin(self._nodes[site.name].args[0])]
+    def input_of(self, site: Site) -> str | None:
+        """Return the name of the activation that a layer reads.
+
+        It is None where no grid is possible: a tensor of the network itself, or one that is not float32.
+        """
+        given = self._nodes[site.name].args[0]
+        return self._names[_origin(given)] if isinstance(given, fx.Node) and _is_float(given) else None
 
     def activations(self, quantized: Collection[str]) -> dict[str, list[fx.Node]]:
         """Return the activations that need a grid if the named layers are quantized, in forward order.
@@ -338,11 +346,11 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _names(graph: fx.Graph, layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]:
-    """Name every node: ``input``, the layer, or module and operator, numbered where they repeat."""
+    """Name every node: ``input``, the layer, or module and operator, numbered where that name is taken."""
     of_layers = {_clipped(node): name for name, node in layers.items()}
     of_layers |= {node: name for name, node in layers.items()}
     names: dict[fx.Node, str] = {}
-    counts: dict[str, int] = {}
+    taken = set(layers)
     for node in graph.nodes:
         if node in of_layers:
             names[node] = of_layers[node]
@@ -354,8 +362,9 @@ def _names(graph: fx.Graph, layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]
         word = {"placeholder": "input", "call_function": word}.get(node.op, node.op)
         stack = list(node.meta.get("nn_module_stack", {}).values())
         place = f"{stack[-1][0]}:{word}" if stack and stack[-1][0] else word
-        counts[place] = counts.get(place, 0) + 1
-        names[node] = place if counts[place] == 1 else f"{place}#{counts[place]}"
+        numbered = (f"{place}#{number}" for number in itertools.count(2))
+        names[node] = next(name for name in itertools.chain([place], numbered) if name not in taken)
+        taken.add(names[node])
     return names
 
 
@@ -392,8 +401,13 @@ def _passed_on(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _is_map(node: fx.Node) -> bool:
+    return _rank(node) == 4
+
+
+def _rank(node: fx.Node) -> int | None:
+    """Return the number of dimensions of what a node computes; None if that is no tensor."""
     value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.ndim == 4
+    return value.ndim if isinstance(value, Tensor) else None
 
 
 def _is_float(node: fx.Node) -> bool:

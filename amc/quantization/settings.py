@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from amc.errors import SettingError, did_you_mean
 
@@ -112,6 +113,15 @@ class QuantizeSettings:
         return self.form == "weight_only" and bool(
             self.group or self.weight_bits <= 4 or self.method == "binary"
         )
+
+    def excluding(self, layer: str) -> list[str]:
+        """Return the patterns of ``exclude`` that a layer's name matches.
+
+        Args:
+            layer: its name; a further call (``#2``) is the same layer, and may be named by itself, too.
+        """
+        names = (layer, layer.split("#")[0])
+        return [each for each in self.exclude if any(fnmatchcase(name, each) for name in names)]
 
     def bits_of(self, count: int) -> list[int]:
         """Return the bits of each of ``count`` quantized layers, in forward order."""

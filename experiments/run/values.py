@@ -13,7 +13,7 @@ from amc.dotted import check_present, is_dotted
 from amc.errors import FileError, SettingError, UnavailableError
 from amc.export import get_format
 from amc.models.names import check_listed, is_code
-from amc.quantization.settings import SMALL_SINCE
+from amc.quantization.settings import SMALL_SINCE, TRAINED
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
 from amc.scoring.strengths import check_corruptions
 from amc.sparsity.names import check_order
@@ -92,7 +92,7 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
     yield "agent", config.agent.name
     if "train" in config.stages and config.train.teacher_function is not None:
         yield "train.teacher_function", config.train.teacher_function
-    if FINETUNING & set(config.stages) and config.finetune.teacher_function is not None:
+    if _taught(config) and config.finetune.teacher_function is not None:
         yield "finetune.teacher_function", config.finetune.teacher_function
     if (factory := getattr(config.data, "factory", None)) is not None:
         yield "data.factory", factory
@@ -272,7 +272,7 @@ def _check_files(config: Config) -> None:
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
         ("strategy", config.strategy, bool(asked & _CARRYING_OUT)),
         ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
-        ("finetune.teacher", config.finetune.teacher, bool(asked & FINETUNING)),
+        ("finetune.teacher", config.finetune.teacher, _taught(config)),
     )
     for key, file, needed in files:
         if needed and file is not None and not Path(file).expanduser().exists():
@@ -323,10 +323,19 @@ def searches_apart(config: Config) -> bool:
 
 def judges_on_unseen(config: Config) -> bool:
     """Whether something is judged on the unseen images, if there are any."""
-    trains = FINETUNING & set(config.stages)
-    stops = config.finetune.best or config.finetune.until is not None
-    by_choice = "choose" in config.stages or (trains and stops)
+    stops = bool(FINETUNING & set(config.stages)) and config.finetune.until is not None
+    by_choice = "choose" in config.stages or stops or (_taught(config) and config.finetune.best)
     return asks_for_unseen(config) is not None or bool(config.data.unseen and by_choice)
+
+
+def _taught(config: Config) -> bool:
+    """Whether something is trained with the teacher, and under ``best``, of ``finetune``.
+
+    A quantization that trains leaves out what belongs to ``FINETUNING`` alone: ``method``, ``until`` and
+    ``processes``.
+    """
+    learns = "quantize" in config.stages and config.quantize.method in TRAINED
+    return learns or bool(FINETUNING & set(config.stages))
 
 
 def asks_for_unseen(config: Config) -> str | None:

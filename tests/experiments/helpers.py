@@ -190,9 +190,7 @@ def check_error(base: schema.Config, *overrides: str, cwd: Path) -> str:
         OmegaConf.update(changed, key, yaml.safe_load(value))
     config = OmegaConf.to_object(changed)
     assert isinstance(config, schema.Config)
-    before = set(sys.modules)
-    with _isolated(), contextlib.chdir(cwd):
-        sys.path.append("")
+    with inside(cwd):
         try:
             check_values(config)
             run = open_run(config, Path("run"))
@@ -200,9 +198,19 @@ def check_error(base: schema.Config, *overrides: str, cwd: Path) -> str:
             check(run)
         except AmcError as error:
             return str(error)
+    raise AssertionError(f"not refused: {overrides}")
+
+
+@contextlib.contextmanager
+def inside(cwd: Path) -> Iterator[None]:
+    """Be in the current directory of commands, with its modules on the import path."""
+    before = set(sys.modules)
+    with _isolated(), contextlib.chdir(cwd):
+        sys.path.append("")
+        try:
+            yield
         finally:
             _forget_modules(cwd, before)
-    raise AssertionError(f"not refused: {overrides}")
 
 
 def spawn(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

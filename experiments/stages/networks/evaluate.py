@@ -16,6 +16,7 @@ from amc.scoring.corruptions import corrupted
 from amc.scoring.run import logits, outputs
 from amc.scoring.scores import agreement, top1
 from amc.strategy import Strategy
+from experiments.stages.networks.quantize import BATCH_SIZE as QUANTIZED_BATCH
 from experiments.stages.networks.quantize import simulation
 from experiments.stages.networks.train import chance_note
 
@@ -40,7 +41,7 @@ def run(run: Run) -> dict[str, Any]:
     standard deviation). How far predictions diverge from the dense network's is told too: it varies less.
     ``evaluate.corruptions`` are judged after the test images themselves.
     """
-    images, answers = run.problem.splits.test().images, _answers(run)
+    images, answers = run.problem.splits.test().images, answers_of(run)
     told = {name: answer(images) for name, answer in answers.items()}
     facts = {name: _facts(run, name, told) for name in told}
     for name, row in facts.items():
@@ -65,7 +66,7 @@ def _facts(run: Run, name: str, told: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"top1": _top1(run, found), **beside, **_cost(run, pruned=name != "dense")}
 
 
-def _answers(run: Run) -> dict[str, Answer]:
+def answers_of(run: Run) -> dict[str, Answer]:
     """Return the run's networks by name."""
     found = {"dense": answer_of(run, run.problem.dense)}
     if run.has_pruned:
@@ -73,7 +74,7 @@ def _answers(run: Run) -> dict[str, Answer]:
         if run.recorded("finetune") is not None:
             found["finetuned"] = answer_of(run, run.pruned(run.folder.model))
     if (quantized := simulation(run)) is not None:
-        found["quantized"] = partial(outputs, quantized[1], batch_size=BATCH_SIZE)
+        found["quantized"] = partial(outputs, quantized[1], batch_size=QUANTIZED_BATCH)
     return found
 
 

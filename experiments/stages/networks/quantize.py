@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
 from amc.quantization.calibration import Quantized, quantize
+from amc.quantization.description import QuantizedLayer
 from amc.quantization.sensitivity import Sensitivity
 from amc.quantization.settings import TRAINED
 from amc.quantization.simulation import simulated
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 BATCH_SIZE = 100
+"""Images that a quantized network is judged on at once, everywhere: dynamic ranges depend on it."""
 _TOLD = 5
 """Layers, and remarks, that are printed."""
 
@@ -38,8 +41,8 @@ def run(run: Run) -> dict[str, Any]:
         AmcError: the calibration images are too few or constant, or no layer can be quantized.
     """
     settings = quantize_settings(run.config.quantize)
-    run.folder.forget("export", "benchmark")
     if settings.method == "none":
+        _forget(run)
         storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
@@ -58,11 +61,17 @@ def run(run: Run) -> dict[str, Any]:
     training: dict[str, Any] = {}
     if settings.method in TRAINED:
         made, training = train_quantized(run, made, settings)
-    written = replace(made.description, weights=weights, model=run.problem.spec.to_json())
-    storage.save(run.folder.path, written, made.tensors)
     facts = {**_judged(run, model, made), **_parts(made), **training}
+    written = replace(made.description, weights=weights, model=run.problem.spec.to_json())
+    _forget(run)
+    storage.save(run.folder.path, written, made.tensors)
     _tell(facts, made)
     return facts
+
+
+def _forget(run: Run) -> None:
+    """Remove what is known of the quantization before; nothing that may still fail comes after this."""
+    run.folder.forget("quantize", "evaluate", "export", "benchmark")
 
 
 def final_network(run: Run) -> tuple[nn.Module, str]:
@@ -76,10 +85,12 @@ def final_network(run: Run) -> tuple[nn.Module, str]:
 def simulation(run: Run) -> tuple[str, nn.Module] | None:
     """Return the method and the quantized network of a run; None if its final network is not quantized.
 
+    A quantization of another dense network or strategy counts as none; a line is printed about it.
+
     Raises:
         FileError: a file is damaged, or belongs to another network.
     """
-    record = run.folder.recorded("quantize")
+    record = run.recorded("quantize")
     if record is None or record["method"] == "none":
         return None
     description, tensors = storage.load(run.folder.path)
@@ -140,6 +151,15 @@ def _row(each: Sensitivity) -> dict[str, Any]:
     }
 
 
+def _weights(layers: Sequence[QuantizedLayer]) -> Iterator[str]:
+    """Yield what is not usual of integer weights: bits other than 8, and inputs that share a scale."""
+    bits, blocks = sorted({each.bits for each in layers}), sorted({each.block for each in layers} - {0})
+    if bits and bits != [8]:
+        yield f"weights of {' and '.join(map(str, bits))} bits"
+    if blocks:
+        yield f"a scale for {' or '.join(map(str, blocks))} inputs"
+
+
 def _tell(facts: dict[str, Any], made: Quantized) -> None:
     count = (
         f"{facts['layers']} layers, {facts['activations']} activations" if facts["layers"] else "all layers"
@@ -148,7 +168,7 @@ def _tell(facts: dict[str, Any], made: Quantized) -> None:
         judged = f"likeness {facts['likeness']:.4f} to the float network"
     else:
         judged = f"{facts['top1']:.2f}% on the test images, {facts['float_top1']:.2f}% in float32"
-    print(f"quantize: {facts['method']}, {count}: {judged}")
+    print(f"quantize: {', '.join([facts['method'], *_weights(made.description.layers), count])}: {judged}")
     remarks = [f"{name} stays float: {reason}" for name, reason in facts["left_float"].items()]
     remarks += facts["notes"]
     if made.sensitivity:

@@ -12,7 +12,7 @@ from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings, stored_bits
-from tests.networks import SHAPE, Chain, Dense, Residual, Separable, randomised
+from tests.networks import SHAPE, Chain, Dense, Residual, Separable, Shared, randomised
 
 WIDTH = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT32: 32, TensorProto.FLOAT: 32}
 IMAGES = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,7 @@ def test_small_network_by_hand(a, b, example):
 
 @pytest.mark.parametrize(
     "make",
-    [Residual, *(pytest.param(make, marks=pytest.mark.slow) for make in (Chain, Separable))],
+    [Residual, Shared, *(pytest.param(make, marks=pytest.mark.slow) for make in (Chain, Separable))],
     ids=lambda make: make.__name__,
 )
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.export import FORMATS, ExportSettings, get_format, torch_export
+from amc.export.quantized import quantized_refusal
 from amc.runtimes import executorch, litert, openvino
 from amc.runtimes.reference import check_agreement
 
@@ -28,6 +29,14 @@ LOAD = {
     "openvino": lambda path, images: openvino.load(path, images, 1),
     "torch_export": lambda path, images: torch_export.load(path.read_bytes(), images, 1),
 }
+
+
+def test_only_openvino_is_told_to_read_another_file():
+    assert "OpenVINO reads the onnx file" in quantized_refusal("openvino", "static_int8")
+    told = quantized_refusal("my.own", "static_int8")
+    assert told == (
+        "no my.own file of a quantized network: onnx, torch_export, executorch, litert, coreml hold one"
+    )
 
 
 @pytest.fixture

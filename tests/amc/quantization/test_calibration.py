@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from amc import AmcError, FileError
 from amc.export import ExportSettings
@@ -12,8 +13,22 @@ from amc.quantization.settings import QuantizeSettings
 from amc.quantization.simulation import simulated
 from amc.runtimes.onnxruntime import ONNXRUNTIME
 from amc.scoring.scores import likeness
-from tests.amc.quantization.test_program import DecidesOnValues
-from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, SqueezeExcite, randomised
+from tests.amc.quantization.test_program import DecidesOnValues, NamedLikeOperators
+from tests.networks import (
+    CLASSES,
+    SHAPE,
+    Chain,
+    Grouped,
+    Headed,
+    Residual,
+    SecretScale,
+    Separable,
+    Shared,
+    SqueezeExcite,
+    Transposed,
+    conv_bn,
+    randomised,
+)
 
 # Blocks of colour: on noise, pooled outputs are nearly constant, and their error says little.
 DRAWN = torch.Generator().manual_seed(2)
@@ -26,7 +41,25 @@ def error(model, found):
         return 0.0 - likeness(found(IMAGES.clone()), model(IMAGES.clone()))
 
 
-@pytest.mark.parametrize("make", [Chain, Residual, Separable, Grouped, SqueezeExcite, DecidesOnValues])
+class ReadsTable(Headed):
+    """A bias of channels that two layers compute from a table of parameters, as in Swin V2."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.stem, self.table = conv_bn(3, 8), nn.Parameter(torch.zeros(1, 4))
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 8)
+
+    def features(self, x):
+        return self.stem(x) + self.second(self.first(self.table).relu())[:, :, None, None]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(Chain, Residual, Separable, Grouped, SqueezeExcite, DecidesOnValues, NamedLikeOperators),
+        ReadsTable,
+    ],
+)
 def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make, tmp_path):
     model = randomised(make())
     made = quantize(model, IMAGES, QuantizeSettings(**FAST))
@@ -105,6 +138,33 @@ def test_layers_stay_float_by_name_and_by_tolerance():
 
 
 @pytest.mark.parametrize(
+    ("make", "exclude", "left"),
+    [
+        (Shared, ("tw*", "twice", "st*"), {"twice": "tw*", "twice#2": "tw*", "stem.0": "st*"}),
+        (Shared, ("twice#2",), {"twice#2": "twice#2"}),
+        (Transposed, ("up.0", "head"), {"head": "head", "up.0": None, "each": None}),
+    ],
+)
+def test_every_pattern_that_matches_a_layer_is_used(make, exclude, left):
+    settings = QuantizeSettings("weight_only", rounding="nearest", exclude=exclude, **FAST)
+    made = quantize(randomised(make()), IMAGES, settings).description
+    told = {each.name: each.reason for each in made.left_float}
+    assert told.keys() == left.keys()
+    assert all(told[name] == f"quantize.exclude={own}" for name, own in left.items() if own is not None)
+    assert not left.keys() & {each.name for each in made.layers}
+
+
+def test_a_layer_whose_input_is_no_activation_stays_float_only_with_static_ranges():
+    model = randomised(ReadsTable())
+    left = quantize(model, IMAGES, QuantizeSettings(**FAST)).description.left_float
+    assert [(each.name, "reads a tensor of the network itself" in each.reason) for each in left] == [
+        ("first", True)
+    ]
+    made = quantize(model, IMAGES, QuantizeSettings("weight_only", **FAST)).description
+    assert "first" in {each.name for each in made.layers}
+
+
+@pytest.mark.parametrize(
     ("images", "settings", "message"),
     [
         (IMAGES[:1], {}, "got 1 calibration image, expected at least 2"),
@@ -112,11 +172,25 @@ def test_layers_stay_float_by_name_and_by_tolerance():
         (IMAGES, {"exclude": ("nothing",)}, "'nothing', which is no layer; layers are first.0"),
         (IMAGES, {"exclude": ("*",)}, "no layer can be quantized"),
         (IMAGES, {"tolerance": 0.1}, "quantize.sensitivity_images=0 measures no layer"),
+        (IMAGES, {"tolerance": 1e-9, "sensitivity_images": 4}, "quantize.tolerance=1e-09, but each layer"),
     ],
 )
 def test_what_cannot_be_quantized_is_refused_in_one_line(images, settings, message):
     with pytest.raises(AmcError, match=message) as caught:
         quantize(randomised(Chain()), images, QuantizeSettings(**{**FAST, **settings}))
+    assert "\n" not in str(caught.value)
+
+
+def test_constant_images_are_refused_whatever_the_layers_are_called():
+    with pytest.raises(AmcError, match="the calibration images are constant"):
+        quantize(randomised(NamedLikeOperators()), torch.ones(4, *SHAPE), QuantizeSettings(**FAST))
+
+
+@pytest.mark.parametrize("method", ["fp16", "bf16"])
+def test_a_network_that_does_not_run_in_16_bit_floats_is_refused(method):
+    assert quantize(randomised(Chain()), IMAGES, QuantizeSettings(method)).model is not None
+    with pytest.raises(AmcError, match=f"SecretScale does not run in {method}: .* no buffer") as caught:
+        quantize(randomised(SecretScale()), IMAGES, QuantizeSettings(method))
     assert "\n" not in str(caught.value)
 
 

@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from amc.quantization.simulation import program_of
 from tests.networks import (
+    CLASSES,
     PRUNABLE,
     SHAPE,
     Chain,
@@ -20,7 +23,23 @@ from tests.networks import (
 IMAGES = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("make", PRUNABLE)
+class TokenNorm(nn.Module):
+    """A batch norm over the nine tokens of an image, behind a linear layer of some channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem, self.mixed = nn.Conv2d(3, channels, 4, 4), nn.Linear(channels, channels)
+        self.norm, self.head = nn.BatchNorm1d(9), nn.Linear(channels, CLASSES)
+
+    def forward(self, images):
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        return self.head(self.norm(self.mixed(tokens)).mean(1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*PRUNABLE, *(pytest.param(partial(TokenNorm, width), id=f"TokenNorm{width}") for width in (7, 9))],
+)
 def test_the_float_program_computes_what_the_network_computes(make):
     model = randomised(make())
     program, reason = program_of(model, SHAPE)
@@ -93,6 +112,27 @@ def test_what_cannot_be_quantized_is_named_with_its_reason():
     ):
         program, _ = program_of(randomised(make()), SHAPE)
         assert reason in {each.name: each.reason for each in program.left_float}[name]
+
+
+class NamedLikeOperators(nn.Module):
+    """Layers with the names of the input and of operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.add = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.mean = nn.Linear(8, CLASSES)
+
+    def forward(self, images):
+        maps = self.input(images).relu()
+        return self.mean((maps + self.add(maps)).mean((2, 3)))
+
+
+def test_no_operator_takes_the_name_of_a_layer():
+    program, _ = program_of(randomised(NamedLikeOperators()), SHAPE)
+    assert program.images == "input#2"
+    found = list(program.activations({site.name for site in program.sites}))
+    assert found == ["input#2", "input", "add", "add#2", "mean#2"]
+    assert program_of(randomised(Residual()), SHAPE)[0].images == "input"
 
 
 def test_a_layer_that_runs_twice_is_two_layers():

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import onnx
 import pytest
@@ -12,8 +13,21 @@ from safetensors.torch import load_file
 import amc
 from amc.quantization.layers import is_quantized
 from experiments.report.quantization import parts
-from experiments.run.values import check_values
-from tests.experiments.helpers import FAKE, TINY, check_error, composed, done, read_json, refused, workspace
+from experiments.run.run import open_run
+from experiments.run.values import check_values, judges_on_unseen
+from experiments.stages.networks.evaluate import answers_of
+from experiments.stages.networks.quantize import simulation, test_outputs
+from tests.experiments.helpers import (
+    FAKE,
+    TINY,
+    check_error,
+    composed,
+    done,
+    inside,
+    read_json,
+    refused,
+    workspace,
+)
 from tests.experiments.helpers import amc as command
 
 FAST = ("quantize.sensitivity_images=4", "latency.throughput_batch=0", "latency.memory=false")
@@ -161,9 +175,54 @@ def test_an_opset_that_is_too_old_for_small_weights_is_refused_before_any_work()
     check_values(composed(*FAKE, both, old, "export.formats=[coreml]", *small))
 
 
-def test_one_calibration_image_is_refused(trained_run):
-    outcome = command(*JOB, "data.calibration=1", "stages=[quantize]", cwd=trained_run)
-    refused(outcome, "got 1 calibration image")
+def test_a_training_of_integers_is_one_under_finetune():
+    missing, honest = "finetune.teacher=/nowhere/net.onnx", ("finetune.best=true", "data.unseen=8")
+    learned = (*FAKE, "stages=[quantize]", "quantize.method=qat")
+    with pytest.raises(amc.FileError, match=r"finetune\.teacher=/nowhere/net\.onnx: there is no such file"):
+        check_values(composed(*learned, missing))
+    with pytest.raises(amc.AmcError, match=r"finetune\.teacher_function 'nowhere\.teach'"):
+        check_values(composed(*learned, "finetune.teacher_function=nowhere.teach"))
+    assert judges_on_unseen(composed(*learned, *honest))
+    assert not judges_on_unseen(composed(*learned, "finetune.until=0.9", "data.unseen=8"))
+    rounded = (*FAKE, "stages=[quantize]", "quantize.method=static_int8")
+    check_values(composed(*rounded, missing))
+    assert not judges_on_unseen(composed(*rounded, *honest))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("data.calibration=1", "got 1 calibration image"), ("quantize.exclude=[typo]", "'typo', which is no")],
+)
+def test_a_quantization_that_fails_removes_nothing(wrong, message, trained_run):
+    known = [trained_run / f"run/stages/{name}.json" for name in ("evaluate", "benchmark", "quantize")]
+    for record in known:
+        record.write_text("{}")
+    refused(command(*JOB, wrong, "stages=[quantize]", cwd=trained_run), message)
+    assert all(record.exists() for record in known)
+
+
+def test_another_training_leaves_the_quantization_before_it_out(trained_run):
+    small = ("quantize.method=weight_only", "quantize.weight_bits=4", "quantize.group=9")
+    old = trained_run / "run/stages/evaluate.json"
+    old.write_text("{}")
+    out = done(*JOB, *small, "stages=[quantize]", cwd=trained_run).out
+    assert "quantize: weight_only, weights of 4 bits, a scale for 9 inputs, 4 layers, 0 activations: " in out
+    assert not old.exists()
+    out = done(*JOB, "train.epochs=2", "stages=[train,evaluate]", cwd=trained_run).out
+    assert "quantize.json is left out: it is about another dense network" in out
+    assert "quantized" not in read_json(old)
+    refused(command(*JOB, "stages=[export]", cwd=trained_run), "run stages=[prune] on it first")
+
+
+def test_a_quantized_network_is_judged_in_the_same_batches_everywhere(trained_run):
+    job = (*JOB, "quantize.method=dynamic_int8", "quantize.sensitivity_images=0", "data.test=150")
+    done(*job, "stages=[quantize]", cwd=trained_run)
+    config = composed(*job, "stages=[evaluate]")
+    with inside(trained_run):
+        run = open_run(config, Path("run"))
+        _, model = simulation(run)
+        found = answers_of(run)["quantized"](run.problem.splits.test().images)
+        assert torch.equal(found, test_outputs(run, model))
 
 
 @pytest.mark.slow
