@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amc.graph.tied import tied_layers
 from amc.graph.unfolding import layer_input, own_forward
+from amc.models.wrappers import replace_module
 from amc.quantization.description import FloatLayer
 from amc.quantization.program import FoldedNorm, Site, Visit
 
@@ -102,7 +103,7 @@ class ModuleProgram:
                 continue
             if (grid := grids.get(self.input_of(site))) is not None:
                 layer.inputs = grid
-            network.set_submodule(site.path, layer)
+            replace_module(network, network.get_submodule(site.path), layer)
         return network.eval()
 
 

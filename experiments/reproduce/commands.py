@@ -79,8 +79,11 @@ def _shown_value(key: str, value: str) -> str:
 
 
 def _shown_path(key: str, path: str) -> str:
-    folder = key.endswith(("root", "dir", "teacher_cache"))
-    return "DIR" if folder else f"FILE{Path(path.strip(chr(34) + chr(39))).suffix}"
+    file = Path(path.strip(chr(34) + chr(39)))
+    if key.endswith(("root", "dir", "teacher_cache")):
+        return "DIR"
+    # which of several files decides a training
+    return file.name if key.endswith((".teacher", "schedule.rewind")) else f"FILE{file.suffix}"
 
 
 def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -88,13 +91,19 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
 
     A later call may have added stages, which the recorded command does not name.
     """
-    words = [word for word in words_of(str(provenance["command"])) if not word.startswith("stages=")]
     stages = recorded_stages(folder)
+    commands = {name: provenance[name] for name in ("command", "tuned_by") if name in provenance}
     return {
         "stage_commits": dict.fromkeys(stages, provenance["commit"]),
         **provenance,
-        "command": command_of([*words, f"stages=[{','.join(stages)}]"]),
+        **{name: _with_stages(str(text), stages) for name, text in commands.items()},
     }
+
+
+def _with_stages(command: str, stages: Iterable[str]) -> str:
+    """Return a command with other stages."""
+    words = [word for word in words_of(command) if not word.startswith("stages=")]
+    return command_of([*words, f"stages=[{','.join(stages)}]"])
 
 
 def short_commit(commit: object) -> str:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from amc.digest import digest
-from experiments.reproduce.commands import shown_command, words_of
+from experiments.reproduce.commands import setting_of, shown_command, words_of
 from experiments.run.folder import RunFolder
 
 _BEFORE = {
@@ -83,6 +83,9 @@ def judged(
         words += f", groups kept to at least {100 * floor:g}% in steps of {config.budget.round_to}"
         short.append(f"floor{100 * floor:g}step{config.budget.round_to}")
         told.add("budget.round_to")
+    for text, tag in _steps(config, setting_of(command, "stages") or ""):
+        words += f", {text}"
+        short.append(tag)
     before = {
         key: (f"`{key}={value}`", tag)
         for key, (value, tag) in _BEFORE.items()
@@ -95,6 +98,22 @@ def judged(
     ]:
         words += ", with " + ", ".join(settings)
     return [words], [*short, *(tag for _, tag in before.values()), *_tags(further)]
+
+
+def _steps(config: Any, stages: str) -> Iterator[tuple[str, str]]:
+    """Yield in words and as a tag what stood in place of a search and a cut, or after the search."""
+    named = stages.strip("[]").split(",")
+    if "schedule" in named:
+        steps = [f"{100 * float(ratio):g}" for ratio in config.schedule.ratios]
+        early = f", rewound to {Path(config.schedule.rewind).name}" if config.schedule.rewind else ""
+        epochs = config.schedule.epochs
+        yield (
+            f"cut in steps at {', '.join(steps)}% with {epochs} epochs between them{early}",
+            f"steps{'_'.join(steps)}x{epochs}{'rewound' if early else ''}",
+        )
+    if "choose" in named:
+        count, epochs = config.choose.candidates, config.choose.epochs
+        yield f"the best of {count} after {epochs} epochs", f"best{count}x{epochs}"
 
 
 def _untold(command: str, told: set[str], limits: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,9 @@ _SHAPE = {
     "episodes": {},
 }
 _STAGES = ("search", "evaluate", "correlate")
-_PROVENANCE = ("command", "commit", "stage_commits", "seed", "data", "device", "python", "versions")
+_PROVENANCE = (
+    *("command", "tuned_by", "commit", "stage_commits", "seed", "data", "device", "python", "versions"),
+)
 _EPISODE = ("phase", "return", "top1", "macs_ratio", "stopped_after")
 
 

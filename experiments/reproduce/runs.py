@@ -55,7 +55,8 @@ class Result:
     @property
     def recipe(self) -> str:
         """How the network was trained on, see ``recipe_of``; nothing if it was not fine-tuned."""
-        return recipe_of(str(self.provenance["command"])) if self.top1("finetuned") is not None else ""
+        command = self.provenance.get("tuned_by") or self.provenance["command"]
+        return recipe_of(str(command)) if self.top1("finetuned") is not None else ""
 
     @property
     def seed(self) -> int:

@@ -31,6 +31,7 @@ SHAPE = {
     "commit": (str, None),
     "stage_commits?": (None, {...: (str, None)}),
     "command?": str,
+    "tuned_by?": str,
     "data?": {"name?": str},
     "seed?": int,
 }
@@ -66,17 +67,34 @@ def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str
 
     A provenance file of an earlier release has one commit for all stages.
     """
-    path = RunFolder(folder).provenance
-    if not path.exists():
-        return {stage: commit}
-    try:
-        before = read_json(path, SHAPE, "it is written again by the next stage")
-    except FileError as error:
-        set_aside(path, error)
+    if (before := _former(folder)) is None:
         return {stage: commit}
     by_stage = before.get("stage_commits") or {}
     found = {name: by_stage.get(name, before["commit"]) for name in recorded_stages(folder)}
     return {**found, stage: commit}
+
+
+def tuned_by(folder: Path, stage: str) -> str | None:
+    """Return the command that fine-tuned a folder's network before ``stage`` runs now, or None.
+
+    A later command may have other settings of trainings, which say nothing about that network.
+    """
+    if stage == "finetune" or "finetune" not in recorded_stages(folder):
+        return None
+    before = _former(folder) or {}
+    return before.get("tuned_by") or before.get("command")
+
+
+def _former(folder: Path) -> dict[str, Any] | None:
+    """Return the provenance of the stages so far; a damaged one is set aside."""
+    path = RunFolder(folder).provenance
+    if not path.exists():
+        return None
+    try:
+        return read_json(path, SHAPE, "it is written again by the next stage")
+    except FileError as error:
+        set_aside(path, error)
+        return None
 
 
 def recorded_stages(folder: Path) -> list[str]:

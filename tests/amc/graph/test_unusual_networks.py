@@ -13,6 +13,8 @@ from amc.cutting.exactness import prove
 from amc.errors import NotPrunableError
 from amc.graph.trace import trace
 from amc.graph.unfolding import block_positions, block_rows
+from amc.quantization.calibration import quantize
+from amc.quantization.settings import QuantizeSettings
 from tests.networks import SHAPE, Headed, conv_bn, randomised
 
 
@@ -72,6 +74,20 @@ def test_a_norm_of_two_names_is_folded_at_both(example):
         if "BatchNorm" in type(own).__name__
     ]
     assert left == []
+
+
+class Branching(TwoNames):
+    """The same, with a branch that depends on the values, so that modules are replaced one by one."""
+
+    def features(self, x):
+        return super().features(x if x.mean() < 1e9 else x + 1)
+
+
+def test_a_layer_of_two_names_is_quantized_at_both():
+    model, images = randomised(Branching()), torch.randn(8, *SHAPE)
+    found = quantize(model, images, QuantizeSettings(method="dynamic_int8", sensitivity_images=0)).model
+    assert found.stem[0] is found.backbone[0]
+    assert type(found.stem[0]) is not nn.Conv2d
 
 
 class Product(nn.Module):

@@ -22,7 +22,7 @@ from experiments.reproduce.paper import paper_rows
 from experiments.reproduce.records import merged, read_records
 from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
-from experiments.run.provenance import stage_commits
+from experiments.run.provenance import stage_commits, tuned_by
 from tests.experiments.helpers import SMALL, done, read_lines, workspace
 
 SETTINGS = (
@@ -106,7 +106,7 @@ def test_a_machine_is_not_named_in_a_command():
     ("command", "shown"),
     [
         ("amc data.roots=[/home/me/a,/home/me/b]", "amc data.roots=[FILE,FILE]"),
-        ("amc finetune.teacher=[/home/me/a.npy,plain]", "amc finetune.teacher=[FILE.npy,plain]"),
+        ("amc finetune.teacher=[/home/me/a.npy,plain]", "amc finetune.teacher=[a.npy,plain]"),
         ("amc data.kwargs={root:/home/me,size:3} seed=1", "amc data.kwargs={root:FILE,size:3} seed=1"),
         ("amc data.root='/home/me/my data/x' seed=1", "amc data.root=DIR seed=1"),
         ("amc model.checkpoint='/home/me/my net.th'", "amc model.checkpoint=FILE.th"),
@@ -342,6 +342,34 @@ def test_stages_without_commits_of_their_own_have_that_of_the_run(runs, tmp_path
     found = stage_commits(copy, "prune", "new")
     assert found == {"train": "old", "search": "old", "prune": "new", "evaluate": "old"}
     assert stage_commits(tmp_path, "train", None) == {"train": None}
+
+
+def test_a_later_command_leaves_the_recipe_of_the_fine_tuned_network(runs, tmp_path):
+    copy = shutil.copytree(runs / "uniform_0", tmp_path / "copy")
+    path, judged = copy / "provenance.json", copy / "stages/evaluate.json"
+    facts, found = json.loads(path.read_text()), json.loads(judged.read_text())
+    (copy / "stages/finetune.json").write_text("{}")
+    judged.write_text(json.dumps({**found, "finetuned": found["pruned"]}))
+    assert tuned_by(copy, "finetune") is None
+    assert tuned_by(copy, "correlate") == facts["command"]
+    later = {"command": "amc finetune.epochs=1 stages=[correlate]", "tuned_by": "amc finetune.epochs=30"}
+    path.write_text(json.dumps({**facts, **later}))
+    assert tuned_by(copy, "evaluate") == "amc finetune.epochs=30"
+    (result,) = read_results([copy])
+    assert result.recipe == "finetune.epochs=30"
+
+
+def test_networks_that_were_cut_in_steps_or_chosen_have_tables_of_their_own(runs, tmp_path):
+    plain, other = (shutil.copytree(runs / "uniform_0", tmp_path / name) for name in ("plain", "other"))
+    facts = {"steps": [], "candidates": [], "chosen": 0, "images": "search_val", "epochs": 1}
+    for stage in ("schedule", "choose"):
+        (other / f"stages/{stage}.json").write_text(json.dumps(facts))
+    (one,), (two,) = read_results([plain]), read_results([other])
+    added = "cut in steps at 75, 60% with 1 epochs between them, the best of 3 after 1 epochs"
+    assert one.job[:-1] == two.job[:-1]
+    assert added in two.job[-1]
+    assert added not in one.job[-1]
+    assert "_steps75_60x1_best3x1" in two.slug
 
 
 def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, monkeypatch):

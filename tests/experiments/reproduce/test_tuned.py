@@ -217,7 +217,8 @@ def test_a_recipe_is_what_decides_the_result():
     )
     assert recipe_of(f"{words} stages=[prune]") == "choose.epochs=3 finetune.lr=0.1 finetune=cifar10"
     assert recipe_of("amc stages=[schedule,finetune]") == "stage schedule"
-    assert recipe_of("amc finetune.teacher=/home/me/t.onnx") == "finetune.teacher=FILE.onnx"
+    assert recipe_of("amc finetune.teacher=/home/me/t.onnx") == "finetune.teacher=t.onnx"
+    assert recipe_of("amc schedule.rewind=/home/me/early2.pth") == "schedule.rewind=early2.pth"
     exact = "finetune.precision=bf16 finetune.sync_norms=false"
     assert recipe_of(f"amc {exact} finetune.processes=2") == exact
 
