@@ -199,7 +199,7 @@ def test_blocks_of_images_have_positions_of_their_own_and_rows_stay_image_by_ima
     images = torch.randn(2 * POSITION_BLOCK + 5, 3, 12, 12)
     blocks = images.split(POSITION_BLOCK)
     chosen = block_positions(layer, blocks, 7, torch.Generator().manual_seed(0))
-    assert chosen.shape == (3, 7)
+    assert [own.shape for own in chosen] == [(7,)] * 3
     assert len({tuple(own.tolist()) for own in chosen}) == 3
     patches = torch.cat([layer_patches(layer, *block) for block in zip(blocks, chosen, strict=True)])
     rows = block_rows(layer, layer(images).split(POSITION_BLOCK), chosen)

@@ -86,7 +86,7 @@ def test_a_run_puts_the_metric_of_the_sweeps_into_its_summary(
     run = SimpleNamespace(
         summary=summary,
         log=logged.update,
-        finish=lambda: None,
+        finish=lambda exit_code=None: None,
         url=None,
         resumed=False,
         id="r",

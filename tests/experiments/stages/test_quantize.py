@@ -16,7 +16,8 @@ from experiments.report.quantization import parts
 from experiments.run.run import open_run
 from experiments.run.values import check_values, judges_on_unseen
 from experiments.stages.networks.evaluate import answers_of
-from experiments.stages.networks.quantize import simulation, test_outputs
+from experiments.stages.networks.quantize import simulation
+from experiments.stages.networks.quantize import test_outputs as outputs_of
 from tests.experiments.helpers import (
     FAKE,
     TINY,
@@ -222,7 +223,7 @@ def test_a_quantized_network_is_judged_in_the_same_batches_everywhere(trained_ru
         run = open_run(config, Path("run"))
         _, model = simulation(run)
         found = answers_of(run)["quantized"](run.problem.splits.test().images)
-        assert torch.equal(found, test_outputs(run, model))
+        assert torch.equal(found, outputs_of(run, model))
 
 
 @pytest.mark.slow
