@@ -19,7 +19,7 @@ from experiments.reproduce.figures import WINDOW, best_so_far, carried_on, long_
 from experiments.reproduce.front_page import JOB, RECORDS, front_page_svg
 from experiments.reproduce.origins import command_lines, not_run
 from experiments.reproduce.paper import paper_rows
-from experiments.reproduce.records import merged, read_records
+from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits, tuned_by
@@ -352,11 +352,16 @@ def test_a_later_command_leaves_the_recipe_of_the_fine_tuned_network(runs, tmp_p
     judged.write_text(json.dumps({**found, "finetuned": found["pruned"]}))
     assert tuned_by(copy, "finetune") is None
     assert tuned_by(copy, "correlate") == facts["command"]
-    later = {"command": "amc finetune.epochs=1 stages=[correlate]", "tuned_by": "amc finetune.epochs=30"}
+    former = "amc data.root=/home/me/data finetune.epochs=30"
+    later = {"command": "amc finetune.epochs=1 stages=[correlate]", "tuned_by": former}
     path.write_text(json.dumps({**facts, **later}))
-    assert tuned_by(copy, "evaluate") == "amc finetune.epochs=30"
+    assert tuned_by(copy, "evaluate") == former
     (result,) = read_results([copy])
     assert result.recipe == "finetune.epochs=30"
+    write_records([result], tmp_path / "records")
+    (again,) = read_records(tmp_path / "records")
+    assert again.recipe == "finetune.epochs=30"
+    assert "/home/me" not in again.provenance["tuned_by"]
 
 
 def test_networks_that_were_cut_in_steps_or_chosen_have_tables_of_their_own(runs, tmp_path):
