@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, UnavailableError, first_line
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.halving import in_parts
 
@@ -30,6 +30,20 @@ def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter or buffer of ``model``, or the CPU if it has none."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device.
+
+    Raises:
+        UnavailableError: it cannot be used here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UnavailableError(f"device={name} cannot be used: {first_line(error)}") from error
+    return device
 
 
 def as_logits(output: object) -> Tensor:

@@ -28,7 +28,7 @@ from amc.cost.constant import with_other_macs
 from amc.cost.exported import exported_size
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
-from amc.errors import AmcError, SettingError, UnavailableError, first_line
+from amc.errors import AmcError, SettingError, UnavailableError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.importance.global_ranking import global_scores
@@ -42,7 +42,7 @@ from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
 from amc.scoring.precision import without_tf32
-from amc.scoring.run import device_of, outputs
+from amc.scoring.run import device_of, outputs, usable_device
 from amc.strategy import GroupWidth, Strategy
 from envs import Reward, get_reward
 from envs.observation import group_features
@@ -149,7 +149,7 @@ class CompressionTask:
                 judging,
                 settings or CandidateSettings(),
                 labelled=labelled,
-                device=_usable_device(device),
+                device=usable_device(device),
                 progress=bar.update,
             )
         self._curves = ErrorCurves(self._evaluator)
@@ -464,20 +464,6 @@ def _whole(seed: object) -> int:
 def _on_cpu(model: nn.Module) -> nn.Module:
     """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU."""
     return model if device_of(model).type in ("cpu", "meta") else copy.deepcopy(model).cpu()
-
-
-def _usable_device(device: str | torch.device) -> torch.device:
-    """Return a device.
-
-    Raises:
-        UnavailableError: it cannot be used here.
-    """
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise UnavailableError(f"device={device} cannot be used: {first_line(error)}") from error
-    return found
 
 
 def _check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:

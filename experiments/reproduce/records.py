@@ -143,8 +143,9 @@ def _record(result: Result) -> dict[str, Any]:
 def kept_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is recorded of a provenance, without the paths of one machine."""
     kept = {name: provenance[name] for name in _PROVENANCE if name in provenance}
-    commands = {name: shown_command(str(kept[name])) for name in ("command", "tuned_by") if name in kept}
-    return {**kept, **commands}
+    for name in {"command", "tuned_by"} & kept.keys():
+        kept[name] = shown_command(str(kept[name]))
+    return kept
 
 
 def _result(record: Mapping[str, Any], slug: str, place: str) -> Result:

@@ -26,7 +26,7 @@ from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
-from amc.errors import AmcError, NotPrunableError, SettingError, UnavailableError, first_line
+from amc.errors import AmcError, NotPrunableError, SettingError, UnavailableError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
@@ -45,7 +45,7 @@ from amc.models.checkpoint import (
 from amc.notes import note_once
 from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
-from amc.scoring.run import outputs
+from amc.scoring.run import outputs, usable_device
 from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
@@ -84,13 +84,7 @@ class Problem:
         """
         if self.config.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.config.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = first_line(error)
-            raise UnavailableError(f"device={self.config.device} cannot be used: {reason}") from error
-        return device
+        return usable_device(self.config.device)
 
     @cached_property
     def splits(self) -> Splits:
