@@ -91,8 +91,8 @@ def train(
         teacher: what is distilled; required if ``settings`` ask for it, and a network if they ask for hints.
         hint_places: names of modules in both networks whose inputs are compared, as
             ``amc.training.teaching.hints.hint_places`` returns them.
-        teacher_cache: folder that keeps the teacher's logits if ``settings.views`` makes them recur; without
-            one they stay in memory.
+        teacher_cache: folder that keeps the teacher's logits if ``settings.views`` is not 0, for later epochs
+            and for other trainings; without one they stay in memory, and only if views recur.
         validation: images on which epochs are judged, by default ``splits.search_val``.
         checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
             reported again; a checkpoint of other arguments is overwritten.
@@ -222,11 +222,12 @@ class _Training:
             self._restore(*found)
 
     def _teacher_of(self, teaching: _Teaching) -> Teacher | None:
-        """Return the teacher; its logits are kept where views recur and hints do not need its features."""
+        """Return the teacher; its logits are kept where they serve again, and hints need no features."""
         teacher, settings = teaching.teacher, self.settings
         if isinstance(teacher, nn.Module):
             teacher = NetworkTeacher(teacher, self.device, self.example, bf16=self.bf16)
-        if teacher is None or settings.hint_weight > 0 or not 0 < settings.views < settings.epochs:
+        shared = teaching.cache is not None and settings.views > 0
+        if teacher is None or settings.hint_weight > 0 or not (settings.views_recur or shared):
             return teacher
         about = {name: getattr(settings, name) for name in ("randaugment", "erasing", "mixup", "cutmix")}
         about |= {"seed": self.seed, "data": self.splits.fingerprint, "part": self.group.rank}

@@ -133,6 +133,11 @@ class TrainSettings:
         return self.distill_weight > 0 or self.hint_weight > 0
 
     @property
+    def views_recur(self) -> bool:
+        """Whether a later epoch shows the images of an earlier one."""
+        return 0 < self.views < self.epochs
+
+    @property
     def judges(self) -> bool:
         """Whether the validation accuracy decides anything."""
         return self.best or self.until is not None

@@ -58,7 +58,9 @@ def fit(
         settings = replace(settings, best=False)
     source = source_of(run, config, settings, dense)
     on_unseen, kind = settings.judges, problem.device.type
-    cache = Path(config.teacher_cache) if config.teacher_cache else run.folder.path / TEACHER_CACHE
+    cache = Path(config.teacher_cache) if config.teacher_cache else None
+    if cache is None and settings.views_recur:
+        cache = run.folder.path / TEACHER_CACHE
 
     def job() -> Job:
         # the cores are shared, unless the user has said how many threads a process has

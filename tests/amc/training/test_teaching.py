@@ -55,6 +55,23 @@ def test_cached_logits_give_the_bytes_of_fresh_ones_and_are_asked_for_once(tmp_p
     assert same_state(live.model, cached.model)
 
 
+def test_a_training_shorter_than_its_views_shares_a_folder_that_is_given(tmp_path):
+    """Each of its views is seen once, so that only other trainings can use them."""
+    seen = []
+
+    def fresh(images):
+        seen.append(len(images))
+        return torch.zeros(len(images), 4)
+
+    short = replace(TAUGHT, epochs=2, views=3)
+    for folder, asked in ((None, 2), (tmp_path, 4), (tmp_path, 4), (None, 6)):
+        train(network(), FAKE, short, seed=0, teacher=FunctionTeacher(fresh, "zeros"), teacher_cache=folder)
+        assert len(seen) == asked * FAKE.steps_per_epoch
+    longer = replace(TAUGHT, epochs=4, views=3)
+    train(network(), FAKE, longer, seed=0, teacher=FunctionTeacher(fresh, "zeros"), teacher_cache=tmp_path)
+    assert len(seen) == 7 * FAKE.steps_per_epoch
+
+
 def test_logits_of_another_precision_are_not_read(tmp_path):
     for precision in ("bf16", "fp32"):
         settings = replace(TAUGHT, precision=precision)
