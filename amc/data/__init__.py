@@ -1,13 +1,13 @@
 """Data sets, each split into training, calibration, search and test images.
 
 - ``splits.py``: ``Splits``, the form of every data set here, and the functions that build it.
+- ``picking.py``: which images are held out of training, or picked.
 - ``augment.py``: image operations on whole batches.
 - ``views.py``: shifted and mirrored views of the search images.
 - ``selection.py``: images that are chosen from a larger pool instead of drawn.
-- ``digits.py``, ``cifar.py``, ``imagefolder.py``, ``synthetic.py``: one data set each.
+- ``digits.py``, ``cifar.py``, ``synthetic.py``: one data set each; ``files/``: one of image files.
 - ``own.py``: a data set of the user's own factory.
-- ``decoding.py``, ``lists.py``, ``pictures.py``: image files to tensors, lists of them, and the files of each
-  part, for ``imagefolder.py``.
+- ``pictures.py``: which image files are in which part.
 
 A new data set is one file and one row of ``BUILDERS``.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from amc.data.cifar import cifar10
 from amc.data.digits import digits
-from amc.data.imagefolder import imagefolder
+from amc.data.files.imagefolder import imagefolder
 from amc.data.own import own
 from amc.data.splits import LabelledImages, Splits, check_labels
 from amc.data.synthetic import synthetic

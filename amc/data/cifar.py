@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
-from amc.data.splits import RawImages, Splits, channel_statistics, from_memory, hold_out_two
+from amc.data.picking import hold_out_two
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory
 from amc.errors import FileError, UnavailableError
 
 FOLDER = "cifar-10-batches-py"

@@ -7,7 +7,8 @@ import functools
 import torch
 
 from amc.data.augment import random_shift, resize
-from amc.data.splits import RawImages, Splits, from_memory, hold_out, hold_out_two, require_positive
+from amc.data.picking import hold_out, hold_out_two, require_positive
+from amc.data.splits import RawImages, Splits, from_memory
 
 TEST_IMAGES = 360
 

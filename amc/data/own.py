@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
-from amc.data.splits import (
-    SEARCH_SHARE,
-    RawImages,
-    Splits,
-    channel_statistics,
-    count_or_most,
-    from_memory,
-    hold_out_two,
-)
+from amc.data.picking import SEARCH_SHARE, count_or_most, hold_out_two
+from amc.data.splits import RawImages, Splits, channel_statistics, from_memory
 from amc.dotted import imported
 from amc.errors import AmcError, SettingError
 

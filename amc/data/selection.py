@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from amc.data.splits import SPLIT_SEED, LabelledImages, Splits, fingerprint, stratified_pick
+from amc.data.picking import SPLIT_SEED, stratified_pick
+from amc.data.splits import LabelledImages, Splits, fingerprint
 from amc.errors import SettingError, did_you_mean
 from amc.seeds import mix
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from amc.data.augment import random_flip, resize
-from amc.data.splits import RawImages, Splits, check_unseen, from_memory, require_positive
+from amc.data.picking import check_unseen, require_positive
+from amc.data.splits import RawImages, Splits, from_memory
 from amc.seeds import generator
 
 PATTERN_CELLS = 4

@@ -1,0 +1,160 @@
+"""Listings of image files: those of a folder with a sub-folder for each class, or of a list of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amc.data.files.decoding import is_sound
+from amc.data.files.lists import SUFFIX, check_apart, read_list
+from amc.errors import FileError
+from amc.notes import note_once
+from amc.progress import progress
+
+_LEFTOVERS = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
+"""Folders of other programs that hold no class; hidden ones, with a dot in front, hold none either."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The N image files below one folder.
+
+    Attributes:
+        folder: the folder, or the file that lists them.
+        classes: sorted names of its class folders, or of the labels in the file.
+        paths: N image files.
+        labels: (N,) int64 class numbers.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: Tensor
+
+    def take(self, index: Tensor) -> Listing:
+        """Return the listing of the images at ``index`` (M,)."""
+        paths = tuple(self.paths[i] for i in index.tolist())
+        return Listing(self.folder, self.classes, paths, self.labels[index])
+
+
+def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bool) -> Listing:
+    """List a folder or a file of paths; ``key`` is the setting that names it."""
+    if folder.suffix == SUFFIX:
+        classes, samples = read_list(folder)
+        samples = _sound(folder, samples) if skip_damaged else samples
+        return _listing(folder, classes, samples)
+    if not folder.is_dir():
+        raise FileError(
+            f"no folder {folder}: expected one sub-folder per class there; check data.root and data.{key}"
+        )
+    try:
+        found = _visible(folder)
+    except FileNotFoundError as error:
+        raise FileError(
+            f"{folder} holds no class folders: expected one sub-folder of images per class; check {key!r}"
+        ) from error
+    if not found.samples:
+        raise FileError(
+            f"{folder} has {len(found.classes)} class folders but not one image: expected files such as "
+            ".jpg or .png"
+        )
+    samples = _sound(folder, found.samples) if skip_damaged else found.samples
+    labels = torch.tensor([label for _, label in samples])
+    empty = (torch.bincount(labels, minlength=len(found.classes)) == 0).nonzero().flatten().tolist()
+    if empty and not allow_empty:
+        raise FileError(
+            f"class folder {folder / found.classes[empty[0]]} has no image ({len(empty)} of "
+            f"{len(found.classes)} are empty): the copy is probably incomplete; allow_empty=true accepts "
+            "empty folders and keeps the class numbers"
+        )
+    return _listing(folder, found.classes, samples)
+
+
+def _listing(folder: Path, classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> Listing:
+    labels = torch.tensor([label for _, label in samples])
+    return Listing(folder, tuple(classes), tuple(path for path, _ in samples), labels)
+
+
+def _sound(folder: Path, samples: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return the files and classes of the pictures that can be decoded; note how many are left out.
+
+    Raises:
+        FileError: none can be decoded.
+    """
+    kept = []
+    with progress(len(samples), f"check {folder.name}", "image") as bar:
+        for path, label in samples:
+            if is_sound(path):
+                kept.append((path, label))
+            bar.update()
+    if not kept:
+        raise FileError(f"{folder}: none of its {len(samples)} pictures can be decoded")
+    if (left := len(samples) - len(kept)) > 0:
+        note_once(f"{folder}: {left} of {len(samples)} pictures are left out, as they cannot be decoded")
+    return kept
+
+
+def _visible(folder: Path) -> Any:
+    """Return torchvision's listing of a folder without what is hidden; left-out class folders are noted.
+
+    Raises:
+        FileNotFoundError: there is no class folder.
+    """
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+    class Visible(ImageFolder):
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            every, _ = super().find_classes(directory)
+            classes = [name for name in every if not _is_leftover(name)]
+            if not classes:
+                raise FileNotFoundError(directory)
+            if left := sorted(set(every) - set(classes)):
+                note_once(f"{directory}: {', '.join(left)} left out, as no class of images")
+            return classes, {name: number for number, name in enumerate(classes)}
+
+    def is_image(path: str) -> bool:
+        inside = Path(path).relative_to(folder).parts
+        return has_file_allowed_extension(path, IMG_EXTENSIONS) and not any(map(_is_leftover, inside))
+
+    return Visible(str(folder), is_valid_file=is_image, allow_empty=True)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in _LEFTOVERS
+
+
+def same_classes(listing: Listing, reference: Listing) -> Listing:
+    """Return a listing with the class numbers of ``reference``; a list of images need not have all classes.
+
+    The numbers go by the names: labels that are whole numbers are sorted by value, folders by name.
+
+    Raises:
+        FileError: it has other classes.
+    """
+    names, known = set(listing.classes), set(reference.classes)
+    if names == known or (listing.folder.suffix == SUFFIX and names < known):
+        places = torch.tensor([reference.classes.index(name) for name in listing.classes])
+        return replace(listing, classes=reference.classes, labels=places[listing.labels])
+    odd = sorted(names ^ known)[0]
+    raise FileError(
+        f"{listing.folder} has {len(listing.classes)} class folders, {reference.folder} has "
+        f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
+    )
+
+
+def check_no_picture_in_both(listing: Listing, train: Listing) -> None:
+    """Refuse a training image in ``listing`` if one of both is a list; folders hold their own images.
+
+    Raises:
+        FileError: an image is in both.
+    """
+    if listing.folder.suffix == SUFFIX:
+        check_apart(listing.folder, listing.paths, train.folder, train.paths)
+    elif train.folder.suffix == SUFFIX:
+        check_apart(train.folder, train.paths, listing.folder, listing.paths)
