@@ -4,6 +4,8 @@ The same network, images, settings and seed give the same strategy as the comman
 
 - ``compress.py``: ``compress``, search and pruning in one call.
 - ``task.py``: ``CompressionTask``, one network, its images and one budget, for any agent.
+- ``arguments.py``: the checks of what it is given.
+- ``latency.py``: its latency budget, measured on this machine.
 - ``compressed.py``: ``Compressed``, the result.
 - ``images.py``: images from tensors, data sets and loaders.
 """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from operator import index
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -16,7 +15,6 @@ from torch import nn
 from tqdm import tqdm
 
 from agents import Episode
-from amc.budget.allocation import even_errors
 from amc.budget.budget import Budget, Cost, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.candidate.error_curves import ErrorCurves
@@ -28,32 +26,27 @@ from amc.cost.constant import with_other_macs
 from amc.cost.exported import exported_size
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
-from amc.errors import AmcError, SettingError, UnavailableError
+from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.importance.global_ranking import global_scores
-from amc.latency import get_backend
-from amc.latency.prediction.build import build_profile, checked_widths, kept
 from amc.latency.prediction.settings import ProfileSettings
-from amc.latency.prediction.table import default_folder
 from amc.models import ModelSpec
 from amc.models.registry import usable
 from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
 from amc.scoring.precision import without_tf32
-from amc.scoring.run import device_of, outputs, usable_device
+from amc.scoring.run import outputs, usable_device
 from amc.strategy import GroupWidth, Strategy
-from envs import Reward, get_reward
 from envs.observation import group_features
 from experiments.config.agents import check_agent, check_search, episodes_of, make_agent, refuse_unseen
 from experiments.config.arena import Acts, Arena
 from experiments.config.presets import agent_preset
+from experiments.library.arguments import Score, check_channels, limits_of, on_cpu, reward_of, whole_seed
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
-
-Score = Callable[[nn.Module], float]
-"""A user's own score of a network in eval mode; higher is better."""
+from experiments.library.latency import MeasuredLatency
 
 
 class CompressionTask:
@@ -124,17 +117,17 @@ class CompressionTask:
         device: str | torch.device = "cpu",
         progress: bool = True,
     ) -> None:
-        self._ratios = _limits(macs=macs_ratio, params=params_ratio, size=size_ratio, latency=latency_ratio)
+        self._ratios = limits_of(macs=macs_ratio, params=params_ratio, size=size_ratio, latency=latency_ratio)
         self._quantize = quantize or QuantizeSettings()
-        self._runtime, self._profile, self._seed = runtime, profile or ProfileSettings(), _whole(seed)
+        seed = whole_seed(seed)
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         self._calibration, _ = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
-        _check_channels(self._calibration.images, judging.images)
-        model = _on_cpu(usable(model))
+        check_channels(self._calibration.images, judging.images)
+        model = on_cpu(usable(model))
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)
-        self.reward = _reward_of(reward, score, labelled and self.graph.classifies)
+        self.reward = reward_of(reward, score, labelled and self.graph.classifies)
         self.space: WidthSpace = width_space(
             self.graph.group_names,
             self.graph.dense_widths,
@@ -152,6 +145,9 @@ class CompressionTask:
                 device=usable_device(device),
                 progress=bar.update,
             )
+        self._latency = MeasuredLatency(
+            self._evaluator.builder.dense, self.graph, self.space, runtime, profile or ProfileSettings(), seed
+        )
         self._curves = ErrorCurves(self._evaluator)
         self._scores: dict[tuple[int, ...], float] = {}
         self._found: dict[tuple[int, ...], float] = {}
@@ -179,7 +175,8 @@ class CompressionTask:
             case "size":
                 return exported_size(self.graph, self._evaluator.builder.dense, self._quantize)
             case _:
-                return self._latency_model()
+                with self._bar("profile", "network", None) as bar:
+                    return self._latency.model(bar)
 
     def _dense_cost(self, kind: str) -> float | None:
         """Return the dense cost where it is not that of the dense widths: bits as float32."""
@@ -268,7 +265,7 @@ class CompressionTask:
             SettingError: the agent or a setting is unknown or impossible.
             AmcError: the pruned network fails a check.
         """
-        seed = _whole(seed)
+        seed = whole_seed(seed)
         given = {**settings, **({} if episodes is None else {"episodes": episodes})}
         config = agent_preset(agent, **given)
         check_agent(config, self._evaluator.builder.settings.order)
@@ -340,8 +337,9 @@ class CompressionTask:
     def _compressed(
         self, widths: tuple[int, ...], value: float, facts: dict[str, Any], log: list[dict[str, Any]]
     ) -> Compressed:
-        evaluator, searched = self._evaluator, widths
-        widths, latency = self._verified(widths)
+        evaluator, searched, latency = self._evaluator, widths, None
+        if "latency" in self._ratios:
+            widths, latency = self._latency.verified(self.budget, widths, self._curves)
         if widths != searched:
             value = self.value(self.evaluate(widths))
         images = evaluator.images.float().cpu()
@@ -392,111 +390,14 @@ class CompressionTask:
             return self.reward(self._evaluator.dense)
         return self.value(self.evaluate(self.graph.dense_widths))
 
-    def _latency_model(self) -> Callable[[Sequence[int]], float]:
-        backend = get_backend(self._runtime)
-        if (reason := backend.available()) is not None:
-            raise UnavailableError(f"runtime {self._runtime} cannot be measured here: {reason}")
-        with self._bar("profile", "network", None) as bar:
-
-            def start(total: int) -> Callable[[int, str], None]:
-                bar.total = total
-                return lambda done, what: bar.update(done) and None
-
-            profile = build_profile(
-                self._evaluator.builder.dense,
-                self.graph,
-                self.space,
-                backend,
-                self._profile,
-                tables=default_folder(),
-                seed=self._seed,
-                start=start,
-            )
-        return profile.model
-
-    def _verified(self, widths: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any] | None]:
-        """Measure the winner under a limit on the latency, and make it smaller until it meets the limit."""
-        if "latency" not in self._ratios:
-            return widths, None
-        checks = checked_widths(
-            self._evaluator.builder.dense,
-            self.graph,
-            self.space,
-            self.budget,
-            widths,
-            get_backend(self._runtime),
-            self._profile,
-            lambda: self._curves() or even_errors(self.space),
-        )
-        found = asdict(kept([*checks]))
-        del found["holds"]
-        return found["widths"], {"runtime": self._runtime, **found}
-
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
         return progress(total, description, unit, shown=self._progress)
-
-
-def _limits(**ratios: float | None) -> dict[str, float]:
-    given = {kind: _share(kind, ratio) for kind, ratio in ratios.items() if ratio is not None}
-    if not given:
-        names = ", ".join(f"{kind}_ratio" for kind in ratios)
-        raise SettingError(f"got no budget; expected at least one of {names}")
-    return given
-
-
-def _share(kind: str, ratio: object) -> float:
-    if isinstance(ratio, bool) or not isinstance(ratio, SupportsFloat):
-        raise SettingError(f"{kind}_ratio is {ratio!r}; expected a number in (0, 1]")
-    return float(ratio)
-
-
-def _whole(seed: object) -> int:
-    """Return a seed as an int of Python, so that it can be stored; NumPy's are taken.
-
-    Raises:
-        SettingError: it is no whole number of 32 bits.
-    """
-    if not isinstance(seed, SupportsIndex) or isinstance(seed, bool) or not 0 <= index(seed) < 2**32:
-        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")
-    return index(seed)
-
-
-def _on_cpu(model: nn.Module) -> nn.Module:
-    """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU."""
-    return model if device_of(model).type in ("cpu", "meta") else copy.deepcopy(model).cpu()
-
-
-def _check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:
-    """Refuse images of several numbers of channels; sizes may differ, as many networks take any."""
-    if calibration.shape[1] != validation.shape[1]:
-        raise SettingError(
-            f"calibration has images of {calibration.shape[1]} channels, validation of "
-            f"{validation.shape[1]}; expected the same"
-        )
 
 
 def _proved(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:
     example = torch.zeros_like(image, device="cpu")
     graph = exclude_groups(trace(model, example), exclude, prune_coupled=prune_coupled, max_inputs=10_000)
     return with_other_macs(prove(model, graph).graph, model)
-
-
-def _reward_of(
-    reward: str | Callable[[Evaluation], float] | None, score: Score | None, labelled: bool
-) -> Reward:
-    if reward is not None and score is not None:
-        raise SettingError("got reward and score; expected one of them: score replaces the reward")
-    if score is not None:
-        return Reward(getattr(score, "__name__", "score"), lambda evaluation: 0.0)
-    if callable(reward):
-        return Reward(getattr(reward, "__name__", "reward"), reward)
-    found = get_reward(reward or ("accuracy" if labelled else "likeness"))
-    if found.needs_logits and not labelled:
-        raise SettingError(
-            f"reward={found.name} needs validation images with labels, and a network that returns logits "
-            "(N, classes); reward='likeness' needs neither"
-        )
-    return found
 
 
 def _shape(graph: Graph) -> tuple[int, int, int]:

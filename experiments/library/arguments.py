@@ -1,0 +1,95 @@
+"""The checks of what a ``CompressionTask`` is given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from operator import index
+from typing import SupportsFloat, SupportsIndex
+
+import torch
+from torch import nn
+
+from amc.errors import SettingError
+from amc.result import Evaluation
+from amc.scoring.run import device_of
+from envs import Reward, get_reward
+
+Score = Callable[[nn.Module], float]
+"""A user's own score of a network in eval mode; higher is better."""
+
+
+def limits_of(**ratios: float | None) -> dict[str, float]:
+    """Return the limits that are given, by the kind of the cost.
+
+    Raises:
+        SettingError: there is none, or one is no number.
+    """
+    given = {kind: _share(kind, ratio) for kind, ratio in ratios.items() if ratio is not None}
+    if not given:
+        names = ", ".join(f"{kind}_ratio" for kind in ratios)
+        raise SettingError(f"got no budget; expected at least one of {names}")
+    return given
+
+
+def _share(kind: str, ratio: object) -> float:
+    if isinstance(ratio, bool) or not isinstance(ratio, SupportsFloat):
+        raise SettingError(f"{kind}_ratio is {ratio!r}; expected a number in (0, 1]")
+    return float(ratio)
+
+
+def whole_seed(seed: object) -> int:
+    """Return a seed as an int of Python, so that it can be stored; NumPy's are taken.
+
+    Raises:
+        SettingError: it is no whole number of 32 bits.
+    """
+    if not isinstance(seed, SupportsIndex) or isinstance(seed, bool) or not 0 <= index(seed) < 2**32:
+        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")
+    return index(seed)
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU."""
+    return model if device_of(model).type in ("cpu", "meta") else copy.deepcopy(model).cpu()
+
+
+def check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:
+    """Refuse images of several numbers of channels; sizes may differ, as many networks take any.
+
+    Raises:
+        SettingError: the numbers of channels differ.
+    """
+    if calibration.shape[1] != validation.shape[1]:
+        raise SettingError(
+            f"calibration has images of {calibration.shape[1]} channels, validation of "
+            f"{validation.shape[1]}; expected the same"
+        )
+
+
+def reward_of(
+    reward: str | Callable[[Evaluation], float] | None, score: Score | None, labelled: bool
+) -> Reward:
+    """Return the reward that scores candidates.
+
+    Args:
+        reward: its name, or a function of the user's own; None for the default.
+        score: a user's own score of a network, in place of a reward.
+        labelled: whether the search images have labels, and the network classifies.
+
+    Raises:
+        SettingError: both are given, the name is unknown, or the reward needs labels.
+    """
+    if reward is not None and score is not None:
+        raise SettingError("got reward and score; expected one of them: score replaces the reward")
+    if score is not None:
+        return Reward(getattr(score, "__name__", "score"), lambda evaluation: 0.0)
+    if callable(reward):
+        return Reward(getattr(reward, "__name__", "reward"), reward)
+    found = get_reward(reward or ("accuracy" if labelled else "likeness"))
+    if found.needs_logits and not labelled:
+        raise SettingError(
+            f"reward={found.name} needs validation images with labels, and a network that returns logits "
+            "(N, classes); reward='likeness' needs neither"
+        )
+    return found
