@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from amc.errors import SettingError, did_you_mean
 
 STAGES: Mapping[str, str] = {
-    "plan": "policies.plan",
+    "plan": "measuring.plan",
     "train": "networks.train",
-    "profile": "policies.profile",
-    "proxies": "policies.proxies",
+    "profile": "measuring.profile",
+    "proxies": "measuring.proxies",
     "search": "policies.search",
     "choose": "policies.choose",
     "verify": "policies.verify",
@@ -19,13 +19,13 @@ STAGES: Mapping[str, str] = {
     "finetune": "networks.finetune",
     "quantize": "networks.quantize",
     "compare": "networks.compare",
-    "correlate": "policies.correlate",
+    "correlate": "measuring.correlate",
     "evaluate": "networks.evaluate",
     "export": "devices.export",
     "benchmark": "devices.benchmark",
     "serve": "devices.serve",
     "sparsify": "policies.sparsify",
-    "inspect": "policies.inspect",
+    "inspect": "measuring.inspect",
     "report": "report",
 }
 """Name of a stage -> its module in ``experiments.stages``."""

@@ -19,8 +19,9 @@ from amc.strategy import GroupWidth, Strategy
 from experiments.command.remembered import with_remembered
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import RunFolder
-from experiments.stages.policies import choose, correlate
-from experiments.stages.policies.trials import known
+from experiments.stages.measuring import correlate
+from experiments.stages.measuring.trials import known
+from experiments.stages.policies import choose
 
 SHAPE = {
     "name": str,

@@ -1,4 +1,4 @@
-"""Stages that decide widths, or measure what decides them.
+"""Stages that decide widths.
 
-``cut_problem.py`` serves ``schedule.py``, and ``trials.py`` serves ``choose.py`` and ``correlate.py``.
+``keeper.py`` serves ``search.py``, and ``cut_problem.py`` serves ``schedule.py``.
 """

@@ -15,9 +15,9 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.run.run import Run
+from experiments.stages.measuring.trials import different, tried
 from experiments.stages.networks.finetune import finetune, top1_on
 from experiments.stages.networks.prune import cut
-from experiments.stages.policies.trials import different, tried
 
 if TYPE_CHECKING:
     from amc.candidate.builder import CandidateBuilder

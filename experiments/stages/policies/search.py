@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -20,22 +18,21 @@ from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
 from amc.dotted import own_part
-from amc.errors import AmcError, FileError, Stopped
+from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
-from amc.reading import set_aside
 from amc.result import Evaluation
-from amc.strategy import Strategy
 from amc.workers.pool import open_pool
 from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
-from experiments.run.episodes import EpisodeWriter, Former, Lessons, watching
+from experiments.run.episodes import EpisodeWriter, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
-from experiments.stages.policies.plan import in_short
-from experiments.stages.policies.proxies import warning
+from experiments.stages.measuring.plan import in_short
+from experiments.stages.measuring.proxies import warning
+from experiments.stages.policies.keeper import Keeper
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -58,32 +55,61 @@ def run(run: Run) -> dict[str, Any]:
         AmcError: no allowed network meets the budget, or the network cannot be cut exactly.
         Stopped: the user stopped the search.
     """
-    start, problem = time.perf_counter(), run.problem
+    start = time.perf_counter()
     run.budget.check_feasible(run.space)
-    episodes = episodes_of(run.config.agent)
-    dense, graph = problem.dense, problem.graph
     if "search" in run.config.stages and (warned := warning(run)) is not None:
         print(f"search: {warned}")
     print(f"plan: {in_short(run)}")
     held_out = _held_out(run)
+    with Keeper(run, episodes_of(run.config.agent), held_out) as keeper:
+        found = _found(run, keeper, held_out)
+    winner = _winner(run, found.result, held_out)
+    keeper.settle(winner)
+    if found.result.save is not None:
+        found.result.save(run.folder.agent)
+    else:
+        run.folder.agent.unlink(missing_ok=True)
+    room = room_left(run.space, winner.info["evaluation"].widths)
+    _tell(run, found.result, winner.info["evaluation"], room, held_out)
+    return {
+        **_facts(run, found, winner, held_out),
+        "seconds": round(time.perf_counter() - start, 2),
+        "exactness": run.problem.proof.difference,
+        **found.curves,
+        **room,
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search has found, and what it cost.
+
+    Attributes:
+        dense: the scores of the dense network.
+        precision: precision of the candidates' forward pass.
+        evaluations: number of distinct networks that were scored.
+        cpu_seconds: time of scoring them.
+        curves: facts of the error curves; see ``_known_curves``.
+    """
+
+    result: SearchResult
+    dense: Evaluation
+    precision: str
+    evaluations: int
+    cpu_seconds: float
+    curves: dict[str, Any]
+
+
+def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
+    """Let the agent search, and keep what was learned for others in ``experience.npz``."""
+    problem, episodes = run.problem, episodes_of(run.config.agent)
     with (
-        _Keeper(run, episodes, held_out) as keeper,
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
         EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
         progress(episodes, "search", "episode", stays=True) as bar,
     ):
-        arena = Arena(
-            network,
-            run.space,
-            run.budget,
-            run.reward,
-            group_features(graph),
-            curves=partial(_curves, run),
-            ceiling=lambda: run.reward(evaluator.dense),
-            scores=partial(global_scores, dense, graph, calibration=problem.chosen.calibration),
-        )
-        agent = make_agent(run.config.agent, arena, run.config.seed)
+        arena = _arena(run, network, evaluator.dense)
         lessons = Lessons(arena)
         watch = watching(writer, bar, run.tracker.log, keeper.offer, held_out=held_out)
 
@@ -91,55 +117,69 @@ def run(run: Run) -> dict[str, Any]:
             lessons.note(episode)
             watch(episode)
 
-        search = partial(agent, run.workers().concurrency)
         try:
-            with own_part("agent", run.config.agent.name):
-                result = _checked(run_search(search, noted, name=run.config.agent.name), run)
+            result = _searched(run, arena, noted)
         except KeyboardInterrupt as stop:
             keeper.stop()
             raise _stopped(run, writer) from stop
-        judged, curves = evaluator.dense, _known_curves(run, arena)
+        curves = _known_curves(run, arena)
         lessons.keep(run.folder.experience, problem.spec.name)
-    winner = result.best
-    if held_out is not None and run.config.agent.select == "held_out":
-        assert held_out.best is not None
-        winner = held_out.best
-    keeper.settle(winner)
-    if result.save is not None:
-        result.save(run.folder.agent)
-    else:
-        run.folder.agent.unlink(missing_ok=True)
-    best = winner.info["evaluation"]
-    room = room_left(run.space, best.widths)
-    _tell(run, result, best, room, held_out)
+    return _Found(result, evaluator.dense, evaluator.precision, writer.distinct, writer.cpu_seconds, curves)
+
+
+def _arena(run: Run, network: Network, dense: Evaluation) -> Arena:
+    """Return what the agent may ask: environments over ``network``, error curves, global scores."""
+    problem = run.problem
+    return Arena(
+        network,
+        run.space,
+        run.budget,
+        run.reward,
+        group_features(problem.graph),
+        curves=partial(_curves, run),
+        ceiling=lambda: run.reward(dense),
+        scores=partial(global_scores, problem.dense, problem.graph, calibration=problem.chosen.calibration),
+    )
+
+
+def _searched(run: Run, arena: Arena, watch: Callable[[Episode], None]) -> SearchResult:
+    """Run the agent of the configuration, which may be the user's own."""
+    name = run.config.agent.name
+    search = partial(make_agent(run.config.agent, arena, run.config.seed), run.workers().concurrency)
+    with own_part("agent", name):
+        result: object = run_search(search, watch, name=name)
+        if isinstance(result, SearchResult):
+            return result
+        raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
+
+
+def _winner(run: Run, result: SearchResult, held_out: HeldOut | None) -> Episode:
+    """Return the best episode by the score of the search, or by unseen images if these choose."""
+    if held_out is None or run.config.agent.select != "held_out":
+        return result.best
+    assert held_out.best is not None
+    return held_out.best
+
+
+def _facts(run: Run, found: _Found, winner: Episode, held_out: HeldOut | None) -> dict[str, Any]:
+    """Return the record of the stage, without what is known of any search."""
+    result = found.result
     return {
         "agent": result.agent,
         "reward": run.reward.name,
-        "precision": evaluator.precision,
-        "images": len(problem.chosen.search_val),
+        "precision": found.precision,
+        "images": len(run.problem.chosen.search_val),
         "episodes": result.episodes,
         "best_return": winner.value,
         "best_episode": winner.index,
         **({} if held_out is None else _unseen_facts(held_out, result.episodes)),
-        "best_top1": best.top1,
-        "dense_top1": judged.top1,
-        "dense_loss": judged.loss,
-        "dense_return": _dense_return(run, judged),
-        "evaluations": writer.distinct,
-        "evaluation_cpu_seconds": writer.cpu_seconds,
-        "seconds": round(time.perf_counter() - start, 2),
-        "exactness": problem.proof.difference,
-        **curves,
-        **room,
+        "best_top1": winner.info["evaluation"].top1,
+        "dense_top1": found.dense.top1,
+        "dense_loss": found.dense.loss,
+        "dense_return": _dense_return(run, found.dense),
+        "evaluations": found.evaluations,
+        "evaluation_cpu_seconds": found.cpu_seconds,
     }
-
-
-def _checked(result: object, run: Run) -> SearchResult:
-    """Return the result of a search; one of the user's own may have forgotten it."""
-    if isinstance(result, SearchResult):
-        return result
-    name = run.config.agent.name
-    raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
 
 
 def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
@@ -234,100 +274,3 @@ def _cost(run: Run, evaluation: Evaluation) -> str:
     if len(limits) > 1:
         reached = [f"{own} (limit {limit.ratio:g})" for own, limit in zip(reached, limits, strict=True)]
     return ", ".join(reached)
-
-
-def _old_strategy(path: Path) -> Strategy | None:
-    """Read the strategy of an earlier search; a damaged one is set aside, as this search makes it again."""
-    try:
-        return Strategy.load(path) if path.exists() else None
-    except FileError as error:
-        set_aside(path, error)
-        return None
-
-
-class _Keeper:
-    """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
-
-    A resumed search repeats its first episodes, which are worse. A better strategy from an earlier attempt
-    of the same search is therefore kept until the search reaches it.
-    """
-
-    def __init__(self, run: Run, episodes: int, held_out: HeldOut | None) -> None:
-        self._run = run
-        self._episodes = episodes
-        self._held_out = held_out
-        self._by_unseen = run.config.agent.select == "held_out"
-        self._path = run.folder.strategy
-        self._old = _old_strategy(self._path)
-        self._former = Former(self._path)
-        self._is_stale = False
-
-    def offer(self, episode: Episode) -> None:
-        """Write the strategy of the best episode so far, unless an earlier attempt had a better one."""
-        if self._by_unseen and self._held_out is not None and episode is not self._held_out.best:
-            return
-        strategy, old = self._strategy(episode), self._old
-        value = "held_out" if self._by_unseen else "value"
-        same = old is not None and _same_search(old, strategy)
-        # a network of stage choose may have been judged on no unseen images
-        before = old.provenance.get(value) if same and old is not None else None
-        if before is None or before < strategy.provenance[value]:
-            self._write(strategy)
-
-    def settle(self, best: Episode) -> None:
-        """Write the result of a finished search."""
-        self._write(self._strategy(best))
-        self.stop()
-
-    def stop(self) -> None:
-        """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
-        # a search that was killed may have written this strategy, and not have come here
-        if self._is_stale or self._run.is_outdated("prune"):
-            self._run.folder.forget("choose", "verify", "schedule")
-            self._run.folder.forget_pruned()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Restore the strategy of an earlier search if this one fails."""
-        if isinstance(error, Exception):
-            self._former.restore()
-
-    def _write(self, strategy: Strategy) -> None:
-        self._is_stale |= self._old is None or self._old.groups != strategy.groups
-        strategy.save(self._path)
-        self._old = strategy
-
-    def _strategy(self, episode: Episode) -> Strategy:
-        evaluation = episode.info["evaluation"]
-        at_once = self._run.workers().concurrency
-        unseen: dict[str, Any] = (
-            {} if self._held_out is None else {"held_out": self._held_out.scores[episode.index]}
-        )
-        if self._by_unseen:
-            unseen["select"] = "held_out"
-        return self._run.make_strategy(
-            evaluation.widths,
-            agent=self._run.config.agent.name,
-            reward=self._run.reward.name,
-            value=episode.value,
-            **unseen,
-            episode=episode.index,
-            episodes=self._episodes,
-            search_val_top1=evaluation.top1,
-            fingerprint=self._run.problem.fingerprint,
-            **({"workers": at_once} if at_once > 1 else {}),
-        )
-
-
-def _same_search(one: Strategy, other: Strategy) -> bool:
-    """Whether two strategies come from the same search of the same network and data."""
-    names = ("agent", "reward", "episodes", "fingerprint", "workers", "select")
-    return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
-        other.seed,
-        other.budget,
-        [other.provenance.get(n) for n in names],
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amc.strategy import Strategy
-from experiments.stages.policies.search import _same_search
+from experiments.stages.policies.keeper import same_search
 from tests.experiments.helpers import (
     TINY,
     amc,
@@ -129,6 +129,6 @@ def test_the_number_of_workers_is_part_of_a_search(cwd: Path) -> None:
     text["provenance"]["workers"] = 2
     path.write_text(json.dumps(text))
     two = Strategy.load(path)
-    assert _same_search(serial, serial)
-    assert _same_search(two, two)
-    assert not _same_search(serial, two)
+    assert same_search(serial, serial)
+    assert same_search(two, two)
+    assert not same_search(serial, two)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.config.stages import with_latency
-from experiments.stages.policies.trials import different
+from experiments.stages.measuring.trials import different
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (*TINY, "agent=random", "agent.episodes=8", "budget.round_to=1", "run_dir=run", "data.unseen=32")

@@ -1,0 +1,114 @@
+"""The strategy of a search in the run folder: the best so far, and what no longer fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from agents import Episode
+from amc.errors import FileError
+from amc.reading import set_aside
+from amc.strategy import Strategy
+from experiments.run.episodes import Former
+from experiments.run.held_out import HeldOut
+
+if TYPE_CHECKING:
+    from experiments.run.run import Run
+
+
+class Keeper:
+    """Keeps ``strategy.json`` at the best episode, and removes files of the run that no longer fit it.
+
+    A resumed search repeats its first episodes, which are worse. A better strategy from an earlier attempt
+    of the same search is therefore kept until the search reaches it.
+    """
+
+    def __init__(self, run: Run, episodes: int, held_out: HeldOut | None) -> None:
+        self._run = run
+        self._episodes = episodes
+        self._held_out = held_out
+        self._by_unseen = run.config.agent.select == "held_out"
+        self._path = run.folder.strategy
+        self._old = _old_strategy(self._path)
+        self._former = Former(self._path)
+        self._is_stale = False
+
+    def offer(self, episode: Episode) -> None:
+        """Write the strategy of the best episode so far, unless an earlier attempt had a better one."""
+        if self._by_unseen and self._held_out is not None and episode is not self._held_out.best:
+            return
+        strategy, old = self._strategy(episode), self._old
+        value = "held_out" if self._by_unseen else "value"
+        same = old is not None and same_search(old, strategy)
+        # a network of stage choose may have been judged on no unseen images
+        before = old.provenance.get(value) if same and old is not None else None
+        if before is None or before < strategy.provenance[value]:
+            self._write(strategy)
+
+    def settle(self, best: Episode) -> None:
+        """Write the result of a finished search."""
+        self._write(self._strategy(best))
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
+        # a search that was killed may have written this strategy, and not have come here
+        if self._is_stale or self._run.is_outdated("prune"):
+            self._run.folder.forget("choose", "verify", "schedule")
+            self._run.folder.forget_pruned()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Restore the strategy of an earlier search if this one fails."""
+        if isinstance(error, Exception):
+            self._former.restore()
+
+    def _write(self, strategy: Strategy) -> None:
+        self._is_stale |= self._old is None or self._old.groups != strategy.groups
+        strategy.save(self._path)
+        self._old = strategy
+
+    def _strategy(self, episode: Episode) -> Strategy:
+        evaluation = episode.info["evaluation"]
+        at_once = self._run.workers().concurrency
+        unseen: dict[str, Any] = (
+            {} if self._held_out is None else {"held_out": self._held_out.scores[episode.index]}
+        )
+        if self._by_unseen:
+            unseen["select"] = "held_out"
+        return self._run.make_strategy(
+            evaluation.widths,
+            agent=self._run.config.agent.name,
+            reward=self._run.reward.name,
+            value=episode.value,
+            **unseen,
+            episode=episode.index,
+            episodes=self._episodes,
+            search_val_top1=evaluation.top1,
+            fingerprint=self._run.problem.fingerprint,
+            **({"workers": at_once} if at_once > 1 else {}),
+        )
+
+
+def same_search(one: Strategy, other: Strategy) -> bool:
+    """Whether two strategies come from the same search of the same network and data."""
+    names = ("agent", "reward", "episodes", "fingerprint", "workers", "select")
+    return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
+        other.seed,
+        other.budget,
+        [other.provenance.get(n) for n in names],
+    )
+
+
+def _old_strategy(path: Path) -> Strategy | None:
+    """Read the strategy of an earlier search; a damaged one is set aside, as this search makes it again."""
+    try:
+        return Strategy.load(path) if path.exists() else None
+    except FileError as error:
+        set_aside(path, error)
+        return None
