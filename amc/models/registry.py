@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from amc.dotted import imported_module
-from amc.errors import AmcError, SettingError, UnavailableError
+from amc.errors import AmcError, SettingError, UnavailableError, brief
 from amc.models import cifar_resnet, mobilenet, vgg
 from amc.models.names import (
     TIMM_HINT,
@@ -287,7 +287,7 @@ def _call(
     except Exception as error:
         cause = "no network to download the weights" if pretrained else "wrong kwargs or a bug in the factory"
         raise AmcError(
-            f"model {spec.name!r}: building it with {kwargs!r} failed: {_brief(error)}; likely cause: {cause}"
+            f"model {spec.name!r}: building it with {kwargs!r} failed: {brief(error)}; likely cause: {cause}"
         ) from error
     if not isinstance(model, nn.Module):
         raise AmcError(
@@ -387,7 +387,3 @@ def _is_positive_int(value: object) -> bool:
 
 def _frozen(value: object) -> object:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

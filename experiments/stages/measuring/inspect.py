@@ -22,42 +22,22 @@ def run(run: Run) -> dict[str, Any]:
     graph = run.problem.graph
     macs = macs_cost(graph)
     dense = macs(graph.dense_widths)
-    minimum = macs(run.space.minimum) / dense
     rows = [_row(graph, index, dense) for index in range(len(graph.groups))]
-    print(f"{'channel group':<40} {'width':>6} {'choices':>8} {'MACs':>7}")
-    for row, choices in zip(rows, run.space.choices, strict=True):
-        print(f"{row['name']:<40} {row['width']:>6} {len(choices):>8} {row['macs_share']:>7.1%}")
-        for what, layers in _coupled(row):
-            print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
-        if len(choices) == 1:
-            print("    stays whole: budget.round_to and budget.min_preserve_ratio leave only its full width")
-    total = sum(row["macs_share"] for row in rows)
-    if total > 1:
-        print(
-            "MACs: what leaving out the whole group saves; a layer between two groups counts in both, so the "
-            f"column adds up to {total:.0%}"
-        )
-    if graph.unprunable:
-        print(f"\n{'left whole':<40} {'width':>6}  why")
-    for item in graph.unprunable:
-        print(f"{item.name:<40} {item.width:>6}  {item.reason}")
     reach = 1 - macs([0] * len(graph.groups)) / dense
+    minimum = macs(run.space.minimum) / dense
+    untrainable, size = run.problem.proof.untrainable, _size(run)
+    _print_groups(rows, run.space.choices)
+    _print_unprunable(graph)
     print(f"\n{len(rows)} groups; {reach:.1%} of the MACs are in layers that lie on some of them")
     if graph.other_macs:
         print(f"{graph.other_macs / dense:.1%} of the MACs are outside of Conv2d and Linear layers: constant")
-    if (untrainable := run.problem.proof.untrainable) is not None:
+    if untrainable is not None:
         print(f"cannot be trained: {untrainable}")
     if not graph.classifies:
         print("no classifier: reward=likeness compares what it returns with the dense network")
     print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
-    size = _size(run)
     if size:
-        stored, floats, least = size["stored"] / 1024, size["float32"] / 1024, size["minimum_size_ratio"]
-        print(
-            f"dense {floats:.1f} KiB in float32, {stored:.1f} KiB with "
-            f"quantize.method={run.config.quantize.method}; the smallest allowed network keeps {least:.4f} "
-            "of the former"
-        )
+        _print_size(size, run.config.quantize.method)
     return {
         **({"size": size} if size else {}),
         "dense_macs": dense,
@@ -70,6 +50,37 @@ def run(run: Run) -> dict[str, Any]:
         "groups": rows,
         "unprunable": [{"name": u.name, "width": u.width, "reason": u.reason} for u in graph.unprunable],
     }
+
+
+def _print_groups(rows: Sequence[dict[str, Any]], choices: Sequence[Sequence[int]]) -> None:
+    """Print a line for each group, with its layers below."""
+    print(f"{'channel group':<40} {'width':>6} {'choices':>8} {'MACs':>7}")
+    for row, own in zip(rows, choices, strict=True):
+        print(f"{row['name']:<40} {row['width']:>6} {len(own):>8} {row['macs_share']:>7.1%}")
+        for what, layers in _coupled(row):
+            print("\n".join(wrap(f"{what} {', '.join(layers)}", WIDTH, **_INDENT)))
+        if len(own) == 1:
+            print("    stays whole: budget.round_to and budget.min_preserve_ratio leave only its full width")
+    if (total := sum(row["macs_share"] for row in rows)) > 1:
+        print(
+            "MACs: what leaving out the whole group saves; a layer between two groups counts in both, so the "
+            f"column adds up to {total:.0%}"
+        )
+
+
+def _print_unprunable(graph: Graph) -> None:
+    if graph.unprunable:
+        print(f"\n{'left whole':<40} {'width':>6}  why")
+    for item in graph.unprunable:
+        print(f"{item.name:<40} {item.width:>6}  {item.reason}")
+
+
+def _print_size(size: dict[str, float], method: str) -> None:
+    stored, floats, least = size["stored"] / 1024, size["float32"] / 1024, size["minimum_size_ratio"]
+    print(
+        f"dense {floats:.1f} KiB in float32, {stored:.1f} KiB with quantize.method={method}; the smallest "
+        f"allowed network keeps {least:.4f} of the former"
+    )
 
 
 def _size(run: Run) -> dict[str, float]:
