@@ -27,6 +27,7 @@ from experiments.command.messages import message
 from experiments.config import schema
 from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent, refuse_unseen
 from experiments.config.arena import Arena
+from experiments.config.sections.agents import AgentConfig
 from experiments.run.run import Run, open_run, set_up_process
 from experiments.run.values import check_values
 from experiments.stages.pipeline import run_stage
@@ -91,7 +92,7 @@ def open_trained(folder: Path, *overrides: str) -> Run:
     return job
 
 
-def agent_config(name: str, episodes: int) -> schema.AgentConfig:
+def agent_config(name: str, episodes: int) -> AgentConfig:
     """Return the configuration of an agent named with its settings after plus signs: ``ddpg+gamma=0``.
 
     Raises:
@@ -148,7 +149,7 @@ class Problem:
         self._seen.add(tuple(widths))
         return self.evaluator.evaluate(widths)
 
-    def try_agent(self, config: schema.AgentConfig, seed: int) -> Trial:
+    def try_agent(self, config: AgentConfig, seed: int) -> Trial:
         """Run one search.
 
         Raises:

@@ -1,6 +1,6 @@
 """The configuration: its schema, and the objects that its names stand for.
 
-- ``schema.py``: the typed sections, registered with Hydra.
+- ``schema.py``: the typed configuration, registered with Hydra; ``sections/``: its sections.
 - ``derive.py``: sections derived from the settings that they fill.
 - ``stages.py``: names and order of the stages.
 - ``budgets.py``: the budgets of a job: one, or a list.

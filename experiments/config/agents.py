@@ -38,7 +38,7 @@ from amc.errors import FileError, SettingError
 from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
-from experiments.config.schema import AgentConfig
+from experiments.config.sections.agents import AgentConfig
 
 Search = Callable[[int, OnEpisode], SearchResult]
 """(number of environments that are stepped at the same time, callback) -> result."""

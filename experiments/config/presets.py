@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from amc.errors import SettingError, did_you_mean
-from experiments.config.schema import AGENT_SECTIONS, AgentConfig
+from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
 
 
 def budget_preset(name: str) -> Mapping[str, Any]:

@@ -10,7 +10,9 @@ from amc.latency.remote.adb import Adb, AdbSettings
 from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.latency.serving import ServeSettings
 from amc.quantization.settings import QuantizeSettings
-from experiments.config.schema import Config, LatencyConfig, QuantizeConfig, ServeConfig
+from experiments.config.schema import Config
+from experiments.config.sections.library import QuantizeConfig, ServeConfig
+from experiments.config.sections.stages import LatencyConfig
 
 
 def backend_of(name: str, config: LatencyConfig) -> Backend | RemoteBackend:

@@ -29,7 +29,8 @@ from envs import Reward, get_reward
 from experiments.command.remembered import forget
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
-from experiments.config.schema import Config, TrainConfig
+from experiments.config.schema import Config
+from experiments.config.sections.library import TrainConfig
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
 from experiments.run.problem import Problem

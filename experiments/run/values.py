@@ -26,7 +26,8 @@ from experiments.config import stages
 from experiments.config.agents import check_agent, check_search, needs_unseen
 from experiments.config.budgets import asked_budgets, check_given, check_schedule
 from experiments.config.runtimes import check_measuring, quantize_settings
-from experiments.config.schema import Config, ImageFolderData
+from experiments.config.schema import Config
+from experiments.config.sections.data import ImageFolderData
 from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})

@@ -19,7 +19,9 @@ from omegaconf import MISSING
 
 from amc.files import atomic_write_text
 from experiments.config.presets import agent_preset
-from experiments.config.schema import AGENT_SECTIONS, DATA_SECTIONS, Config
+from experiments.config.schema import Config
+from experiments.config.sections.agents import AGENT_SECTIONS
+from experiments.config.sections.data import DATA_SECTIONS
 from experiments.report.text import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"

@@ -15,7 +15,7 @@ from amc.notes import note_once
 from amc.training.loop import train
 from amc.training.pace import spoken
 from amc.training.settings import EpochRecord, Trained, TrainSettings
-from experiments.config.schema import TrainConfig
+from experiments.config.sections.library import TrainConfig
 from experiments.stages.networks.teaching import source_of
 from experiments.stages.networks.team import Job, own_device, team
 

@@ -17,7 +17,7 @@ from amc.training.settings import TrainSettings
 from amc.training.teaching.black_box import FunctionTeacher, teacher_from_file
 from amc.training.teaching.hints import hint_places
 from amc.training.teaching.protocol import Teacher
-from experiments.config.schema import TrainConfig
+from experiments.config.sections.library import TrainConfig
 
 if TYPE_CHECKING:
     from experiments.run.run import Run

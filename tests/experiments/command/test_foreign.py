@@ -25,6 +25,8 @@ from experiments.command.remembered import FILE
 from experiments.command.signature import is_signed, sign
 from experiments.command.tidy import check_links
 from experiments.config import schema
+from experiments.config.sections.agents import AGENT_SECTIONS
+from experiments.config.sections.data import DATA_SECTIONS
 from experiments.config.stages import STAGES
 from tests.experiments.helpers import FAKE, SMALL, TINY, amc, artifacts, done, read_json, refused, workspace
 
@@ -126,7 +128,7 @@ def test_every_field_that_holds_free_text_is_judged() -> None:
 
 
 def _is_text(key: str) -> bool:
-    nodes = [schema.Config, *schema.DATA_SECTIONS, *schema.AGENT_SECTIONS.values()]
+    nodes = [schema.Config, *DATA_SECTIONS, *AGENT_SECTIONS.values()]
     for node in nodes:
         prefix = {"data": "data.", "agent": "agent."}.get(_place(node), "")
         kinds = {f"{prefix}{name}": kind for name, kind in _kinds(node)}
@@ -136,9 +138,9 @@ def _is_text(key: str) -> bool:
 
 
 def _place(node: type) -> str:
-    if node in schema.DATA_SECTIONS:
+    if node in DATA_SECTIONS:
         return "data"
-    return "agent" if node in schema.AGENT_SECTIONS.values() else ""
+    return "agent" if node in AGENT_SECTIONS.values() else ""
 
 
 def _kinds(node: type, prefix: str = "") -> list[tuple[str, object]]:

@@ -17,7 +17,7 @@ from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, get_rewa
 from experiments.config.agents import acts_of, check_agent, check_search, make_agent
 from experiments.config.arena import Arena
 from experiments.config.presets import agent_preset
-from experiments.config.schema import AGENT_SECTIONS, AgentConfig
+from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
 from tests.fakes import FakeNetwork
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)

@@ -12,6 +12,8 @@ from envs import get_reward
 from envs.reward import REWARDS
 from experiments.config import schema
 from experiments.config.agents import AGENTS
+from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
+from experiments.config.sections.data import ImageFolderData
 from experiments.config.stages import STAGES
 from tests.experiments.helpers import FAKE, Outcome, amc, composed, done, refused
 
@@ -61,12 +63,10 @@ def test_an_experiment_runs_with_the_settings_of_its_file(file: Path) -> None:
 
 
 def test_options_of_a_group_have_the_type_of_that_option() -> None:
-    assert composed("agent=ddpg_paper").agent == schema.AGENT_SECTIONS["ddpg"](
-        episodes=400, warmup_episodes=100
-    )
+    assert composed("agent=ddpg_paper").agent == AGENT_SECTIONS["ddpg"](episodes=400, warmup_episodes=100)
     assert composed("agent=ddpg").agent.guide == "greedy"
-    assert type(composed("agent=random").agent) is schema.AgentConfig
-    assert composed("data=imagefolder").data == schema.ImageFolderData()
+    assert type(composed("agent=random").agent) is AgentConfig
+    assert composed("data=imagefolder").data == ImageFolderData()
     budget = composed("budget=params").budget
     assert (budget.kind, budget.params_ratio, budget.macs_ratio) == ("params", 0.5, None)
 
