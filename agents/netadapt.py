@@ -51,11 +51,14 @@ class NetAdaptSettings:
         Raises:
             ValueError: names the settings and how many episodes they need.
         """
-        needed = max(self.steps, 1) * max(self.candidates, 1)
+        guide = int(bool(self.guide) and episodes > 1)
+        needed = max(self.steps, 1) * max(self.candidates, 1) + guide
         if needed > episodes:
+            told = " with the guide" if guide else ""
             raise ValueError(
                 f"agent.episodes is {episodes}, but agent.steps={self.steps} and "
-                f"agent.candidates={self.candidates} need {needed}; expected at most as many as the episodes"
+                f"agent.candidates={self.candidates} need {needed}{told}; expected at most as many as the "
+                "episodes"
             )
 
     def steps_for(self, episodes: int, groups: int, target: float) -> int:

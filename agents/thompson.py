@@ -22,11 +22,13 @@ from agents.protocol import Episode, OnEpisode, SearchResult, batches, better, r
 Actions = tuple[float, ...]
 Allocate = Callable[[Sequence[float]], Actions]
 """(G,) factors of the groups' error curves -> (G,) actions of the allocation that is best under them."""
+Network = tuple[float, ...]
+"""(G,) preserve ratio of each group."""
 Errors = Callable[[Episode], Sequence[float] | np.ndarray]
 """An episode -> (G,) errors of the groups of its network, by their curves."""
 
 DRAWS = 10
-"""How often factors are drawn, each time with a wider spread, until their allocation is a new one."""
+"""How often factors are drawn, each time with a wider spread, until their network is a new one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def thompson_search(
     on_episode: OnEpisode,
     *,
     allocate: Allocate,
+    network: Callable[[Sequence[float]], Network],
     errors: Errors,
     ceiling: Callable[[], float],
     groups: int,
@@ -71,6 +74,7 @@ def thompson_search(
 
     Args:
         allocate: gives the best allocation under factors.
+        network: gives the network of that allocation; many factors have the same one.
         errors: gives the groups' errors of an episode's network.
         ceiling: gives the return of the dense network.
         groups: number of groups G, which is the number of steps of an episode.
@@ -78,7 +82,7 @@ def thompson_search(
     """
     generator = np.random.default_rng(seed)
     belief = Belief(groups, prior=settings.prior, noise=settings.noise, mean=settings.factors)
-    met: set[Actions] = set()
+    met: set[Network] = set()
     best: Episode | None = None
     for batch in batches(episodes, len(envs)):
         proposals: list[Actions] = []
@@ -86,21 +90,28 @@ def thompson_search(
             if index == 0:
                 proposals.append(settings.guide or allocate(settings.factors or [1.0] * groups))
             else:
-                proposals.append(_unmet(belief, allocate, met, generator))
-            met.add(proposals[-1])
+                factors = _unmet(belief, network, met, generator)
+                met.add(network(factors))
+                proposals.append(allocate(factors))
         for episode in rollouts(envs, [carry_out(actions) for actions in proposals], batch.start, "search"):
             on_episode(episode)
             best = better(best, episode)
+            met.add(episode.network)
             belief.learn(errors(episode), ceiling() - episode.value)
     assert best is not None
     return SearchResult("thompson", episodes, best)
 
 
-def _unmet(belief: Belief, allocate: Allocate, met: set[Actions], generator: np.random.Generator) -> Actions:
-    """Draw an allocation that was not met before; the last of ``DRAWS`` if there is none."""
-    actions: Actions = ()
+def _unmet(
+    belief: Belief,
+    network: Callable[[Sequence[float]], Network],
+    met: set[Network],
+    generator: np.random.Generator,
+) -> list[float]:
+    """Draw factors (G,) whose best network was not met before; the last of ``DRAWS`` if there are none."""
+    factors: list[float] = []
     for attempt in range(DRAWS):
-        actions = allocate(belief.draw(generator, 1.5**attempt).tolist())
-        if actions not in met:
+        factors = belief.draw(generator, 1.5**attempt).tolist()
+        if network(factors) not in met:
             break
-    return actions
+    return factors

@@ -9,6 +9,7 @@ from envs.reward import REWARDS, Reward, get_reward
 
 __all__ = [
     "CURVE_FEATURES",
+    "ENV_ID",
     "FEATURES",
     "REWARDS",
     "SPAN",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 ENV_ID = "AMC/ChannelPruning-v0"
-WEIGHTING_ENV_ID = "AMC/ChannelPruning-v1"
+WEIGHTING_ENV_ID = "AMC/ChannelWeighting-v0"
 
 for _name, _entry in (
     (ENV_ID, "envs.channel_pruning:make_channel_pruning"),

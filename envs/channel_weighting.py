@@ -45,7 +45,7 @@ def centred(actions: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Channel pruning as an allocation under a budget: ``AMC/ChannelPruning-v1``.
+    """Channel pruning as an allocation under a budget: ``AMC/ChannelWeighting-v0``.
 
     ## Description
 
@@ -204,5 +204,5 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def make_channel_weighting(factory: Callable[[], ChannelWeightingEnv]) -> ChannelWeightingEnv:
-    """Entry point of ``gymnasium.make("AMC/ChannelPruning-v1", factory=...)``."""
+    """Entry point of ``gymnasium.make("AMC/ChannelWeighting-v0", factory=...)``."""
     return factory()

@@ -121,12 +121,12 @@ def curve_observations(
     static, rest = _scaled(groups)
     greedy = allocate([1.0] * len(groups))
     errors = allocate.errors_at(greedy)
-    dense, least, leading = np.array(space.dense), np.array(space.minimum), budget.leading
+    dense, least, cost = np.array(space.dense), np.array(space.minimum), budget.leading.cost
     varying = (
         rest / dense_macs,
         np.array(greedy) / dense,
         errors / max(float(errors.sum()), 1e-12),
-        1.0 - with_one_changed(leading.cost, dense[None], (least - dense)[None])[0] / leading.dense_cost,
+        1.0 - with_one_changed(cost, dense[None], (least - dense)[None])[0] / cost(space.dense),
     )
     return np.clip(np.concatenate([static, np.stack(varying, 1)], 1), 0.0, 1.0).astype(np.float32)
 

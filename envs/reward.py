@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amc.errors import AmcError, SettingError, brief
 from amc.registry import Registry
@@ -108,7 +108,7 @@ REWARDS: Registry[Reward] = Registry(
 
 
 def get_reward(name: str) -> Reward:
-    """Return a reward by its name or by the dotted path of a function ``Evaluation -> float``.
+    """Return a reward by its name or by the dotted path of one, or of a function ``Evaluation -> float``.
 
     Raises:
         SettingError: an unknown name, or a path that does not lead to a function.
@@ -122,6 +122,8 @@ def get_reward(name: str) -> Reward:
         score = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # a user's module raises anything
         raise SettingError(f"reward {name!r} cannot be imported: {brief(error)}") from error
+    if isinstance(score, Reward):
+        return replace(score, name=name)
     if not callable(score):
         raise SettingError(
             f"reward {name!r} is a {type(score).__name__}; expected a function of an Evaluation"

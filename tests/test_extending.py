@@ -142,12 +142,19 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
 
 
 BROKEN = """
+from agents import SearchResult
+
+
 def forgets(*arguments):
     pass
 
 
 def raises(*arguments):
     raise RuntimeError("no\\nidea")
+
+
+def finds_nothing(envs, episodes, seed, on_episode):
+    return SearchResult("nothing", episodes, None)
 
 """
 
@@ -160,6 +167,10 @@ def raises(*arguments):
             "agent 'faulty.forgets' returned NoneType; expected agents.SearchResult",
         ),
         ("agent.name=faulty.raises", "agent 'faulty.raises' fails: RuntimeError: no idea"),
+        (
+            "agent.name=faulty.finds_nothing",
+            "agent 'faulty.finds_nothing' returned a best episode that it has not given to on_episode",
+        ),
         ("reward=unreadable.score", "reward 'unreadable.score' cannot be imported: SyntaxError"),
     ],
 )

@@ -28,6 +28,9 @@ from agents.offpolicy.settings import DDPGSettings
 from agents.offpolicy.vectorized import ThreadedVecEnv
 from agents.protocol import Episode, OnEpisode, SearchEnded, SearchResult, batches
 
+_MOST_REPEATED = 50
+"""Repeated networks in a row that widen the exploration: by then it is 6e8 times as wide."""
+
 
 class AMCDDPG(DDPG):
     """DDPG with a learning rate for the actor, and without uniform warm-up for a guided actor.
@@ -150,10 +153,10 @@ def explore(
 
     def begin(first: int) -> None:
         sigma = sigma_at(first, settings.warmup_episodes, settings.sigma, settings.sigma_decay)
-        policy.sigma = min(sigma * 1.5**repeated, max(sigma, 1.0))
-        policy.still = int(_acts_still(first, settings))
+        policy.sigma = min(sigma * _widened(repeated), max(sigma, 1.0))
+        policy.still = int(any(_acts_still(first + own, settings) for own in range(model.n_envs)))
         if imagination is not None and first:
-            shifts = [imagination.shift(1.5**repeated) for _ in range(model.n_envs)]
+            shifts = [imagination.shift(_widened(repeated)) for _ in range(model.n_envs)]
             policy.shift = torch.as_tensor(np.stack(shifts), dtype=torch.float32)
         if isinstance(model.env, ThreadedVecEnv):
             model.env.active = min(model.n_envs, episodes - first)
@@ -178,8 +181,16 @@ def explore(
     return SearchResult("ddpg", callback.finished, callback.best, save=lambda path: model.save(path))
 
 
+def _widened(repeated: int) -> float:
+    """Return the factor of the exploration after so many repeated networks in a row."""
+    return 1.5 ** min(repeated, _MOST_REPEATED)
+
+
 def _acts_still(episode: int, settings: DDPGSettings) -> bool:
-    """Whether an episode acts without noise: the guide, and every ``still_every`` episodes."""
+    """Whether an episode is to show the policy itself: the guide, and every ``still_every`` episodes.
+
+    Of a batch with such an episode, the first one acts without noise.
+    """
     if episode == 0:
         return bool(settings.guide)
     return settings.still_every > 0 and episode % settings.still_every == 0

@@ -11,8 +11,9 @@ from agents.checks import POSITIVE, SHARE, UNIT, WIDTHS, at_least, validate
 class DDPGSettings:
     """Hyper-parameters; the defaults are AMC's (paper section 4 and the official code).
 
-    With a ``guide`` the first episode carries it out, warm-up episodes explore around it instead of
-    uniformly, and the actor learns an offset to it.
+    With a ``guide`` the first episode carries it out (actions above 0.9975 as 0.9975, so that the actor can
+    still move away), warm-up episodes explore around it instead of uniformly, and the actor learns an offset
+    to it.
 
     Attributes:
         warmup_episodes: episodes before learning starts; their actions are uniform.

@@ -34,7 +34,9 @@ from agents import (
     tpe_search,
 )
 from amc.budget.allocation import ramp_widths, uniform_widths
+from amc.budget.budget import Fit
 from amc.errors import FileError, SettingError
+from amc.notes import note_once
 from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
@@ -116,6 +118,7 @@ def _thompson(settings: ThompsonSettings, arena: Arena, acts: Acts) -> Agent:
     return partial(
         thompson_search,
         allocate=partial(arena.best_under, acts=acts),
+        network=partial(arena.best_under, acts="ratios"),
         errors=arena.errors_of,
         ceiling=lambda: arena.dense_score,
         groups=arena.groups,
@@ -198,6 +201,8 @@ def check_agent(config: AgentConfig, order: str) -> None:
     if config.guide not in GUIDES:
         raise SettingError(f"agent.guide is {config.guide!r}; expected one of {', '.join(GUIDES)}")
     _check_acts(kind, config)
+    if config.guide != "none" and not _starts(kind):
+        raise SettingError(f"agent.guide is {config.guide!r}, but agent={config.name} starts from none")
     needs_curves = kind.needs_curves or config.acts == "weights"
     if (needs_curves or config.guide == "greedy") and order != "obs":
         needs = f"agent={config.name}" if needs_curves else "the greedy allocation"
@@ -206,16 +211,39 @@ def check_agent(config: AgentConfig, order: str) -> None:
             "width; or use agent.guide=uniform with another agent"
         )
     taken = len(STARTS) if config.guide == "best" else 0
+    guide = () if config.guide == "none" else (1.0,)  # which one is not known yet
     try:
-        _checked(kind.check, _settings(kind, config), max(config.episodes - taken, 1))
+        _checked(kind.check, _settings(kind, config, guide), max(config.episodes - taken, 1))
     except SettingError as error:
         told = f" (agent.guide=best takes {taken} of the {config.episodes})" if taken else ""
         raise SettingError(f"{error}{told}") from error
-    if config.pretrained is not None and not _has(kind.settings, "factors"):
+    if config.pretrained is not None:
+        _check_pretrained(kind, config, order)
+
+
+def _check_pretrained(kind: AgentKind, config: AgentConfig, order: str) -> None:
+    """Refuse a pretrained actor where actions will not be weights of error curves."""
+    if not _has(kind.settings, "factors"):
         raise SettingError(
             f"agent.pretrained is given, but agent={config.name} learns no weights of error curves; use ddpg "
             "or thompson"
         )
+    for setting, value, fits in (
+        ("agent.acts", config.acts, config.acts != "ratios"),
+        ("agent.guide", config.guide, config.guide in WEIGHABLE_GUIDES),
+        ("compressor.order", order, order == "obs"),
+    ):
+        if not fits:
+            raise SettingError(
+                f"agent.pretrained is about weights of error curves, but with {setting}={value} the search "
+                f"decides ratios; it needs agent.acts=weights, agent.guide=greedy or "
+                "none, and compressor.order=obs"
+            )
+
+
+def _starts(kind: AgentKind) -> bool:
+    """Whether the agent is a search that may start from an allocation."""
+    return kind.starts_somewhere and kind.allocate is None
 
 
 def _check_acts(kind: AgentKind, config: AgentConfig) -> None:
@@ -251,15 +279,21 @@ def refuse_unseen(config: AgentConfig, where: str) -> None:
         )
 
 
-def check_search(config: AgentConfig, reward: Reward) -> None:
-    """Refuse an agent that cannot search here or under this reward.
+def check_search(config: AgentConfig, reward: Reward, fit: Fit = "scale") -> None:
+    """Refuse an agent that cannot search here, under this reward or this fit of its requests.
 
     Raises:
-        SettingError: a package is missing, or agent and reward do not fit together.
+        SettingError: a package is missing, or agent, reward and fit do not go together.
     """
     kind = AGENTS.find(config.name)
     _checked(kind.available)
-    if (kind.needs_budget or config.acts == "weights") and not reward.enforces_budget:
+    weighs = config.acts == "weights" or config.pretrained is not None
+    if weighs and fit == "cut":
+        raise SettingError(
+            "budget.fit is 'cut', which cuts the ratio of every step, but weights of error curves are no "
+            "ratios; use budget.fit=scale or agent.acts=ratios, without agent.pretrained"
+        )
+    if (kind.needs_budget or weighs) and not reward.enforces_budget:
         raise SettingError(
             f"agent={config.name} needs a budget, but reward={reward.name} enforces none; use "
             "reward=accuracy or agreement"
@@ -284,6 +318,8 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
     """
     kind = AGENTS.find(config.name)
     acts = acts_of(config, arena)
+    if (remark := _never_learns(kind, config)) is not None:
+        note_once(remark)
 
     def envs(count: int) -> list[gym.Env]:
         return [arena.env(acts) for _ in range(count)]
@@ -309,12 +345,26 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
     return lambda count, on_episode: search(envs(count), config.episodes, seed, on_episode)
 
 
+def _never_learns(kind: AgentKind, config: AgentConfig) -> str | None:
+    """Return a remark on a warm-up that fills the whole search; a single episode tells it itself."""
+    if not _has(kind.settings, "warmup_episodes") or not 1 < config.episodes <= config.warmup_episodes:
+        return None
+    return (
+        f"agent.warmup_episodes={config.warmup_episodes} leaves agent={config.name} none of the "
+        f"{config.episodes} episodes to learn in: its networks are drawn at random; lower it, or raise "
+        "agent.episodes"
+    )
+
+
 def acts_of(config: AgentConfig, arena: Arena) -> Acts:
-    """Return what an agent's actions are: ``agent.acts``, where ``auto`` prefers weights."""
+    """Return what an agent's actions are: ``agent.acts``, where ``auto`` prefers weights.
+
+    With ``budget.fit=cut`` they are ratios, as only these can be cut.
+    """
     kind = AGENTS.find(config.name)
     if kind.allocate is not None or kind.only_ratios or config.acts == "ratios":
         return "ratios"
-    possible = config.guide in WEIGHABLE_GUIDES and arena.weighable
+    possible = config.guide in WEIGHABLE_GUIDES and arena.budget.fit == "scale" and arena.weighable
     return "weights" if config.acts == "weights" or possible else "ratios"
 
 
@@ -330,7 +380,7 @@ def _pretrained(config: AgentConfig, arena: Arena, acts: Acts) -> tuple[float, .
     from agents.transfer import load_actor  # which imports torch
 
     try:
-        return load_actor(Path(config.pretrained)).factors(arena.observations)
+        return load_actor(Path(config.pretrained).expanduser()).factors(arena.observations)
     except ValueError as error:
         raise FileError(str(error)) from error
 

@@ -84,9 +84,12 @@ def reward_of(
         raise SettingError("got reward and score; expected one of them: score replaces the reward")
     if score is not None:
         return Reward(getattr(score, "__name__", "score"), lambda evaluation: 0.0)
-    if callable(reward):
+    if isinstance(reward, Reward):
+        found = reward
+    elif callable(reward):
         return Reward(getattr(reward, "__name__", "reward"), reward)
-    found = get_reward(reward or ("accuracy" if labelled else "likeness"))
+    else:
+        found = get_reward(reward or ("accuracy" if labelled else "likeness"))
     if found.needs_logits and not labelled:
         raise SettingError(
             f"reward={found.name} needs validation images with labels, and a network that returns logits "

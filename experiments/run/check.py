@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from agents.transfer import load_actor
 from amc.budget.budget import Budget
 from amc.errors import AmcError, FileError, SettingError
 from amc.graph.groups import OUTPUT_REASON
@@ -48,6 +49,7 @@ def check(run: Run) -> None:
         _check_sparsify(config, run.reward)
     _check_processes(run)
     _check_results(run)
+    _check_pretrained(run)
     problem.load_data()
     _check_rewind(run)
     _check_held_out(run)
@@ -105,6 +107,15 @@ def _check_rewind(run: Run) -> None:
         load_into(
             run.problem.fresh_model(), load_state_dict(Path(file).expanduser()), f"schedule.rewind={file}"
         )
+
+
+def _check_pretrained(run: Run) -> None:
+    """Refuse a file that is no pretrained actor, before anything is trained."""
+    if SEARCHING & set(run.config.stages) and (file := run.config.agent.pretrained) is not None:
+        try:
+            load_actor(Path(file).expanduser())
+        except ValueError as error:
+            raise FileError(f"agent.pretrained: {error}") from error
 
 
 def _check_held_out(run: Run) -> None:

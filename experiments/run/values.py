@@ -269,7 +269,7 @@ def _check_files(config: Config) -> None:
     files = (
         ("model.checkpoint", config.model.checkpoint, bool(asked & {*stages.WITH_DENSE})),
         ("model.start", config.model.start, "train" in asked),
-        ("agent.pretrained", config.agent.pretrained, bool(asked & SEARCHING)),
+        ("agent.pretrained", config.agent.pretrained, bool(asked & {*SEARCHING, "sparsify"})),
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
         ("strategy", config.strategy, bool(asked & _CARRYING_OUT)),
         ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
@@ -291,7 +291,7 @@ def _check_own(config: Config) -> None:
     check_agent(config.agent, config.compressor.order)
     reward = get_reward(config.reward)
     if {"plan", *SEARCHING} & set(config.stages):
-        check_search(config.agent, reward)
+        check_search(config.agent, reward, get_fit(config.budget.fit))
     for name in config.export.formats:
         get_format(name)
     check_measuring(config)

@@ -167,8 +167,9 @@ def test_it_ends_within_the_count_and_the_budget(
 ):
     network = (FakeNetwork if chain else Separable)(dense, [0.5 + 0.1 * i for i in range(len(dense))])
     problem = Problem(network, ratio, round_to=2)
-    steps = min(steps, episodes // max(candidates, 1))
-    candidates = min(candidates, episodes)
+    left = episodes - 1 if guided and episodes > 1 else episodes
+    candidates = min(candidates, left)
+    steps = min(steps, left // max(candidates, 1))
     guide = problem.shares(problem.space.minimum) if guided else ()
     result, seen = problem.search(episodes, envs=envs, steps=steps, candidates=candidates, guide=guide)
     assert not guided or episodes == 1 or seen[0].requested == pytest.approx(guide)

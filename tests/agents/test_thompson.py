@@ -57,6 +57,7 @@ def search(seed=0, episodes=30, envs=1, **settings):
         seed,
         seen.append,
         allocate=allocate,
+        network=allocate,
         errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
         ceiling=lambda: 0.0,
         groups=GROUPS,
@@ -97,6 +98,40 @@ def test_a_batch_is_drawn_from_one_belief_and_networks_do_not_repeat():
     assert alone[1] != seen[1]  # the first episode was learned from, or not
 
 
+def test_factors_of_a_known_network_are_drawn_again():
+    """Many factors have the same best network where widths are coarse."""
+    coarse = width_space(NAMES, [DENSE] * GROUPS, round_to=10, min_preserve_ratio=0.1)
+    budget = make_budget("macs", 0.5, sum, coarse.dense, fit="scale")
+
+    def network(factors):
+        curves = {
+            name: [factor * error for error in CURVE] for name, factor in zip(NAMES, factors, strict=True)
+        }
+        return tuple(width / DENSE for width in greedy_widths(coarse, budget, curves))
+
+    def allocate(factors):  # requests that differ where their network is the same
+        return tuple(
+            ratio - 1e-4 * factor / sum(factors)
+            for ratio, factor in zip(network(factors), factors, strict=True)
+        )
+
+    seen = []
+    features = [GroupFeatures(i, DENSE, 8, 4, 4, 1, 1, 100, 50) for i in range(GROUPS)]
+    thompson_search(
+        [ChannelPruningEnv(WrongCurves(), coarse, budget, get_reward("agreement"), features)],
+        20,
+        0,
+        seen.append,
+        allocate=allocate,
+        network=network,
+        errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
+        ceiling=lambda: 0.0,
+        groups=GROUPS,
+        settings=ThompsonSettings(),
+    )
+    assert len({episode.network for episode in seen}) > 15
+
+
 def test_a_guide_is_carried_out_first():
     guide = (0.6, 0.4, 0.6, 0.4, 0.6, 0.4)
     _, seen = search(guide=guide, episodes=3)
@@ -130,6 +165,7 @@ def test_a_network_without_loss_breaks_nothing():
         0,
         seen.append,
         allocate=allocate,
+        network=allocate,
         errors=lambda _: [0.0] * GROUPS,
         ceiling=lambda: -1.0,
         groups=GROUPS,

@@ -32,16 +32,10 @@ def play(env, actions):
     return steps
 
 
-def made(factory):
-    """Make version 0 by its name; Gymnasium says that there is a later one."""
-    with pytest.warns(DeprecationWarning, match="out of date"):
-        return gym.make(envs.ENV_ID, factory=factory)
-
-
 def test_passes_gymnasiums_checker_with_warnings_as_errors():
-    env = made(lambda: fake_problem()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        env = gym.make(envs.ENV_ID, factory=lambda: fake_problem()[0])
         check_env(env.unwrapped, skip_render_check=True)
     assert env.unwrapped.episode_length == 4
 
@@ -60,7 +54,7 @@ def test_the_documentation_lists_every_feature():
 @pytest.mark.parametrize("algorithm", [DDPG, TD3])
 def test_agents_of_stable_baselines3_train_on_it(algorithm):
     env, network, _, _ = fake_problem()
-    wrapped = made(lambda: env)
+    wrapped = gym.make(envs.ENV_ID, factory=lambda: env)
     model = algorithm(
         "MlpPolicy",
         wrapped,
@@ -174,6 +168,14 @@ def test_observation_by_hand():
     assert second["previous"] == pytest.approx(0.5)
     assert second["reduced"] == pytest.approx(1 - network.macs((20, 40, 40, 40)) / dense)
     assert second["rest"] == pytest.approx(50 / dense)
+
+
+MINE = Reward("mine", lambda evaluation: 1.0, enforces_budget=False, needs_logits=True)
+
+
+def test_a_reward_by_its_path_keeps_what_it_says_of_itself():
+    found = get_reward(f"{__name__}.MINE")
+    assert (found.enforces_budget, found.needs_logits, found.score) == (False, True, MINE.score)
 
 
 def test_agreement_reward_and_dotted_paths():

@@ -1,6 +1,7 @@
 """The environment of weights: its contract, its budget, and what zero actions mean."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import gymnasium as gym
@@ -61,6 +62,17 @@ def test_the_table_of_observations_lists_every_feature():
 
     rows = re.findall(r"\| (\d+) +\| `(\w+)`", ChannelWeightingEnv.__doc__)
     assert [name for _, name in rows] == list(CURVE_FEATURES)
+
+
+def test_what_a_group_saves_is_a_share_of_the_network_that_is_cut():
+    """Budgets of bytes, and later steps of a schedule, are shares of another network's cost."""
+    env, _, budget = problem()
+    limit = replace(budget.leading, dense_cost=4 * budget.leading.dense_cost, ratio=budget.leading.ratio / 4)
+    plain, network, space, _ = fake_problem(OPTIMUM, ratio=0.5)
+    other = ChannelWeightingEnv(
+        network, space, replace(budget, limits=(limit,)), plain._reward, FEATURES, CURVES
+    )
+    np.testing.assert_array_equal(other.observations, env.observations)
 
 
 def test_zero_actions_give_the_greedy_allocation():

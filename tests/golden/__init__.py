@@ -140,6 +140,7 @@ def thompson(on_episode: OnEpisode) -> SearchResult:
         SEED,
         on_episode,
         allocate=allocate,
+        network=allocate,
         errors=errors,
         ceiling=lambda: 0.0,
         groups=GROUPS,

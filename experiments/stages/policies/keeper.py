@@ -76,9 +76,10 @@ class Keeper:
     def _strategy(self, episode: Episode) -> Strategy:
         evaluation = episode.info["evaluation"]
         at_once = self._run.workers().concurrency
-        unseen: dict[str, Any] = (
-            {} if self._held_out is None else {"held_out": self._held_out.scores[episode.index]}
-        )
+        unseen: dict[str, Any] = {}
+        # a user's own agent may return another episode of the same return
+        if self._held_out is not None and episode.index in self._held_out.scores:
+            unseen["held_out"] = self._held_out.scores[episode.index]
         if self._by_unseen:
             unseen["select"] = "held_out"
         return self._run.make_strategy(

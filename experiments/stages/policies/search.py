@@ -146,11 +146,22 @@ def _searched(run: Run, arena: Arena, watch: Callable[[Episode], None]) -> Searc
     """Run the agent of the configuration, which may be the user's own."""
     name = run.config.agent.name
     search = partial(make_agent(run.config.agent, arena, run.config.seed), run.workers().concurrency)
+    reported: list[Episode] = []
+
+    def watched(episode: Episode) -> None:
+        reported.append(episode)
+        watch(episode)
+
     with own_part("agent", name):
-        result: object = run_search(search, watch, name=name)
-        if isinstance(result, SearchResult):
-            return result
-        raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
+        result: object = run_search(search, watched, name=name)
+        if not isinstance(result, SearchResult):
+            raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
+        if not any(result.best == episode and episode.eligible for episode in reported):
+            raise AmcError(
+                f"agent {name!r} returned a best episode that it has not given to on_episode, or a relaxed "
+                "one; expected one of those that may win"
+            )
+        return result
 
 
 def _winner(run: Run, result: SearchResult, held_out: HeldOut | None) -> Episode:

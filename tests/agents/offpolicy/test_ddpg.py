@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agents import DDPGSettings, ddpg_search, random_search
+from agents.offpolicy import ddpg
 from agents.offpolicy.ddpg import AMCDDPG, build_ddpg
 from tests.agents.helpers import updates
 from tests.fakes import fake_problem
@@ -164,6 +165,11 @@ def test_seeking_new_networks_meets_more_of_them():
     seeking = search(replace(settings, seek_new=True), episodes=20, ratio=1.0, fit="cut")[1]
     counts = [len({episode.executed for episode in episodes}) for episodes in (plain, seeking)]
     assert counts[1] > 1.5 * counts[0]
+
+
+def test_thousands_of_repeated_networks_in_a_row_are_no_overflow():
+    assert ddpg._widened(2) == 1.5**2
+    assert 1e6 < ddpg._widened(5000) < 1e20
 
 
 @pytest.mark.parametrize("bad", [{"tau": 7.0}, {"batch_size": 0}, {"sigma": -1.0}, {"hidden": (0,)}])

@@ -13,6 +13,7 @@ from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.errors import SettingError
+from amc.notes import note_once
 from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, get_reward
 from experiments.config.agents import acts_of, check_agent, check_search, make_agent
 from experiments.config.arena import Arena
@@ -117,13 +118,52 @@ def test_impossible_acts_are_refused(config: AgentConfig, order: str, message: s
         check_agent(config, order)
 
 
+@pytest.mark.parametrize(
+    ("config", "order", "message"),
+    [
+        (AgentConfig(name="random", guide="greedy"), "obs", "agent=random starts from none"),
+        (AgentConfig(name="uniform", guide="best"), "obs", "agent=uniform starts from none"),
+        (AGENT_SECTIONS["ddpg"](pretrained="actor", acts="ratios"), "obs", "with agent.acts=ratios"),
+        (agent_preset("ddpg", pretrained="actor", guide="best"), "obs", "with agent.guide=best"),
+        (agent_preset("ddpg", pretrained="actor", guide="none"), "l1", "with compressor.order=l1"),
+        (AGENT_SECTIONS["tpe"](pretrained="actor"), "obs", "learns no weights"),
+    ],
+)
+def test_settings_that_the_agent_would_ignore_are_refused(
+    config: AgentConfig, order: str, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        check_agent(config, order)
+
+
+def test_requests_are_cut_where_they_are_ratios() -> None:
+    cut = replace(BUDGET, fit="cut")
+    assert acts_of(agent_preset("ddpg"), arena(budget=cut)) == "ratios"
+    for config in (agent_preset("ddpg", acts="weights"), agent_preset("ddpg", pretrained="actor")):
+        with pytest.raises(SettingError, match=r"budget\.fit is 'cut'"):
+            check_search(config, get_reward("likeness"), "cut")
+
+
+def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    note_once.cache_clear()
+    make_agent(agent_preset("ddpg_paper", episodes=100), arena(), seed=0)
+    assert "leaves agent=ddpg none of the 100 episodes to learn in" in caplog.text
+    caplog.clear()
+    make_agent(agent_preset("ddpg_paper", episodes=101), arena(), seed=0)
+    assert not caplog.text
+
+
 def test_weights_need_a_budget() -> None:
     with pytest.raises(SettingError, match="needs a budget"):
         check_search(AgentConfig(name="random", acts="weights"), get_reward("accuracy_macs"))
 
 
 def test_the_episodes_of_guides_are_not_those_of_the_agent() -> None:
-    config = agent_preset("netadapt", episodes=20, steps=10, candidates=2)
+    config = agent_preset("netadapt", episodes=21, steps=10, candidates=2)
     check_agent(config, "obs")
+    with pytest.raises(SettingError, match="need 21 with the guide"):
+        check_agent(replace(config, episodes=20), "obs")
+    check_agent(replace(config, episodes=20, guide="none"), "obs")
+    config = replace(config, episodes=20)
     with pytest.raises(SettingError, match="guide=best takes 3 of the 20"):
         check_agent(replace(config, guide="best"), "obs")
