@@ -122,30 +122,42 @@ class Stored:
 
 
 def size_cost(
-    graph: Graph, model: nn.Module, stored: Mapping[str, Stored], *, float_bits: int = 32
+    graph: Graph,
+    model: nn.Module,
+    stored: Mapping[str, Stored],
+    *,
+    float_bits: int = 32,
+    corrected: bool = False,
 ) -> BilinearCost:
     """Return the bits that the weights take in a file, as a function of the widths.
 
-    A batch norm after a layer is folded, as exporters do: one bias a channel is left of it. Others keep their
-    statistics, too. Biases and scales of integer layers have 32 bits. Blocks of weights count as if they
-    divided every layer: the file is never larger. A layer that is called several times is float once, but
-    integers are rounded for each call, and stored so often.
+    A batch norm after a layer is folded, as exporters do: one bias a channel is left of both. Others keep
+    their statistics, and hold ones and zeros for a gain and an offset that they lack. Biases and scales of
+    integer layers have 32 bits. Blocks of weights count as if they divided every layer: the file is never
+    larger. A layer that is called several times is float once, but integers are rounded for each call, and
+    stored so often.
 
     Args:
         stored: integer layers by name; the others are float.
         float_bits: of a float weight.
+        corrected: whether every integer layer has a bias, as one that had none gets it from a correction.
     """
     rows: list[tuple[str, int, int, int]] = []
-    norms = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
-    folded = set(graph.norm_after.values())
-    gains = [norm.weight for name, norm in norms.items() if name in folded and norm.weight is not None]
-    statistics = {
-        name: 2 * len(norm.running_mean)
-        for name, norm in norms.items()
-        if name not in folded and norm.running_mean is not None
+    norms = {
+        name: each
+        for name, each in model.named_modules()
+        if isinstance(each, _BatchNorm) and each.running_mean is not None
     }
-    parameters = sum(p.numel() for p in model.parameters()) - sum(gain.numel() for gain in gains)
-    parameters += sum(statistics.values())
+    folds = {layer: norm for layer, norm in graph.norm_after.items() if norm in norms}
+    folded = set(folds.values())
+    gone = {id(p): p for name in sorted(folded) for p in norms[name].parameters(recurse=False)}
+    statistics = {
+        name: (2 if norm.affine else 4, norm.num_features)
+        for name, norm in norms.items()
+        if name not in folded
+    }
+    parameters = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in gone.values())
+    parameters += sum(numbers * channels for numbers, channels in statistics.values())
     for layer in graph.layers:
         taps, inputs = _filter_size(layer)
         own = stored.get(layer.name)
@@ -154,19 +166,21 @@ def size_cost(
             bits += -(-_SCALE_BITS * taps // own.block)
         copies = 1 if own is None else layer.calls
         rows.append((layer.name, copies * bits, inputs, layer.out_channels))
-        vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if layer.bias else 0)
+        has_bias = layer.bias or layer.name in folds or (corrected and own is not None)
+        vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if has_bias else 0)
         if vectors:
             rows.append((f"{layer.name}:out", copies * vectors, 1, layer.out_channels))
         parameters -= taps * inputs * layer.out_channels + (layer.out_channels if layer.bias else 0)
     for place, vector in _vectors(graph, model):
-        if any(vector is gain for gain in gains):
+        if id(vector) in gone:
             continue
         rows.append((f"{place}:out", float_bits, 1, len(vector)))
         parameters -= len(vector)
     for slot in {slot.place: slot for group in graph.groups for slot in group.slots}.values():
-        if (count := statistics.get(slot.module)) is not None and slot.tensor is None:
-            rows.append((f"{slot.place}:out", 2 * float_bits, 1, count // 2))
-            parameters -= count
+        if slot.module in statistics and slot.tensor is None:
+            numbers, channels = statistics[slot.module]
+            rows.append((f"{slot.place}:out", numbers * float_bits, 1, channels))
+            parameters -= numbers * channels
     return _bilinear(graph, rows, constant=float_bits * parameters)
 
 

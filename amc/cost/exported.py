@@ -32,4 +32,6 @@ def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) ->
         name: Stored(stored_bits(settings, bits), settings.group, scales)
         for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
     }
-    return size_cost(graph, model, stored)
+    # a layer of dynamic_int8 without a bias holds zeros, as its operator adds one
+    corrected = settings.bias_correction or settings.method == "dynamic_int8"
+    return size_cost(graph, model, stored, corrected=corrected)

@@ -4,18 +4,70 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 
 from amc.cost.closed_form import Stored, size_cost
+from amc.cost.exported import exported_size
 from amc.cutting.slicing import SlicePlan, slice_model
 from amc.export import ExportSettings
 from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings, stored_bits
-from tests.networks import SHAPE, Chain, Dense, Residual, Separable, Shared, randomised
+from tests.networks import CLASSES, SHAPE, Chain, Dense, Residual, Separable, Shared, conv_bn, randomised
 
 WIDTH = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT32: 32, TensorProto.FLOAT: 32}
+WIDTH |= {TensorProto.FLOAT16: 16}
 IMAGES = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+class PreActivation(nn.Module):
+    """A block with its norm in front, norms without a gain, a norm behind a bias, and a head without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.before = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.same = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bare, self.down = nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 10, 3, bias=False)
+        self.behind = nn.BatchNorm2d(10, affine=False)
+        self.last = nn.Sequential(nn.Conv2d(10, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), *conv_bn(6, 6))
+        self.head = nn.Linear(6, CLASSES, bias=False)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.same(torch.relu(self.before(x)))
+        x = torch.relu(self.behind(self.down(torch.relu(self.bare(x)))))
+        return self.head(self.last(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"method": "weight_only", "bias_correction": False},
+        {"method": "dynamic_int8"},
+        {"method": "fp16"},
+    ],
+    ids=str,
+)
+def test_biases_that_quantization_and_folding_add_are_counted(own, tmp_path):
+    """The numbers are those of the file but for the grids of activations, to the bit."""
+    model = randomised(PreActivation())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    assert set(graph.norm_after) == {"down", "last.0", "last.3"}
+    widths = [width // 2 for width in graph.dense_widths]
+    sliced = slice_model(model, SlicePlan(graph, model).cut(widths)).eval()
+    settings = QuantizeSettings(sensitivity_images=0, rounding="nearest", **own)
+    made = quantize(sliced, IMAGES, settings)
+    assert exported_size(graph, model, settings)(widths) == _held(made, tmp_path)
+
+
+def _held(made, folder):
+    """Return the bits of the numbers in the ONNX file of a quantized network, without those of grids."""
+    content = QUANTIZED["onnx"].write(made.model, SHAPE, folder / "m.onnx", ExportSettings()).content
+    tensors = onnx.load_from_string(content).graph.initializer
+    held = sum(WIDTH.get(each.data_type, 0) * torch.Size(each.dims).numel() for each in tensors)
+    return held - 32 * len(made.description.activations)
 
 
 def test_a_norm_that_no_layer_precedes_keeps_its_statistics(example):
@@ -68,10 +120,8 @@ def test_it_is_what_the_file_holds(make, own, tmp_path):
     widths = [max(1, width // 2) for width in graph.dense_widths]
     sliced = slice_model(model, SlicePlan(graph, model).cut(widths))
     settings = QuantizeSettings(sensitivity_images=0, **own)
-    quantized = quantize(sliced, IMAGES, settings).model
-    content = QUANTIZED["onnx"].write(quantized, SHAPE, tmp_path / "m.onnx", ExportSettings()).content
-    tensors = onnx.load_from_string(content).graph.initializer
-    held = sum(WIDTH.get(each.data_type, 0) * torch.Size(each.dims).numel() for each in tensors)
+    made = quantize(sliced, IMAGES, settings)
+    held = _held(made, tmp_path)
     bits, scales = stored_bits(settings, settings.weight_bits), 2 if settings.form == "static_int8" else 1
     stored = {layer.name: Stored(bits, scales=scales) for layer in graph.layers}
     assert size_cost(graph, model, stored)(widths) == pytest.approx(held, rel=0.1)
