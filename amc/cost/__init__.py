@@ -17,12 +17,13 @@ from amc.cost.closed_form import (
 )
 from amc.cost.constant import with_other_macs
 from amc.cost.counted import count_macs
-from amc.cost.exported import exported_size
+from amc.cost.exported import check_excluded, exported_size
 
 __all__ = [
     "BilinearCost",
     "LayerWidths",
     "Stored",
+    "check_excluded",
     "count_macs",
     "exported_size",
     "layer_widths",

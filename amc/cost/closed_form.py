@@ -114,11 +114,13 @@ class Stored:
         bits: of a weight.
         block: weights of a channel that share a further scale; 0 for none.
         scales: of a channel; integer biases have scales of their own.
+        float_calls: calls of the layer that stay float.
     """
 
     bits: int
     block: int = 0
     scales: int = 1
+    float_calls: int = 0
 
 
 def size_cost(
@@ -164,12 +166,16 @@ def size_cost(
         bits = float_bits * taps if own is None else own.bits * taps
         if own is not None and own.block:
             bits += -(-_SCALE_BITS * taps // own.block)
-        copies = 1 if own is None else layer.calls
+        copies = 1 if own is None else layer.calls - own.float_calls
         rows.append((layer.name, copies * bits, inputs, layer.out_channels))
         has_bias = layer.bias or layer.name in folds or (corrected and own is not None)
         vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if has_bias else 0)
         if vectors:
             rows.append((f"{layer.name}:out", copies * vectors, 1, layer.out_channels))
+        if own is not None and own.float_calls:
+            rows.append((layer.name, float_bits * taps, inputs, layer.out_channels))
+            if layer.bias or layer.name in folds:
+                rows.append((f"{layer.name}:out", float_bits, 1, layer.out_channels))
         parameters -= taps * inputs * layer.out_channels + (layer.out_channels if layer.bias else 0)
     for place, vector in _vectors(graph, model):
         if id(vector) in gone:

@@ -244,8 +244,16 @@ def _fused(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
 def has_plain_padding(layer: nn.Module) -> bool:
     """Return whether a layer pads with zeros, as much on both sides of an axis; linear layers do."""
     return isinstance(layer, nn.Linear) or (
-        isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not pads_unevenly(layer)
     )
+
+
+def pads_unevenly(layer: nn.Module) -> bool:
+    """Return whether a convolution adds more zeros at the end of an axis: "same", and an even kernel."""
+    if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros":
+        return False
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    return left != right or top != bottom
 
 
 def _largest(integers: Tensor, bias: Tensor | None) -> tuple[float, float]:
@@ -307,5 +315,7 @@ def _tuple(values: object) -> tuple[int, int]:
 
 
 def _pixels(layer: nn.Conv2d) -> tuple[int, int]:
-    assert not isinstance(layer.padding, str)
+    if isinstance(layer.padding, str):
+        left, _, top, _ = layer._reversed_padding_repeated_twice  # as many at the ends: has_plain_padding
+        return top, left
     return layer.padding[0], layer.padding[-1]

@@ -23,7 +23,7 @@ from amc.candidate.pruning import prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.cost.closed_form import size_cost
 from amc.cost.constant import with_other_macs
-from amc.cost.exported import exported_size
+from amc.cost.exported import check_excluded, exported_size
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
 from amc.errors import AmcError, SettingError
@@ -173,6 +173,7 @@ class CompressionTask:
             case "params":
                 return self._evaluator.builder.params
             case "size":
+                check_excluded(self.graph, self._evaluator.builder.dense, self._quantize)
                 return exported_size(self.graph, self._evaluator.builder.dense, self._quantize)
             case _:
                 with self._bar("profile", "network", None) as bar:

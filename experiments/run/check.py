@@ -8,6 +8,7 @@ import torch
 
 from agents.transfer import load_actor
 from amc.budget.budget import Budget
+from amc.cost.exported import check_excluded
 from amc.errors import AmcError, FileError, SettingError
 from amc.graph.groups import OUTPUT_REASON
 from amc.loading import STRATEGY, WEIGHTS
@@ -18,6 +19,7 @@ from amc.sparsity.weights import kept_weights, least_width, prunable_layers
 from envs import Reward
 from experiments.config.agents import AGENTS, refuse_unseen
 from experiments.config.budgets import asked_budgets, listed_budgets
+from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
 from experiments.run.folder import PICTURES
@@ -58,7 +60,11 @@ def check(run: Run) -> None:
     if "sparsify" in config.stages:
         _check_densities(run)
     budgets = asked_budgets(config.budget)
-    if {"plan", *SEARCHING} & set(config.stages):
+    searches = bool({"plan", *SEARCHING} & set(config.stages))
+    counted = searches and any("size" in ratios for ratios in budgets)
+    if config.quantize.exclude and (counted or "quantize" in config.stages):
+        check_excluded(problem.graph, problem.fresh_model(), quantize_settings(config.quantize))
+    if searches:
         _check_outputs(run)
         for ratios in budgets:
             # a limit that needs a profile to come is checked by the search

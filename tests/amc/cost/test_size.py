@@ -7,8 +7,9 @@ from onnx import TensorProto
 from torch import nn
 
 from amc.cost.closed_form import Stored, size_cost
-from amc.cost.exported import exported_size
+from amc.cost.exported import check_excluded, exported_size
 from amc.cutting.slicing import SlicePlan, slice_model
+from amc.errors import SettingError
 from amc.export import ExportSettings
 from amc.export.quantized import QUANTIZED
 from amc.graph.trace import trace
@@ -60,6 +61,48 @@ def test_biases_that_quantization_and_folding_add_are_counted(own, tmp_path):
     settings = QuantizeSettings(sensitivity_images=0, rounding="nearest", **own)
     made = quantize(sliced, IMAGES, settings)
     assert exported_size(graph, model, settings)(widths) == _held(made, tmp_path)
+
+
+def _padded(kernel):
+    """Return a network whose first layer pads as many zeros at both ends only with an odd ``kernel``."""
+    first = nn.Conv2d(3, 8, kernel, padding="same")
+    last = nn.Conv2d(8, 10, 3, padding="valid"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(first, nn.ReLU(), *last, nn.Linear(10, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("make", "own", "floats"),
+    [
+        (lambda: _padded(3), {"method": "dynamic_int8"}, set()),
+        pytest.param(
+            lambda: _padded(4),
+            {"method": "dynamic_int8"},
+            {"0"},
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+        ),
+        (Shared, {"method": "weight_only", "exclude": ("twice#2", "head")}, {"twice#2", "head"}),
+    ],
+    ids=["even padding", "uneven padding", "excluded call"],
+)
+def test_layers_that_stay_float_are_counted_as_floats(make, own, floats, tmp_path):
+    model = randomised(make())
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    settings = QuantizeSettings(sensitivity_images=0, rounding="nearest", **own)
+    made = quantize(model, IMAGES, settings)
+    assert {each.name for each in made.description.left_float} == floats
+    assert exported_size(graph, model, settings)(graph.dense_widths) == _held(made, tmp_path)
+
+
+def test_an_excluded_name_that_no_layer_has_is_refused():
+    model = Shared()
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    check_excluded(graph, model, QuantizeSettings(exclude=("twice#2", "st*", "head")))
+    check_excluded(graph, model, QuantizeSettings("fp16", exclude=("typo",)))
+    for wrong in ("typo", "twice#3", "stem.1"):
+        with pytest.raises(
+            SettingError, match=f"has '{wrong}', which is no layer; layers are stem.0, twice, "
+        ):
+            check_excluded(graph, model, QuantizeSettings(exclude=("head", wrong)))
 
 
 def _held(made, folder):

@@ -162,6 +162,8 @@ def test_bad_settings_are_refused_before_any_work(whole):
         base, "budget.kind=size", "budget.size_ratio=2", cwd=whole[0]
     )
     assert "expected one of 2, 3" in check_error(base, "quantize.weight_bits=5", cwd=whole[0])
+    for own in (["stages=[quantize]"], ["stages=[search]", "budget.kind=size", "budget.size_ratio=0.2"]):
+        assert "'typo', which is no layer" in check_error(base, "quantize.exclude=[typo]", *own, cwd=whole[0])
 
 
 def test_an_opset_that_is_too_old_for_small_weights_is_refused_before_any_work():
@@ -192,7 +194,10 @@ def test_a_training_of_integers_is_one_under_finetune():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [("data.calibration=1", "got 1 calibration image"), ("quantize.exclude=[typo]", "'typo', which is no")],
+    [
+        ("data.calibration=1", "got 1 calibration image"),
+        ("quantize.exclude=['*']", "no layer can be quantized"),
+    ],
 )
 def test_a_quantization_that_fails_removes_nothing(wrong, message, trained_run):
     known = [trained_run / f"run/stages/{name}.json" for name in ("evaluate", "benchmark", "quantize")]
