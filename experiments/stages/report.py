@@ -208,6 +208,8 @@ def _references(run: Run) -> dict[str, float]:
 def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:
     """Return every limit of the budget with what the strategy reached, as shares of the dense cost."""
     reached = run.reached(run.widths_of(strategy))
+    if (size := (run.recorded("quantize") or {}).get("size_ratio")) is not None:
+        reached["size"] = size  # as it was made, which later settings do not change
     return [
         {"kind": limit.kind, "ratio": limit.ratio, "reached": reached[limit.kind]}
         for limit in run.budget.limits
@@ -215,7 +217,8 @@ def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:
 
 
 def _reached(limit: dict[str, Any]) -> str:
-    return f"{limit['kind']} {limit['reached']:.4f} (limit {limit['ratio']:g})"
+    missed = ", missed" if limit["reached"] > limit["ratio"] else ""
+    return f"{limit['kind']} {limit['reached']:.4f} (limit {limit['ratio']:g}{missed})"
 
 
 def table(report: dict[str, Any]) -> str:

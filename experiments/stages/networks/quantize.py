@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from amc.cost.exported import exported_size
 from amc.export.quantized import quantized_refusal
 from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
 from amc.quantization.calibration import Quantized, quantize
-from amc.quantization.description import QuantizedLayer
+from amc.quantization.description import Quantization, QuantizedLayer
 from amc.quantization.sensitivity import Sensitivity
-from amc.quantization.settings import TRAINED
+from amc.quantization.settings import TRAINED, QuantizeSettings
 from amc.quantization.simulation import simulated
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness, top1
+from amc.strategy import Strategy
 from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.report.quantization import sensitivity_rows
 from experiments.report.text import aligned
@@ -66,7 +68,7 @@ def run(run: Run) -> dict[str, Any]:
     _forget(run)
     storage.save(run.folder.path, written, made.tensors)
     _tell(facts, made)
-    return facts
+    return facts | _size(run, settings, made.description)
 
 
 def _forget(run: Run) -> None:
@@ -128,6 +130,25 @@ def _judged(run: Run, model: nn.Module, made: Quantized) -> dict[str, Any]:
         "top1": top1(found, labels) if classifies else None,
         "likeness": likeness(found, exact),
     }
+
+
+def _size(run: Run, settings: QuantizeSettings, made: Quantization) -> dict[str, float]:
+    """Return the share of the float network's bits that was reached, under a limit on it; tell a miss.
+
+    Other settings than those of the search store the weights otherwise, and so does what stays float.
+    """
+    if (limit := run.config.budget.size_ratio) is None:
+        return {}
+    problem, widths = run.problem, run.problem.graph.dense_widths
+    if run.folder.model.exists():
+        widths = run.widths_of(Strategy.load(run.folder.strategy))
+    left = tuple(each.name for each in made.left_float)
+    as_made = replace(settings, exclude=(*settings.exclude, *left))
+    bits = exported_size(problem.graph, problem.fresh_model(), as_made)(widths)
+    reached = bits / problem.original.float_size
+    if reached > limit:
+        print(f"quantize: size {reached:.4f}, over budget.size_ratio={limit:g}")
+    return {"size_ratio": reached}
 
 
 def _parts(made: Quantized) -> dict[str, Any]:

@@ -153,6 +153,12 @@ def test_a_budget_of_bytes_counts_the_bits_that_are_stored(trained_run):
     held = load_file(run / "quantization.safetensors").values()
     scales = sum(each.numel() for each in held if each.dtype == torch.float32)  # biases have as many
     assert kept == pytest.approx(sum(each.nbytes for each in held) + 4 * scales, rel=0.01)
+    assert read_json(run / "stages/quantize.json")["size_ratio"] == pytest.approx(float(told), abs=1e-4)
+    assert "over budget" not in out
+    assert "missed" not in out
+    out = done(*job, "stages=[quantize,report]", "quantize.method=fp16", cwd=trained_run).out
+    (told,) = re.findall(r"quantize: size (0\.\d+), over budget\.size_ratio=0\.2", out)
+    assert f"budget: size {told} (limit 0.2, missed)" in out
 
 
 def test_bad_settings_are_refused_before_any_work(whole):
