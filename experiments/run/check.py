@@ -69,6 +69,7 @@ def check(run: Run) -> None:
                 f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
                 "stage quantize is not in stages; quantize.method=none counts float32"
             )
+    _check_steps(run)
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
@@ -207,6 +208,24 @@ def check_feasible(run: Run, budget: Budget) -> None:
         named = "; ".join(f"{item.name} ({item.reason})" for item in whole[:_TOLD])
         more = f"; and {len(whole) - _TOLD} more" if len(whole) > _TOLD else ""
         raise SettingError(f"{error}. Some channels stay whole: {named}{more}") from error
+
+
+def _check_steps(run: Run) -> None:
+    """Refuse steps of a schedule that would cut nothing: the size in integers is a share of that in float32.
+
+    Raises:
+        SettingError: the dense network is within a ratio below 1.
+    """
+    if "schedule" not in run.config.stages:
+        return
+    problem = run.problem
+    for kind in {next(iter(ratios)) for ratios in asked_budgets(run.config.budget)}:
+        whole = problem.cost(kind)(problem.graph.dense_widths) / problem.dense_cost(kind)
+        if idle := [ratio for ratio in run.config.schedule.ratios if whole <= ratio < 1]:
+            raise SettingError(
+                f"schedule.ratios has {idle[0]:g}, but the dense network has {whole:.2g} of its {kind} in "
+                "float32 before anything is cut; expected smaller ones"
+            )
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

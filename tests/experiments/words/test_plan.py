@@ -31,6 +31,10 @@ def test_a_plan_counts_the_stages_that_it_is_given(cwd):
         told = done("plan", *TINY, *job, f"stages=[{stages}]", "run_dir=run", cwd=cwd).out
         assert searches in told, told
         assert epochs in told, told
+    reached = ("budget.macs_ratio=0.5", "schedule.ratios=[0.9,0.5]")  # the last ratio adds no step
+    told = done("plan", *TINY, *job, *reached, "stages=[schedule]", "run_dir=run", cwd=cwd).out
+    assert "; 2 times 4 episodes" in told
+    assert "(1 epochs" in told
     refused(amc("plan", *TINY, "stages=[finetun]", cwd=cwd), "unknown stage 'finetun'")
 
 
