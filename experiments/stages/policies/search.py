@@ -103,10 +103,11 @@ class _Found:
 def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
     """Let the agent search, and keep what was learned for others in ``experience.npz``."""
     problem, episodes = run.problem, episodes_of(run.config.agent)
+    log, record = run.folder.search, run.folder.record_of("search")
     with (
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
-        EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
+        EpisodeWriter(log, problem.latency_model if problem.profiled else None, record) as writer,
         progress(episodes, "search", "episode", stays=True) as bar,
     ):
         arena = _arena(run, network, evaluator.dense)
