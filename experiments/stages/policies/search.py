@@ -25,6 +25,7 @@ from amc.result import Evaluation
 from amc.workers.pool import open_pool
 from envs.channel_pruning import Network
 from envs.observation import group_features
+from experiments.command.remembered import goes_on
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, Lessons, watching
@@ -187,7 +188,7 @@ def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
     """Return what the user is told who has stopped a search."""
     kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
     none = "no episode within the budget had ended"
-    again = f"the same command with run_dir={run.problem.original.folder} goes on"
+    again = goes_on(run.problem.original.folder.path)
     return Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}")
 
 
