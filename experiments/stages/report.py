@@ -91,6 +91,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
+        MADE_OF: (run.folder.recorded("evaluate") or {}).get(MADE_OF, {}),
         **_chosen_on_test(run),
         **_shares(run, strategy),
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
