@@ -78,7 +78,14 @@ def test_a_refused_command_changes_nothing(cwd: Path, overrides: tuple[str, ...]
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: int) -> None:
     (cwd / f"counted{at}.py").write_text(COUNTED.format(at=at))
-    names = ("search.jsonl", "stages/search.json", "strategy.json", "pruned.safetensors", "model.safetensors", FILE)
+    names = (
+        "search.jsonl",
+        "stages/search.json",
+        "strategy.json",
+        "pruned.safetensors",
+        "model.safetensors",
+        FILE,
+    )
     before = {name: (cwd / "run" / name).read_bytes() for name in names}
     command = ("run_dir=run", "stages=[search]", "seed=3", f"reward=counted{at}.score")
     refused(amc(*command, cwd=cwd), "fails")
@@ -114,7 +121,9 @@ def test_a_report_is_about_the_network_that_was_pruned(cwd: Path) -> None:
     assert {"choose", "verify"}.isdisjoint(report)
     assert out.count("is left out: it is about another strategy") == 2
     own = read_json(cwd / "run/strategy.json")
-    assert (report["macs_ratio"], report["params_ratio"]) == (own["macs_ratio"], own["params_ratio"]) == (1, 1)
+    assert (
+        (report["macs_ratio"], report["params_ratio"]) == (own["macs_ratio"], own["params_ratio"]) == (1, 1)
+    )
 
 
 def test_a_late_failure_leaves_the_folder_what_it_is(tmp_path: Path) -> None:
