@@ -88,9 +88,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
         if not each.startswith("-"):
             settings.append(each)
         elif each in _INFO and not (waiting and _is_value(waiting[0])):
-            options.append(
-                f"{each}=all" if each.startswith("--") else f"{each}all"
-            )  # else a setting is its value
+            options += [each, "all"]  # its default; argparse would take the first setting for its value
         elif each in _WITH_VALUE and waiting:
             options += [each, waiting.pop(0)]
         else:

@@ -34,8 +34,8 @@ def test_an_argument_reaches_the_function(argument: str, tmp_path: Path) -> None
         ("seed=1 -m name=a", "-m seed=1 name=a"),
         ("seed=1 --cfg job name=a -p agent", "--cfg job -p agent seed=1 name=a"),
         ("seed=1 --cfg=job name=a", "--cfg=job seed=1 name=a"),
-        ("--info seed=1", "--info=all seed=1"),
-        ("seed=1 -i", "-iall seed=1"),
+        ("--info seed=1", "--info all seed=1"),
+        ("seed=1 -i", "-i all seed=1"),
         ("seed=1 --info defaults name=-1 ~tracker", "--info defaults seed=1 name=-1 ~tracker"),
     ],
 )
@@ -49,6 +49,7 @@ def test_options_between_settings_are_understood(tmp_path: Path) -> None:
     refused(
         amc("-m", "seed=range(0,2)", "--cfg", "job", cwd=tmp_path), "--cfg shows one job, but -m is given"
     )
+    refused(amc("seed=0,1", "-i", "-m", cwd=tmp_path), "-i shows one job, but -m is given")
     assert list(tmp_path.iterdir()) == []
 
 
