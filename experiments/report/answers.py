@@ -250,7 +250,7 @@ def load_snippet(report: Json) -> str:
 def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
     """Return what to do next, the most useful first, by rule."""
     folder = str(report.get("folder", "RUN"))
-    again = f"amc run_dir={folder}"
+    again = shlex.join(["amc", f"run_dir={folder}"])
     search, found = report.get("search") or {}, []
     counted = [own for own in episodes if own.get("phase") != "relaxed"]
     if "proxies" in report and not report["proxies"].get("trusted", True):

@@ -27,7 +27,7 @@ def run(run: Run) -> dict[str, Any]:
         builder = run.problem.evaluator(bar.update).builder
     model, facts = cut(run, builder, widths)
     run.folder.forget_pruned()
-    strategy.save(run.folder.strategy)
+    run.counted(strategy).save(run.folder.strategy)
     for path in (run.folder.pruned, run.folder.model):
         save_safetensors(model.state_dict(), path)
     print(
