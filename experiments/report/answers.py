@@ -283,5 +283,6 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
             f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]"
         )
     if "quantized" not in report:
-        found.append(f"Store it in integers: {again} stages=[quantize,export,report]")
+        timed = "benchmark," if report.get("latency") else ""
+        found.append(f"Store it in integers: {again} stages=[quantize,export,{timed}report]")
     return found

@@ -436,13 +436,17 @@ class Problem:
                 f"{path} is about {model.target.precision} networks, the configuration has "
                 f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
             )
-        setup = setup_of(backend_of(config.backend, self.config.latency))
+        setup = self.backend_setup()
         if model.target.setup not in ("", setup):  # models of earlier versions have none
             raise AmcError(
-                f"{path} was measured with {model.target.setup}, the configuration asks for {setup}: run "
-                "stages=[profile] again"
+                f"{path} was measured with {model.target.setup}, the configuration asks for "
+                f"{setup or 'nothing of the kind'}: run stages=[profile] again"
             )
         return model
+
+    def backend_setup(self) -> str:
+        """Return what the latency on the configured runtime depends on besides its name, such as the host."""
+        return setup_of(backend_of(self.config.profile.backend, self.config.latency))
 
     def available_backend(self) -> Backend | RemoteBackend:
         """Return the runtime of latency budgets.

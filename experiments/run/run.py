@@ -148,15 +148,17 @@ class Run:
         if "latency" not in self.budget.shares(widths):
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
-        if verify.get("widths") != list(widths) or verify.get("on", setup) != setup:
+        on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
+        if verify.get("widths") != list(widths) or on != setup:
             return None
         measured: float = verify["measured_ratio"]
         return measured
 
     def latency_setup(self) -> dict[str, Any]:
-        """Return the settings that tell one latency from another: runtime, batch, threads, number format."""
+        """Return what tells one latency from another: runtime, batch, threads, number format, host."""
         config = self.config.profile
-        return {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
+        own = {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
+        return {**own, "setup": self.problem.backend_setup()}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.
