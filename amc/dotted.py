@@ -98,11 +98,16 @@ def check_present(path: str, kind: str) -> None:
         AmcError: there is no such module.
     """
     module, _ = _parts(path, kind)
-    if module not in sys.modules and _found(module) is None:
+    if not is_present(module):
         raise AmcError(
             f"{kind} {path!r}: there is no module {module!r}; expected one that is installed or lies in the "
             "current directory"
         )
+
+
+def is_present(module: str) -> bool:
+    """Whether a module is installed or lies in the current directory; nothing is imported."""
+    return module in sys.modules or _found(module) is not None
 
 
 def _parts(path: str, kind: str) -> tuple[str, str]:

@@ -1,9 +1,12 @@
 """Writes that a kill leaves whole: a file holds its old or its new content, and a log whole lines."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         FileError: the file cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:160]}.{uuid.uuid4().hex}.tmp")  # names have at most 255 bytes
+    temporary = _temporary(path)
     try:
         try:
             with temporary.open("xb") as file:
@@ -35,8 +38,33 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Make an empty folder beside ``path`` for the time of the block; what is left in it is removed then.
+
+    Raises:
+        FileError: the folder cannot be made.
+    """
+    folder = _temporary(path)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot write: {error.strerror}; expected a writable file in an existing folder"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside ``path``, which ``is_temporary`` knows."""
+    return path.with_name(f".{path.name[:160]}.{uuid.uuid4().hex}.tmp")  # names have at most 255 bytes
+
+
 def is_temporary(name: str) -> bool:
-    """Whether a file has the name of a temporary file, which only a killed process leaves behind."""
+    """Whether a file or folder has a temporary name, which only a killed process leaves behind."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

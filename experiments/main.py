@@ -30,9 +30,10 @@ from experiments.command.messages import (
     not_of_the_chosen,
     one_line,
 )
-from experiments.command.overrides import multirun_first, readable, with_new_keys
-from experiments.command.remembered import remembering, with_remembered
+from experiments.command.overrides import options_first, readable, with_new_keys
+from experiments.command.remembered import FILE, check_known, goes_on, remembering, with_remembered
 from experiments.command.signals import held_back
+from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema, stages
 from experiments.run.values import check_values
 from experiments.words import words
@@ -58,7 +59,7 @@ def main() -> None:
             rules = schema.rules()
             arguments = readable(words.settings_of(sys.argv[1:]), schema.path_keys() | FOLDERS)
             arguments = with_remembered(arguments, rules)
-            sys.argv[1:] = multirun_first(with_new_keys(arguments, rules.free))
+            sys.argv[1:] = options_first(with_new_keys(arguments, rules.free))
             _app()
         _end_after_failed_jobs(command)
         command.raise_error()
@@ -115,15 +116,29 @@ def _app(cfg: DictConfig) -> None:
         with Command.current.keep_errors():
             _job(cfg, folder, given, new=Command.current.is_new)
         return
+    try:
+        _one_of_many(cfg, folder, given)
+    except Exception as error:  # it must not cost the other jobs
+        if (text := message(error, schema.rules().keys)) is not None:
+            text = text.replace(GOES_ON, goes_on(folder))
+            _log.error("%s", text)
+        else:
+            _log.exception("internal error")
+        multirun.record_failure(folder, text or internal_error(error), given)
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Stopped) or not (folder / FILE).exists():
+            raise
+        raise Stopped(f"{stop or 'stopped'}; {goes_on(folder)}") from stop
+
+
+def _one_of_many(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
+    """Run a job of a multirun, in a folder that is checked as that of a single job is."""
+    check_links(folder)
+    check_known(folder)
     with locked(folder):
-        try:
-            _job(cfg, folder, given)
-        except Exception as error:  # it must not cost the other jobs
-            if (text := message(error, schema.rules().keys)) is not None:
-                _log.error("%s", text)
-            else:
-                _log.exception("internal error")
-            multirun.record_failure(folder, text or internal_error(error), given)
+        with suppress(OSError):
+            remove_temporary(folder)
+        _job(cfg, folder, given)
 
 
 def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = False) -> None:

@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
+from amc.data.files.decoding import eight_bits
 from amc.data.picking import SEARCH_SHARE, count_or_most, hold_out_two
 from amc.data.splits import RawImages, Splits, channel_statistics, from_memory
 from amc.dotted import imported
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError, SettingError, brief, out_of_memory
+from amc.notes import note_once
 
 SEARCH_VAL, CALIBRATION = 1000, 500
 """Images, where that many are there and no other number is asked for."""
+IMAGE_SIZE, BATCH_SIZE = 32, 128
+"""In pixels, and in images."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGE, _LABEL = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
 """Keys of the entries of Hugging Face's data sets."""
 
@@ -26,20 +31,21 @@ def own(
     *,
     factory: str,
     kwargs: Mapping[str, Any] | None = None,
-    image_size: int = 32,
-    batch_size: int = 128,
+    image_size: int = IMAGE_SIZE,
+    batch_size: int = BATCH_SIZE,
     search_val: int | None = None,
     unseen: int = 0,
     calibration: int | None = None,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
     mirror: bool = True,
     seed: int = 0,
 ) -> Splits:
     """Build the splits from what a factory returns.
 
     Args:
-        factory: dotted path of a function. It returns ``Splits``, which are taken as they are, or a pair of
+        factory: dotted path of a function. It returns ``Splits``, which are taken as they are: other settings
+            than the defaults have to be theirs, and ``mirror`` is about views alone. Or it returns a pair of
             data sets (training, test). Each has a length, and its entries are pairs of an image and a
             label, or objects with ``image`` and ``label``. An image is a picture of PIL, or an array or
             tensor of bytes, (H, W), (H, W, 3) or (3, H, W). If both name their classes, they name the same.
@@ -54,7 +60,7 @@ def own(
 
     Raises:
         SettingError: an impossible size or count, or the factory or its data sets return something else.
-        AmcError: the factory fails.
+        AmcError: the factory or one of its data sets fails.
     """
     make = imported(factory, "data.factory")
     try:
@@ -65,6 +71,12 @@ def own(
         ) from error
     if isinstance(made, Splits):
         _check_counts(factory, made, search_val=search_val, calibration=calibration, unseen=unseen or None)
+        _check_settings(factory, made, image_size=image_size, batch_size=batch_size, mean=mean, std=std)
+        if not mirror:
+            note_once(
+                f"data.mirror=false is about views of the search images alone: data.factory={factory} "
+                "returned Splits, which are taken as they are"
+            )
         return made
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise SettingError(
@@ -72,7 +84,8 @@ def own(
             "training and test"
         )
     means, stds = channel_statistics(mean, std)
-    train, names = _in_memory(made[0], image_size), _class_names(made[0])
+    read = functools.partial(_in_memory, factory, size=image_size)
+    train, names = read(made[0]), _class_names(made[0])
     _check_names(factory, names, _class_names(made[1]))
     search_val = count_or_most(search_val, len(train.labels) // SEARCH_SHARE, SEARCH_VAL)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
@@ -87,7 +100,7 @@ def own(
         train=train[parts.rest],
         search_val=train[parts.search_val],
         unseen=train[parts.unseen],
-        load_test=functools.partial(_in_memory, made[1], image_size),
+        load_test=functools.partial(read, made[1]),
         augment=augment,
         mean=means,
         std=stds,
@@ -112,20 +125,67 @@ def _check_counts(factory: str, made: Splits, **asked: int | None) -> None:
             )
 
 
-def _in_memory(images: Any, size: int) -> RawImages:
+def _check_settings(factory: str, made: Splits, **asked: Any) -> None:
+    """Refuse settings beside the defaults that splits of the user's own do not have."""
+    batch_size = made.order.batch_size if made.order is not None else None  # None: they do not tell it
+    found: dict[str, Any] = {
+        "image_size": min(made.input_shape[1:]),
+        "batch_size": batch_size,
+        "mean": made.mean,
+        "std": made.std,
+    }
+    defaults = {"image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE, "mean": MEAN, "std": STD}
+    for name, value in asked.items():
+        own = found[name]
+        if not _alike(value, defaults[name]) and (own is None or not _alike(value, own)):
+            has = "do not tell theirs" if own is None else f"have {_shown(own)}"
+            raise SettingError(
+                f"data.{name}={_shown(value)}: data.factory={factory} returned Splits, which are taken as "
+                f"they are and {has}; the factory decides: leave data.{name} out"
+            )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(np.array_equal(np.float32(one), np.float32(other)))
+
+
+def _shown(value: Any) -> str:
+    return f"[{','.join(f'{each:g}' for each in value)}]" if isinstance(value, Sequence) else str(value)
+
+
+def _in_memory(factory: str, images: Any, size: int) -> RawImages:
     """Return a data set as bytes (N, 3, size, size) and labels (N,).
 
     Raises:
-        SettingError: it is empty, or an entry is no image with a class number.
+        SettingError: it is empty or has no length, or an entry is no image with a class number.
+        AmcError: an entry cannot be read.
     """
-    pixels, labels = [], []
-    for place in range(len(images)):
-        image, label = _pair(images[place])
-        pixels.append(_scaled(image, size))
-        labels.append(_number(label))
-    if not labels:
+    try:
+        count = len(images)
+    except Exception as error:
+        raise SettingError(
+            f"data.factory={factory} returned a data set, {type(images).__name__}, that tells no length: "
+            f"{brief(error)}; expected one with len(data) and data[number]"
+        ) from error
+    if not count:
         raise SettingError("a data set of data.factory is empty; expected at least one image in each")
-    return RawImages(torch.stack(pixels), torch.tensor(labels))
+    entries = [_read(factory, images, place, size) for place in range(count)]
+    return RawImages(torch.stack([pixels for pixels, _ in entries]), torch.tensor([n for _, n in entries]))
+
+
+def _read(factory: str, images: Any, place: int, size: int) -> tuple[Tensor, int]:
+    """Return one entry as bytes (3, size, size) and its class number."""
+    try:
+        image, label = _pair(images[place])
+        return _scaled(image, size), _number(label)
+    except AmcError:
+        raise
+    except Exception as error:  # the data set's own code, or a picture that is decoded only now
+        if out_of_memory(error):
+            raise
+        raise AmcError(
+            f"data.factory={factory}: entry {place} of its {type(images).__name__} fails: {brief(error)}"
+        ) from error
 
 
 def _pair(entry: Any) -> tuple[Any, Any]:
@@ -170,7 +230,7 @@ def _scaled(image: Any, size: int) -> Tensor:
                 "has no axis of channels"
             )
         image = Image.fromarray(array)
-    picture = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    picture = eight_bits(image, "an image").convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
 
 

@@ -35,7 +35,7 @@ def with_views(splits: Splits, views: int, *, mirror: bool) -> Splits:
     if views == 1:
         return splits
     part = splits.search_val
-    mean, std = torch.tensor(splits.mean), torch.tensor(splits.std)
+    mean, std = (torch.tensor(each, dtype=torch.float32) for each in (splits.mean, splits.std))
     seen = [part.images]
     for number, (down, right) in enumerate(DIRECTIONS[: views - 1]):
         flipped = part.images.flip(-1) if mirror and number % 2 == 0 else part.images

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc.export.exported import Exported, ExportSettings
+from amc.files import temporary_folder
 from amc.runtimes.protocol import Shape
 from amc.runtimes.reference import check_agreement, conversion, eager_logits, eval_on_cpu, random_batch
 from amc.third_party import quiet
@@ -25,8 +25,8 @@ def export_coreml(model: nn.Module, input_shape: Shape, path: Path, settings: Ex
         AmcError: The model cannot be converted, or the outputs disagree.
     """
     difference, note = None, "not checked here: Core ML runs on macOS only"
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        made = Path(folder) / path.name
+    with temporary_folder(path) as folder:
+        made = folder / path.name
         converted = _convert(model, input_shape, made)
         if sys.platform == "darwin":
             images = random_batch(input_shape, 1)
@@ -49,8 +49,8 @@ def write_quantized_coreml(model: nn.Module, input_shape: Shape, path: Path) -> 
     """
     from amc.quantization.written.coreml import check_weights
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        made = Path(folder) / path.name
+    with temporary_folder(path) as folder:
+        made = folder / path.name
         _convert(model, input_shape, made)
         with quiet():
             program = _program(made)

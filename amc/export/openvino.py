@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amc.export.exported import PARITY_BATCH, Exported, ExportSettings
+from amc.files import temporary_folder
 from amc.runtimes.onnx_file import onnx_bytes
 from amc.runtimes.openvino import load, openvino_core, openvino_module
 from amc.runtimes.protocol import Shape
-from amc.runtimes.reference import check_agreement, eager_logits, random_batch
+from amc.runtimes.reference import check_agreement, conversion, eager_logits, random_batch, running
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,16 +21,17 @@ def export_openvino(model: nn.Module, input_shape: Shape, path: Path, settings: 
     """Write ``path`` (.xml) and its weights (.bin) with a free batch size, once they agree with eager.
 
     Raises:
-        AmcError: The model cannot be exported as ONNX, or the outputs disagree.
+        AmcError: The model cannot be exported as ONNX, OpenVINO lacks an operator, or the outputs disagree.
     """
     openvino = openvino_module()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        made = Path(folder) / path.name
-        network = openvino_core().read_model(onnx_bytes(model, input_shape))
-        openvino.save_model(network, made, compress_to_fp16=False)
-        del network
+    with temporary_folder(path) as folder:
+        made = folder / path.name
+        content = onnx_bytes(model, input_shape)
+        with conversion(model, input_shape, "convert to OpenVINO"):
+            openvino.save_model(openvino_core().read_model(content), made, compress_to_fp16=False)
         images = random_batch(input_shape, PARITY_BATCH)
-        found = load(made, images.numpy(), 1)()
+        with running("the openvino file"):
+            found = load(made, images.numpy(), 1)()
         eager = eager_logits(model, images)
         difference = check_agreement(found, eager, settings.tolerance, "the openvino file")
         size = made.stat().st_size + made.with_suffix(".bin").stat().st_size

@@ -140,6 +140,7 @@ QUANTIZED: Mapping[str, QuantizedFormat] = {
         ("coremltools",),
         _coreml,
         {"static_int8": "from iOS 18 on", "weight_only": "from iOS 18 on"},
+        batch=1,
     ),
 }
 """Export format -> how quantized networks are written in it; OpenVINO reads the ONNX file."""

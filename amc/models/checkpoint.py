@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from amc.digest import digest, named
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
+from amc.notes import note_once
 from amc.third_party import without_warnings
 
 _TORCH_SUFFIXES = frozenset({".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"})
@@ -28,9 +29,11 @@ _NESTING_KEYS = (
 """Where trainers put a state dict; the first key that holds one counts."""
 _WRAPPER_PREFIXES = (
     *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "classifier."),
-    *("ema_model.", "teacher.", "student."),
+    *("ema_model.", "teacher.", "student.", "detector."),
 )
-"""What DataParallel, torch.compile, Lightning modules and averages of weights put before names."""
+"""What DataParallel, torch.compile, Lightning modules, averages of weights and ``RawDetector`` put first."""
+_AUXILIARY = frozenset({"aux1", "aux2", "AuxLogits", "aux_classifier"})
+"""Torchvision's heads that only train: its files have them, its networks are also built without."""
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _HARMLESS = (
     *(argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")),
@@ -111,7 +114,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
 
     Where more names agree without the prefix of a wrapper (DataParallel, torch.compile, a Lightning module),
     or with the one that the network itself has, that is how they are read. Tensors of a wrapper that lie
-    outside of its prefix are not used.
+    outside of its prefix are not used. Auxiliary heads that the network does not have are left out, which is
+    noted.
 
     Args:
         model: the network to fill; after an error some of its weights may be replaced.
@@ -124,6 +128,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     _check_finite(state, origin)
     current, expected = model.state_dict(), _tensors_of(model)
     state = _fitted(state, expected)
+    if heads := _heads_beside(state, expected):
+        note_once(f"{origin}: left out {', '.join(heads)}, auxiliary heads that {type(model).__name__} lacks")
+        state = {key: value for key, value in state.items() if key.partition(".")[0] not in heads}
     _check_real(state, expected, origin)
     unexpected = [key for key in state if key not in expected]
     misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
@@ -348,6 +355,12 @@ def _agreement(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> t
     """Return how many names agree in shape, too, and how many agree at all."""
     shared = [key for key in state if key in expected]
     return sum(state[key].shape == expected[key].shape for key in shared), len(shared)
+
+
+def _heads_beside(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the auxiliary heads of ``state`` that the network does not have."""
+    had, known = ({key.partition(".")[0] for key in names} & _AUXILIARY for names in (state, expected))
+    return sorted(had - known)
 
 
 def _head_keys(expected: dict[str, Tensor]) -> set[str]:

@@ -25,8 +25,7 @@ class RawDetector(nn.Module):
     ``detector`` is the whole detector; after pruning it holds the pruned parts. Frozen batch norms are
     replaced by ordinary ones with the same values, which compute the same in eval mode.
 
-    To use a checkpoint of the bare detector, write a factory that loads it and returns
-    ``RawDetector(detector)``.
+    Checkpoints of the bare detector are loaded, too (``amc.models.checkpoint``).
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -47,8 +46,17 @@ class RawDetector(nn.Module):
 
 
 def _thawed(frozen: FrozenBatchNorm2d) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps)
+    """Return the batch norm that computes the same with the usual eps.
+
+    Torchvision sets another eps where it loads some weights. No file stores it, so a detector that is built
+    again and loaded would compute something else. The weight takes up the difference: the variances of dead
+    channels are too small to be changed.
+    """
+    norm = nn.BatchNorm2d(len(frozen.weight))
     with torch.no_grad():
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(norm, name).copy_(getattr(frozen, name))
+        if frozen.eps != norm.eps:
+            variance = frozen.running_var.double()
+            norm.weight.mul_(((variance + norm.eps) / (variance + frozen.eps)).sqrt())
     return norm

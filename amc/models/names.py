@@ -12,6 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from amc.dotted import is_present
 from amc.errors import SettingError, did_you_mean
 
 ZOO = (
@@ -59,6 +60,12 @@ def check_listed(name: str) -> None:
     Raises:
         SettingError: the name is unknown; the message suggests the nearest.
     """
+    module, _, _ = name.rpartition(".")
+    if is_code(name) and ":" not in name and module and not timm_names() and not is_present(module):
+        raise SettingError(
+            f"model {name!r}: there is no module {module!r}; expected one that is installed or lies in the "
+            f"current directory, or a model of timm, which needs {TIMM_HINT}"
+        )
     if is_code(name) or not torchvision_names():  # a package without its sources
         return
     if name.startswith("timm:"):

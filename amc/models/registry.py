@@ -169,7 +169,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         return _build_zoo(spec, pretrained)
     if name in _torchvision_names():
         return _build_torchvision(spec, pretrained)
-    if name in _dense_prediction_names():
+    if name in dense_prediction_names():
         return _build_dense_prediction(spec, pretrained)
     if name.startswith("timm:"):
         return _build_timm(spec, name.removeprefix("timm:"), pretrained)
@@ -205,6 +205,20 @@ def usable(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).float()
 
 
+def dense_prediction_names() -> list[str]:
+    """Return the names of torchvision's detectors and segmentation networks."""
+    from torchvision import models
+
+    return models.list_models(module=models.detection) + models.list_models(module=models.segmentation)
+
+
+def default_weights(name: str) -> Any:
+    """Return the weights of a network of torchvision that ``pretrained`` loads; None if it has none."""
+    from torchvision import models
+
+    return getattr(models.get_model_weights(name), "DEFAULT", None)
+
+
 def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if pretrained:
         raise SettingError(
@@ -224,7 +238,7 @@ def _build_torchvision(spec: ModelSpec, pretrained: bool) -> nn.Module:
     _check_kwargs(spec)
     defaults: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None, "num_classes": spec.num_classes}
     if pretrained:
-        weights = getattr(models.get_model_weights(spec.name), "DEFAULT", None)
+        weights = default_weights(spec.name)
         _check_pretrained_classes(spec, None if weights is None else len(weights.meta["categories"]))
     elif spec.name in _WITH_AUX_HEADS:  # torchvision sets its own values for pretrained ones
         defaults |= {"aux_logits": False, "init_weights": True}
@@ -248,8 +262,7 @@ def _build_dense_prediction(spec: ModelSpec, pretrained: bool) -> nn.Module:
         "num_classes": spec.num_classes,
     }
     if pretrained:
-        weights = models.get_model_weights(spec.name).DEFAULT
-        _check_pretrained_classes(spec, len(weights.meta["categories"]))
+        _check_pretrained_classes(spec, len(default_weights(spec.name).meta["categories"]))
     model = _call(spec, lambda **kwargs: models.get_model(spec.name, **kwargs), defaults, pretrained)
     return RawDetector(model) if spec.name in models.list_models(module=models.detection) else model
 
@@ -348,7 +361,7 @@ def _check_pretrained_classes(spec: ModelSpec, classes: int | None) -> None:
     if classes != spec.num_classes:
         raise SettingError(
             f"model {spec.name!r}: got num_classes={spec.num_classes}, expected {classes} as in its "
-            "pretrained weights; likely cause: another data set: load a checkpoint trained on it instead"
+            "pretrained weights; likely cause: other classes: load a checkpoint trained on them instead"
         )
 
 
@@ -356,12 +369,6 @@ def _torchvision_names() -> list[str]:
     from torchvision import models
 
     return models.list_models(module=models)
-
-
-def _dense_prediction_names() -> list[str]:
-    from torchvision import models
-
-    return models.list_models(module=models.detection) + models.list_models(module=models.segmentation)
 
 
 def _is_timm_name(name: str) -> bool:

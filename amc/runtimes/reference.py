@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError, first_line, out_of_memory
+from amc.errors import AmcError, out_of_memory
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SEED = 0
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
+"""A change of colour."""
+_OPENVINO_PLACE = re.compile("Exception from |Check '|FrontEnd API failed|Model wasn't fully|Summary:")
+"""Start of a line of OpenVINO's that does not tell the cause."""
 
 
 def eval_on_cpu(model: nn.Module) -> nn.Module:
@@ -132,8 +137,18 @@ def with_xnnpack_sums(model: nn.Module) -> nn.Module:
 
 
 def cause(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class if it has none."""
-    return first_line(error) or type(error).__name__
+    """Return the line of an error's message that tells the cause, or the name of its class if it has none.
+
+    It is the first line, but for two libraries: PyTorch's ONNX exporter names its own step and keeps the
+    error that it met as the cause; OpenVINO begins with places in its own source.
+    """
+    while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
+        error = error.__cause__
+    text = _TERMINAL_CODE.sub("", str(error)).strip()
+    lines = text.splitlines()
+    if text.startswith("Exception from "):
+        lines = [line.removeprefix("-- ") for line in lines if not _OPENVINO_PLACE.match(line)] or lines
+    return lines[0] if lines else type(error).__name__
 
 
 def largest_difference(found: Any, eager: NDArray[np.float32]) -> tuple[float, float]:

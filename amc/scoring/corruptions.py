@@ -29,7 +29,7 @@ def corrupted(
         SettingError: there is no such corruption, or it does not take images of so many channels.
     """
     check_corruptions([name])
-    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    centre, spread = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
     pixels = (images * spread + centre).clamp(0, 1)
     worse = _FUNCTIONS[name](pixels, strengths_for(*images.shape[-2:]), seed)
     return (worse.clamp(0, 1) - centre) / spread

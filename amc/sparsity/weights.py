@@ -7,6 +7,7 @@ parameters count the kept weights only; whether a runtime or a file format saves
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -55,8 +56,8 @@ def _by_weight(graph: Graph, model: nn.Module, layers: Sequence[Layer]) -> tuple
 
 
 def least_width(min_density: float) -> int:
-    """Return the smallest width of a layer, in parts of ``WHOLE``, at a least density."""
-    return max(round(min_density * WHOLE), 1)
+    """Return the smallest width of a layer, in parts of ``WHOLE``, that keeps a least density."""
+    return max(math.ceil(min_density * WHOLE - 1e-9), 1)  # 0.07 * 100 is above 7
 
 
 def kept_weights(count: int, width: int) -> int:

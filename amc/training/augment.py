@@ -94,5 +94,5 @@ def cross_entropy(output: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 
 def _pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return normalised images (N, C, H, W) as the uint8 that they were made of."""
-    centre, scale = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
+    centre, scale = (torch.tensor(list(values), dtype=torch.float32)[:, None, None] for values in (mean, std))
     return images.mul(scale).add_(centre).mul_(255).round_().clamp_(0, 255).to(torch.uint8)

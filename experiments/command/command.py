@@ -16,7 +16,7 @@ from experiments.command.lock import locked
 from experiments.command.messages import FULL_ERROR
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import key_of
-from experiments.command.remembered import FILE, begin
+from experiments.command.remembered import FILE, begin, check_named, run_dir
 from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
 _ENVIRONMENT = {FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
@@ -79,10 +79,12 @@ class Command:
         """Keep other processes out of a run folder until the command ends; a new one gets its identity first.
 
         Raises:
-            Refused: another process works in it, it holds a symbolic link, or it cannot be written to.
+            Refused: another process works in it, it holds a symbolic link, it is of an unknown job or
+                remembers settings that are not given, or it cannot be written to.
         """
         try:
             check_links(folder)
+            check_named(folder, overrides)
             made = absent(folder)
             self.is_new = begin(folder, overrides, paths=self._paths)
             self._made = made if self.is_new else []
@@ -134,8 +136,9 @@ class Command:
 
     def resumable(self, text: str) -> str:
         """Return ``text`` with the run folder where it says `GOES_ON`: commands make their own by default."""
-        kept = self.folder is not None and (self.folder / FILE).exists()
-        return text.replace(GOES_ON, f"the same command with run_dir={self.folder} goes on") if kept else text
+        if self.folder is None or not (self.folder / FILE).exists():
+            return text
+        return text.replace(GOES_ON, f"the same command with {run_dir(self.folder)} goes on")
 
     def raise_error(self) -> None:
         """Raise what `keep_errors` has held back, if anything."""
@@ -150,16 +153,18 @@ class Folders(Callback):
         """Claim a run folder.
 
         Raises:
-            Refused: another process works in it, or it holds a symbolic link.
+            Refused: as ``Command.claim``, or the folder has no name.
         """
+        _check_name(config.hydra.run.dir, "run_dir")
         Command.current.claim(Path(config.hydra.run.dir), list(config.hydra.overrides.task))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lock a sweep folder; make all jobs use it, whatever is swept and wherever they run.
 
         Raises:
-            Refused: another process works in it, or the jobs were given one run folder.
+            Refused: another process works in it, it has no name, or the jobs were given one run folder.
         """
+        _check_name(config.hydra.sweep.dir, "hydra.sweep.dir")
         given = config.hydra.overrides.task
         if any(key_of(override) == "run_dir" for override in given):
             raise Refused(
@@ -170,3 +175,11 @@ class Folders(Callback):
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+
+
+def _check_name(folder: str, key: str) -> None:
+    """Refuse a folder without a name: it would be the current directory."""
+    if not folder:
+        raise Refused(
+            f"{key} is empty; expected a folder: likely cause: a variable of the shell that is not set"
+        )

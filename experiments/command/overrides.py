@@ -11,12 +11,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from amc.errors import SettingError
+
 _NEW = "++"
 """Hydra's prefix for a value of a key that may be new."""
 _AROUND_SIGNS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\s*([\[\]{},:])\s*""")
 """A quoted text, or a sign of a list or a dictionary with the spaces around it."""
 MULTIRUN = frozenset({"-m", "--multirun"})
 """Hydra's options for many jobs."""
+_WITH_VALUE = frozenset(
+    {
+        *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir"),
+        *("-cd", "--experimental-rerun", "--info", "-i"),
+    }
+)
+"""Hydra's options that are followed by a value."""
+_INFO = frozenset({"--info", "-i"})
+"""Of these, those that may stand alone."""
+_SHOWING = frozenset({"--cfg", "-c", *_INFO})
+"""Of these, those that show something of one job in place of running it."""
 
 
 def key_of(override: str) -> str:
@@ -63,10 +76,32 @@ def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
     return [_readable(each, many) if "=" in each and key_of(each) in paths else each for each in arguments]
 
 
-def multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with ``-m`` before all others: Python's argparse refuses it between settings."""
-    flags = [each for each in arguments if each in MULTIRUN]
-    return [*flags, *(each for each in arguments if each not in MULTIRUN)]
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with Hydra's options before the settings: argparse refuses them between these.
+
+    Raises:
+        SettingError: many jobs are to be shown.
+    """
+    options, settings, waiting = [], [], list(arguments)
+    while waiting:
+        each = waiting.pop(0)
+        if not each.startswith("-"):
+            settings.append(each)
+        elif each in _INFO and not (waiting and _is_value(waiting[0])):
+            options += [each, "all"]  # its default; argparse would take the first setting for its value
+        elif each in _WITH_VALUE and waiting:
+            options += [each, waiting.pop(0)]
+        else:
+            options.append(each)
+    shown = [each for each in options if each.partition("=")[0] in _SHOWING]
+    if shown and not MULTIRUN.isdisjoint(options):
+        raise SettingError(f"{shown[0]} shows one job, but -m is given: leave one of them out")
+    return [*options, *settings]
+
+
+def _is_value(argument: str) -> bool:
+    """Whether an argument is neither an option nor a setting."""
+    return "=" not in argument and not argument.startswith(("-", "~"))
 
 
 def with_new_keys(arguments: Sequence[str], free: Collection[str]) -> list[str]:

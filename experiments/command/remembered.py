@@ -4,13 +4,15 @@ They are in ``overrides.json``, signed by the user whose command wrote them (``s
 goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
 leaves the identity as it was; so does one that fails before it has changed a result. A first command keeps it
 as soon as there is anything to go on with. Without ``stages=`` a command runs the stages of the last command
-if that was interrupted, otherwise those of the first command.
+if that was interrupted, otherwise those of the first command. A plan changes no identity: it may give a new
+folder its settings, but no stages.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.budget.budget import KINDS
-from amc.errors import AmcError, FileError
+from amc.errors import AmcError, FileError, SettingError
 from amc.files import atomic_write_bytes, atomic_write_text, is_temporary
 from amc.reading import read_json
 from experiments.command.foreign import (
@@ -29,11 +31,13 @@ from experiments.command.foreign import (
     is_override,
     objection,
 )
-from experiments.command.overrides import absolute, key_of, text_of
+from experiments.command.overrides import absolute, key_of, parsed, text_of
 from experiments.command.signature import is_signed, sign
 
 FILE = "overrides.json"
 HYDRA = ".hydra"
+_MULTIRUN = "multirun.yaml"
+"""File that Hydra writes into the folder of a multirun."""
 _SHAPE = {"overrides": [str], "stages?": (str, None), "unfinished?": (str, None), "signature?": (str, None)}
 _RESULTS = (
     *("*.safetensors", "*.jsonl", "strategy.json", "latency_model.json", "provenance.json", "agent.zip"),
@@ -99,6 +103,57 @@ def remembered_overrides(folder: Path) -> list[str]:
     memory = _remembered(folder)
     _check_origin(memory.overrides, memory, folder, Rules())
     return [*memory.overrides]
+
+
+def check_known(folder: Path) -> None:
+    """Refuse a folder that holds results of an unknown job, or the jobs of a multirun.
+
+    Raises:
+        FileError: as ``with_remembered``.
+    """
+    _remembered(folder)
+
+
+def check_named(folder: Path, overrides: Sequence[str]) -> None:
+    """Refuse a folder as ``check_known`` does, and one that remembers settings which could not be added.
+
+    The path in ``run_dir=runs/${name}`` is known only when the configuration is put together.
+
+    Raises:
+        FileError: as ``with_remembered``.
+        SettingError: the folder remembers settings that are not given.
+    """
+    memory = _remembered(folder)
+    named = [override for override in overrides if key_of(override) == "run_dir"]
+    if named and text_of(named[-1]) is not None:
+        return
+    given = set(map(key_of, overrides))
+    if lost := [each for each in memory.overrides if key_of(each) not in given]:
+        more = f" and {len(lost) - _TOLD} more" if len(lost) > _TOLD else ""
+        raise SettingError(
+            f"{named[-1] if named else 'the run folder'} is a folder that remembers {', '.join(lost[:_TOLD])}"
+            f"{more}: write {run_dir(folder)} to use them"
+        )
+
+
+def run_dir(folder: Path) -> str:
+    """Return the argument that names a run folder, as it is typed in a shell."""
+    return f"run_dir={shlex.quote(str(folder))}"
+
+
+def goes_on(folder: Path) -> str:
+    """Return the end of a message about work that is kept in a run folder."""
+    return f"amc {run_dir(folder)} goes on"
+
+
+def remembered_value(folder: Path, key: str) -> str | None:
+    """Return the value of a setting that a run folder remembers, quotes removed; None if it has none.
+
+    Raises:
+        FileError: ``overrides.json`` is damaged.
+    """
+    found = [text_of(override) for override in _read(folder / FILE).overrides if key_of(override) == key]
+    return found[-1] if found else None
 
 
 def _check_origin(overrides: Sequence[str], memory: _Memory, folder: Path, rules: Rules) -> None:
@@ -170,9 +225,12 @@ def forget(folder: Path, key: str) -> None:
 class Identity:
     """The identity of a folder during one command; see `remembering`."""
 
-    def __init__(self, folder: Path, memory: _Memory, hydra: Mapping[str, str], *, new: bool) -> None:
+    def __init__(
+        self, folder: Path, memory: _Memory, hydra: Mapping[str, str], *, new: bool, plans: bool
+    ) -> None:
         self._folder, self._memory, self._hydra = folder, memory, hydra
         self._new = new or not (folder / FILE).exists()
+        self._stays = plans and not self._new
         files = [folder / FILE, *(folder / HYDRA / name for name in hydra)]
         self._before = {path: path.read_bytes() if path.exists() else None for path in files}
         self._results = _state(folder)
@@ -184,7 +242,9 @@ class Identity:
         return self._new
 
     def accept(self) -> None:
-        """Write the identity, once the command has been checked."""
+        """Write the identity, once the command has been checked; a plan leaves that of others alone."""
+        if self._stays:
+            return
         self._accepted = True
         atomic_write_text(self._folder / FILE, self._memory.text())
         for name, text in self._hydra.items():
@@ -193,6 +253,8 @@ class Identity:
 
     def finish(self) -> None:
         """Forget that the command is unfinished."""
+        if self._stays:
+            return
         # `forget` may have changed the file since
         memory = _read(self._folder / FILE) if self._accepted else self._memory
         done = _Memory(memory.overrides, memory.stages)
@@ -229,8 +291,8 @@ def remembering(
         overrides: those of the command.
         paths: keys whose values name files. They are stored as absolute paths, so that a run continues from
             any folder.
-        keep: store them in any case: the user has not typed the overrides of one job of many, and continues
-            it by naming its folder.
+        keep: store them in any case, unless there are results of others: the user has not typed the overrides
+            of one job of many, and continues it by naming its folder.
         new: the folder has its identity from this very command.
         hydra: names and texts of the files in ``.hydra``.
 
@@ -241,7 +303,8 @@ def remembering(
     memory = _memory(overrides, paths, unfinished=True)
     if path.exists() and not new:
         memory = _Memory(memory.overrides, _read(path).stages, memory.unfinished)
-    identity = Identity(folder, memory, hydra or {}, new=new)
+    identity = Identity(folder, memory, hydra or {}, new=new, plans=any(map(_only_plans, overrides)))
+    keep = keep and not _results(folder)
     if keep:
         identity.accept()
     try:
@@ -259,7 +322,7 @@ class _Memory:
 
     Attributes:
         overrides: all but ``run_dir``, ``stages`` and ``plan.stages``.
-        stages: the override ``stages=`` of the first command.
+        stages: the override ``stages=`` of the first command; None if that was a plan.
         unfinished: that of the command that runs now or was interrupted.
         signed: whether this user wrote them.
     """
@@ -280,17 +343,26 @@ class _Memory:
 
 
 def _memory(overrides: Sequence[str], paths: Collection[str], *, unfinished: bool) -> _Memory:
-    stages = next((o for o in overrides if key_of(o) == "stages"), None)
+    stages = next((o for o in overrides if key_of(o) == "stages" and not _only_plans(o)), None)
     kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages", "plan.stages")]
     return _Memory(kept, stages, unfinished=stages if unfinished else None)
+
+
+def _only_plans(override: str) -> bool:
+    """Whether an override asks for stage ``plan`` alone."""
+    return key_of(override) == "stages" and parsed(override).value() == ["plan"]
 
 
 def _remembered(folder: Path) -> _Memory:
     """Read the memory of a folder; a new folder has none.
 
     Raises:
-        FileError: it is damaged, or missing although there are results.
+        FileError: it is damaged, or missing although there are results or jobs of a multirun.
     """
+    if not (folder / FILE).exists() and (folder / _MULTIRUN).exists():
+        raise FileError(
+            f"run_dir={folder} is the folder of a multirun; expected that of one of its jobs, or a new one"
+        )
     if not (folder / FILE).exists() and (found := _results(folder)):
         raise FileError(
             f"run_dir={folder} holds {found[0]} of an unknown job, as {FILE} is missing; expected the folder "
@@ -326,4 +398,7 @@ def _read(path: Path) -> _Memory:
     odd += [text for text in stages if not is_choice_of_stages(text)]
     if odd:
         raise FileError(f"{path} is damaged: {odd[0][:80]!r} is no override that a run remembers; {remedy}")
-    return replace(memory, signed=is_signed(memory.content(), data.get("signature")))
+    signed = is_signed(memory.content(), data.get("signature"))
+    if memory.stages is not None and _only_plans(memory.stages):  # of an earlier release
+        memory = replace(memory, stages=None)
+    return replace(memory, signed=signed)

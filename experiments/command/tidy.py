@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,9 +40,13 @@ def check_links(folder: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove temporary files of killed commands; no other process works in the folder."""
+    """Remove temporary files and folders of killed commands; no other process works in the folder."""
     for entry in list(_entries(folder)):
-        if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+        if not is_temporary(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.is_file(follow_symlinks=False):
             os.unlink(entry.path)
 
 

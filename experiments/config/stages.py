@@ -83,7 +83,8 @@ def check_names(names: Sequence[str]) -> None:
 def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> list[str]:
     """Return the stages; a search under a latency budget gets a profile before it and a check after it.
 
-    Stage ``verify`` comes before all that is made of the strategy, as it may change that.
+    Stage ``verify`` comes after the last stage that chooses a strategy, and before all that is made of that,
+    as it may change it.
 
     Args:
         names: the configured stages.
@@ -91,13 +92,18 @@ def with_latency(names: Sequence[str], kinds: Iterable[str], profiled: bool) -> 
         profiled: whether the run folder has a latency model already.
     """
     found = _verified_early(names)
-    if "search" not in found or "latency" not in kinds:
+    if "latency" not in kinds:
         return found
-    if "profile" not in found and not profiled:
+    if "search" in found and "profile" not in found and not profiled:
         found.insert(min(found.index(name) for name in _COSTED & set(found)), "profile")
-    if "verify" not in found:
-        found.insert(max(found.index(name) for name in _CHOOSING & set(found)) + 1, "verify")
+    if "verify" not in found and _CHOOSING & set(found):
+        found.insert(_after_choice(found), "verify")
     return found
+
+
+def _after_choice(names: Sequence[str]) -> int:
+    """Return the place after the last stage that chooses a strategy; 0 if none does."""
+    return max((place + 1 for place, name in enumerate(names) if name in _CHOOSING), default=0)
 
 
 def _verified_early(names: Sequence[str]) -> list[str]:
@@ -105,6 +111,7 @@ def _verified_early(names: Sequence[str]) -> list[str]:
     if "verify" in found:
         usual = list(STAGES)
         found.remove("verify")
-        made = [name for name in found if usual.index(name) > usual.index("verify") and name != "inspect"]
-        found.insert(found.index(made[0]) if made else len(found), "verify")
+        last = usual.index("verify")
+        made = [p for p, name in enumerate(found) if usual.index(name) > last and name != "inspect"]
+        found.insert(next((p for p in made if p >= _after_choice(found)), len(found)), "verify")
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from amc.data import LabelledImages
-from amc.errors import SettingError, brief
+from amc.errors import SettingError, brief, out_of_memory
 from amc.notes import note_once
 
 BATCH = 256
@@ -26,8 +26,8 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     Args:
         source: normalised images (N, C, H, W); a pair of images and labels (N,) or (N, 1); a data set of
             images or pairs; or any iterable of batches, such as a ``DataLoader``. A batch is a tensor, a
-            pair, or a dictionary with one of ``IMAGE_KEYS`` and perhaps one of ``LABEL_KEYS``. Whatever else
-            comes with images, such as boxes and masks, is left out, and noted.
+            pair, or a dictionary with one of ``IMAGE_KEYS`` and perhaps one of ``LABEL_KEYS``. Targets of
+            another form, such as boxes and masks, are left out, and noted.
         what: name of the argument, for messages.
 
     Returns:
@@ -66,23 +66,39 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
 
 
 def _joined(what: str, entries: list[Any]) -> Any:
-    """Join entries of a data set; targets that cannot be joined, such as several boxes, are left out.
+    """Join entries of a data set; what cannot be joined beside the images, such as boxes, is left out.
 
     Raises:
         SettingError: the images cannot be joined.
     """
-    try:
+    with _but_memory():  # KeyError for dictionaries of other keys, RuntimeError for other numbers of boxes
         return default_collate(entries)
-    except (RuntimeError, TypeError) as error:
-        reason = brief(error)
-    if any(isinstance(entry, tuple | list) and entry for entry in entries):
-        entries, targets = [entry[0] for entry in entries], [None] * len(entries)
-        with suppress(RuntimeError, TypeError):
-            return default_collate(entries), targets
-    raise SettingError(
-        f"{what}: the images of the data set cannot be joined to a batch: {reason}; expected tensors or "
-        "arrays of one shape: give it a transform such as torchvision.transforms.v2"
-    )
+    pairs = [_parted(entry, what) for entry in entries]
+    try:
+        images = default_collate([image for image, _ in pairs])
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise SettingError(
+            f"{what}: the images of the data set cannot be joined to a batch: {brief(error)}; expected "
+            "tensors or arrays of one shape: give it a transform such as torchvision.transforms.v2"
+        ) from error
+    labels = [label for _, label in pairs]
+    if all(label is None for label in labels):
+        return images
+    with _but_memory():
+        return images, default_collate(labels)
+    return images, [None] * len(entries)
+
+
+@contextmanager
+def _but_memory() -> Iterator[None]:
+    """Suppress every error but that of memory which runs out."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
 
 
 def _is_pair(source: Any, what: str) -> bool:
@@ -108,18 +124,7 @@ def _is_array(value: Any) -> bool:
 
 def _read(batch: Any, what: str) -> tuple[Tensor, Tensor | None]:
     """Split one batch into images (N, C, H, W) float32 and labels (N,) int64; None if it has no labels."""
-    labels: Any = None
-    if isinstance(batch, Mapping):
-        image_key = next((key for key in IMAGE_KEYS if key in batch), None)
-        label_key = next((key for key in LABEL_KEYS if key in batch), None)
-        if image_key is None:
-            raise SettingError(
-                f"{what} yields a dictionary of {', '.join(map(str, batch))}; expected 'image'"
-            )
-        batch, labels = batch[image_key], None if label_key is None else batch[label_key]
-    elif isinstance(batch, tuple | list) and batch:
-        labels = batch[1] if len(batch) > 1 else None
-        batch = batch[0]
+    batch, labels = _parted(batch, what)
     if not _is_array(batch):
         raise SettingError(f"{what} yields a {type(batch).__name__}; expected batches of images (N, C, H, W)")
     images = torch.as_tensor(batch)
@@ -132,6 +137,21 @@ def _read(batch: Any, what: str) -> tuple[Tensor, Tensor | None]:
             f"{what} yields images of {_kind(images)}; expected floats, normalised as for the training"
         )
     return images.float(), None if labels is None else _class_numbers(labels, len(images), what)
+
+
+def _parted(entry: Any, what: str) -> tuple[Any, Any]:
+    """Return the images and the labels of a batch, or of an entry of a data set; None if it has no labels."""
+    if isinstance(entry, Mapping):
+        image_key = next((key for key in IMAGE_KEYS if key in entry), None)
+        label_key = next((key for key in LABEL_KEYS if key in entry), None)
+        if image_key is None:
+            raise SettingError(
+                f"{what} yields a dictionary of {', '.join(map(str, entry))}; expected 'image'"
+            )
+        return entry[image_key], None if label_key is None else entry[label_key]
+    if isinstance(entry, tuple | list) and entry:
+        return entry[0], entry[1] if len(entry) > 1 else None
+    return entry, None
 
 
 def _class_numbers(labels: Any, count: int, what: str) -> Tensor | None:

@@ -250,7 +250,7 @@ def load_snippet(report: Json) -> str:
 def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
     """Return what to do next, the most useful first, by rule."""
     folder = str(report.get("folder", "RUN"))
-    again = f"amc run_dir={folder}"
+    again = shlex.join(["amc", f"run_dir={folder}"])
     search, found = report.get("search") or {}, []
     counted = [own for own in episodes if own.get("phase") != "relaxed"]
     if "proxies" in report and not report["proxies"].get("trusted", True):
@@ -283,5 +283,6 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
             f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]"
         )
     if "quantized" not in report:
-        found.append(f"Store it in integers: {again} stages=[quantize,export,report]")
+        timed = "benchmark," if report.get("latency") else ""
+        found.append(f"Store it in integers: {again} stages=[quantize,export,{timed}report]")
     return found

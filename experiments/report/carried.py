@@ -29,8 +29,8 @@ def write_carried(
         folder: the folder of exported files.
         name: of the network.
         about: what the files hold about their input (``amc.export.metadata.described``).
-        files: ``format``, ``file`` and ``bytes`` of each, and of some ``precision``, and what runtimes
-            compute from it: ``runtimes`` and ``failure``.
+        files: ``format``, ``file`` and ``bytes`` of each, and of some ``batch`` (images per call, None if
+            it is free), ``precision``, and what runtimes compute from it: ``runtimes`` and ``failure``.
 
     Returns:
         The script's place in the run folder, the packages it needs and the network, for each file it runs.
@@ -43,6 +43,7 @@ def write_carried(
         {
             "failure": None,
             "precision": "float32",
+            "batch": None,
             **own,
             "name": Path(own["file"]).name,
             "size": kib(own["bytes"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -327,9 +328,12 @@ def _run_it(report: Json) -> str:
     if (predict := (report.get("export") or {}).get("predict")) is None:
         return ""
     place = report.get("folder", "RUN")
-    script = f"python {place}/{predict[0]['file']} PICTURE.jpg" if predict else ""
     packages = [f"pip install {needed}" for needed in dict.fromkeys(own["needs"] for own in predict)]
-    return "\n".join([*packages, *(f"{script} --network {own['network']}" for own in predict)])
+    scripts = [
+        shlex.join(["python", f"{place}/{own['file']}", "PICTURE.jpg", "--network", own["network"]])
+        for own in predict
+    ]
+    return "\n".join([*packages, *scripts])
 
 
 def _fronts_of_search(episodes: Sequence[Json], fronts: Json, found: Json, groups: Sequence[Json]) -> str:

@@ -89,9 +89,11 @@ def _shown_path(key: str, path: str) -> str:
 def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a provenance with all stages that were run and their commits.
 
-    A later call may have added stages, which the recorded command does not name.
+    A later call may have added stages, which the recorded command does not name. Stage ``schedule`` leaves a
+    record of ``prune``, which no command may name beside it.
     """
-    stages = recorded_stages(folder)
+    found = recorded_stages(folder)
+    stages = [name for name in found if name != "prune" or "schedule" not in found]
     commands = {name: provenance[name] for name in ("command", "tuned_by") if name in provenance}
     return {
         "stage_commits": dict.fromkeys(stages, provenance["commit"]),

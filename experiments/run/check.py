@@ -16,7 +16,9 @@ from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from amc.sparsity.weights import kept_weights, least_width, prunable_layers
+from amc.strategy import Strategy
 from envs import Reward
+from experiments.command.remembered import remembered_value
 from experiments.config.agents import AGENTS, refuse_unseen
 from experiments.config.budgets import asked_budgets, listed_budgets
 from experiments.config.runtimes import quantize_settings
@@ -24,7 +26,7 @@ from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
 from experiments.run.folder import PICTURES
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen, searches_apart
+from experiments.run.values import CARRYING_OUT, FINETUNING, SEARCHING, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -52,6 +54,7 @@ def check(run: Run) -> None:
     _check_processes(run)
     _check_results(run)
     _check_pretrained(run)
+    _check_strategy(run)
     problem.load_data()
     _check_rewind(run)
     _check_held_out(run)
@@ -75,6 +78,7 @@ def check(run: Run) -> None:
                 f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
                 "stage quantize is not in stages; quantize.method=none counts float32"
             )
+    _check_steps(run)
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
@@ -104,6 +108,21 @@ def _check_results(run: Run) -> None:
     if names[0] in _READS and not listed_budgets(run.config.budget) and folder.recorded("quantize") is None:
         name, stage = _READS[names[0]]
         folder.require(folder.path / name, stage)
+
+
+def _check_strategy(run: Run) -> None:
+    """Refuse a strategy that this command names beside that of the folder, and that no stage carries out."""
+    given, own = run.config.strategy, run.folder.strategy
+    if given is None or not own.exists() or {"plan", *CARRYING_OUT} & set(run.stages):
+        return
+    file, known = Path(given).expanduser().resolve(), remembered_value(run.folder.path, "strategy")
+    if known is not None and Path(known) == file:
+        return
+    if Strategy.load(file).groups != Strategy.load(own).groups:
+        raise SettingError(
+            f"strategy={given} is another than that of {run.folder}, and none of stages="
+            f"[{','.join(run.stages)}] carries it out: add prune to stages, or leave strategy out"
+        )
 
 
 def _check_rewind(run: Run) -> None:
@@ -213,6 +232,24 @@ def check_feasible(run: Run, budget: Budget) -> None:
         named = "; ".join(f"{item.name} ({item.reason})" for item in whole[:_TOLD])
         more = f"; and {len(whole) - _TOLD} more" if len(whole) > _TOLD else ""
         raise SettingError(f"{error}. Some channels stay whole: {named}{more}") from error
+
+
+def _check_steps(run: Run) -> None:
+    """Refuse steps of a schedule that would cut nothing: the size in integers is a share of that in float32.
+
+    Raises:
+        SettingError: the dense network is within a ratio below 1.
+    """
+    if "schedule" not in run.config.stages:
+        return
+    problem = run.problem
+    for kind in {next(iter(ratios)) for ratios in asked_budgets(run.config.budget)}:
+        whole = problem.cost(kind)(problem.graph.dense_widths) / problem.dense_cost(kind)
+        if idle := [ratio for ratio in run.config.schedule.ratios if whole <= ratio < 1]:
+            raise SettingError(
+                f"schedule.ratios has {idle[0]:g}, but the dense network has {whole:.2g} of its {kind} in "
+                "float32 before anything is cut; expected smaller ones"
+            )
 
 
 def _check_sparsify(config: Config, reward: Reward) -> None:

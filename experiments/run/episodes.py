@@ -31,11 +31,13 @@ class EpisodeWriter:
     """Writes episodes to a file and keeps the best one.
 
     Each search writes the file from the start: an agent that starts again from its seed repeats the lines. If
-    the search fails, the file of an earlier one is as it was.
+    the search fails, the file of an earlier one is as it was; so is its record, which is removed meanwhile: a
+    search that is stopped or killed must not leave its own episodes beside the record of another.
 
     Args:
         path: the file.
         latency: predicts milliseconds from widths; if given, they are written with every episode.
+        record: the file with what an earlier search has found; None if there is none.
 
     Attributes:
         count: episodes written.
@@ -44,8 +46,10 @@ class EpisodeWriter:
         cpu_seconds: CPU time of all different evaluations, in seconds.
     """
 
-    def __init__(self, path: Path, latency: Cost | None = None) -> None:
-        self._former = Former(path)
+    def __init__(self, path: Path, latency: Cost | None = None, record: Path | None = None) -> None:
+        self._former = [Former(each) for each in (path, record) if each is not None]
+        if record is not None:
+            record.unlink(missing_ok=True)
         self._file = path.open("w")
         self._latency = latency
         self._seen: set[tuple[int, ...]] = set()
@@ -62,7 +66,8 @@ class EpisodeWriter:
     ) -> None:
         self._file.close()
         if isinstance(error, Exception):
-            self._former.restore()
+            for each in self._former:
+                each.restore()
 
     @property
     def distinct(self) -> int:
@@ -127,10 +132,11 @@ class Former:
 
     def restore(self) -> None:
         """Write the former content, with its time; a new file stays as it is."""
-        if self._content is not None and self._path.read_bytes() != self._content:
+        if self._content is None:
+            return
+        if not self._path.exists() or self._path.read_bytes() != self._content:
             atomic_write_bytes(self._path, self._content)
-        if self._content is not None:
-            os.utime(self._path, ns=(self._time, self._time))
+        os.utime(self._path, ns=(self._time, self._time))
 
 
 def watching(

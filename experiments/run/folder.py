@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from amc.digest import digest
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json
 from amc.loading import STRATEGY, WEIGHTS
 from amc.reading import read_json
+from amc.strategy import Strategy
 
 DENSE = "dense.safetensors"
 PRUNED = "pruned.safetensors"
@@ -238,6 +241,16 @@ class RunFolder:
                 atomic_write_bytes(own, path.read_bytes())
             else:
                 own.unlink(missing_ok=True)
+
+    def strategy_digest(self) -> str | None:
+        """Return a digest of the strategy's widths; None if there is no strategy.
+
+        Raises:
+            FileError: ``strategy.json`` is damaged.
+        """
+        if not self.strategy.exists():
+            return None
+        return digest(json.dumps(Strategy.load(self.strategy).to_json()["groups"]))
 
     def note_begun(self, stage: str) -> None:
         """Note that a command begins a stage."""

@@ -42,6 +42,7 @@ from amc.models.checkpoint import (
     save_safetensors,
     state_digest,
 )
+from amc.models.described import described
 from amc.notes import note_once
 from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
@@ -132,9 +133,9 @@ class Problem:
     @cached_property
     def spec(self) -> ModelSpec:
         """Name and arguments from which the dense network is built."""
-        model = self.config.model
-        return ModelSpec(
-            model.name, self.splits.num_classes, self.splits.input_shape, tuple(model.kwargs.items())
+        model, splits = self.config.model, self.splits
+        return described(
+            model.name, model.kwargs, splits.num_classes, splits.input_shape, pretrained=model.pretrained
         )
 
     @cached_property
@@ -291,8 +292,8 @@ class Problem:
 
     def _about_dense(self) -> str:
         """Return in JSON what the weights of the dense network are of."""
-        kwargs, pretrained = dict(self.spec.kwargs), self.config.model.pretrained
-        about = {"name": self.spec.name, "kwargs": kwargs, "pretrained": pretrained}
+        model = self.config.model
+        about = {"name": model.name, "kwargs": dict(model.kwargs), "pretrained": model.pretrained}
         return json.dumps(about, sort_keys=True, default=str)
 
     @property
@@ -435,13 +436,17 @@ class Problem:
                 f"{path} is about {model.target.precision} networks, the configuration has "
                 f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
             )
-        setup = setup_of(backend_of(config.backend, self.config.latency))
+        setup = self.backend_setup()
         if model.target.setup not in ("", setup):  # models of earlier versions have none
             raise AmcError(
-                f"{path} was measured with {model.target.setup}, the configuration asks for {setup}: run "
-                "stages=[profile] again"
+                f"{path} was measured with {model.target.setup}, the configuration asks for "
+                f"{setup or 'nothing of the kind'}: run stages=[profile] again"
             )
         return model
+
+    def backend_setup(self) -> str:
+        """Return what the latency on the configured runtime depends on besides its name, such as the host."""
+        return setup_of(backend_of(self.config.profile.backend, self.config.latency))
 
     def available_backend(self) -> Backend | RemoteBackend:
         """Return the runtime of latency budgets.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,6 @@ from amc.budget.budget import Budget, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
-from amc.digest import digest
 from amc.errors import FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.settings import ProfileSettings
@@ -150,15 +148,17 @@ class Run:
         if "latency" not in self.budget.shares(widths):
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
-        if verify.get("widths") != list(widths) or verify.get("on", setup) != setup:
+        on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
+        if verify.get("widths") != list(widths) or on != setup:
             return None
         measured: float = verify["measured_ratio"]
         return measured
 
     def latency_setup(self) -> dict[str, Any]:
-        """Return the settings that tell one latency from another: runtime, batch, threads, number format."""
+        """Return what tells one latency from another: runtime, batch, threads, number format, host."""
         config = self.config.profile
-        return {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
+        own = {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
+        return {**own, "setup": self.problem.backend_setup()}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.
@@ -185,7 +185,7 @@ class Run:
         path = self.folder.strategy
         if not path.exists() or Strategy.load(path).groups != strategy.groups:
             self.folder.forget_pruned()
-        strategy.save(path)
+        self.counted(strategy).save(path)
 
     def made_strategy(self) -> None:
         """From now on the strategy is that of the run folder, whatever file the configuration names."""
@@ -209,14 +209,11 @@ class Run:
 
         Of a network that was cut before, it is the strategy that cuts the original network to these widths.
         """
-        original, whole = self.problem.original, self.problem.original_widths(widths)
-        graph, params = original.graph, original.params
-        dense, macs = graph.dense_widths, macs_cost(graph)
-        groups = zip(graph.group_names, dense, whole, strict=True)
+        whole, graph = self.problem.original_widths(widths), self.problem.original.graph
+        groups = zip(graph.group_names, graph.dense_widths, whole, strict=True)
         return Strategy(
             groups=tuple(GroupWidth(name, full, kept) for name, full, kept in groups),
-            macs_ratio=macs(whole) / macs(dense),
-            params_ratio=params(whole) / params(dense),
+            **self._ratios(whole),
             seed=self.config.seed,
             model=self.problem.spec.to_json(),
             budget={
@@ -228,6 +225,23 @@ class Run:
             },
             provenance={**facts, **self._reached(widths)},
         )
+
+    def counted(self, strategy: Strategy) -> Strategy:
+        """Return a strategy with the shares of this run's network, whatever the file says that it is from.
+
+        The network may have other classes, and the file may have been changed by hand.
+
+        Raises:
+            FileError: the strategy is for another network.
+        """
+        graph = self.problem.original.graph
+        return replace(strategy, **self._ratios(strategy.widths_for(graph.group_names, graph.dense_widths)))
+
+    def _ratios(self, whole: tuple[int, ...]) -> dict[str, Any]:
+        """Return the shares of the original network's MACs and parameters that widths of it keep."""
+        original = self.problem.original
+        dense, macs, params = original.graph.dense_widths, macs_cost(original.graph), original.params
+        return {"macs_ratio": macs(whole) / macs(dense), "params_ratio": params(whole) / params(dense)}
 
     def _reached(self, widths: tuple[int, ...]) -> dict[str, Any]:
         """Return what widths keep of each cost, for the provenance of a strategy under several limits."""
@@ -353,14 +367,9 @@ class Run:
         if not isinstance(made_of, dict):
             return True
         dense, strategy = made_of.get("dense"), made_of.get("strategy")
-        if strategy is not None and strategy != self._strategy_digest():
+        if strategy is not None and strategy != self.folder.strategy_digest():
             return False
         return dense is None or not self.problem.has_dense or dense == self.problem.dense_digest
-
-    def _strategy_digest(self) -> str | None:
-        if not self.folder.strategy.exists():
-            return None
-        return digest(json.dumps(Strategy.load(self.folder.strategy).to_json()["groups"]))
 
     def _made_of(self, stage: str) -> dict[str, str | None]:
         """Return the digests of what the facts of a stage are about."""
@@ -371,7 +380,7 @@ class Run:
         if stage in ("train", *stages.WITH_DENSE):
             found["dense"] = self.problem.dense_digest
         if stage in ("prune", *MADE_OF_PRUNED):
-            found["strategy"] = self._strategy_digest()
+            found["strategy"] = self.folder.strategy_digest()
         return found
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:

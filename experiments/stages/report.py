@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amc.budget.allocation import uniform_widths
 from amc.cost.closed_form import BilinearCost, macs_cost
 from amc.files import atomic_write_json
+from amc.notes import note_once
 from amc.strategy import Strategy
 from experiments.config.stages import STAGES
 from experiments.report import write_html
@@ -90,6 +91,7 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
+        MADE_OF: (run.folder.recorded("evaluate") or {}).get(MADE_OF, {}),
         **_chosen_on_test(run),
         **_shares(run, strategy),
         **{name: dict(evaluated[name]) for name in NETWORKS if name in evaluated},
@@ -108,13 +110,31 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
             report["quantized"].setdefault("latency_ms", {})[name] = other["pruned"]["median_ms"]
     report["speedup"] = speedup
     for stage in _STAGES:
-        if (facts := run.recorded(stage)) is not None:
+        if (facts := run.recorded(stage)) is not None and _is_about(run, strategy, stage, facts):
             report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
     layers = _layers(run, strategy) if strategy is not None else {}
     report |= _about(run) | layers | {"references": _references(run)}
     report["latency"] = timed
     report["provenance"] = run.provenance()
     return report
+
+
+def _is_about(run: Run, strategy: Strategy | None, stage: str, facts: Mapping[str, Any]) -> bool:
+    """Whether the facts of stage ``choose`` or ``verify`` are about the strategy; those of others are.
+
+    ``verify`` may have repaired what ``choose`` has chosen. A line is printed about what is left out.
+    """
+    if stage not in ("choose", "verify"):
+        return True
+    if strategy is not None:
+        own = list(run.widths_of(strategy))
+        if stage == "verify" and facts.get("widths") == own:
+            return True
+        chosen = strategy.provenance.get("repaired_from", own)
+        if stage == "choose" and facts["candidates"][facts["chosen"]]["widths"] == chosen:
+            return True
+    note_once(f"{run.folder.record_of(stage)} is left out: it is about another strategy")
+    return False
 
 
 def _chosen_on_test(run: Run) -> dict[str, int]:
@@ -128,9 +148,10 @@ def _shares(run: Run, strategy: Strategy | None) -> dict[str, Any]:
     """Return what is left of the dense network's cost, and what the budget allows."""
     if strategy is None:
         return {"macs_ratio": 1.0, "params_ratio": 1.0, "budget": {}, "limits": []}
+    counted = run.counted(strategy)  # that of the folder may be of an earlier release, or changed by hand
     return {
-        "macs_ratio": strategy.macs_ratio,
-        "params_ratio": strategy.params_ratio,
+        "macs_ratio": counted.macs_ratio,
+        "params_ratio": counted.params_ratio,
         "budget": dict(strategy.budget),
         "limits": _limits(run, strategy),
     }

@@ -10,12 +10,13 @@ from typing import Any
 
 from amc.errors import FileError, SettingError
 from amc.reading import read_json
+from experiments.command.remembered import run_dir
 from experiments.report.answers import change, networks
 from experiments.report.html import write_compared_html
 from experiments.report.sections import taken
 from experiments.report.text import MISSING, aligned, decimals, number
 from experiments.run.episodes import read_episodes
-from experiments.run.folder import RunFolder
+from experiments.run.folder import MADE_OF, RunFolder
 
 Json = Mapping[str, Any]
 
@@ -30,6 +31,7 @@ _SHAPE = {
     "search?": {"agent?": str, "episodes?": int},
     "stage_seconds?": {...: float},
     "resumed?": [str],
+    f"{MADE_OF}?": {...: (str, None)},
     "model?": str,
     "data?": str,
     "seed?": int,
@@ -41,7 +43,7 @@ def compare_command(arguments: Sequence[str]) -> None:
 
     Raises:
         SettingError: fewer than two runs are named, or an option is unknown.
-        FileError: a run has no report.
+        FileError: a run has no report, or has changed since.
     """
     options = _Parser(prog="amc compare", description=__doc__, add_help=False)
     options.add_argument("runs", nargs="*", type=Path)
@@ -78,12 +80,29 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def _report(run: Path) -> Json:
     path = RunFolder(run).report.with_suffix(".json")
     if not path.exists():
-        raise FileError(f"{run} has no {path.name}: run amc run_dir={run} stages=[report]")
-    again = f"run amc run_dir={run} stages=[report] again"
+        raise FileError(f"{run} has no {path.name}: run amc {run_dir(run)} stages=[report]")
+    again = f"run amc {run_dir(run)} stages=[report] again"
     found: Json = read_json(path, _SHAPE, again)
     if "pruned" not in found and "quantized" not in found:
         raise FileError(f"{path} is damaged: it has neither a pruned nor a quantized network; {again}")
+    if not _is_current(RunFolder(run), found):
+        raise FileError(f"{path} is about a network that {run} no longer has; {again}")
     return found
+
+
+def _is_current(folder: RunFolder, report: Json) -> bool:
+    """Whether a report is about the networks that its run has now; reports of old have no digests.
+
+    What is made anew removes the record of stage ``evaluate``. A report that was copied alone is taken.
+    """
+    if MADE_OF not in report or not any(folder.records.glob("*.json")):
+        return True
+    about = report[MADE_OF]
+    if (folder.recorded("evaluate") or {}).get(MADE_OF) != about:
+        return False
+    trained = (folder.recorded("train") or {}).get(MADE_OF)
+    dense = trained.get("dense") if isinstance(trained, dict) else None
+    return dense in (None, about.get("dense")) and folder.strategy_digest() in (None, about.get("strategy"))
 
 
 def table(reports: Mapping[str, Json]) -> list[list[str]]:

@@ -155,7 +155,7 @@ def _read(path: str) -> Any:
                     "it by a smaller picture, or leave such pictures out with data.skip_damaged=true"
                 )
             picture.load()
-            return _eight_bits(picture, path).convert("RGB")
+            return eight_bits(picture, path).convert("RGB")
     except FileError:
         raise
     except Exception as error:  # a damaged file raises nearly anything
@@ -176,8 +176,8 @@ def is_sound(path: str) -> bool:
     return True
 
 
-def _eight_bits(picture: Any, path: str) -> Any:
-    """Return a grey picture of 16 bits as one of 8 bits, and others as they are.
+def eight_bits(picture: Any, name: str) -> Any:
+    """Return a grey picture of 16 bits as one of 8 bits, and others as they are; messages call it ``name``.
 
     Pillow would cut off such values at 255.
 
@@ -192,7 +192,7 @@ def _eight_bits(picture: Any, path: str) -> Any:
     least, most, top = values.min(), values.max(), 255 if floating else 65535
     if not 0 <= least <= most <= top or (floating and 0 < most <= 1):
         raise FileError(
-            f"{path}: grey values from {least:g} to {most:g} in mode {picture.mode}, expected 0 to {top}; "
+            f"{name}: grey values from {least:g} to {most:g} in mode {picture.mode}, expected 0 to {top}; "
             "save the pictures with 8 or 16 bits"
         )
     return picture if floating else Image.fromarray(np.round(values / 257).astype(np.uint8))

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from amc.data.files.decoding import Decoder, picture_size
-from amc.data.files.listing import Listing, check_no_picture_in_both, list_pictures, same_classes
+from amc.data.files.listing import (
+    Listing,
+    check_no_picture_in_both,
+    holds_class_folders,
+    list_pictures,
+    same_classes,
+)
 from amc.data.files.lists import SUFFIX
 from amc.data.picking import (
     SEARCH_SHARE,
@@ -35,6 +41,8 @@ from amc.errors import SettingError
 from amc.notes import note_once
 from amc.seeds import mix
 
+TRAIN, TEST = "train", "val"
+"""Folders of ImageNet's layout."""
 CENTRE_SHARE = 0.875
 """Share of the shorter side that the centre crop shows: 224 of 256 pixels."""
 SEARCH_VAL, CALIBRATION = 2000, 500
@@ -51,8 +59,8 @@ SIZES_READ = 64
 def imagefolder(
     *,
     root: str | Path,
-    train: str = "train",
-    test: str = "val",
+    train: str = TRAIN,
+    test: str = TEST,
     split: float | None = None,
     search_val_dir: str | None = None,
     batch_size: int = 256,
@@ -81,7 +89,7 @@ def imagefolder(
     Args:
         train, test: folders below ``root``, or lists of images there (``amc.data.files.lists``).
         split: share of the images that are the test images; the class folders then lie in ``root`` itself,
-            unless ``train`` is a list.
+            unless ``train`` is a list, and ``test`` is not used.
         resize: in pixels; if None, the crop shows ``CENTRE_SHARE`` of the shorter side.
         min_crop: least share of a picture's area that a random crop shows; if None, ``MIN_CROP``, and
             ``MIN_CROP_SMALL`` for an ``image_size`` below ``SMALL`` pixels.
@@ -100,12 +108,14 @@ def imagefolder(
         seed: chooses the calibration images.
 
     Raises:
-        SettingError: an impossible size or count.
+        SettingError: an impossible size or count, or folders that ``split`` would ignore.
         FileError: a folder is missing, empty or has other classes, a list names an image twice or one of
             the training images, or an image cannot be decoded.
         UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
+    if workers < 0:
+        raise SettingError(f"workers={workers}: expected a number of decoding processes, or 0 for none")
     resize, min_crop = _crops(image_size, resize, min_crop)
     means, stds = channel_statistics(mean, std)
     root = Path(root).expanduser()
@@ -164,6 +174,7 @@ def _sources(
 ) -> tuple[Listing, Listing]:
     """Return all training images and the test images, from two places or, with ``split``, from one."""
     if split is not None:
+        _check_used(root, train, test, split)
         return _split(
             listed(root / train, "train") if train.endswith(SUFFIX) else listed(root, "root"), split
         )
@@ -171,6 +182,32 @@ def _sources(
     test_list = same_classes(listed(root / test, "test"), every)
     check_no_picture_in_both(test_list, every)
     return every, test_list
+
+
+def _check_used(root: Path, train: str, test: str, split: float) -> None:
+    """Refuse, with ``split``, folders of other parts, which would be ignored or taken for classes.
+
+    Raises:
+        SettingError: ``train`` or ``test`` names a folder, or ``root`` has ImageNet's layout.
+    """
+    if test != TEST:
+        raise SettingError(
+            f"data.test={test} is not used with data.split={split:g}, which takes the test images from those "
+            f"of training; write data.test={TEST} or data.split=null"
+        )
+    if train.endswith(SUFFIX):
+        return
+    parts = f"data.split={split:g}, which parts the class folders in data.root"
+    if train != TRAIN:
+        raise SettingError(
+            f"data.train={train} is not used with {parts}; write data.root={root / train} data.train={TRAIN} "
+            "or data.split=null"
+        )
+    if holds_class_folders(root / TRAIN):
+        raise SettingError(
+            f"{root / TRAIN} is no class for {parts}: it holds folders; write data.root={root / TRAIN}, or "
+            "data.split=null to test on data.test"
+        )
 
 
 def _check_shown(listing: Listing, image_size: int, resize: int) -> None:
@@ -194,7 +231,12 @@ def _split(listing: Listing, share: float) -> tuple[Listing, Listing]:
     """
     if not 0 < share < 1:
         raise SettingError(f"split={share:g}: expected the share of test images, between 0 and 1")
-    count = max(1, round(share * len(listing.labels)))
+    count, found = max(1, round(share * len(listing.labels))), len(listing.labels)
+    if count >= found:
+        raise SettingError(
+            f"split={share:g} makes {count} of {found} images of {listing.folder} the test images: expected "
+            "fewer, so that some are left to train on; lower data.split"
+        )
     held, rest = hold_out(listing.labels, count, name="test", of=str(listing.folder))
     return listing.take(rest), listing.take(held)
 

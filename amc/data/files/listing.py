@@ -125,6 +125,14 @@ def _visible(folder: Path) -> Any:
     return Visible(str(folder), is_valid_file=is_image, allow_empty=True)
 
 
+def holds_class_folders(folder: Path) -> bool:
+    """Whether a folder holds folders and no pictures: it is no class, but a part of a data set."""
+    if not folder.is_dir():
+        return False
+    found = [path for path in folder.iterdir() if not _is_leftover(path.name)]
+    return any(path.is_dir() for path in found) and not any(path.is_file() for path in found)
+
+
 def _is_leftover(name: str) -> bool:
     return name.startswith(".") or name in _LEFTOVERS
 

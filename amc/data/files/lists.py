@@ -66,7 +66,7 @@ def _check_once(file: Path, lines: Sequence[tuple[int, tuple[str, ...]]]) -> Non
     """Refuse an image that is listed twice: it could be in two parts of the data, or in two classes."""
     first: dict[str, int] = {}
     for line, (path, _) in lines:
-        before = first.setdefault(os.path.normpath(path), line)
+        before = first.setdefault(os.path.abspath(file.parent / path), line)
         if before != line:
             raise FileError(
                 f"{file}:{line} names {path}, as line {before} does: expected every image once, as one that "

@@ -74,10 +74,13 @@ def width_costs(
     return WidthCosts(str(kind), tuple(milliseconds.values()), extra_of_rounding(milliseconds))
 
 
-def typical_layer(graph: Graph, kinds: Sequence[LayerKind]) -> LayerKind:
-    """Return the kind of layer with the most multiply-adds among those that mix channels."""
+def typical_layer(graph: Graph, kinds: Sequence[LayerKind]) -> LayerKind | None:
+    """Return the kind of layer with the most multiply-adds among convolutions and linear layers.
+
+    Depthwise and transposed ones do not count; it is None if there are no others.
+    """
     share: dict[LayerKind, int] = {}
     for layer, kind in zip(graph.layers, kinds, strict=True):
         if kind.kind in ("conv", "linear"):
             share[kind] = share.get(kind, 0) + layer.macs
-    return max(share, key=lambda kind: share[kind])
+    return max(share, key=lambda kind: share[kind], default=None)

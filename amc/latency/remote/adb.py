@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amc.digest import digest
 from amc.errors import AmcError, SettingError
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
@@ -139,10 +140,13 @@ class Adb:
 
     @property
     def setup(self) -> str:
-        """The cores, the format and the runner's arguments: the latency depends on them."""
+        """The phone, its cores, the runner and how it is called and read: the latency depends on them."""
         settings = self.settings
-        arguments = f", arguments {settings.arguments}" if settings.arguments else ""
-        return f"cores {settings.cores or 'any'}, {settings.format}{arguments}"
+        parts = [f"cores {settings.cores or 'any'}", settings.format, f"{settings.runs} runs"]
+        parts += [f"runner {_digest(settings.runner)}"] if settings.runner else []
+        for name in ("serial", "arguments", "pattern"):
+            parts += [f"{name} {value}"] if (value := getattr(settings, name)) else []
+        return ", ".join(parts)
 
     def available(self) -> str | None:
         """Return None if the phone answers and the binary exists, else the reason in one line."""
@@ -271,6 +275,14 @@ class Adb:
     def _adb(self, *arguments: str, timeout: float = 60.0) -> str:
         serial = ["-s", self.settings.serial] if self.settings.serial else []
         return command(["adb", *serial, *arguments], f"adb {arguments[0]}", timeout=timeout)
+
+
+def _digest(runner: str) -> str:
+    """Return the first digits of the hash of a binary, so that one that was built anew is another."""
+    try:
+        return digest(Path(runner).read_bytes())[:12]
+    except OSError:  # which `available` tells before anything is measured
+        return "missing"
 
 
 def parse_ms(printed: str, pattern: str) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, FileError, SettingError
+from amc.latency.portable.onnx_job import spread
 from amc.latency.remote.commands import command
 from amc.latency.remote.protocol import RemoteTimes
 from amc.reading import parse_json
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _NO_HOST = "host is not set: name one that ssh reaches"
 _ANSWER = {
-    "logits": {...: [...]},
+    "outputs": {...: {"shape": [int], "values": [...]}},
     "samples_ms": {...: [float]},
     "repeats": int,
     **dict.fromkeys(("clock", "device", "version"), str),
@@ -71,6 +72,13 @@ class Ssh:
     name: str = "ssh"
     precision: str = "float32"
 
+    @property
+    def setup(self) -> str:
+        """The host, its Python and how it is reached: the latency depends on them."""
+        settings = self.settings
+        options = f", options {shlex.join(settings.options)}" if settings.options else ""
+        return f"host {settings.host or 'none'}, python {settings.python}{options}"
+
     def available(self) -> str | None:
         """Return None if the host answers and has numpy and onnxruntime, else the reason in one line."""
         if self.settings.host is None:
@@ -90,10 +98,10 @@ class Ssh:
         threads: int,
         rounds: int,
     ) -> RemoteTimes:
-        """Send the networks, time them there, and compare the logits that come back with eager's.
+        """Send the networks, time them there, and compare what comes back of their outputs with eager's.
 
         Raises:
-            AmcError: A network does not convert, the host fails, or its logits differ from eager's.
+            AmcError: A network does not convert, the host fails, or its outputs differ from eager's.
         """
         contents = {name: onnx_bytes(model, input_shapes[name]) for name, model in models.items()}
         images = {name: random_batch(input_shapes[name], batch) for name in models}
@@ -112,10 +120,11 @@ class Ssh:
             files |= {f"{i}.onnx": contents[name], f"{i}.bin": images[name].numpy().tobytes()}
         found = self._run(files)
         for name, model in models.items():
-            if name not in found["logits"] or len(found["samples_ms"].get(name, ())) != rounds:
-                raise AmcError(f"ssh {self.settings.host}: the answer lacks logits or times of {name}")
+            if name not in found["outputs"] or len(found["samples_ms"].get(name, ())) != rounds:
+                raise AmcError(f"ssh {self.settings.host}: the answer lacks outputs or times of {name}")
             eager = eager_logits(model, images[name])
-            check_agreement(_array(found["logits"][name]), eager, TOLERANCES[self.precision], f"ssh ({name})")
+            whole = _completed(found["outputs"][name], eager)
+            check_agreement(whole, eager, TOLERANCES[self.precision], f"ssh ({name})")
         return RemoteTimes(
             samples_ms=found["samples_ms"],
             repeats=found["repeats"],
@@ -127,7 +136,7 @@ class Ssh:
         )
 
     def _run(self, files: Mapping[str, bytes]) -> dict[str, Any]:
-        folder = self._there("mktemp -d").strip()
+        folder = self._folder()
         place, timeout = shlex.quote(folder), self.settings.timeout
         try:
             self._there(f"tar -xf - -C {place}", stdin=_archive(files), timeout=timeout)
@@ -144,6 +153,17 @@ class Ssh:
         except FileError as error:
             raise AmcError(f"ssh {self.settings.host}: {error}; got {printed[-80:]!r}") from error
         return found
+
+    def _folder(self) -> str:
+        """Make a temporary folder there, and return its path; what a greeting prints comes before it."""
+        printed = self._there("mktemp -d").strip()
+        folder = (printed.splitlines() or [""])[-1].strip()
+        if not folder.startswith("/"):
+            raise AmcError(
+                f"ssh {self.settings.host}: mktemp -d printed {printed[-80:]!r}, expected a path in "
+                "its last line that starts with /: likely the start files of the shell there print something"
+            )
+        return folder
 
     @property
     def _python(self) -> str:
@@ -164,18 +184,30 @@ class Ssh:
         )
 
 
-def _array(logits: list[Any]) -> NDArray[np.float32]:
-    """Return nested lists as an array.
+def _completed(output: Mapping[str, Any], eager: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return eager's outputs with the values of the host in their places (``onnx_job.spread``).
+
+    Args:
+        output: ``shape``, and ``values``, a part of the host's.
+        eager: The outputs of eager PyTorch, of any shape.
 
     Raises:
-        AmcError: they are of different lengths, or hold no numbers.
+        AmcError: the shapes differ, or the values are too few or no numbers.
     """
     import numpy as np  # here: `amc --help` imports this module
 
+    if tuple(output["shape"]) != eager.shape:
+        raise AmcError(f"ssh: the outputs have the shape {output['shape']}, expected {list(eager.shape)}")
+    whole = eager.copy().reshape(-1)
+    places = spread(whole.size)
     try:
-        return np.array(logits, dtype=np.float32)
+        values = np.array(output["values"], dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise AmcError(f"ssh: the logits that came back are no array: {str(error)[:80]}") from error
+        raise AmcError(f"ssh: the outputs that came back are no numbers: {str(error)[:80]}") from error
+    if values.shape != whole[places].shape:
+        raise AmcError(f"ssh: {values.size} values of an output came back, expected {whole[places].size}")
+    whole[places] = values
+    return whole.reshape(eager.shape)
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

@@ -68,6 +68,7 @@ def _written(
         "format": name,
         "file": f"exports/{path.name}",
         "bytes": written.bytes,
+        "batch": kind.batch,
         "precision": method,
         "note": written.note,
         "runtimes": [asdict(each) for each in found],

@@ -19,7 +19,7 @@ from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
 from amc.progress import progress
 from experiments.config.agents import episodes_of
-from experiments.config.budgets import Ratios, asked_budgets
+from experiments.config.budgets import Ratios, asked_budgets, scheduled_budgets
 from experiments.report.text import aligned, duration
 
 if TYPE_CHECKING:
@@ -176,35 +176,39 @@ def _training_time(run: Run) -> dict[str, Any]:
         _step(model, images.to(problem.device), labels.to(problem.device))
         seconds = time.perf_counter() - start
     steps = problem.splits.steps_per_epoch
-    jobs = len(asked_budgets(run.config.budget))
     known = problem.has_dense or problem.comes_trained
     trained = run.config.train.epochs if "train" in _counted(run.config) and not known else 0
     return {
         "training_step_seconds": round(seconds, 4),
         "training_seconds": round(seconds * steps * trained, 3),
-        "finetune_seconds": round(seconds * steps * _tuned_epochs(run.config) * jobs, 3),
+        "finetune_seconds": round(seconds * steps * _tuned_epochs(run.config), 3),
     }
 
 
 def _searches(config: Config) -> int:
     """Return the number of searches of the counted stages, under all budgets."""
-    one = {
-        "search": 1,
-        "schedule": len(config.schedule.ratios) + 1,
+    each = {
+        "search": len(asked_budgets(config.budget)),
+        "schedule": sum(_steps(config)),
         "sparsify": len(config.sparsify.densities),
     }
-    return len(asked_budgets(config.budget)) * sum(one.get(name, 0) for name in _counted(config))
+    return sum(each.get(name, 0) for name in _counted(config))
+
+
+def _steps(config: Config) -> list[int]:
+    """Return the number of steps of a schedule under each budget."""
+    return [len(scheduled_budgets(config.schedule.ratios, one)) for one in asked_budgets(config.budget)]
 
 
 def _tuned_epochs(config: Config) -> int:
-    """Return the epochs in which the counted stages train pruned networks under one budget."""
-    epochs = config.finetune.epochs
+    """Return the epochs in which the counted stages train pruned networks, under all budgets."""
+    epochs, jobs = config.finetune.epochs, len(asked_budgets(config.budget))
     each = {
-        "choose": config.choose.candidates * config.choose.epochs,
-        "schedule": len(config.schedule.ratios) * config.schedule.epochs,
-        "finetune": epochs,
-        "compare": 2 * epochs,
-        "correlate": config.correlate.policies * epochs,
+        "choose": jobs * config.choose.candidates * config.choose.epochs,
+        "schedule": sum(steps - 1 for steps in _steps(config)) * config.schedule.epochs,
+        "finetune": jobs * epochs,
+        "compare": jobs * 2 * epochs,
+        "correlate": jobs * config.correlate.policies * epochs,
         "sparsify": len(config.sparsify.densities) * epochs,
     }
     return sum(each.get(name, 0) for name in _counted(config))
@@ -237,11 +241,10 @@ def _told(run: Run, facts: dict[str, Any]) -> Iterator[str]:
     told = long if searches else "none of the stages searches"
     yield f"search: {duration(facts['evaluation_seconds'])} an evaluation, measured on two; {told}"
     if "finetune_seconds" in facts:
-        train, jobs = facts["training_seconds"], len(facts["budgets"])
+        train = facts["training_seconds"]
         first = f"training the dense network about {duration(train)}, " if train else ""
-        times = f"{jobs} times " if jobs > 1 else ""
         yield (
             f"training: {first}fine-tuning about {duration(facts['finetune_seconds'])} "
-            f"({times}{_tuned_epochs(run.config)} epochs, a step timed on the dense network)"
+            f"({_tuned_epochs(run.config)} epochs, a step timed on the dense network)"
         )
     yield f"memory: {facts['peak_memory_bytes'] / 2**30:.1f} GiB so far, on {run.problem.device}"

@@ -52,11 +52,11 @@ def run(run: Run) -> dict[str, Any]:
             seed=run.config.seed,
             start=start,
         )
+        model, found = profile.model, profile.accuracy
+        atomic_write_json(problem.folder.latency_model, model.to_json())  # before what may still fail
+        run.take_profile()
         widths = _cheap_widths(run, typical_layer(graph, profile.kinds)) if config.widths else {}
         advance(probe, "widths")
-    model, found = profile.model, profile.accuracy
-    atomic_write_json(problem.folder.latency_model, model.to_json())
-    run.take_profile()
     print(
         f"profile: {model.target.runtime} on {model.target.device}, dense {profile.dense_ms:.3f} ms; "
         f"predictions are off by {found.median_error:.1%} (median) and {found.worst_error:.1%} (worst) on "
@@ -76,8 +76,18 @@ def run(run: Run) -> dict[str, Any]:
     }
 
 
-def _cheap_widths(run: Run, kind: LayerKind) -> dict[str, Any]:
-    """Measure which multiple of channels ``budget.round_to`` should be on this runtime."""
+def _cheap_widths(run: Run, kind: LayerKind | None) -> dict[str, Any]:
+    """Measure which multiple of channels ``budget.round_to`` should be on this runtime.
+
+    Args:
+        kind: the layer that is timed; None if the network has none of a kind that can be.
+    """
+    if kind is None:
+        tqdm.write(
+            "profile: which multiples of channels are cheap is not measured: the network has neither a "
+            "linear layer nor a plain convolution"
+        )
+        return {}
     config = run.config.profile
     found = width_costs(
         kind,

@@ -27,7 +27,7 @@ def run(run: Run) -> dict[str, Any]:
         builder = run.problem.evaluator(bar.update).builder
     model, facts = cut(run, builder, widths)
     run.folder.forget_pruned()
-    strategy.save(run.folder.strategy)
+    run.counted(strategy).save(run.folder.strategy)
     for path in (run.folder.pruned, run.folder.model):
         save_safetensors(model.state_dict(), path)
     print(
@@ -77,9 +77,19 @@ def cut(
 
 
 def _check_budget(run: Run, widths: tuple[int, ...]) -> None:
-    """Refuse a network over the budget; a latency that stage ``verify`` has measured counts as measured."""
+    """Refuse a network over the budget; a latency counts as stage ``verify`` has measured it, if it has.
+
+    Raises:
+        AmcError: a cost is over its limit.
+    """
     budget, measured = run.budget, run.measured_latency(widths)
-    if measured is not None and measured <= budget.of("latency").ratio:
+    if measured is not None:
+        target = budget.of("latency")
+        if budget.enforced and measured > target.ratio:
+            raise AmcError(
+                f"the strategy takes {measured:.4f} of the dense latency, as stage verify measured it, over "
+                f"latency_ratio={target.ratio:g}: stages=[verify,prune] makes it smaller"
+            )
         budget = replace(budget, limits=tuple(each for each in budget.limits if each.kind != "latency"))
     if not budget.allows(widths):
         raise AmcError(f"the strategy costs {budget.shortfall(widths)}; it was made for another budget")

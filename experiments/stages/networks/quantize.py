@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from amc.cost.exported import exported_size
+from amc.errors import FileError
+from amc.export.metadata import described
 from amc.export.quantized import quantized_refusal
 from amc.loading import WEIGHTS
 from amc.progress import progress
@@ -22,6 +24,7 @@ from amc.scoring.run import outputs
 from amc.scoring.scores import likeness, top1
 from amc.strategy import Strategy
 from experiments.config.runtimes import backend_of, quantize_settings
+from experiments.report.carried import write_carried
 from experiments.report.quantization import sensitivity_rows
 from experiments.report.text import aligned
 from experiments.run.folder import DENSE
@@ -72,8 +75,45 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _forget(run: Run) -> None:
-    """Remove what is known of the quantization before; nothing that may still fail comes after this."""
-    run.folder.forget("quantize", "evaluate", "export", "benchmark")
+    """Remove what is known of the quantization before; what is known of the pruned network stays."""
+    run.folder.forget("quantize", "evaluate")
+    for stage, float_parts in (("export", _float_files), ("benchmark", _float_times)):
+        try:
+            record = run.folder.recorded(stage) if run.folder.model.exists() else None
+        except FileError:
+            record = None
+        if record is None:  # damaged, or about a quantized dense network alone
+            run.folder.forget(stage)
+        elif (kept := float_parts(run, record)) != record:
+            run.folder.record(stage, kept)
+            print(f"quantize: of stage {stage}, what is about the former quantized network is removed")
+
+
+def _float_files(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of stage ``export`` without the quantized network, whose files are removed."""
+    if not record.get("quantized"):
+        return record
+    former, splits = run.folder.exported(), run.problem.splits
+    run.folder.exports.mkdir(exist_ok=True)
+    about = described(splits, classifies=run.problem.graph.classifies)
+    predict = write_carried(run.folder.exports, run.problem.spec.name, about, record["files"])
+    kept = {run.folder.path / own["file"] for own in (*record["files"], *predict)}
+    run.folder.remove_exported(path for path in former if path not in kept)
+    return {**record, "quantized": None, "predict": predict}
+
+
+def _float_times(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of stage ``benchmark`` without the times and sizes of the quantized network."""
+
+    def without(found: dict[str, Any] | None) -> dict[str, Any]:
+        return {name: value for name, value in (found or {}).items() if name != "quantized"}
+
+    named = ("others", "file_bytes", "peak_memory_bytes")
+    return record | {
+        kind: [each | {key: without(each[key]) for key in named if key in each} for each in record[kind]]
+        for kind in ("runtimes", "throughput")
+        if kind in record
+    }
 
 
 def final_network(run: Run) -> tuple[nn.Module, str]:

@@ -130,9 +130,11 @@ def _take_over(run: Run, last: Run) -> None:
     strategy.save(run.folder.strategy)
     for source, target in ((last.folder.pruned, run.folder.pruned), (last.folder.model, run.folder.model)):
         atomic_write_bytes(target, source.read_bytes())
-    facts = last.folder.recorded("prune") or {}
-    run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
     macs, params = strategy.macs_ratio, strategy.params_ratio
+    facts = last.folder.recorded("prune") or {}
+    # those of the step are shares of the network that it has cut
+    facts |= {"macs_ratio": macs, "params_ratio": params}
+    run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
     print(f"schedule: {macs:.4f} of the MACs, {params:.4f} of the parameters are left")
 
 

@@ -25,6 +25,7 @@ from amc.result import Evaluation
 from amc.workers.pool import open_pool
 from envs.channel_pruning import Network
 from envs.observation import group_features
+from experiments.command.remembered import goes_on
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
 from experiments.run.episodes import EpisodeWriter, Lessons, watching
@@ -103,10 +104,11 @@ class _Found:
 def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
     """Let the agent search, and keep what was learned for others in ``experience.npz``."""
     problem, episodes = run.problem, episodes_of(run.config.agent)
+    log, record = run.folder.search, run.folder.record_of("search")
     with (
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
-        EpisodeWriter(run.folder.search, problem.latency_model if problem.profiled else None) as writer,
+        EpisodeWriter(log, problem.latency_model if problem.profiled else None, record) as writer,
         progress(episodes, "search", "episode", stays=True) as bar,
     ):
         arena = _arena(run, network, evaluator.dense)
@@ -197,7 +199,7 @@ def _stopped(run: Run, writer: EpisodeWriter) -> Stopped:
     """Return what the user is told who has stopped a search."""
     kept = f"the best strategy of {writer.count} episodes is in {run.folder.strategy}"
     none = "no episode within the budget had ended"
-    again = f"the same command with run_dir={run.problem.original.folder} goes on"
+    again = goes_on(run.problem.original.folder.path)
     return Stopped(f"search stopped; {kept if writer.best_evaluation else none}; {again}")
 
 

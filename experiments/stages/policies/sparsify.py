@@ -23,6 +23,7 @@ from amc.progress import progress
 from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers, sparsity_fingerprint
 from envs.observation import layer_features
+from experiments.command.remembered import goes_on
 from experiments.config.agents import episodes_of, make_agent
 from experiments.config.arena import Arena
 from experiments.report import write_sparsity_html
@@ -154,8 +155,8 @@ def _search(
             result = agent(1, watch)
         except KeyboardInterrupt as stop:
             raise Stopped(
-                f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; the "
-                f"same command with run_dir={run.problem.folder} goes on"
+                f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; "
+                f"{goes_on(run.problem.folder.path)}"
             ) from stop
     best = result.best.info["evaluation"]
     return best.widths, {

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from amc.data import build
+from amc.data import build, synthetic
 from amc.errors import AmcError, SettingError
 
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 SIZES = {"image_size": 8, "search_val": 6, "calibration": 6, "batch_size": 4}
 
 
@@ -138,6 +139,90 @@ def test_entries_that_are_no_images_with_labels_are_refused_in_one_line(entry, p
     with pytest.raises(SettingError, match=part) as found:
         build("own", factory="mine_data.make", seed=0, **SIZES)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.full((8, 8), 25700, np.uint16), 100),
+        (np.full((8, 8), 25700, np.int32), 100),
+        (np.full((8, 8), 100, np.float32), 100),
+    ],
+)
+def test_pictures_of_more_bits_keep_their_range(values, expected, monkeypatch):
+    entry = (Image.fromarray(values), 0)
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (Given(entry), Given(entry)))
+    images = build("own", factory="mine_data.make", seed=0, **SIZES, **PLAIN).calibration.images
+    torch.testing.assert_close(images, torch.full_like(images, expected / 255))
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), -1, np.int32)])
+def test_pictures_of_another_range_are_refused(values, monkeypatch):
+    entry = (Image.fromarray(values), 0)
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (Given(entry), Given(entry)))
+    with pytest.raises(AmcError, match="an image: grey values"):
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+
+
+class Failing(Pairs):
+    """A data set whose third entry fails."""
+
+    def __init__(self, error):
+        super().__init__(24, "picture")
+        self.error = error
+
+    def __getitem__(self, place):
+        if place == 2:
+            raise self.error
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        (Failing(KeyError("photo7")), "mine_data.make: entry 2 of its Failing fails: KeyError: 'photo7'"),
+        (Failing(OSError("image file\nis truncated")), "entry 2 .* OSError: image file is truncated"),
+        (iter([]), "mine_data.make returned a data set, list_iterator, that tells no length"),
+    ],
+)
+def test_a_data_set_that_fails_is_told_in_one_line(data, part, monkeypatch):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (data, data))
+    with pytest.raises(AmcError, match=part) as found:
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+    assert "\n" not in str(found.value)
+
+
+def test_memory_that_runs_out_is_not_the_data_sets_fault(monkeypatch):
+    data = Failing(MemoryError())
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (data, data))
+    with pytest.raises(MemoryError):
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"image_size": 64}, r"data\.image_size=64: .* taken as they are and have 16"),
+        ({"batch_size": 7}, r"data\.batch_size=7: .* have 32"),
+        ({"mean": [0.1, 0.1, 0.1]}, r"data\.mean=\[0\.1,0\.1,0\.1\]: .* have \[0\.5,0\.5,0\.5\]"),
+        ({"std": [0.1, 0.1, 0.1]}, r"data\.std="),
+    ],
+)
+def test_settings_that_splits_do_not_have_are_refused(given, part, monkeypatch, caplog):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", synthetic)
+    settings = {"factory": "mine_data.make", "kwargs": {"image_size": 16}, "seed": 0}
+    with pytest.raises(SettingError, match=part) as found:
+        build("own", **settings, **given)
+    assert "\n" not in str(found.value)
+    theirs = {"image_size": 16, "batch_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert build("own", **settings, **theirs).input_shape == (3, 16, 16)
+    assert caplog.messages == []
+
+
+def test_mirroring_of_splits_is_about_views_alone(monkeypatch, caplog):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", synthetic)
+    build("own", factory="mine_data.make", seed=0, mirror=False)
+    assert "data.mirror=false is about views" in caplog.text
 
 
 def test_an_empty_data_set_is_refused(monkeypatch):

@@ -101,6 +101,25 @@ def test_a_failed_conversion_is_one_line(name, model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Determinant(nn.Module):
+    """A network with an operator that OpenVINO lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.linalg.det(images))
+
+
+@pytest.mark.skipif(bool(FORMATS["openvino"].unavailable()), reason="openvino is not installed")
+def test_an_operator_that_openvino_lacks_is_named(tmp_path):
+    with pytest.raises(AmcError, match=r"does not convert to OpenVINO .* operations: Det") as error:
+        FORMATS["openvino"].write(Determinant(), (3, 4, 4), tmp_path / "model.xml", ExportSettings())
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(FORMATS["executorch"].unavailable()), reason="executorch is not installed")
 def test_a_program_keeps_the_bytes_that_it_points_into(model):

@@ -118,3 +118,18 @@ def test_a_network_with_several_outputs_is_refused_in_one_line():
 
     with pytest.raises(AmcError, match="Two returns a dict, expected one tensor"):
         eager_logits(Two(), torch.zeros(1, 3, 4, 4))
+
+
+class Guarded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.stem(images if images.sum() > 0 else -images).mean((2, 3))
+
+
+def test_a_failed_export_tells_the_cause_and_not_the_step_of_the_exporter(tmp_path):
+    with pytest.raises(AmcError, match="likely cause: Could not guard on data-dependent") as error:
+        export_onnx(Guarded(), (3, 8, 8), tmp_path / "net.onnx", ExportSettings())
+    assert "\x1b" not in str(error.value)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from amc.budget.allocation import even_errors, uniform_widths
 from amc.budget.budget import make_budget
@@ -361,6 +362,12 @@ def test_widths_of_the_heaviest_layer_are_timed(network):
     assert min(found.milliseconds) > 0
     assert found.extra == extra_of_rounding(dict(zip(WIDTHS, found.milliseconds, strict=True)))
     assert found.extra[1] == 0.0
+
+
+def test_transposed_convolutions_alone_have_no_typical_layer():
+    model = nn.Sequential(nn.ConvTranspose2d(3, 8, 2, 2), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, 2)).eval()
+    graph = trace(model, torch.zeros(1, 3, 4, 4))
+    assert typical_layer(graph, layer_kinds(graph, model)) is None
 
 
 def test_many_networks_at_once_are_predicted_as_each_alone(network):

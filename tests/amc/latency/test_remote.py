@@ -5,11 +5,13 @@ import functools
 import io
 import os
 import re
+import shutil
 import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,9 +23,11 @@ from amc.latency.remote import adb as adb_module
 from amc.latency.remote import ssh as ssh_module
 from amc.latency.remote.adb import RUNNERS, Adb, AdbSettings, parse_ms
 from amc.latency.remote.commands import command
+from amc.latency.remote.protocol import setup_of
 from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.runtimes.onnx_file import onnx_bytes
 from amc.runtimes.protocol import FileRuntime
+from amc.runtimes.reference import eager_logits, random_batch
 
 SHAPE = (3, 16, 16)
 
@@ -171,13 +175,27 @@ def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     assert "".join(rounds) == "01" + "10"
 
 
-def test_cores_format_and_arguments_of_a_phone_are_part_of_the_target(phone, runner):
+def test_what_a_phone_runs_and_how_it_is_read_is_part_of_the_target(phone, runner, tmp_path):
     usual = AdbSettings(runner=runner, runs=20)
-    changes = ({}, {"cores": "1"}, {"arguments": RUNNERS["litert"].arguments + " --v=1"})
+    rebuilt = str(program(tmp_path / "rebuilt/benchmark_model", f"{RUNNER}# built anew\n"))
+    pattern = r"Inference \(avg\): (?P<ms>[\d.e+]+)"
+    changes = (
+        *({}, {"cores": "1"}, {"arguments": RUNNERS["litert"].arguments + " --v=1"}, {"serial": "R5"}),
+        *({"runner": rebuilt}, {"pattern": pattern}),
+    )
     targets = [target_of(Adb(replace(usual, **change)), 1, 1) for change in changes]
-    assert len({target.file_name for target in targets}) == 3
-    assert targets[1].setup == "cores 1, litert"
-    assert Adb(replace(usual, format="onnx")).setup == "cores any, onnx"
+    assert len({target.file_name for target in targets}) == len(changes)
+    assert Adb(replace(usual, runs=21)).setup != Adb(usual).setup
+    moved = shutil.copy(runner, tmp_path / "moved")
+    assert Adb(replace(usual, runner=str(moved))).setup == Adb(usual).setup
+    assert Adb(AdbSettings(format="onnx", runs=20)).setup == "cores any, onnx, 20 runs"
+
+
+def test_the_host_and_its_python_are_part_of_what_is_measured():
+    changes = ({}, {"host": "attic"}, {"python": "venv/bin/python"}, {"options": ("-p", "2222")})
+    setups = {setup_of(Ssh(SshSettings(**{"host": "board", **change}))) for change in changes}
+    assert len(setups) == 4
+    assert "host board, python python3" in setups
 
 
 def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
@@ -308,11 +326,44 @@ def test_a_host_that_computes_something_else_is_refused(host, monkeypatch):
 
     def wrong(self, files):
         found = real(self, files)
-        return {**found, "logits": {"one": [[0.0] * 4]}}
+        return {**found, "outputs": {"one": {"shape": [1, 4], "values": [0.0] * 4}}}
 
     monkeypatch.setattr(Ssh, "_run", wrong)
     with pytest.raises(AmcError, match=r"ssh \(one\) differs from eager"):
         time_models({"one": net(8)}, SHAPE, Ssh(settings), rounds=1)
+
+
+def test_a_greeting_of_the_host_is_passed_over(host):
+    program(host / "bin/ssh", f"print('Welcome to board', flush=True)\n{SSH}")
+    backend = Ssh(SshSettings(host="board", python=sys.executable))
+    before = set(host.iterdir())
+    assert set(time_models({"one": net(8)}, SHAPE, backend, rounds=1)) == {"one"}
+    assert set(host.iterdir()) - before == {host / "calls"}
+    program(host / "bin/ssh", f"{SSH.replace('sys.exit(subprocess', '(subprocess')}\nprint('Goodbye')")
+    with pytest.raises(AmcError, match=r"ssh board: mktemp -d printed '.*Goodbye', expected a path"):
+        time_models({"one": net(8)}, SHAPE, backend, rounds=1)
+
+
+def test_a_part_of_large_outputs_comes_back(host):
+    layer = nn.Conv2d(3, 64, 3, padding=1)
+    answers = []
+
+    class Noting(Ssh):
+        def _run(self, files):
+            answers.append(super()._run(files))
+            return answers[-1]
+
+    backend = Noting(SshSettings(host="board", python=sys.executable))
+    time_models({"one": layer}, SHAPE, backend, batch=2, rounds=1)
+    (output,) = answers[0]["outputs"].values()
+    assert output["shape"] == [2, 64, 16, 16]
+    assert 900 < len(output["values"]) <= 1000
+    wrong = {**output, "values": [value + 1 for value in output["values"]]}
+    eager = eager_logits(layer, random_batch(SHAPE, 2))
+    assert np.abs(ssh_module._completed(output, eager) - eager).max() < 1e-5
+    assert np.abs(ssh_module._completed(wrong, eager) - eager).max() > 0.9
+    with pytest.raises(AmcError, match=r"shape \[2, 64, 16, 8\], expected \[2, 64, 16, 16\]"):
+        ssh_module._completed({**output, "shape": [2, 64, 16, 8]}, eager)
 
 
 def test_why_a_host_cannot_be_measured(host):

@@ -96,7 +96,7 @@ def test_prefixes_of_wrappers_are_removed_where_that_makes_names_fit(prefix: str
     ]
 
 
-@pytest.mark.parametrize("attribute", ["module", "model", "backbone", "_orig_mod"])
+@pytest.mark.parametrize("attribute", ["module", "model", "backbone", "_orig_mod", "detector"])
 def test_a_network_with_an_attribute_like_a_prefix_loads_its_own_weights(
     attribute: str, tmp_path: Path
 ) -> None:
@@ -114,6 +114,21 @@ def test_a_wrapped_network_loads_bare_weights() -> None:
     source, target = resnet20(), nn.DataParallel(resnet20())
     load_into(target, source.state_dict(), "w.pth")
     assert same(target.module.state_dict(), source.state_dict())
+
+
+def test_auxiliary_heads_that_a_network_does_not_have_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    source, target = resnet20(), resnet20()
+    heads = prefixed("aux1.fc.", STATE) | prefixed("AuxLogits.conv.", STATE)
+    load_into(target, prefixed("module.", source.state_dict() | heads), "googlenet.pth")
+    assert same(target.state_dict(), source.state_dict())
+    assert caplog.messages == [
+        "googlenet.pth: left out AuxLogits, aux1, auxiliary heads that CifarResNet lacks"
+    ]
+
+
+def test_an_auxiliary_head_that_a_network_has_is_checked() -> None:
+    state = prefixed("aux1.", nn.Linear(4, 2).state_dict())
+    one_line(lambda: load_into(Wrapper("aux1"), state, "w.pth"), "aux1.weight has shape (2, 4)")
 
 
 def test_prefixed_weights_of_another_network_are_refused() -> None:

@@ -42,22 +42,26 @@ def test_the_detector_decodes_the_raw_outputs():
     assert as_matrix(raw, 2).shape == (2, raw["cls_logits"][0].numel() + raw["bbox_regression"][0].numel())
 
 
-def test_frozen_norms_compute_the_same_and_can_be_cut():
+@pytest.mark.parametrize(("eps", "least"), [(1e-3, 0.5), (0.0, 1e-12)])
+def test_frozen_norms_compute_the_same_and_can_be_cut(eps, least):
     torch.manual_seed(0)
     detector = models.get_model(
         "fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, weights_backbone=None, num_classes=5
     )
     norm = detector.backbone.body["1"].block[0][1]
-    frozen = FrozenBatchNorm2d(norm.num_features, eps=1e-3)
+    frozen = FrozenBatchNorm2d(norm.num_features, eps=eps)
     with torch.no_grad():
         for tensor in (frozen.weight, frozen.bias, frozen.running_mean, frozen.running_var):
             tensor.uniform_(0.5, 2.0)
+        frozen.running_var[0] = least  # a dead channel, with a weight as small
+        frozen.weight[0] *= least**0.5
     detector.backbone.body["1"].block[0][1] = frozen
     images = torch.rand(1, 3, SIZE, SIZE)
     with torch.no_grad():
         before = detector.eval().backbone(images)
         after = RawDetector(detector).eval()(images)["features"]
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
+    assert detector.backbone.body["1"].block[0][1].eps == norm.eps  # no file stores another one
     torch.testing.assert_close(after, list(before.values()))
     groups = trace(RawDetector(detector), images).groups
     assert "detector.backbone.body.1.block.0.1" in {slot.module for group in groups for slot in group.slots}

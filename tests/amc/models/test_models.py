@@ -340,6 +340,11 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         make("timm:resnet10t")
     with pytest.raises(AmcError, match=r"pip install amc-search\[timm\]"):
         make("resnet10t")
+    with pytest.raises(
+        AmcError, match=r"no module 'resnet10t'.*timm, which needs pip install amc-search\[timm\]"
+    ):
+        names.check_listed("resnet10t.c3_in1k")
+    names.check_listed("amc.models.vgg.vgg16_bn")
 
 
 @pytest.mark.parametrize(

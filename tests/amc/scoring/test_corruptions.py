@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ def worse(pixels: Tensor, name: str, seed: int = 0) -> Tensor:
     count = pixels.shape[1]
     found = corrupted((pixels - mean) / std, name, MEAN[:count], STD[:count], seed=seed)
     return found * std + mean
+
+
+def test_statistics_in_double_precision_leave_images_in_single() -> None:
+    mean, std = (tuple(np.array(values)) for values in (MEAN, STD))
+    assert corrupted(photos(), "contrast", mean, std).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -11,7 +11,7 @@ from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.sparsity.scores import curvatures, magnitudes
 from amc.sparsity.training import zeros_held
-from amc.sparsity.weights import WHOLE, SparseBuilder, prunable_layers
+from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers
 from tests.networks import StandardisedConv
 
 
@@ -177,3 +177,9 @@ def test_zeros_are_held_while_the_rest_is_trained():
 def test_an_unknown_order_is_refused():
     with pytest.raises(AmcError, match=r"sparsify.order is 'size'; expected one of magnitude, curvature"):
         make_pruner(make_net(), order="size")
+
+
+@pytest.mark.parametrize(("density", "width"), [(0.125, 13), (0.05, 5), (0.07, 7), (0.001, 1), (1.0, 100)])
+def test_a_layer_keeps_at_least_the_least_density(density, width):
+    assert WHOLE == 100
+    assert least_width(density) == width

@@ -19,11 +19,12 @@ import yaml
 import conf
 from amc import load_pruned
 from amc.errors import AmcError, FileError
+from amc.files import atomic_write_text, temporary_folder
 from amc.strategy import Strategy
 from experiments.command.foreign import is_override, objection
 from experiments.command.remembered import FILE
 from experiments.command.signature import is_signed, sign
-from experiments.command.tidy import check_links
+from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema
 from experiments.config.sections.agents import AGENT_SECTIONS
 from experiments.config.sections.data import DATA_SECTIONS
@@ -270,6 +271,22 @@ def test_no_part_smuggles_in_an_option(part: str, text: str, cwd: Path) -> None:
     remember(cwd / "run", **{part: [text] if part == "overrides" else text})
     refused(amc("run_dir=run", cwd=cwd), "run")
     assert not (cwd / "elsewhere").exists()
+
+
+def test_what_a_killed_command_leaves_is_removed(tmp_path: Path) -> None:
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    (exports / ".mine").mkdir()
+    atomic_write_text(exports / "model.onnx", "kept")
+    with temporary_folder(exports / "model.xml") as folder:
+        (folder / "model.bin").write_text("half")
+        left = shutil.copytree(folder, exports / folder.name.replace("model", "killed"))
+    file = left.with_name(left.name.replace("killed", "other"))
+    file.write_text("half")
+    assert {left, file} < set(exports.iterdir())
+    assert not folder.exists()
+    remove_temporary(tmp_path)
+    assert sorted(path.name for path in exports.iterdir()) == [".mine", "model.onnx"]
 
 
 def test_links_are_not_followed(cwd: Path, tmp_path: Path) -> None:

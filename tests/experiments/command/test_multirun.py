@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from amc.third_party import missing
 from experiments.command.lock import locked
 from experiments.main import prepare_hydra
-from tests.experiments.helpers import TINY, Outcome, amc, done, read_json, refused, spawn
+from tests.experiments.helpers import TINY, Outcome, amc, done, interrupt, read_json, refused, spawn
 
 JOB = (*TINY, "agent=greedy", "stages=[train,search,prune,evaluate]")
 SWEPT = ("seed=0,1", "budget.macs_ratio=0.5,0.7")
@@ -107,6 +107,34 @@ def test_failures_of_an_earlier_multirun_are_not_listed_again(cwd: Path) -> None
     assert amc("-m", *TINY, "stages=[inspect]", "seed=0,-1", folder, cwd=cwd).status == 2
     assert (cwd / "runs/default/mine/1_s-1/failed.json").exists()
     done("-m", *TINY, "stages=[inspect]", "seed=0", folder, cwd=cwd)
+
+
+def test_a_job_in_an_old_folder_is_checked_as_a_single_one_is(cwd: Path) -> None:
+    job, folder = ("-m", *TINY, "stages=[inspect]", "hydra.sweep.dir=sweep"), cwd / "sweep/0_s0"
+    done(*job, "seed=0", "agent.episodes=7", cwd=cwd)
+    before, left = (folder / "overrides.json").read_bytes(), folder / f".x.json.{'a' * 32}.tmp"
+    left.touch()
+    assert amc(*job, "seed=0", "agent.episodes=0", cwd=cwd).status == 2
+    assert (folder / "overrides.json").read_bytes() == before
+    assert not left.exists()
+    (folder / "exports").symlink_to(cwd)
+    assert "holds a symbolic link, exports" in amc(*job, "seed=0", cwd=cwd).err
+    (folder / "exports").unlink()
+    (folder / "overrides.json").unlink()
+    assert "of an unknown job" in amc(*job, "seed=0", cwd=cwd).err
+    assert not (folder / "overrides.json").exists()
+
+
+def test_a_multirun_that_is_stopped_names_the_job_that_goes_on(cwd: Path) -> None:
+    interrupt(cwd, 3)
+    job = (*TINY, "agent=random", "reward=mynet.score", "stages=[train,search]", "hydra.sweep.dir=a sweep")
+    outcome = amc("-m", *job, "seed=0", cwd=cwd)
+    folder = cwd / "a sweep/0_s0"
+    assert outcome.status == 130
+    assert outcome.err.endswith(f"; amc run_dir='{folder}' goes on\n")
+    (cwd / "interrupt").unlink()
+    done(f"run_dir={folder}", cwd=cwd)
+    assert (folder / "stages/search.json").exists()
 
 
 def test_jobs_differ_in_their_folders_whatever_is_swept(cwd: Path) -> None:

@@ -13,7 +13,8 @@ from amc.budget.budget import KINDS
 from amc.errors import AmcError
 from amc.training.resume import save_checkpoint
 from experiments.command.overrides import absolute, key_of, readable, text_of
-from experiments.command.remembered import remembering, with_remembered
+from experiments.command.remembered import check_named, remembered_value, remembering, with_remembered
+from experiments.command.signature import sign
 from experiments.config.schema import path_keys, rules
 from tests.experiments.helpers import FAKE, TINY, amc, done, read_json, refused, workspace
 
@@ -97,6 +98,38 @@ def test_results_of_an_unknown_job_are_not_overwritten(name: str, tmp_path: Path
     assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}"]
     (tmp_path / name).touch()
     with pytest.raises(AmcError, match=f"holds {name} of an unknown job"):
+        with_remembered([f"run_dir={tmp_path}"])
+
+
+def test_a_plan_is_no_stage_to_go_on_with(tmp_path: Path) -> None:
+    for seed, stages in ((3, "plan"), (4, "train"), (5, "plan")):
+        with remembering(tmp_path, [f"seed={seed}", f"stages=[{stages}]"], paths=()) as identity:
+            identity.accept()
+        expected = 3 if seed == 3 else 4
+        assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}", f"seed={expected}"]
+    left = {"overrides": ["seed=4"], "stages": "stages=[plan]", "unfinished": None}
+    (tmp_path / "overrides.json").write_text(json.dumps(left | {"signature": sign(left)}))  # of old
+    assert "stages=[plan]" not in with_remembered([f"run_dir={tmp_path}"])
+
+
+def test_settings_of_a_folder_that_only_the_configuration_names_are_not_forgotten(tmp_path: Path) -> None:
+    with remembering(tmp_path, ["seed=3", "agent.sigma=0.2", "stages=[train]"], paths=()) as identity:
+        identity.accept()
+    assert (remembered_value(tmp_path, "seed"), remembered_value(tmp_path, "name")) == ("3", None)
+    message = f"remembers agent.sigma=0.2: write run_dir={tmp_path} to use"
+    for given in ([], ["run_dir=runs/${name}"]):
+        with pytest.raises(AmcError, match=message):
+            check_named(tmp_path, [*given, "seed=4"])
+    check_named(tmp_path, ["run_dir=runs/${name}", "seed=4", "agent.sigma=0.3"])
+    check_named(tmp_path, [f"run_dir={tmp_path}", "seed=4"])
+
+
+def test_a_folder_that_is_none_of_a_run_is_refused(tmp_path: Path) -> None:
+    refused(amc("run_dir=", *TINY, "stages=[inspect]", cwd=tmp_path), "run_dir is empty", "variable")
+    assert list(tmp_path.iterdir()) == []
+    refused(amc("-m", *TINY, "hydra.sweep.dir=", cwd=tmp_path), "hydra.sweep.dir is empty")
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(AmcError, match="folder of a multirun"):
         with_remembered([f"run_dir={tmp_path}"])
 
 

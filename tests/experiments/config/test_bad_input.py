@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -240,6 +241,21 @@ def test_a_remembered_strategy_is_not_pruned_in_place_of_what_is_found(old: Path
     if stages.startswith("search"):
         done("run_dir=run", "agent=random", f"stages=[{stages}]", "strategy=null", cwd=old)
         assert read_json(old / "run/strategy.json")["provenance"]["agent"] == "random"
+
+
+def test_a_strategy_that_no_stage_carries_out_is_refused(old: Path) -> None:
+    own = read_json(old / "run/strategy.json")
+    for group in own["groups"]:
+        group["kept"] = group["dense"]
+    (old / "other.json").write_text(json.dumps(own))
+    command = ("run_dir=run", "strategy=other.json", "budget.macs_ratio=1")
+    refused(
+        amc(*command, "stages=[finetune,evaluate]", cwd=old), "strategy=other.json", "add prune to stages"
+    )
+    refused(amc("run_dir=run", "strategy=nope.json", "stages=[evaluate]", cwd=old), "nope.json")
+    done(*command, "stages=[prune]", cwd=old)
+    (old / "other.json").unlink()  # a remembered one is not read where nothing needs it
+    done("run_dir=run", "stages=[evaluate]", cwd=old)
 
 
 def test_a_truncated_strategy(old: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,22 @@ def test_a_search_trains_its_agent_where_gradients_are_off() -> None:
     assert found.strategy.macs_ratio <= 0.5
 
 
+BLACK = torch.zeros(3, 8, 8)
+
+
+class Entries(Dataset[Any]):
+    """A data set of given entries."""
+
+    def __init__(self, entries: list[Any]) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, place: int) -> Any:
+        return self.entries[place]
+
+
 class Boxes(Dataset):
     """A data set for detection: each image has another number of boxes."""
 
@@ -178,6 +195,32 @@ def test_a_data_set_of_boxes_gives_its_images() -> None:
     assert (tuple(found.images.shape), labelled) == ((16, 3, 8, 8), False)
     with pytest.raises(amc.SettingError, match="cannot be joined to a batch: RuntimeError"):
         collect_images(Boxes((8, 9)), "validation")
+
+
+@pytest.mark.parametrize(
+    ("entry", "labelled"),
+    [
+        (lambda number: {"image": BLACK, "label": number, "boxes": torch.zeros(number, 4)}, True),
+        (lambda number: {"image": BLACK, "boxes": torch.zeros(number, 4)}, False),
+        (lambda number: (BLACK, number, torch.zeros(number)), True),
+        (lambda number: (BLACK, number, {f"key{number}": 1}), True),
+        (lambda number: (BLACK, {f"key{number}": 1}), False),
+    ],
+)
+def test_only_what_cannot_be_joined_is_left_out(entry: Callable[[int], Any], labelled: bool) -> None:
+    found, has_labels = collect_images(Entries([entry(0), entry(1)]), "validation")
+    assert found.images.shape == (2, 3, 8, 8)
+    assert has_labels == labelled
+    assert found.labels.tolist() == [0, labelled]
+
+
+def test_memory_that_runs_out_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("experiments.library.images.default_collate", full)
+    with pytest.raises(MemoryError):
+        collect_images(Entries([BLACK]), "validation")
 
 
 @pytest.mark.parametrize("acts", ["ratios", "weights"])

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from experiments.report import write_budgets_html, write_html
-from experiments.report.answers import change, interval_of_speedup, load_snippet, point_command
+from experiments.report.answers import change, interval_of_speedup, load_snippet, next_steps, point_command
 from experiments.report.charts import Level, Series, chart
+from experiments.report.html import _run_it, write_compared_html
 from experiments.report.plots import learning_svg
 from experiments.report.plots_quantized import chain_svg
 from experiments.report.sections import durations
@@ -185,6 +186,22 @@ def test_the_network_that_fits_a_front_point_has_a_command():
     assert command.startswith("amc 'run_dir=my runs/a_macs_01' 'strategy=my runs/a/pareto/macs_01.json'")
     assert "data=fake budget=macs budget.macs_ratio=0.4211" in command
     assert "0.3" not in command
+
+
+def test_commands_hold_in_folders_of_any_name():
+    predict = [{"file": "exports/predict.py", "needs": "onnxruntime", "network": "model.onnx"}]
+    dense = {"top1": 90.0, "macs": 2, "params": 2}
+    report = {"folder": "my run #1", "dense": dense, "pruned": dense, "export": {"predict": predict}}
+    steps = [step for step in next_steps(report, []) if "amc" in step]
+    assert len(steps) == 3
+    assert all("amc 'run_dir=my run #1' stages=[" in step for step in steps)
+    assert _run_it(report).endswith("python 'my run #1/exports/predict.py' PICTURE.jpg --network model.onnx")
+
+
+def test_links_hold_to_folders_of_any_name(tmp_path):
+    path = tmp_path / "compared.html"
+    write_compared_html(path, "2 runs", [["run"]], [], [("my run #1", "my run #1/report.html")], [], {})
+    assert 'href="my%20run%20%231/report.html"' in path.read_text()
 
 
 @pytest.mark.parametrize(

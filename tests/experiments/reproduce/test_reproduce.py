@@ -375,6 +375,8 @@ def test_networks_that_were_cut_in_steps_or_chosen_have_tables_of_their_own(runs
     assert added in two.job[-1]
     assert added not in one.job[-1]
     assert "_steps75_60x1_best3x1" in two.slug
+    # stage schedule leaves a record of stage prune, which is refused beside it
+    assert ["prune" in own.provenance["command"] for own in (one, two)] == [True, False]
 
 
 def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, monkeypatch):

@@ -11,9 +11,20 @@ import pytest
 from amc.errors import FileError
 from experiments.command.remembered import FILE, begin
 from experiments.run.folder import RunFolder
-from tests.experiments.helpers import TINY, amc, artifacts, done, read_json, read_lines, refused, workspace
+from tests.experiments.helpers import (
+    TINY,
+    amc,
+    artifacts,
+    done,
+    interrupt,
+    read_json,
+    read_lines,
+    refused,
+    workspace,
+)
 
 JOB = (*TINY, "agent=random", "agent.episodes=6", "budget.round_to=1")
+VERIFIED = ("repairs", "predicted_ratio", "measured_ratio", "dense_ms")
 COUNTED = """
 calls = 0
 def score(evaluation):
@@ -67,12 +78,52 @@ def test_a_refused_command_changes_nothing(cwd: Path, overrides: tuple[str, ...]
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: int) -> None:
     (cwd / f"counted{at}.py").write_text(COUNTED.format(at=at))
-    names = ("search.jsonl", "strategy.json", "pruned.safetensors", "model.safetensors", FILE)
+    names = (
+        "search.jsonl",
+        "stages/search.json",
+        "strategy.json",
+        "pruned.safetensors",
+        "model.safetensors",
+        FILE,
+    )
     before = {name: (cwd / "run" / name).read_bytes() for name in names}
     command = ("run_dir=run", "stages=[search]", "seed=3", f"reward=counted{at}.score")
     refused(amc(*command, cwd=cwd), "fails")
     assert {name: (cwd / "run" / name).read_bytes() for name in names} == before
     done("run_dir=run", "stages=[evaluate]", cwd=cwd)
+
+
+def test_a_search_that_was_stopped_is_not_reported_with_the_record_of_another(cwd: Path) -> None:
+    interrupt(cwd, 4)
+    settings = ("reward=mynet.score", "seed=5", "budget.macs_ratio=0.8")
+    refused(amc("run_dir=run", *settings, "stages=[search]", cwd=cwd), "search stopped", status=130)
+    (cwd / "interrupt").unlink()
+    assert read_json(cwd / "run/strategy.json")["provenance"]["reward"] == "mynet.score"
+    done("run_dir=run", "stages=[prune,report]", cwd=cwd)
+    assert "search" not in read_json(cwd / "run/report.json")
+
+
+def test_a_report_is_about_the_network_that_was_pruned(cwd: Path) -> None:
+    """And neither about what the file of a strategy says, nor about what was chosen or measured before."""
+    before = read_json(cwd / "run/strategy.json")
+    full = {**before, "groups": [{**group, "kept": group["dense"]} for group in before["groups"]]}
+    (cwd / "full.json").write_text(json.dumps(full))
+    widths = [group["kept"] for group in before["groups"]]
+    candidate = {"widths": widths, "return": 1.0, "top1": 1.0, "macs_ratio": 0.5, "top1_trained": 1.0}
+    RunFolder(cwd / "run").record("verify", {**dict.fromkeys(VERIFIED, 1), "widths": widths})
+    chosen = {"candidates": [candidate], "chosen": 0, "images": "search_val", "epochs": 0}
+    RunFolder(cwd / "run").record("choose", chosen)
+    done("run_dir=run", "stages=[report]", cwd=cwd)
+    assert {"choose", "verify"} <= set(read_json(cwd / "run/report.json"))
+    command = ("run_dir=run", "strategy=full.json", "budget.macs_ratio=1", "stages=[prune,report]")
+    out = done(*command, cwd=cwd).out
+    report = read_json(cwd / "run/report.json")
+    assert {"choose", "verify"}.isdisjoint(report)
+    assert out.count("is left out: it is about another strategy") == 2
+    own = read_json(cwd / "run/strategy.json")
+    assert (
+        (report["macs_ratio"], report["params_ratio"]) == (own["macs_ratio"], own["params_ratio"]) == (1, 1)
+    )
 
 
 def test_a_late_failure_leaves_the_folder_what_it_is(tmp_path: Path) -> None:

@@ -170,6 +170,23 @@ def test_other_formats_get_a_readme_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
 
 
+def test_the_readme_tells_each_file_by_what_it_is(tmp_path):
+    onnx_file = {"format": "onnx", "file": "exports/model.onnx", "bytes": 1, "batch": None}
+    program = {"format": "executorch", "file": "exports/model.pte", "bytes": 1, "batch": 1}
+    lite = {"format": "litert", "file": "exports/model.tflite", "bytes": 1, "batch": 1}
+    pages = {}
+    for name, files in {"both": [onnx_file, program], "pte": [program], "tflite": [lite]}.items():
+        write_carried(tmp_path, "net", ABOUT, files)
+        pages[name] = (tmp_path / "README.md").read_text()
+    assert "One batch of images, float32, shape (N, 3, 8, 8)" in pages["both"]
+    assert "`model.pte` takes 1 image at a time: N is 1." in pages["both"]
+    assert "`model.onnx` itself holds all this, as metadata properties." in pages["both"]
+    assert "One image, float32, shape (1, 3, 8, 8)" in pages["pte"]
+    assert not any(word in pages["pte"] for word in ("metadata", "N is"))
+    assert "unzip -p model.tflite metadata.json" in pages["tflite"]
+    assert "properties" not in pages["tflite"]
+
+
 def test_metadata_lies_behind_a_file_and_gives_the_same_bytes(tmp_path):
     content = with_metadata(b"TFL3 network", ABOUT)
     assert content.startswith(b"TFL3 network")

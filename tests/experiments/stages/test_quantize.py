@@ -96,6 +96,24 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
 
 
+def test_another_quantization_keeps_what_is_known_of_the_float_network(whole, tmp_path):
+    cwd = shutil.copytree(whole[0], tmp_path / "cwd")
+    stages, exports = cwd / "run/stages", cwd / "run/exports"
+    former = [read_json(stages / name) for name in ("export.json", "benchmark.json")]
+    assert former[1]["runtimes"][1]["others"].keys() == {"quantized"}
+    out = done(*JOB, "stages=[quantize]", "quantize.method=none", cwd=cwd).out
+    assert "of stage benchmark, what is about the former quantized network is removed" in out
+    export, benchmark = (read_json(stages / name) for name in ("export.json", "benchmark.json"))
+    assert (export["files"], export["quantized"]) == (former[0]["files"], None)
+    assert {path.name for path in exports.iterdir()} == {"model.onnx", "README.md", "predict.py"}
+    assert "static_int8" not in (exports / "README.md").read_text()
+    times = [each["comparison"]["speedup"] for each in benchmark["runtimes"]]
+    assert times == [each["comparison"]["speedup"] for each in former[1]["runtimes"]]
+    assert not any("quantized" in each["file_bytes"] or each["others"] for each in benchmark["runtimes"])
+    assert "quantized network is removed" not in done(*JOB, "stages=[quantize]", cwd=cwd).out
+    assert (stages / "export.json").exists()
+
+
 @pytest.mark.slow
 def test_a_dense_network_is_quantized_and_exported(trained_run):
     job = (*JOB, "quantize.method=weight_only", "quantize.weight_bits=4", "latency.backends=[onnxruntime]")

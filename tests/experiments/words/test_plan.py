@@ -19,6 +19,17 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
     assert facts["peak_memory_bytes"] > 2**20
     left = {path.name for path in (cwd / "run").iterdir()}
     assert left.isdisjoint({"dense.safetensors", "evaluations.jsonl", "search.jsonl", "strategy.json"})
+    memory = read_json(cwd / "run/overrides.json")
+    assert memory["overrides"] == [*TINY, "budget.macs_ratios=[0.5,0.7]"]
+    assert (memory["stages"], memory["unfinished"]) == (None, None)
+
+
+def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
+    files = [trained_run / "run" / name for name in ("overrides.json", ".hydra/overrides.yaml")]
+    before = [file.read_bytes() for file in files]
+    told = done("plan", "run_dir=run", "budget.macs_ratio=0.9", cwd=trained_run).out
+    assert "macs <= 0.9" in told
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_plan_counts_the_stages_that_it_is_given(cwd):
@@ -31,6 +42,10 @@ def test_a_plan_counts_the_stages_that_it_is_given(cwd):
         told = done("plan", *TINY, *job, f"stages=[{stages}]", "run_dir=run", cwd=cwd).out
         assert searches in told, told
         assert epochs in told, told
+    reached = ("budget.macs_ratio=0.5", "schedule.ratios=[0.9,0.5]")  # the last ratio adds no step
+    told = done("plan", *TINY, *job, *reached, "stages=[schedule]", "run_dir=run", cwd=cwd).out
+    assert "; 2 times 4 episodes" in told
+    assert "(1 epochs" in told
     refused(amc("plan", *TINY, "stages=[finetun]", cwd=cwd), "unknown stage 'finetun'")
 
 

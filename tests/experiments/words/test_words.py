@@ -104,6 +104,28 @@ def test_runs_are_compared_on_one_page(reported, tmp_path):
     assert "seed differs" in page
 
 
+def test_a_report_of_a_network_that_the_run_no_longer_has_is_refused(reported, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(reported / "run", tmp_path / name)
+    strategy = (tmp_path / "two/strategy.json").read_text()
+    changed = json.loads(strategy)
+    changed["groups"][0]["kept"] = changed["groups"][0]["dense"]
+    (tmp_path / "two/strategy.json").write_text(json.dumps(changed))
+    message = (
+        "report.json is about a network that two no longer has",
+        "amc run_dir=two stages=[report] again",
+    )
+    refused(amc("compare", "one", "two", cwd=tmp_path), *message)
+    (tmp_path / "two/strategy.json").write_text(strategy)
+    done("compare", "one", "two", cwd=tmp_path)
+    train = read_json(tmp_path / "two/stages/train.json")
+    (tmp_path / "two/stages/train.json").write_text(json.dumps({**train, "made_of": {"dense": "another"}}))
+    refused(amc("compare", "one", "two", cwd=tmp_path), *message)
+    (tmp_path / "two/stages/train.json").unlink()
+    (tmp_path / "two/stages/evaluate.json").unlink()
+    refused(amc("compare", "one", "two", cwd=tmp_path), *message)
+
+
 @pytest.fixture
 def quantized(reported, tmp_path):
     """A run that was pruned, and then quantized; and one that was quantized as it is."""

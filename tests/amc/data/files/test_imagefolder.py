@@ -92,6 +92,28 @@ def test_imagefolder_other_bad_inputs(image_root, tmp_path):
     assert_error("'cow' is in one only", folders, image_root, test=str(tmp_path))
 
 
+def test_what_a_split_would_ignore_is_refused(image_root):
+    assert_error(r"image.*train is no class.*write data\.root=.*train", folders, image_root, split=0.2)
+    inner = image_root / "train"
+    assert_error("data.test=mine is not used with data.split=0.2", folders, inner, split=0.2, test="mine")
+    message = r"data\.train=mine is not used with data\.split=0\.2.*write data\.root=.*mine"
+    assert_error(message, folders, image_root, split=0.2, train="mine")
+    assert_error("split=0.99 makes 24 of 24 images.*lower data.split", folders, inner, split=0.99)
+    assert folders(inner, split=0.2).num_classes == 3
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "car"):
+        (tmp_path / name).mkdir()
+        for index in range(12):
+            Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / name / f"{index}.png")
+    assert folders(tmp_path, split=0.2).class_names == ("car", "train")
+
+
+def test_a_negative_number_of_decoding_processes_is_refused(image_root):
+    assert_error("workers=-1: expected a number of decoding processes", folders, image_root, workers=-1)
+
+
 def test_resize_follows_the_image_size_unless_it_is_given(tmp_path):
     root = save_classes(tmp_path, half_white)
     corner = plain_folders(root).test().images[0, 0, 0, 0]

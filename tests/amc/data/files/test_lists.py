@@ -73,6 +73,11 @@ def test_a_damaged_list_is_refused(photos, text, message):
     assert_error(message, made, photos, train="train.csv", split=0.2)
 
 
+def test_a_picture_by_its_whole_path_is_the_same_picture(photos):
+    (photos / "train.csv").write_text(f"{HEAD}flat/0.png,cat\n{photos / 'flat' / '0.png'},dog\n")
+    assert_error(r"train\.csv:3 names.*as line 2 does", made, photos, train="train.csv", split=0.2)
+
+
 def test_a_missing_list_is_refused(photos):
     assert_error(r"train\.csv", made, photos, train="train.csv", split=0.2)
 

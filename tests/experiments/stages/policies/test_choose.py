@@ -100,6 +100,11 @@ def test_latencies_are_verified_before_anything_is_made_of_the_strategy():
         *("profile", "search", "verify", "prune", "quantize"),
     ]
     assert with_latency(["train", "inspect", "verify"], ["latency"], profiled=True)[-1] == "verify"
+    assert with_latency(["choose", "prune"], ["latency"], profiled=True) == ["choose", "verify", "prune"]
+    asked = ["profile", "train", "evaluate", "search", "verify", "prune"]
+    assert with_latency(asked, ["latency"], profiled=False) == asked
+    asked.remove("verify")
+    assert with_latency(asked, ["latency"], profiled=False)[-3:] == ["search", "verify", "prune"]
 
 
 def test_impossible_numbers_are_one_line(searched):

@@ -49,6 +49,8 @@ def test_the_last_step_is_the_result_and_is_trained_on(stepped):
     last = folders(cwd)[2]
     for name in ("strategy.json", "pruned.safetensors"):
         assert (last / name).read_bytes() == (cwd / "run" / name).read_bytes()
+    strategy, pruned = Strategy.load(cwd / "run/strategy.json"), read_json(cwd / "run/stages/prune.json")
+    assert (pruned["macs_ratio"], pruned["params_ratio"]) == (strategy.macs_ratio, strategy.params_ratio)
     evaluated = read_json(cwd / "run/stages/evaluate.json")
     assert {"dense", "pruned", "finetuned"} <= evaluated.keys()
     assert evaluated["pruned"]["macs"] <= 0.4 * evaluated["dense"]["macs"]
@@ -144,6 +146,7 @@ def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
         (["schedule.ratios=[0.8,0.2]"], "below the budget of 0.4; write budget.macs_ratio=0.2"),
         (["stages=[search,schedule]"], "stages has schedule and search; expected one of them"),
         (["schedule.epochs=-1"], "schedule.epochs is -1; expected 0 or more"),
+        (["budget=size", "budget.size_ratio=0.1"], "of its size in float32 before anything is cut"),
         (["budget.latency_ratio=0.5"], "cuts in steps of macs, params or size"),
     ],
 )
