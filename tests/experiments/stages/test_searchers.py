@@ -113,7 +113,7 @@ def test_a_search_stopped_before_anything_meets_the_budget_goes_on(cwd: Path, tm
             [
                 (["reward=accuracy_macs"], ["netadapt", "accuracy_macs", "reward=accuracy"]),
                 (["agent.steps=13"], ["agent.steps=13", "agent.episodes is 12"]),
-                (["agent.steps=4", "agent.candidates=4"], ["agent.candidates=4", "16"]),
+                (["agent.steps=4", "agent.candidates=4"], ["agent.candidates=4", "17 with the guide"]),
                 (["agent.candidates=-1"], ["agent.candidates is -1"]),
                 (["compressor.order=l1"], ["compressor.order is 'l1'", "obs"]),
             ],
