@@ -90,8 +90,8 @@ def thompson_search(
             if index == 0:
                 proposals.append(settings.guide or allocate(settings.factors or [1.0] * groups))
             else:
-                factors = _unmet(belief, network, met, generator)
-                met.add(network(factors))
+                factors, drawn = _unmet(belief, network, met, generator)
+                met.add(drawn)
                 proposals.append(allocate(factors))
         for episode in rollouts(envs, [carry_out(actions) for actions in proposals], batch.start, "search"):
             on_episode(episode)
@@ -107,11 +107,10 @@ def _unmet(
     network: Callable[[Sequence[float]], Network],
     met: set[Network],
     generator: np.random.Generator,
-) -> list[float]:
-    """Draw factors (G,) whose best network was not met before; the last of ``DRAWS`` if there are none."""
-    factors: list[float] = []
+) -> tuple[list[float], Network]:
+    """Draw factors (G,) whose best network was not met before, or the last of ``DRAWS``; return both."""
     for attempt in range(DRAWS):
         factors = belief.draw(generator, 1.5**attempt).tolist()
-        if network(factors) not in met:
+        if (drawn := network(factors)) not in met:
             break
-    return factors
+    return factors, drawn
