@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import gymnasium as gym
 
@@ -41,6 +41,9 @@ from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
 from experiments.config.sections.agents import AgentConfig
+
+if TYPE_CHECKING:
+    from agents.transfer import TransferActor
 
 Search = Callable[[int, OnEpisode], SearchResult]
 """(number of environments that are stepped at the same time, callback) -> result."""
@@ -377,12 +380,24 @@ def _pretrained(config: AgentConfig, arena: Arena, acts: Acts) -> tuple[float, .
             f"agent.pretrained={config.pretrained} is about weights of error curves, but this search decides "
             "ratios; it needs agent.acts=weights, compressor.order=obs and a reward that enforces a budget"
         )
+    try:
+        return pretrained_actor(config.pretrained).factors(arena.observations)
+    except ValueError as error:  # of a release with other observations
+        raise FileError(f"agent.pretrained: {config.pretrained}: {error}") from error
+
+
+def pretrained_actor(file: str) -> TransferActor:
+    """Read the actor that ``agent.pretrained`` names.
+
+    Raises:
+        FileError: the file is missing, or is no such actor.
+    """
     from agents.transfer import load_actor  # which imports torch
 
     try:
-        return load_actor(Path(config.pretrained).expanduser()).factors(arena.observations)
+        return load_actor(Path(file).expanduser())
     except ValueError as error:
-        raise FileError(str(error)) from error
+        raise FileError(f"agent.pretrained: {error}") from error
 
 
 def _guides(name: str, arena: Arena, acts: Acts, factors: Sequence[float]) -> list[Actions]:

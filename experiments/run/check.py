@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from agents.transfer import load_actor
 from amc.budget.budget import Budget
 from amc.cost.exported import check_excluded
 from amc.errors import AmcError, FileError, SettingError
@@ -19,7 +18,7 @@ from amc.sparsity.weights import kept_weights, least_width, prunable_layers
 from amc.strategy import Strategy
 from envs import Reward
 from experiments.command.remembered import remembered_value
-from experiments.config.agents import AGENTS, refuse_unseen
+from experiments.config.agents import AGENTS, pretrained_actor, refuse_unseen
 from experiments.config.budgets import asked_budgets, listed_budgets
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
@@ -137,10 +136,7 @@ def _check_rewind(run: Run) -> None:
 def _check_pretrained(run: Run) -> None:
     """Refuse a file that is no pretrained actor, before anything is trained."""
     if SEARCHING & set(run.config.stages) and (file := run.config.agent.pretrained) is not None:
-        try:
-            load_actor(Path(file).expanduser())
-        except ValueError as error:
-            raise FileError(f"agent.pretrained: {error}") from error
+        pretrained_actor(file)
 
 
 def _check_held_out(run: Run) -> None:

@@ -39,30 +39,33 @@ class WrongCurves:
 BUDGET = make_budget("macs", 0.5, sum, SPACE.dense, fit="scale")
 
 
-def env():
+COARSE = width_space(NAMES, [DENSE] * GROUPS, round_to=10, min_preserve_ratio=0.1)
+
+
+def env(space=SPACE):
     features = [GroupFeatures(i, DENSE, 8, 4, 4, 1, 1, 100, 50) for i in range(GROUPS)]
-    return ChannelPruningEnv(WrongCurves(), SPACE, BUDGET, get_reward("agreement"), features)
+    return ChannelPruningEnv(WrongCurves(), space, BUDGET, get_reward("agreement"), features)
 
 
-def allocate(factors):
-    return _best(tuple(factors))
+def allocate(factors, space=SPACE):
+    return best_network(tuple(factors), space)
 
 
 @cache
-def _best(factors):
+def best_network(factors, space):
     scaled = {name: [factor * error for error in CURVE] for name, factor in zip(NAMES, factors, strict=True)}
-    return tuple(width / DENSE for width in greedy_widths(SPACE, BUDGET, scaled))
+    return tuple(width / DENSE for width in greedy_widths(space, BUDGET, scaled))
 
 
-def search(seed=0, episodes=30, envs=1, **settings):
+def search(seed=0, episodes=30, envs=1, space=SPACE, requests=allocate, **settings):
     seen = []
     result = thompson_search(
-        [env() for _ in range(envs)],
+        [env(space) for _ in range(envs)],
         episodes,
         seed,
         seen.append,
-        allocate=allocate,
-        network=allocate,
+        allocate=requests,
+        network=partial(allocate, space=space),
         errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
         ceiling=lambda: 0.0,
         groups=GROUPS,
@@ -105,39 +108,12 @@ def test_a_batch_is_drawn_from_one_belief_and_networks_do_not_repeat():
 
 def test_factors_of_a_known_network_are_drawn_again():
     """Many factors have the same best network where widths are coarse."""
-    coarse = width_space(NAMES, [DENSE] * GROUPS, round_to=10, min_preserve_ratio=0.1)
-    budget = make_budget("macs", 0.5, sum, coarse.dense, fit="scale")
 
-    def network(factors):
-        return best(tuple(factors))
+    def requests(factors):  # that differ where their network is the same
+        shares = np.array(factors) / sum(factors)
+        return tuple(np.array(allocate(factors, COARSE)) - 1e-4 * shares)
 
-    @cache
-    def best(factors):
-        curves = {
-            name: [factor * error for error in CURVE] for name, factor in zip(NAMES, factors, strict=True)
-        }
-        return tuple(width / DENSE for width in greedy_widths(coarse, budget, curves))
-
-    def allocate(factors):  # requests that differ where their network is the same
-        return tuple(
-            ratio - 1e-4 * factor / sum(factors)
-            for ratio, factor in zip(network(factors), factors, strict=True)
-        )
-
-    seen = []
-    features = [GroupFeatures(i, DENSE, 8, 4, 4, 1, 1, 100, 50) for i in range(GROUPS)]
-    thompson_search(
-        [ChannelPruningEnv(WrongCurves(), coarse, budget, get_reward("agreement"), features)],
-        12,
-        0,
-        seen.append,
-        allocate=allocate,
-        network=network,
-        errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
-        ceiling=lambda: 0.0,
-        groups=GROUPS,
-        settings=ThompsonSettings(),
-    )
+    _, seen = search(episodes=12, space=COARSE, requests=requests)
     assert len({episode.network for episode in seen}) > 9
 
 

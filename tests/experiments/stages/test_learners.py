@@ -54,6 +54,7 @@ def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path:
     [
         ("ddpg", "sigma_decay=0", "agent.sigma_decay is 0.0; expected"),
         ("evolution", "tau=0.1", "tau"),  # it learns nothing
+        ("ddpg", "pretrained=mynet.py", "mynet.py cannot be read as an actor of experiments.pretrain"),
     ],
 )
 def test_impossible_settings_are_refused_before_any_work(
