@@ -4,7 +4,7 @@ A name is imported at its first use: ``names.py`` needs no torch.
 
 - ``names.py``: all names of networks.
 - ``registry.py``: ``ModelSpec`` and ``build``, from a name to a network.
-- ``described.py``: the ``ModelSpec`` of a network for a data set, with what pretrained weights decide.
+- ``spec.py``: the ``ModelSpec`` of a network for a data set, with what pretrained weights decide.
 - ``wrappers.py``: a network out of DataParallel and torch.compile.
 - ``cifar_resnet.py``, ``mobilenet.py``, ``vgg.py``: the networks of the zoo.
 - ``shortcut.py``: the option-A shortcut of the CIFAR ResNets, and how its channels are cut.

@@ -42,7 +42,7 @@ from amc.models.checkpoint import (
     save_safetensors,
     state_digest,
 )
-from amc.models.described import described
+from amc.models.spec import spec_of
 from amc.notes import note_once
 from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
@@ -134,7 +134,7 @@ class Problem:
     def spec(self) -> ModelSpec:
         """Name and arguments from which the dense network is built."""
         model, splits = self.config.model, self.splits
-        return described(
+        return spec_of(
             model.name, model.kwargs, splits.num_classes, splits.input_shape, pretrained=model.pretrained
         )
 

@@ -18,7 +18,7 @@ _IMPLIED: dict[str, dict[str, Any]] = {
 """Name -> arguments that torchvision sets where it loads its weights."""
 
 
-def described(
+def spec_of(
     name: str,
     kwargs: Mapping[str, Any],
     num_classes: int,
