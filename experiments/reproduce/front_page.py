@@ -91,7 +91,7 @@ def front_page_svg(results: Sequence[Result]) -> str:
 
 
 def _seeds(results: Sequence[Result]) -> int:
-    return len({result.seed for result in results if result.agent in AGENTS})
+    return len({result.widths_seed for result in results if result.agent in AGENTS})
 
 
 def _row(agent: str, results: Sequence[Result]) -> Row:

@@ -39,6 +39,7 @@ class Tuned:
         recipe: the words of the command that decide how it was trained.
         name: agent or tool that chose its widths.
         seed: of the run.
+        widths_seed: of the search that found its widths, which may be another run's.
         macs_ratio: its MACs, relative to the dense network's.
         before, after: accuracy before and after fine-tuning.
         corrupted: the same two by kind of corruption; None where they were not measured.
@@ -47,6 +48,7 @@ class Tuned:
     recipe: str
     name: str
     seed: int
+    widths_seed: int
     macs_ratio: float
     before: float
     after: float
@@ -91,6 +93,7 @@ def _rival(line: Mapping[str, Any]) -> RivalRow:
     network = Tuned(
         recipe_of(command_of(line["overrides"])),
         line["rival"],
+        line["seed"],
         line["seed"],
         line["macs_ratio"],
         line["pruned_top1"],

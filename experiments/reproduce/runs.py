@@ -63,6 +63,11 @@ class Result:
         """Seed of the run; its strategy may be another run's."""
         return int(self.provenance.get("seed", self.strategy.seed))
 
+    @property
+    def widths_seed(self) -> int:
+        """Seed of the search that found the widths; that of the run where no search judged them."""
+        return self.strategy.seed if math.isfinite(self.value) else self.seed
+
     def top1(self, network: str) -> float | None:
         """Return the test accuracy in percent of ``dense``, ``pruned`` or ``finetuned``, if it is known."""
         return self._judged(network, "top1")
@@ -124,16 +129,21 @@ def by_job(results: Iterable[Result]) -> Jobs:
 
 
 def searches(results: Iterable[Result]) -> list[Result]:
-    """Return one result of each agent and seed, which may have been fine-tuned in several ways.
+    """Return one result of each search (agent and seed), whose network may have been trained in several ways.
 
-    It is the first that has searched, if one has: others have only evaluated its strategy again.
+    It is the first that has searched, if one has. Others have only carried out its strategy: of these, one
+    with the seed of the search comes first.
     """
     found: dict[tuple[str, int], Result] = {}
     for result in results:
-        known = found.setdefault((result.agent, result.seed), result)
-        if result.episodes and not known.episodes:
-            found[result.agent, result.seed] = result
+        known = found.setdefault((result.agent, result.widths_seed), result)
+        if _has_searched(result) > _has_searched(known):
+            found[result.agent, result.widths_seed] = result
     return list(found.values())
+
+
+def _has_searched(result: Result) -> tuple[bool, bool]:
+    return bool(result.episodes), result.seed == result.widths_seed
 
 
 def by_agent(results: Iterable[Result]) -> dict[str, list[Result]]:

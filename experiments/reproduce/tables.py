@@ -105,7 +105,7 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
     searched = [result for result in results if "search" in result.facts]
     cells = [
         name,
-        ", ".join(str(result.seed) for result in results),
+        ", ".join(str(result.widths_seed) for result in results),
         _mean([result.facts["search"]["evaluations"] for result in searched]),
         f"{100 * max(result.strategy.macs_ratio for result in results):.2f}%",
         mean_text([*pruned.values()]) or MISSING,
@@ -119,8 +119,8 @@ def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tupl
 
 
 def _by_seed(results: Sequence[Result], network: str) -> dict[int, float]:
-    """Return the test accuracy of a network for every seed, in percent; none where it has no accuracy."""
-    return {result.seed: value for result in results if (value := result.top1(network)) is not None}
+    """Return the test accuracy of a network for every search, in percent; none where it has no accuracy."""
+    return {result.widths_seed: value for result in results if (value := result.top1(network)) is not None}
 
 
 def _mean(values: Sequence[float]) -> str:

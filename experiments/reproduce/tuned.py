@@ -32,17 +32,16 @@ def tuned_table(
         against: the agent that others of the same recipe are compared with.
     """
     ours = [network for result in results if (network := _tuned(result)) is not None]
-    groups: dict[tuple[str, str], list[Tuned]] = defaultdict(list)
-    for network in [*ours, *(rival.network for rival in rivals)]:
-        groups[network.recipe, network.name].append(network)
+    groups = _rows([*ours, *(rival.network for rival in rivals)])
     if not groups:
         return
-    recipes, kinds = sorted({recipe for recipe, _ in groups}), _shared_kinds(groups.values())
+    recipes, kinds = sorted({recipe for recipe, _, _ in groups}), _shared_kinds(groups.values())
     rows = []
-    for (recipe, name), own in groups.items():
-        others = groups.get((recipe, against), []) if name != against else []
+    for (recipe, name, widths), own in groups.items():
+        others = groups.get((recipe, against, widths), []) if name != against else []
+        shown = name if widths is None else f"{name}, widths of seed {widths}"
         after = [network.after for network in own]
-        rows.append((recipes.index(recipe), -sum(after) / len(after), _cells(own, others, kinds)))
+        rows.append((recipes.index(recipe), -sum(after) / len(after), [shown, *_cells(own, others, kinds)]))
     rows.sort(key=lambda row: row[:2])
     yield "After fine-tuning, which is the same within a recipe: the mean over the seeds with its 95% t"
     yield "interval, which one seed does not have."
@@ -57,6 +56,26 @@ def tuned_table(
         yield f"- recipe {_label(place)}: {shown_recipe(recipe)}"
         yield from _origins(f"recipe {_label(place)}", recipe, results, rivals)
     yield ""
+
+
+def _rows(networks: Sequence[Tuned]) -> dict[tuple[str, str, int | None], list[Tuned]]:
+    """Group networks by recipe and name, each with the widths that its own seed has found.
+
+    Those that one search's widths were trained to with several seeds are a group of their own. Its key ends
+    with the seed of the search, that of others with None.
+    """
+    searched = {(one.recipe, one.name, one.widths_seed) for one in networks if one.seed != one.widths_seed}
+    groups: dict[tuple[str, str, int | None], list[Tuned]] = defaultdict(list)
+    for one in networks:
+        if one.seed == one.widths_seed:
+            groups[one.recipe, one.name, None].append(one)
+        if (one.recipe, one.name, one.widths_seed) in searched:
+            groups[one.recipe, one.name, one.widths_seed].append(one)
+    return {
+        key: own
+        for key, own in groups.items()
+        if key[2] is not None or any((*key[:2], one.seed) not in searched for one in own)
+    }
 
 
 def _shared_kinds(groups: Collection[Sequence[Tuned]]) -> list[str]:
@@ -99,14 +118,14 @@ def _tuned(result: Result) -> Tuned | None:
     judged = result.facts["evaluate"]
     corrupted = corrupted_of({name: judged[name].get("corrupted") for name in ("pruned", "finetuned")})
     ratio = result.strategy.macs_ratio
-    return Tuned(result.recipe, result.agent, result.seed, ratio, before, after, corrupted)
+    seeds = result.seed, result.widths_seed
+    return Tuned(result.recipe, result.agent, *seeds, ratio, before, after, corrupted)
 
 
 def _cells(own: Sequence[Tuned], others: Sequence[Tuned], kinds: Sequence[str]) -> list[str]:
     corrupted = [network.corrupted for network in own if network.corrupted is not None]
     shown = corrupted if kinds and len(corrupted) == len(own) else []
     return [
-        own[0].name,
         ", ".join(str(network.seed) for network in own),
         f"{100 * max(network.macs_ratio for network in own):.2f}%",
         mean_text([network.before for network in own]),

@@ -75,7 +75,7 @@ def test_each_agent_has_a_row_over_its_seeds_with_the_difference_to_another(runs
 
 def test_agents_without_a_common_seed_are_compared_as_groups_and_say_so(runs):
     others = [
-        replace(result, provenance={**result.provenance, "seed": 7}) if result.agent == "uniform" else result
+        replace(result, strategy=replace(result.strategy, seed=7)) if result.agent == "uniform" else result
         for result in read_results([runs])
     ]
     (row,) = [line for line in tables(by_job(others), "random").splitlines() if line.startswith("| uniform")]
@@ -195,7 +195,9 @@ def test_the_seed_is_that_of_the_run_and_not_of_its_strategy(runs, tmp_path):
     path = copy / "provenance.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 4}))
     (result,) = read_results([copy])
-    assert (result.strategy.seed, result.seed) == (1, 4)
+    assert (result.widths_seed, result.seed) == (1, 4)
+    published = replace(result.strategy, provenance={"agent": "published"})
+    assert replace(result, strategy=published).widths_seed == 4
 
 
 def test_the_time_of_a_search_that_was_taken_up_again_is_blank(runs, tmp_path):

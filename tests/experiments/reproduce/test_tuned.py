@@ -94,6 +94,35 @@ def test_a_search_that_was_trained_in_two_ways_is_one_row_of_the_searches(runs):
     assert len([line for line in text.splitlines() if line.startswith("| uniform | 1 |")]) == 1
 
 
+def trained_with(seed, results):
+    return [
+        replace(
+            result,
+            provenance={**result.provenance, "seed": seed},
+            facts={name: own for name, own in result.facts.items() if name != "search"},
+            episodes=(),
+        )
+        for result in results
+    ]
+
+
+def test_widths_that_several_seeds_have_trained_are_one_search_and_a_row_of_their_own(runs):
+    searched = [result for result in read_results([runs]) if result.recipe.startswith(LONG)]
+    other = [
+        replace(result, strategy=replace(result.strategy, seed=3)) for result in trained_with(3, searched)
+    ]
+    results = merged([*searched, *other], trained_with(5, searched), pytest.fail)
+    text = tables(by_job(results), "greedy")
+    assert len([line for line in text.splitlines() if line.startswith("| uniform | 1, 3 |")]) == 1
+    rows = rows_of(text)
+    assert rows["A", "uniform"][2] == "1, 3"
+    carried = rows["A", "uniform, widths of seed 1"]
+    assert carried[2] == "1, 5"
+    assert carried[8].startswith("-6.00 [")
+    alone = rows_of(tables(by_job(merged(searched, trained_with(5, searched), pytest.fail)), "greedy"))
+    assert [name for _, name in alone] == ["greedy, widths of seed 1", "uniform, widths of seed 1"]
+
+
 def test_rows_of_other_tools_are_kept_without_paths_and_drawn_again(runs, tmp_path, monkeypatch):
     copy = shutil.copytree(runs, tmp_path / "runs")
     page, line = tmp_path / "R.md", copy / "tools/rows.jsonl"
