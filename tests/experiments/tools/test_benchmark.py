@@ -204,6 +204,7 @@ def test_the_catalogue_of_faults_is_listed() -> None:
     assert listed["faults"] == len(set(listed["catalogue"])) >= 800
 
 
+@pytest.mark.slow
 def test_a_part_of_the_catalogue_goes_right() -> None:
     # A process of its own: its forks cannot train once autograd has started threads in this one.
     command = [
