@@ -6,13 +6,13 @@ from typing import Any
 
 
 def open_session(
-    onnxruntime: Any, content: bytes, threads: int, provider: str = "CPUExecutionProvider"
+    onnxruntime: Any, content: bytes | str, threads: int, provider: str = "CPUExecutionProvider"
 ) -> Any:
     """Open a session that runs one operator after the other; threads that wait do not spin.
 
     Args:
         onnxruntime: The module.
-        content: The ONNX file.
+        content: The ONNX file, or its path, if weights lie in files beside it.
         threads: Threads of one operator.
         provider: The part of onnxruntime that runs the graph.
     """

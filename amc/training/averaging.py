@@ -22,13 +22,20 @@ class Average:
         decay: share of the average that an update keeps, below 1.
 
     Attributes:
-        tensors: name in the state dict -> the average; counters are copies.
+        tensors: name in the state dict -> the average. Counters are copies, and so are buffers with infinite
+            values, such as masks, of which no mean exists.
         updates: number of updates so far.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model, self._decay = model, decay
         self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        buffers = {name for name, _ in model.named_buffers()}
+        self._copied = {
+            name
+            for name, tensor in self.tensors.items()
+            if not tensor.is_floating_point() or (name in buffers and not tensor.isfinite().all())
+        }
         self.updates = 0
 
     @torch.no_grad()
@@ -37,15 +44,14 @@ class Average:
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
         present = self._model.state_dict()
-        counters = {name for name, tensor in self.tensors.items() if not tensor.is_floating_point()}
         kinds: dict[type, list[str]] = {}  # those in parts and whole ones do not go together
-        for name in self.tensors.keys() - counters:
+        for name in self.tensors.keys() - self._copied:
             kinds.setdefault(type(present[name]), []).append(name)
         for names in kinds.values():
             torch._foreach_lerp_(
                 [self.tensors[name] for name in names], [present[name] for name in names], 1 - decay
             )
-        for name in counters:
+        for name in self._copied:
             self.tensors[name].copy_(present[name])
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from amc.scoring.run import as_logits
 from amc.training.augment import cross_entropy
 from amc.training.averaging import Average
 from amc.training.compiling import compiled
+from amc.training.methods import undecayed
 from amc.training.parallel.group import Group
 from amc.training.parts import PartedBatch
 from amc.training.settings import TrainSettings, learning_rate
@@ -182,10 +183,11 @@ class Learner:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return the optimiser's groups: ``weight_decay`` for weights, none for norm layers and biases (1-D)."""
+    """Return the optimiser's groups: ``weight_decay`` for weights, none for norms, biases and vectors."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    free = {id(parameter) for parameter in undecayed(model)}
     groups = (
-        ([parameter for parameter in trained if parameter.ndim > 1], weight_decay),
-        ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
+        ([parameter for parameter in trained if id(parameter) not in free], weight_decay),
+        ([parameter for parameter in trained if id(parameter) in free], 0.0),
     )
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]

@@ -125,7 +125,7 @@ def train(
         training = _Training(
             method.network, splits, settings, seed, device, teaching, judged, checkpoint, group
         )
-        pace = Pace(splits.steps_per_epoch, settings.epochs - training.progress.finished, on_estimate)
+        pace = training.pace(on_estimate)
         with training.bar() as bar, group.together(training.model, sync_norms=settings.sync_norms):
             while not training.ended:
                 record = training.epoch(bar, pace)
@@ -153,10 +153,15 @@ def _check_teacher(
             f"distill_weight={settings.distill_weight} without a teacher network: expected one, or "
             "distill_weight=0"
         )
-    if settings.hint_weight > 0 and not (isinstance(teacher, nn.Module) and hint_places):
+    if settings.hint_weight > 0 and not isinstance(teacher, nn.Module):
         raise SettingError(
             f"hint_weight={settings.hint_weight:g} compares features, and there is no teacher network "
             "with the same layers: expected hint_weight=0"
+        )
+    if settings.hint_weight > 0 and not hint_places:
+        raise SettingError(
+            f"hint_weight={settings.hint_weight:g}: the network has no layer whose inputs can be compared "
+            "(all channels are read after a flatten): expected hint_weight=0"
         )
 
 
@@ -250,6 +255,18 @@ class _Training:
         # an accuracy in percent is not exactly a hundred times the share
         met = until is not None and self.progress.best_epoch > 0 and self.progress.best >= 100 * until - 1e-9
         return met or self.progress.finished >= self.settings.epochs
+
+    def pace(self, on_estimate: Callable[[float], None] | None) -> Pace:
+        """Return the measure of the epochs to come."""
+        steps, finished = self.splits.steps_per_epoch, self.progress.finished
+        kept = self.teacher if isinstance(self.teacher, CachedTeacher) else None
+        return Pace(
+            steps,
+            self.settings.epochs - finished,
+            on_estimate,
+            asking=max(0, min(self.settings.views, self.settings.epochs) - finished),
+            asked=(lambda: kept.seconds) if kept is not None else float,
+        )
 
     def bar(self) -> tqdm:
         """Return the progress bar over the batches of all epochs."""

@@ -17,7 +17,7 @@ from amc.digest import digest
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
 from amc.models.checkpoint import state_digest
-from amc.reading import parse_json
+from amc.reading import parse_json, set_aside
 from amc.training.parallel.sharding import assign
 from amc.training.settings import TrainSettings
 
@@ -124,7 +124,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path, key: str) -> tuple[Progress, dict[str, Tensor]] | None:
     """Return the state of an interrupted training with the same key, or None for a new training.
 
-    A missing file, another key or a damaged file means a new training; the last two are logged.
+    A missing file, another key or a damaged file means a new training. The last two are logged, and a damaged
+    file is kept beside.
     """
     if not path.is_file():
         return None
@@ -133,19 +134,18 @@ def load_checkpoint(path: Path, key: str) -> tuple[Progress, dict[str, Tensor]] 
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_ABOUT, "{}")
-            about = parse_json(text, _SHAPE, str(path), "training starts anew")
+            about = parse_json(text, _SHAPE, str(path), "the training starts anew")
             if about["key"] != key:
                 _log.warning("%s is of other settings: training starts anew", path)
                 return None
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-    except FileError as error:
-        _log.warning("%s", error)
+        if state_digest(dict(sorted(saved.items()))) != about["tensors"]:
+            raise FileError(f"{path} is damaged (its tensors do not fit their digest)")
+    except (FileError, SafetensorError) as error:
+        set_aside(path, error if isinstance(error, FileError) else FileError(f"{path} is damaged ({error})"))
         return None
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         _log.warning("%s cannot be read (%s): training starts anew", path, error)
-        return None
-    if state_digest(dict(sorted(saved.items()))) != about["tensors"]:
-        _log.warning("%s is damaged (its tensors do not fit their digest): training starts anew", path)
         return None
     return Progress(about["epoch"], about["best"], about["best_epoch"], about["updates"]), saved
 

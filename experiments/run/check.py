@@ -16,6 +16,7 @@ from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from amc.sparsity.weights import kept_weights, least_width, prunable_layers
 from amc.strategy import Strategy
+from amc.training.teaching.hints import hint_places
 from envs import Reward
 from experiments.command.remembered import remembered_value
 from experiments.config.agents import AGENTS, pretrained_actor, refuse_unseen
@@ -78,6 +79,7 @@ def check(run: Run) -> None:
                 "stage quantize is not in stages; quantize.method=none counts float32"
             )
     _check_steps(run)
+    _check_hints(run)
     _check_classifies(run)
     if "profile" in run.stages and not problem.profiled:
         problem.available_backend()
@@ -130,6 +132,16 @@ def _check_rewind(run: Run) -> None:
     if "schedule" in config.stages and (file := config.schedule.rewind) is not None:
         load_into(
             run.problem.fresh_model(), load_state_dict(Path(file).expanduser()), f"schedule.rewind={file}"
+        )
+
+
+def _check_hints(run: Run) -> None:
+    """Refuse hints on a network without a place for them, before it is searched."""
+    weight = run.config.finetune.hint_weight
+    if FINETUNING & set(run.config.stages) and weight > 0 and not hint_places(run.problem.graph):
+        raise SettingError(
+            f"finetune.hint_weight={weight:g}: {run.config.model.name} has no layer whose inputs can be "
+            "compared (all channels are read after a flatten); write finetune.hint_weight=0"
         )
 
 

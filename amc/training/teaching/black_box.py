@@ -107,10 +107,11 @@ class OnnxTeacher:
 
         from amc.runtimes.onnx_session import open_session
 
-        content = path.read_bytes()
-        self.identity, self._path = digest("onnx", content), path
+        self._path = path
         try:
-            self._session = open_session(onnxruntime, content, torch.get_num_threads())
+            self.identity = digest("onnx", *(part.read_bytes() for part in onnx_files(path)))
+            # by its path: tensors may lie in files beside it
+            self._session = open_session(onnxruntime, str(path), torch.get_num_threads())
         except Exception as error:  # onnxruntime raises many kinds
             raise FileError(f"teacher={path} cannot be loaded by onnxruntime: {first_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
@@ -126,6 +127,15 @@ class OnnxTeacher:
                 "was exported for another size of images or batches"
             ) from error
         return _checked(found, len(images), str(self._path)).to(images.device)
+
+
+def onnx_files(path: Path) -> list[Path]:
+    """Return an ONNX file and the files beside it that hold its weights, if it names any."""
+    import onnx
+
+    weights = onnx.load(path, load_external_data=False).graph.initializer
+    names = {entry.value for each in weights for entry in each.external_data if entry.key == "location"}
+    return [path, *(path.parent / name for name in sorted(names))]
 
 
 class FunctionTeacher:
@@ -147,7 +157,8 @@ class FunctionTeacher:
             AmcError: the function fails, or returns something else.
         """
         try:
-            found = self._function(images.clone())
+            # as everybody writes such functions: not in the training's memory format
+            found = self._function(images.clone(memory_format=torch.contiguous_format))
         except AmcError:
             raise
         except Exception as error:  # a user's function raises anything

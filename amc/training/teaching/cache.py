@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 from pathlib import Path
 
 import torch
@@ -34,6 +36,12 @@ class CachedTeacher:
         about: all else that the images depend on: settings, seed, data.
         steps: number of batches of an epoch.
         folder: where views are kept; trainings with the same teacher and images can share it.
+
+    Attributes:
+        seconds: time that the teacher has taken so far.
+
+    Raises:
+        FileError: the folder cannot be made.
     """
 
     def __init__(self, teacher: Teacher, about: dict[str, object], steps: int, folder: Path | None) -> None:
@@ -41,6 +49,9 @@ class CachedTeacher:
         self._teacher, self._steps, self._folder = teacher, steps, folder
         self._key = digest(teacher.identity, json.dumps(about, sort_keys=True))[:16]
         self._views: dict[int, tuple[str, list[Tensor]]] = {}
+        self.seconds = 0.0
+        if folder is not None:
+            _make(folder)
 
     def logits(self, batch: Batch, images: Tensor) -> Tensor:
         """Return the teacher's logits, known or new; see ``Teacher``."""
@@ -49,8 +60,10 @@ class CachedTeacher:
         first, known = self._views[batch.view]
         if batch.index < len(known):
             return known[batch.index].to(images.device)
+        started = time.perf_counter()
         found = self._teacher.logits(batch, images)
         known.append(found.cpu())
+        self.seconds += time.perf_counter() - started
         if len(known) == self._steps and self._folder is not None:
             self._write(batch.view, first, known)
         return found
@@ -103,8 +116,19 @@ class CachedTeacher:
         tensors = {"logits": logits, "sizes": torch.tensor([len(part) for part in known])}
         about = {"first": first, "logits": digest(logits)}
         path = self._path(view)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"teacher_cache={path.parent} cannot be made: {error.strerror}") from error
+        _make(path.parent)
         atomic_write_bytes(path, save(tensors, {_ABOUT: json.dumps(about)}))
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the views.
+
+    Raises:
+        FileError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"teacher_cache={folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"teacher_cache={folder} cannot be written to: Permission denied")

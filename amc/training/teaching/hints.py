@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from amc.graph.groups import Graph
 from amc.scoring.run import evaluating
@@ -52,7 +53,8 @@ class Hints(nn.Module):
     Args:
         student: the network that learns; its features are recorded until ``close``.
         teacher: the network that teaches, likewise.
-        places: names of modules in both networks whose inputs are compared: (N, C, H, W) or (N, C).
+        places: names of modules in both networks whose inputs are compared. Channels are the second axis
+            of a convolution's input, and the last one of other modules'.
         images: (N, C, H, W) for the least squares.
         fixed: whether the maps stay as they start.
     """
@@ -65,7 +67,9 @@ class Hints(nn.Module):
         self._theirs: dict[str, Tensor] = {}
         self._hooks = [*_record(student, places, self._own), *_record(teacher, places, self._theirs)]
         self.places = tuple(places)
-        fits = _least_squares(student, teacher, self._own, self._theirs, images)
+        modules = dict(student.named_modules())
+        self._convolved = {place: isinstance(modules[place], _ConvNd) for place in places}
+        fits = self._least_squares(student, teacher, images)
         self.maps = nn.ParameterList([nn.Parameter(fits[place][0], not fixed) for place in places])
         self.scales = [fits[place][1] for place in places]
 
@@ -74,14 +78,35 @@ class Hints(nn.Module):
         errors = []
         for place, weights, scale in zip(self.places, self.maps, self.scales, strict=True):
             own, theirs = self._own[place].float(), self._theirs[place].float()
-            kernel = weights[:, :-1, None, None] if own.ndim == 4 else weights[:, :-1]
-            found = (
-                F.conv2d(own, kernel, weights[:, -1])
-                if own.ndim == 4
-                else F.linear(own, kernel, weights[:, -1])
-            )
+            kernel, bias = weights[:, :-1], weights[:, -1]
+            if self._convolved[place] and own.ndim == 4:  # without moving the axis, which would copy
+                found = F.conv2d(own, kernel[:, :, None, None], bias)
+            elif self._convolved[place]:
+                found = F.linear(own.movedim(1, -1), kernel, bias).movedim(-1, 1)
+            else:
+                found = F.linear(own, kernel, bias)
             errors.append(F.mse_loss(found, theirs) / scale)
         return torch.stack(errors).mean()
+
+    @torch.no_grad()
+    def _least_squares(
+        self, student: nn.Module, teacher: nn.Module, images: Tensor
+    ) -> dict[str, tuple[Tensor, float]]:
+        """Return the weights (teacher's channels, own channels + 1) and the features' variance, by place."""
+        squares: dict[str, Tensor] = {}
+        products: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
+        with evaluating(student), evaluating(teacher):
+            for part in images.split(BATCH):
+                student(part.clone())
+                teacher(part.clone())
+                for place, convolved in self._convolved.items():
+                    rows, targets = _rows(self._own[place], convolved), _rows(self._theirs[place], convolved)
+                    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+                    _add(squares, place, rows.T @ rows)
+                    _add(products, place, rows.T @ targets)
+                    _add(totals, place, torch.stack([targets.sum(0), targets.square().sum(0)]))
+        return {place: _solved(squares[place], products[place], totals[place]) for place in squares}
 
     def close(self) -> None:
         """Record no more features."""
@@ -102,42 +127,20 @@ def _record(network: nn.Module, places: Sequence[str], found: dict[str, Tensor])
         yield modules[place].register_forward_pre_hook(note)
 
 
-@torch.no_grad()
-def _least_squares(
-    student: nn.Module, teacher: nn.Module, own: dict[str, Tensor], theirs: dict[str, Tensor], images: Tensor
-) -> dict[str, tuple[Tensor, float]]:
-    """Return for each place the weights (teacher's channels, own channels + 1) and the features' variance."""
-    squares: dict[str, Tensor] = {}
-    products: dict[str, Tensor] = {}
-    totals: dict[str, Tensor] = {}
-    with evaluating(student), evaluating(teacher):
-        for part in images.split(BATCH):
-            student(part.clone())
-            teacher(part.clone())
-            for place in own:
-                rows, targets = _rows(own[place]), _rows(theirs[place])
-                rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-                _add(squares, place, rows.T @ rows)
-                _add(products, place, rows.T @ targets)
-                _add(totals, place, torch.stack([targets.sum(0), targets.square().sum(0)]))
-    fits = {}
-    for place, square in squares.items():
-        count = square[-1, -1]
-        ridge = (
-            RIDGE
-            * square.diagonal().mean()
-            * torch.eye(len(square), dtype=square.dtype, device=square.device)
-        )
-        weights = torch.linalg.solve(square + ridge, products[place]).T.float().contiguous()
-        mean, mean_square = totals[place] / count
-        fits[place] = (weights, max(float((mean_square - mean**2).mean()), torch.finfo(torch.float32).tiny))
-    return fits
+def _solved(square: Tensor, product: Tensor, total: Tensor) -> tuple[Tensor, float]:
+    """Return the least-squares weights of one place, and the variance of its targets."""
+    count = square[-1, -1]
+    identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
+    ridge = RIDGE * square.diagonal().mean() * identity
+    weights = torch.linalg.solve(square + ridge, product).T.float().contiguous()
+    mean, mean_square = total / count
+    return weights, max(float((mean_square - mean**2).mean()), torch.finfo(torch.float32).tiny)
 
 
-def _rows(features: Tensor) -> Tensor:
-    """Return features (N, C, H, W) or (N, C) as rows (N * H * W, C) in float64."""
-    found = features.permute(0, 2, 3, 1).flatten(0, 2) if features.ndim == 4 else features
-    return found.double()
+def _rows(features: Tensor, convolved: bool) -> Tensor:
+    """Return features as rows in float64, (all positions of all images, channels)."""
+    last = features.movedim(1, -1) if convolved else features
+    return last.flatten(0, -2).double()
 
 
 def _add(sums: dict[str, Tensor], place: str, term: Tensor) -> None:

@@ -14,6 +14,7 @@ from amc.errors import FileError
 from amc.files import atomic_write_text
 from amc.progress import progress
 from amc.reading import read_lines, set_aside
+from amc.training.teaching.black_box import onnx_files
 from experiments.run.folder import MADE_OF
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def _made_of(run: Run) -> str:
     about = {"prune": asdict(config.prune), "finetune": tuned, "data": images}
     parts = [json.dumps(about, sort_keys=True, default=str), run.problem.fingerprint]
     if (teacher := config.finetune.teacher) is not None:
-        with Path(teacher).open("rb") as file:
-            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+        given = Path(teacher)
+        for path in onnx_files(given) if given.suffix == ".onnx" else [given]:
+            with path.open("rb") as file:
+                parts.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digest(*parts)
 
 

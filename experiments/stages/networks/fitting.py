@@ -56,6 +56,8 @@ def fit(
             "been trained on the images that would judge"
         )
         settings = replace(settings, best=False)
+    if config.teacher_cache and settings.is_taught and (reason := _unkept(settings)) is not None:
+        note_once(f"{prefix}: teacher_cache={config.teacher_cache} is not used: {reason}")
     source = source_of(run, config, settings, dense)
     on_unseen, kind = settings.judges, problem.device.type
     cache = Path(config.teacher_cache) if config.teacher_cache else None
@@ -88,6 +90,15 @@ def fit(
         moved = f"{trained.merge_difference:.1g}"
         print(f"{prefix}: the adapters are merged, which changes outputs by {moved} of the largest")
     return trained
+
+
+def _unkept(settings: TrainSettings) -> str | None:
+    """Return why a teacher's logits cannot be kept, or None if they can."""
+    if settings.hint_weight > 0:
+        return "hints compare features, so that the teacher runs at every step"
+    if settings.views == 0:
+        return "each epoch has other images; views=10 repeats those of ten epochs"
+    return None
 
 
 def _announcing(prefix: str, epochs: int) -> Callable[[float], None]:

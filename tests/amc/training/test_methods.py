@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from amc.errors import UnavailableError
+from amc.errors import AmcError, UnavailableError
 from amc.scoring.run import logits
 from amc.third_party import missing
+from amc.training.learner import parameter_groups
 from amc.training.loop import train
 from amc.training.methods import adapted
 from amc.training.settings import TrainSettings
@@ -36,6 +38,75 @@ def test_the_classifier_is_trained_behind_a_mask_as_well():
     train(trained, FAKE, replace(SHORT, method="norms"), seed=0)
     assert not torch.equal(trained[10].weight, start[10].weight)
     assert torch.equal(trained[4].weight, start[4].weight)
+
+
+class HeadFirst(nn.Module):
+    """Defines its classifier before its body, which has a norm of three axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm([4, 4, 4])
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv(images)).flatten(1))
+
+
+def test_the_classifier_is_what_runs_last_and_norms_are_known_by_their_type():
+    model = HeadFirst()
+    with adapted(model, replace(SHORT, method="norms"), FAKE.calibration.images, 0):
+        trained = {name for name, each in model.named_parameters() if each.requires_grad}
+    assert trained == {"head.weight", "head.bias", "conv.bias", "norm.weight", "norm.bias"}
+    decayed, kept = parameter_groups(model, 0.1)
+    assert {id(each) for each in decayed["params"]} == {id(model.head.weight), id(model.conv.weight)}
+    assert len(kept["params"]) == 4
+
+
+@pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
+def test_adapters_stand_beside_layers_that_they_can_follow():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1)),
+        nn.Conv2d(4, 4, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 4),
+        nn.Linear(4, 4),
+        nn.Linear(4, 4),
+    )
+    model[9].weight = model[8].weight
+    frozen = [model[1].weight, model[1].bias, model[5].weight]
+    for each in frozen:
+        each.requires_grad_(False)
+    before = [each.clone() for each in frozen]
+    with adapted(model, replace(SHORT, method="lora"), FAKE.calibration.images, 0) as method:
+        names = {
+            name.partition(".lora_")[0] for name, _ in method.network.named_parameters() if "lora_" in name
+        }
+        trained = {name for name, each in method.network.named_parameters() if each.requires_grad}
+    assert names == {"0", "10"}
+    assert not any(name.startswith("1.") for name in trained)
+    train(model, FAKE, replace(SHORT, epochs=1, method="lora"), seed=0)
+    assert all(torch.equal(own, old) for own, old in zip(frozen, before, strict=True))
+
+
+@pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
+def test_adapters_that_the_network_goes_around_are_refused_before_the_training():
+    class Around(HeadFirst):
+        def forward(self, images):
+            weight = self.head.weight
+            return nn.functional.linear(self.norm(self.conv(images)).flatten(1), weight, self.head.bias)
+
+    with pytest.raises(
+        AmcError, match=r"method=lora: merging adapters changes outputs by .* use method=norms"
+    ):
+        train(
+            Around(), FAKE, replace(SHORT, method="lora"), seed=0, on_epoch=lambda _: pytest.fail("trained")
+        )
 
 
 @pytest.mark.slow

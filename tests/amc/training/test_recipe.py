@@ -141,6 +141,14 @@ def test_average_in_closed_form():
     assert average.tensors["weight"].item() == pytest.approx(late + 0.5)
 
 
+def test_a_mask_of_infinities_has_no_average():
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    average = Average(layer, 0.5)
+    average.update()
+    assert torch.equal(average.tensors["mask"], layer.mask)
+
+
 def test_the_average_is_what_is_returned_and_validated():
     records = []
     plain = train(network(), FAKE, SHORT, seed=0).model
@@ -215,6 +223,22 @@ def test_the_pace_of_steps_and_epochs(monkeypatch):
     assert pace.epoch(10.0) == pytest.approx(40.0)
     assert pace.epoch(20.0) == pytest.approx(45.0)
     assert [spoken(each) for each in (40, 720, 3900)] == ["40 s", "12 min", "1 h 5 min"]
+
+
+def test_the_pace_of_a_training_that_asks_its_teacher_in_two_epochs_of_five(monkeypatch):
+    clock, taught, told = [0.0], [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    pace = Pace(10, 5, told.append, asking=2, asked=lambda: taught[0])
+    for _ in range(LAST):
+        clock[0] += 3.0
+        taught[0] += 1.0
+        pace.step()
+    assert told == [pytest.approx(10 * (5 * 2.0 + 2 * 1.0))]
+    taught[0] = 10.0
+    assert pace.epoch(30.0) == pytest.approx(4 * 20.0 + 10.0)
+    taught[0] = 20.0
+    assert pace.epoch(30.0) == pytest.approx(3 * 20.0)
+    assert pace.epoch(20.0) == pytest.approx(2 * 20.0)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from amc.errors import AmcError
 from amc.graph.trace import trace
@@ -130,6 +132,40 @@ def test_an_onnx_file_teaches_as_its_network(tmp_path):
     torch.testing.assert_close(opened.logits(batch, batch.images), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_an_onnx_file_is_read_with_the_weights_beside_it(tmp_path, monkeypatch):
+    files = {}
+    for name, seed in (("mine", 1), ("other", 2)):
+        (tmp_path / name).mkdir()
+        files[name] = tmp_path / name / "teacher.onnx"
+        model = onnx.load_from_string(onnx_bytes(network(seed=seed).eval(), FAKE.input_shape))
+        external = {"save_as_external_data": True, "location": "teacher.data", "size_threshold": 64}
+        onnx.save(model, files[name], **external)
+    monkeypatch.chdir(tmp_path / "other")
+    opened, other = (teacher_from_file(path, FAKE, seed=0, mixes=True) for path in files.values())
+    batch = next(batches(FAKE, TAUGHT, 0, 0))
+    expected = logits(network(seed=1).eval(), batch.images, 64)
+    torch.testing.assert_close(opened.logits(batch, batch.images), expected, atol=1e-4, rtol=1e-4)
+    assert opened.identity != other.identity
+    files["mine"].with_name("teacher.data").unlink()
+    with pytest.raises(AmcError, match="cannot be loaded by onnxruntime"):
+        teacher_from_file(files["mine"], FAKE, seed=0, mixes=True)
+
+
+def test_a_function_gets_images_as_it_would_be_called_with(tmp_path):
+    def flat(images):
+        return images.view(len(images), -1)[:, :4]
+
+    settings = TrainSettings(epochs=1, distill_weight=0.5, precision="fp32")
+    train(network(), FAKE, settings, seed=0, teacher=FunctionTeacher(flat, "flat"))
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    teacher = FunctionTeacher(lambda _: pytest.fail("asked"), "unasked")
+    with pytest.raises(AmcError, match=r"teacher_cache=.*file/cache cannot be made: Not a directory"):
+        train(network(), FAKE, TAUGHT, seed=0, teacher=teacher, teacher_cache=tmp_path / "file/cache")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -214,6 +250,32 @@ def test_hints_start_at_the_least_squares_and_know_a_linear_student():
     assert hints.loss().item() == pytest.approx(expected.item(), rel=1e-3)
 
 
+class Tokens(nn.Module):
+    """Reads channels that are the last axis, as transformers do: (N, H, W, C)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first = nn.Linear(3, width)
+        self.second = nn.Linear(width, 4)
+
+    def forward(self, images):
+        return self.second(self.first(images.permute(0, 2, 3, 1)).relu()).mean((1, 2))
+
+
+def test_hints_know_where_the_channels_are():
+    teacher, images = Tokens(6).eval(), FAKE.calibration.images
+    student = Tokens(5).eval()
+    with torch.no_grad():
+        for own, theirs in zip(student.first.parameters(), teacher.first.parameters(), strict=True):
+            own.copy_(theirs[:5])
+    assert hint_places(trace(teacher, torch.zeros(1, 3, 8, 8))) == ("second",)
+    hints = Hints(student, teacher, ["second"], images, fixed=True)
+    assert [tuple(each.shape) for each in hints.maps] == [(6, 6)]
+    student(images), teacher(images)
+    expected = (hints._theirs["second"][..., 5] - hints._theirs["second"][..., 5].mean()).square().mean()
+    assert hints.loss().item() * hints.scales[0] <= expected.item() / 6  # five of six are known exactly
+
+
 @pytest.mark.parametrize("maps", ["trained", "fixed"])
 def test_hints_train_and_resume_bit_for_bit(maps, tmp_path):
     settings = TrainSettings(epochs=2, precision="fp32", hint_weight=1.0, hint_maps=maps)
@@ -247,3 +309,5 @@ def test_hints_need_a_network():
     settings = TrainSettings(epochs=1, hint_weight=1.0)
     with pytest.raises(AmcError, match="hint_weight=1 compares features"):
         train(network(), FAKE, settings, seed=0, teacher=FunctionTeacher(lambda x: x, "f"), hint_places=["4"])
+    with pytest.raises(AmcError, match="hint_weight=1: the network has no layer whose inputs"):
+        train(network(), FAKE, settings, seed=0, teacher=network(seed=1))
