@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from amc.candidate.evaluator import Evaluator, channel_evaluator
     from amc.candidate.pruning import Pruned, prune
     from amc.candidate.settings import CandidateSettings, PruneSettings
-    from amc.cutting.exactness import InexactError, check_exactness
+    from amc.cost.constant import with_other_macs
+    from amc.cutting.exactness import InexactError, Proved, check_exactness, prove
     from amc.cutting.slicing import Cut, SlicePlan, slice_model
     from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError
     from amc.graph.groups import ChannelGroup, Graph, exclude_groups
@@ -42,7 +43,8 @@ _PUBLIC = {
     "amc.candidate.evaluator": ("Evaluator", "channel_evaluator"),
     "amc.candidate.pruning": ("Pruned", "prune"),
     "amc.candidate.settings": ("CandidateSettings", "PruneSettings"),
-    "amc.cutting.exactness": ("InexactError", "check_exactness"),
+    "amc.cost.constant": ("with_other_macs",),
+    "amc.cutting.exactness": ("InexactError", "Proved", "check_exactness", "prove"),
     "amc.cutting.slicing": ("Cut", "SlicePlan", "slice_model"),
     "amc.errors": ("AmcError", "FileError", "NotPrunableError", "SettingError", "UnavailableError"),
     "amc.graph.groups": ("ChannelGroup", "Graph", "exclude_groups"),
@@ -76,6 +78,7 @@ __all__ = [
     "Limit",
     "NotPrunableError",
     "ProfileSettings",
+    "Proved",
     "PruneSettings",
     "Pruned",
     "QuantizeSettings",
@@ -92,10 +95,12 @@ __all__ = [
     "load_pruned",
     "make_budget",
     "make_limit",
+    "prove",
     "prune",
     "slice_model",
     "trace",
     "width_space",
+    "with_other_macs",
 ]
 
 try:

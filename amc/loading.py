@@ -14,6 +14,7 @@ from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import usable
 from amc.quantization import storage
 from amc.quantization.simulation import simulated
+from amc.scoring.run import in_eval
 from amc.strategy import Strategy
 
 STRATEGY = "strategy.json"
@@ -50,7 +51,7 @@ def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     spec = ModelSpec.from_json(dict(strategy.model))
     pruned = shaped(_dense(spec, model), spec.input_shape, strategy)
     load_into(pruned, load_state_dict(folder / weights), str(folder / weights))
-    return pruned.eval()
+    return in_eval(pruned)
 
 
 def _load_quantized(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
@@ -60,7 +61,7 @@ def _load_quantized(folder: Path, model: nn.Module | None, weights: str) -> nn.M
     if description.weights == WEIGHTS:
         network = _load(folder, model, weights)
     else:
-        network = _dense(spec, model).eval()
+        network = in_eval(_dense(spec, model))
         path = folder / description.weights
         load_into(network, load_state_dict(path), str(path))
     return simulated(network, spec.input_shape, description, tensors)

@@ -23,6 +23,7 @@ from amc.refit.moments import Moments, collect_moments, refit_layers
 from amc.refit.sequential import SequentialRefit, Way
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import dtype_of
+from amc.scoring.run import in_eval
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class CandidateBuilder:
         self.device = torch.device(device)
         self.macs = macs_cost(graph)
         self.params = params_cost(graph, model)
-        self.dense = copy.deepcopy(model).cpu().eval()
+        # contiguous, as slicing makes what it cuts: layers of another format round otherwise
+        self.dense = in_eval(copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format))
         needed = settings.refit or settings.order == "obs"
         moments = self._collect(calibration.images, progress) if needed else {}
         found = channel_orders(
@@ -148,7 +150,7 @@ class CandidateBuilder:
                 self._lookup.tensors(cut), cut.keeps
             )
         else:
-            model = self.pruned_model(cut).eval().to(self.device)
+            model = in_eval(self.pruned_model(cut)).to(self.device)
             self._sequential(
                 model,
                 cut,

@@ -15,6 +15,7 @@ from amc.candidate.builder import CandidateBuilder
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
+from amc.errors import AmcError, NotPrunableError, brief, out_of_memory
 from amc.graph.groups import Graph
 from amc.result import Evaluation
 from amc.scoring.precision import dtype_of
@@ -148,9 +149,24 @@ class Evaluator(Generic[B]):
         Args:
             widths: kept channels of every group.
             images: (N, C, H, W) in the builder's precision and on its device; by default ``self.images``.
+
+        Raises:
+            NotPrunableError: the candidate fails, although the dense network runs.
         """
+        shown = self.images if images is None else images
         with self.builder.network(widths) as network:
-            return outputs(network, self.images if images is None else images, self.batch_size)
+            try:
+                return outputs(network, shown, self.batch_size)
+            except AmcError:
+                raise
+            except Exception as error:  # a user's network may raise anything
+                if out_of_memory(error) or tuple(widths) == self.builder.dense_widths:
+                    raise
+                raise NotPrunableError(
+                    f"a network of widths {list(widths)} fails: {brief(error)}; likely cause: the forward "
+                    "pass needs a number of channels, or takes a branch that depends on values and was not "
+                    "seen: compressor.exclude leaves groups whole"
+                ) from error
 
     def judge(self, widths: Sequence[int], found: Tensor, seconds: float = 0.0) -> Evaluation:
         """Score outputs; a network without logits has neither top-1 accuracy nor loss.

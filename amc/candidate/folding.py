@@ -11,17 +11,25 @@ from torch import Tensor, nn
 
 from amc.cutting.folding import fold, own_tensors
 from amc.cutting.modules import Keep, Tensors, cut_tensors, install
+from amc.cutting.trial import difference_of
+from amc.errors import out_of_memory
 from amc.graph.groups import Graph
 from amc.graph.layers import plain_norm
 from amc.models.wrappers import replace_module
+from amc.scoring.flatten import as_matrix
 from amc.scoring.layout import image_like, memory_format_of
+from amc.scoring.run import cast, in_eval
+
+FOLDED_TOLERANCE = 1e-3
+"""Allowed float32 difference between the judged network (batch norm folded) and the cut one, relative to the
+largest output."""
 
 
 class FoldedNetwork:
     """One network object that gets the tensors of each candidate: no copying, no tracing.
 
     A plain batch norm that follows a convolution is folded into it, which is exact in eval mode up to float
-    rounding.
+    rounding. A network that does more with its norms is run as it is: see ``_can_fold``.
 
     Args:
         model: the dense network.
@@ -44,9 +52,11 @@ class FoldedNetwork:
             if getattr(self._dense[norm], "running_mean", None) is not None
         }
         # A subclass of batch norm may do more, such as an activation, which folding would lose.
-        self._folded = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
-        network = copy.deepcopy(model).eval()
-        self._network = network.to(device, dtype, memory_format=self.memory_format)  # type: ignore[call-overload]
+        plain = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
+        self._folded = plain if _can_fold(model, plain, image_like(graph.input_shape)) else {}
+        network = in_eval(copy.deepcopy(model))
+        placed = network.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self._network = cast(placed, dtype)
         for norm in self._folded.values():
             replace_module(self._network, self._network.get_submodule(norm), nn.Identity())
         self._modules = dict(self._network.named_modules())
@@ -104,3 +114,35 @@ class FoldedNetwork:
         if tensor.ndim == 4:
             return tensor.to(self._device, dtype, memory_format=self.memory_format)
         return tensor.to(self._device, dtype)
+
+
+@torch.no_grad()
+def _can_fold(model: nn.Module, pairs: Mapping[str, str], images: Tensor) -> bool:
+    """Return whether a network computes the same with its batch norms folded.
+
+    It does not if its forward pass reads a norm, or reads what a convolution has computed before the norm.
+
+    Args:
+        model: the dense network, in float32 on the CPU.
+        pairs: convolution -> the norm behind it.
+        images: random images (N, C, H, W).
+    """
+    twin = in_eval(copy.deepcopy(model))
+    try:
+        expected = as_matrix(twin(images.clone()), len(images))
+    except Exception as error:  # a user's network may raise anything
+        if out_of_memory(error):
+            raise
+        return True  # it fails without folding, too: whoever runs it next says why
+    for conv, name in pairs.items():
+        norm = twin.get_submodule(name)
+        layer = twin.get_submodule(conv)
+        install(layer, fold(cut_tensors(layer), cut_tensors(norm), norm))
+        replace_module(twin, norm, nn.Identity())
+    try:
+        found = as_matrix(twin(images.clone()), len(images))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return False
+    return difference_of(expected, found) <= FOLDED_TOLERANCE

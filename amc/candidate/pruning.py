@@ -16,18 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from amc.candidate.builder import CandidateBuilder
+from amc.candidate.folding import FOLDED_TOLERANCE
 from amc.candidate.settings import PruneSettings
 from amc.cost.counted import count_macs
 from amc.cutting.slicing import Cut
 from amc.cutting.surgery import surgery
 from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
 from amc.refit.sequential import Way
-from amc.scoring.run import outputs
+from amc.scoring.run import in_eval, outputs
 from amc.scoring.scores import likeness
 
-FOLDED_TOLERANCE = 1e-3
-"""Allowed float32 difference between the judged network (batch norm folded) and the cut one, relative to the
-largest output."""
 PROOF_IMAGES = 64
 COMPARED_IMAGES = 1024
 """Most images that decide whether the refit in sequence is kept; the score hardly changes with more."""
@@ -129,14 +127,15 @@ def prune(
         NotPrunableError: one of these checks fails.
     """
     cut = builder.cut(widths)
-    sliced = builder.pruned_model(cut).eval()
-    model = surgery(builder.dense, builder.graph, cut).eval()
+    sliced = in_eval(builder.pruned_model(cut))
+    model = in_eval(surgery(builder.dense, builder.graph, cut))
     model.load_state_dict(sliced.state_dict())
     difference = _check_outputs(builder, cut, model, sliced, images[:PROOF_IMAGES])
     macs = count_macs(model, builder.graph.input_shape)
     if macs != builder.macs(widths):
         raise NotPrunableError(
-            f"fvcore counts {macs} MACs in the cut network, expected {builder.macs(widths)}"
+            f"fvcore counts {macs} MACs in the cut network, expected {builder.macs(widths)}; a graph without "
+            "amc.with_other_macs lacks those outside of the layers"
         )
     comparison, note = None, None
     if settings.sequential:
@@ -171,7 +170,7 @@ def _check_outputs(
         raise NotPrunableError("the cut network differs from the sliced one; please report this network")
     with builder.looked_up(cut, "float32") as network:
         judged = outputs(network, images.to(builder.device), count)
-    difference = float((found - judged).abs().max() / found.abs().max())
+    difference = float((found - judged).abs().max() / found.abs().max().clamp_min(1e-12))
     if not difference <= FOLDED_TOLERANCE:
         raise NotPrunableError(
             f"the cut network differs from the searched one by {difference:.3g} of the largest output "

@@ -57,6 +57,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
         counter.set_op_handle("aten::_convolution_mode", _padded_convolution)
         counter.set_op_handle("aten::matmul", _matmul)
         counter.set_op_handle("aten::baddbmm", _baddbmm)
+        counter.set_op_handle("aten::einsum", _einsum)
         counter.set_op_handle("torchvision::deform_conv2d", _padded_convolution)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
@@ -98,6 +99,33 @@ def _matmul(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
 def _baddbmm(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
     """Count a sum and a batched product, as attention with a mask has it."""
     return Counter({"baddbmm": prod(inputs[1].type().sizes()) * inputs[2].type().sizes()[-1]})
+
+
+def _einsum(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
+    """Count products of two operands at a time, from the left; one without a sum is no matrix product."""
+    equation = str(inputs[0].toIValue()).replace(" ", "")
+    shapes = [each.type().sizes() for each in inputs[1].node().inputs()]
+    left, arrow, result = equation.partition("->")
+    terms = [_letters(term, len(shape)) for term, shape in zip(left.split(","), shapes, strict=True)]
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        sizes |= {name: max(size, sizes.get(name, 1)) for name, size in zip(term, shape, strict=True)}
+    named = [name for term in terms for name in term]
+    stays = set(_letters(result, len(sizes))) if arrow else {n for n in named if named.count(n) == 1}
+    count, present = 0, set(terms[0])
+    for place, term in enumerate(terms[1:], start=2):
+        present |= set(term)
+        needed = stays.union(*terms[place:])
+        count += prod(sizes[name] for name in present) if present - needed else 0
+        present &= needed
+    return Counter({"einsum": count})
+
+
+def _letters(term: str, axes: int) -> list[str]:
+    """Return a name for each axis of an operand; those of an ellipsis are numbered from the last one."""
+    before, dots, after = term.partition("...")
+    free = range(axes - len(before) - len(after), 0, -1) if dots else ()
+    return [*before, *(f".{number}" for number in free), *after]
 
 
 def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:

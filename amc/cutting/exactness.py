@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_mem
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
+from amc.scoring.run import cast, in_eval
 from amc.strategy import GroupWidth, Strategy
 
 IMAGES = 4
@@ -182,7 +183,8 @@ def _checked(
         worst = 0.0
         for _ in range(samples):
             kept = _random_subsets(graph, generator)
-            worst = max(worst, proof.check_sliced(kept))
+            for subset in (kept, *_without_halves(graph, kept)):
+                worst = max(worst, proof.check_sliced(subset))
             proof.check_surgery(kept)
         proof.check_reloaded(kept)
         return worst, proof.check_training(kept, model)
@@ -211,8 +213,10 @@ def _lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -
 
 
 def _lively(model: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    twin = copy.deepcopy(model).cpu().to(images.dtype).eval()
+    twin = in_eval(cast(copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format), images.dtype))
     for name, parameter in twin.named_parameters():
+        if not parameter.is_floating_point():
+            continue  # numbers that count or point at something
         # One number a channel, or one for all: a scale or an offset.
         if parameter.ndim == 0 or parameter.numel() == len(parameter):
             parameter.uniform_(0.5, 1.5, generator=generator)
@@ -239,6 +243,20 @@ def _random_subsets(graph: Graph, generator: torch.Generator) -> dict[str, Tenso
         width = int(torch.randint(half, max(group.width, half + 1), (1,), generator=generator))
         kept[group.name] = torch.randperm(group.width, generator=generator)[:width].sort().values
     return kept
+
+
+def _without_halves(graph: Graph, kept: Kept) -> Iterator[dict[str, Tensor]]:
+    """Yield subsets without every other channel of ``kept``: with it, each channel is removed at least once.
+
+    A forward pass may read one channel by its number, which only shows where that channel goes.
+    """
+    for start in (0, 1):
+        subset = {}
+        for group in graph.groups:
+            stays = torch.ones(group.width, dtype=torch.bool)
+            stays[kept[group.name][start::2]] = False
+            subset[group.name] = (stays if stays.any() else ~stays).nonzero().flatten()
+        yield subset
 
 
 @dataclass(frozen=True)
@@ -340,7 +358,7 @@ class _Proof:
                 del sliced  # large networks are held several times as it is
                 # Traced in float32 as ever: some modules are other operations in float64.
                 reloaded = shaped(self.fresh(), self.graph.input_shape, Strategy.load(strategy))
-                reloaded = reloaded.to(self.images.dtype).eval()
+                reloaded = in_eval(cast(reloaded, self.images.dtype))
                 load_into(reloaded, load_state_dict(weights), "the cut network")
                 if torch.equal(expected, self.outputs(reloaded)):
                     return None
@@ -354,8 +372,8 @@ class _Proof:
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""
         if self.rebuild is None:
-            return copy.deepcopy(self.model).float().eval()
-        return ready(self.rebuild(), self.graph.input_shape).cpu().float().eval()
+            return in_eval(copy.deepcopy(self.model).float())
+        return in_eval(ready(self.rebuild(), self.graph.input_shape).cpu().float())
 
     def check_training(self, kept: Kept, dense: nn.Module) -> str | None:
         """Make sure that a cut classifier takes a training step; with its own weights, in float32.
@@ -388,7 +406,7 @@ class _Proof:
         self.step(trained)
         try:
             again.load_state_dict(trained.state_dict())
-            found, expected = self.outputs(again), self.outputs(trained.eval())
+            found, expected = self.outputs(again), self.outputs(in_eval(trained))
             if torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True):
                 return
         except Exception as error:  # a user's network may raise anything
@@ -448,7 +466,7 @@ class _Proof:
         """
         named = ", ".join(map(repr, groups))
         where = f"in group{'s' * (len(groups) > 1)} {named} " if groups else ""
-        hint = f": compressor.exclude=[{','.join(groups)}] leaves that out" if groups else ""
+        hint = f": {_exclusion(groups)} leaves that out" if groups else ""
         message = f"{type(self.model).__name__} cannot be pruned exactly: {where}{reason}{hint}"
         by_name = {group.name: group for group in self.graph.groups}
         reasons = {name: self.why(by_name[name], kept, run) or reason for name in groups}
@@ -458,12 +476,19 @@ class _Proof:
         """Return the reason that one group gives alone."""
         try:
             cut = self.part([group.name]).plan.cut_to({group.name: kept[group.name]})
-            evaluated = modules_run(copy.deepcopy(self.model).eval(), self.images)
+            evaluated = modules_run(in_eval(copy.deepcopy(self.model)), self.images)
             return reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
         except Exception as error:  # the reason is a courtesy: the group stays whole without it, too
             if out_of_memory(error):
                 raise
             return None
+
+
+def _exclusion(groups: Sequence[str]) -> str:
+    """Return the setting that leaves groups out, as a shell takes it: # needs quotes in Hydra."""
+    if not any("#" in name for name in groups):
+        return f"compressor.exclude=[{','.join(groups)}]"
+    return f'"compressor.exclude=[{",".join(map(repr, groups))}]"'
 
 
 def _strategy(graph: Graph, widths: Sequence[int]) -> Strategy:

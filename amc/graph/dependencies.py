@@ -27,6 +27,7 @@ from amc.graph.recording import Chunks, Readings, gradients_everywhere, recorded
 from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
+from amc.scoring.run import in_eval
 
 _KNOWN_BUFFERS = (nn.modules.batchnorm._NormBase, *LAYERS)
 """Modules whose buffers are cut with the module, or are part of how its weight is computed."""
@@ -239,7 +240,8 @@ def _built(
         assert values is not None
         module.register_parameter(own, nn.Parameter(values))
     for parameter in twin.parameters():
-        parameter.requires_grad_(True)
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(True)
     axes, chunks = ChannelAxes(), Chunks()
     with (
         warnings.catch_warnings(),
@@ -271,7 +273,7 @@ def _over_positions(readings: Readings, axes: ChannelAxes) -> frozenset[nn.Modul
 
 def _buffers_of_one_axis(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """Return the names of the buffers that may have one number a channel and that stay as they are."""
-    twin = copy.deepcopy(model).eval()
+    twin = in_eval(copy.deepcopy(model))
     found: dict[str, tuple[Tensor, int]] = {}
     for prefix, module in twin.named_modules():
         if isinstance(module, _KNOWN_BUFFERS):

@@ -68,8 +68,8 @@ class Layer:
 
 
 def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return an image (1, *input_shape) of zeros with the device and type of the network's parameters."""
-    like = next(model.parameters(), torch.zeros(()))
+    """Return an image (1, *input_shape) of zeros with device and type of the first floating-point weight."""
+    like = next((own for own in model.parameters() if own.is_floating_point()), torch.zeros(()))
     return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
 
 
@@ -113,9 +113,32 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     finally:
         for hook in hooks:
             hook.remove()
-    as_matrix(output, len(example))
+    _check_rows(model, example, output)
     described = (_describe(name, modules[name], shapes) for name, shapes in calls.items())
     return tuple(described), is_logits(output)
+
+
+def _check_rows(model: nn.Module, example: Tensor, output: object) -> None:
+    """Refuse an output without one row per image.
+
+    Raises:
+        NotPrunableError: it has none; says so if only a single image has none.
+    """
+    try:
+        as_matrix(output, len(example))
+    except NotPrunableError:
+        two = torch.cat([example, example])
+        try:
+            with torch.no_grad(), evaluating(model):
+                as_matrix(model(two), len(two))
+        except Exception:  # two images do not work either: the first message is the right one
+            pass
+        else:
+            raise NotPrunableError(
+                f"{type(model).__name__} returns one row per image for two images, but not for one: "
+                "squeeze() without an axis drops the axis of a single image; write flatten(1) or squeeze(-1)"
+            ) from None
+        raise
 
 
 def _describe(

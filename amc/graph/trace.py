@@ -35,6 +35,9 @@ _Places = dict[_Axis, dict[int, set[int]]]
 def trace(model: nn.Module, example: Tensor) -> Graph:
     """Find the layers and channel groups of ``model``.
 
+    ``prove`` leaves groups whole that cannot be cut exactly, and ``with_other_macs`` counts multiply-adds
+    outside of the layers, such as attention. A search needs both; ``CompressionTask`` does all three.
+
     Args:
         model: any network; it is not changed.
         example: one image (1, C, H, W).

@@ -26,7 +26,9 @@ _OPENVINO_PLACE = re.compile("Exception from |Check '|FrontEnd API failed|Model 
 
 def eval_on_cpu(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` in eval mode on the CPU."""
-    return copy.deepcopy(model).cpu().eval()
+    twin = copy.deepcopy(model).cpu()
+    twin.eval()  # which need not return the network: its own ``train`` may return nothing
+    return twin
 
 
 def random_batch(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:

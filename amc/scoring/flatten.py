@@ -56,7 +56,7 @@ def as_matrix(output: object, images: int) -> Tensor:
                 f"the network returned {path} of shape {tuple(tensor.shape)} for {images} images; expected "
                 "one row per image: give the part of the network before decoding or averaging"
             )
-        parts.append(tensor.flatten(1))
+        parts.append(tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None])
     if not parts:
         raise NotPrunableError(
             f"the network returned {_described(output)}; expected a floating-point tensor, or a tuple, list, "

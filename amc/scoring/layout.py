@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amc.errors import first_line
 from amc.notes import note_once
 from amc.scoring.flatten import output_tensors
-from amc.scoring.run import device_of
+from amc.scoring.run import device_of, in_eval
 
 _TOLERANCE = 1e-2
 """Largest difference between the two memory formats, relative to the largest output: TF32 stays below it."""
@@ -41,7 +41,7 @@ def image_like(shape: tuple[int, ...], count: int = 2) -> Tensor:
 
 def writes_into_input(model: nn.Module, example: Tensor) -> bool:
     """Return whether the network, in eval mode, changes the images (N, C, H, W) that it is given."""
-    network, images = copy.deepcopy(model).eval(), example.to(device_of(model)).clone()
+    network, images = in_eval(copy.deepcopy(model)), example.to(device_of(model)).clone()
     before = images.clone()
     _run(network, images)
     return not torch.equal(before, images)
@@ -49,7 +49,7 @@ def writes_into_input(model: nn.Module, example: Tensor) -> bool:
 
 def _obstacle(model: nn.Module, example: Tensor) -> str | None:
     """Return why ``model`` cannot run in channels_last, or None if it can."""
-    network = copy.deepcopy(model).eval()
+    network = in_eval(copy.deepcopy(model))
     try:
         expected = _outputs(network, example, torch.contiguous_format)
     except Exception:  # it runs in neither format; whoever runs it next says why
@@ -64,7 +64,8 @@ def _obstacle(model: nn.Module, example: Tensor) -> str | None:
 
 
 def _obstacle_in_training(model: nn.Module, example: Tensor) -> str | None:
-    network = copy.deepcopy(model).train()
+    network = copy.deepcopy(model)
+    network.train()
     try:
         _outputs(network, example, torch.channels_last)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from amc.errors import AmcError, UnavailableError, first_line
 from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.halving import in_parts
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -24,6 +27,18 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def in_eval(model: M) -> M:
+    """Put ``model`` into evaluation mode and return it, also where its own ``train`` returns nothing."""
+    model.eval()
+    return model
+
+
+def cast(model: M, dtype: torch.dtype) -> M:
+    """Cast the floating-point parameters and buffers of ``model`` in place, not complex ones; return it."""
+    model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return model
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -13,6 +13,7 @@ from amc.graph.layers import Layer
 from amc.graph.unfolding import layer_input
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
+from amc.scoring.run import in_eval
 
 Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
 """Network, layers, calibration images (N, C, H, W) -> name of a layer -> scores shaped like its weight."""
@@ -69,7 +70,7 @@ SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures
 @torch.no_grad()
 def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """Return the mean square of every input channel or feature of each layer: (in_channels,) float64."""
-    model = copy.deepcopy(model).float().eval()
+    model = in_eval(copy.deepcopy(model).float())
     modules = dict(model.named_modules())
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

@@ -20,6 +20,7 @@ from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import dtype_of
+from amc.scoring.run import in_eval
 from amc.sparsity.names import check_order
 from amc.sparsity.scores import SCORES
 
@@ -113,7 +114,7 @@ class SparseBuilder:
         self.whole_widths = (WHOLE,) * len(self.layers)
         self.device = torch.device(device)
         self._positions, self._other_macs = _by_weight(graph, model, self.layers)
-        self._model = copy.deepcopy(model).cpu().eval()
+        self._model = in_eval(copy.deepcopy(model).cpu())
         modules = dict(self._model.named_modules())
         self._weights = {layer.name: modules[layer.name].weight.detach().clone() for layer in self.layers}
         self.counts = tuple(weight.numel() for weight in self._weights.values())

@@ -133,7 +133,8 @@ def train(
                     on_epoch(record)
         training.finish()
         difference = method.merge()
-    model.to(memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format)
+    model.eval()
     return_free_memory()
     return Trained(
         model, training.progress.finished, training.progress.best_epoch, training.progress.best, difference

@@ -13,7 +13,7 @@ from torch import nn
 
 from amc.budget.widths import width_space
 from amc.candidate.builder import CandidateBuilder
-from amc.candidate.pruning import FOLDED_TOLERANCE
+from amc.candidate.folding import FOLDED_TOLERANCE
 from amc.candidate.settings import CandidateSettings
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs

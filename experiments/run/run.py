@@ -20,6 +20,7 @@ from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.notes import note_once
 from amc.reading import set_aside
+from amc.scoring.run import in_eval
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -257,7 +258,7 @@ class Run:
         strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
         model = shaped(self.problem.original.fresh_model(), self.problem.splits.input_shape, strategy)
         load_into(model, load_state_dict(weights), str(weights))
-        return model.eval()
+        return in_eval(model)
 
     def require_pruned(self, weights: Path) -> None:
         """Make sure that a file of weights is of this run's dense network and strategy.

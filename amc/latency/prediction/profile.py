@@ -19,6 +19,7 @@ from amc.latency.prediction.table import LatencyTable, Target
 from amc.latency.remote.protocol import RemoteBackend, setup_of
 from amc.latency.timing.measure import measure_models, time_models
 from amc.runtimes.protocol import Backend, Shape
+from amc.scoring.run import in_eval
 
 T = TypeVar("T")
 Progress = Callable[[int, str], None]
@@ -130,7 +131,7 @@ def measure_networks(
     ratios: list[float] = []
     for some in _batches(networks, NETWORKS_AT_ONCE):
         models = {
-            str(index): slice_model(model, plan.cut(widths)).eval() for index, widths in enumerate(some)
+            str(index): in_eval(slice_model(model, plan.cut(widths))) for index, widths in enumerate(some)
         }
         timings = time_models(
             {"dense": model, **models}, _shape(shape), backend, batch=batch, threads=threads, rounds=rounds

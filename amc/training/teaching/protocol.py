@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amc.data.splits import WHOLE, Part
 from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
-from amc.scoring.run import as_logits
+from amc.scoring.run import as_logits, in_eval
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class NetworkTeacher:
 
     def __init__(self, network: nn.Module, device: torch.device, example: Tensor, *, bf16: bool) -> None:
         self.identity = state_digest(network.state_dict())
-        self.network = copy.deepcopy(network).to(device).eval()
+        self.network = in_eval(copy.deepcopy(network).to(device))
         self._layout = memory_format_of(self.network, example)
         self.network.to(memory_format=self._layout)
         self._device, self._bf16 = device, bf16

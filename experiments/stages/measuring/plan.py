@@ -18,6 +18,7 @@ from amc.budget.allocation import uniform_widths
 from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
 from amc.progress import progress
+from amc.scoring.run import in_eval
 from experiments.config.agents import episodes_of
 from experiments.config.budgets import Ratios, asked_budgets, scheduled_budgets
 from experiments.report.text import aligned, duration
@@ -117,7 +118,7 @@ def _images(run: Run) -> dict[str, int]:
 def _search_time(run: Run) -> dict[str, Any]:
     """Time the preparation of the evaluator, and two evaluations."""
     problem, start = run.problem, time.perf_counter()
-    model = problem.dense if problem.has_dense else problem.fresh_model().eval()
+    model = problem.dense if problem.has_dense else in_eval(problem.fresh_model())
     with (
         progress(len(problem.splits.calibration), "calibrate", "image") as bar,
         closing(

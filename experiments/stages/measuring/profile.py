@@ -15,6 +15,7 @@ from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.prediction.profile import Progress
 from amc.latency.prediction.table import default_folder
 from amc.progress import progress
+from amc.scoring.run import in_eval
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -43,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
             return advance
 
         profile = build_profile(
-            problem.fresh_model().eval(),
+            in_eval(problem.fresh_model()),
             graph,
             run.space,
             problem.available_backend(),

@@ -12,6 +12,7 @@ from amc.cutting.slicing import shaped
 from amc.data import Splits
 from amc.graph.groups import Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict
+from amc.scoring.run import in_eval
 from amc.strategy import Strategy
 from experiments.config.schema import Config
 from experiments.run.folder import RunFolder
@@ -80,7 +81,7 @@ class CutProblem(Problem):
         """
         model = self.fresh_model()
         load_into(model, load_state_dict(self._weights), str(self._weights))
-        return model.eval()
+        return in_eval(model)
 
     def original_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
         """Return widths of this network's groups as widths of all groups of the original network."""

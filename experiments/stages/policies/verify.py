@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amc.budget.allocation import Errors, even_errors
 from amc.latency.prediction.build import Check, checked_widths, kept
 from amc.progress import progress
+from amc.scoring.run import in_eval
 from amc.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run(run: Run) -> dict[str, Any]:
     found = run.widths_of(strategy)
     tries: list[Check] = []
     checks = checked_widths(
-        problem.fresh_model().eval(),
+        in_eval(problem.fresh_model()),
         problem.graph,
         run.space,
         budget,

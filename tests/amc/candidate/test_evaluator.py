@@ -10,6 +10,7 @@ from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
 from amc.cutting.slicing import slice_model
+from amc.errors import NotPrunableError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.models import resnet20
@@ -97,6 +98,24 @@ def test_evaluation_judges_the_pruned_network(evaluator, data):
     assert found.params == sum(parameter.numel() for parameter in pruned.parameters())
     assert found.macs_ratio == found.macs / evaluator.dense.macs
     assert found.agreement < 0
+
+
+class Needing(Residual):
+    """Needs eight channels where it sees more than one image."""
+
+    def features(self, x):
+        if len(x) > 1 and len(self.stem[0].weight) < 8:
+            raise ValueError("eight channels are needed")
+        return super().features(x)
+
+
+def test_a_candidate_that_fails_is_one_line(data):
+    evaluator = make(Needing(), data, refit=False)
+    narrow = [1] * len(evaluator.builder.dense_widths)
+    with pytest.raises(
+        NotPrunableError, match=r"a network of widths \[1, .* fails: ValueError: eight .*exclude"
+    ):
+        evaluator.evaluate(narrow)
 
 
 def test_known_widths_cost_no_forward_pass(data):

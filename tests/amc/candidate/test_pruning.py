@@ -8,6 +8,7 @@ from amc.candidate.builder import CandidateBuilder
 from amc.candidate.pruning import Comparison, prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.graph.trace import trace
+from amc.models import resnet20
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness
 from tests.networks import Residual, randomised
@@ -22,6 +23,49 @@ def built(network, data, **settings):
 
 def narrow(builder):
     return [max(1, 3 * width // 4) for width in builder.dense_widths]
+
+
+def test_a_network_in_channels_last_is_cut_to_the_same_bits(data):
+    torch.manual_seed(0)
+    network = resnet20(num_classes=5).to(memory_format=torch.channels_last).eval()
+    builder = built(network, data, refit=False, sequential_images=0)
+    for whole in range(0, len(builder.dense_widths), 4):
+        widths = [w if place == whole else w // 2 for place, w in enumerate(builder.dense_widths)]
+        prune(builder, data.calibration.images, widths, PruneSettings(sequential=False))
+
+
+class Reads(Residual):
+    """Reads the scale of a batch norm, or what the convolution before it has computed."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def features(self, x):
+        if self.what == "scale":
+            return super().features(x * self.stem[1].weight.mean())
+        before = self.stem[0](x).detach().mean((1, 2, 3), keepdim=True)
+        return super().features(x + before)
+
+
+@pytest.mark.parametrize("what", ["scale", "before"])
+def test_batch_norms_that_the_forward_pass_goes_around_are_not_folded(what, data):
+    torch.manual_seed(0)
+    network = Reads(what).eval()
+    with torch.no_grad():
+        network.stem[1].running_var.fill_(9.0)
+    builder = built(network, data, refit=False, sequential_images=0)
+    found = prune(builder, data.calibration.images, narrow(builder), PruneSettings(sequential=False))
+    assert found.folded_difference < 1e-6
+
+
+def test_a_network_whose_outputs_are_all_zero_is_pruned(data):
+    network = Residual()
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.zero_()
+    builder = built(network, data, refit=False, sequential_images=0)
+    assert prune(builder, data.calibration.images, narrow(builder), PruneSettings(sequential=False))
 
 
 def test_the_better_network_is_kept(trained, data):

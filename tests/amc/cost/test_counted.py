@@ -68,6 +68,29 @@ def test_padding_by_name_is_counted(example):
     assert count_macs(model, SHAPE) == 144 * 27 * 8 + 100 * 9 * 2 * 8
 
 
+class Product(Headed):
+    def __init__(self, equation, *shape):
+        super().__init__(16)
+        self.stem, self.equation = conv_bn(3, 16), equation
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def features(self, x):
+        return torch.einsum(self.equation, self.stem(x), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "macs"),
+    [
+        ("bchw,oc->bohw", (16, 16), 16 * 16 * 12 * 12),
+        ("b...w,wv->b...v", (12, 12), 16 * 12 * 12 * 12),
+        ("bchw,c->bchw", (16,), 0),  # a scaling, as that of an attention to channels
+    ],
+)
+def test_an_einsum_is_counted_exactly(equation, shape, macs):
+    model = Product(equation, *shape)
+    assert count_macs(model, SHAPE) == 3 * 9 * 16 * 12 * 12 + macs + 16 * CLASSES
+
+
 def test_any_output_can_be_counted():
     assert count_macs(Heads(), SHAPE) == 144 * (27 * 8 + 72 * 12 + 24) + 12 * (CLASSES + 3)
 

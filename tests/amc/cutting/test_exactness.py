@@ -1,12 +1,15 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from amc.cutting.exactness import InexactError, check_exactness
+from amc.cutting.exactness import InexactError, _exclusion, check_exactness, prove
 from amc.cutting.slicing import SlicePlan
+from amc.errors import NotPrunableError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.models import mobilenet_v2, plain20, resnet20
+from tests.experiments.helpers import composed
 from tests.networks import (
     PRUNABLE,
     SHAPE,
@@ -63,6 +66,69 @@ class WithOffset(Chain):
     def __init__(self):
         super().__init__()
         self.first[1] = Offset(8)
+
+
+class Gated(Headed):
+    """One channel, known by its number, scales the others."""
+
+    def __init__(self, number):
+        super().__init__(8)
+        self.number = number
+        self.stem, self.body, self.last = conv_bn(3, 8), conv_bn(8, 16), conv_bn(16, 8)
+
+    def features(self, x):
+        x = self.body(self.stem(x))
+        return self.last(x * x.select(1, self.number).sigmoid().unsqueeze(1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_channel_that_is_read_by_its_number_is_found_whatever_is_drawn(number, seed):
+    model = Gated(number)
+    found = prove(model, trace(model, torch.zeros(1, *SHAPE)), seed=seed)
+    assert found.left_whole == ("body.0",)
+    assert found.graph.group_names == ("stem.0", "last.0")
+
+
+class Quiet(Chain):
+    """Keeps its batch norms as they are, and forgets to return itself."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.first[1].eval()
+
+
+class Indexed(Chain):
+    def __init__(self):
+        super().__init__()
+        self.order = nn.Parameter(torch.arange(12).flip(0), requires_grad=False)
+        self.phases = nn.Parameter(torch.randn(3, 12, 7, dtype=torch.cfloat))
+
+    def features(self, x):
+        x = torch.fft.irfft2(torch.fft.rfft2(x) * self.phases, s=x.shape[-2:])
+        return super().features(x.index_select(2, self.order))
+
+
+@pytest.mark.parametrize("make", [Quiet, Indexed])
+def test_odd_networks_are_proved(make):
+    model = make()
+    graph = trace(model, torch.zeros(1, *SHAPE))
+    assert prove(model, graph).graph.group_names == ("first.0", "second")
+
+
+def test_squeeze_without_an_axis_is_named():
+    class Squeezed(Chain):
+        def forward(self, x):
+            return self.head(F.adaptive_avg_pool2d(self.features(x), 1).squeeze())
+
+    with pytest.raises(NotPrunableError, match="not for one: squeeze\\(\\) without an axis"):
+        trace(Squeezed(), torch.zeros(1, *SHAPE))
+
+
+def test_a_name_with_a_number_is_shown_as_a_shell_and_hydra_take_it():
+    assert _exclusion(["a", "b"]) == "compressor.exclude=[a,b]"
+    assert _exclusion(["a#1", "b"]) == "\"compressor.exclude=['a#1','b']\""
+    assert composed("compressor.exclude=['a#1','b']").compressor.exclude == ["a#1", "b"]
 
 
 def proof(model, **options):

@@ -21,6 +21,10 @@ def numbered(*shape):
     return torch.arange(torch.Size(shape).numel()).float().view(shape)
 
 
+def test_one_number_an_image_is_a_column():
+    assert torch.equal(as_matrix({"score": numbered(3)}, 3), numbered(3)[:, None])
+
+
 def test_logits_are_taken_as_they_are():
     logits = numbered(2, 5)
     assert is_logits(logits)
