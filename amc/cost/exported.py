@@ -54,7 +54,7 @@ def check_excluded(graph: Graph, model: nn.Module, settings: QuantizeSettings) -
     The quantization itself, which knows the layers that it leaves float, refuses further ones.
 
     Raises:
-        SettingError: there is such a pattern, and the method has integers.
+        SettingError: there is such a pattern, and the method quantizes.
     """
     if settings.form not in INTEGER:
         return

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from amc.cost.exported import exported_size
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.export.metadata import described
 from amc.export.quantized import quantized_refusal
 from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
-from amc.quantization.calibration import Quantized, quantize
+from amc.quantization.calibration import Quantized, not_finite, quantize
 from amc.quantization.description import Quantization, QuantizedLayer
+from amc.quantization.layers import TYPES
 from amc.quantization.sensitivity import Sensitivity
 from amc.quantization.settings import TRAINED, QuantizeSettings
 from amc.quantization.simulation import simulated
@@ -162,10 +163,16 @@ def test_outputs(run: Run, model: nn.Module) -> Tensor:
 
 
 def _judged(run: Run, model: nn.Module, made: Quantized) -> dict[str, Any]:
-    exact, found = test_outputs(run, model), test_outputs(run, made.model)
+    exact, method = test_outputs(run, model), made.description.method
+    try:
+        found = test_outputs(run, made.model)
+    except AmcError as error:
+        if method in TYPES:  # the float32 outputs are finite
+            raise not_finite(type(model).__name__, method) from error
+        raise
     labels, classifies = run.problem.splits.test().labels, run.problem.graph.classifies
     return {
-        "method": made.description.method,
+        "method": method,
         "float_top1": top1(exact, labels) if classifies else None,
         "top1": top1(found, labels) if classifies else None,
         "likeness": likeness(found, exact),

@@ -97,7 +97,7 @@ def test_an_excluded_name_that_no_layer_has_is_refused():
     model = Shared()
     graph = trace(model, torch.zeros(1, *SHAPE))
     check_excluded(graph, model, QuantizeSettings(exclude=("twice#2", "st*", "head")))
-    check_excluded(graph, model, QuantizeSettings("fp16", exclude=("typo",)))
+    check_excluded(graph, model, QuantizeSettings("none", exclude=("typo",)))
     for wrong in ("typo", "twice#3", "stem.1"):
         with pytest.raises(
             SettingError, match=f"has '{wrong}', which is no layer; layers are stem.0, twice, "

@@ -194,6 +194,20 @@ def test_a_network_that_does_not_run_in_16_bit_floats_is_refused(method):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_that_overflows_in_fp16_is_told_of_bf16():
+    """Only the last image overflows; where the float32 network is not finite either, nothing is told."""
+    model, images = randomised(Chain()), torch.cat([IMAGES, IMAGES[:3]]) / 1e3
+    images[-1] *= 1e9
+    with pytest.raises(AmcError, match=r"Chain gives NaN or infinity in fp16.* exceed 65504.*=bf16 holds"):
+        quantize(model, images, QuantizeSettings("fp16"))
+    made = quantize(model, images, QuantizeSettings("bf16"))
+    with torch.inference_mode():
+        assert made.model(images).isfinite().all()
+    with torch.no_grad():
+        model.head.bias[0] = float("inf")
+    assert quantize(model, IMAGES, QuantizeSettings("fp16")).model is not None
+
+
 def test_nan_names_the_activation():
     model = randomised(Chain())
     with torch.no_grad():
