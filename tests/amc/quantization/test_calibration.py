@@ -106,6 +106,16 @@ def test_onnxruntime_computes_what_the_simulation_computes(settings, tmp_path):
         assert (found.agreement, found.largest < 1e-5) == (100, True)
 
 
+@pytest.mark.parametrize("method", ["weight_only", "dynamic_int8"])
+def test_a_forward_pass_finds_the_attributes_of_a_layer_in_its_place(method):
+    model = randomised(DecidesOnValues())
+    made = quantize(model, IMAGES, QuantizeSettings(method, **FAST)).model
+    assert error(model, made) < 0.02
+    assert made.first.kernel_size == (3, 3)
+    with pytest.raises(AttributeError, match="'Conv2d' object has no attribute 'nothing'"):
+        _ = made.first.nothing
+
+
 def test_moments_and_groups_beat_nearest_at_four_bits():
     model = randomised(Residual())
     common = {**FAST, "method": "weight_only", "weight_bits": 4}
