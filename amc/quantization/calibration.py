@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError, SettingError, first_line
 from amc.models.checkpoint import state_digest
+from amc.quantization.choice import chosen
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, scale_for_bias, weight_grid
-from amc.quantization.layers import TYPES, HalfPrecision, has_plain_padding
+from amc.quantization.layers import TYPES, HalfPrecision
 from amc.quantization.program import Site
 from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_error
 from amc.quantization.sensitivity import Sensitivity, sensitivities
@@ -86,7 +87,7 @@ def quantize(
         else []
     )
     found: tuple[Sensitivity, ...] = ()
-    sites, left = _chosen(program, settings)
+    sites, left = chosen(program, settings)
     costly: list[FloatLayer] = []
     if settings.sensitivity_images and sites:
         progress("sensitivity")
@@ -168,28 +169,6 @@ def not_finite(name: str, method: str) -> AmcError:
         f"{name} gives NaN or infinity in {method}, expected finite outputs as in float32; likely cause: "
         f"{likely}"
     )
-
-
-def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], list[FloatLayer]]:
-    """Split the layers into those to quantize and those that stay float."""
-    left, sites = [*program.left_float], []
-    used = {pattern for each in left for pattern in settings.excluding(each.name)}
-    for site in program.sites:
-        module = program.model.get_submodule(site.path)
-        patterns = settings.excluding(site.name)
-        used.update(patterns)
-        if patterns:
-            left.append(FloatLayer(site.name, f"quantize.exclude={patterns[0]}"))
-        elif settings.form == "static_int8" and program.input_of(site) is None:
-            left.append(FloatLayer(site.name, "it reads a tensor of the network itself, or none of float32"))
-        elif settings.method == "dynamic_int8" and not has_plain_padding(module):
-            left.append(FloatLayer(site.name, "its padding is not that of an integer convolution"))
-        else:
-            sites.append(site)
-    if missing := [each for each in settings.exclude if each not in used]:
-        names = ", ".join(site.name for site in program.sites[:3])
-        raise SettingError(f"quantize.exclude has {missing[0]!r}, which is no layer; layers are {names}, ...")
-    return sites, left
 
 
 def _why_none(costly: tuple[Sensitivity, ...], settings: QuantizeSettings) -> str:

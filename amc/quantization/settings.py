@@ -134,13 +134,14 @@ class QuantizeSettings:
             self.group or self.weight_bits <= 4 or self.method == "binary"
         )
 
-    def excluding(self, layer: str) -> list[str]:
+    def excluding(self, layer: str, *others: str) -> list[str]:
         """Return the patterns of ``exclude`` that a layer's name matches.
 
         Args:
             layer: its name; a further call (``#2``) is the same layer, and may be named by itself, too.
+            others: further names of the layer.
         """
-        names = (layer, layer.split("#")[0])
+        names = (layer, layer.split("#")[0], *others)
         return [each for each in self.exclude if any(fnmatchcase(name, each) for name in names)]
 
     def bits_of(self, count: int) -> list[int]:

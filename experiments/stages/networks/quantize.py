@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.cost.exported import exported_size
 from amc.errors import AmcError, FileError
 from amc.export.metadata import described
 from amc.export.quantized import quantized_refusal
@@ -189,9 +188,8 @@ def _size(run: Run, settings: QuantizeSettings, made: Quantization) -> dict[str,
     problem, widths = run.problem, run.problem.graph.dense_widths
     if run.folder.model.exists():
         widths = run.widths_of(Strategy.load(run.folder.strategy))
-    left = tuple(each.name for each in made.left_float)
-    as_made = replace(settings, exclude=(*settings.exclude, *left))
-    bits = exported_size(problem.graph, problem.fresh_model(), as_made)(widths)
+    left = {each.name for each in made.left_float}
+    bits = problem.exported_size.stored(settings, left)(widths)
     reached = bits / problem.original.float_size
     if reached > limit:
         print(f"quantize: size {reached:.4f}, over budget.size_ratio={limit:g}")

@@ -164,6 +164,28 @@ def test_every_pattern_that_matches_a_layer_is_used(make, exclude, left):
     assert not left.keys() & {each.name for each in made.layers}
 
 
+class Tied(Headed):
+    """Two layers with one weight, each with a bias of its own."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.stem, self.one, self.other = conv_bn(3, 8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.other.weight = self.one.weight
+
+    def features(self, x):
+        return self.other(self.one(self.stem(x)).relu())
+
+
+def test_a_weight_that_two_layers_hold_is_excluded_by_either_name():
+    model = randomised(Tied())
+    made = quantize(model, IMAGES, QuantizeSettings("weight_only", **FAST)).description
+    assert made.left_float == ()
+    for name in ("one", "other"):
+        made = quantize(model, IMAGES, QuantizeSettings("weight_only", exclude=(name,), **FAST)).description
+        assert len(made.left_float) == 2
+        assert {each.name for each in made.layers} == {"stem.0", "head"}
+
+
 def test_a_layer_whose_input_is_no_activation_stays_float_only_with_static_ranges():
     model = randomised(ReadsTable())
     left = quantize(model, IMAGES, QuantizeSettings(**FAST)).description.left_float
