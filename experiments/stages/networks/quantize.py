@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError, FileError
 from amc.export.metadata import described
-from amc.export.quantized import quantized_refusal
+from amc.export.quantized import quantized_refusal, stored_otherwise
 from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
@@ -51,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
         storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
-    for line in limits(run, settings.form):
+    for line in (*limits(run, settings.form), *_other_sizes(run, settings)):
         print(f"quantize: {line}")
     model, weights = final_network(run)
     if weights == DENSE and run.folder.strategy.exists():
@@ -154,6 +154,16 @@ def limits(run: Run, method: str) -> list[str]:
         elif methods[method]:
             lines.append(f"{name}: {methods[method]}")
     return lines
+
+
+def _other_sizes(run: Run, settings: QuantizeSettings) -> Iterator[str]:
+    """Yield a line for each format whose file has another size than a limit on the bytes counts."""
+    if run.config.budget.size_ratio is None:
+        return
+    for name in run.config.export.formats:
+        held = quantized_refusal(name, settings.form) is None
+        if held and (otherwise := stored_otherwise(name, settings)) is not None:
+            yield f"budget.size_ratio counts the bytes of the onnx file; {otherwise}"
 
 
 def test_outputs(run: Run, model: nn.Module) -> Tensor:
