@@ -1,7 +1,8 @@
 """The cost of a network at any widths: in closed form, and counted by fvcore as a check.
 
-- ``closed_form.py``: multiply-adds, parameters, bits in a file and layer widths at any group widths.
-- ``exported.py``: bits of the weights in an exported file, as a quantization stores them.
+- ``closed_form.py``: multiply-adds, parameters and layer widths at any group widths.
+- ``size.py``: bits of the weights in a file at any group widths.
+- ``exported.py``: which of them are integers, as the settings of a quantization say.
 - ``counted.py``: fvcore's count of the multiply-adds of a network.
 - ``constant.py``: the multiply-adds outside of convolution and linear layers, as a constant.
 """
@@ -9,23 +10,22 @@
 from amc.cost.closed_form import (
     BilinearCost,
     LayerWidths,
-    Stored,
     layer_widths,
     macs_cost,
     params_cost,
-    size_cost,
 )
 from amc.cost.constant import with_other_macs
 from amc.cost.counted import count_macs
-from amc.cost.exported import check_excluded, exported_size
+from amc.cost.exported import ExportedSize, check_excluded
+from amc.cost.size import Stored, size_cost
 
 __all__ = [
     "BilinearCost",
+    "ExportedSize",
     "LayerWidths",
     "Stored",
     "check_excluded",
     "count_macs",
-    "exported_size",
     "layer_widths",
     "macs_cost",
     "params_cost",

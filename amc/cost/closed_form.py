@@ -1,4 +1,4 @@
-"""Closed-form cost of a network at any widths: multiply-adds, parameters and bits in a file.
+"""Closed-form cost of a network at any widths: multiply-adds and parameters.
 
 Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, without biases
 and normalisation. Multiply-adds outside of these layers, such as attention, are a constant that no width
@@ -7,19 +7,16 @@ changes (``amc.cost.constant``). AMC, fvcore and most of the pruning literature 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.graph.groups import Graph, Slot
 from amc.graph.layers import Layer
-
-_SCALE_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ def macs_cost(graph: Graph) -> BilinearCost:
     """Return the multiply-adds per image as a function of the widths (AMC section 3.1: "FLOPs")."""
     rows = []
     for layer in graph.layers:
-        taps, inputs = _filter_size(layer)
+        taps, inputs = filter_size(layer)
         rows.append((layer.name, layer.positions * taps, inputs, layer.out_channels))
-    return _bilinear(graph, rows, constant=graph.other_macs)
+    return bilinear(graph, rows, constant=graph.other_macs)
 
 
 def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
@@ -93,104 +90,20 @@ def params_cost(graph: Graph, model: nn.Module) -> BilinearCost:
     rows: list[tuple[str, int, int, int]] = []
     counted = 0
     for layer in graph.layers:
-        taps, inputs = _filter_size(layer)
+        taps, inputs = filter_size(layer)
         rows.append((layer.name, taps, inputs, layer.out_channels))
         counted += taps * inputs * layer.out_channels
         if layer.bias:
             rows.append((f"{layer.name}:out", 1, 1, layer.out_channels))
             counted += layer.out_channels
-    for place, vector in _vectors(graph, model):
-        rows.append((f"{place}:out", 1, 1, len(vector)))
-        counted += len(vector)
+    for place, vector in vectors(graph, model):
+        rows.append((f"{place}:out", 1, 1, vector.numel()))
+        counted += vector.numel()
     total = sum(p.numel() for p in model.parameters())
-    return _bilinear(graph, rows, constant=total - counted)
+    return bilinear(graph, rows, constant=total - counted)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How a file holds the weights of a layer as integers, with float32 scales for each channel.
-
-    Attributes:
-        bits: of a weight.
-        block: weights of a channel that share a further scale; 0 for none.
-        scales: of a channel; integer biases have scales of their own.
-        float_calls: calls of the layer that stay float.
-    """
-
-    bits: int
-    block: int = 0
-    scales: int = 1
-    float_calls: int = 0
-
-
-def size_cost(
-    graph: Graph,
-    model: nn.Module,
-    stored: Mapping[str, Stored],
-    *,
-    float_bits: int = 32,
-    corrected: bool = False,
-) -> BilinearCost:
-    """Return the bits that the weights take in a file, as a function of the widths.
-
-    A batch norm after a layer is folded, as exporters do: one bias a channel is left of both. Others keep
-    their statistics, and hold ones and zeros for a gain and an offset that they lack. Biases and scales of
-    integer layers have 32 bits. Blocks of weights count as if they divided every layer: the file is never
-    larger. A layer that is called several times is float once, but integers are rounded for each call, and
-    stored so often.
-
-    Args:
-        stored: integer layers by name; the others are float.
-        float_bits: of a float weight.
-        corrected: whether every integer layer has a bias, as one that had none gets it from a correction.
-    """
-    rows: list[tuple[str, int, int, int]] = []
-    norms = {
-        name: each
-        for name, each in model.named_modules()
-        if isinstance(each, _BatchNorm) and each.running_mean is not None
-    }
-    folds = {layer: norm for layer, norm in graph.norm_after.items() if norm in norms}
-    folded = set(folds.values())
-    gone = {id(p): p for name in sorted(folded) for p in norms[name].parameters(recurse=False)}
-    statistics = {
-        name: (2 if norm.affine else 4, norm.num_features)
-        for name, norm in norms.items()
-        if name not in folded
-    }
-    parameters = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in gone.values())
-    parameters += sum(numbers * channels for numbers, channels in statistics.values())
-    for layer in graph.layers:
-        taps, inputs = _filter_size(layer)
-        own = stored.get(layer.name)
-        bits = float_bits * taps if own is None else own.bits * taps
-        if own is not None and own.block:
-            bits += -(-_SCALE_BITS * taps // own.block)
-        copies = 1 if own is None else layer.calls - own.float_calls
-        rows.append((layer.name, copies * bits, inputs, layer.out_channels))
-        has_bias = layer.bias or layer.name in folds or (corrected and own is not None)
-        vectors = (0 if own is None else _SCALE_BITS * own.scales) + (float_bits if has_bias else 0)
-        if vectors:
-            rows.append((f"{layer.name}:out", copies * vectors, 1, layer.out_channels))
-        if own is not None and own.float_calls:
-            rows.append((layer.name, float_bits * taps, inputs, layer.out_channels))
-            if layer.bias or layer.name in folds:
-                rows.append((f"{layer.name}:out", float_bits, 1, layer.out_channels))
-        parameters -= taps * inputs * layer.out_channels + (layer.out_channels if layer.bias else 0)
-    for place, vector in _vectors(graph, model):
-        if id(vector) in gone:
-            continue
-        rows.append((f"{place}:out", float_bits, 1, len(vector)))
-        parameters -= len(vector)
-    for slot in {slot.place: slot for group in graph.groups for slot in group.slots}.values():
-        if slot.module in statistics and slot.tensor is None:
-            numbers, channels = statistics[slot.module]
-            rows.append((f"{slot.place}:out", numbers * float_bits, 1, channels))
-            parameters -= numbers * channels
-    return _bilinear(graph, rows, constant=float_bits * parameters)
-
-
-def _vectors(graph: Graph, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def vectors(graph: Graph, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield place and tensor of the parameters of one number a channel outside of layers."""
     layers = {layer.name for layer in graph.layers}
     slots = {slot.place: slot for group in graph.groups for slot in group.slots}
@@ -201,14 +114,14 @@ def _vectors(graph: Graph, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _own_parameters(module: nn.Module, slot: Slot) -> list[Tensor]:
-    """Return the parameters of one number a channel that a slot stands for, each as (channels,)."""
+    """Return the parameters of one number a channel that a slot stands for."""
     if slot.tensor is None:
         return [p for p in module.parameters(recurse=False) if p.ndim == 1 and len(p) > 1]
     bare = module._parameters.get(slot.tensor)
-    return [] if bare is None else [bare.flatten()]
+    return [] if bare is None else [bare]
 
 
-def _filter_size(layer: Layer) -> tuple[int, int]:
+def filter_size(layer: Layer) -> tuple[int, int]:
     """Return the weights of one filter as a fixed factor and a number of input channels that can be cut."""
     if layer.groups == 1:
         return prod(layer.kernel_size), layer.in_channels
@@ -235,14 +148,14 @@ class LayerWidths:
 def layer_widths(graph: Graph) -> LayerWidths:
     """Return the channels of every layer as a function of the group widths."""
     rows = [(layer.name, 1, layer.in_channels, layer.out_channels) for layer in graph.layers]
-    found = _bilinear(graph, rows)
+    found = bilinear(graph, rows)
     follows = np.array([layer.depthwise for layer in graph.layers])  # one axis, listed as the output
     in_fixed = np.where(follows, found.out_fixed, found.in_fixed)
     in_per_width = np.where(follows[:, None], found.out_per_width, found.in_per_width)
     return LayerWidths(np.stack([in_fixed, found.out_fixed]), np.stack([in_per_width, found.out_per_width]))
 
 
-def _bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant: int = 0) -> BilinearCost:
+def bilinear(graph: Graph, rows: Iterable[tuple[str, int, int, int]], constant: int = 0) -> BilinearCost:
     """Build the cost as a sum over rows.
 
     Args:

@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from amc.cost.closed_form import BilinearCost, Stored, size_cost
+from amc.cost.closed_form import BilinearCost
+from amc.cost.size import Stored, size_cost
 from amc.errors import SettingError
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
-from amc.quantization.layers import pads_unevenly
+from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
+from amc.quantization.simulation import program_of
 
 
-def exported_size(graph: Graph, model: nn.Module, settings: QuantizeSettings) -> BilinearCost:
-    """Return the bits of the exported weights at any widths.
-
-    Layers that ``settings.tolerance`` would leave float are not known here, and count as integers.
+class ExportedSize:
+    """The bits of a network's exported weights, at any widths. The network is exported once, at dense widths.
 
     Args:
         graph: the channel groups of the network.
-        model: the network, read for its shapes.
-        settings: how weights are stored.
+        model: the network, read for its shapes; it is left as it is.
     """
-    if settings.method in FLOAT_BITS:
-        return size_cost(graph, model, {}, float_bits=FLOAT_BITS[settings.method])
-    modules = dict(model.named_modules())
-    left = {
-        layer.name: sum(bool(settings.excluding(call)) for call in _calls(layer)) for layer in graph.layers
-    }
-    names = [
-        layer.name
-        for layer in graph.layers
-        # one whose weight is computed stays float
-        if layer.kind != "transposed" and layer.flaw is None and left[layer.name] < layer.calls
-        # and so does one that the kernel of dynamic_int8 cannot pad
-        if settings.method != "dynamic_int8" or not pads_unevenly(modules[layer.name])
-    ]
-    scales = 2 if settings.form == "static_int8" else 1
-    stored = {
-        name: Stored(stored_bits(settings, bits), settings.group, scales, left[name])
-        for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
-    }
-    # a layer of dynamic_int8 without a bias holds zeros, as its operator adds one
-    corrected = settings.bias_correction or settings.method == "dynamic_int8"
-    return size_cost(graph, model, stored, corrected=corrected)
+
+    def __init__(self, graph: Graph, model: nn.Module) -> None:
+        channels, height, width = graph.input_shape
+        self._graph, self._model = graph, model
+        self._program, _ = program_of(copy.deepcopy(model).cpu().eval(), (channels, height, width))
+
+    def as_floats(self, bits: int = 32) -> BilinearCost:
+        """Return the cost of a file whose weights are floats of so many bits."""
+        return size_cost(self._graph, self._model, self._program, {}, float_bits=bits)
+
+    def stored(self, settings: QuantizeSettings, left_float: Collection[str] = ()) -> BilinearCost:
+        """Return the cost of the file that a quantization leads to.
+
+        Args:
+            settings: how weights are stored.
+            left_float: names of layers that stay float, as a quantization tells them. Those that
+                ``settings.tolerance`` would leave float are not known here, and count as integers without.
+
+        Raises:
+            SettingError: an excluded layer does not exist.
+        """
+        if settings.method in FLOAT_BITS:
+            return self.as_floats(FLOAT_BITS[settings.method])
+        names = [site.name for site in chosen(self._program, settings)[0] if site.name not in left_float]
+        scales = 2 if settings.form == "static_int8" else 1
+        found = {
+            name: Stored(stored_bits(settings, bits), settings.group, scales)
+            for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
+        }
+        # a layer of dynamic_int8 without a bias holds zeros, as its operator adds one
+        corrected = settings.bias_correction or settings.method == "dynamic_int8"
+        return size_cost(self._graph, self._model, self._program, found, corrected=corrected)
 
 
 def check_excluded(graph: Graph, model: nn.Module, settings: QuantizeSettings) -> None:
@@ -54,7 +65,7 @@ def check_excluded(graph: Graph, model: nn.Module, settings: QuantizeSettings) -
     The quantization itself, which knows the layers that it leaves float, refuses further ones.
 
     Raises:
-        SettingError: there is such a pattern, and the method has integers.
+        SettingError: there is such a pattern, and the method quantizes.
     """
     if settings.form not in INTEGER:
         return

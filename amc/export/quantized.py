@@ -14,6 +14,7 @@ from amc.export.metadata import with_metadata
 from amc.export.onnx import described_bytes
 from amc.export.torch_export import TORCH_EXPORT
 from amc.files import atomic_write_bytes
+from amc.quantization.settings import QuantizeSettings, stored_bits
 from amc.runtimes.executorch import EXECUTORCH
 from amc.runtimes.litert import LITERT
 from amc.runtimes.onnx_file import ONNX_PACKAGES, onnx_graph
@@ -32,6 +33,7 @@ AGREEMENT = 99.5
 """Percent of the images for which a file should give the class that the network gives."""
 BATCH = 100
 """Images per call; dynamic ranges depend on it."""
+_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,22 @@ def quantized_refusal(name: str, method: str) -> str | None:
         return f"no {name} file of a quantized network: {instead}"
     reason = kind.unavailable(method)
     return None if reason is None else f"no {name} file of the quantized network: {reason}"
+
+
+def stored_otherwise(name: str, settings: QuantizeSettings) -> str | None:
+    """Return how a format's file stores weights otherwise than the ONNX file, or None if it does not.
+
+    Args:
+        name: a key of ``QUANTIZED``, or another format.
+        settings: how the network is quantized; the format holds its method.
+    """
+    if name in ("executorch", "litert"):
+        kind = "convolutions" if name == "executorch" else "layers"
+        return f"in the {name} file {kind} with float outputs, such as the last, have float32 weights"
+    bits = min(settings.bits_of(3))  # the layer in the middle has the fewest
+    if name == "torch_export" and stored_bits(settings, bits) < _BYTE:
+        return "in the torch_export file a weight takes a byte"
+    return None
 
 
 def parities(

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError, SettingError, first_line
 from amc.models.checkpoint import state_digest
+from amc.quantization.choice import chosen
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, scale_for_bias, weight_grid
-from amc.quantization.layers import HalfPrecision, has_plain_padding
+from amc.quantization.layers import TYPES, HalfPrecision
 from amc.quantization.program import Site
 from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_error
 from amc.quantization.sensitivity import Sensitivity, sensitivities
@@ -66,7 +67,7 @@ def quantize(
     Raises:
         SettingError: there are too few images, or an excluded layer does not exist.
         NothingToQuantizeError: no layer can be quantized.
-        AmcError: an activation is not finite, or the network does not run in 16-bit floats.
+        AmcError: an activation is not finite, or the network does not run, or overflows, in 16-bit floats.
     """
     if len(images) < LEAST_IMAGES:
         raise SettingError(
@@ -86,7 +87,7 @@ def quantize(
         else []
     )
     found: tuple[Sensitivity, ...] = ()
-    sites, left = _chosen(program, settings)
+    sites, left = chosen(program, settings)
     costly: list[FloatLayer] = []
     if settings.sensitivity_images and sites:
         progress("sensitivity")
@@ -116,40 +117,58 @@ def quantize(
 
 
 def _halved(model: nn.Module, images: Tensor, method: str) -> HalfPrecision:
-    """Return a network that computes in 16-bit floats, tried on two images."""
+    """Return a network that computes in 16-bit floats, tried on the calibration images.
+
+    Raises:
+        AmcError: it does not run, or gives NaN or infinity where the float32 network does not.
+    """
     network = HalfPrecision(model, method).eval()
     try:
         with torch.no_grad():
-            network(images[:2].clone())
+            overflows = any(_overflows(network, model, batch) for batch in images.split(_BATCH))
     except Exception as error:  # a network may raise anything
         raise AmcError(
             f"{type(model).__name__} does not run in {method}: {first_line(error)}; likely cause: it holds a "
             "float32 tensor that is no buffer, and stays float32 (self.register_buffer makes it one), or an "
             f"operator that a CPU does not have in {method}"
         ) from error
+    if overflows:
+        raise not_finite(type(model).__name__, method)
     return network
 
 
-def _chosen(program: Program, settings: QuantizeSettings) -> tuple[list[Site], list[FloatLayer]]:
-    """Split the layers into those to quantize and those that stay float."""
-    left, sites = [*program.left_float], []
-    used = {pattern for each in left for pattern in settings.excluding(each.name)}
-    for site in program.sites:
-        module = program.model.get_submodule(site.path)
-        patterns = settings.excluding(site.name)
-        used.update(patterns)
-        if patterns:
-            left.append(FloatLayer(site.name, f"quantize.exclude={patterns[0]}"))
-        elif settings.form == "static_int8" and program.input_of(site) is None:
-            left.append(FloatLayer(site.name, "it reads a tensor of the network itself, or none of float32"))
-        elif settings.method == "dynamic_int8" and not has_plain_padding(module):
-            left.append(FloatLayer(site.name, "its padding is not that of an integer convolution"))
-        else:
-            sites.append(site)
-    if missing := [each for each in settings.exclude if each not in used]:
-        names = ", ".join(site.name for site in program.sites[:3])
-        raise SettingError(f"quantize.exclude has {missing[0]!r}, which is no layer; layers are {names}, ...")
-    return sites, left
+def _overflows(network: nn.Module, model: nn.Module, images: Tensor) -> bool:
+    """Return whether an output is not finite, though that of the float32 ``model`` is."""
+    found = _floats(network(images.clone()))
+    if all(bool(each.isfinite().all()) for each in found):
+        return False
+    exact = _floats(model(images.clone()))
+    return any(
+        bool((a.isfinite() > b.isfinite()).any()) if a.shape == b.shape else not bool(b.isfinite().all())
+        for a, b in zip(exact, found, strict=False)  # the number of boxes of a detector may differ
+    )
+
+
+def _floats(found: Any) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(found)
+    return [each for each in leaves if isinstance(each, Tensor) and each.is_floating_point()]
+
+
+def not_finite(name: str, method: str) -> AmcError:
+    """Return the error of a network that gives NaN or infinity in 16-bit floats alone.
+
+    Args:
+        name: the network's class.
+        method: ``fp16`` or ``bf16``.
+    """
+    likely = "a number that is rounded to 0, and divided by"
+    if method == "fp16":
+        largest = torch.finfo(TYPES[method]).max
+        likely = f"values exceed {largest:.0f}, the largest of fp16: quantize.method=bf16 holds them"
+    return AmcError(
+        f"{name} gives NaN or infinity in {method}, expected finite outputs as in float32; likely cause: "
+        f"{likely}"
+    )
 
 
 def _why_none(costly: tuple[Sensitivity, ...], settings: QuantizeSettings) -> str:

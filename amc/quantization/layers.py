@@ -47,7 +47,26 @@ class RoundTrip(nn.Module):
         return moved
 
 
-class IntegerLayer(nn.Module):
+class StandIn(nn.Module):
+    """A module in the place of a layer; it has the attributes of the layer, which a forward pass may read.
+
+    Attributes:
+        layer: the layer without its tensors. It is set last, as it would hide that a name is free.
+    """
+
+    layer: Quantizable
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer (``in_features``), if this module has none of that name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer" or name.startswith("__"):  # protocols such as copying are not the layer's
+                raise
+            return getattr(super().__getattr__("layer"), name)
+
+
+class IntegerLayer(StandIn):
     """A convolution or linear layer whose weights are integers; a bias may be, too.
 
     Args:
@@ -84,13 +103,13 @@ class IntegerLayer(nn.Module):
         self.shape = tuple(layer.weight.shape)
         self.block = block
         self.inputs = inputs
-        self.layer = without_tensors(layer)
         for name, tensor in (("integers", integers), ("scale", scale), ("offset", bias)):
             self.register_buffer(name, tensor)
         self.register_buffer("offset_scale", None if bias is None or step is None else scale * step)
         for name, number in (("step", step), ("out", out)):
             self.register_buffer(name, None if number is None else torch.tensor(number, dtype=torch.float32))
         self._largest = _largest(integers, bias)
+        self.layer = without_tensors(layer)
 
     @property
     def weight(self) -> Tensor:
@@ -106,10 +125,13 @@ class IntegerLayer(nn.Module):
         found: Tensor = dequantize(self.offset, self.offset_scale, 0, self.offset.shape)
         return found
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Return the layer's output; it is rounded to its grid, but not cut off at the ends."""
-        if self.inputs is not None:
-            values = self.inputs(values)
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output; it is rounded to its grid, but not cut off at the ends.
+
+        Args:
+            input: of the shapes and under the name that the layer takes.
+        """
+        values = input if self.inputs is None else self.inputs(input)
         if self.step is None or torch.compiler.is_exporting():
             return applied(self.layer, values, self.weight, self.bias)
         sums, steps = self.products(values), self.scale * self.step
@@ -169,7 +191,7 @@ class IntegerSum(nn.Module):
         return sums.round_().sub_(zero).mul_(scale)
 
 
-class DynamicLayer(nn.Module):
+class DynamicLayer(StandIn):
     """A layer with integer weights that measures the range of its input in every call.
 
     Args:
@@ -180,10 +202,10 @@ class DynamicLayer(nn.Module):
 
     def __init__(self, layer: Quantizable, integers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.layer = without_tensors(layer)
         self.register_buffer("integers", integers)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", torch.zeros_like(scale) if bias is None else bias)
+        self.layer = without_tensors(layer)
 
     @property
     def weight(self) -> Tensor:
@@ -191,15 +213,15 @@ class DynamicLayer(nn.Module):
         found: Tensor = dequantize(self.integers, self.scale, 0, self.integers.shape)
         return found
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Return the layer's output; it depends on all images of the batch."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output for ``input``, as the layer calls it; it depends on the whole batch."""
         layer, own = self.layer, (self.integers, self.scale, self.bias)
         found: Tensor
         if isinstance(layer, nn.Linear):
-            found = dynamic_linear(values, *own)
+            found = dynamic_linear(input, *own)
         else:
             assert isinstance(layer, nn.Conv2d)
-            found = dynamic_conv2d(values, *own, layer.stride, _pixels(layer), layer.dilation, layer.groups)
+            found = dynamic_conv2d(input, *own, layer.stride, _pixels(layer), layer.dilation, layer.groups)
         return found
 
 

@@ -28,6 +28,8 @@ class ModuleProgram:
     placement = "modules"
     norms: Mapping[str, FoldedNorm] = MappingProxyType({})
     """None: batch norms stay as they are."""
+    kept: frozenset[str] = frozenset()
+    """None: a tensor that two modules hold stays float."""
     images: str | None = None
     """None: the activations are inputs of layers, and none is known to hold the images."""
 
@@ -46,7 +48,9 @@ class ModuleProgram:
             elif name not in ran:
                 reason = "it does not run, or not as a module"
             if reason is None:
-                sites.append(Site(name, name, "linear" if isinstance(module, nn.Linear) else "conv"))
+                kind = "linear" if isinstance(module, nn.Linear) else "conv"
+                bias = None if module.bias is None else f"{name}.bias"
+                sites.append(Site(name, name, kind, f"{name}.weight", bias))
             else:
                 left.append(FloatLayer(name, reason))
         self.sites, self.left_float = tuple(sites), tuple(left)

@@ -50,11 +50,16 @@ class Site:
         name: see ``amc.quantization.description.QuantizedLayer``.
         path: name of its module in the program's network.
         kind: ``conv`` or ``linear``.
+        weight, bias: names of its tensors in the float network; no bias is None.
+        others: further layers that hold the same weight.
     """
 
     name: str
     path: str
     kind: str
+    weight: str
+    bias: str | None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class FoldedNorm:
     """A batch norm that was folded into a layer.
 
     Attributes:
+        name: of its module.
         gain, offset: its weight and bias, (channels,) float32. They are also deviation and mean of what the
             layer computes with the norm, if the norm has the statistics of its inputs.
     """
 
+    name: str
     gain: Tensor
     offset: Tensor
 
@@ -79,6 +86,7 @@ class GraphProgram:
 
     Attributes:
         norms: layer -> the batch norm that was folded into it.
+        kept: names of the network's tensors that are also used outside of ``sites`` and folded norms.
         images: name of the activation that holds the images.
     """
 
@@ -88,11 +96,15 @@ class GraphProgram:
         self.model = model
         self._nodes: dict[str, fx.Node] = {}
         self.norms: dict[str, FoldedNorm] = {}
+        self._owners = _owners(network)
         self.sites: tuple[Site, ...] = tuple(self._found_sites())
         model.graph.eliminate_dead_code()
         model.delete_all_unused_submodules()
         model.recompile()
-        self.left_float = tuple(_not_quantizable(network, {site.name.split("#")[0] for site in self.sites}))
+        self.kept = frozenset(name for node in model.graph.nodes if (name := _name_of(node)) is not None)
+        known = {site.name.split("#")[0] for site in self.sites}
+        tied = {name for site in self.sites for name in site.others}
+        self.left_float = tuple(_not_quantizable(network, known, tied))
         self._names = _names(model.graph, self._nodes)
         self.images = next(self._names[node] for node in model.graph.nodes if node.op == "placeholder")
 
@@ -110,7 +122,9 @@ class GraphProgram:
             if found is None:
                 continue
             layer, norm = found
-            owner = str(node.args[1].target).removesuffix(".weight")
+            weight, bias = (_name_of(_arguments(node)[key]) for key in ("weight", "bias"))
+            assert weight is not None
+            owner = weight.removesuffix(".weight")
             counts[owner] = counts.get(owner, 0) + 1
             name = owner if counts[owner] == 1 else f"{owner}#{counts[owner]}"
             path = f"_layer_{len(self._nodes)}"
@@ -123,7 +137,8 @@ class GraphProgram:
             self._nodes[name] = call
             if norm is not None:
                 self.norms[name] = norm
-            yield Site(name, path, "linear" if isinstance(layer, nn.Linear) else "conv")
+            others = tuple(each for each in self._owners.get(weight, ()) if each != owner)
+            yield Site(name, path, "linear" if isinstance(layer, nn.Linear) else "conv", weight, bias, others)
 
     def _layer(self, node: fx.Node) -> tuple[Quantizable, FoldedNorm | None] | None:
         """Return the layer that a node computes; a batch norm that alone reads it is folded and removed."""
@@ -163,6 +178,7 @@ class GraphProgram:
         shift = shift * scale if offset is None else shift * scale + offset.double()
         wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
         own = FoldedNorm(
+            str(_name_of(norm.args[3])).removesuffix(".running_mean"),
             torch.ones_like(variance) if gain is None else gain,
             torch.zeros_like(mean) if offset is None else offset,
         )
@@ -334,6 +350,23 @@ def _same(found: Any, expected: Any) -> bool:
     )
 
 
+def _owners(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return parameter -> the layers that hold it, or parameters without ``.weight``, itself included."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+    return {
+        name: tuple(each.removesuffix(".weight") for each in found)
+        for found in names.values()
+        for name in found
+    }
+
+
+def _name_of(argument: object) -> str | None:
+    """Return the name of a tensor of the network; None if the argument is none."""
+    return str(argument.target) if isinstance(argument, fx.Node) and argument.op == "get_attr" else None
+
+
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """Return the arguments of a layer's node by name, defaults included."""
     target = node.target
@@ -423,13 +456,24 @@ def _is_result(node: fx.Node) -> bool:
     )
 
 
-def _not_quantizable(network: nn.Module, known: Collection[str]) -> Iterator[FloatLayer]:
-    """Yield the layers of a network that no site computes, with the reason."""
+def _not_quantizable(
+    network: nn.Module, known: Collection[str], tied: Collection[str]
+) -> Iterator[FloatLayer]:
+    """Yield the layers of a network that no site computes, with the reason.
+
+    Args:
+        network: the network.
+        known: the layers that sites compute.
+        tied: layers whose weight a site has, too.
+    """
     for name, module in network.named_modules():
         if name in known or not getattr(module, "weight", None).__class__.__name__.endswith("Parameter"):
             continue
         kind = type(module).__name__
         if isinstance(module, nn.Conv2d | nn.Linear):
-            yield FloatLayer(name, "its weight is not stored as it is used, or it runs in a nested program")
+            if name not in tied:
+                yield FloatLayer(
+                    name, "its weight is not stored as it is used, or it runs in a nested program"
+                )
         elif isinstance(module, nn.modules.conv._ConvNd | nn.RNNBase | nn.Embedding | nn.Bilinear):
             yield FloatLayer(name, f"({kind}) only Conv2d and Linear are quantized")

@@ -101,6 +101,26 @@ class QuantizeSettings:
                 "quantize.method=binary has 1 bit, and 8 in the first and last layer; expected "
                 "quantize.weight_bits=8 and no quantize.tolerance: quantize.exclude keeps layers float"
             )
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        """Refuse what names layers or bits with a method that stores all numbers in 16 bits.
+
+        Raises:
+            SettingError: there is such a setting.
+        """
+        if self.method not in FLOAT_BITS or self.method == "none":
+            return
+        unset = {"exclude": (), "tolerance": None, "weight_bits": WEIGHT_BITS[0]}
+        for key, value in unset.items():
+            if (given := getattr(self, key)) != value:
+                shown, plain = ("null" if each is None else str(each) for each in (given, value))
+                if key == "exclude":
+                    shown, plain = f"[{','.join(given)}]", "[]"
+                raise SettingError(
+                    f"quantize.{key} is {shown} with quantize.method={self.method}, which stores all of the "
+                    f"network in 16 bits; expected quantize.{key}={plain}, or a method with integers"
+                )
 
     @property
     def form(self) -> str:
@@ -114,13 +134,14 @@ class QuantizeSettings:
             self.group or self.weight_bits <= 4 or self.method == "binary"
         )
 
-    def excluding(self, layer: str) -> list[str]:
+    def excluding(self, layer: str, *others: str) -> list[str]:
         """Return the patterns of ``exclude`` that a layer's name matches.
 
         Args:
             layer: its name; a further call (``#2``) is the same layer, and may be named by itself, too.
+            others: further names of the layer.
         """
-        names = (layer, layer.split("#")[0])
+        names = (layer, layer.split("#")[0], *others)
         return [each for each in self.exclude if any(fnmatchcase(name, each) for name in names)]
 
     def bits_of(self, count: int) -> list[int]:

@@ -21,9 +21,8 @@ from amc.candidate.error_curves import ErrorCurves
 from amc.candidate.evaluator import channel_evaluator
 from amc.candidate.pruning import prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
-from amc.cost.closed_form import size_cost
 from amc.cost.constant import with_other_macs
-from amc.cost.exported import check_excluded, exported_size
+from amc.cost.exported import ExportedSize, check_excluded
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
 from amc.errors import AmcError, SettingError
@@ -174,16 +173,21 @@ class CompressionTask:
                 return self._evaluator.builder.params
             case "size":
                 check_excluded(self.graph, self._evaluator.builder.dense, self._quantize)
-                return exported_size(self.graph, self._evaluator.builder.dense, self._quantize)
+                return self._exported_size.stored(self._quantize)
             case _:
                 with self._bar("profile", "network", None) as bar:
                     return self._latency.model(bar)
+
+    @cached_property
+    def _exported_size(self) -> ExportedSize:
+        """Bits of the exported weights at any widths, under any settings of a quantization."""
+        return ExportedSize(self.graph, self._evaluator.builder.dense)
 
     def _dense_cost(self, kind: str) -> float | None:
         """Return the dense cost where it is not that of the dense widths: bits as float32."""
         if kind != "size":
             return None
-        return size_cost(self.graph, self._evaluator.builder.dense, {})(self.graph.dense_widths)
+        return self._exported_size.as_floats()(self.graph.dense_widths)
 
     def macs(self, widths: Sequence[int]) -> int:
         """Return the multiply-adds of one image at ``widths``.

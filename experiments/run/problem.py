@@ -18,9 +18,9 @@ from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.fingerprint import fingerprint
 from amc.candidate.memo import Memo
 from amc.candidate.settings import CandidateSettings
-from amc.cost.closed_form import BilinearCost, macs_cost, params_cost, size_cost
+from amc.cost.closed_form import BilinearCost, macs_cost, params_cost
 from amc.cost.constant import with_other_macs
-from amc.cost.exported import exported_size
+from amc.cost.exported import ExportedSize
 from amc.cutting.exactness import Proved, prove
 from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
@@ -191,15 +191,19 @@ class Problem:
         return params_cost(self.graph, self.fresh_model())
 
     @cached_property
+    def exported_size(self) -> ExportedSize:
+        """Bits of the exported weights at any widths, under any settings of ``quantize``."""
+        return ExportedSize(self.graph, self.fresh_model())
+
+    @cached_property
     def size(self) -> BilinearCost:
         """Bits of the exported weights at any widths, as the settings of ``quantize`` store them."""
-        settings = quantize_settings(self.config.quantize)
-        return exported_size(self.graph, self.fresh_model(), settings)
+        return self.exported_size.stored(quantize_settings(self.config.quantize))
 
     @cached_property
     def float_size(self) -> int:
         """Bits of the exported weights of the dense network in float32."""
-        return size_cost(self.graph, self.fresh_model(), {})(self.graph.dense_widths)
+        return self.exported_size.as_floats()(self.graph.dense_widths)
 
     def cost(self, kind: str) -> Cost:
         """Return the cost of any widths that a budget of ``kind`` limits.

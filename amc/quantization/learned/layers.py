@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.quantization.grids import scale_for_bias
-from amc.quantization.layers import IntegerLayer, RoundTrip, applied
+from amc.quantization.layers import IntegerLayer, RoundTrip, StandIn, applied
 from amc.quantization.operators import HIGH, LOW
 from amc.quantization.program import FoldedNorm
 
@@ -99,7 +99,7 @@ class LearnedGrid(nn.Module):
         return moved
 
 
-class LearnedLayer(nn.Module):
+class LearnedLayer(StandIn):
     """A convolution or linear layer with learned weights, bias and a learned step for each channel.
 
     Args:
@@ -111,7 +111,7 @@ class LearnedLayer(nn.Module):
 
     def __init__(self, layer: IntegerLayer, bits: int, norm: FoldedNorm | None = None) -> None:
         super().__init__()
-        self.layer, self.bits = layer.layer, bits
+        self.bits = bits
         self.inputs: nn.Module | None = None  # for networks that do not put inputs on grids themselves
         self.full = nn.Parameter(_tensor(layer.weight))
         self.step = nn.Parameter(_tensor(layer.scale))
@@ -121,6 +121,7 @@ class LearnedLayer(nn.Module):
             self.norm = _Norm(norm, bias)
         elif bias is not None:
             self.bias = nn.Parameter(_tensor(bias))
+        self.layer = layer.layer
 
     @property
     def scale(self) -> Tensor:
@@ -157,10 +158,9 @@ class LearnedLayer(nn.Module):
         largest = 2 ** (self.bits - 1) - 1
         return (weights / self._wide(scale)).round().clamp(-largest, largest).to(torch.int8), scale, bias
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Return the layer's output."""
-        if self.inputs is not None:
-            values = self.inputs(values)
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output for ``input``, as the layer calls it."""
+        values = input if self.inputs is None else self.inputs(input)
         found = applied(self.layer, values, self.weight, self.bias)
         return found if self.norm is None else self.norm(found)
 

@@ -16,7 +16,7 @@ from torch.ao.quantization.fx import _decomposed
 from torch.export import ExportedProgram
 
 from amc.errors import AmcError
-from amc.quantization.layers import DynamicLayer, IntegerLayer, IntegerSum, RoundTrip, applied
+from amc.quantization.layers import DynamicLayer, IntegerLayer, IntegerSum, RoundTrip, StandIn, applied
 from amc.quantization.operators import HIGH, LOW, measured
 from amc.quantization.program import CLIPS, aten
 
@@ -43,7 +43,7 @@ class _Grid(nn.Module):
         return found
 
 
-class _Layer(nn.Module):
+class _Layer(StandIn):
     """A layer whose integer weights are dequantized where they are used.
 
     Args:
@@ -56,7 +56,7 @@ class _Layer(nn.Module):
 
     def __init__(self, layer: IntegerLayer, *, twice: bool) -> None:
         super().__init__()
-        self.layer, self.inputs, self.block, self.shape = layer.layer, layer.inputs, layer.block, layer.shape
+        self.inputs, self.block, self.shape = layer.inputs, layer.block, layer.shape
         self.twice = twice
         scale = layer.get_buffer("scale")
         stored = layer.weight.detach().clone() if twice else layer.get_buffer("integers")
@@ -64,6 +64,7 @@ class _Layer(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(scale.shape, dtype=torch.int64))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.layer = layer.layer
 
     @property
     def weight(self) -> Tensor:
@@ -78,8 +79,8 @@ class _Layer(nn.Module):
             found = _ops.dequantize_per_channel.default(whole, *grid)
         return found
 
-    def forward(self, values: Tensor) -> Tensor:
-        values = values if self.inputs is None else self.inputs(values)
+    def forward(self, input: Tensor) -> Tensor:
+        values = input if self.inputs is None else self.inputs(input)
         return applied(self.layer, values, self.weight, self.bias)
 
 
@@ -90,7 +91,7 @@ class _Sum(nn.Module):
         return left + right
 
 
-class _MeasuredLayer(nn.Module):
+class _MeasuredLayer(StandIn):
     """A layer that measures the range of its input in every call, without an operator of this project."""
 
     integers: Tensor
@@ -99,13 +100,13 @@ class _MeasuredLayer(nn.Module):
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self.layer = layer.layer
         for name in ("integers", "scale", "bias"):
             self.register_buffer(name, getattr(layer, name))
+        self.layer = layer.layer
 
-    def forward(self, values: Tensor) -> Tensor:
-        whole, step = measured(values)
-        sums = applied(self.layer, whole, self.integers.to(values.dtype), None)
+    def forward(self, input: Tensor) -> Tensor:
+        whole, step = measured(input)
+        sums = applied(self.layer, whole, self.integers.to(input.dtype), None)
         shape = (-1,) if isinstance(self.layer, nn.Linear) else (-1, 1, 1)
         return sums * (step * self.scale).reshape(shape) + self.bias.reshape(shape)
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.cost.exported import exported_size
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.export.metadata import described
-from amc.export.quantized import quantized_refusal
+from amc.export.quantized import quantized_refusal, stored_otherwise
 from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
-from amc.quantization.calibration import Quantized, quantize
+from amc.quantization.calibration import Quantized, not_finite, quantize
 from amc.quantization.description import Quantization, QuantizedLayer
+from amc.quantization.layers import TYPES
 from amc.quantization.sensitivity import Sensitivity
 from amc.quantization.settings import TRAINED, QuantizeSettings
 from amc.quantization.simulation import simulated
@@ -51,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
         storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
-    for line in limits(run, settings.form):
+    for line in (*limits(run, settings.form), *_other_sizes(run, settings)):
         print(f"quantize: {line}")
     model, weights = final_network(run)
     if weights == DENSE and run.folder.strategy.exists():
@@ -156,16 +156,32 @@ def limits(run: Run, method: str) -> list[str]:
     return lines
 
 
+def _other_sizes(run: Run, settings: QuantizeSettings) -> Iterator[str]:
+    """Yield a line for each format whose file has another size than a limit on the bytes counts."""
+    if run.config.budget.size_ratio is None:
+        return
+    for name in run.config.export.formats:
+        held = quantized_refusal(name, settings.form) is None
+        if held and (otherwise := stored_otherwise(name, settings)) is not None:
+            yield f"budget.size_ratio counts the bytes of the onnx file; {otherwise}"
+
+
 def test_outputs(run: Run, model: nn.Module) -> Tensor:
     """Return a network's outputs on the test images, computed on the CPU: (N, columns)."""
     return outputs(model, run.problem.splits.test().images, BATCH_SIZE)
 
 
 def _judged(run: Run, model: nn.Module, made: Quantized) -> dict[str, Any]:
-    exact, found = test_outputs(run, model), test_outputs(run, made.model)
+    exact, method = test_outputs(run, model), made.description.method
+    try:
+        found = test_outputs(run, made.model)
+    except AmcError as error:
+        if method in TYPES:  # the float32 outputs are finite
+            raise not_finite(type(model).__name__, method) from error
+        raise
     labels, classifies = run.problem.splits.test().labels, run.problem.graph.classifies
     return {
-        "method": made.description.method,
+        "method": method,
         "float_top1": top1(exact, labels) if classifies else None,
         "top1": top1(found, labels) if classifies else None,
         "likeness": likeness(found, exact),
@@ -182,9 +198,8 @@ def _size(run: Run, settings: QuantizeSettings, made: Quantization) -> dict[str,
     problem, widths = run.problem, run.problem.graph.dense_widths
     if run.folder.model.exists():
         widths = run.widths_of(Strategy.load(run.folder.strategy))
-    left = tuple(each.name for each in made.left_float)
-    as_made = replace(settings, exclude=(*settings.exclude, *left))
-    bits = exported_size(problem.graph, problem.fresh_model(), as_made)(widths)
+    left = {each.name for each in made.left_float}
+    bits = problem.exported_size.stored(settings, left)(widths)
     reached = bits / problem.original.float_size
     if reached > limit:
         print(f"quantize: size {reached:.4f}, over budget.size_ratio={limit:g}")

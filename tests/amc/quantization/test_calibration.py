@@ -106,6 +106,16 @@ def test_onnxruntime_computes_what_the_simulation_computes(settings, tmp_path):
         assert (found.agreement, found.largest < 1e-5) == (100, True)
 
 
+@pytest.mark.parametrize("method", ["weight_only", "dynamic_int8"])
+def test_a_forward_pass_finds_the_attributes_of_a_layer_in_its_place(method):
+    model = randomised(DecidesOnValues())
+    made = quantize(model, IMAGES, QuantizeSettings(method, **FAST)).model
+    assert error(model, made) < 0.02
+    assert made.first.kernel_size == (3, 3)
+    with pytest.raises(AttributeError, match="'Conv2d' object has no attribute 'nothing'"):
+        _ = made.first.nothing
+
+
 def test_moments_and_groups_beat_nearest_at_four_bits():
     model = randomised(Residual())
     common = {**FAST, "method": "weight_only", "weight_bits": 4}
@@ -154,6 +164,28 @@ def test_every_pattern_that_matches_a_layer_is_used(make, exclude, left):
     assert not left.keys() & {each.name for each in made.layers}
 
 
+class Tied(Headed):
+    """Two layers with one weight, each with a bias of its own."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.stem, self.one, self.other = conv_bn(3, 8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.other.weight = self.one.weight
+
+    def features(self, x):
+        return self.other(self.one(self.stem(x)).relu())
+
+
+def test_a_weight_that_two_layers_hold_is_excluded_by_either_name():
+    model = randomised(Tied())
+    made = quantize(model, IMAGES, QuantizeSettings("weight_only", **FAST)).description
+    assert made.left_float == ()
+    for name in ("one", "other"):
+        made = quantize(model, IMAGES, QuantizeSettings("weight_only", exclude=(name,), **FAST)).description
+        assert len(made.left_float) == 2
+        assert {each.name for each in made.layers} == {"stem.0", "head"}
+
+
 def test_a_layer_whose_input_is_no_activation_stays_float_only_with_static_ranges():
     model = randomised(ReadsTable())
     left = quantize(model, IMAGES, QuantizeSettings(**FAST)).description.left_float
@@ -192,6 +224,20 @@ def test_a_network_that_does_not_run_in_16_bit_floats_is_refused(method):
     with pytest.raises(AmcError, match=f"SecretScale does not run in {method}: .* no buffer") as caught:
         quantize(randomised(SecretScale()), IMAGES, QuantizeSettings(method))
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_overflows_in_fp16_is_told_of_bf16():
+    """Only the last image overflows; where the float32 network is not finite either, nothing is told."""
+    model, images = randomised(Chain()), torch.cat([IMAGES, IMAGES[:3]]) / 1e3
+    images[-1] *= 1e9
+    with pytest.raises(AmcError, match=r"Chain gives NaN or infinity in fp16.* exceed 65504.*=bf16 holds"):
+        quantize(model, images, QuantizeSettings("fp16"))
+    made = quantize(model, images, QuantizeSettings("bf16"))
+    with torch.inference_mode():
+        assert made.model(images).isfinite().all()
+    with torch.no_grad():
+        model.head.bias[0] = float("inf")
+    assert quantize(model, IMAGES, QuantizeSettings("fp16")).model is not None
 
 
 def test_nan_names_the_activation():

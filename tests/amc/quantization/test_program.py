@@ -143,6 +143,8 @@ def test_a_layer_that_runs_twice_is_two_layers():
 
 
 class DecidesOnValues(nn.Module):
+    """A forward pass that cannot be exported; it calls layers by keyword, and reads their attributes."""
+
     def __init__(self):
         super().__init__()
         self.first, self.head, self.tied = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Linear(5, 5)
@@ -151,10 +153,11 @@ class DecidesOnValues(nn.Module):
         self.idle = nn.Linear(2, 2)
 
     def forward(self, x):
-        x = self.first(x)
+        x = self.first(input=x)
         if x.sum() > 0:
             x = x * 2
-        return self.twin(self.tied(self.head(x.mean((2, 3)))))
+        x = x.mean((2, 3)).reshape(-1, self.head.in_features)
+        return self.twin(self.tied(self.head(input=x)))
 
 
 def test_a_network_that_cannot_be_exported_is_quantized_layer_by_layer():

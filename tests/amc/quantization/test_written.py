@@ -11,7 +11,7 @@ from torch import fx
 from amc.errors import AmcError, SettingError
 from amc.export import ExportSettings
 from amc.export.coreml import write_quantized_coreml
-from amc.export.quantized import QUANTIZED, parities, predictions
+from amc.export.quantized import QUANTIZED, parities, predictions, stored_otherwise
 from amc.quantization.calibration import quantize
 from amc.quantization.layers import IntegerLayer, IntegerSum, RoundTrip
 from amc.quantization.settings import QuantizeSettings
@@ -210,3 +210,20 @@ def test_maps_that_are_split_and_joined_are_the_same_in_every_file(form, tmp_pat
     model = quantized(Chunked)
     found, size = compared(form, model, tmp_path)
     assert found.mean < 0.02 * size
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "told"),
+    [
+        ("onnx", {"method": "weight_only", "weight_bits": 4}, None),
+        ("litert", {}, "layers with float outputs"),
+        ("executorch", {}, "convolutions with float outputs"),
+        ("torch_export", {"method": "binary"}, "a weight takes a byte"),
+        ("torch_export", {"method": "weight_only", "weight_bits": 4}, "a weight takes a byte"),
+        ("torch_export", {}, None),
+        ("torch_export", {"method": "fp16"}, None),
+    ],
+)
+def test_formats_that_store_weights_otherwise_are_known(name, own, told):
+    found = stored_otherwise(name, QuantizeSettings(**own))
+    assert found == told if told is None else told in found
