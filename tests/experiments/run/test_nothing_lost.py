@@ -180,6 +180,21 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
 
 
+def test_results_of_images_of_another_size_are_not_shown(cwd: Path) -> None:
+    done("run_dir=run", "stages=[export,benchmark,report]", cwd=cwd)
+    whole = {"search", "finetune", "export", "finetuned"}
+    assert whole < set(read_json(cwd / "run/report.json"))
+    larger = ("run_dir=run", "data.image_size=12")
+    for stages in ("report", "export", "benchmark"):
+        message = refused(amc(*larger, f"stages=[{stages}]", cwd=cwd), "images of another size")
+        assert "stages=[prune]" in message
+    out = done(*larger, "stages=[prune,report]", cwd=cwd).out
+    assert "search.json is left out: it is about another dense network, strategy or size of images" in out
+    report = read_json(cwd / "run/report.json")
+    assert whole.isdisjoint(report)
+    assert (report["latency"], report["speedup"]) == ([], {})
+
+
 @pytest.mark.parametrize("stages", ["train,prune,report", "schedule,report"])
 def test_episodes_of_a_search_that_is_not_the_run_s_are_not_shown(cwd: Path, stages: str) -> None:
     done("run_dir=run", f"stages=[{stages}]", "train.epochs=2", "schedule.epochs=0", cwd=cwd)
