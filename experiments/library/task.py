@@ -351,7 +351,7 @@ class CompressionTask:
         if widths != searched:
             value = self.value(self.evaluate(widths))
         images = evaluator.images.float().cpu()
-        met = {tuple(line["widths"]) for line in log} or self._found  # of agents of the caller's there is no log
+        met = {tuple(line["widths"]) for line in log} or self._found  # an agent of the caller's has no log
         with without_tf32(), self._bar("refit", "operation", None) as bar:
             pruned = prune(
                 evaluator.builder,

@@ -266,7 +266,7 @@ class Problem:
 
     @property
     def held_out_then(self) -> int | None:
-        """Number of images that were held out when the folder's dense network was trained, where it is known."""
+        """Number of images that were held out when the folder's dense network was trained, if known."""
         try:
             facts = self.folder.recorded("train") or {}
         except FileError:  # which is told when the record is shown
