@@ -134,8 +134,14 @@ class Run:
         self.__dict__.pop("budget", None)  # its limit on the latency has the former one
 
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
-        """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
+        """Return the kept share of each limited cost at widths, those of the strategy.
+
+        Of the latency as stage ``verify`` measured it, of the bytes as stage ``quantize`` made them.
+        """
         shares = self.budget.shares(widths)
+        made = (self.recorded("quantize") or {}).get("size_ratio")
+        if "size" in shares and made is not None:
+            shares["size"] = made  # which later settings do not change
         if (measured := self.measured_latency(widths)) is not None:
             shares["latency"] = measured
         return shares
@@ -149,7 +155,7 @@ class Run:
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
         on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
-        if verify.get("widths") != list(widths) or on != setup:
+        if verify.get("widths") != list(widths) or on != setup or not self._fits(verify):
             return None
         measured: float = verify["measured_ratio"]
         return measured
@@ -268,8 +274,8 @@ class Run:
         self.folder.require(weights, "prune")
         if not self.has_pruned:
             raise FileError(
-                f"{weights} was cut from another dense network, at other widths, or for images of another size: "
-                "run stages=[prune] again"
+                f"{weights} was cut from another dense network, at other widths, or for images of another "
+                "size: run stages=[prune] again"
             )
 
     @property
