@@ -225,7 +225,9 @@ def test_fewer_networks_than_asked_for_are_enough_for_a_correlation(judged, tmp_
     cwd = copied(judged, tmp_path)
     monkeypatch.setattr("experiments.run.proxies.DRAWS", 40)  # some of which repeat a network
     out = done(*JOB, "proxies.networks=40", "stages=[proxies]", cwd=cwd).out
-    (found,) = re.findall(r"only (\d+) different networks of this budget were found, and 40 are asked for", out)
+    (found,) = re.findall(
+        r"only (\d+) different networks of this budget were found, and 40 are asked for", out
+    )
     assert 5 <= int(found) < 40
     assert read_json(cwd / "run/stages/proxies.json")["networks"] == int(found)
     monkeypatch.setattr("experiments.run.proxies.DRAWS", 4)
