@@ -85,12 +85,13 @@ def _strategy(run: Run) -> Strategy | None:
 def _is_found(run: Run, strategy: Strategy | None, episodes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the strategy's network, or that which ``verify`` has repaired, is one of the search's episodes.
 
-    One from a file may be of another search; a line is printed then.
+    One from a file may be of another search; a line is printed then. Episodes of other groups than those of
+    the run are refused later, where they are drawn.
     """
     if strategy is None or not episodes:
         return True
     own = strategy.provenance.get("repaired_from", list(run.widths_of(strategy)))
-    if any(episode["widths"] == own for episode in episodes):
+    if any(episode["widths"] == own or len(episode["widths"]) != len(own) for episode in episodes):
         return True
     note_once(f"{run.folder.search} is left out: it is about another strategy")
     return False
