@@ -7,7 +7,7 @@ Single stages can be run on that folder as on any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from experiments.config.budgets import folder_name, listed_budgets, own_override
 from experiments.config.schema import path_keys
 from experiments.config.stages import MAKING, WITHOUT_BUDGET
 from experiments.report import write_budgets_html
+from experiments.report.answers import is_missed
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.check import check_feasible
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
@@ -30,6 +31,8 @@ from experiments.run.values import SEARCHING
 from experiments.stages.pipeline import run_stages
 
 VERSION = 1
+_COUNTED = ("macs", "params")
+"""Costs of which every table has the numbers."""
 REPORT = "report.html"
 
 
@@ -178,12 +181,14 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     """Return the rows of the table of all budgets, the head first.
 
     Top-1 accuracies are in percent: "search" on search_val, the others on test. A runtime's column is its
-    speed-up, that of a limit beside the leading one the share of the dense cost that was reached.
+    speed-up, that of a limit beside the leading one, or on another cost than MACs and parameters, the share
+    of the dense cost that was reached.
     """
     dense, budgets = summary["dense"], summary["budgets"]
     further = dict(limit for budget in budgets for limit in budget.get("further", {}).items())
+    leading = list(dict.fromkeys(own["kind"] for own in budgets if own["kind"] not in _COUNTED))
     runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
-    limits = [f"{kind} <= {ratio:g}" for kind, ratio in further.items()]
+    limits = [*leading, *(f"{kind} <= {ratio:g}" for kind, ratio in further.items())]
     head = ["", "MACs M", "params M", *limits, "search", "pruned", "fine-tuned", *runtimes]
     top1 = [dense["search"].get("top1"), dense.get("top1"), None]
     whole = ["dense", *cost(dense), *[""] * len(limits), *map(decimals, top1), *[""] * len(runtimes)]
@@ -191,6 +196,15 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     for budget in budgets:
         top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
         speedup = [times_smaller(budget["speedup"].get(name)) for name in runtimes]
-        reached = [decimals(budget["reached"].get(kind), 4) for kind in further]
+        ratios = {budget["kind"]: budget["ratio"], **budget.get("further", {})}
+        reached = [_reached(budget["reached"], ratios, kind) for kind in (*leading, *further)]
         rows.append([budget["folder"], *cost(budget), *reached, *map(decimals, top1), *speedup])
     return rows
+
+
+def _reached(reached: Mapping[str, float], ratios: Mapping[str, float], kind: str) -> str:
+    """Return the share of a cost that was reached, and whether it is over the limit; empty without one."""
+    if kind not in ratios:
+        return ""
+    missed = ", missed" if is_missed({"ratio": ratios[kind], "reached": reached[kind]}) else ""
+    return decimals(reached[kind], 4) + missed

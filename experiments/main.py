@@ -119,7 +119,7 @@ def _app(cfg: DictConfig) -> None:
     try:
         _one_of_many(cfg, folder, given)
     except Exception as error:  # it must not cost the other jobs
-        if (text := message(error, schema.rules().keys)) is not None:
+        if (text := message(error, schema.names())) is not None:
             text = text.replace(GOES_ON, goes_on(folder))
             _log.error("%s", text)
         else:
@@ -213,7 +213,7 @@ def _stopped(stop: KeyboardInterrupt, command: Command) -> str:
 
 def _end_with(error: Exception, command: Command) -> NoReturn:
     """Print one line about ``error`` and exit; raise it again if the user wants tracebacks."""
-    text, status = message(error, schema.rules().keys), 2
+    text, status = message(error, schema.names()), 2
     if text is not None:
         command.leave_no_empty_folder()
     if command.wants_traceback:

@@ -29,7 +29,8 @@ def digits(
 
     Args:
         search_val, unseen: images held out of the 1,437 training images. They and the 360 test images do not
-            depend on ``seed``, so that runs of different seeds are comparable.
+            depend on ``seed``, so that runs of different seeds are comparable. The mean and the standard
+            deviation of all images are those of the images that are left, and so depend on both numbers.
         calibration: number of training images for calibration; ``seed`` chooses them.
 
     Raises:

@@ -131,7 +131,17 @@ class Splits:
     def held_out(self) -> int:
         """Number of the images that are kept out of training; views of one image count once."""
         unseen = len(self.unseen) if self.unseen is not None else 0
-        return len(self.search_val) // self.search_views + unseen
+        return self.search_images + unseen
+
+    @property
+    def search_images(self) -> int:
+        """Number of the images that ``search_val`` holds, or holds views of."""
+        return len(self.search_val) // self.search_views
+
+    @property
+    def takes_from_training(self) -> bool:
+        """Whether more held-out images are fewer for training, as far as the data set tells (``order``)."""
+        return self.order is None or len(self.order.rows) < self.order.total
 
 
 @dataclass(frozen=True, eq=False)

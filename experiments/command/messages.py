@@ -43,7 +43,7 @@ def message(error: Exception, keys: Iterable[str] = ()) -> str | None:
 
     Args:
         error: the error.
-        keys: the keys of the configuration; the nearest is suggested for a misspelt one.
+        keys: the keys of the configuration and its groups; the nearest is suggested for a misspelt one.
 
     Returns:
         The message, or None for any other error.
@@ -77,10 +77,16 @@ def _nearest(error: Exception, keys: Iterable[str]) -> str | None:
         return f"unknown {group} {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
     if (found := _UNKNOWN_KEY.search(str(error))) is not None:
         keys = set(keys)
-        near = did_you_mean(found[1], keys) or "; amc --cfg job lists the keys of a job"
+        near = _near_key(found[1], keys) or "; amc --cfg job lists the keys of a job"
         unknown = f"unknown key {found[1]!r} in the configuration{near}"
         return not_of_the_chosen(found[1], keys) or unknown
     return None
+
+
+def _near_key(key: str, keys: Collection[str]) -> str:
+    """Return the nearest key: of one without a dot those without, if any is near, such as ``agent``."""
+    alike = [known for known in keys if ("." in known) == ("." in key)]
+    return did_you_mean(key, alike) or did_you_mean(key, keys)
 
 
 def not_of_the_chosen(key: str, keys: Collection[str]) -> str | None:

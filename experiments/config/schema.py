@@ -157,6 +157,12 @@ def rules() -> Rules:
     )
 
 
+def names() -> set[str]:
+    """Return what a setting may begin with: the keys that hold values, and the groups of files."""
+    known = rules()
+    return {*known.keys, *known.groups}
+
+
 def register() -> None:
     """Register the schema with Hydra."""
     store = ConfigStore.instance()

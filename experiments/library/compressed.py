@@ -22,10 +22,11 @@ class Compressed:
     Attributes:
         model: the pruned network, a plain module in eval mode on the CPU, ready for training or export.
         strategy: the number of channels that every group keeps.
-        report: plain values: ``budget``; costs and scores of the ``dense`` network, of the ``candidate``
-            that the search scored, and of the ``pruned`` network; facts about the ``search`` and its
-            ``episodes``; ``left_whole``, the groups that keep all channels and the reason; for a latency
-            budget, ``latency``.
+        report: plain values: ``budget``, which a reward may not have ``enforced``, and the shares that were
+            ``reached``; costs and scores of the ``dense`` network, of the ``candidate`` that the search
+            scored, and of the ``pruned`` network; facts about the ``search`` and its ``episodes``;
+            ``left_whole``, the groups that keep all channels and the reason; for a latency budget,
+            ``latency``.
     """
 
     model: nn.Module

@@ -32,6 +32,7 @@ from amc.importance.global_ranking import global_scores
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models import ModelSpec
 from amc.models.registry import usable
+from amc.notes import note_once
 from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
@@ -276,6 +277,12 @@ class CompressionTask:
         check_agent(config, self._evaluator.builder.settings.order)
         check_search(config, self.reward)
         refuse_unseen(config, "a search in Python")
+        if not self.reward.enforces_budget:
+            limits = ", ".join(f"{kind}_ratio={ratio:g}" for kind, ratio in self._ratios.items())
+            note_once(
+                f"reward={self.reward.name!r} does not enforce the budget: the network may exceed {limits}; "
+                "report['reached'] has what it keeps"
+            )
         log: list[dict[str, Any]] = []
         arena = self._arena()
         with self._bar("search", "episode", episodes_of(config)) as bar:
@@ -348,6 +355,7 @@ class CompressionTask:
         if widths != searched:
             value = self.value(self.evaluate(widths))
         images = evaluator.images.float().cpu()
+        met = {tuple(line["widths"]) for line in log} or self._found  # an agent of the caller's has no log
         with without_tf32(), self._bar("refit", "operation", None) as bar:
             pruned = prune(
                 evaluator.builder,
@@ -359,12 +367,12 @@ class CompressionTask:
             )
         judged = evaluator.judge(widths, outputs(pruned.model, images, evaluator.batch_size))
         report: dict[str, Any] = {
-            "budget": self.budget.described(),
+            "budget": self._described(),
             "reached": self.budget.shares(widths) | ({"latency": latency["measured"]} if latency else {}),
             "dense": _facts(evaluator.dense),
             "candidate": {**_facts(evaluator.evaluate(widths)), "return": value},
             "pruned": _facts(judged) | {"refit": pruned.refit, "note": pruned.note},
-            "search": {**facts, "reward": self.reward.name, "evaluations": len(self._found)},
+            "search": {**facts, "reward": self.reward.name, "evaluations": len(met)},
             "episodes": log,
             "left_whole": [asdict(item) for item in self.graph.unprunable],
             **({"latency": latency} if latency else {}),
@@ -386,9 +394,12 @@ class CompressionTask:
             params_ratio=builder.params(widths) / builder.params(dense),
             seed=provenance.get("seed") or 0,
             model=spec.to_json(),
-            budget={**self.budget.described(), "fit": self.budget.fit},
+            budget={**self._described(), "fit": self.budget.fit},
             provenance=provenance,
         )
+
+    def _described(self) -> dict[str, Any]:
+        return {**self.budget.described(), "enforced": self.budget.enforced}
 
     def _dense_value(self) -> float:
         if self._score is None:

@@ -139,6 +139,11 @@ def warnings(report: Json) -> Iterator[str]:
     """Yield what a reader should know before the network is used."""
     if (warned := chosen_on_test(report)) is not None:
         yield warned
+    for limit in filter(is_missed, report.get("limits", ())):
+        yield (
+            f"The limit on the {limit['kind']} is missed: {limit['reached']:.4%} of the dense network's, "
+            f"{limit['ratio']:.4%} are allowed."
+        )
     found = dict(networks(report))
     images = report["dense"].get("images")
     pruned, tuned = (found.get(name, {}).get("top1") for name in ("Pruned", "Fine-tuned"))
@@ -155,6 +160,11 @@ def warnings(report: Json) -> Iterator[str]:
         yield report["proxies"]["verdict"]
     for name, reason in (report.get("export") or {}).get("left_out", {}).items():
         yield f"No {name} file: {reason}"
+
+
+def is_missed(limit: Json) -> bool:
+    """Whether a limit of the budget, with its ``ratio`` and the share that was ``reached``, is exceeded."""
+    return bool(limit["reached"] > limit["ratio"])
 
 
 def chosen_on_test(report: Json) -> str | None:
@@ -192,7 +202,10 @@ def point_command(report: Json, point: Json) -> str:
     """Return the command that makes a network of the Pareto front, in a folder of its own."""
     folder, name = str(report["folder"]), str(point["strategy"])
     own = name.rpartition("/")[2].removesuffix(".json")
-    replaced = ("run_dir=", "stages=", "strategy=", "model.checkpoint=", "model.start=", "budget", "-m")
+    replaced = (
+        *("run_dir=", "stages=", "strategy=", "model.checkpoint=", "model.start=", "budget", "-m"),
+        "finetune.until=",  # a given dense network may have been trained on the images that would judge
+    )
     kept = [word for word in _words(report) if not word.startswith(replaced)]
     kind = own.partition("_")[0]
     ratio = math.ceil(1e4 * point[f"{kind}_ratio"]) / 1e4 if f"{kind}_ratio" in point else 1.0
@@ -251,6 +264,8 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
     """Return what to do next, the most useful first, by rule."""
     folder = str(report.get("folder", "RUN"))
     again = shlex.join(["amc", f"run_dir={folder}"])
+    # a search beside a strategy of a file that the folder remembers is refused
+    own = " strategy=null" if any(word.startswith("strategy=") for word in _words(report)) else ""
     search, found = report.get("search") or {}, []
     counted = [own for own in episodes if own.get("phase") != "relaxed"]
     if "proxies" in report and not report["proxies"].get("trusted", True):
@@ -261,7 +276,7 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
         at = max(range(len(counted)), key=lambda place: (counted[place]["return"], -place))
         if len(counted) - 1 - at < len(counted) / 5:
             found.append(
-                f"The search was still improving: {again} agent.episodes={2 * len(counted)} "
+                f"The search was still improving: {again}{own} agent.episodes={2 * len(counted)} "
                 "stages=[search,prune,finetune,export,report] does not evaluate known networks again."
             )
     pruned, tuned = (report.get(name, {}).get("top1") for name in ("pruned", "finetuned"))
@@ -273,7 +288,7 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
             f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]"
         )
     if pruned is None:
-        found.append(f"Prune it first: {again} stages=[search,prune,finetune,quantize,export,report]")
+        found.append(f"Prune it first: {again}{own} stages=[search,prune,finetune,quantize,export,report]")
     if "macs_ratio" in report and tuned is not None and report["dense"]["top1"] - tuned < 0.3:
         found.append(
             f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.report.answers import interval_of_speedup, kib, networks, smaller
+from experiments.report.answers import interval_of_speedup, is_missed, kib, networks, smaller
 from experiments.report.text import MISSING, decimals, duration, number
 
 Json = Mapping[str, Any]
@@ -121,7 +121,11 @@ def latency_budget(report: Json) -> Table:
 def limits(report: Json) -> Table:
     """Return the budget's limits with what was reached."""
     rows = [
-        [limit["kind"], f"{limit['ratio']:.2%}", f"{limit['reached']:.2%}"]
+        [
+            limit["kind"],
+            f"{limit['ratio']:.2%}",
+            f"{limit['reached']:.4%}, missed" if is_missed(limit) else f"{limit['reached']:.2%}",
+        ]
         for limit in report.get("limits", ())
     ]
     return [["Share of the dense network's", "Limit", "Reached"], *rows] if rows else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,11 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
     the strategy again, without a search. ``warn`` gets a line if the new result has found another network.
 
     Raises:
-        AmcError: results of one table and seed are of different dense networks.
+        AmcError: results of one table are of different data sets, or those of one seed of different dense
+            networks.
     """
     records, results = list(records), list(results)
+    _check_data(chain(records, results))
     _check_dense(chain(records, results))
     found = {_key(record): record for record in records}
     for result in results:
@@ -87,6 +89,38 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
             )
         found[_key(result)] = result
     return [found[key] for key in sorted(found)]
+
+
+def _check_data(results: Iterable[Result]) -> None:
+    """Refuse a table with results on several data sets: the name, such as ``imagefolder``, may be the same.
+
+    Raises:
+        AmcError: two have another number of test images, of classes, or another size of images.
+    """
+    known: dict[tuple[str, str], tuple[str, Result]] = {}
+    for result in results:
+        for what, value in _about_data(result):
+            before, first = known.setdefault((result.slug, what), (value, result))
+            if value != before:
+                raise AmcError(
+                    f"{result.place} has {what.format(value)}, {first.place} {before}: expected the same in "
+                    f"one table ({result.slug}); probably another data set: use another --out, or remove the "
+                    "record"
+                )
+
+
+def _about_data(result: Result) -> Iterator[tuple[str, str]]:
+    """Yield what tells a result's data set from another, as far as it is known."""
+    images = (result.facts.get("evaluate", {}).get("dense") or {}).get("images")
+    model = result.strategy.model
+    shape = model.get("input_shape")
+    size = "x".join(map(str, shape)) if shape is not None else None
+    found = (
+        ("{} test images", images),
+        ("{} classes", model.get("num_classes")),
+        ("images of {}", size),
+    )
+    yield from ((what, str(value)) for what, value in found if value is not None)
 
 
 def _check_dense(results: Iterable[Result]) -> None:

@@ -152,18 +152,29 @@ def _check_pretrained(run: Run) -> None:
 
 
 def _check_held_out(run: Run) -> None:
-    """Refuse to judge on images that the dense network was trained on."""
-    config, folder = run.config, run.problem.folder
-    trains = searches_apart(config) or "train" in config.stages or run.problem.comes_trained
-    if not judges_on_unseen(config) or trains:
+    """Refuse to judge on unseen images that the dense network was trained on; of search images only tell."""
+    config, problem = run.config, run.problem
+    trains = searches_apart(config) or "train" in config.stages or problem.comes_trained
+    if judges_on_unseen(config) and not trains:
+        needed, kept = problem.splits.held_out, problem.held_out_then
+        if kept is not None and kept < needed:
+            raise SettingError(
+                f"data.search_val and data.unseen are {needed} images, but the network of {problem.folder} "
+                f"was trained with {kept} held out, so it has seen some; lower data.unseen, or train again"
+            )
+    if (count := problem.search_images_trained_on) == 0:
         return
-    needed = run.problem.splits.held_out
-    kept = (folder.recorded("train") or {}).get("held_out")
-    if kept is not None and kept < needed:
+    told = (
+        f"{count} of the {problem.splits.search_images} search_val images were trained on by the network of "
+        f"{problem.folder}"
+    )
+    if FINETUNING & set(config.stages) and config.finetune.until is not None and config.data.unseen == 0:
         raise SettingError(
-            f"data.search_val and data.unseen are {needed} images, but the network of {folder} was trained "
-            f"with {kept} held out, so it has seen some; lower data.unseen, or train again"
+            f"finetune.until={config.finetune.until:g} is judged on search_val images, and {told}; write "
+            "finetune.until=null, or train again"
         )
+    if problem.splits.pictures is None:  # of these the next check tells
+        print(f"data: {told}, with {problem.held_out_then} held out; lower data.search_val, or train again")
 
 
 def _check_pictures(run: Run) -> None:

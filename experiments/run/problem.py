@@ -26,7 +26,7 @@ from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
-from amc.errors import AmcError, NotPrunableError, SettingError, UnavailableError
+from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
 from amc.latency import Backend, RemoteBackend
@@ -50,8 +50,8 @@ from amc.scoring.run import outputs, usable_device
 from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
-from experiments.run.folder import RunFolder
-from experiments.run.values import comes_trained, validates_honestly
+from experiments.run.folder import PICTURES, RunFolder
+from experiments.run.values import comes_trained, searches_apart, validates_honestly
 
 _ABOUT = "model"
 """Key of the metadata of ``dense.safetensors``: which model the weights are of."""
@@ -248,7 +248,35 @@ class Problem:
     @property
     def validates_honestly(self) -> bool:
         """Whether the dense network cannot have been trained on the held-out images."""
-        return validates_honestly(self.config)
+        return validates_honestly(self.config) and self.original.search_images_trained_on == 0
+
+    @cached_property
+    def search_images_trained_on(self) -> int:
+        """Number of search images that an earlier call has trained the folder's dense network on.
+
+        It is 0 where nothing is known. Of pictures every one is known, of other images how many were held
+        out: the first ones, whatever their number (``amc.data.picking``).
+        """
+        splits = self.splits
+        if "train" in self.config.stages or self.comes_trained:
+            return 0
+        if splits.pictures is not None and self.folder.trained_on.exists():
+            trained = load_state_dict(self.folder.trained_on).get(PICTURES)
+            return 0 if trained is None else splits.pictures.among("search_val", trained)
+        if searches_apart(self.config) or not splits.takes_from_training:
+            return 0
+        kept = self.held_out_then
+        return 0 if kept is None else max(0, splits.search_images - kept)
+
+    @property
+    def held_out_then(self) -> int | None:
+        """Number of images that were held out when the folder's dense network was trained, if known."""
+        try:
+            facts = self.folder.recorded("train") or {}
+        except FileError:  # which is told when the record is shown
+            return None
+        kept: int | None = facts.get("held_out")
+        return kept
 
     def fresh_model(self) -> nn.Module:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""

@@ -14,6 +14,7 @@ from amc.budget.weighing import greedy_widths
 from amc.budget.widths import WidthSpace
 from amc.errors import AmcError
 from amc.result import Evaluation
+from experiments.run.values import LEAST_NETWORKS
 from experiments.statistics import Interval, bootstrap_correlation
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Widths = tuple[int, ...]
 TRUTH = ("accuracy", "agreement", "likeness")
 """The scores on the other images that are to be predicted."""
 DRAWS = 100_000
-"""Number of draws after which ``around`` gives up."""
+"""Number of draws after which ``around`` ends."""
 
 
 def scores_of(evaluation: Evaluation) -> dict[str, float]:
@@ -43,6 +44,7 @@ def similar_networks(run: Run, count: int, spread: float) -> list[Widths]:
     """Draw networks at the run's budget around its greedy allocation; the seed is the run's.
 
     Without error curves they are drawn around the run's strategy, or the uniform allocation if it has none.
+    Of a small space there may be fewer than ``count``; a line says so.
 
     Args:
         run: the run.
@@ -50,9 +52,16 @@ def similar_networks(run: Run, count: int, spread: float) -> list[Widths]:
         spread: standard deviation of a preserve ratio's logarithm.
 
     Raises:
-        AmcError: there are too few different networks, or the strategy is of another network.
+        AmcError: there are fewer than ``LEAST_NETWORKS``, or the strategy is of another network.
     """
-    return list(islice(around(_centre(run), run.space, run.budget, spread, run.config.seed), count))
+    found = list(islice(around(_centre(run), run.space, run.budget, spread, run.config.seed), count))
+    if len(found) < count:
+        told = f"only {len(found)} different networks of this budget were found, and {count} are asked for"
+        more = "a larger proxies.spread, or a smaller budget.round_to, gives more"
+        if len(found) < LEAST_NETWORKS:
+            raise AmcError(f"proxies: {told} (proxies.networks); expected at least {LEAST_NETWORKS}: {more}")
+        print(f"proxies: {told} (proxies.networks); {more}")
+    return found
 
 
 def _centre(run: Run) -> Widths:
@@ -66,15 +75,14 @@ def _centre(run: Run) -> Widths:
 def around(widths: Widths, space: WidthSpace, budget: Budget, spread: float, seed: int) -> Iterator[Widths]:
     """Yield different networks at the budget, with preserve ratios log-normal around those of ``widths``.
 
+    It ends after ``DRAWS`` draws.
+
     Args:
         widths: channels of every group.
         space: the widths that groups may take.
         budget: networks are scaled to it.
         spread: standard deviation of a preserve ratio's logarithm.
         seed: seed of the draws.
-
-    Raises:
-        AmcError: ``DRAWS`` draws gave too few different networks.
     """
     random, seen = np.random.default_rng(seed), set()
     ratios = np.asarray(widths) / np.asarray(space.dense)
@@ -85,7 +93,6 @@ def around(widths: Widths, space: WidthSpace, budget: Budget, spread: float, see
         if drawn not in seen:
             seen.add(drawn)
             yield drawn
-    raise AmcError(f"only {len(seen)} different networks were found; use fewer, or a larger spread")
 
 
 def correlations(

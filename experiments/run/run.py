@@ -135,8 +135,14 @@ class Run:
         self.__dict__.pop("budget", None)  # its limit on the latency has the former one
 
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
-        """Return the kept share of each limited cost; of the latency as stage ``verify`` measured it."""
+        """Return the kept share of each limited cost at widths, those of the strategy.
+
+        Of the latency as stage ``verify`` measured it, of the bytes as stage ``quantize`` made them.
+        """
         shares = self.budget.shares(widths)
+        made = (self.recorded("quantize") or {}).get("size_ratio")
+        if "size" in shares and made is not None:
+            shares["size"] = made  # which later settings do not change
         if (measured := self.measured_latency(widths)) is not None:
             shares["latency"] = measured
         return shares
@@ -150,7 +156,7 @@ class Run:
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
         on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
-        if verify.get("widths") != list(widths) or on != setup:
+        if verify.get("widths") != list(widths) or on != setup or not self._fits(verify):
             return None
         measured: float = verify["measured_ratio"]
         return measured
@@ -269,12 +275,13 @@ class Run:
         self.folder.require(weights, "prune")
         if not self.has_pruned:
             raise FileError(
-                f"{weights} was cut from another dense network, or at other widths: run stages=[prune] again"
+                f"{weights} was cut from another dense network, at other widths, or for images of another "
+                "size: run stages=[prune] again"
             )
 
     @property
     def has_pruned(self) -> bool:
-        """Whether there is a pruned network of this run's dense network and strategy."""
+        """Whether there is a pruned network of this run's dense network, strategy and size of images."""
         if not self.folder.pruned.exists():
             return False
         return self.recorded("prune") is not None or not self.folder.record_of("prune").exists()
@@ -300,8 +307,8 @@ class Run:
     def recorded(self, stage: str) -> dict[str, Any] | None:
         """Return the facts that a stage found about this run's dense network and strategy, or None.
 
-        A damaged record is set aside. A line is printed about one that is of another dense network or
-        strategy: what was made of something else is not shown beside this run's results.
+        A damaged record is set aside. A line is printed about one that is of another dense network, strategy
+        or size of images: what was made of something else is not shown beside this run's results.
 
         Raises:
             FileError: a damaged record cannot be set aside.
@@ -314,13 +321,13 @@ class Run:
         if facts is None or self._fits(facts):
             return facts
         note_once(
-            f"{self.folder.record_of(stage)} is left out: it is about another dense network or strategy; run "
-            f"stages=[{stage}] again"
+            f"{self.folder.record_of(stage)} is left out: it is about another dense network, strategy or "
+            f"size of images; run stages=[{stage}] again"
         )
         return None
 
     def is_outdated(self, stage: str) -> bool:
-        """Whether a stage has a record that is about another dense network or strategy than this run's."""
+        """Whether a stage has a record that is about another dense network, strategy or size of images."""
         try:
             facts = self.folder.recorded(stage)
         except FileError:  # which is told when the record is read
@@ -346,8 +353,8 @@ class Run:
         log = self.folder.require(self.folder.search, "search")
         if not self._has_episodes():
             raise FileError(
-                f"{log} is of another dense network; expected a search of this run's: run stages=[search] "
-                "again"
+                f"{log} is of another dense network or size of images; expected a search of this run's: run "
+                "stages=[search] again"
             )
         return read_episodes(log)
 
@@ -363,21 +370,34 @@ class Run:
         return bool(found == self.problem.fingerprint)
 
     def _fits(self, facts: dict[str, Any]) -> bool:
-        """Whether a record is about this run's dense network and strategy; records of old have no digests."""
+        """Whether a record is about this run's dense network, strategy and size of images.
+
+        Records of earlier versions do not say all of it, and are taken.
+        """
         made_of = facts.get(MADE_OF)
         if not isinstance(made_of, dict):
             return True
         dense, strategy = made_of.get("dense"), made_of.get("strategy")
         if strategy is not None and strategy != self.folder.strategy_digest():
             return False
+        if made_of.get("input", self._input) != self._input:
+            return False
         return dense is None or not self.problem.has_dense or dense == self.problem.dense_digest
 
+    @property
+    def _input(self) -> str:
+        """Channels, height and width of the images."""
+        return "x".join(map(str, self.problem.splits.input_shape))
+
     def _made_of(self, stage: str) -> dict[str, str | None]:
-        """Return the digests of what the facts of a stage are about."""
+        """Return what the facts of a stage are about: digests, and the size of the images.
+
+        Weights have no size of images, so that ``train`` has none either.
+        """
+        found: dict[str, str | None] = {} if stage == "train" else {"input": self._input}
         if stage == "export":  # which does not load the dense network
             known = (self.folder.recorded("prune") or {}).get(MADE_OF)
-            return known if isinstance(known, dict) else {}
-        found: dict[str, str | None] = {}
+            return {**known, **found} if isinstance(known, dict) else found
         if stage in ("train", *stages.WITH_DENSE):
             found["dense"] = self.problem.dense_digest
         if stage in ("prune", *MADE_OF_PRUNED):

@@ -14,7 +14,7 @@ from amc.notes import note_once
 from amc.strategy import Strategy
 from experiments.config.stages import STAGES
 from experiments.report import write_html
-from experiments.report.answers import chosen_on_test, smaller
+from experiments.report.answers import chosen_on_test, is_missed, smaller
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.folder import MADE_OF
 from experiments.run.fronts import sized, strategy_at, write_fronts
@@ -50,12 +50,15 @@ def run(run: Run) -> dict[str, Any]:
     from experiments.stages.pipeline import run_stage
 
     strategy = _strategy(run)
-    report = assemble(run, run_stage(run, "evaluate"), strategy)
+    evaluated, episodes = run_stage(run, "evaluate"), run.episodes()
+    if not _is_found(run, strategy, episodes):
+        episodes = []
+    report = assemble(run, evaluated, strategy, episodes)
     atomic_write_json(run.folder.report.with_suffix(".json"), report)
-    episodes = sized(run, run.episodes())
-    fronts = write_fronts(run.folder.path, episodes, partial(strategy_at, run)) if episodes else {}
+    points = sized(run, episodes)
+    fronts = write_fronts(run.folder.path, points, partial(strategy_at, run)) if points else {}
     about = strategy.to_json() if strategy is not None else {}
-    write_html(run.folder.report.with_suffix(".html"), report, episodes, about, fronts)
+    write_html(run.folder.report.with_suffix(".html"), report, points, about, fronts)
     print(table(report))
     if (warned := chosen_on_test(report)) is not None:
         print(f"report: {warned}")
@@ -79,18 +82,40 @@ def _strategy(run: Run) -> Strategy | None:
     return strategy
 
 
-def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> dict[str, Any]:
+def _is_found(run: Run, strategy: Strategy | None, episodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the strategy's network, or that which ``verify`` has repaired, is one of the search's episodes.
+
+    One from a file may be of another search; a line is printed then. Episodes of other groups than those of
+    the run are refused later, where they are drawn.
+    """
+    if strategy is None or not episodes:
+        return True
+    own = strategy.provenance.get("repaired_from", list(run.widths_of(strategy)))
+    if any(episode["widths"] == own or len(episode["widths"]) != len(own) for episode in episodes):
+        return True
+    note_once(f"{run.folder.search} is left out: it is about another strategy")
+    return False
+
+
+def assemble(
+    run: Run,
+    evaluated: dict[str, Any],
+    strategy: Strategy | None,
+    episodes: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """Return the facts of all stages as one report.
 
     Args:
         run: the run.
         evaluated: the facts of stage ``evaluate``.
         strategy: the strategy of the run; None if nothing was pruned.
+        episodes: of the search that has found the strategy; none if it came from elsewhere.
     """
     report: dict[str, Any] = {
         "model": run.problem.spec.name,
         "data": run.problem.splits.name,
         "seed": run.config.seed,
+        "agent": strategy.provenance.get("agent") if strategy is not None else None,
         MADE_OF: (run.folder.recorded("evaluate") or {}).get(MADE_OF, {}),
         **_chosen_on_test(run),
         **_shares(run, strategy),
@@ -110,10 +135,12 @@ def assemble(run: Run, evaluated: dict[str, Any], strategy: Strategy | None) -> 
             report["quantized"].setdefault("latency_ms", {})[name] = other["pruned"]["median_ms"]
     report["speedup"] = speedup
     for stage in _STAGES:
+        if stage == "search" and not episodes:
+            continue
         if (facts := run.recorded(stage)) is not None and _is_about(run, strategy, stage, facts):
             report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
     layers = _layers(run, strategy) if strategy is not None else {}
-    report |= _about(run) | layers | {"references": _references(run)}
+    report |= _about(run, episodes) | layers | {"references": _references(run, episodes)}
     report["latency"] = timed
     report["provenance"] = run.provenance()
     return report
@@ -165,12 +192,12 @@ def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
     return [{**runtime, "comparison": runtime.get("others", {}).get("quantized")} for runtime in found]
 
 
-def _about(run: Run) -> dict[str, Any]:
+def _about(run: Run, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return where the run lies, when its network was found, and how long each stage took.
 
     ``resumed`` has the stages that took longer, as an earlier command has worked on them too.
     """
-    places = [run.folder.search] if run.recorded("search") is not None else []
+    places = [run.folder.search] if episodes and run.recorded("search") is not None else []
     places.append(run.folder.strategy)
     found = next((each for each in places if each.exists()), run.folder.record_of("quantize"))
     records = {name: run.recorded(name) or {} for name in STAGES if name != "report"}
@@ -209,12 +236,12 @@ def _saved(macs: BilinearCost, widths: Sequence[int], place: int) -> int:
     return macs(widths) - macs(without)
 
 
-def _references(run: Run) -> dict[str, float]:
+def _references(run: Run, episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the returns, in the search, of the dense network and of allocations that need no search.
 
     Those of allocations are known where the search met them.
     """
-    found, episodes = run.recorded("search") or {}, run.episodes()
+    found = run.recorded("search") or {}
     if found.get("reward") != run.reward.name or not episodes:
         return {}
     named = {"greedy": found.get("greedy_widths")}
@@ -229,8 +256,6 @@ def _references(run: Run) -> dict[str, float]:
 def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:
     """Return every limit of the budget with what the strategy reached, as shares of the dense cost."""
     reached = run.reached(run.widths_of(strategy))
-    if (size := (run.recorded("quantize") or {}).get("size_ratio")) is not None:
-        reached["size"] = size  # as it was made, which later settings do not change
     return [
         {"kind": limit.kind, "ratio": limit.ratio, "reached": reached[limit.kind]}
         for limit in run.budget.limits
@@ -238,7 +263,7 @@ def _limits(run: Run, strategy: Strategy) -> list[dict[str, Any]]:
 
 
 def _reached(limit: dict[str, Any]) -> str:
-    missed = ", missed" if limit["reached"] > limit["ratio"] else ""
+    missed = ", missed" if is_missed(limit) else ""
     return f"{limit['kind']} {limit['reached']:.4f} (limit {limit['ratio']:g}{missed})"
 
 

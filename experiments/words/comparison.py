@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amc.errors import FileError, SettingError
+from amc.loading import STRATEGY
 from amc.reading import read_json
 from experiments.command.remembered import run_dir
 from experiments.report.answers import change, networks
@@ -21,6 +23,8 @@ from experiments.run.folder import MADE_OF, RunFolder
 Json = Mapping[str, Any]
 
 _NETWORK = {"top1": (float, None), "macs": float, "params": float}
+_TOLD = 6
+"""Folders that are named in place of one that holds several runs."""
 _SHAPE = {
     "dense": _NETWORK,
     **dict.fromkeys(("pruned?", "finetuned?", "quantized?"), _NETWORK),
@@ -28,6 +32,7 @@ _SHAPE = {
     "params_ratio": float,
     "speedup": {...: float},
     "latency?": [{"backend": str, "others?": {...: {"speedup": float}}}],
+    "agent?": (str, None),
     "search?": {"agent?": str, "episodes?": int},
     "stage_seconds?": {...: float},
     "resumed?": [str],
@@ -80,7 +85,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def _report(run: Path) -> Json:
     path = RunFolder(run).report.with_suffix(".json")
     if not path.exists():
-        raise FileError(f"{run} has no {path.name}: run amc {run_dir(run)} stages=[report]")
+        raise FileError(_without_report(run, path.name))
     again = f"run amc {run_dir(run)} stages=[report] again"
     found: Json = read_json(path, _SHAPE, again)
     if "pruned" not in found and "quantized" not in found:
@@ -88,6 +93,21 @@ def _report(run: Path) -> Json:
     if not _is_current(RunFolder(run), found):
         raise FileError(f"{path} is about a network that {run} no longer has; {again}")
     return found
+
+
+def _without_report(run: Path, name: str) -> str:
+    """Return what to do about a run without a report; one of several budgets has one for each of them."""
+    if not run.is_dir():
+        return f"{run}: there is no such folder; expected the folder of a finished run"
+    folder = RunFolder(run)
+    if folder.strategy.exists() and not folder.budgets.with_suffix(".json").exists():
+        parts = []  # folders within are steps of a schedule
+    else:
+        parts = sorted({str(place.parent) for word in (name, STRATEGY) for place in run.glob(f"*/{word}")})
+    if not parts:
+        return f"{run} has no {name}: run amc {run_dir(run)} stages=[report]"
+    more = f" and {len(parts) - _TOLD} more" if len(parts) > _TOLD else ""
+    return f"{run} holds several runs: expected some of them, {shlex.join(parts[:_TOLD])}{more}"
 
 
 def _is_current(folder: RunFolder, report: Json) -> bool:
@@ -121,7 +141,7 @@ def table(reports: Mapping[str, Json]) -> list[list[str]]:
         rows.append(
             [
                 name,
-                str(own.get("search", {}).get("agent", MISSING)),
+                str(own.get("agent") or own.get("search", {}).get("agent", MISSING)),
                 f"{own['macs_ratio']:.1%}",
                 f"{own['params_ratio']:.1%}",
                 decimals(own["dense"]["top1"], missing=MISSING),

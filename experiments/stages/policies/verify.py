@@ -72,6 +72,6 @@ def _errors(run: Run) -> Errors:
 
 
 def _repaired(run: Run, strategy: Strategy, widths: tuple[int, ...]) -> Strategy:
-    """Return the repaired strategy; its provenance holds the widths before the repair."""
-    facts = {**strategy.provenance, "repaired_from": list(run.widths_of(strategy))}
+    """Return the repaired strategy; its provenance holds the widths before the first repair."""
+    facts = {"repaired_from": list(run.widths_of(strategy)), **strategy.provenance}
     return replace(run.make_strategy(widths, **facts), seed=strategy.seed)

@@ -13,6 +13,7 @@ from amc.latency import BACKENDS
 from amc.strategy import Strategy
 from experiments.config.budgets import asked_budgets, check_given, own_overrides, single_budget, told
 from experiments.config.schema import BudgetConfig
+from experiments.job import table
 from experiments.run.room import room_left
 from tests.amc.budget.test_limits import make_space
 from tests.experiments.helpers import TINY, amc, composed, done, read_json, read_lines, refused, workspace
@@ -123,6 +124,18 @@ def test_strategy_and_reports_show_every_limit_and_what_was_reached(finished: tu
     html = (cwd / "run/report.html").read_text()
     for share in ("50.00%", f"{reached['macs']:.2%}", "40.00%", f"{reached['params']:.2%}"):
         assert f">{share}<" in html
+
+
+def test_the_table_of_budgets_has_a_limit_on_the_bytes_and_says_that_it_is_missed() -> None:
+    cost = {"macs": 1e6, "params": 1e5}
+    rows = [
+        {**cost, "folder": name, "kind": kind, "ratio": 0.5, "reached": {kind: reached}, "speedup": {}}
+        for name, kind, reached in (("size_1", "size", 0.5), ("size_2", "size", 0.6), ("macs_1", "macs", 0.5))
+    ]
+    head, _, *told = table({"dense": {**cost, "search": {}}, "budgets": rows})
+    place = head.index("size")
+    assert [row[place] for row in told] == ["0.5000", "0.6000, missed", ""]
+    assert "macs" not in head
 
 
 def test_a_strategy_under_one_limit_has_no_further_field(tmp_path: Path) -> None:

@@ -153,6 +153,27 @@ def test_the_callers_network_and_random_numbers_are_left_alone() -> None:
     assert all(module.training for module in model.modules())
 
 
+def test_a_reward_that_enforces_no_budget_says_so_in_a_line_and_in_the_report(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"macs_ratio": 0.5, "agent": "random", "episodes": 4, "progress": False}
+    for reward in ("accuracy", "accuracy_macs"):
+        note_once.cache_clear()
+        caplog.clear()
+        result = amc.compress(network(), images(32), (images(), LABELS), reward=reward, **settings)
+        enforced = reward == "accuracy"
+        assert result.report["budget"]["enforced"] == result.strategy.budget["enforced"] == enforced
+        assert ("does not enforce the budget" in caplog.text) == (not enforced)
+        assert ("may exceed macs_ratio=0.5" in caplog.text) == (not enforced)
+
+
+def test_the_networks_that_a_search_has_evaluated_are_its_own() -> None:
+    task = amc.CompressionTask(network(), images(32), images(), macs_ratio=0.5, progress=False)
+    for seed in (0, 1):
+        report = task.search("random", episodes=5, seed=seed).report
+        assert report["search"]["evaluations"] == len({tuple(line["widths"]) for line in report["episodes"]})
+
+
 @torch.no_grad()
 def test_a_search_trains_its_agent_where_gradients_are_off() -> None:
     settings = {"agent": "ddpg", "episodes": 7, "progress": False}

@@ -145,11 +145,19 @@ def test_a_worse_network_and_few_images_are_warned_of(tmp_path):
     report = full_report()
     report["dense"]["images"] = 500
     report["search_images_in_test"] = 40
+    report["limits"] = [
+        {"kind": "macs", "ratio": 0.5, "reached": 0.5},
+        {"kind": "size", "ratio": 0.125, "reached": 0.125004},
+    ]
     report["finetuned"] |= {"top1": 60.0, "lost": 170, "gained": 5}
     write_html(tmp_path / "report.html", report, full_episodes(), full_strategy())
     page = Page((tmp_path / "report.html").read_text())
     assert "Fine-tuning has made it worse on the test images, 61.00% → 60.00%" in page.text
     assert "40 of the search images are test images" in page.text
+    missed = "The limit on the size is missed: 12.5004% of the dense network's, 12.5000% are allowed."
+    assert page.text.count("is missed") == 1
+    assert missed in page.text
+    assert "12.5004%, missed" in page.text
     assert "There are 500 test images: one of them is 0.20 points." in page.text
     assert re.search(r"-33\.00 \[-37\.\d\d, -28\.\d\d\] points", page.text)
 
@@ -186,6 +194,19 @@ def test_the_network_that_fits_a_front_point_has_a_command():
     assert command.startswith("amc 'run_dir=my runs/a_macs_01' 'strategy=my runs/a/pareto/macs_01.json'")
     assert "data=fake budget=macs budget.macs_ratio=0.4211" in command
     assert "0.3" not in command
+    report["provenance"]["command"] += " finetune.until=0.9 finetune.epochs=3"
+    command = point_command(report, {"strategy": "pareto/macs_01.json", "macs_ratio": 0.42101})
+    assert "finetune.epochs=3" in command
+    assert "until" not in command  # which is refused beside model.checkpoint
+
+
+def test_a_search_that_is_advised_takes_a_remembered_strategy_back():
+    report = {
+        "folder": "a",
+        "provenance": {"command": "amc run_dir=a strategy=/b/macs_00.json stages=[prune,report]"},
+        "dense": {"top1": 90.0},
+    }
+    assert any("amc run_dir=a strategy=null stages=[search" in step for step in next_steps(report, []))
 
 
 def test_commands_hold_in_folders_of_any_name():

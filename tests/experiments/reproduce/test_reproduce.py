@@ -482,6 +482,25 @@ def test_results_of_two_dense_networks_share_no_table_where_one_was_given(runs):
     assert merged([given], [seven], pytest.fail) == [given, seven]
 
 
+def test_results_of_two_data_sets_of_one_name_share_no_table(runs):
+    one, other = (own for own in read_results([runs]) if own.agent == "random")
+    networks, model = other.facts["evaluate"], other.strategy.model
+    fewer = {**networks, "dense": {**networks["dense"], "images": 30}}
+    shapes = {"num_classes": 5}, {"input_shape": [3, 16, 16]}
+    apart = [
+        (replace(other, facts={**other.facts, "evaluate": fewer}), "has 30 test images, .* 32: expected"),
+        *(
+            (replace(other, strategy=replace(other.strategy, model={**model, **own})), message)
+            for own, message in zip(shapes, ("has 5 classes, .* 4", "has images of 3x16x16"), strict=True)
+        ),
+    ]
+    for result, message in apart:
+        with pytest.raises(AmcError, match=message) as error:
+            merged([one], [result], pytest.fail)
+        assert SLUG in str(error.value)
+    assert len(merged([one], [other], pytest.fail)) == 2
+
+
 def test_a_damaged_record_is_one_line(runs, tmp_path, capsys, monkeypatch, quick_figures):
     arguments = [str(runs), "--against", "random", "--out", str(tmp_path / "R.md")]
     monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])

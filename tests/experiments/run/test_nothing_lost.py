@@ -114,12 +114,16 @@ def test_a_report_is_about_the_network_that_was_pruned(cwd: Path) -> None:
     chosen = {"candidates": [candidate], "chosen": 0, "images": "search_val", "epochs": 0}
     RunFolder(cwd / "run").record("choose", chosen)
     done("run_dir=run", "stages=[report]", cwd=cwd)
-    assert {"choose", "verify"} <= set(read_json(cwd / "run/report.json"))
+    assert {"choose", "verify", "search"} <= set(read_json(cwd / "run/report.json"))
+    full["provenance"]["agent"] = "evolution"
+    (cwd / "full.json").write_text(json.dumps(full))
     command = ("run_dir=run", "strategy=full.json", "budget.macs_ratio=1", "stages=[prune,report]")
     out = done(*command, cwd=cwd).out
     report = read_json(cwd / "run/report.json")
-    assert {"choose", "verify"}.isdisjoint(report)
-    assert out.count("is left out: it is about another strategy") == 2
+    assert {"choose", "verify", "search"}.isdisjoint(report)
+    assert (report["agent"], report["references"]) == ("evolution", {})
+    assert "best so far" not in (cwd / "run/report.html").read_text()
+    assert out.count("is left out: it is about another strategy") == 3
     own = read_json(cwd / "run/strategy.json")
     assert (
         (report["macs_ratio"], report["params_ratio"]) == (own["macs_ratio"], own["params_ratio"]) == (1, 1)
@@ -178,6 +182,21 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
         refused(outcome, "another dense network", "stages=[prune]")
     done("run_dir=run", "stages=[prune,evaluate]", cwd=cwd)
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
+
+
+def test_results_of_images_of_another_size_are_not_shown(cwd: Path) -> None:
+    done("run_dir=run", "stages=[export,benchmark,report]", cwd=cwd)
+    whole = {"search", "finetune", "export", "finetuned"}
+    assert whole < set(read_json(cwd / "run/report.json"))
+    larger = ("run_dir=run", "data.image_size=12")
+    for stages in ("report", "export", "benchmark"):
+        message = refused(amc(*larger, f"stages=[{stages}]", cwd=cwd), "images of another size")
+        assert "stages=[prune]" in message
+    out = done(*larger, "stages=[prune,report]", cwd=cwd).out
+    assert "search.json is left out: it is about another dense network, strategy or size of images" in out
+    report = read_json(cwd / "run/report.json")
+    assert whole.isdisjoint(report)
+    assert (report["latency"], report["speedup"]) == ([], {})
 
 
 @pytest.mark.parametrize("stages", ["train,prune,report", "schedule,report"])

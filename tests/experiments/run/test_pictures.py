@@ -1,4 +1,4 @@
-"""Pictures that the dense network was trained on are not judged on in a later call."""
+"""Images that the dense network was trained on are not judged on in a later call, or that is told."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from experiments.run.values import validates_honestly
-from tests.experiments.helpers import amc, composed, done, refused, workspace
+from tests.experiments.helpers import TINY, amc, composed, done, refused, workspace
 
 JOB = (
     *("data=imagefolder", "data.root=photos", "data.image_size=8", "data.batch_size=4", "data.workers=0"),
@@ -14,6 +14,10 @@ JOB = (
     *("run_dir=run", "agent=greedy"),
 )
 SPLIT = "data.split=0.25"
+DIGITS = (
+    *("data=digits", "data.image_size=8", "data.calibration=16", "model=mynet.make", "train.epochs=1"),
+    *("finetune.epochs=1", "run_dir=run", "agent=greedy"),
+)
 
 
 def save(path, shade):
@@ -43,6 +47,26 @@ def test_a_picture_more_moves_the_parts_and_is_told(cwd):
     (cwd / "photos/cat/00.png").unlink()
     outcome = amc(*JOB, "data.split=0.5", "stages=[evaluate]", cwd=cwd)
     refused(outcome, "of the 24 test images were trained on")
+
+
+def test_more_search_images_than_were_held_out_are_told_and_decide_nothing(tmp_path):
+    cwd = workspace(tmp_path)
+    done(*DIGITS, "data.search_val=100", "stages=[train,search,prune]", cwd=cwd)
+    assert "trained on" not in done(*DIGITS, "data.search_val=60", "stages=[search,prune]", cwd=cwd).out
+    told = amc(*DIGITS, "data.search_val=300", "finetune.best=true", "stages=[prune,finetune]", cwd=cwd)
+    assert "data: 200 of the 300 search_val images were trained on by the network of" in told.out
+    assert "finetune: the weights of the last epoch are kept, not the best" in told.out + told.err
+    outcome = amc(*DIGITS, "data.search_val=300", "finetune.until=0.9", "stages=[finetune]", cwd=cwd)
+    refused(outcome, "finetune.until=0.9 is judged on search_val images, and 200 of the 300", "train again")
+    again = done(*DIGITS, "data.search_val=300", "stages=[train,search]", cwd=cwd)
+    assert "trained on" not in again.out
+
+
+def test_more_images_of_a_set_whose_parts_are_apart_are_told_nothing_about(tmp_path):
+    cwd = workspace(tmp_path)
+    done(*TINY, "run_dir=run", "stages=[train]", cwd=cwd)
+    more = done(*TINY, "run_dir=run", "data.search_val=64", "agent=greedy", "stages=[search]", cwd=cwd)
+    assert "trained on" not in more.out
 
 
 def test_a_moved_folder_and_another_seed_have_the_same_parts(cwd):

@@ -64,7 +64,7 @@ def test_a_group_is_explained_with_its_options_and_keys(tmp_path):
         (["help", "sweep"], ["no group 'sweep'"]),  # its files are wandb's
         (["compare", "one"], ["expected at least two"]),
         (["compare", "one", "two", "--oot", "x"], ["--oot"]),
-        (["compare", "one", "two"], ["one has no report.json", "stages=[report]"]),
+        (["compare", "one", "two"], ["one: there is no such folder", "a finished run"]),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line_and_leaves_nothing(tmp_path, arguments, parts):
@@ -102,6 +102,30 @@ def test_runs_are_compared_on_one_page(reported, tmp_path):
     page = (tmp_path / "both.html").read_text()
     assert 'href="two/report.html"' in page
     assert "seed differs" in page
+
+
+def test_folders_of_several_runs_and_without_a_report_are_told_what_to_do(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / "jobs" / f"macs_{name}").mkdir(parents=True)
+        (tmp_path / "jobs" / f"macs_{name}/strategy.json").touch()
+    (tmp_path / "one").mkdir()
+    message = "jobs holds several runs: expected some of them, jobs/macs_a jobs/macs_b\n"
+    refused(amc("compare", "jobs", "one", cwd=tmp_path), message)
+    told = "one has no report.json: run amc run_dir=one stages=[report]"
+    refused(amc("compare", "one", "jobs", cwd=tmp_path), told)
+    (tmp_path / "jobs/strategy.json").touch()  # of a schedule, whose steps have folders, too
+    refused(amc("compare", "jobs", "one", cwd=tmp_path), "jobs has no report.json")
+
+
+def test_the_agent_is_that_which_has_found_the_network(reported, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(reported / "run", tmp_path / name)
+    report = read_json(tmp_path / "two/report.json")
+    del report["search"]  # as it is left out where a file gave the strategy
+    (tmp_path / "two/report.json").write_text(json.dumps({**report, "agent": "evolution"}))
+    rows = done("compare", "one", "two", cwd=tmp_path).out.splitlines()
+    assert rows[1].split()[1] == report["agent"]
+    assert rows[2].split()[1] == "evolution"
 
 
 def test_a_report_of_a_network_that_the_run_no_longer_has_is_refused(reported, tmp_path):

@@ -1,6 +1,7 @@
 """Whether a score can be trusted: networks judged on images that nothing else uses."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -218,6 +219,20 @@ def test_impossible_requests_are_refused_before_any_work(tmp_path):
     sparse = check_error(job, "agent.patience=3", "stages=[sparsify]", cwd=cwd)
     assert "agent.patience=3" in sparse
     assert "sparsify" in sparse
+
+
+def test_fewer_networks_than_asked_for_are_enough_for_a_correlation(judged, tmp_path, monkeypatch):
+    cwd = copied(judged, tmp_path)
+    monkeypatch.setattr("experiments.run.proxies.DRAWS", 40)  # some of which repeat a network
+    out = done(*JOB, "proxies.networks=40", "stages=[proxies]", cwd=cwd).out
+    (found,) = re.findall(
+        r"only (\d+) different networks of this budget were found, and 40 are asked for", out
+    )
+    assert 5 <= int(found) < 40
+    assert read_json(cwd / "run/stages/proxies.json")["networks"] == int(found)
+    monkeypatch.setattr("experiments.run.proxies.DRAWS", 4)
+    outcome = amc(*JOB, "stages=[proxies]", cwd=cwd)
+    refused(outcome, "expected at least 5", "proxies.networks", "a larger proxies.spread")
 
 
 def test_a_network_that_has_seen_the_images_is_refused(judged, tmp_path):
