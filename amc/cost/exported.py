@@ -16,6 +16,7 @@ from amc.graph.layers import Layer
 from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
 from amc.quantization.simulation import program_of
+from amc.scoring.run import in_eval
 
 
 class ExportedSize:
@@ -29,7 +30,7 @@ class ExportedSize:
     def __init__(self, graph: Graph, model: nn.Module) -> None:
         channels, height, width = graph.input_shape
         self._graph, self._model = graph, model
-        self._program, _ = program_of(copy.deepcopy(model).cpu().eval(), (channels, height, width))
+        self._program, _ = program_of(in_eval(copy.deepcopy(model).cpu()), (channels, height, width))
 
     def as_floats(self, bits: int = 32) -> BilinearCost:
         """Return the cost of a file whose weights are floats of so many bits."""
