@@ -21,6 +21,7 @@ from amc.candidate.settings import PruneSettings
 from amc.cost.counted import count_macs
 from amc.cutting.slicing import Cut
 from amc.cutting.surgery import surgery
+from amc.cutting.trial import difference_of
 from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
 from amc.refit.sequential import Way
 from amc.scoring.run import in_eval, outputs
@@ -170,7 +171,7 @@ def _check_outputs(
         raise NotPrunableError("the cut network differs from the sliced one; please report this network")
     with builder.looked_up(cut, "float32") as network:
         judged = outputs(network, images.to(builder.device), count)
-    difference = float((found - judged).abs().max() / found.abs().max().clamp_min(1e-12))
+    difference = difference_of(found, judged)
     if not difference <= FOLDED_TOLERANCE:
         raise NotPrunableError(
             f"the cut network differs from the searched one by {difference:.3g} of the largest output "

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from amc.cutting.lively import lively_copy, random_subsets, without_halves
 from amc.cutting.reasons import UNSEEN, hidden_state, reason_of
 from amc.cutting.slicing import Cut, Kept, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
@@ -175,88 +176,19 @@ def _checked(
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
     ready(model, graph.input_shape)
     with draws_kept():
-        twin, images = _lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
+        twin, images = lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
         if images.dtype != torch.float64:
             tolerance = max(tolerance, FLOAT32_TOLERANCE)
         check_repeatable(twin, images, tolerance)
         proof = _Proof(twin, graph, plan, images, tolerance, rebuild)
         worst = 0.0
         for _ in range(samples):
-            kept = _random_subsets(graph, generator)
-            for subset in (kept, *_without_halves(graph, kept)):
+            kept = random_subsets(graph, generator)
+            for subset in (kept, *without_halves(graph, kept)):
                 worst = max(worst, proof.check_sliced(subset))
             proof.check_surgery(kept)
         proof.check_reloaded(kept)
         return worst, proof.check_training(kept, model)
-
-
-def _lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -> tuple[nn.Module, Tensor]:
-    """Return a copy in eval mode with random weights, whose batch norms have seen ``images``, and the images.
-
-    Both are in float64; in float32 if the network runs in no other type.
-
-    Raises:
-        NotPrunableError: the network runs in neither.
-    """
-    try:
-        return _lively(model, images, generator), images
-    except Exception as error:  # a user's network may raise anything
-        if out_of_memory(error):
-            raise
-        images = images.float()
-    try:
-        return _lively(model, images, generator), images
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise NotPrunableError(f"{type(model).__name__} fails on random images: {brief(error)}") from error
-
-
-def _lively(model: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    twin = in_eval(cast(copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format), images.dtype))
-    for name, parameter in twin.named_parameters():
-        if not parameter.is_floating_point():
-            continue  # numbers that count or point at something
-        # One number a channel, or one for all: a scale or an offset.
-        if parameter.ndim == 0 or parameter.numel() == len(parameter):
-            parameter.uniform_(0.5, 1.5, generator=generator)
-            parameter.sub_(1.0 if name.endswith("bias") else 0.0)
-        else:
-            parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5, generator=generator)
-    norms = [module for module in twin.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    twin(images.clone())
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval()
-        norm.momentum = momentum
-    return twin
-
-
-def _random_subsets(graph: Graph, generator: torch.Generator) -> dict[str, Tensor]:
-    kept = {}
-    for group in graph.groups:
-        # At least half stays, as a signal that has died out would make every network equal, and one goes.
-        half = (group.width + 1) // 2
-        width = int(torch.randint(half, max(group.width, half + 1), (1,), generator=generator))
-        kept[group.name] = torch.randperm(group.width, generator=generator)[:width].sort().values
-    return kept
-
-
-def _without_halves(graph: Graph, kept: Kept) -> Iterator[dict[str, Tensor]]:
-    """Yield subsets without every other channel of ``kept``: with it, each channel is removed at least once.
-
-    A forward pass may read one channel by its number, which only shows where that channel goes.
-    """
-    for start in (0, 1):
-        subset = {}
-        for group in graph.groups:
-            stays = torch.ones(group.width, dtype=torch.bool)
-            stays[kept[group.name][start::2]] = False
-            subset[group.name] = (stays if stays.any() else ~stays).nonzero().flatten()
-        yield subset
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def test_a_network_in_channels_last_is_cut_to_the_same_bits(data):
     builder = built(network, data, refit=False, sequential_images=0)
     for whole in range(0, len(builder.dense_widths), 4):
         widths = [w if place == whole else w // 2 for place, w in enumerate(builder.dense_widths)]
-        prune(builder, data.calibration.images, widths, PruneSettings(sequential=False))
+        found = prune(builder, data.calibration.images, widths, PruneSettings(sequential=False))
+        assert found.macs == builder.macs(widths)
 
 
 class Reads(Residual):
@@ -65,7 +66,8 @@ def test_a_network_whose_outputs_are_all_zero_is_pruned(data):
         for parameter in network.head.parameters():
             parameter.zero_()
     builder = built(network, data, refit=False, sequential_images=0)
-    assert prune(builder, data.calibration.images, narrow(builder), PruneSettings(sequential=False))
+    found = prune(builder, data.calibration.images, narrow(builder), PruneSettings(sequential=False))
+    assert found.folded_difference == 0
 
 
 def test_the_better_network_is_kept(trained, data):
