@@ -37,6 +37,7 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
+@cache
 def parsed(override: str) -> Override:
     """Return an override as Hydra reads it.
 

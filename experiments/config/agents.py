@@ -41,6 +41,7 @@ from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
 from experiments.config.sections.agents import AgentConfig
+from experiments.config.unused import unused_by_ddpg
 
 if TYPE_CHECKING:
     from agents.transfer import TransferActor
@@ -94,6 +95,8 @@ def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
     from agents import ddpg_search
     from agents.offpolicy.imagination import World
 
+    if (remark := unused_by_ddpg(settings, weighs=acts == "weights")) is not None:
+        note_once(remark)
     world = None
     if acts == "weights":
         world = World(

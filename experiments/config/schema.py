@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``amc --help`` stays fast.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -129,12 +130,14 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
+@cache
 def path_keys() -> frozenset[str]:
     """Return the keys whose values name files, such as ``data.root``."""
     own = {f"data.{key}" for node in DATA_SECTIONS for key in keys_of_paths(node)}
     return frozenset({*keys_of_paths(Config), *own})
 
 
+@cache
 def rules() -> Rules:
     """Return what the settings of a run folder of unknown origin may be: see ``command.foreign``."""
     data = (key for node in DATA_SECTIONS for key in keys_of(node, "data."))

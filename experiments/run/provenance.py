@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,17 @@ def _quoted(word: str) -> str:
 def commit() -> str | None:
     """Return the commit of the source tree, with "+dirty" for uncommitted changes; None outside of git.
 
+    It is the commit at the first call: a process goes on with the code that it has begun with.
+    """
+    return _commit_of(Path(__file__).resolve().parents[2])
+
+
+@cache
+def _commit_of(root: Path) -> str | None:
+    """Return the commit of ``root``, or None if a repository does not begin there.
+
     An installed package may lie in a repository of its user, whose commits say nothing about it.
     """
-    root = Path(__file__).resolve().parents[2]
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
             return None
@@ -140,6 +149,7 @@ def _git(root: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -111,7 +111,7 @@ def trained_on_the_same(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["ddpg", "thompson"])
+@pytest.mark.parametrize("name", ["ddpg", pytest.param("thompson", marks=pytest.mark.slow)])
 def test_a_pretrained_search_starts_above_the_greedy_allocation(tmp_path, name):
     path = trained_on_the_same(tmp_path)
     plain, taught = [], []
@@ -121,6 +121,7 @@ def test_a_pretrained_search_starts_above_the_greedy_allocation(tmp_path, name):
     assert plain[0].info["evaluation"].widths == arena().greedy()
 
 
+@pytest.mark.slow
 def test_an_actor_is_refused_where_it_has_no_effect(tmp_path):
     path = str(trained_on_the_same(tmp_path))
     with pytest.raises(SettingError, match="agent=random learns no weights"):
@@ -129,6 +130,7 @@ def test_an_actor_is_refused_where_it_has_no_effect(tmp_path):
         make_agent(agent_preset("ddpg", pretrained=path, acts="ratios"), arena(), 0)
 
 
+@pytest.mark.slow
 def test_an_experience_tells_which_curves_are_wrong():
     episodes = []
     make_agent(agent_preset("thompson", episodes=40, prior=0.7), arena(), 0)(1, episodes.append)

@@ -54,11 +54,13 @@ def test_the_first_episode_is_the_greedy_allocation():
     assert seen[0].learning["explored"] == 0.0
 
 
+@pytest.mark.slow
 def test_episodes_go_on_when_the_buffer_overwrites_the_first():
     result, seen = search(episodes=12, replay_size=5 * GROUPS + 1)
     assert result.episodes == len(seen) == 12
 
 
+@pytest.mark.slow
 def test_every_fifth_episode_acts_without_noise():
     _, seen = search(episodes=16)
     still = [episode.index for episode in seen if episode.learning["explored"] == 0.0]
@@ -69,6 +71,7 @@ def test_every_fifth_episode_acts_without_noise():
     assert returns[5] == seen[5].value == returns[6]
 
 
+@pytest.mark.slow
 def test_every_fifth_episode_has_one_without_noise_in_its_batch():
     _, seen = search(episodes=16, count=2)
     still = [episode.index for episode in seen if episode.learning["explored"] == 0.0]

@@ -1,6 +1,7 @@
 """Bits of the weights in closed form, beside the files that exporters write."""
 
 from dataclasses import replace
+from functools import partial
 
 import onnx
 import pytest
@@ -50,8 +51,8 @@ class PreActivation(nn.Module):
     [
         {},
         {"method": "weight_only", "bias_correction": False},
-        {"method": "dynamic_int8"},
-        {"method": "fp16"},
+        pytest.param({"method": "dynamic_int8"}, marks=pytest.mark.slow),
+        pytest.param({"method": "fp16"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -169,17 +170,19 @@ class TwiceUnexported(nn.Module):
         return self.head((x if x.sum() > -1e9 else -x).mean((2, 3)))
 
 
-@pytest.mark.parametrize("own", [{}, {"method": "weight_only", "weight_bits": 4}], ids=str)
+@pytest.mark.parametrize(
+    ("own", "share"), [({}, 2), ({"method": "weight_only", "weight_bits": 4}, 1)], ids=["half", "four bits"]
+)
 @pytest.mark.parametrize(("make", "less"), [(Functional, -32), (Tied, 12 * 32), (OtherNorms, 0)])
-def test_integers_are_those_that_the_quantization_makes(make, less, own, tmp_path):
+def test_integers_are_those_that_the_quantization_makes(make, less, own, share, tmp_path):
     """The file has a factor of attention beside the weights, and the same scales of tied weights once."""
     model = randomised(make())
     graph = trace(model, torch.zeros(1, *SHAPE))
     settings = QuantizeSettings(sensitivity_images=0, **own)
     cost = ExportedSize(graph, model).stored(settings)
-    for widths in (graph.dense_widths, tuple(width // 2 for width in graph.dense_widths)):
-        sliced = slice_model(model, SlicePlan(graph, model).cut(widths)).eval()
-        assert cost(widths) == _held(quantize(sliced, IMAGES, settings), tmp_path) + less
+    widths = tuple(width // share for width in graph.dense_widths)
+    sliced = slice_model(model, SlicePlan(graph, model).cut(widths)).eval()
+    assert cost(widths) == _held(quantize(sliced, IMAGES, settings), tmp_path) + less
 
 
 def test_tied_weights_are_float_once_and_their_biases_all():
@@ -224,8 +227,8 @@ def test_an_excluded_name_that_no_layer_has_is_refused():
             check_excluded(graph, model, QuantizeSettings(exclude=("head", wrong)))
 
 
-def cost_of(graph, model, stored, **own):
-    return size_cost(graph, model, program_of(model.eval(), SHAPE)[0], stored, **own)
+def cost_of(graph, model, stored):
+    return size_cost(graph, model, program_of(model.eval(), SHAPE)[0], stored)
 
 
 def _held(made, folder):
@@ -253,17 +256,18 @@ def test_a_norm_that_no_layer_precedes_keeps_its_statistics(example):
 def test_small_network_by_hand(a, b, example):
     """Batch norms leave a bias a channel: of 3 layers, two have biases of their own, one has a norm."""
     graph = trace(Chain(), example)
+    cost = partial(size_cost, graph, Chain(), program_of(Chain().eval(), SHAPE)[0])
     weights, vectors = 9 * 3 * a + 9 * a * b + b * 5, a + b + 5
-    assert cost_of(graph, Chain(), {})((a, b)) == 32 * (weights + vectors)
-    assert cost_of(graph, Chain(), {}, float_bits=16)((a, b)) == 16 * (weights + vectors)
+    assert cost({})((a, b)) == 32 * (weights + vectors)
+    assert cost({}, float_bits=16)((a, b)) == 16 * (weights + vectors)
     eight = {layer.name: Stored(8) for layer in graph.layers}
-    assert cost_of(graph, Chain(), eight)((a, b)) == 8 * weights + 32 * 2 * vectors
+    assert cost(eight)((a, b)) == 8 * weights + 32 * 2 * vectors
     blocks = {layer.name: Stored(4, 9) for layer in graph.layers}
-    by_blocks = cost_of(graph, Chain(), blocks)((a, b))
+    by_blocks = cost(blocks)((a, b))
     assert by_blocks == 4 * weights + 32 * 2 * vectors + 32 * (3 * a + a * b) + 4 * b * 5
     others = [layer.name for layer in graph.layers[1:]]
     some = {name: Stored(8) for name in others}
-    assert cost_of(graph, Chain(), some)((a, b)) == 8 * weights + 24 * 27 * a + 32 * 2 * vectors - 32 * a
+    assert cost(some)((a, b)) == 8 * weights + 24 * 27 * a + 32 * 2 * vectors - 32 * a
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ def test_the_peak_memory_of_a_file_that_does_not_run_is_not_known():
     assert peak_memory(get_backend("onnxruntime"), b"no network", SHAPE, 1, 1) is None
 
 
+@pytest.mark.slow
 def test_sizes_and_memory_grow_with_the_network():
     def wide(width: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.Linear(width, 8))

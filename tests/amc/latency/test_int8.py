@@ -40,6 +40,7 @@ def test_a_failed_quantization_is_no_float_time(monkeypatch):
         in_int8(ONNXRUNTIME).convert(KIND.network(4, 6).eval(), KIND.input_shape(4), 1)
 
 
+@pytest.mark.slow
 def test_tables_of_integers_are_their_own():
     target = target_of(in_int8(ONNXRUNTIME), 1, 1)
     assert target.precision == "static_int8"

@@ -156,6 +156,7 @@ def host(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     (phone / "temperatures").write_text("391\n372\n349\n330\n")
     settings = AdbSettings(runner=runner, serial="R5", cores="1", runs=20)
@@ -175,6 +176,7 @@ def test_a_phone_runs_the_pushed_files_and_keeps_none(phone, runner):
     assert "".join(rounds) == "01" + "10"
 
 
+@pytest.mark.slow
 def test_what_a_phone_runs_and_how_it_is_read_is_part_of_the_target(phone, runner, tmp_path):
     usual = AdbSettings(runner=runner, runs=20)
     rebuilt = str(program(tmp_path / "rebuilt/benchmark_model", f"{RUNNER}# built anew\n"))
@@ -286,6 +288,7 @@ def test_impossible_settings_of_a_phone(field, value):
         AdbSettings(**{field: value})
 
 
+@pytest.mark.slow
 def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
     before = set(host.iterdir())
     settings = SshSettings(host="pi@board", python=sys.executable, options=("-p", "2222"))

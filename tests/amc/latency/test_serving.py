@@ -87,6 +87,7 @@ def test_impossible_loads(field):
         ServeSettings(**{field: -1})
 
 
+@pytest.mark.slow
 def test_a_smaller_network_keeps_the_machine_less_busy():
     def net(width: int) -> nn.Module:
         torch.manual_seed(0)

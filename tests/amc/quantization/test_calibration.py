@@ -56,8 +56,8 @@ class ReadsTable(Headed):
 @pytest.mark.parametrize(
     "make",
     [
-        *(Chain, Residual, Separable, Grouped, SqueezeExcite, DecidesOnValues, NamedLikeOperators),
-        ReadsTable,
+        *(Residual, Separable, DecidesOnValues, NamedLikeOperators, ReadsTable),
+        *(pytest.param(make, marks=pytest.mark.slow) for make in (Chain, Grouped, SqueezeExcite)),
     ],
 )
 def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make, tmp_path):
@@ -75,10 +75,10 @@ def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make,
     "settings",
     [
         {"method": "static_int8"},
-        {"method": "weight_only", "weight_bits": 3, "group": 8},
         *(
             pytest.param(own, marks=pytest.mark.slow)
             for own in (
+                {"method": "weight_only", "weight_bits": 3, "group": 8},
                 {"method": "static_int8", "weight_bits": 4},
                 {"method": "dynamic_int8"},
                 {"method": "weight_only"},
@@ -127,6 +127,7 @@ def test_moments_and_groups_beat_nearest_at_four_bits():
     assert grouped < moments
 
 
+@pytest.mark.slow
 def test_layers_stay_float_by_name_and_by_tolerance():
     model = randomised(Residual())
     made = quantize(model, IMAGES, QuantizeSettings(exclude=("head", "same*"), sensitivity_images=8))
@@ -176,6 +177,7 @@ class Tied(Headed):
         return self.other(self.one(self.stem(x)).relu())
 
 
+@pytest.mark.slow
 def test_a_weight_that_two_layers_hold_is_excluded_by_either_name():
     model = randomised(Tied())
     made = quantize(model, IMAGES, QuantizeSettings("weight_only", **FAST)).description
@@ -186,6 +188,7 @@ def test_a_weight_that_two_layers_hold_is_excluded_by_either_name():
         assert {each.name for each in made.layers} == {"stem.0", "head"}
 
 
+@pytest.mark.slow
 def test_a_layer_whose_input_is_no_activation_stays_float_only_with_static_ranges():
     model = randomised(ReadsTable())
     left = quantize(model, IMAGES, QuantizeSettings(**FAST)).description.left_float
@@ -266,6 +269,7 @@ def test_another_network_is_refused():
         simulated(randomised(Chain(), seed=1), SHAPE, made.description, made.tensors)
 
 
+@pytest.mark.slow
 def test_the_network_is_left_as_it_is():
     model = randomised(Residual())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -105,6 +105,7 @@ def test_layers_that_stay_float_need_no_grid():
     assert list(program.activations({"head"})) == ["mean"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_quantized_is_named_with_its_reason():
     for make, name, reason in (
         (Transposed, "up.0", "only Conv2d and Linear"),
@@ -127,6 +128,7 @@ class NamedLikeOperators(nn.Module):
         return self.mean((maps + self.add(maps)).mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_no_operator_takes_the_name_of_a_layer():
     program, _ = program_of(randomised(NamedLikeOperators()), SHAPE)
     assert program.images == "input#2"

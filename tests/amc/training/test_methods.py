@@ -63,6 +63,7 @@ def test_the_classifier_is_what_runs_last_and_norms_are_known_by_their_type():
     assert len(kept["params"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
 def test_adapters_stand_beside_layers_that_they_can_follow():
     model = nn.Sequential(

@@ -132,6 +132,7 @@ def test_an_onnx_file_teaches_as_its_network(tmp_path):
     torch.testing.assert_close(opened.logits(batch, batch.images), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_read_with_the_weights_beside_it(tmp_path, monkeypatch):
     files = {}
     for name, seed in (("mine", 1), ("other", 2)):

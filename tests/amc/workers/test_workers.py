@@ -422,6 +422,7 @@ def test_an_exception_of_an_evaluation_comes_back_as_it_is(pool, evaluator, line
     assert len(lines) == told
 
 
+@pytest.mark.slow
 def test_no_process_is_left_after_close(pool):
     before = pids()
     assert len(before) == 2

@@ -11,7 +11,7 @@ from amc.errors import AmcError
 from experiments.command.command import Command, Refused
 from experiments.command.lock import locked
 from experiments.command.messages import INTERNAL_ERROR, message, one_line
-from tests.experiments.helpers import amc, refused
+from tests.experiments.helpers import TINY, amc, refused, workspace
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])
@@ -75,6 +75,6 @@ def test_a_fault_of_the_package_is_one_line_and_its_traceback_is_in_the_log(
         raise error
 
     monkeypatch.setattr("experiments.job.run_job", fail)
-    outcome = amc("data=fake", "run_dir=run", cwd=tmp_path)
+    outcome = amc(*TINY, "run_dir=run", cwd=workspace(tmp_path))
     refused(outcome, f"internal error, {type(error).__name__}: ", "lost", "amc.log", status=INTERNAL_ERROR)
     assert "Traceback" in (tmp_path / "run" / "amc.log").read_text()

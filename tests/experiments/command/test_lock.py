@@ -67,6 +67,7 @@ def test_a_folder_is_given_back_after_any_end(cwd: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_budgets_and_each_of_its_parts_is_locked(cwd: Path) -> None:
     job = (*TINY, "run_dir=run", "stages=[train,search]", "agent=greedy", "budget.macs_ratios=[0.5,0.7]")
     with locked(cwd / "run/macs_0.70"):

@@ -91,6 +91,7 @@ def failed_in_the_middle(outcome: Outcome, cwd: Path) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_job_leaves_the_others(cwd: Path) -> None:
     with (cwd / "mynet.py").open("a") as file:
         file.write("\ndef broken(num_classes):\n    return 1 / 0 if num_classes else None\n")
@@ -102,6 +103,7 @@ def test_a_fault_in_a_job_leaves_the_others(cwd: Path) -> None:
     assert (whole / "stages/evaluate.json").exists()
 
 
+@pytest.mark.slow
 def test_failures_of_an_earlier_multirun_are_not_listed_again(cwd: Path) -> None:
     folder = "hydra.sweep.dir=runs/default/mine"
     assert amc("-m", *TINY, "stages=[inspect]", "seed=0,-1", folder, cwd=cwd).status == 2
@@ -109,6 +111,7 @@ def test_failures_of_an_earlier_multirun_are_not_listed_again(cwd: Path) -> None
     done("-m", *TINY, "stages=[inspect]", "seed=0", folder, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_a_job_in_an_old_folder_is_checked_as_a_single_one_is(cwd: Path) -> None:
     job, folder = ("-m", *TINY, "stages=[inspect]", "hydra.sweep.dir=sweep"), cwd / "sweep/0_s0"
     done(*job, "seed=0", "agent.episodes=7", cwd=cwd)
@@ -137,6 +140,7 @@ def test_a_multirun_that_is_stopped_names_the_job_that_goes_on(cwd: Path) -> Non
     assert (folder / "stages/search.json").exists()
 
 
+@pytest.mark.slow
 def test_jobs_differ_in_their_folders_whatever_is_swept(cwd: Path) -> None:
     done("-m", *TINY, "stages=[inspect]", "name=a,b", "agent=greedy,uniform", cwd=cwd)
     (sweep,) = cwd.glob("runs/*/*_sweep")

@@ -57,6 +57,7 @@ def test_the_mode_is_only_looked_for_where_it_can_be_set(
     assert may_set_mode(overrides, sources) is expected
 
 
+@pytest.mark.slow
 def test_a_mode_that_the_user_sets_is_followed(cwd: Path) -> None:
     done(*TINY, "stages=[inspect]", "seed=choice(0)", "hydra.mode=MULTIRUN", "hydra.sweep.dir=given", cwd=cwd)
     (cwd / "mine/experiment").mkdir(parents=True)

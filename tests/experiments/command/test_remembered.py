@@ -227,6 +227,7 @@ def test_another_agent_searches_with_its_own_settings(trained_run: Path) -> None
     assert read_json(trained_run / "run/strategy.json")["provenance"]["agent"] == "greedy"
 
 
+@pytest.mark.slow
 def test_a_job_in_an_odd_folder_is_continued(tmp_path: Path) -> None:
     folder = tmp_path / "Läufe (1), zwei"
     settings = (*FAKE, "model=resnet20", "train.epochs=1", "seed=5", f"profile.tables={tmp_path}/Tafeln (ü)")

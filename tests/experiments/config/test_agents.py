@@ -153,6 +153,30 @@ def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixtu
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"sigma": 0.3}, "agent.sigma=0.3: no effect, as episodes explore by draws from the belief"),
+        ({"sigma": 0.3, "imagined": 0}, ""),
+        ({"sigma": 0.3, "acts": "ratios"}, ""),
+        (
+            {"imagined": 8, "prior": 0.5, "acts": "ratios"},
+            "agent.imagined=8, agent.prior=0.5: no",
+        ),
+        ({"prior": 0.5}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_settings_of_ddpg_without_effect_are_noted(
+    changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
+    make_agent(agent_preset("ddpg", **changed), arena(), seed=0)
+    assert caplog.text.count("no effect") == bool(told)
+    assert told in caplog.text
+
+
 def test_weights_need_a_budget() -> None:
     with pytest.raises(SettingError, match="needs a budget"):
         check_search(AgentConfig(name="random", acts="weights"), get_reward("accuracy_macs"))

@@ -287,6 +287,7 @@ def test_the_summary_has_the_accuracy_of_the_network_that_was_pruned(again: Path
         assert bool(found) == (row["folder"] == "macs_0.40")
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_budget_is_a_run_of_its_own(again: Path) -> None:
     shown = OmegaConf.create(done("--cfg", "job", "run_dir=run/macs_0.40", cwd=again).out)
     stored = OmegaConf.load(again / "run/macs_0.40/.hydra/config.yaml")
@@ -438,6 +439,7 @@ def test_a_stopped_job_names_its_folder_and_goes_on_to_the_same_result(
         assert timeless(mine / "search.jsonl") == timeless(theirs / "search.jsonl")
 
 
+@pytest.mark.slow
 def test_a_budget_is_added_to_a_finished_job(again: Path) -> None:
     before = read_lines(again / "run/evaluations.jsonl")
     done("run_dir=run", "budget.macs_ratios=[0.4,0.6,0.8]", "stages=[search]", cwd=again)
@@ -490,6 +492,7 @@ def test_a_bad_list_is_refused_before_any_work(
     assert not list(tmp_path.glob("run/macs_*"))
 
 
+@pytest.mark.slow
 def test_a_remembered_ratio_is_taken_back(alone: Path, tmp_path: Path) -> None:
     cwd = shutil.copytree(alone, tmp_path / "cwd")
     several = ("run_dir=run", "budget.macs_ratios=[0.7]", "stages=[search]")

@@ -94,6 +94,7 @@ def test_episodes_and_fronts_have_the_predicted_latency(finished):
     assert (run / front[0]["strategy"]).exists()
 
 
+@pytest.mark.slow
 def test_layers_of_the_table_are_not_measured_again(finished):
     done(*JOB, "stages=[profile]", "run_dir=other", cwd=finished)
     profile = read_json(finished / "other/stages/profile.json")
@@ -165,6 +166,7 @@ def whole(finished, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_prune_takes_what_verify_has_repaired(whole):
     done(*JOB, "strategy=whole.json", "stages=[verify,prune]", cwd=whole)
     widths = read_json(whole / "run/stages/verify.json")["widths"]
@@ -175,6 +177,7 @@ def test_prune_takes_what_verify_has_repaired(whole):
     assert [group["kept"] for group in read_json(whole / "run/strategy.json")["groups"]] == widths
 
 
+@pytest.mark.slow
 def test_a_search_replaces_a_strategy_that_was_given_before(whole):
     job = (*JOB, "budget=macs", "budget.macs_ratio=1.0")
     done(*job, "strategy=whole.json", "stages=[prune]", cwd=whole)
@@ -185,6 +188,7 @@ def test_a_search_replaces_a_strategy_that_was_given_before(whole):
     assert read_json(whole / "run/strategy.json") == searched
 
 
+@pytest.mark.slow
 def test_what_verify_has_measured_counts_for_prune(whole):
     model = read_json(whole / "run/latency_model.json")
     model["factors"] = {"constant": 1.0}  # predicts that no network is faster than the dense one
@@ -204,6 +208,7 @@ def test_a_latency_that_was_measured_over_the_budget_is_not_pruned(whole):
     refused(amc(*JOB, "stages=[prune]", cwd=whole), "0.5200 of the dense latency", "[verify,prune]")
 
 
+@pytest.mark.slow
 def test_a_latency_of_another_host_does_not_count(whole):
     done(*JOB, "stages=[verify]", cwd=whole)
     assert read_json(whole / "run/stages/verify.json")["on"]["setup"] == ""
@@ -215,6 +220,7 @@ def test_a_latency_of_another_host_does_not_count(whole):
         refused(amc(*JOB, "stages=[prune]", cwd=whole), *told)
 
 
+@pytest.mark.slow
 def test_verify_repairs_a_strategy_of_other_multiples(whole):
     strategy = read_json(whole / "whole.json")
     for group in strategy["groups"]:
@@ -224,6 +230,7 @@ def test_verify_repairs_a_strategy_of_other_multiples(whole):
     assert read_json(whole / "run/stages/verify.json")["measured_ratio"] <= 0.5
 
 
+@pytest.mark.slow
 def test_all_budgets_are_checked_before_the_first_is_searched(finished):
     trained = "model.checkpoint=run/dense.safetensors"
     budgets = (trained, "budget.latency_ratios=[0.7,0.001]", "run_dir=hopeless")
@@ -250,6 +257,7 @@ def test_bad_input_is_refused(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_profile_that_is_asked_for_replaces_the_model(finished):
     other = shutil.copytree(finished / "run", finished / "anew")
     job = (*JOB, "run_dir=anew", "profile.batch=2", "budget.latency_ratio=0.6")
@@ -266,6 +274,7 @@ def test_a_profile_that_is_asked_for_replaces_the_model(finished):
     assert max(episode["latency_ms"] for episode in read_lines(other / "search.jsonl")) > 0.4 * dense
 
 
+@pytest.mark.slow
 def test_a_model_of_another_network_is_refused(finished):
     text = (finished / "run/latency_model.json").read_text()
     data = json.loads(text)

@@ -156,6 +156,7 @@ def test_agents_meet_both_limits(again: Path, agent: str, fit: str) -> None:
     assert all(line["macs_ratio"] <= 0.5 and line["params_ratio"] <= 0.4 for line in lines)
 
 
+@pytest.mark.slow
 def test_the_folder_remembers_both_and_a_strategy_over_one_of_them_is_refused(again: Path) -> None:
     before = (again / "run/strategy.json").read_bytes()
     assert LINE in done("run_dir=run", "stages=[search]", cwd=again).out

@@ -19,6 +19,7 @@ def trained(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return shutil.copytree(trained_once, tmp_path_factory.mktemp("orders") / "cwd")
 
 
+@pytest.mark.slow
 def test_every_order_searches_and_prunes_and_keeps_its_own_channels(trained: Path) -> None:
     found = {}
     for order in ORDERS:

@@ -100,6 +100,7 @@ def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folde
     assert all(parameter.grad is not None for parameter in result.model.parameters())
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_bytes_counts_weights_as_they_will_be_stored() -> None:
     found = {}
     for bits in (8, 4):

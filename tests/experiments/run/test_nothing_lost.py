@@ -171,6 +171,7 @@ def test_temporary_files_of_killed_commands_are_removed(cwd: Path) -> None:
     assert (cwd / "run/.mine.tmp").exists()
 
 
+@pytest.mark.slow
 def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert {"dense", "pruned", "finetuned"} <= set(read_json(cwd / "run/stages/evaluate.json"))
     done("run_dir=run", "stages=[train]", "train.epochs=2", cwd=cwd)
@@ -184,6 +185,7 @@ def test_results_of_another_dense_network_are_not_shown(cwd: Path) -> None:
     assert set(read_json(cwd / "run/stages/evaluate.json")) >= {"dense", "pruned"}
 
 
+@pytest.mark.slow
 def test_results_of_images_of_another_size_are_not_shown(cwd: Path) -> None:
     done("run_dir=run", "stages=[export,benchmark,report]", cwd=cwd)
     whole = {"search", "finetune", "export", "finetuned"}
@@ -199,6 +201,7 @@ def test_results_of_images_of_another_size_are_not_shown(cwd: Path) -> None:
     assert (report["latency"], report["speedup"]) == ([], {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", ["train,prune,report", "schedule,report"])
 def test_episodes_of_a_search_that_is_not_the_run_s_are_not_shown(cwd: Path, stages: str) -> None:
     done("run_dir=run", f"stages=[{stages}]", "train.epochs=2", "schedule.epochs=0", cwd=cwd)
@@ -251,6 +254,7 @@ def test_records_hold_what_is_read_of_them(
     assert f"run stages=[{stage}] again" in str(error.value)
 
 
+@pytest.mark.slow
 def test_policies_that_were_judged_with_other_settings_are_judged_again(cwd: Path) -> None:
     command = ("run_dir=run", "stages=[correlate]", "correlate.policies=3")
     done(*command, cwd=cwd)

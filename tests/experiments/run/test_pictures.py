@@ -33,6 +33,7 @@ def cwd(tmp_path):
     return workspace(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_picture_more_moves_the_parts_and_is_told(cwd):
     done(*JOB, SPLIT, "stages=[train]", cwd=cwd)
     first = done(*JOB, SPLIT, "stages=[search]", cwd=cwd)
@@ -49,6 +50,7 @@ def test_a_picture_more_moves_the_parts_and_is_told(cwd):
     refused(outcome, "of the 24 test images were trained on")
 
 
+@pytest.mark.slow
 def test_more_search_images_than_were_held_out_are_told_and_decide_nothing(tmp_path):
     cwd = workspace(tmp_path)
     done(*DIGITS, "data.search_val=100", "stages=[train,search,prune]", cwd=cwd)

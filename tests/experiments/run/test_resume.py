@@ -154,6 +154,7 @@ def test_a_half_written_line_of_a_killed_search_is_dropped(
     assert widths == [line["widths"] for line in read_lines(unbroken / "evaluations.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_search_stopped_early_a_second_time_keeps_the_better_strategy(
     trained: Path, tmp_path: Path
 ) -> None:

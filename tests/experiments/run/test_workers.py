@@ -73,6 +73,7 @@ def test_bad_workers_are_refused_before_any_work(
     assert not (tmp_path / "run/dense.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_one_worker_makes_the_serial_search(cwd: Path) -> None:
     done(*SEARCH, cwd=cwd)
     serial = cwd.parent / "serial"

@@ -44,6 +44,7 @@ runpy.run_path({script!r}, run_name="__main__")
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_an_exported_network_says_how_to_use_it_and_runs_without_the_project(tmp_path):
     stages = "stages=[train,search,prune,export]"
     done(*FAKE, "train.epochs=1", "agent=greedy", "model=resnet20", "run_dir=run", stages, cwd=tmp_path)

@@ -86,7 +86,7 @@ def test_a_benchmark_without_any_measurement_fails(again: Path) -> None:
     assert not (again / "run/stages/benchmark.json").exists()
 
 
-@pytest.mark.parametrize("lacking", [0, 1])
+@pytest.mark.parametrize("lacking", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_memory_of_one_network_alone_is_not_told(
     again: Path, lacking: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +128,7 @@ def mapping(maps: Path, tmp_path: Path) -> Path:
     return shutil.copytree(maps, tmp_path / "mapping")
 
 
+@pytest.mark.slow
 def test_a_quantized_network_without_classes_is_compared_on_all_outputs(mapping: Path) -> None:
     out = done("run_dir=run", "stages=[export]", cwd=mapping).out
     (file,) = read_json(mapping / "run/stages/export.json")["quantized"]["files"]
@@ -139,6 +140,7 @@ def test_a_quantized_network_without_classes_is_compared_on_all_outputs(mapping:
     assert "same class" not in out
 
 
+@pytest.mark.slow
 def test_a_comparison_that_fails_is_in_the_record_and_the_readme(
     mapping: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_new_pruning_removes_the_files_of_the_network_before(mapping: Path) ->
     assert not (mapping / "run/stages/export.json").exists()
 
 
+@pytest.mark.slow
 def test_files_that_an_export_no_longer_writes_are_removed(again: Path) -> None:
     done("run_dir=run", "stages=[export]", "export.formats=[onnx,torch_export]", cwd=again)
 

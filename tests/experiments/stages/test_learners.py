@@ -32,6 +32,7 @@ def test_a_learning_agent_starts_at_the_greedy_allocation_and_is_kept(tmp_path: 
     )  # measured, not guessed later
 
 
+@pytest.mark.slow
 def test_a_search_starts_at_the_best_of_the_allocations_that_need_none(tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     for agent in ("greedy", "global_l1", "uniform"):

@@ -96,6 +96,7 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
 
 
+@pytest.mark.slow
 def test_another_quantization_keeps_what_is_known_of_the_float_network(whole, tmp_path):
     cwd = shutil.copytree(whole[0], tmp_path / "cwd")
     stages, exports = cwd / "run/stages", cwd / "run/exports"
@@ -156,6 +157,7 @@ def test_a_network_learns_to_be_quantized(trained_run):
     assert is_quantized(amc.load_pruned(trained_run / "run", network(trained_run), quantized=True))
 
 
+@pytest.mark.slow
 def test_a_budget_of_bytes_counts_the_bits_that_are_stored(trained_run):
     job = (*JOB, "budget=size", "budget.size_ratio=0.2", "budget.round_to=1")
     out = done(*job, "stages=[inspect,search,prune,quantize,report]", cwd=trained_run).out
@@ -231,6 +233,7 @@ def test_a_quantization_that_fails_removes_nothing(wrong, message, trained_run):
     assert all(record.exists() for record in known)
 
 
+@pytest.mark.slow
 def test_another_training_leaves_the_quantization_before_it_out(trained_run):
     small = ("quantize.method=weight_only", "quantize.weight_bits=4", "quantize.group=9")
     old = trained_run / "run/stages/evaluate.json"
@@ -244,6 +247,7 @@ def test_another_training_leaves_the_quantization_before_it_out(trained_run):
     refused(command(*JOB, "stages=[export]", cwd=trained_run), "run stages=[prune] on it first")
 
 
+@pytest.mark.slow
 def test_a_quantized_network_is_judged_in_the_same_batches_everywhere(trained_run):
     job = (*JOB, "quantize.method=dynamic_int8", "quantize.sensitivity_images=0", "data.test=150")
     done(*job, "stages=[quantize]", cwd=trained_run)

@@ -27,6 +27,7 @@ def again(pruned: Path, tmp_path: Path) -> Path:
     return shutil.copytree(pruned, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_network_that_fine_tuning_makes_worse_is_kept_as_it_was(again: Path) -> None:
     out = done(
         "run_dir=run", "stages=[finetune,evaluate]", "finetune.lr=3", "finetune.grad_clip=0.5", cwd=again
@@ -99,7 +100,7 @@ def test_stages_that_need_logits_say_so(again: Path) -> None:
     save_file(
         {**weights, "2.weight": torch.randn(4, 8, 3, 3), "2.bias": torch.zeros(4)}, again / "w.safetensors"
     )
-    job = (*TINY, "model=maps.make", "model.checkpoint=w.safetensors", "reward=likeness")
+    job = (*TINY, "agent=uniform", "model=maps.make", "model.checkpoint=w.safetensors", "reward=likeness")
     for stage in ("finetune", "evaluate", "report"):
         parts = ("classifier", "maps.make does not return logits", "export and benchmark work without")
         refused(amc(*job, f"stages=[search,prune,{stage}]", f"run_dir={stage}", cwd=again), *parts)

@@ -51,19 +51,33 @@ def search(cwd: Path, *overrides: str) -> Path:
     return cwd / "run"
 
 
-@pytest.mark.parametrize("agent", ["tpe", "netadapt"])
-def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str) -> None:
-    for more in ((), ("compressor.order=l1", "agent.guide=none"), ("agent.guide=uniform",)):
-        run = search(cwd, f"agent={agent}", "reward=agreement", *more)
-        episodes = read_lines(run / "search.jsonl")
-        facts = read_json(run / "stages/search.json")
-        assert facts["agent"] == agent
-        assert facts["episodes"] == len(episodes) <= 12
-        within = [line for line in episodes if line["phase"] != "relaxed"]
-        best = max(within, key=lambda line: line["return"])
-        assert all(line["macs_ratio"] <= 0.5 for line in within)
-        assert list(Strategy.load(run / "strategy.json").widths) == best["widths"]
-        assert facts["best_return"] == best["return"]
+@pytest.mark.parametrize(
+    ("agent", "more"),
+    [
+        ("tpe", ("compressor.order=l1", "agent.guide=none")),
+        ("netadapt", ()),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("tpe", ()),
+                ("tpe", ("agent.guide=uniform",)),
+                ("netadapt", ("compressor.order=l1", "agent.guide=none")),
+                ("netadapt", ("agent.guide=uniform",)),
+            )
+        ),
+    ],
+)
+def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str, more: tuple[str, ...]) -> None:
+    run = search(cwd, f"agent={agent}", "reward=agreement", *more)
+    episodes = read_lines(run / "search.jsonl")
+    facts = read_json(run / "stages/search.json")
+    assert facts["agent"] == agent
+    assert facts["episodes"] == len(episodes) <= 12
+    within = [line for line in episodes if line["phase"] != "relaxed"]
+    best = max(within, key=lambda line: line["return"])
+    assert all(line["macs_ratio"] <= 0.5 for line in within)
+    assert list(Strategy.load(run / "strategy.json").widths) == best["widths"]
+    assert facts["best_return"] == best["return"]
 
 
 @pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
@@ -92,6 +106,7 @@ def test_netadapt_searches_parameters_too(cwd: Path) -> None:
     assert read_json(run / "strategy.json")["params_ratio"] <= 0.4
 
 
+@pytest.mark.slow
 def test_a_search_stopped_before_anything_meets_the_budget_goes_on(cwd: Path, tmp_path: Path) -> None:
     arguments = ("agent=netadapt", "agent.guide=none", "reward=mynet.score")
     unbroken = search(shutil.copytree(cwd, tmp_path / "whole"), *arguments)

@@ -35,6 +35,7 @@ def sparse(tmp_path_factory):
     return cwd
 
 
+@pytest.mark.slow
 def test_every_round_meets_its_density_and_keeps_the_zeros_before(sparse):
     rounds = read_json(sparse / "run/stages/sparsify.json")["rounds"]
     assert len(rounds) == 2
@@ -111,6 +112,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):
     assert (run / "sparse.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_an_agent_that_learns_and_one_that_does_not(sparse):
     for agent in ("ddpg", "greedy", "uniform"):
         words = (*JOB, f"agent={agent}", "sparsify.order=magnitude", "finetune.epochs=0")

@@ -150,6 +150,7 @@ def test_a_run_is_loaded_in_inference_mode_too(full: Path) -> None:
 # --- an old run taken up again
 
 
+@pytest.mark.slow
 def test_formats_that_are_not_there_do_not_stop_the_others(again: Path) -> None:
     absent = Format("model.mlpackage", ("no_such_package",), FORMATS["coreml"].write)
     with registered(FORMATS, coreml=absent):
@@ -280,6 +281,7 @@ def test_a_reward_of_the_users_own(again: Path) -> None:
 # --- agents
 
 
+@pytest.mark.slow
 def test_a_baseline_writes_the_same_artifacts(cwd: Path) -> None:
     done(*TINY, "agent=random", "run_dir=run", cwd=cwd)
     assert {name for name in ARTIFACTS if not (cwd / "run" / name).is_file()} == set()
@@ -289,6 +291,7 @@ def test_a_baseline_writes_the_same_artifacts(cwd: Path) -> None:
     assert len(read_lines(cwd / "run/search.jsonl")) == 4
 
 
+@pytest.mark.slow
 def test_allocations_are_one_episode_that_is_pruned(again: Path) -> None:
     for agent in ALLOCATIONS:
         assert len(search(again, f"agent={agent}", "stages=[search,prune]")) == 1
@@ -347,6 +350,7 @@ def test_inspect_lists_the_groups_of_an_untrained_network(tmp_path: Path) -> Non
     assert not (tmp_path / "run/dense.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_inspect_names_coupled_layers_and_constant_macs(tmp_path: Path) -> None:
     own = ("data.image_size=32", "run_dir=run", "stages=[inspect]")
     outcome = done(*FAKE, "model=resnet20", *own, cwd=tmp_path)
@@ -409,6 +413,7 @@ def test_a_strategy_of_another_run_is_pruned_and_judged(full: Path, tiny: Path, 
     assert facts["pruned"]["macs"] / facts["dense"]["macs"] == Strategy.load(strategy).macs_ratio
 
 
+@pytest.mark.slow
 def test_chosen_images_are_those_of_the_search(tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     chosen = ("data.select=herding", "data.select_calibration=8", "data.select_search_val=12")

@@ -89,6 +89,7 @@ def test_views_are_not_chosen_among(tmp_path):
     refused(amc(*JOB, *asked, cwd=tmp_path), "would choose among these views")
 
 
+@pytest.mark.slow
 def test_images_that_the_dense_network_has_seen_choose_nothing(tmp_path):
     done(*TINY, "run_dir=run", "stages=[train,search]", cwd=workspace(tmp_path))
     for asked in (["stages=[choose]"], ["stages=[prune,finetune]", "finetune.best=true"]):

@@ -27,6 +27,7 @@ def measured(capsys, monkeypatch, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_an_episode_is_split_into_parts_and_compared_with_the_forward_pass(capsys, monkeypatch):
     found = measured(
         capsys, monkeypatch, "search", "--model", "resnet20", "--resolution", "8",
@@ -139,6 +140,7 @@ def test_the_room_for_a_search_is_measured(capsys, monkeypatch):
     assert {"score", "top1", "widths", "groups_whole"} <= greedy["0.5"].keys()
 
 
+@pytest.mark.slow
 def test_the_reach_of_a_space_needs_no_training(capsys, monkeypatch):
     found = measured(
         capsys, monkeypatch, "space", "--reach", "--min-preserve-ratios", "0.2", "--round-to", "4"

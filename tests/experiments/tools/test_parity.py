@@ -24,6 +24,7 @@ def row(**facts):
     return {**defaults, **facts}
 
 
+@pytest.mark.slow
 def test_networks_are_pruned_and_tell_classes_apart():
     network = NETWORKS["resnet20"]
     model, same = pruned(network, 0), pruned(network, 0)
@@ -54,6 +55,7 @@ def test_unknown_names_are_refused(monkeypatch, capsys, tmp_path):
     assert len(CELLS) == 11
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_row(monkeypatch):
     monkeypatch.setattr("experiments.parity.measure._rows", lambda *_: 1 / 0)
     (found,) = measure("resnet20", "onnx/float32", 0)

@@ -1,3 +1,5 @@
+import pytest
+
 from tests.experiments.helpers import TINY, amc, done, read_json, refused
 
 
@@ -32,6 +34,7 @@ def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
     assert [file.read_bytes() for file in files] == before
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_stages_that_it_is_given(cwd):
     job = ("finetune.epochs=5", "choose.candidates=3", "choose.epochs=2", "schedule.ratios=[0.9,0.7]")
     for stages, searches, epochs in (

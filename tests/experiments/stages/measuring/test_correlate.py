@@ -19,6 +19,7 @@ def searched(tmp_path_factory):
     return cwd
 
 
+@pytest.mark.slow
 def test_policies_are_judged_before_and_after_fine_tuning_and_remembered(searched):
     strategy = (searched / "run/strategy.json").read_bytes()
     done(*JOB, "stages=[correlate]", "correlate.policies=4", cwd=searched)

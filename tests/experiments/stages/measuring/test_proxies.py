@@ -79,6 +79,7 @@ def test_the_report_says_whether_the_score_can_be_trusted(judged):
     assert (f"report: {facts['verdict']}" in out) == (not facts["trusted"])
 
 
+@pytest.mark.slow
 def test_an_untrusted_score_is_told_by_the_stage_the_search_and_the_report(judged, tmp_path):
     cwd = copied(judged, tmp_path)
     path = cwd / "run/unseen.jsonl"
@@ -111,6 +112,7 @@ def test_a_killed_stage_goes_on_with_the_next_network(judged, tmp_path):
     assert {**again, "stage_seconds": 0} == {**whole, "stage_seconds": 0}
 
 
+@pytest.mark.slow
 def test_evaluations_of_other_unseen_images_are_not_mixed(judged, tmp_path):
     cwd = copied(judged, tmp_path)
     done(*JOB, "stages=[train,proxies]", "data.unseen=48", cwd=cwd)
@@ -171,6 +173,7 @@ def test_a_search_keeps_the_network_that_is_best_on_the_unseen_images(judged, tm
     assert own["held_out"] == measured[-1]["held_out"]
 
 
+@pytest.mark.slow
 def test_an_ordinary_search_says_nothing_of_unseen_images(judged, tmp_path):
     lines, facts, provenance = search(copied(judged, tmp_path))
     assert not any("held_out" in line for line in lines)
@@ -191,6 +194,7 @@ def test_a_stopped_search_goes_on_to_the_same_result(judged, tmp_path):
     assert (part / "run/strategy.json").read_bytes() == (whole / "run/strategy.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_budget_has_its_own_networks(tmp_path):
     cwd = workspace(tmp_path)
     ratios = "budget.macs_ratios=[0.4,0.6]"
@@ -200,6 +204,7 @@ def test_every_budget_has_its_own_networks(tmp_path):
     assert found[0]["rows"][0]["widths"] != found[1]["rows"][0]["widths"]
 
 
+@pytest.mark.slow
 def test_networks_are_drawn_where_there_are_no_error_curves(tmp_path):
     cwd = workspace(tmp_path)
     done(*JOB, "agent=uniform", "compressor.order=l1", "stages=[train,proxies]", cwd=cwd)
@@ -221,6 +226,7 @@ def test_impossible_requests_are_refused_before_any_work(tmp_path):
     assert "sparsify" in sparse
 
 
+@pytest.mark.slow
 def test_fewer_networks_than_asked_for_are_enough_for_a_correlation(judged, tmp_path, monkeypatch):
     cwd = copied(judged, tmp_path)
     monkeypatch.setattr("experiments.run.proxies.DRAWS", 40)  # some of which repeat a network

@@ -64,6 +64,7 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     assert not (searched / "run/stages/choose.json").exists()
 
 
+@pytest.mark.slow
 def test_a_search_by_unseen_images_goes_on_after_a_network_was_chosen_that_was_not_judged_on_them(tmp_path):
     cwd, job = workspace(tmp_path), (*JOB, "agent.select=held_out", "choose.candidates=8", "choose.epochs=0")
     done(*job, "stages=[train,search,choose]", cwd=cwd)

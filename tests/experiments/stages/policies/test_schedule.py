@@ -126,6 +126,7 @@ def test_weights_of_another_network_are_refused_before_any_work(stepped):
     assert "other" in message
 
 
+@pytest.mark.slow
 def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
     cwd = workspace(tmp_path)
     done(*JOB[:-1], "train.epochs=2", "stages=[train]", cwd=cwd)
