@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from tqdm import tqdm
 from amc.budget.allocation import Errors, even_errors
 from amc.budget.budget import Budget
 from amc.budget.widths import WidthSpace
-from amc.errors import UnavailableError
+from amc.errors import SettingError, UnavailableError
 from amc.graph.groups import Graph
 from amc.latency import get_backend
-from amc.latency.prediction.build import build_profile, checked_widths, kept
+from amc.latency.prediction.build import Check, build_profile, checked_widths, kept
 from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.prediction.table import default_folder
+from amc.notes import note_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class MeasuredLatency:
         )
         return profile.model
 
-    def verified(
+    def repaired(
         self, budget: Budget, widths: tuple[int, ...], curves: Callable[[], Errors | None]
     ) -> tuple[tuple[int, ...], dict[str, Any]]:
         """Measure a network, and make it smaller until it meets the limit; return its widths and the facts.
@@ -78,14 +79,41 @@ class MeasuredLatency:
         Raises:
             AmcError: the limit does not hold after all repairs.
         """
+        checks = [*self._checks(budget, widths, curves)]
+        found = kept(checks)
+        if found.widths != widths:
+            note_once(
+                f"the network that was found takes {checks[0].measured:.4f} of the dense latency, as "
+                f"measured, over latency_ratio={budget.of('latency').ratio:g}: a smaller one takes its place"
+            )
+        return found.widths, self._facts(found)
+
+    def measured(self, budget: Budget, widths: tuple[int, ...]) -> dict[str, Any]:
+        """Measure a network of widths that the user has chosen; return the facts.
+
+        Raises:
+            SettingError: it takes more than the limit on the latency.
+        """
+        found = next(self._checks(budget, widths, lambda: None))
+        if not found.holds:
+            raise SettingError(
+                f"the widths take {found.measured:.4f} of the dense latency, as measured, over "
+                f"latency_ratio={budget.of('latency').ratio:g}"
+            )
+        return self._facts(found)
+
+    def _checks(
+        self, budget: Budget, widths: tuple[int, ...], curves: Callable[[], Errors | None]
+    ) -> Iterator[Check]:
         errors = partial(_errors, self.space, curves)
         backend = get_backend(self.runtime)
-        checks = checked_widths(
+        return checked_widths(
             self.network, self.graph, self.space, budget, widths, backend, self.settings, errors
         )
-        found = asdict(kept([*checks]))
-        del found["holds"]
-        return found["widths"], {"runtime": self.runtime, **found}
+
+    def _facts(self, check: Check) -> dict[str, Any]:
+        facts = {name: value for name, value in asdict(check).items() if name != "holds"}
+        return {"runtime": self.runtime, **facts}
 
 
 def _errors(space: WidthSpace, curves: Callable[[], Errors | None]) -> Errors:

@@ -319,13 +319,15 @@ class CompressionTask:
             widths: kept channels of every group, in forward order.
 
         Raises:
-            SettingError: there is not one possible width for each group, or they exceed the budget.
+            SettingError: there is not one possible width for each group, or they exceed the budget: one on
+                the latency as predicted or as measured.
         """
         widths = self._checked(widths)
         if not self.budget.allows(widths):
             raise SettingError(f"the widths cost {self.budget.shortfall(widths)}")
+        latency = self._latency.measured(self.budget, widths) if "latency" in self._ratios else None
         value = self.value(self.evaluate(widths))
-        return self._compressed(widths, value, {"agent": None, "seed": None}, [])
+        return self._pruned(widths, value, latency, {"agent": None, "seed": None}, [])
 
     def _checked(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Return widths as whole numbers, one for each group, from 1 to the dense width."""
@@ -349,11 +351,23 @@ class CompressionTask:
     def _compressed(
         self, widths: tuple[int, ...], value: float, facts: dict[str, Any], log: list[dict[str, Any]]
     ) -> Compressed:
-        evaluator, searched, latency = self._evaluator, widths, None
+        """Prune the network that was found; one that measures over the latency is made smaller."""
+        searched, latency = widths, None
         if "latency" in self._ratios:
-            widths, latency = self._latency.verified(self.budget, widths, self._curves)
+            widths, latency = self._latency.repaired(self.budget, widths, self._curves)
         if widths != searched:
             value = self.value(self.evaluate(widths))
+        return self._pruned(widths, value, latency, facts, log)
+
+    def _pruned(
+        self,
+        widths: tuple[int, ...],
+        value: float,
+        latency: dict[str, Any] | None,
+        facts: dict[str, Any],
+        log: list[dict[str, Any]],
+    ) -> Compressed:
+        evaluator = self._evaluator
         images = evaluator.images.float().cpu()
         met = {tuple(line["widths"]) for line in log} or self._found  # an agent of the caller's has no log
         with without_tf32(), self._bar("refit", "operation", None) as bar:

@@ -5,7 +5,7 @@ import json
 import math
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import amc
 from amc import data as datasets
 from amc.errors import AmcError
+from amc.latency.prediction import build
+from amc.latency.registry import BACKENDS
 from amc.models import plain20, resnet20
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.notes import note_once
 from experiments import examples
 from experiments.library.images import collect_images
 from tests.experiments.helpers import FAKE, TINY, done, read_lines, workspace
+from tests.fakes import Spinning, registered
 
 LABELS = torch.arange(64) % 4
 
@@ -180,6 +183,38 @@ def test_a_search_trains_its_agent_where_gradients_are_off() -> None:
     settings = {"agent": "ddpg", "episodes": 7, "progress": False}
     found = amc.compress(network(), images(32), images(), macs_ratio=0.5, **settings)
     assert found.strategy.macs_ratio <= 0.5
+
+
+@pytest.fixture
+def timed_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Yield options of a limit on the latency of `Spinning`; its tables are in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    profile = amc.ProfileSettings(points=2, rounds=1, fit=1, held_out=1)
+    with registered(BACKENDS, spinning=Spinning()):
+        yield {"latency_ratio": 0.9, "runtime": "spinning", "profile": profile, "progress": False}
+
+
+def test_widths_that_the_user_chooses_are_kept_or_refused_under_a_limit_on_the_latency(
+    timed_layers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over: list[tuple[int, ...]] = []
+
+    def measure(*arguments: Any, **_: Any) -> tuple[float, list[float]]:
+        return 1.0, [0.93 if tuple(widths) in over else sum(widths) / 32 for widths in arguments[2]]
+
+    monkeypatch.setattr(build, "measure_networks", measure)
+    task = amc.CompressionTask(network(), images(32), images(), **timed_layers)
+    chosen = task.space.minimum[0] + 4, *task.space.minimum[1:]
+    assert task.budget.allows(chosen)
+    over.append(chosen)
+    with pytest.raises(
+        amc.SettingError, match=r"widths take 0\.9300 of the dense latency, as measured, over"
+    ):
+        task.prune(chosen)
+    assert task.prune(task.space.minimum).report["reached"]["latency"] == sum(task.space.minimum) / 32
+    monkeypatch.setattr(task, "_found", {chosen: 0.0})
+    assert task.result().report["latency"]["measured"] < 0.9
+    assert "takes 0.9300 of the dense latency, as measured, over latency_ratio=0.9: a smaller" in caplog.text
 
 
 BLACK = torch.zeros(3, 8, 8)
