@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from amc.models.names import is_code
 from experiments.report.text import MISSING, decimals, millions, number
 
 Json = Mapping[str, Any]
@@ -251,7 +252,7 @@ def load_snippet(report: Json) -> str:
     """Return the lines of Python that load the final network; a dotted path is called by the user."""
     folder, model = str(report.get("folder", "RUN")), str(report.get("model", ""))
     how = "" if smaller(report) == "pruned" else ", quantized=True"
-    if "." not in model.removeprefix("timm:") and ":" not in model.removeprefix("timm:"):
+    if not is_code(model):
         return f"import amc\n\nnetwork = amc.load_pruned({folder!r}{how})"
     module, _, factory = model.replace(":", ".").rpartition(".")
     return (

@@ -226,7 +226,13 @@ def test_links_hold_to_folders_of_any_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "loads"), [("resnet20", "amc.load_pruned('r')"), ("mine.nets.make", "make()")]
+    ("model", "loads"),
+    [
+        ("resnet20", "amc.load_pruned('r')"),
+        ("timm:resnet18.a1_in1k", "amc.load_pruned('r')"),
+        ("mine.nets.make", "import make\n\n"),
+        ("mine.nets:make", "make()"),
+    ],
 )
 def test_the_lines_that_load_a_network_build_that_of_a_user(model, loads):
     text = load_snippet({"folder": "r", "model": model})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from amc.data.files.decoding import _read
 from amc.export.metadata import described, with_metadata
 from amc.loading import load_pruned
 from experiments.report.carried import write_carried
@@ -70,8 +71,8 @@ def test_the_readme_and_the_script_name_what_is_there(tmp_path, name):
     page, script = (tmp_path / "README.md").read_text(), (tmp_path / "predict.py").read_text()
     for part in (name, "shorter side has 9 pixels", "180 degrees", "ant, bee, cat, dog", "2.0 KiB"):
         assert part in page
-    steps = [line for line in page.splitlines() if line[:2] in ("1.", "2.", "3.", "4.")]
-    assert [step[0] for step in steps] == ["1", "2", "3", "4"]
+    steps = [line for line in page.splitlines() if line[:1].isdigit() and line[1] == "."]
+    assert [step[0] for step in steps] == ["1", "2", "3", "4", "5"]
     assert f"--network {name}" in script
     compile(script, "predict.py", "exec")
 
@@ -154,6 +155,25 @@ def test_grey_pictures_have_one_channel(tmp_path):
     np.testing.assert_allclose(found, ((pixels / 255 - 0.5) / 0.25)[None, None], rtol=1e-5)
     Image.fromarray(pixels).convert("RGB").save(tmp_path / "picture.png")
     assert script["pixels"](tmp_path / "picture.png", script["ABOUT"]).shape == (1, 1, 8, 6)
+
+
+@pytest.mark.parametrize("values", [np.uint16, np.int32, np.float32])
+def test_the_script_reads_grey_pictures_of_16_bits_as_the_training_does(tmp_path, values):
+    write_carried(tmp_path, "net", ABOUT, [{"format": "onnx", "file": "exports/model.onnx", "bytes": 1}])
+    script = runpy.run_path(str(tmp_path / "predict.py"))
+    most = 255 if values is np.float32 else 65535
+    array = (np.arange(90).reshape(9, 10) * (most / 89)).astype(values)
+    Image.fromarray(array).save(tmp_path / "picture.tiff")
+    about = {**script["ABOUT"], "image_size": [9, 10], "shorter_side": None, "upside_down": False}
+    read = np.asarray(_read(str(tmp_path / "picture.tiff")), np.float32).transpose(2, 0, 1) / 255
+    mean, std = (np.array(about[name])[:, None, None] for name in ("mean", "std"))
+    found = script["pixels"](tmp_path / "picture.tiff", about)
+    np.testing.assert_allclose(found[0], (read - mean) / std, atol=1e-5)
+    assert read.max() == 1
+    if values is not np.uint16:
+        Image.fromarray(array - values(9)).save(tmp_path / "picture.tiff")
+        with pytest.raises(SystemExit, match="grey values from -9"):
+            script["pixels"](tmp_path / "picture.tiff", about)
 
 
 def test_images_that_no_picture_is_get_no_script(tmp_path):
