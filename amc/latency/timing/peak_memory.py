@@ -41,7 +41,8 @@ def peak_memory(
         file.write_bytes(content)
         arguments = [backend.name, str(file), *map(str, (batch, *input_shape, threads))]
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, *arguments],
+            # -P: a file of the current directory would be imported in place of a package
+            [sys.executable, "-P", "-c", _CHILD, *arguments],
             capture_output=True,
             text=True,
             check=False,

@@ -1,5 +1,6 @@
 """Every runtime that is installed, on a small network."""
 
+import math
 import os
 import subprocess
 import sys
@@ -198,6 +199,18 @@ def test_openvino_does_not_report_itself():
 
 def test_the_peak_memory_of_a_file_that_does_not_run_is_not_known():
     assert peak_memory(get_backend("onnxruntime"), b"no network", SHAPE, 1, 1) is None
+
+
+def test_the_process_that_measures_memory_runs_no_code_of_the_current_directory(tmp_path, monkeypatch):
+    backend = get_backend("onnxruntime")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPE), 8)).eval()
+    content = backend.convert(network, SHAPE, 1)
+    (tmp_path / "numpy.py").write_text("open('ran', 'w')")
+    monkeypatch.setattr(sys, "path", [str(Path(entry or ".").resolve()) for entry in sys.path])
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert peak_memory(backend, content, SHAPE, 1, 1) > 0
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow
