@@ -121,12 +121,12 @@ class Graph:
 
 
 def exclude_groups(
-    graph: Graph, patterns: Sequence[str], *, prune_coupled: bool = True, max_inputs: int | None = None
+    graph: Graph, patterns: str | Sequence[str], *, prune_coupled: bool = True, max_inputs: int | None = None
 ) -> Graph:
     """Return the graph with some groups kept at full width.
 
     Args:
-        patterns: names of groups to exclude; ``*`` and ``?`` are wildcards.
+        patterns: names of groups to exclude, or one name; ``*`` and ``?`` are wildcards.
         prune_coupled: False also excludes the groups that several layers produce together, such as the
             residual stream of a stage. They cost the most accuracy before fine-tuning.
         max_inputs: excludes groups with a consumer layer of more inputs (channels x kernel). The second
@@ -136,7 +136,7 @@ def exclude_groups(
         SettingError: a pattern matches no group, or no group would be left.
     """
     reasons: dict[str, str] = {}
-    for pattern in patterns:
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         fitting = fnmatch.filter(graph.group_names, pattern)
         if not fitting:
             hint = did_you_mean(pattern, graph.group_names) or f"; the first is {graph.group_names[0]!r}"

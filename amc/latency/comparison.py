@@ -63,7 +63,7 @@ def compare(
     pruned_model: nn.Module,
     input_shape: tuple[int, int, int],
     *,
-    backends: Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
+    backends: str | Sequence[str | Backend | RemoteBackend] = ("torch", "onnxruntime"),
     batch: int = 1,
     threads: int = 1,
     rounds: int = 30,
@@ -77,7 +77,7 @@ def compare(
         dense_model: The network before pruning.
         pruned_model: The network after pruning.
         input_shape: One image, (C, H, W), the same for both.
-        backends: Names in ``BACKENDS``, or backends.
+        backends: Names in ``BACKENDS``, or backends; or one name.
         batch: Images per call.
         threads: Threads a runtime may use.
         rounds: Interleaved rounds per backend.
@@ -94,9 +94,10 @@ def compare(
     """
     if batch < 1 or threads < 1:
         raise SettingError(f"batch is {batch} and threads is {threads}; expected at least 1 of each")
+    given = (backends,) if isinstance(backends, str) else backends
     models = {"dense": dense_model, "pruned": pruned_model, **(others or {})}
     results = []
-    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in backends]:
+    for backend in [get_backend(entry) if isinstance(entry, str) else entry for entry in given]:
         if progress is not None:
             progress(backend.name)
         result = unmeasured(backend, backend.available(), input_shape, batch, threads)

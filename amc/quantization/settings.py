@@ -42,7 +42,7 @@ class QuantizeSettings:
         rounding: of weights: to the nearest integer, or one input after the other, where later inputs make
             up for the error of earlier ones (``moments``; OBQ, GPTQ).
         bias_correction: whether biases make up for the mean error of the rounded weights.
-        exclude: layers (patterns of names) that stay float.
+        exclude: layers (patterns of names) that stay float; or one pattern, which is kept as a tuple.
         tolerance: largest relative error of the outputs, with one layer alone quantized; a layer beyond it
             stays float. None quantizes every layer.
         sensitivity_images: images on which each layer is measured at each number of bits; 0 leaves it out.
@@ -68,6 +68,8 @@ class QuantizeSettings:
         Raises:
             SettingError: one is impossible; the message says what was expected.
         """
+        if isinstance(self.exclude, str):
+            object.__setattr__(self, "exclude", (self.exclude,))
         for key, known in (("method", METHODS), ("ranges", RANGES), ("rounding", ROUNDINGS)):
             if (given := getattr(self, key)) not in known:
                 hint = did_you_mean(str(given), known)

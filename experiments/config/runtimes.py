@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from amc.errors import SettingError
 from amc.latency import Backend, RemoteBackend, get_backend
+from amc.latency.prediction.settings import ProfileSettings
 from amc.latency.remote.adb import Adb, AdbSettings
 from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.latency.serving import ServeSettings
 from amc.quantization.settings import QuantizeSettings
 from experiments.config.schema import Config
-from experiments.config.sections.library import QuantizeConfig, ServeConfig
+from experiments.config.sections.library import ProfileConfig, QuantizeConfig, ServeConfig
 from experiments.config.sections.stages import LatencyConfig
 
 
@@ -60,23 +61,29 @@ def quantize_settings(config: QuantizeConfig) -> QuantizeSettings:
     return QuantizeSettings(**{**asdict(config), "exclude": tuple(config.exclude)})
 
 
+def profile_settings(config: ProfileConfig) -> ProfileSettings:
+    """Turn the section of the configuration into settings.
+
+    Raises:
+        SettingError: a setting is impossible.
+    """
+    return ProfileSettings(**{each.name: getattr(config, each.name) for each in fields(ProfileSettings)})
+
+
 def check_measuring(config: Config) -> None:
     """Check the settings of all measurements.
 
     Raises:
         AmcError: a setting is impossible; the message says what was expected.
     """
-    latency, serve, profile = config.latency, config.serve, config.profile
-    for name in (*latency.backends, profile.backend):
+    latency, serve = config.latency, config.serve
+    for name in (*latency.backends, config.profile.backend):
         backend_of(name, latency)
     serving_backend(config)
     serve_settings(serve)
+    profile_settings(config.profile)
     least = {"latency.rounds": (latency.rounds, 1), "latency.batch": (latency.batch, 1)}
     least |= {"latency.threads": (latency.threads, 1), "serve.batch": (serve.batch, 1)}
-    least |= {
-        f"profile.{n}": (getattr(profile, n), 1) for n in ("rounds", "batch", "threads", "fit", "held_out")
-    }
-    least |= {"profile.points": (profile.points, 2), "profile.repairs": (profile.repairs, 0)}
     least |= {"latency.throughput_batch": (latency.throughput_batch, 0)}  # 0 leaves it out
     for name, (count, smallest) in least.items():
         if count < smallest:

@@ -50,8 +50,14 @@ def whole_seed(seed: object) -> int:
 
 
 def on_cpu(model: nn.Module) -> nn.Module:
-    """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU."""
-    return model if device_of(model).type in ("cpu", "meta") else copy.deepcopy(model).cpu()
+    """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU.
+
+    One that was made within ``torch.inference_mode()``, whose weights take no gradients, is copied as well.
+    """
+    fit = device_of(model).type in ("cpu", "meta")
+    if fit and not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    return copy.deepcopy(model).cpu()
 
 
 def check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:

@@ -34,7 +34,7 @@ def compress(
         validation: held-out images that score candidates: a pair (images, labels), a data set or a loader.
         agent: name of an agent in ``conf/agent``; its file gives the settings.
         episodes: number of candidates to score; by default the value in the agent's file.
-        seed: seed of all random draws: the same seed gives the same strategy, but under a limit on the latency,
+        seed: seed of all random draws: the same seed gives the same strategy, but for limits on the latency,
             which is measured anew.
         on_episode: called after every episode.
         options: see ``CompressionTask``: ``macs_ratio``, ``params_ratio``, ``size_ratio``, ``latency_ratio``,

@@ -20,6 +20,7 @@ IMAGE_KEYS = ("image", "images", "pixel_values", "input", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
+@torch.no_grad()
 def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
     """Return all images of ``source`` in memory, and whether they have labels.
 

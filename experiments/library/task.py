@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from operator import index
@@ -49,6 +50,13 @@ from experiments.library.images import collect_images
 from experiments.library.latency import MeasuredLatency
 
 
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """Compute gradients, which proofs and agents need, also where the caller has switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 class CompressionTask:
     """One network, its images and one budget: environments for any agent, and pruning of the best network.
 
@@ -71,7 +79,7 @@ class CompressionTask:
         score: replaces the reward: a user's own score of the network, such as a mean average precision.
         round_to: widths are multiples of this number of channels.
         min_preserve_ratio: smallest share of a group that is kept, in (0, 1].
-        exclude: names of groups that keep all channels; ``*`` and ``?`` are allowed.
+        exclude: names of groups that keep all channels, or one name; ``*`` and ``?`` are allowed.
         prune_coupled: whether groups that several layers produce together (residual streams) are pruned.
         settings: how candidates are made and scored.
         pruning: how the winner is refitted.
@@ -92,6 +100,7 @@ class CompressionTask:
         UnavailableError: a latency budget needs a runtime that is not available.
     """
 
+    @_with_gradients()
     def __init__(
         self,
         model: nn.Module,
@@ -107,7 +116,7 @@ class CompressionTask:
         score: Score | None = None,
         round_to: int = 4,
         min_preserve_ratio: float = 0.2,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         prune_coupled: bool = True,
         settings: CandidateSettings | None = None,
         pruning: PruneSettings | None = None,
@@ -198,6 +207,7 @@ class CompressionTask:
         """
         return self._evaluator.macs(self._checked(widths))
 
+    @_with_gradients()
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Return the scores of a candidate; ``result`` prunes the best one within the budget.
 
@@ -249,6 +259,7 @@ class CompressionTask:
             ),
         )
 
+    @_with_gradients()
     def search(
         self,
         agent: str = "ddpg",
@@ -295,12 +306,13 @@ class CompressionTask:
                 if on_episode is not None:
                     on_episode(episode)
 
-            with draws_kept(), without_tf32(), torch.inference_mode(False), torch.enable_grad():
+            with draws_kept(), without_tf32():
                 found = make_agent(config, arena, seed)(1, watch)
         widths = found.best.info["evaluation"].widths
         facts: dict[str, Any] = {"agent": found.agent, "seed": seed, "best_episode": found.best.index}
         return self._compressed(widths, found.best.value, facts, log)
 
+    @_with_gradients()
     def result(self) -> Compressed:
         """Prune the best network within the budget that was evaluated so far.
 
@@ -312,6 +324,7 @@ class CompressionTask:
         widths = max(self._found, key=self._found.__getitem__)
         return self._compressed(widths, self._found[widths], {"agent": None, "seed": None}, [])
 
+    @_with_gradients()
     def prune(self, widths: Sequence[int]) -> Compressed:
         """Prune to given widths.
 
@@ -424,7 +437,9 @@ class CompressionTask:
         return progress(total, description, unit, shown=self._progress)
 
 
-def _proved(model: nn.Module, image: torch.Tensor, exclude: Sequence[str], prune_coupled: bool) -> Graph:
+def _proved(
+    model: nn.Module, image: torch.Tensor, exclude: str | Sequence[str], prune_coupled: bool
+) -> Graph:
     example = torch.zeros_like(image, device="cpu")
     graph = exclude_groups(trace(model, example), exclude, prune_coupled=prune_coupled, max_inputs=10_000)
     return with_other_macs(prove(model, graph).graph, model)

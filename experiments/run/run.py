@@ -28,6 +28,7 @@ from envs import Reward, get_reward
 from experiments.command.remembered import forget
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
+from experiments.config.runtimes import profile_settings
 from experiments.config.schema import Config
 from experiments.config.sections.library import TrainConfig
 from experiments.run.episodes import read_episodes
@@ -288,8 +289,7 @@ class Run:
 
     def profile_settings(self) -> ProfileSettings:
         """Return the settings for measuring a latency model."""
-        config = self.config.profile
-        return ProfileSettings(**{each.name: getattr(config, each.name) for each in fields(ProfileSettings)})
+        return profile_settings(self.config.profile)
 
     def train_settings(self, config: TrainConfig) -> TrainSettings:
         """Turn a training section of the configuration into settings."""

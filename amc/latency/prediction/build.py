@@ -12,6 +12,7 @@ from amc.budget.allocation import Errors, shrink_greedily
 from amc.budget.budget import Budget, Limit
 from amc.budget.widths import WidthSpace
 from amc.cost.closed_form import macs_cost
+from amc.cutting.trial import draws_kept
 from amc.errors import AmcError, FileError
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds
@@ -82,6 +83,7 @@ def points_to_measure(table: LatencyTable, grids: Sequence[LayerGrid], rounds: i
     return sum(len(points) for _, points in missing_points(table, grids, rounds))
 
 
+@draws_kept()
 def build_profile(
     network: nn.Module,
     graph: Graph,
@@ -95,7 +97,8 @@ def build_profile(
 ) -> Profile:
     """Measure layers and whole networks, and fit a latency model to them.
 
-    Weights do not matter: the latency of a layer does not depend on them.
+    Weights do not matter: the latency of a layer does not depend on them. They are drawn; the global random
+    states are left alone.
 
     Args:
         network: the dense network.

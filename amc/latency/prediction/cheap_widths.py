@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from amc.cutting.trial import draws_kept
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.remote.protocol import RemoteBackend
@@ -53,10 +54,13 @@ def extra_of_rounding(milliseconds: Mapping[int, float]) -> dict[int, float]:
     }
 
 
+@draws_kept()
 def width_costs(
     kind: LayerKind, backend: Backend | RemoteBackend, *, batch: int, threads: int, rounds: int
 ) -> WidthCosts:
     """Time a layer of 64 input channels at every output width of ``WIDTHS``.
+
+    Its weights are drawn; the global random states are left alone.
 
     Raises:
         AmcError: A layer does not convert, or the backend fails.

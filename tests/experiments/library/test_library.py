@@ -6,6 +6,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def network() -> nn.Module:
         nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def timed_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Yield options of a limit on the latency of `Spinning`; its tables are in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    profile = amc.ProfileSettings(points=2, rounds=1, fit=1, held_out=1)
+    with registered(BACKENDS, spinning=Spinning()):
+        yield {"latency_ratio": 0.9, "runtime": "spinning", "profile": profile, "progress": False}
 
 
 def test_the_same_seed_gives_the_strategy_and_the_weights_of_the_command(
@@ -147,14 +157,30 @@ def test_a_score_that_is_no_number_is_refused() -> None:
         task.evaluate(task.space.minimum)
 
 
-def test_the_callers_network_and_random_numbers_are_left_alone() -> None:
-    model = network().train()
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Check that the global random states are the same afterwards."""
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    amc.compress(model, images(32), images(), macs_ratio=0.5, agent="ddpg", episodes=6, progress=False)
+    yield
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
+
+
+def test_the_callers_network_and_random_numbers_are_left_alone() -> None:
+    model = network().train()
+    with left_alone():
+        amc.compress(model, images(32), images(), macs_ratio=0.5, agent="ddpg", episodes=6, progress=False)
     assert all(module.training for module in model.modules())
+
+
+def test_the_measurements_of_a_latency_leave_the_callers_random_numbers_alone(
+    timed_layers: dict[str, Any],
+) -> None:
+    given = network(), images(32), images()
+    with left_alone():
+        task = amc.CompressionTask(*given, **{**timed_layers, "latency_ratio": 1.0})
+        task.prune(task.space.minimum)
 
 
 def test_a_reward_that_enforces_no_budget_says_so_in_a_line_and_in_the_report(
@@ -178,20 +204,43 @@ def test_the_networks_that_a_search_has_evaluated_are_its_own() -> None:
         assert report["search"]["evaluations"] == len({tuple(line["widths"]) for line in report["episodes"]})
 
 
-@torch.no_grad()
-def test_a_search_trains_its_agent_where_gradients_are_off() -> None:
-    settings = {"agent": "ddpg", "episodes": 7, "progress": False}
-    found = amc.compress(network(), images(32), images(), macs_ratio=0.5, **settings)
-    assert found.strategy.macs_ratio <= 0.5
+@pytest.mark.parametrize("made_there", [False, True])
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_network_is_compressed_where_gradients_are_off(
+    without_gradients: Callable[[], AbstractContextManager[Any]], made_there: bool
+) -> None:
+    settings = {"agent": "ddpg", "episodes": 7, "progress": False, "macs_ratio": 0.5}
+    given = network(), images(32), images()
+    expected = amc.compress(*given, **settings)
+    with without_gradients():
+        found = amc.compress(*((network(), images(32), images()) if made_there else given), **settings)
+    assert found.strategy.groups == expected.strategy.groups
+    assert torch.equal(found.model(images()), expected.model(images()))
+    found.model.train()(images()).sum().backward()
 
 
-@pytest.fixture
-def timed_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Yield options of a limit on the latency of `Spinning`; its tables are in a folder of the test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    profile = amc.ProfileSettings(points=2, rounds=1, fit=1, held_out=1)
-    with registered(BACKENDS, spinning=Spinning()):
-        yield {"latency_ratio": 0.9, "runtime": "spinning", "profile": profile, "progress": False}
+def test_one_name_stands_for_a_list_of_one() -> None:
+    settings = {"macs_ratio": 0.7, "agent": "greedy", "progress": False}
+    found = amc.compress(network(), images(32), images(), exclude="3*", **settings)
+    assert [group["name"] for group in found.report["left_whole"]] == ["9", "3"]  # 9 is the classifier
+    assert amc.QuantizeSettings(exclude="fc*").exclude == ("fc*",)
+    with pytest.raises(amc.SettingError, match="unknown runtime 'onnx'"):
+        amc.compare(network(), network(), (3, 8, 8), backends="onnx")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"held_out": 0}, r"profile\.held_out is 0; expected at least 1"),
+        ({"points": 1}, r"profile\.points is 1; expected at least 2"),
+        ({"repairs": -1}, r"profile\.repairs is -1; expected at least 0"),
+    ],
+)
+def test_impossible_settings_of_a_profile_are_refused_before_any_measurement(
+    settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(amc.SettingError, match=message):
+        amc.ProfileSettings(**settings)
 
 
 def test_widths_that_the_user_chooses_are_kept_or_refused_under_a_limit_on_the_latency(
