@@ -2,7 +2,8 @@
 
 Every run folder below the given ones that has a strategy and test accuracies is one seed of a row. Runs of
 the same network, data and budget share a table. Its rows are the agents, over all their seeds: the mean with
-its 95% t interval, and the difference to one of the agents, paired by seed. The paper's figures stand beside.
+its 95% t interval, and the difference to one of the agents, paired by seed. An agent whose searches are of
+several lengths has a row for each. The paper's figures stand beside.
 
 Three folders are written beside the tables. ``figures/`` has a picture of every job; ``strategies/`` the best
 strategy of every agent, chosen by the search's own return; ``records/`` the data that all this was drawn
@@ -24,7 +25,7 @@ from experiments.reproduce.figures import job_svg
 from experiments.reproduce.origins import not_run
 from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.rivals import ROWS, RivalRow, merged_rivals, read_rivals, write_rivals
-from experiments.reproduce.runs import Jobs, Result, by_job, judged_only, read_results
+from experiments.reproduce.runs import Jobs, Result, by_job, by_row, judged_only, read_results
 from experiments.reproduce.sparse_runs import (
     SparseResult,
     merged_sparse,
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of run folders")
     options.add_argument("--out", type=Path, help="markdown file; printed, without records, if not given")
     options.add_argument(
-        "--against", default="ddpg", help="agent that others are compared with, or its preset"
+        "--against", default="ddpg", help="agent or row that others are compared with, or its preset"
     )
     return options
 
@@ -58,6 +59,8 @@ def main() -> None:
 
 
 def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
+    if out is not None and out.is_dir():
+        raise AmcError(f"--out {out} is a folder; expected a file, such as {out / 'RESULTS.md'}")
     for folder in folders:
         if not folder.is_dir():
             raise AmcError(f"{folder}: there is no such folder; expected run folders, or folders of them")
@@ -72,11 +75,12 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
     for folder in folders:
         if not _has_runs(folder, found):
             _report(f"{folder} has no evaluated run: run stages=[...,evaluate] there, or name another folder")
-    if (agents := sorted({result.agent for result in results})) and against not in agents:
+    jobs = by_job(results)
+    agents = sorted({result.agent for result in results})
+    if agents and against not in {*agents, *(name for own in jobs.values() for name in by_row(own))}:
         _report(
             f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
         )
-    jobs = by_job(results)
     text = _page(jobs, sparse, rivals, against, figures=out is not None)
     if out is None or records is None:
         print(text)

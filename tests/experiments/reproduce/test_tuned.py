@@ -119,6 +119,10 @@ def test_widths_that_several_seeds_have_trained_are_one_search_and_a_row_of_thei
     carried = rows["A", "uniform, widths of seed 1"]
     assert carried[2] == "1, 5"
     assert carried[8].startswith("-6.00 [")
+    assert rows["A", "uniform"][8].startswith("-6.00")
+    one = [result for result in searched if result.agent == "greedy"]
+    results = merged(searched, trained_with(5, one), pytest.fail)
+    assert rows_of(tables(by_job(results), "greedy"))["A", "uniform"][8] == "-6.00"
     alone = rows_of(tables(by_job(merged(searched, trained_with(5, searched), pytest.fail)), "greedy"))
     assert [name for _, name in alone] == ["greedy, widths of seed 1", "uniform, widths of seed 1"]
 
