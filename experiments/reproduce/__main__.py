@@ -69,7 +69,7 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
     known = judged_only(read_records(records), _report) if records else []
     results = merged(known, judged_only(found, _report), _report)
     sparse = merged_sparse(read_sparse_records(records) if records else [], read_sparse(folders))
-    rivals = merged_rivals(read_rivals([records] if records else []), read_rivals(folders))
+    rivals = merged_rivals(read_rivals([records] if records else [], _report), read_rivals(folders, _report))
     if not (results or sparse or rivals):
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
     for folder in folders:
