@@ -49,7 +49,7 @@ def tuned_table(
     rows.sort(key=lambda row: row[:2])
     yield "After fine-tuning, which is the same within a recipe: the mean over the seeds with its 95% t"
     yield "interval, which one seed does not have."
-    yield from _about_corrupted(groups.values(), kinds)
+    yield from _about_corrupted(results, groups.values(), kinds)
     yield f"The last column is the accuracy after fine-tuning less that of `{against}` with the same"
     yield "recipe, paired by seed."
     yield ""
@@ -92,11 +92,17 @@ def _shared_kinds(groups: Collection[Sequence[Tuned]]) -> list[str]:
     return sorted(set.intersection(*map(set, judged))) if judged else []
 
 
-def _about_corrupted(groups: Collection[Sequence[Tuned]], kinds: Sequence[str]) -> Iterator[str]:
-    """Yield a line on what the columns of corrupted images show, if a network was judged on any."""
+def _about_corrupted(
+    results: Sequence[Result], groups: Collection[Sequence[Tuned]], kinds: Sequence[str]
+) -> Iterator[str]:
+    """Yield lines on what the columns of corrupted images show, if a network was judged on any."""
     if any(network.corrupted for own in groups for network in own):
         shown = f"the mean over {', '.join(kinds)}" if kinds else "blank, as the rows share no kind"
         yield f"[Corrupted test images](../docs/training.md#corrupted-images): {shown}."
+    judged = [own for r in results if (own := r.facts["evaluate"]["dense"].get("corrupted"))]
+    dense = sorted({f"{_mean(own, kinds):.2f}" for own in judged if kinds and own.keys() >= {*kinds}})
+    if dense:
+        yield f"The dense network has {' or '.join(dense)}% on them."
 
 
 def _origins(

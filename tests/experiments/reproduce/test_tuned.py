@@ -227,6 +227,8 @@ def test_corrupted_images_are_averaged_over_the_kinds_that_all_rows_have(runs, t
     assert "the mean over noise." in text
     rows = rows_of(text)
     assert rows["B", "another tool"][6:8] == ["10.00", "12.00"]
+    dense = read_results([copy])[0].facts["evaluate"]["dense"]["corrupted"]
+    assert f"The dense network has {dense['noise']:.2f}% on them." in text
     (uniform,) = (r for r in read_results([copy]) if r.agent == "uniform" and r.recipe.startswith(LONG))
     noise = uniform.facts["evaluate"]["finetuned"]["corrupted"]["noise"]
     assert float(rows["B", "uniform"][7]) == pytest.approx(noise, abs=0.01)
@@ -235,6 +237,7 @@ def test_corrupted_images_are_averaged_over_the_kinds_that_all_rows_have(runs, t
     text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy], pytest.fail))
     assert "blank, as the rows share no kind" in text
     assert rows_of(text)["B", "another tool"][6:8] == ["", ""]
+    assert "The dense network has" not in text
 
 
 def test_a_run_that_was_not_fine_tuned_takes_no_record_of_one_that_was(runs):
