@@ -16,10 +16,12 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from amc.errors import AmcError
 from amc.files import atomic_write_text
+from amc.strategy import Strategy
 from experiments.reproduce.commands import experiment_of
 from experiments.reproduce.figures import job_svg
 from experiments.reproduce.origins import not_run
@@ -127,7 +129,15 @@ def write_strategies(jobs: Jobs, folder: Path) -> None:
         for agent in sorted({result.agent for result in searched}):
             best = max((r for r in searched if r.agent == agent), key=lambda result: result.value)
             folder.mkdir(parents=True, exist_ok=True)
-            best.strategy.save(folder / f"{best.slug}_{agent}.json")
+            _published(best).save(folder / f"{best.slug}_{agent}.json")
+
+
+def _published(result: Result) -> Strategy:
+    """Return a result's strategy, which names the preset of its agent: only the command has told it."""
+    found = result.strategy
+    if result.agent == str(found.provenance["agent"]).replace(":", "."):
+        return found
+    return replace(found, provenance={**found.provenance, "preset": result.agent})
 
 
 def _report(line: str) -> None:

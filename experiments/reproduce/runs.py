@@ -45,7 +45,8 @@ class Result:
     @property
     def agent(self) -> str:
         """Name of the agent that searched, as its command names it: see ``agent_of``."""
-        return agent_of(str(self.strategy.provenance["agent"]), str(self.provenance["command"]))
+        found = self.strategy.provenance
+        return agent_of(str(found["agent"]), str(self.provenance["command"]), found.get("preset"))
 
     @property
     def asked_episodes(self) -> int:

@@ -208,6 +208,18 @@ def test_an_agent_is_named_as_its_command_names_it(runs):
     assert named("ddpg", "amc agent=../ddpg") == "ddpg"
 
 
+def test_a_published_strategy_of_a_preset_keeps_its_name(runs, tmp_path):
+    (result,) = (own for own in read_results([runs]) if own.agent == "uniform")
+    strategy = replace(result.strategy, provenance={**result.strategy.provenance, "agent": "ddpg"})
+    paper = replace(result, strategy=strategy, provenance={"command": "amc agent=ddpg_paper"})
+    write_strategies({paper.job: [paper]}, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith("_ddpg_paper.json")
+    again = {"command": "amc strategy=FILE.json stages=[prune,evaluate]"}
+    assert replace(result, strategy=Strategy.load(path), provenance=again).agent == "ddpg_paper"
+    assert replace(paper, provenance=again).agent == "ddpg"  # its file told no preset
+
+
 def test_a_job_without_the_agent_to_compare_with_has_its_preset(runs):
     def renamed(result):
         name = {"random": "random_mine"}.get(result.agent, result.agent)
