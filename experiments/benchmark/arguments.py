@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -20,3 +21,11 @@ def at_least(least: int) -> Callable[[str], int]:
 
 positive = at_least(1)
 """The type of an integer of 1 or more."""
+
+
+def above_zero(text: str) -> float:
+    """Return a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number above 0")
+    return value

@@ -7,7 +7,8 @@ policy without noise for an agent that has one. With ``--test`` the winners are 
 with the weights that the search gave them.
 
 An agent is named as on the command line of ``amc``, with settings after plus signs: ``ddpg``,
-``ddpg+gamma=1``. Figures are means over the seeds with t intervals of 95%, which one search does not have.
+``ddpg+gamma=1``; the section ``agent`` of a recipe is not used. Figures are means over the seeds with t
+intervals of 95%, which one search does not have.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from amc.errors import SettingError
 from amc.scoring.scores import top1
 from experiments.benchmark.arguments import positive
 from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, open_trained
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: The overrides or an agent's name are wrong.
     """
+    _refuse_agent(options.overrides)
     configs = {name: agent_config(name, options.episodes) for name in options.agents}
     with tempfile.TemporaryDirectory() as folder:
         job = open_trained(Path(options.folder or folder), *options.overrides)
@@ -70,6 +73,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for name, own in trials.items()
         },
     }
+
+
+def _refuse_agent(overrides: Sequence[str]) -> None:
+    """Refuse settings of the section ``agent``, which would be ignored.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for word in overrides:
+        if word.lstrip("+~").startswith(("agent=", "agent.")):
+            raise SettingError(f"{word} has no effect here: give --agents NAME+KEY=VALUE, and --episodes N")
 
 
 def _tested(job: Run, trials: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:

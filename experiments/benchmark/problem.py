@@ -96,9 +96,11 @@ def agent_config(name: str, episodes: int) -> AgentConfig:
     """Return the configuration of an agent named with its settings after plus signs: ``ddpg+gamma=0``.
 
     Raises:
-        AmcError: A setting is impossible.
+        AmcError: A setting is impossible, or it is the number of episodes, which all agents share.
     """
     agent, *settings = name.split("+")
+    if any(setting.startswith("episodes=") for setting in settings):
+        raise SettingError(f"{name}: all agents have the same number of episodes: give --episodes N")
     found = config_of(f"agent={agent}", *(f"agent.{setting}" for setting in settings)).agent
     config = replace(found, episodes=episodes)
     check_agent(config, "obs")

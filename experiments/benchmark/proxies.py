@@ -25,7 +25,7 @@ from amc.data import LabelledImages
 from amc.data.selection import METHODS, choose
 from amc.errors import AmcError
 from amc.scoring.run import outputs
-from experiments.benchmark.arguments import positive
+from experiments.benchmark.arguments import above_zero, positive
 from experiments.benchmark.problem import open_trained
 from experiments.run.proxies import correlations, scores_of, similar_networks
 from experiments.run.run import Run
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument("--networks", type=positive, default=30)
     parser.add_argument(
-        "--spread", type=float, default=0.2, help="standard deviation of a preserve ratio's logarithm"
+        "--spread", type=above_zero, default=0.2, help="standard deviation of a preserve ratio's logarithm"
     )
     parser.add_argument(
         "--images",

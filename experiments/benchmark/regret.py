@@ -24,6 +24,7 @@ from tqdm import tqdm
 from amc.budget.widths import WidthSpace
 from experiments.benchmark.arguments import positive
 from experiments.benchmark.problem import FIXED, Problem, agent_config, open_trained
+from experiments.config.sections.agents import AgentConfig
 from experiments.statistics import mean_of
 
 AGENTS = (
@@ -49,11 +50,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: An agent's name or the budget is wrong.
     """
+    configs = {name: agent_config(name, options.episodes) for name in options.agents}
     with tempfile.TemporaryDirectory() as folder:
         job = open_trained(Path(folder), *_overrides(options))
         problem = Problem(job, _coarse(job.problem.graph.group_names, job.problem.graph.dense_widths))
         returns = np.sort(_all_returns(problem))
-        agents = {name: _regrets(name, problem, returns, options) for name in options.agents}
+        agents = {
+            name: _regrets(name, config, problem, returns, options.seeds) for name, config in configs.items()
+        }
         dense_top1 = problem.evaluator.dense.top1
         job.problem.release()
     return {
@@ -90,10 +94,11 @@ def _all_returns(problem: Problem) -> list[float]:
     return [problem.reward(problem.evaluate(widths)) for widths in tqdm(fitting, "policies", disable=None)]
 
 
-def _regrets(name: str, problem: Problem, returns: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
-    config = agent_config(name, options.episodes)
-    seeds = range(1 if config.name in FIXED else options.seeds)
-    trials = [problem.try_agent(config, seed) for seed in tqdm(seeds, desc=name, disable=None)]
+def _regrets(
+    name: str, config: AgentConfig, problem: Problem, returns: np.ndarray, seeds: int
+) -> dict[str, Any]:
+    drawn = range(1 if config.name in FIXED else seeds)
+    trials = [problem.try_agent(config, seed) for seed in tqdm(drawn, desc=name, disable=None)]
     found = [trial.values[-1] for trial in trials]
     regret, *interval = mean_of([returns[-1] - value for value in found]).listed()
     better = [float((returns > value).mean()) for value in found]

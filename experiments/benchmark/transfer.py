@@ -25,6 +25,7 @@ from experiments.command.remembered import remembered_overrides
 from experiments.run.folder import RunFolder
 from experiments.run.run import Run
 from experiments.statistics import difference_of, mean_of
+from experiments.words.comparison import names_of
 
 LEAST_RUNS = 3
 
@@ -43,10 +44,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Leave out one network after the other; see the module's docstring.
 
     Raises:
-        AmcError: A folder is no finished search, or there are too few.
+        AmcError: A folder is no finished search or is named twice, or there are too few.
     """
     if len(options.runs) < LEAST_RUNS:
         raise SettingError(f"{len(options.runs)} runs are given; expected at least {LEAST_RUNS}")
+    names = names_of(options.runs)
     try:
         known = [load_experience(RunFolder(folder).experience) for folder in options.runs]
     except ValueError as error:
@@ -57,7 +59,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             others = [experience for i, (experience, _) in enumerate(known) if i != place]
             actor = Path(folder) / f"{place}.safetensors"
             actor.write_bytes(actor_bytes(train_actor(others, seed=0), []))
-            found[f"{own.name} ({known[place][1]})"] = _left_out(_opened(own), actor, options)
+            found[f"{names[place]} ({known[place][1]})"] = _left_out(_opened(own), actor, options)
     gains = [facts["zero_shot"] - facts["greedy"] for facts in found.values()]
     return {
         "agent": options.agent,

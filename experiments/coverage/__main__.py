@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from amc.files import append_line, atomic_write_text
 from experiments.coverage.measure import NO_MEMORY, limit_memory, measure
 from experiments.coverage.table import table
 from experiments.coverage.zoo import ZOOS, Case, cases
+from experiments.reproduce.origins import made_with, versions_of
 from experiments.run.provenance import commit
 
 PACKAGES = ("torch", "torchvision", "timm", "torch-pruning", "fvcore")
@@ -71,7 +71,9 @@ def _measured(wanted: Sequence[Case], options: argparse.Namespace) -> list[dict[
         for case in bar:
             bar.set_postfix_str(case.name)
             if case.key not in known:
-                about = {"commit": commit(), "limits": _limits(options)}
+                about = {
+                    "commit": commit(), "versions": versions_of(PACKAGES), "limits": _limits(options)
+                }  # fmt: skip
                 known[case.key] = {**_measure(case, options), **about}
                 append_line(log, json.dumps(known[case.key]))
     return [known[case.key] for case in wanted]
@@ -127,10 +129,8 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
     command += f" --zoo {options.zoo}" if options.zoo != "all" else ""
     command += f" --only {' '.join(options.only)}" if options.only else ""
     command += f" --timeout {options.timeout:g} --memory-mib {options.memory_mib} --seed {options.seed}"
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    commits = ", ".join(dict.fromkeys(str(row["commit"])[:7] for row in rows))
     return [
-        f"`{command}`, commit {commits}, {versions}.",
+        f"`{command}`, {made_with(rows)}.",
         "",
         "Random weights, every group cut to a random width at once. *Exact*: zeroed, sliced, surgically",
         "pruned and reloaded networks compute the same (the figure is the largest relative difference of",

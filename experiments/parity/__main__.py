@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from amc.progress import progress
 from experiments.parity.measure import CELLS, check_cells, measure
 from experiments.parity.networks import NETWORKS, RIDGE
 from experiments.parity.table import table
+from experiments.reproduce.origins import made_with, versions_of
 from experiments.run.provenance import commit
 
 PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "litert-torch", "ai-edge-litert", "coremltools")
@@ -68,7 +68,8 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         for name, cell in wanted:
             bar.set_postfix(network=name, file=cell)
             if (name, cell) not in known:
-                rows = [{**row, "commit": commit()} for row in measure(name, cell, options.seed)]
+                about = {"commit": commit(), "versions": versions_of(PACKAGES)}
+                rows = [{**row, **about} for row in measure(name, cell, options.seed)]
                 append_line(log, json.dumps({"cell": [name, cell], "rows": rows}))
                 known[name, cell] = rows
             bar.update()
@@ -95,9 +96,8 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         command += f" --networks {' '.join(options.networks)}"
     if options.formats != list(CELLS):
         command += f" --formats {' '.join(options.formats)}"
-    commits = ", ".join(dict.fromkeys(str(row["commit"])[:7] for row in rows))
     return [
-        f"`{command}`, commit {commits}, {', '.join(map(_version, PACKAGES))}.",
+        f"`{command}`, {made_with(rows)}.",
         "",
         "Random weights, every group of channels pruned to a random half to all of them, batch norms",
         f"calibrated, the last linear layer fitted to ten patterns (ridge {RIDGE:g}); 128 images of these",
@@ -105,13 +105,6 @@ def _about(options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[
         "roundings further than trained ones do: docs/quantization.md has the agreement of trained networks.",
         "`onnx` has a free batch size; `executorch` and `litert` files take one image.",
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"no {package}"
 
 
 if __name__ == "__main__":

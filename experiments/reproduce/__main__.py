@@ -2,7 +2,8 @@
 
 Every run folder below the given ones that has a strategy and test accuracies is one seed of a row. Runs of
 the same network, data and budget share a table. Its rows are the agents, over all their seeds: the mean with
-its 95% t interval, and the difference to one of the agents, paired by seed. The paper's figures stand beside.
+its 95% t interval, and the difference to one of the agents, paired by seed. An agent whose searches are of
+several lengths has a row for each. The paper's figures stand beside.
 
 Three folders are written beside the tables. ``figures/`` has a picture of every job; ``strategies/`` the best
 strategy of every agent, chosen by the search's own return; ``records/`` the data that all this was drawn
@@ -15,16 +16,18 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from amc.errors import AmcError
 from amc.files import atomic_write_text
+from amc.strategy import Strategy
 from experiments.reproduce.commands import experiment_of
 from experiments.reproduce.figures import job_svg
 from experiments.reproduce.origins import not_run
 from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.rivals import ROWS, RivalRow, merged_rivals, read_rivals, write_rivals
-from experiments.reproduce.runs import Jobs, Result, by_job, judged_only, read_results
+from experiments.reproduce.runs import Jobs, Result, by_job, by_row, judged_only, read_results
 from experiments.reproduce.sparse_runs import (
     SparseResult,
     merged_sparse,
@@ -42,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of run folders")
     options.add_argument("--out", type=Path, help="markdown file; printed, without records, if not given")
     options.add_argument(
-        "--against", default="ddpg", help="agent that others are compared with, or its preset"
+        "--against", default="ddpg", help="agent or row that others are compared with, or its preset"
     )
     return options
 
@@ -58,6 +61,8 @@ def main() -> None:
 
 
 def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
+    if out is not None and out.is_dir():
+        raise AmcError(f"--out {out} is a folder; expected a file, such as {out / 'RESULTS.md'}")
     for folder in folders:
         if not folder.is_dir():
             raise AmcError(f"{folder}: there is no such folder; expected run folders, or folders of them")
@@ -66,17 +71,18 @@ def _reproduce(folders: Sequence[Path], out: Path | None, against: str) -> None:
     known = judged_only(read_records(records), _report) if records else []
     results = merged(known, judged_only(found, _report), _report)
     sparse = merged_sparse(read_sparse_records(records) if records else [], read_sparse(folders))
-    rivals = merged_rivals(read_rivals([records] if records else []), read_rivals(folders))
+    rivals = merged_rivals(read_rivals([records] if records else [], _report), read_rivals(folders, _report))
     if not (results or sparse or rivals):
         raise AmcError("no run below the given folders has been evaluated: run stages=[...,evaluate] first")
     for folder in folders:
         if not _has_runs(folder, found):
             _report(f"{folder} has no evaluated run: run stages=[...,evaluate] there, or name another folder")
-    if (agents := sorted({result.agent for result in results})) and against not in agents:
+    jobs = by_job(results)
+    agents = sorted({result.agent for result in results})
+    if agents and against not in {*agents, *(name for own in jobs.values() for name in by_row(own))}:
         _report(
             f"no run is of {against!r}, so no differences are shown: give --against {' or '.join(agents)}"
         )
-    jobs = by_job(results)
     text = _page(jobs, sparse, rivals, against, figures=out is not None)
     if out is None or records is None:
         print(text)
@@ -123,7 +129,15 @@ def write_strategies(jobs: Jobs, folder: Path) -> None:
         for agent in sorted({result.agent for result in searched}):
             best = max((r for r in searched if r.agent == agent), key=lambda result: result.value)
             folder.mkdir(parents=True, exist_ok=True)
-            best.strategy.save(folder / f"{best.slug}_{agent}.json")
+            _published(best).save(folder / f"{best.slug}_{agent}.json")
+
+
+def _published(result: Result) -> Strategy:
+    """Return a result's strategy, which names the preset of its agent: only the command has told it."""
+    found = result.strategy
+    if result.agent == str(found.provenance["agent"]).replace(":", "."):
+        return found
+    return replace(found, provenance={**found.provenance, "preset": result.agent})
 
 
 def _report(line: str) -> None:

@@ -114,13 +114,18 @@ def short_commit(commit: object) -> str:
     return number[:_HASH] + dirty + changes
 
 
-def agent_of(recorded: str, command: str) -> str:
+def agent_of(recorded: str, command: str, published: object = None) -> str:
     """Return the agent as the command names it, where that is a preset of the recorded one.
 
     ``agent=ddpg_paper`` is recorded as ``ddpg``. An agent of the user's own has its dotted path, also where
     it was given as ``mine:search``.
+
+    Args:
+        recorded: of the strategy.
+        command: of the run.
+        published: the preset that a published strategy names: a command that carries it out has none.
     """
-    word = setting_of(command, "agent")
+    word = published if isinstance(published, str) else setting_of(command, "agent")
     return word if word is not None and _name_of_preset(word) == recorded else recorded.replace(":", ".")
 
 

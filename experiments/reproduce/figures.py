@@ -12,14 +12,14 @@ import numpy as np
 from experiments.pareto import pareto_front
 from experiments.report.svg import svg
 from experiments.reproduce.paper import PaperRow
-from experiments.reproduce.runs import Result, by_agent, searches
+from experiments.reproduce.runs import Result, by_row, searches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Agents = Mapping[str, Sequence[Result]]
-"""The runs of every agent, by its name."""
+"""The runs of every row of the table, by its name."""
 
 COLORS = {
     "ddpg": "#0072b2", "evolution": "#d55e00", "tpe": "#009e73", "random": "#999999", "netadapt": "#56b4e9",
@@ -34,7 +34,7 @@ _STYLE = {"font.size": 9, "grid.color": "#e3e6eb", "legend.fontsize": 8}
 
 def job_svg(results: Sequence[Result], paper: Sequence[PaperRow]) -> str:
     """Draw accuracy against MACs, return against episodes, preserve ratios and Pareto fronts of one job."""
-    agents, trained = by_agent(searches(results)), by_agent(results)
+    agents, trained = by_row(searches(results)), by_row(results)
 
     def draw(figure: Figure) -> None:
         (accuracy, returns), (ratios, fronts) = figure.subplots(2, 2)
@@ -166,5 +166,6 @@ def _draw_fronts(axes: Axes, agents: Agents) -> None:
     axes.set_ylabel("return on the search's images")
 
 
-def _color(agent: str) -> str:
-    return COLORS.get(agent, OTHER)
+def _color(name: str) -> str:
+    """Return the colour of a row's agent; rows of several lengths of one agent share it."""
+    return COLORS.get(name.partition(", ")[0], OTHER)

@@ -34,6 +34,8 @@ AGENTS: Mapping[str, tuple[str, str]] = {
     "global_l1": ("global L1", "#d55e00"),
 }
 """Label and colour of every agent that is shown."""
+EPISODES = 50
+"""Length of the searches that are shown; allocations are searches of one episode."""
 COUNTED = ("ddpg", "greedy", "random")
 """Agents whose label tells the number of evaluations."""
 EPOCH = "finetune.epochs=1"
@@ -79,6 +81,7 @@ def front_page_svg(results: Sequence[Result]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    results = [result for result in results if result.asked_episodes in (1, EPISODES)]
     rows = [_row(agent, [result for result in results if result.agent == agent]) for agent in AGENTS]
     buffer = io.StringIO()
     with matplotlib.style.context(["default", _STYLE]):

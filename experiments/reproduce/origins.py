@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,36 @@ def _commits(provenances: Sequence[Provenance]) -> str:
         f"{commit} ({', '.join(sorted(stages, key=place.__getitem__))})"
         for commit, stages in sorted(made.items(), key=lambda item: sorted(place[name] for name in item[1]))
     )
+
+
+def made_with(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the commits of measured rows and the versions of their packages, all that occur.
+
+    Args:
+        rows: each with its ``commit``, and ``versions`` (package -> version, None where it was not
+            installed), which older rows do not have.
+    """
+    commits = ", ".join(dict.fromkeys(short_commit(row["commit"]) for row in rows))
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in rows:
+        for package, number in row.get("versions", {}).items():
+            found[package][number or "not installed"] = None
+    versions = [f"{package} {' and '.join(each)}" for package, each in found.items()]
+    older = sum("versions" not in row for row in rows)
+    untold = [f"versions not recorded in {older} of {len(rows)} rows"] if older else []
+    return ", ".join([f"commit {commits}", *versions, *untold])
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed version of each package; None of one that is not installed."""
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def not_run(ran: Collection[str | None]) -> str:

@@ -91,7 +91,7 @@ def judged(
         for key, (value, tag) in _BEFORE.items()
         if OmegaConf.select(config, key, default=value) == value
     }
-    further = dict(_untold(command, told | before.keys(), limits))
+    further = {**dict(_untold(command, told | before.keys(), limits)), **_workers(config)}
     if settings := [
         *(setting for setting, _ in before.values()),
         *(f"`{k}={v}`" for k, v in further.items()),
@@ -124,6 +124,12 @@ def _untold(command: str, told: set[str], limits: Mapping[str, str]) -> Iterator
         needless = any(name.startswith(section) and kind not in limits for section, kind in _OF_KIND.items())
         if not (name in told or name.startswith(_AFTER) or needless):
             yield name, value
+
+
+def _workers(config: Any) -> dict[str, str]:
+    """Return the number of workers, if there are several: an agent learns after as many episodes."""
+    kind, count = (OmegaConf.select(config, f"workers.{name}") for name in ("kind", "count"))
+    return {} if kind in (None, "serial") or count in (None, 1) else {"workers.count": str(count)}
 
 
 def _tags(settings: Mapping[str, str]) -> list[str]:

@@ -66,9 +66,10 @@ def write_records(results: Iterable[Result], folder: Path) -> None:
 def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[[str], None]) -> list[Result]:
     """Return records and new results together, ordered by table, agent and seed.
 
-    A new result replaces the record of the same table, agent, seeds (of the run and of the search that found
-    its widths) and recipe (one that was not fine-tuned is none of a recipe), unless it has only evaluated
-    the strategy again, without a search. ``warn`` gets a line if the new result has found another network.
+    A new result replaces the record of the same table, agent, episodes, seeds (of the run and of the search
+    that found its widths) and recipe (one that was not fine-tuned is none of a recipe), unless it has only
+    evaluated the strategy again, without a search. ``warn`` gets a line if the new result has found another
+    network.
 
     Raises:
         AmcError: results of one table are of different data sets, or those of one seed of different dense
@@ -157,9 +158,10 @@ def _origin(result: Result) -> str:
     return f"{shown_command(str(result.provenance['command']))} (commit {commit})"
 
 
-def _key(result: Result) -> tuple[str, str, int, int, str, bool]:
+def _key(result: Result) -> tuple[str, str, int, int, int, str, bool]:
     tuned = result.top1("finetuned") is not None  # by the experiment's own settings the recipe is empty
-    return result.slug, result.agent, result.widths_seed, result.seed, result.recipe, tuned
+    searched = result.agent, result.asked_episodes, result.widths_seed
+    return result.slug, *searched, result.seed, result.recipe, tuned
 
 
 def _record(result: Result) -> dict[str, Any]:

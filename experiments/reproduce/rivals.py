@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _SHAPE = {
     "rival": str,
     "seed": int,
     "overrides": [str],
+    "not_run?": str,
     "job?": [str],
     "macs_ratio?": float,
     "dense_top1?": (float, None),
@@ -70,8 +71,8 @@ class RivalRow:
     line: Mapping[str, Any]
 
 
-def read_rivals(folders: Iterable[Path]) -> list[RivalRow]:
-    """Read the rows of other tools below ``folders``; tools that did not run have none.
+def read_rivals(folders: Iterable[Path], warn: Callable[[str], None]) -> list[RivalRow]:
+    """Read the rows of other tools below ``folders``; ``warn`` gets a line for each that did not run.
 
     Raises:
         FileError: a row is damaged.
@@ -79,14 +80,27 @@ def read_rivals(folders: Iterable[Path]) -> list[RivalRow]:
     paths = sorted({path for folder in folders for path in folder.rglob(ROWS)})
     found = []
     for path in paths:
-        for number, line in enumerate(read_lines(path, _SHAPE, "remove it to try all tools again"), start=1):
+        lines = read_lines(path, _SHAPE, "remove it to try all tools again")
+        for number, line in enumerate(lines, start=1):
             if "finetuned_top1" not in line:
                 continue
             try:
                 found.append(_rival(line))
             except (KeyError, TypeError, ValueError) as error:
                 raise FileError(f"{path} line {number} is no row of another tool ({error!r})") from error
+        for line in _not_run(lines):
+            reason = line.get("not_run", "it has no result")
+            warn(f"{path}: {line['rival']}, seed {line['seed']}, did not run and has no row: {reason}")
     return found
+
+
+def _not_run(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last line of each tool, seed and job, of those of which no line has a result."""
+    cells = {(line["rival"], line["seed"], *line["overrides"]): line for line in lines}
+    for line in lines:
+        if "finetuned_top1" in line:
+            cells.pop((line["rival"], line["seed"], *line["overrides"]), None)
+    return list(cells.values())
 
 
 def _rival(line: Mapping[str, Any]) -> RivalRow:

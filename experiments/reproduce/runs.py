@@ -45,7 +45,13 @@ class Result:
     @property
     def agent(self) -> str:
         """Name of the agent that searched, as its command names it: see ``agent_of``."""
-        return agent_of(str(self.strategy.provenance["agent"]), str(self.provenance["command"]))
+        found = self.strategy.provenance
+        return agent_of(str(found["agent"]), str(self.provenance["command"]), found.get("preset"))
+
+    @property
+    def asked_episodes(self) -> int:
+        """Episodes that the search was asked for (``agent.episodes``); 0 where no record tells."""
+        return int(self.strategy.provenance.get("episodes") or 0)
 
     @property
     def value(self) -> float:
@@ -86,6 +92,7 @@ def complete(result: Result) -> Result:
 
     Raises:
         KeyError: It has no agent, no accuracy of the dense network, or no command.
+        TypeError, ValueError: Its agent or the number of its episodes is impossible.
     """
     needed = (
         (result.strategy.provenance, "agent"),
@@ -97,6 +104,8 @@ def complete(result: Result) -> Result:
             raise KeyError(name)
     if re.fullmatch(r"\w[\w.-]*", result.agent) is None:  # it becomes part of file names
         raise ValueError(f"{result.agent!r} is no name of an agent")
+    if result.asked_episodes < 0:
+        raise ValueError(f"{result.asked_episodes} is no number of episodes")
     return result
 
 
@@ -129,16 +138,17 @@ def by_job(results: Iterable[Result]) -> Jobs:
 
 
 def searches(results: Iterable[Result]) -> list[Result]:
-    """Return one result of each search (agent and seed), whose network may have been trained in several ways.
+    """Return one result of each search (agent, episodes, seed), whose network may be trained in several ways.
 
     It is the first that has searched, if one has. Others have only carried out its strategy: of these, one
     with the seed of the search comes first.
     """
-    found: dict[tuple[str, int], Result] = {}
+    found: dict[tuple[str, int, int], Result] = {}
     for result in results:
-        known = found.setdefault((result.agent, result.widths_seed), result)
+        key = result.agent, result.asked_episodes, result.widths_seed
+        known = found.setdefault(key, result)
         if _has_searched(result) > _has_searched(known):
-            found[result.agent, result.widths_seed] = result
+            found[key] = result
     return list(found.values())
 
 
@@ -146,12 +156,30 @@ def _has_searched(result: Result) -> tuple[bool, bool]:
     return bool(result.episodes), result.seed == result.widths_seed
 
 
-def by_agent(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Group the runs of each agent, in the order in which agents appear."""
-    agents: dict[str, list[Result]] = defaultdict(list)
+def row_names(results: Iterable[Result]) -> Callable[[Result], str]:
+    """Return the function that names the row of a result in a table of ``results``.
+
+    That is its agent. An agent whose searches are of several lengths has a row for each, such as ``ddpg, 50
+    episodes``.
+    """
+    lengths: dict[str, set[int]] = defaultdict(set)
     for result in results:
-        agents[result.agent].append(result)
-    return agents
+        lengths[result.agent].add(result.asked_episodes)
+
+    def name(result: Result) -> str:
+        if len(lengths[result.agent]) < 2:
+            return result.agent
+        return f"{result.agent}, {result.asked_episodes or 'unknown'} episodes"
+
+    return name
+
+
+def by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Group the runs of each row (see ``row_names``), in the order in which rows appear."""
+    name, rows = row_names(results), defaultdict(list)
+    for result in results:
+        rows[name(result)].append(result)
+    return rows
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:

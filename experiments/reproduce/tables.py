@@ -11,7 +11,7 @@ from experiments.reproduce.commands import setting_of
 from experiments.reproduce.origins import origin
 from experiments.reproduce.paper import PaperRow, paper_rows
 from experiments.reproduce.rivals import RivalRow, place_of
-from experiments.reproduce.runs import Jobs, Result, by_agent, searches
+from experiments.reproduce.runs import Jobs, Result, by_row, row_names, searches
 from experiments.reproduce.tuned import tuned_table
 from experiments.statistics import less_text, mean_of, mean_text
 
@@ -57,7 +57,7 @@ def _section(
     job: tuple[str, ...], tuned: Sequence[Result], against: str, figures: bool, rivals: Sequence[RivalRow]
 ) -> str:
     results = searches(tuned)
-    agents, paper = by_agent(results), paper_of(results)
+    agents, paper = by_row(results), paper_of(results)
     against = _reference(agents, against)
     rows = [
         _row(name, own, agents.get(against, []) if name != against else []) for name, own in agents.items()
@@ -94,9 +94,13 @@ def _dense(results: Sequence[Result]) -> str:
 
 
 def _reference(agents: Mapping[str, Sequence[Result]], against: str) -> str:
-    """Return the agent that others are compared with; a job without it may have a preset of it."""
+    """Return the row that others are compared with: the agent, its longest search, or a preset of it."""
+    if against in agents:
+        return against
+    lengths = [name for name in agents if name.startswith(f"{against}, ")]
     presets = [name for name in agents if name.startswith(f"{against}_")]
-    return presets[0] if presets and against not in agents else against
+    longest = max(lengths, key=lambda name: agents[name][0].asked_episodes, default=None)
+    return longest or (presets[0] if presets else against)
 
 
 def _row(name: str, results: Sequence[Result], others: Sequence[Result]) -> tuple[float, list[str]]:
@@ -172,12 +176,13 @@ def _paper_cells(row: PaperRow, columns: int) -> list[str]:
 def _correlations(results: Sequence[Result]) -> Iterator[str]:
     """Yield lines on how well returns predict accuracies, for the runs with stage ``correlate``."""
     names = {"return": "return", "top1_pruned": "accuracy before", "top1_finetuned": "accuracy after"}
+    name = row_names(results)
     for result in results:
         facts = result.facts.get("correlate")
         if facts is None:
             continue
         yield (
-            f"Rank correlation over {facts['policies']} policies that `{result.agent}` met (seed "
+            f"Rank correlation over {facts['policies']} policies that `{name(result)}` met (seed "
             f"{result.seed}; test images; fine-tuned for {facts['epochs']} epochs each):"
         )
         yield ""

@@ -6,7 +6,7 @@ Rows of one recipe had equal training: the same epochs, rates, augmentations and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.text import decimals, markdown
@@ -14,9 +14,11 @@ from experiments.reproduce.commands import command_of, short_commit, shown_comma
 from experiments.reproduce.origins import command_lines
 from experiments.reproduce.paper import PaperRow
 from experiments.reproduce.rivals import RivalRow, Tuned, corrupted_of
-from experiments.reproduce.runs import Result
+from experiments.reproduce.runs import Result, row_names
 from experiments.statistics import less_text, mean_text
 
+Group = tuple[str, str, int | None]
+"""Recipe, name, and the seed of the search whose widths were trained with several seeds; None of others."""
 HEAD = ("recipe", "agent or tool", "seeds", "MACs", "before", "after", "corrupted, before", "after")
 
 
@@ -31,13 +33,15 @@ def tuned_table(
         paper: rows of the paper.
         against: the agent that others of the same recipe are compared with.
     """
-    ours = [network for result in results if (network := _tuned(result)) is not None]
-    groups = _rows([*ours, *(rival.network for rival in rivals)])
+    name_of = row_names(results)
+    ours = [network for result in results if (network := _tuned(result, name_of(result))) is not None]
+    groups = _groups([*ours, *(rival.network for rival in rivals)])
     if not groups:
         return
     recipes, kinds = sorted({recipe for recipe, _, _ in groups}), _shared_kinds(groups.values())
     rows = []
-    for (recipe, name, widths), own in groups.items():
+    for recipe, name, widths in _shown(groups):
+        own = groups[recipe, name, widths]
         others = groups.get((recipe, against, widths), []) if name != against else []
         shown = name if widths is None else f"{name}, widths of seed {widths}"
         after = [network.after for network in own]
@@ -45,7 +49,7 @@ def tuned_table(
     rows.sort(key=lambda row: row[:2])
     yield "After fine-tuning, which is the same within a recipe: the mean over the seeds with its 95% t"
     yield "interval, which one seed does not have."
-    yield from _about_corrupted(groups.values(), kinds)
+    yield from _about_corrupted(results, groups.values(), kinds)
     yield f"The last column is the accuracy after fine-tuning less that of `{against}` with the same"
     yield "recipe, paired by seed."
     yield ""
@@ -54,28 +58,32 @@ def tuned_table(
     yield ""
     for place, recipe in enumerate(recipes):
         yield f"- recipe {_label(place)}: {shown_recipe(recipe)}"
-        yield from _origins(f"recipe {_label(place)}", recipe, results, rivals)
+        yield from _origins(f"recipe {_label(place)}", recipe, results, name_of, rivals)
     yield ""
 
 
-def _rows(networks: Sequence[Tuned]) -> dict[tuple[str, str, int | None], list[Tuned]]:
+def _groups(networks: Sequence[Tuned]) -> dict[Group, list[Tuned]]:
     """Group networks by recipe and name, each with the widths that its own seed has found.
 
-    Those that one search's widths were trained to with several seeds are a group of their own. Its key ends
-    with the seed of the search, that of others with None.
+    Those that one search's widths were trained to with several seeds are a group of their own as well.
     """
     searched = {(one.recipe, one.name, one.widths_seed) for one in networks if one.seed != one.widths_seed}
-    groups: dict[tuple[str, str, int | None], list[Tuned]] = defaultdict(list)
+    groups: dict[Group, list[Tuned]] = defaultdict(list)
     for one in networks:
         if one.seed == one.widths_seed:
             groups[one.recipe, one.name, None].append(one)
         if (one.recipe, one.name, one.widths_seed) in searched:
             groups[one.recipe, one.name, one.widths_seed].append(one)
-    return {
-        key: own
+    return groups
+
+
+def _shown(groups: Mapping[Group, Sequence[Tuned]]) -> list[Group]:
+    """Return the groups that have a row: all but those whose networks all stand in groups of one search."""
+    return [
+        key
         for key, own in groups.items()
-        if key[2] is not None or any((*key[:2], one.seed) not in searched for one in own)
-    }
+        if key[2] is not None or any((*key[:2], one.seed) not in groups for one in own)
+    ]
 
 
 def _shared_kinds(groups: Collection[Sequence[Tuned]]) -> list[str]:
@@ -84,19 +92,31 @@ def _shared_kinds(groups: Collection[Sequence[Tuned]]) -> list[str]:
     return sorted(set.intersection(*map(set, judged))) if judged else []
 
 
-def _about_corrupted(groups: Collection[Sequence[Tuned]], kinds: Sequence[str]) -> Iterator[str]:
-    """Yield a line on what the columns of corrupted images show, if a network was judged on any."""
+def _about_corrupted(
+    results: Sequence[Result], groups: Collection[Sequence[Tuned]], kinds: Sequence[str]
+) -> Iterator[str]:
+    """Yield lines on what the columns of corrupted images show, if a network was judged on any."""
     if any(network.corrupted for own in groups for network in own):
         shown = f"the mean over {', '.join(kinds)}" if kinds else "blank, as the rows share no kind"
         yield f"[Corrupted test images](../docs/training.md#corrupted-images): {shown}."
+    judged = [own for r in results if (own := r.facts["evaluate"]["dense"].get("corrupted"))]
+    dense = sorted({f"{_mean(own, kinds):.2f}" for own in judged if kinds and own.keys() >= {*kinds}})
+    if dense:
+        yield f"The dense network has {' or '.join(dense)}% on them."
 
 
-def _origins(label: str, recipe: str, results: Sequence[Result], rivals: Sequence[RivalRow]) -> Iterator[str]:
+def _origins(
+    label: str,
+    recipe: str,
+    results: Sequence[Result],
+    name_of: Callable[[Result], str],
+    rivals: Sequence[RivalRow],
+) -> Iterator[str]:
     """Yield lines for each agent and tool with its commands and commits."""
     made: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         if result.top1("finetuned") is not None and result.recipe == recipe:
-            made[result.agent].append(result.provenance)
+            made[name_of(result)].append(result.provenance)
     for name, own in made.items():
         yield from command_lines(f"{label}, {name}", own)
     tools: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -111,7 +131,7 @@ def _origins(label: str, recipe: str, results: Sequence[Result], rivals: Sequenc
         yield f"- {label}, {name}: `{command}`, commit {commits}"
 
 
-def _tuned(result: Result) -> Tuned | None:
+def _tuned(result: Result, name: str) -> Tuned | None:
     before, after = result.top1("pruned"), result.top1("finetuned")
     if before is None or after is None:
         return None
@@ -119,7 +139,7 @@ def _tuned(result: Result) -> Tuned | None:
     corrupted = corrupted_of({name: judged[name].get("corrupted") for name in ("pruned", "finetuned")})
     ratio = result.strategy.macs_ratio
     seeds = result.seed, result.widths_seed
-    return Tuned(result.recipe, result.agent, *seeds, ratio, before, after, corrupted)
+    return Tuned(result.recipe, name, *seeds, ratio, before, after, corrupted)
 
 
 def _cells(own: Sequence[Tuned], others: Sequence[Tuned], kinds: Sequence[str]) -> list[str]:

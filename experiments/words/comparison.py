@@ -56,7 +56,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     found = options.parse_args(arguments)
     if len(found.runs) < 2:
         raise SettingError(f"amc compare got {len(found.runs)} run folders; expected at least two")
-    reports = {name: _report(path) for name, path in zip(_names(found.runs), found.runs, strict=True)}
+    reports = {name: _report(path) for name, path in zip(names_of(found.runs), found.runs, strict=True)}
     rows = table(reports)
     print(aligned(rows))
     for note in notes(reports):
@@ -73,13 +73,21 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(f"amc compare: {message}; expected amc compare RUN RUN ... --out FILE.html")
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Return the last parts of the paths that tell them apart."""
-    for parts in range(1, 8):
-        names = ["/".join(run.resolve().parts[-parts:]) for run in runs]
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """Return the last parts of the paths that tell them apart.
+
+    Raises:
+        SettingError: two are the same folder.
+    """
+    paths = [run.resolve() for run in runs]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise SettingError(f"{runs[place]} is named twice; expected different runs")
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    raise SettingError("amc compare: a run is named twice")
+    return [str(path) for path in paths]
 
 
 def _report(run: Path) -> Json:

@@ -18,8 +18,10 @@ def print_list(arguments: Sequence[str]) -> None:
     """Print the names of a kind that match a pattern; a pattern without ``*`` matches any part of a name.
 
     Raises:
-        SettingError: the kind is unknown or not given.
+        SettingError: the kind is unknown or not given, or words follow the pattern.
     """
+    if len(arguments) > 2:
+        raise SettingError(f"amc list {' '.join(arguments)}: expected a kind and one pattern")
     kind, pattern = (*arguments, "", "")[:2]
     if kind not in KINDS:
         near = did_you_mean(kind, KINDS)

@@ -67,10 +67,21 @@ def own_command(arguments: Sequence[str]) -> Word | None:
             return None
 
 
+def _refuse_further(command: str, arguments: Sequence[str]) -> None:
+    """Refuse words that a command would ignore.
+
+    Raises:
+        SettingError: there are any.
+    """
+    if arguments:
+        raise SettingError(f"amc {command} takes no more words; got {' '.join(arguments)}")
+
+
 # Each imports at its call what it needs: a word that needs no torch answers at once.
 
 
-def _version(_arguments: Sequence[str]) -> None:
+def _version(arguments: Sequence[str]) -> None:
+    _refuse_further("version", arguments)
     from amc import __version__
 
     print(f"amc-search {__version__}")
@@ -83,12 +94,14 @@ def _list(arguments: Sequence[str]) -> None:
 
 
 def _help(arguments: Sequence[str]) -> None:
+    _refuse_further(f"help {arguments[0]}", arguments[1:])
     from experiments.words.lists import print_group
 
     print_group(arguments[0])
 
 
-def _check(_arguments: Sequence[str]) -> None:
+def _check(arguments: Sequence[str]) -> None:
+    _refuse_further("check", arguments)
     from experiments.words.installed import print_check
 
     print_check()

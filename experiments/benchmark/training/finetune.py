@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     load_into(dense, load_state_dict(options.checkpoint), options.checkpoint)
     pruned = _pruned(dense.eval(), splits, options.seed)
     turns: list[dict[str, dict[str, Any]]] = []
-    names = [name for name in options.rows if name != "lora" or missing("peft") is None]
+    absent = {name: reason for name in options.rows if (reason := not_run(name)) is not None}
+    names = [name for name in options.rows if name not in absent]
     with progress(options.turns * len(names), "finetune", "row") as bar:
         for _ in range(options.turns):
             turns.append({})
@@ -101,8 +102,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "epochs": options.epochs,
         "turns": options.turns,
         "top1_before": _accuracy(pruned, splits),
-        "rows": {name: {**turns[0][name], **_costs(name, turns)} for name in names},
+        "rows": {
+            name: {"not_run": absent[name]} if name in absent else {**turns[0][name], **_costs(name, turns)}
+            for name in options.rows
+        },
     }
+
+
+def not_run(name: str) -> str | None:
+    """Return why a row cannot be trained here; None if it can."""
+    return missing("peft") if name == "lora" else None
 
 
 def _costs(name: str, turns: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, float | None]:

@@ -82,6 +82,29 @@ def test_agents_without_a_common_seed_are_compared_as_groups_and_say_so(runs):
     assert row.rstrip(" |").endswith("(unpaired)")
 
 
+def test_searches_of_several_lengths_are_rows_of_their_own(runs):
+    results = read_results([runs])
+    facts = {"agent": "random", "value": 0.0, "episodes": 50}
+    longer = [
+        replace(result, strategy=replace(result.strategy, provenance=facts))
+        for result in results
+        if result.agent == "random"
+    ]
+    together = merged(results, longer, pytest.fail)
+    assert len(together) == len(results) + 2
+    text = tables(by_job(together), "random")
+    rows = [line.split(" | ")[:2] for line in text.splitlines() if line.startswith(("| random", "| uni"))]
+    assert sorted(rows) == [
+        ["| random, 4 episodes", "0, 1"],
+        ["| random, 50 episodes", "0, 1"],
+        ["| uniform", "0"],
+    ]
+    assert "less random, 50 episodes |" in text
+    assert "- random, 4 episodes, seeds 0, 1: `amc " in text
+    assert "less random, 4 episodes |" in tables(by_job(together), "random, 4 episodes")
+    assert merged(together, longer, pytest.fail) == together
+
+
 def test_searches_that_judge_differently_have_tables_of_their_own(runs, tmp_path):
     copy = shutil.copytree(runs, tmp_path / "runs")
     config = copy / "random_1/.hydra/config.yaml"
@@ -154,6 +177,11 @@ def test_settings_that_change_the_search_are_told_in_the_title_and_in_file_names
     assert read("") == ("", slug)
     coupled = read("compressor.prune_coupled=true")
     assert coupled == (", with `compressor.prune_coupled=true`", f"{slug}_compressor.prune_coupled_true")
+    config = copy / ".hydra/config.yaml"
+    serial = config.read_text()
+    config.write_text(serial.replace("kind: serial", "kind: process"))
+    assert read("workers=process") == (", with `workers.count=2`", f"{slug}_workers.count_2")
+    config.write_text(serial)
     words, _ = read("data.search_views=4 compressor.prune_coupled=true")
     assert words == ", with `compressor.prune_coupled=true`, `data.search_views=4`"
     told = (
@@ -178,6 +206,18 @@ def test_an_agent_is_named_as_its_command_names_it(runs):
     assert named("mine.search", "amc agent=random agent.name=mine.search") == "mine.search"
     assert named("mine:search", "amc agent=random agent.name=mine:search") == "mine.search"
     assert named("ddpg", "amc agent=../ddpg") == "ddpg"
+
+
+def test_a_published_strategy_of_a_preset_keeps_its_name(runs, tmp_path):
+    (result,) = (own for own in read_results([runs]) if own.agent == "uniform")
+    strategy = replace(result.strategy, provenance={**result.strategy.provenance, "agent": "ddpg"})
+    paper = replace(result, strategy=strategy, provenance={"command": "amc agent=ddpg_paper"})
+    write_strategies({paper.job: [paper]}, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith("_ddpg_paper.json")
+    again = {"command": "amc strategy=FILE.json stages=[prune,evaluate]"}
+    assert replace(result, strategy=Strategy.load(path), provenance=again).agent == "ddpg_paper"
+    assert replace(paper, provenance=again).agent == "ddpg"  # its file told no preset
 
 
 def test_a_job_without_the_agent_to_compare_with_has_its_preset(runs):
@@ -379,6 +419,16 @@ def test_networks_that_were_cut_in_steps_or_chosen_have_tables_of_their_own(runs
     assert "_steps75_60x1_best3x1" in two.slug
     # stage schedule leaves a record of stage prune, which is refused beside it
     assert ["prune" in own.provenance["command"] for own in (one, two)] == [True, False]
+
+
+def test_a_folder_is_no_page_and_nothing_is_written(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce", str(runs), "--out", "study"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--out study is a folder; expected a file, such as study/RESULTS.md" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
 
 
 def test_a_damaged_run_and_an_empty_folder_are_one_line(runs, tmp_path, capsys, monkeypatch):

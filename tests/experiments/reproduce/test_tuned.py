@@ -64,7 +64,7 @@ def rows_of(text):
 
 
 def test_networks_of_one_recipe_stand_together(runs):
-    results, rivals = read_results([runs]), read_rivals([runs])
+    results, rivals = read_results([runs]), read_rivals([runs], pytest.fail)
     text = tables(by_job(results), "greedy", rivals=rivals)
     rows, found = rows_of(text), {(r.agent, r.recipe): r for r in results}
     assert set(rows) == {("A", "uniform"), ("B", "uniform"), ("B", "greedy"), ("B", "another tool")}
@@ -119,22 +119,29 @@ def test_widths_that_several_seeds_have_trained_are_one_search_and_a_row_of_thei
     carried = rows["A", "uniform, widths of seed 1"]
     assert carried[2] == "1, 5"
     assert carried[8].startswith("-6.00 [")
+    assert rows["A", "uniform"][8].startswith("-6.00")
+    one = [result for result in searched if result.agent == "greedy"]
+    results = merged(searched, trained_with(5, one), pytest.fail)
+    assert rows_of(tables(by_job(results), "greedy"))["A", "uniform"][8] == "-6.00"
     alone = rows_of(tables(by_job(merged(searched, trained_with(5, searched), pytest.fail)), "greedy"))
     assert [name for _, name in alone] == ["greedy, widths of seed 1", "uniform, widths of seed 1"]
 
 
-def test_rows_of_other_tools_are_kept_without_paths_and_drawn_again(runs, tmp_path, monkeypatch):
+def test_rows_of_other_tools_are_kept_without_paths_and_drawn_again(runs, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(runs, tmp_path / "runs")
     page, line = tmp_path / "R.md", copy / "tools/rows.jsonl"
     alone = {**TOOL, "job": ["mynet", "own", "30% of the macs"]}
     absent = {"rival": "a tool that is missing", "seed": 1, "overrides": [], "not_run": "No module"}
-    line.write_text("".join(json.dumps(each) + "\n" for each in (TOOL, alone, absent)))
+    first = {name: TOOL[name] for name in ("rival", "seed", "overrides")} | {"not_run": "not yet installed"}
+    line.write_text("".join(json.dumps(each) + "\n" for each in (first, TOOL, alone, absent)))
     monkeypatch.setattr("experiments.reproduce.__main__.job_svg", lambda *_: "")
     monkeypatch.setattr(sys, "argv", ["reproduce", str(copy), "--against", "greedy", "--out", str(page)])
     main()
     text = page.read_text()
     assert "## mynet, own, 30% of the macs" in text
     assert "missing" not in text
+    told = f"reproduce: {line}: a tool that is missing, seed 1, did not run and has no row: No module\n"
+    assert capsys.readouterr().err == told
     kept = (tmp_path / "records/rivals/rows.jsonl").read_text()
     assert kept.count("\n") == 2
     assert "/home" not in kept
@@ -150,7 +157,7 @@ def test_a_damaged_row_is_one_line(tmp_path, change):
     row = {name: value for name, value in {**TOOL, **change}.items() if value is not None}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(FileError, match=r"rows.jsonl line 1 is no row of another tool"):
-        read_rivals([tmp_path])
+        read_rivals([tmp_path], pytest.fail)
 
 
 def test_rows_of_other_tools_need_no_runs_of_ours(tmp_path, monkeypatch, capsys):
@@ -169,7 +176,9 @@ def test_a_new_row_replaces_that_of_the_same_tool_seed_and_recipe(tmp_path):
     better = {**TOOL, "finetuned_top1": 90.0}
     other = {**TOOL, "overrides": [SHORT]}
     (tmp_path / "two/rows.jsonl").write_text(json.dumps(better) + "\n" + json.dumps(other) + "\n")
-    found = merged_rivals(read_rivals([tmp_path / "one"]), read_rivals([tmp_path / "two"]))
+    found = merged_rivals(
+        read_rivals([tmp_path / "one"], pytest.fail), read_rivals([tmp_path / "two"], pytest.fail)
+    )
     assert [row.network.after for row in found] == [14.0, 90.0]
     assert [row.network.recipe for row in found] == [SHORT, f"{LONG} {IMAGES}"]
 
@@ -185,7 +194,7 @@ def test_a_row_stands_in_the_job_whose_own_rows_have_its_recipe_and_dense_networ
         (runs / "place.tmp").mkdir(exist_ok=True)
         line = json.dumps({**TOOL, "overrides": overrides, "dense_top1": dense})
         (runs / "place.tmp/rows.jsonl").write_text(line + "\n")
-        (row,) = read_rivals([runs / "place.tmp"])
+        (row,) = read_rivals([runs / "place.tmp"], pytest.fail)
         shutil.rmtree(runs / "place.tmp")
         return place_of(row, by_job([first, other]))
 
@@ -194,7 +203,7 @@ def test_a_row_stands_in_the_job_whose_own_rows_have_its_recipe_and_dense_networ
     assert place([*TOOL["overrides"], "finetune.epochs=9"]) == first.job  # nobody's recipe
     assert place(dense=dense + 5) == first.job  # the recipe's job is of another dense network
     assert place(dense=None) == other.job
-    assert place_of(read_rivals([runs / "tools"])[0], {}) is None
+    assert place_of(read_rivals([runs / "tools"], pytest.fail)[0], {}) is None
 
 
 def test_fine_tuned_rows_without_a_common_seed_are_compared_as_groups_and_say_so(runs, tmp_path):
@@ -202,10 +211,10 @@ def test_fine_tuned_rows_without_a_common_seed_are_compared_as_groups_and_say_so
     line = copy / "tools/rows.jsonl"
     more = [{**TOOL, "seed": seed} for seed in (1, 2)]
     line.write_text("".join(json.dumps(row) + "\n" for row in more))
-    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy])))
+    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy], pytest.fail)))
     assert rows["B", "another tool"][8].endswith("(1 seed)")
     line.write_text(json.dumps({**TOOL, "seed": 5}) + "\n")
-    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy])))
+    rows = rows_of(tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy], pytest.fail)))
     assert rows["B", "another tool"][8].endswith("(unpaired)")
 
 
@@ -214,18 +223,21 @@ def test_corrupted_images_are_averaged_over_the_kinds_that_all_rows_have(runs, t
     line = copy / "tools/rows.jsonl"
     kinds = {"pruned": {"noise": 10.0, "fog": 90.0}, "finetuned": {"noise": 12.0, "fog": 90.0}}
     line.write_text(json.dumps({**TOOL, "corrupted": kinds}) + "\n")
-    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy]))
+    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy], pytest.fail))
     assert "the mean over noise." in text
     rows = rows_of(text)
     assert rows["B", "another tool"][6:8] == ["10.00", "12.00"]
+    dense = read_results([copy])[0].facts["evaluate"]["dense"]["corrupted"]
+    assert f"The dense network has {dense['noise']:.2f}% on them." in text
     (uniform,) = (r for r in read_results([copy]) if r.agent == "uniform" and r.recipe.startswith(LONG))
     noise = uniform.facts["evaluate"]["finetuned"]["corrupted"]["noise"]
     assert float(rows["B", "uniform"][7]) == pytest.approx(noise, abs=0.01)
     kinds = {"pruned": {"fog": 90.0}, "finetuned": {"fog": 90.0}}
     line.write_text(json.dumps({**TOOL, "corrupted": kinds}) + "\n")
-    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy]))
+    text = tables(by_job(read_results([copy])), "greedy", rivals=read_rivals([copy], pytest.fail))
     assert "blank, as the rows share no kind" in text
     assert rows_of(text)["B", "another tool"][6:8] == ["", ""]
+    assert "The dense network has" not in text
 
 
 def test_a_run_that_was_not_fine_tuned_takes_no_record_of_one_that_was(runs):

@@ -15,9 +15,11 @@ from amc.errors import AmcError
 from experiments.benchmark.__main__ import main, parser
 from experiments.benchmark.faults.bench import JOB
 from experiments.benchmark.faults.crashes import JOBS
+from experiments.benchmark.training import finetune
 from experiments.run import proxies
 from experiments.run.proxies import around
 from experiments.run.values import check_values
+from experiments.words.comparison import names_of
 from tests.experiments.helpers import TINY, composed, done, workspace
 
 
@@ -52,6 +54,36 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("benchmark: --networks is 1; expected at least 5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["agents", "agent.sigma=0.3"], "agent.sigma=0.3 has no effect here: give --agents NAME+KEY=VALUE"),
+        (["agents", "++agent=random"], "++agent=random has no effect here"),
+        (["agents", "--agents", "random+episodes=7"], "random+episodes=7: all agents have the same number"),
+        (["regret", "--agents", "random+episodes=7"], "random+episodes=7: all agents have the same number"),
+        (["transfer", "a/run", "b/run", "a/../a/run"], "a/../a/run is named twice"),
+        (["proxies", "--spread", "-1"], "argument --spread: got -1, expected a number above 0"),
+        (["proxies", "--spread", "nan"], "argument --spread: got nan, expected a number above 0"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_before_any_work(capsys, monkeypatch, arguments, told):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / name for name in ("a/run", "b/run", "b/other")]
+    assert names_of(folders) == ["a/run", "b/run", "b/other"]
+
+
+def test_a_row_whose_library_is_missing_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    assert [finetune.not_run(name) for name in ("plain", "lora")] == [None, "not installed: peft"]
 
 
 @pytest.mark.parametrize(

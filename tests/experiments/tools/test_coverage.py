@@ -11,6 +11,7 @@ from experiments.coverage import __main__ as command
 from experiments.coverage import measure as measuring
 from experiments.coverage.table import kind, table
 from experiments.coverage.zoo import Case, cases
+from experiments.reproduce.origins import made_with
 from tests.experiments.helpers import read_lines
 from tests.networks import Chunked, SecretScale, StandardisedConv
 
@@ -93,11 +94,24 @@ def test_measured_networks_are_not_measured_again(tmp_path: Path, monkeypatch: p
     assert asked == ["torchvision:resnet18"]
     text = out.read_text()
     assert "--only resnet18" in text
+    *_, last = (tmp_path / "table.jsonl").read_text().splitlines()
+    assert list(json.loads(last)["versions"]) == list(command.PACKAGES)
+    assert "versions not recorded in 1 of 2 rows" in text
     assert text.count("| resnet18 | 64 | 3 | 100% | 0.05 | exact, 2e-15 | 1.5 |  |") == 2
     run(monkeypatch, "--out", str(out), "--only", "resnet18")
     assert len(asked) == 1
     run(monkeypatch, "--out", str(out), "--only", "resnet18", "--seed", "1")
     assert len(asked) == 3  # another seed is another measurement
+
+
+def test_the_page_tells_changes_without_a_commit_and_all_versions() -> None:
+    dirty = "0123456789+dirty"
+    older, first = row("timm:a"), row("timm:b", commit=dirty, versions={"torch": "2.1", "timm": "1.0"})
+    later = row("timm:c", commit="abcdef0123", versions={"torch": "2.2", "timm": None})
+    assert made_with([first, later]) == (
+        "commit 0123456+dirty, abcdef0, torch 2.1 and 2.2, timm 1.0 and not installed"
+    )
+    assert made_with([older]) == "commit 0123456, versions not recorded in 1 of 1 rows"
 
 
 def test_networks_that_met_a_limit_are_tried_again_with_another_limit(

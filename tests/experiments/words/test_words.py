@@ -60,6 +60,8 @@ def test_a_group_is_explained_with_its_options_and_keys(tmp_path):
         (["search"], ["stages=[search]"]),
         (["list", "model"], ["did you mean 'models'?"]),
         (["list"], ["models, agents"]),
+        (["list", "models", "resnet20", "vgg"], ["amc list models resnet20 vgg: expected a kind and one"]),
+        (["help", "agent", "budget"], ["amc help agent takes no more words; got budget"]),
         (["help", "agnt"], ["did you mean 'agent'?"]),
         (["help", "sweep"], ["no group 'sweep'"]),  # its files are wandb's
         (["compare", "one"], ["expected at least two"]),
