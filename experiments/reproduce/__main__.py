@@ -123,11 +123,17 @@ def write_figures(jobs: Jobs, folder: Path) -> None:
 
 
 def write_strategies(jobs: Jobs, folder: Path) -> None:
-    """Write the best strategy of every job and agent by the search's return: test images choose nothing."""
+    """Write the best strategy of every job and agent by the search's return: test images choose nothing.
+
+    One that rows of other seeds carry out comes before a better one: their commands name its file.
+    """
     for results in jobs.values():
         searched = [result for result in results if math.isfinite(result.value)]
         for agent in sorted({result.agent for result in searched}):
-            best = max((r for r in searched if r.agent == agent), key=lambda result: result.value)
+            own = [result for result in searched if result.agent == agent]
+            carried = {result.widths_seed for result in own if result.seed != result.widths_seed}
+            named = [result for result in own if result.widths_seed in carried]
+            best = max(named or own, key=lambda result: result.value)
             folder.mkdir(parents=True, exist_ok=True)
             _published(best).save(folder / f"{best.slug}_{agent}.json")
 

@@ -220,6 +220,17 @@ def test_a_published_strategy_of_a_preset_keeps_its_name(runs, tmp_path):
     assert replace(paper, provenance=again).agent == "ddpg"  # its file told no preset
 
 
+def test_a_strategy_that_rows_carry_out_stays_the_published_one(runs, tmp_path):
+    found = [own for own in read_results([runs]) if own.agent == "random"]
+    worse, better = sorted(found, key=lambda own: own.value)
+    assert worse.strategy != better.strategy
+    carried = replace(worse, provenance={**worse.provenance, "seed": 7})
+    for results, expected in (([worse, better], better), ([worse, better, carried], worse)):
+        write_strategies({worse.job: results}, tmp_path)
+        (path,) = tmp_path.iterdir()
+        assert Strategy.load(path).widths == expected.strategy.widths
+
+
 def test_a_job_without_the_agent_to_compare_with_has_its_preset(runs):
     def renamed(result):
         name = {"random": "random_mine"}.get(result.agent, result.agent)
