@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import amc
 from amc import data as datasets
+from amc.data import LabelledImages
+from amc.data.mixing import mixed
 from amc.errors import AmcError
 from amc.models import plain20, resnet20
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
@@ -87,6 +89,15 @@ def test_images_of_any_kind_with_labels_give_one_network(validation: object) -> 
     assert [group.kept for group in result.strategy.groups] == result.report["pruned"]["widths"]
     expected = amc.compress(network(), images(32), (images(), LABELS), macs_ratio=0.5, agent="greedy")
     assert torch.equal(result.model(images()), expected.model(images()))
+
+
+def test_images_that_come_class_by_class_are_used_in_a_mixed_order() -> None:
+    sorted_ones = LabelledImages(images(), LABELS.sort().values)
+    options = {"macs_ratio": 0.5, "agent": "greedy", "progress": False}
+    result = amc.compress(network(), sorted_ones, sorted_ones, **options)
+    expected = amc.compress(network(), mixed(sorted_ones), mixed(sorted_ones), **options)
+    assert torch.equal(result.model(images()), expected.model(images()))
+    assert result.report["pruned"]["refit"] == "traced"
 
 
 def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folder(tmp_path: Path) -> None:
