@@ -111,6 +111,18 @@ def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folde
     assert all(parameter.grad is not None for parameter in result.model.parameters())
 
 
+def test_a_binary_classifier_with_one_output_is_judged_by_likeness() -> None:
+    model = nn.Sequential(*list(network())[:-1], nn.Linear(8, 1)).eval()
+    judging = (images(), LABELS % 2)
+    result = amc.compress(
+        model, images(32), judging, macs_ratio=0.5, reward="agreement", agent="greedy", progress=False
+    )
+    found = result.report["candidate"]
+    assert found["top1"] is None
+    assert found["agreement"] == found["likeness"] < 0
+    assert amc.CompressionTask(model, images(32), judging, macs_ratio=0.5).reward.name == "likeness"
+
+
 @pytest.mark.slow
 def test_a_limit_on_the_bytes_counts_weights_as_they_will_be_stored() -> None:
     found = {}
