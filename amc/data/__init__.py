@@ -2,6 +2,7 @@
 
 - ``splits.py``: ``Splits``, the form of every data set here, and the functions that build it.
 - ``picking.py``: which images are held out of training, or picked.
+- ``mixing.py``: the order of images that a caller gives.
 - ``augment.py``: image operations on whole batches.
 - ``views.py``: shifted and mirrored views of the search images.
 - ``selection.py``: images that are chosen from a larger pool instead of drawn.

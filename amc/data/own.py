@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
 from amc.data.files.decoding import eight_bits
+from amc.data.mixing import mixed
 from amc.data.picking import SEARCH_SHARE, count_or_most, hold_out_two
-from amc.data.splits import RawImages, Splits, channel_statistics, from_memory
+from amc.data.splits import RawImages, Splits, channel_statistics, fingerprint, from_memory
 from amc.dotted import imported
 from amc.errors import AmcError, SettingError, brief, out_of_memory
 from amc.notes import note_once
@@ -45,7 +47,8 @@ def own(
 
     Args:
         factory: dotted path of a function. It returns ``Splits``, which are taken as they are: other settings
-            than the defaults have to be theirs, and ``mirror`` is about views alone. Or it returns a pair of
+            than the defaults have to be theirs, and ``mirror`` is about views alone. Only calibration and
+            search images that come class by class are put in a mixed order. Or it returns a pair of
             data sets (training, test). Each has a length, and its entries are pairs of an image and a
             label, or objects with ``image`` and ``label``. An image is a picture of PIL, or an array or
             tensor of bytes, (H, W), (H, W, 3) or (3, H, W). If both name their classes, they name the same.
@@ -77,7 +80,7 @@ def own(
                 f"data.mirror=false is about views of the search images alone: data.factory={factory} "
                 "returned Splits, which are taken as they are"
             )
-        return made
+        return _in_mixed_order(made)
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise SettingError(
             f"data.factory={factory} returned {type(made).__name__}; expected Splits, or two data sets: "
@@ -143,6 +146,20 @@ def _check_settings(factory: str, made: Splits, **asked: Any) -> None:
                 f"data.{name}={_shown(value)}: data.factory={factory} returned Splits, which are taken as "
                 f"they are and {has}; the factory decides: leave data.{name} out"
             )
+
+
+def _in_mixed_order(made: Splits) -> Splits:
+    """Return splits whose calibration and search images do not come class by class: parts of them are used.
+
+    Search images that are views of others stay, as their order tells which belong together.
+    """
+    calibration, search_val = mixed(made.calibration), made.search_val
+    if made.search_views == 1:
+        search_val = mixed(search_val)
+    if calibration is made.calibration and search_val is made.search_val:
+        return made
+    known = fingerprint(calibration, search_val)
+    return replace(made, calibration=calibration, search_val=search_val, fingerprint=known)
 
 
 def _alike(one: Any, other: Any) -> bool:

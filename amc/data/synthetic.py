@@ -25,6 +25,7 @@ def synthetic(
     calibration: int = 64,
     test: int = 128,
     batch_size: int = 32,
+    mirror: bool = True,
     seed: int = 0,
 ) -> Splits:
     """Build images of one smooth random pattern per class plus noise; ``seed`` determines everything.
@@ -32,6 +33,7 @@ def synthetic(
     Args:
         train, search_val, unseen, test: numbers of images.
         calibration: number of training images for calibration.
+        mirror: mirror half of the training images.
 
     Raises:
         SettingError: an impossible size or count.
@@ -48,7 +50,7 @@ def synthetic(
         search_val=_noisy(patterns, search_val, seed, 2),
         unseen=_noisy(patterns, unseen, seed, 4),
         load_test=lambda: _noisy(patterns, test, seed, 3),
-        augment=random_flip,
+        augment=random_flip if mirror else _as_they_are,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         image_size=image_size,
@@ -56,6 +58,10 @@ def synthetic(
         calibration=calibration,
         seed=seed,
     )
+
+
+def _as_they_are(images: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    return images
 
 
 def _patterns(num_classes: int, image_size: int, seed: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amc.graph.columns import weight_of_columns, weight_to_columns
 from amc.refit.activations import Bounds, passing, revision
-from amc.refit.least_squares import HeldOut, Problem, solve_rows
+from amc.refit.least_squares import LEAST_RIDGE, HeldOut, Problem, solve_rows
 from amc.refit.nested import shrinkage
 
 
@@ -84,7 +84,8 @@ def refit_layer(
     """Solve for a layer's weights and put them in place; without a bias, the norm takes up the shift.
 
     Args:
-        ridge: see ``amc.refit.least_squares.solve_rows``; the least one, with held-out rows.
+        ridge: see ``amc.refit.least_squares.solve_rows``; the least one, with held-out rows, but at least
+            ``LEAST_RIDGE``.
         rounds: how often to solve again with what the activation cuts off left free.
     """
     fit, held = samples.fit, samples.fit < len(samples.targets)
@@ -98,7 +99,7 @@ def refit_layer(
     judged = HeldOut(others, rows[fit:], passing(scale, offset[fit:], bounds))
     weight, shift = solve_rows(
         Problem(inputs, rows[:fit], weight_to_columns(module), intercept),
-        ridge=ridge if held else shrinkage(ridge, module.weight[0].numel(), fit),
+        ridge=max(ridge, LEAST_RIDGE) if held else shrinkage(ridge, module.weight[0].numel(), fit),
         held_out=judged if held else None,
         revise=revision(rows[:fit], scale, offset[:fit], free) if free else None,
         rounds=rounds,

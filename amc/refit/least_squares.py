@@ -27,6 +27,9 @@ rows if these are more."""
 RIDGE_STEPS = 7
 """Ridges that are compared on held-out rows, each ten times the one before."""
 
+LEAST_RIDGE = 1e-6
+"""The smallest of them: ten times 0 is 0, and from it they reach a ridge that guards a layer of few rows."""
+
 Passed = Callable[[Tensor], Tensor]
 """(rows, out_channels) outputs -> what the network gets of them."""
 

@@ -17,8 +17,11 @@ from amc.errors import NotPrunableError
 
 
 def is_logits(output: object) -> bool:
-    """Return whether a network's output is one tensor (N, classes)."""
-    return isinstance(output, Tensor) and output.ndim == 2
+    """Return whether a network's output is one tensor (N, classes) of two classes or more.
+
+    One number an image, as of a classifier with a sigmoid, is none: its softmax is always 1.
+    """
+    return isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] > 1
 
 
 def output_tensors(output: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:

@@ -75,6 +75,11 @@ def as_logits(output: object) -> Tensor:
             "that forward returns the logits alone (auxiliary heads off)"
         )
     if not is_logits(output):
+        if output.ndim == 2:
+            raise AmcError(
+                f"the network returned a tensor of shape {tuple(output.shape)}, expected logits (N, classes) "
+                "of two classes or more: one output an image has no cross entropy over classes"
+            )
         raise AmcError(
             f"the network returned a tensor of shape {tuple(output.shape)}, expected logits (N, classes): "
             "it is probably not a classifier, or lacks its flatten"

@@ -32,6 +32,7 @@ def compress(
         model: the trained dense network; it is read and never changed.
         calibration: a few hundred normalised training images: a tensor (N, C, H, W), a data set or a loader.
         validation: held-out images that score candidates: a pair (images, labels), a data set or a loader.
+            Of both, images that come class by class, or without labels, are put in a mixed order.
         agent: name of an agent in ``conf/agent``; its file gives the settings.
         episodes: number of candidates to score; by default the value in the agent's file.
         seed: seed of all random draws: the same seed gives the same strategy, but for limits on the latency,

@@ -26,6 +26,7 @@ from amc.cost.constant import with_other_macs
 from amc.cost.exported import ExportedSize, check_excluded
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
+from amc.data.mixing import mixed
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
@@ -68,8 +69,10 @@ class CompressionTask:
     Args:
         model: the trained dense network; it is read and never changed.
         calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
-            pair (images, labels), a data set or a loader. A few hundred are enough.
-        validation: held-out images that score candidates, in the same forms, with labels if there are any.
+            pair (images, labels), a data set or a loader. A few hundred are enough. Parts of them should have
+            every class: images that come class by class, or without labels, are put in a mixed order.
+        validation: held-out images that score candidates, in the same forms, with labels if there are any; in
+            a mixed order, too.
         macs_ratio, params_ratio, size_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at
             least one is given, and all that are given hold. The size is that of the weights as ``quantize``
             stores them, as a share of the dense ones in float32. Latency is measured on this machine.
@@ -130,9 +133,10 @@ class CompressionTask:
         self._quantize = quantize or QuantizeSettings()
         seed = whole_seed(seed)
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
-        self._calibration, _ = collect_images(calibration, "calibration")
+        given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
-        check_channels(self._calibration.images, judging.images)
+        check_channels(given.images, judging.images)
+        self._calibration, judging = mixed(given, labelled=known), mixed(judging, labelled=labelled)
         model = on_cpu(usable(model))
         with torch.random.fork_rng():
             self.graph = _proved(model, judging.images[:1], exclude, prune_coupled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class Listing:
 
     Attributes:
         folder: the folder, or the file that lists them.
-        classes: sorted names of its class folders, or of the labels in the file.
+        classes: sorted names of its class folders, or of the labels in the file; for labels that are numbers,
+            every number from 0 to the largest.
         paths: N image files.
         labels: (N,) int64 class numbers.
     """
@@ -47,6 +48,8 @@ def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bo
     if folder.suffix == SUFFIX:
         classes, samples = read_list(folder)
         samples = _sound(folder, samples) if skip_damaged else samples
+        if key == "train":
+            _note_gaps(folder, len(classes), {label for _, label in samples})
         return _listing(folder, classes, samples)
     if not folder.is_dir():
         raise FileError(
@@ -73,6 +76,15 @@ def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bo
             "empty folders and keeps the class numbers"
         )
     return _listing(folder, found.classes, samples)
+
+
+def _note_gaps(file: Path, count: int, found: Collection[int]) -> None:
+    """Note classes without an image: labels that begin with 1 are one class too many."""
+    if gaps := sorted(set(range(count)) - set(found)):
+        note_once(
+            f"{file} has no image of {len(gaps)} of the classes 0 to {count - 1} (for one, {gaps[0]}): "
+            "labels that are numbers are the class numbers themselves"
+        )
 
 
 def _listing(folder: Path, classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> Listing:
@@ -145,15 +157,25 @@ def same_classes(listing: Listing, reference: Listing) -> Listing:
     Raises:
         FileError: it has other classes.
     """
-    names, known = set(listing.classes), set(reference.classes)
-    if names == known or (listing.folder.suffix == SUFFIX and names < known):
-        places = torch.tensor([reference.classes.index(name) for name in listing.classes])
-        return replace(listing, classes=reference.classes, labels=places[listing.labels])
-    odd = sorted(names ^ known)[0]
-    raise FileError(
-        f"{listing.folder} has {len(listing.classes)} class folders, {reference.folder} has "
-        f"{len(reference.classes)} (for one, {odd!r} is in one only): expected the same names in both"
-    )
+    names, known = _named(listing), set(reference.classes)
+    lacks = set() if listing.folder.suffix == SUFFIX else _named(reference) - names
+    if odd := sorted(names - known) or sorted(lacks):
+        having, lacking = (listing, reference) if names - known else (reference, listing)
+        raise FileError(
+            f"{having.folder} has the class {odd[0]!r}, which {lacking.folder} lacks: expected the same "
+            f"names in both; {listing.folder.name} has {len(names)} and {reference.folder.name} "
+            f"{len(_named(reference))} classes"
+        )
+    place = {name: number for number, name in enumerate(reference.classes)}
+    labels = [place[listing.classes[label]] for label in listing.labels.tolist()]
+    return replace(listing, classes=reference.classes, labels=torch.tensor(labels))
+
+
+def _named(listing: Listing) -> set[str]:
+    """Return the names of a listing's class folders; of a list, those of its images."""
+    if listing.folder.suffix != SUFFIX:
+        return set(listing.classes)
+    return {listing.classes[label] for label in listing.labels.unique().tolist()}
 
 
 def check_no_picture_in_both(listing: Listing, train: Listing) -> None:

@@ -1,5 +1,6 @@
 import sys
 import types
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amc.data import build, synthetic
+from amc.data import LabelledImages, build, synthetic
 from amc.errors import AmcError, SettingError
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -217,6 +218,21 @@ def test_settings_that_splits_do_not_have_are_refused(given, part, monkeypatch, 
     theirs = {"image_size": 16, "batch_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     assert build("own", **settings, **theirs).input_shape == (3, 16, 16)
     assert caplog.messages == []
+
+
+def test_splits_that_come_class_by_class_are_put_in_a_mixed_order(monkeypatch):
+    made = synthetic(image_size=8)
+    order = made.search_val.labels.argsort()
+    by_class = LabelledImages(made.search_val.images[order], made.search_val.labels[order])
+    found = {}
+    for name, splits in {"mixed": made, "sorted": replace(made, search_val=by_class)}.items():
+        monkeypatch.setattr(sys.modules["mine_data"], "make", lambda own=splits: own)
+        found[name] = build("own", factory="mine_data.make", seed=0)
+    assert found["mixed"] is made
+    assert set(by_class.labels[:16].tolist()) == {0, 1}
+    assert set(found["sorted"].search_val.labels[:16].tolist()) == set(range(10))
+    assert found["sorted"].calibration is made.calibration
+    assert found["sorted"].fingerprint != made.fingerprint
 
 
 def test_mirroring_of_splits_is_about_views_alone(monkeypatch, caplog):

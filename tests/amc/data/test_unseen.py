@@ -94,3 +94,15 @@ def test_digits_are_not_mirrored():
     made, one = (data.build("digits", search_views=views) for views in (2, 1))
     second = made.search_val.images[len(one.search_val) :]
     assert torch.equal(second[..., 2:, 2:], one.search_val.images[..., :-2, :-2])
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_views_of_fake_images_are_mirrored_where_training_mirrors(mirror):
+    options = {"image_size": 16, "batch_size": 512, "mirror": mirror}
+    made, one = (data.build("fake", search_views=views, **options) for views in (2, 1))
+    second, images = made.search_val.images[len(one.search_val) :], one.search_val.images
+    expected = images.flip(-1) if mirror else images
+    assert torch.equal(second[..., 2:, 2:], expected[..., :-2, :-2])
+    (first, _), (again, _) = (next(one.train_batches(epoch, 0)) for epoch in (0, 1))
+    known = {image.numpy().tobytes() for image in first}
+    assert all(image.numpy().tobytes() in known for image in again) != mirror

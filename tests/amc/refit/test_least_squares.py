@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from amc.refit.layer import Samples, refit_layer
 from amc.refit.least_squares import CHUNK_ROWS, RIDGE_STEPS, HeldOut, Problem, solve_rows
 from amc.refit.moments import CHUNK_ROWS as MOMENT_ROWS
 from amc.refit.moments import products
@@ -106,3 +107,19 @@ def test_the_ridge_with_the_least_error_on_held_out_rows_is_taken(groups):
     chosen = solve(patches, targets, present, groups, ridge=1e-4, held_out=(others, wanted, torch.relu))
     assert error(*chosen) == pytest.approx(min(errors), rel=1e-6)
     assert min(errors) not in (errors[0], errors[-1])
+
+
+def test_held_out_rows_choose_the_ridge_where_the_least_one_is_0():
+    generator = torch.Generator().manual_seed(0)
+    patches, targets = noisy(560, generator)
+
+    def error(ridge):
+        layer = torch.nn.Linear(40, 3).requires_grad_(False)
+        layer.weight.zero_()[:, 0] = 0.9
+        samples = Samples([columns(patches, 1)], targets, torch.ones(3), torch.zeros(560, 3), fit=60)
+        refit_layer(layer, samples, None, ridge=ridge, rounds=0)
+        return float((layer(patches[60:]) - targets[60:]).square().mean())
+
+    exact, _ = solve(patches[:60], targets[:60], torch.zeros(3, 40, 1, 1), 1, ridge=0)
+    without = float((patches[60:] @ exact.flatten(1).T - targets[60:]).square().mean())
+    assert error(0) == error(1e-6) < 0.9 * without

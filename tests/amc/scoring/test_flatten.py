@@ -31,6 +31,12 @@ def test_logits_are_taken_as_they_are():
     assert as_matrix(logits, 2) is logits
 
 
+def test_one_output_of_a_binary_classifier_is_no_logits():
+    output = numbered(2, 1)
+    assert not is_logits(output)
+    assert torch.equal(as_matrix(output, 2), output)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

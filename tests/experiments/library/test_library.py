@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import amc
 from amc import data as datasets
+from amc.data import LabelledImages
+from amc.data.mixing import mixed
 from amc.errors import AmcError
 from amc.latency.prediction import build
 from amc.latency.registry import BACKENDS
@@ -102,6 +104,15 @@ def test_images_of_any_kind_with_labels_give_one_network(validation: object) -> 
     assert torch.equal(result.model(images()), expected.model(images()))
 
 
+def test_images_that_come_class_by_class_are_used_in_a_mixed_order() -> None:
+    sorted_ones = LabelledImages(images(), LABELS.sort().values)
+    options = {"macs_ratio": 0.5, "agent": "greedy", "progress": False}
+    result = amc.compress(network(), sorted_ones, sorted_ones, **options)
+    expected = amc.compress(network(), mixed(sorted_ones), mixed(sorted_ones), **options)
+    assert torch.equal(result.model(images()), expected.model(images()))
+    assert result.report["pruned"]["refit"] == "traced"
+
+
 def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folder(tmp_path: Path) -> None:
     result = amc.compress(network(), images(32), images(), params_ratio=0.6, agent="greedy")
     assert result.report["pruned"]["top1"] is None  # no labels, no accuracy
@@ -111,6 +122,18 @@ def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folde
     assert torch.equal(again(images()), result.model(images()))
     result.model.train()(images()).sum().backward()
     assert all(parameter.grad is not None for parameter in result.model.parameters())
+
+
+def test_a_binary_classifier_with_one_output_is_judged_by_likeness() -> None:
+    model = nn.Sequential(*list(network())[:-1], nn.Linear(8, 1)).eval()
+    judging = (images(), LABELS % 2)
+    result = amc.compress(
+        model, images(32), judging, macs_ratio=0.5, reward="agreement", agent="greedy", progress=False
+    )
+    found = result.report["candidate"]
+    assert found["top1"] is None
+    assert found["agreement"] == found["likeness"] < 0
+    assert amc.CompressionTask(model, images(32), judging, macs_ratio=0.5).reward.name == "likeness"
 
 
 @pytest.mark.slow

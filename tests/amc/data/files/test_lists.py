@@ -45,10 +45,43 @@ def test_a_test_list_need_not_have_all_classes(photos):
     listed(photos, range(8), label=("10", "9"))
     listed(photos, [9], label=("10", "9"), name="test.csv")
     ours = made(photos, train="train.csv", test="test.csv")
-    assert ours.class_names == ("9", "10")
-    assert ours.test().labels.tolist() == [0]
+    assert ours.class_names == tuple(map(str, range(11)))
+    assert ours.test().labels.tolist() == [9]
     listed(photos, [9], label=("10", "11"), name="test.csv")
     assert_error("the same names in both", made, photos, train="train.csv", test="test.csv")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (("0", "2", "5"), {0, 2, 5}),
+        (("2.0", "9.0", "10.0"), {2, 9, 10}),
+        ((" 1", " 2 ", " 10"), {1, 2, 10}),
+        (("b", "10", " a"), {0, 1, 2}),
+    ],
+    ids=["gaps", "as pandas writes them", "blanks", "names"],
+)
+def test_labels_that_are_numbers_are_the_class_numbers(photos, caplog, written, expected):
+    lines = (f"flat/{number}.png,{written[number % 3]}\n" for number in range(9))
+    (photos / "train.csv").write_text(HEAD + "".join(lines))
+    ours = made(photos, train="train.csv", split=0.4, calibration=3)
+    assert set(torch.cat([ours.calibration.labels, ours.search_val.labels, ours.test().labels]).tolist()) == (
+        expected
+    )
+    assert ours.num_classes == max(expected) + 1
+    assert ("labels that are numbers" in caplog.text) == (len(expected) < ours.num_classes)
+
+
+def test_folders_and_lists_agree_on_classes_that_are_numbers(photos):
+    for number in range(4):
+        (photos / "val" / f"0{2 + number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (7, 7, 7)).save(photos / "val" / f"0{2 + number % 2}" / f"{number}.png")
+    listed(photos, range(8), label=("02", "03"))
+    assert made(photos, train="train.csv").test().labels.unique().tolist() == [2, 3]
+    listed(photos, [8], label=("03", "02"), name="test.csv")
+    assert made(photos, train="val", test="test.csv").test().labels.tolist() == [1]
+    listed(photos, range(8), label=("02", "04"))
+    assert_error(r"train\.csv has the class '04'|val has the class '03'", made, photos, train="train.csv")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +90,10 @@ def test_a_test_list_need_not_have_all_classes(photos):
         ("", "names no column 'path'"),
         ("path,class\nflat/0.png,cat\n", "names no column 'label'"),
         (HEAD, "no line but the first"),
+        (HEAD + "flat/0.png,0\nflat/1.png,-1\n", r"train\.csv:3 has the label -1; expected a class number"),
+        (HEAD + "flat/0.png,0\nflat/1.png,0.5\n", r"train\.csv:3 has the label 0\.5"),
+        (HEAD + "flat/0.png,20180810\n", r"train\.csv:2 has the label 20180810"),
+        (HEAD + "flat/0.png,0\nflat/1.png, \n", r"train\.csv:3 has a blank label"),
         (HEAD + "flat/0.png\n", r"train\.csv:2.*a value is missing"),
         (HEAD + "gone.png,cat\n", r"gone\.png, which is no file"),
         (HEAD + '"flat/0.png,cat\n', r"train\.csv"),
