@@ -68,6 +68,8 @@ def _run_job(run: Run, names: Sequence[str], overrides: Sequence[str]) -> None:
     try:
         for ratios in budgets:
             parts.append(run.for_budget(ratios, run.folder.path / folder_name(ratios)))
+            if not parts[-1].stages:  # verify alone was asked for, which is for limits on the latency
+                continue
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
             set_up_process(parts[-1].config)
             own = own_overrides(ratios, overrides)

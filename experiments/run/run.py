@@ -71,7 +71,7 @@ class Run:
         own: dict[str, Any] = own_fields(ratios)
         config = replace(
             self.config,
-            stages=[name for name in self.stages if name not in stages.WITHOUT_BUDGET],
+            stages=self.stages_under(ratios),
             run_dir=str(path),
             budget=replace(self.config.budget, **own),
         )
@@ -82,6 +82,11 @@ class Run:
         """Names of the stages of the run, including those that a latency budget adds."""
         kinds = {kind for ratios in asked_budgets(self.config.budget) for kind in ratios}
         return stages.with_latency(self.config.stages, kinds, self.problem.profiled)
+
+    def stages_under(self, ratios: Ratios) -> list[str]:
+        """Return the names of the stages of one budget: ``verify`` only if that limits the latency."""
+        left_out = {*stages.WITHOUT_BUDGET, *(() if "latency" in ratios else ("verify",))}
+        return [name for name in self.stages if name not in left_out]
 
     @cached_property
     def reward(self) -> Reward:

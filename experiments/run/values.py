@@ -177,7 +177,7 @@ def _check_budgets(config: Config, overrides: Sequence[str]) -> None:
     budgets = asked_budgets(config.budget)
     for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
         check_ratio(kind, ratio)
-    if "verify" in config.stages and not all("latency" in ratios for ratios in budgets):
+    if "verify" in config.stages and not any("latency" in ratios for ratios in budgets):
         raise SettingError(
             "stage verify measures whether a limit of the latency is met, and there is none; give "
             "budget.latency_ratio, or leave verify out"
