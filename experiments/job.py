@@ -26,6 +26,7 @@ from experiments.report.answers import is_missed
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.check import check_feasible
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
+from experiments.run.provenance import hand_over, kept_facts
 from experiments.run.run import Run, set_up_process
 from experiments.run.values import SEARCHING
 from experiments.stages.pipeline import run_stages
@@ -68,6 +69,8 @@ def _run_job(run: Run, names: Sequence[str], overrides: Sequence[str]) -> None:
     try:
         for ratios in budgets:
             parts.append(run.for_budget(ratios, run.folder.path / folder_name(ratios)))
+            if not parts[-1].stages:  # verify alone was asked for, which is for limits on the latency
+                continue
             print(f"budget {len(parts)} of {len(budgets)}: {parts[-1].folder}")
             set_up_process(parts[-1].config)
             own = own_overrides(ratios, overrides)
@@ -86,6 +89,7 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
     problem, folder = part.problem, part.folder.path
     problem.keep_dense()
     part.folder.take_dense(problem.folder)
+    hand_over(problem.folder.path, folder, "train")
     overrides = [*overrides, f"stages=[{','.join(part.stages)}]"]
     hydra = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(part.config)),
@@ -103,7 +107,8 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         run: the run of the whole job.
         parts: the runs of its budgets.
     """
-    atomic_write_json(run.folder.provenance, run.provenance())
+    origin = {**run.provenance(), **kept_facts(run.folder.path)}
+    atomic_write_json(run.folder.provenance, origin)
     if not (found := {part.folder.name: part for part in parts if (part.folder.strategy).exists()}):
         return
     points = [

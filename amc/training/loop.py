@@ -252,10 +252,7 @@ class _Training:
     @property
     def ended(self) -> bool:
         """Whether all epochs are run, or the validation accuracy is met."""
-        until = self.settings.until
-        # an accuracy in percent is not exactly a hundred times the share
-        met = until is not None and self.progress.best_epoch > 0 and self.progress.best >= 100 * until - 1e-9
-        return met or self.progress.finished >= self.settings.epochs
+        return self.progress.ended(self.settings)
 
     def pace(self, on_estimate: Callable[[float], None] | None) -> Pace:
         """Return the measure of the epochs to come."""

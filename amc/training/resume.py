@@ -89,6 +89,13 @@ class Progress:
             updates,
         )
 
+    def ended(self, settings: TrainSettings) -> bool:
+        """Whether all epochs are run, or the validation accuracy is met."""
+        # an accuracy in percent is not exactly a hundred times the share
+        until = settings.until
+        met = until is not None and self.best_epoch > 0 and self.best >= 100 * until - 1e-9
+        return met or self.finished >= settings.epochs
+
 
 def save_checkpoint(
     path: Path, key: str, tensors: Mapping[str, Tensor], progress: Progress, *, seed: int
@@ -148,6 +155,20 @@ def load_checkpoint(path: Path, key: str) -> tuple[Progress, dict[str, Tensor]] 
         _log.warning("%s cannot be read (%s): training starts anew", path, error)
         return None
     return Progress(about["epoch"], about["best"], about["best_epoch"], about["updates"]), saved
+
+
+def known_progress(path: Path, key: str) -> Progress:
+    """Return how far a training with this key is, without a word on a file that is not of it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = parse_json((file.metadata() or {}).get(_ABOUT, "{}"), _SHAPE, str(path), "")
+    except (FileError, SafetensorError, OSError):
+        return Progress()
+    if about["key"] != key:
+        return Progress()
+    return Progress(about["epoch"], about["best"], about["best_epoch"], about["updates"])
 
 
 def momentum(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:

@@ -320,8 +320,9 @@ def _judged(point: Json, cost: str, score: str) -> Place:
 
 def _short(found: Json) -> dict[str, Any]:
     """Return the facts of a search that fit beside each other."""
-    long = ("stage_seconds", "resumed", "advice", "error_curves", "greedy_widths")
-    return {key: value for key, value in found.items() if key not in long and value is not None}
+    long = ("error_curves", "greedy_widths", "group_names", "limits", "fingerprint")
+    left_out = ("stage_seconds", "resumed", "advice", *long)
+    return {key: value for key, value in found.items() if key not in left_out and value is not None}
 
 
 def _run_it(report: Json) -> str:

@@ -20,13 +20,13 @@ from amc.training.teaching.hints import hint_places
 from envs import Reward
 from experiments.command.remembered import remembered_value
 from experiments.config.agents import AGENTS, pretrained_actor, refuse_unseen
-from experiments.config.budgets import asked_budgets, listed_budgets
+from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
-from experiments.run.folder import PICTURES
+from experiments.run.folder import PICTURES, RunFolder
 from experiments.run.run import Run
-from experiments.run.values import CARRYING_OUT, FINETUNING, SEARCHING, judges_on_unseen, searches_apart
+from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -36,6 +36,8 @@ _NEED_LOGITS = (
 """Stages that measure accuracies."""
 _READS = {"export": (WEIGHTS, "prune"), "report": (STRATEGY, "search")}
 """Stages that need no dense network -> the file that they read first, and the stage that writes it."""
+_TAKING = frozenset({"verify", "prune"})
+"""Stages that make the strategy that the configuration names that of the folder."""
 _JUDGING = frozenset({"evaluate", "report", "compare", "quantize", "export"})
 """Stages that judge on test images."""
 
@@ -112,17 +114,30 @@ def _check_results(run: Run) -> None:
 
 
 def _check_strategy(run: Run) -> None:
-    """Refuse a strategy that this command names beside that of the folder, and that no stage carries out."""
-    given, own = run.config.strategy, run.folder.strategy
-    if given is None or not own.exists() or {"plan", *CARRYING_OUT} & set(run.stages):
+    """Refuse a strategy that this command names beside that of the folder, and that no stage takes over.
+
+    Of several budgets each has a folder. What ``compare`` finds would stand beside results of another one.
+    """
+    given, folder = run.config.strategy, run.folder
+    if given is None or "plan" in run.stages:
         return
-    file, known = Path(given).expanduser().resolve(), remembered_value(run.folder.path, "strategy")
+    file, known = Path(given).expanduser().resolve(), remembered_value(folder.path, "strategy")
     if known is not None and Path(known) == file:
         return
-    if Strategy.load(file).groups != Strategy.load(own).groups:
+    listed = listed_budgets(run.config.budget)
+    parts = [(folder.path / folder_name(ratios), run.stages_under(ratios)) for ratios in listed]
+    for path, names in parts or [(folder.path, run.stages)]:
+        own = RunFolder(path).strategy
+        if names and not _TAKING & set(names) and own.exists():
+            _check_same(file, own, run)
+
+
+def _check_same(given: Path, own: Path, run: Run) -> None:
+    """Refuse a strategy of other widths than that of a folder."""
+    if Strategy.load(given).groups != Strategy.load(own).groups:
         raise SettingError(
-            f"strategy={given} is another than that of {run.folder}, and none of stages="
-            f"[{','.join(run.stages)}] carries it out: add prune to stages, or leave strategy out"
+            f"strategy={run.config.strategy} is another than that of {own.parent}, and none of stages="
+            f"[{','.join(run.stages)}] takes it over: add prune to stages, or leave strategy out"
         )
 
 

@@ -49,6 +49,8 @@ _FILE = {
     "max_abs_difference?": (float, None),
     **dict.fromkeys(("note?", "failure?"), (str, None)),
 }
+_JUDGING = {"limits?": {...: float}, "fingerprint?": str}
+"""What a score of networks depends on, beside the reward."""
 _ANY = {"stage_seconds?": float, "resumed?": bool}
 """What every record may hold."""
 _BEGUN = ".begun"
@@ -61,10 +63,12 @@ _SHAPES: dict[str, Any] = {
         "images?": int,
         "error_curves?": {...: [[float]]},
         "greedy_widths?": ([int], None),
+        "group_names?": [str],
+        **_JUDGING,
     },
     "profile": {"target": {"runtime": str, "device": str}, "dense_ms": float},
     "verify": {"predicted_ratio": float, "measured_ratio": float, "repairs": int},
-    "proxies": {"trusted?": bool, "verdict": str, "rows": [{...: ...}], "reward": str},
+    "proxies": {"trusted?": bool, "verdict": str, "rows": [{...: ...}], "reward": str, **_JUDGING},
     "choose": {
         "candidates": [{"widths": [int], "return": float, "top1": float}],
         "chosen": int,

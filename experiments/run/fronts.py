@@ -7,7 +7,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc.errors import AmcError
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.pareto import evenly, pareto_front
@@ -56,7 +55,12 @@ def fronts(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def sized(run: Run, points: Sequence[Point]) -> list[Point]:
-    """Return the points of a run's search, with the bytes of the weights if the budget limits them."""
+    """Return the points of a run's search, with the bytes of the weights if the budget limits them.
+
+    Raises:
+        AmcError: the search was for other channel groups than the run has now.
+    """
+    run.require_groups(points)
     if all(limit.kind != "size" for limit in run.budget.limits):
         return list(points)
     size, whole = run.problem.size, run.problem.original.float_size
@@ -102,16 +106,7 @@ def write_strategies(
 
 
 def strategy_at(run: Run, point: Point) -> Strategy:
-    """Return the strategy of one point of a run's search.
-
-    Raises:
-        AmcError: the search was for other channel groups than the run has now.
-    """
-    if (count := len(point["widths"])) != (groups := len(run.problem.graph.groups)):
-        raise AmcError(
-            f"{run.folder.search} is about {count} channel groups, the run has {groups}: were settings "
-            "changed since? Run stages=[search] again"
-        )
+    """Return the strategy of one point of a run's search, one of ``sized``."""
     search = run.recorded("search") or {}
     return run.make_strategy(
         tuple(point["widths"]),

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from amc.errors import FileError
+from amc.files import atomic_write_json
 from amc.reading import read_json, set_aside
 from experiments.command.foreign import Rules
 from experiments.command.multirun import is_multirun
@@ -68,11 +69,33 @@ def stage_commits(folder: Path, stage: str, commit: str | None) -> dict[str, str
 
     A provenance file of an earlier release has one commit for all stages.
     """
+    return {**_known_commits(folder), stage: commit}
+
+
+def _known_commits(folder: Path) -> dict[str, str | None]:
+    """Return the commits of the recorded stages of a folder, as far as its provenance tells them."""
     if (before := _former(folder)) is None:
-        return {stage: commit}
-    by_stage = before.get("stage_commits") or {}
-    found = {name: by_stage.get(name, before["commit"]) for name in recorded_stages(folder)}
-    return {**found, stage: commit}
+        return {}
+    recorded = recorded_stages(folder)
+    if (by_stage := before.get("stage_commits")) is None:
+        return dict.fromkeys(recorded, before["commit"])
+    return {name: by_stage[name] for name in recorded if name in by_stage}
+
+
+def kept_facts(folder: Path) -> dict[str, Any]:
+    """Return what stays true of a folder's provenance after a command that has run no stage in it."""
+    before, commits = _former(folder) or {}, _known_commits(folder)
+    tuned = {"tuned_by": before["tuned_by"]} if "tuned_by" in before else {}
+    return {**({"stage_commits": commits} if commits else {}), **tuned}
+
+
+def hand_over(source: Path, target: Path, stage: str) -> None:
+    """Tell ``target``, which has got the record of a stage, at which commit ``source`` has run it."""
+    commits = _known_commits(source)
+    if stage in commits:
+        origin = {**(_former(source) or {}), **(_former(target) or {})}
+        origin["stage_commits"] = {**_known_commits(target), stage: commits[stage]}
+        atomic_write_json(RunFolder(target).provenance, origin)
 
 
 def tuned_by(folder: Path, stage: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from amc.budget.budget import Budget, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
@@ -72,7 +73,7 @@ class Run:
         own: dict[str, Any] = own_fields(ratios)
         config = replace(
             self.config,
-            stages=[name for name in self.stages if name not in stages.WITHOUT_BUDGET],
+            stages=self.stages_under(ratios),
             run_dir=str(path),
             budget=replace(self.config.budget, **own),
         )
@@ -83,6 +84,11 @@ class Run:
         """Names of the stages of the run, including those that a latency budget adds."""
         kinds = {kind for ratios in asked_budgets(self.config.budget) for kind in ratios}
         return stages.with_latency(self.config.stages, kinds, self.problem.profiled)
+
+    def stages_under(self, ratios: Ratios) -> list[str]:
+        """Return the names of the stages of one budget: ``verify`` only if that limits the latency."""
+        left_out = {*stages.WITHOUT_BUDGET, *(() if "latency" in ratios else ("verify",))}
+        return [name for name in self.stages if name not in left_out]
 
     @cached_property
     def reward(self) -> Reward:
@@ -216,7 +222,9 @@ class Run:
         """Return widths of this run's network as a strategy, with ``facts`` as its provenance.
 
         Of a network that was cut before, it is the strategy that cuts the original network to these widths.
+        Shares that ``facts`` has of other widths (``reached``) are left out.
         """
+        facts.pop("reached", None)
         whole, graph = self.problem.original_widths(widths), self.problem.original.graph
         groups = zip(graph.group_names, graph.dense_widths, whole, strict=True)
         return Strategy(
@@ -349,6 +357,7 @@ class Run:
 
         Raises:
             FileError: there is no search of this run's dense network, or it is damaged.
+            AmcError: it was for other channel groups.
         """
         log = self.folder.require(self.folder.search, "search")
         if not self._has_episodes():
@@ -356,7 +365,29 @@ class Run:
                 f"{log} is of another dense network or size of images; expected a search of this run's: run "
                 "stages=[search] again"
             )
-        return read_episodes(log)
+        episodes = read_episodes(log)
+        self.require_groups(episodes)
+        return episodes
+
+    def require_groups(self, episodes: Sequence[Mapping[str, Any]]) -> None:
+        """Make sure that episodes of the search are about the channel groups that the run has now.
+
+        Raises:
+            AmcError: they are about others; of records of earlier versions only the number is known.
+        """
+        if not episodes:
+            return
+        names, count = list(self.problem.graph.group_names), len(episodes[0]["widths"])
+        known: list[str] = (self.recorded("search") or {}).get("group_names", names)
+        if count != len(names):
+            told = f"{count} channel groups, the run has {len(names)}"
+        elif known != names:
+            told = f"other channel groups ({', '.join(sorted({*known} - {*names}))}) than the run has now"
+        else:
+            return
+        raise AmcError(
+            f"{self.folder.search} is about {told}: were settings changed since? Run stages=[search] again"
+        )
 
     def _has_episodes(self) -> bool:
         """Whether there is a search of this run's dense network; one that was stopped has no record."""
@@ -403,6 +434,14 @@ class Run:
         if stage in ("prune", *MADE_OF_PRUNED):
             found["strategy"] = self.folder.strategy_digest()
         return found
+
+    def judging(self) -> dict[str, Any]:
+        """Return what the score of a network depends on beside its widths, and the limits that hold."""
+        return {
+            "reward": self.reward.name,
+            "limits": {limit.kind: limit.ratio for limit in self.budget.limits},
+            "fingerprint": self.problem.fingerprint,
+        }
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write the facts that a stage found and what they are about, and update the provenance."""

@@ -36,7 +36,7 @@ FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate"
 """Stages that train under the settings of ``finetune``."""
 _FINDING = ("search", "choose", "schedule")
 """Stages that find a strategy."""
-CARRYING_OUT = frozenset({"verify", "prune", "compare"})
+_CARRYING_OUT = frozenset({"verify", "prune", "compare"})
 """Stages that read the strategy which the configuration names."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
@@ -177,7 +177,7 @@ def _check_budgets(config: Config, overrides: Sequence[str]) -> None:
     budgets = asked_budgets(config.budget)
     for kind, ratio in (limit for ratios in budgets for limit in ratios.items()):
         check_ratio(kind, ratio)
-    if "verify" in config.stages and not all("latency" in ratios for ratios in budgets):
+    if "verify" in config.stages and not any("latency" in ratios for ratios in budgets):
         raise SettingError(
             "stage verify measures whether a limit of the latency is met, and there is none; give "
             "budget.latency_ratio, or leave verify out"
@@ -271,14 +271,14 @@ def _check_files(config: Config) -> None:
         ("model.start", config.model.start, "train" in asked),
         ("agent.pretrained", config.agent.pretrained, bool(asked & {*SEARCHING, "sparsify"})),
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
-        ("strategy", config.strategy, bool(asked & CARRYING_OUT)),
+        ("strategy", config.strategy, bool(asked & _CARRYING_OUT)),
         ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
         ("finetune.teacher", config.finetune.teacher, _taught(config)),
     )
     for key, file, needed in files:
         if needed and file is not None and not Path(file).expanduser().exists():
             raise FileError(f"{key}={file}: there is no such file")
-    if config.strategy is not None and asked & CARRYING_OUT:
+    if config.strategy is not None and asked & _CARRYING_OUT:
         Strategy.load(Path(config.strategy))
     fetches = getattr(config.data, "download", None)  # None where there is nothing to download
     if root is not None and not fetches and not Path(root).expanduser().is_dir():

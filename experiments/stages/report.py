@@ -147,21 +147,43 @@ def assemble(
 
 
 def _is_about(run: Run, strategy: Strategy | None, stage: str, facts: Mapping[str, Any]) -> bool:
-    """Whether the facts of stage ``choose`` or ``verify`` are about the strategy; those of others are.
+    """Whether the facts of a stage are about the strategy, and those of ``proxies`` about its search.
 
     ``verify`` may have repaired what ``choose`` has chosen. A line is printed about what is left out.
     """
-    if stage not in ("choose", "verify"):
+    if stage == "proxies":
+        fits, other = _judges_alike(run, facts), "search (reward, budget, network or images)"
+    elif stage in ("choose", "verify") or (stage == "compare" and strategy is not None):
+        fits, other = strategy is not None and _has_widths(run, strategy, stage, facts), "strategy"
+    else:
         return True
-    if strategy is not None:
-        own = list(run.widths_of(strategy))
-        if stage == "verify" and facts.get("widths") == own:
-            return True
-        chosen = strategy.provenance.get("repaired_from", own)
-        if stage == "choose" and facts["candidates"][facts["chosen"]]["widths"] == chosen:
-            return True
-    note_once(f"{run.folder.record_of(stage)} is left out: it is about another strategy")
-    return False
+    if not fits:
+        note_once(f"{run.folder.record_of(stage)} is left out: it is about another {other}")
+    return fits
+
+
+def _judges_alike(run: Run, facts: Mapping[str, Any]) -> bool:
+    """Whether ``proxies`` has judged the score of the search, or of the settings where none is recorded.
+
+    Records of earlier versions do not say all of it.
+    """
+    searched = run.recorded("search") or run.judging()
+    names = ("reward", "limits", "fingerprint")
+    return all(facts[name] == searched[name] for name in names if name in facts and name in searched)
+
+
+def _has_widths(run: Run, strategy: Strategy, stage: str, facts: Mapping[str, Any]) -> bool:
+    """Whether the facts of ``choose``, ``verify`` or ``compare`` are about the strategy's widths."""
+    own = list(run.widths_of(strategy))
+    match stage:
+        case "choose":
+            about = facts["candidates"][facts["chosen"]]["widths"]
+            return bool(about == strategy.provenance.get("repaired_from", own))
+        case "compare":
+            about = facts.get("strategy")
+            return not isinstance(about, Mapping) or bool(about.get("widths", own) == own)
+        case _:
+            return bool(facts.get("widths") == own)
 
 
 def _chosen_on_test(run: Run) -> dict[str, int]:

@@ -18,10 +18,13 @@ from amc.budget.allocation import uniform_widths
 from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
 from amc.progress import progress
+from amc.quantization.settings import TRAINED
 from amc.scoring.run import in_eval
 from experiments.config.agents import episodes_of
 from experiments.config.budgets import Ratios, asked_budgets, scheduled_budgets
 from experiments.report.text import aligned, duration
+from experiments.stages.networks.fitting import epochs_to_go
+from experiments.stages.networks.train import untrained
 
 if TYPE_CHECKING:
     from experiments.config.schema import Config
@@ -177,13 +180,25 @@ def _training_time(run: Run) -> dict[str, Any]:
         _step(model, images.to(problem.device), labels.to(problem.device))
         seconds = time.perf_counter() - start
     steps = problem.splits.steps_per_epoch
-    known = problem.has_dense or problem.comes_trained
-    trained = run.config.train.epochs if "train" in _counted(run.config) and not known else 0
     return {
         "training_step_seconds": round(seconds, 4),
-        "training_seconds": round(seconds * steps * trained, 3),
+        "training_seconds": round(seconds * steps * _dense_epochs(run), 3),
         "finetune_seconds": round(seconds * steps * _tuned_epochs(run.config), 3),
     }
+
+
+def _dense_epochs(run: Run) -> int:
+    """Return the epochs in which stage ``train`` would train: less those of the same training before.
+
+    A folder that has got its dense network from elsewhere has no state of a training: without the stage being
+    asked for it counts as trained.
+    """
+    problem, config, checkpoint = run.problem, run.config, run.folder.checkpoint("train")
+    if "train" not in _counted(config) or problem.comes_trained:
+        return 0
+    if problem.has_dense and not checkpoint.exists() and not _asked(config):
+        return 0
+    return epochs_to_go(run, untrained(run), run.train_settings(config.train), checkpoint, config.train)
 
 
 def _searches(config: Config) -> int:
@@ -204,10 +219,12 @@ def _steps(config: Config) -> list[int]:
 def _tuned_epochs(config: Config) -> int:
     """Return the epochs in which the counted stages train pruned networks, under all budgets."""
     epochs, jobs = config.finetune.epochs, len(asked_budgets(config.budget))
+    learned = config.quantize.epochs if config.quantize.method in TRAINED else 0
     each = {
         "choose": jobs * config.choose.candidates * config.choose.epochs,
         "schedule": sum(steps - 1 for steps in _steps(config)) * config.schedule.epochs,
         "finetune": jobs * epochs,
+        "quantize": jobs * learned,
         "compare": jobs * 2 * epochs,
         "correlate": jobs * config.correlate.policies * epochs,
         "sparsify": len(config.sparsify.densities) * epochs,
@@ -217,7 +234,11 @@ def _tuned_epochs(config: Config) -> int:
 
 def _counted(config: Config) -> Sequence[str]:
     """Return the stages that are counted: those given to the plan, else those of the job, else the usual."""
-    return config.plan.stages or [name for name in config.stages if name != "plan"] or _USUAL
+    return _asked(config) or _USUAL
+
+
+def _asked(config: Config) -> Sequence[str]:
+    return config.plan.stages or [name for name in config.stages if name != "plan"]
 
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:

@@ -49,7 +49,7 @@ def run(run: Run) -> dict[str, Any]:
     spearman = correlations([row["search"] for row in rows], [row["unseen"] for row in rows])
     found = spearman[REWARD]["accuracy"]
     facts = {
-        "reward": run.reward.name,
+        **run.judging(),
         "networks": len(rows),
         "spread": config.spread,
         "images": {"search_val": len(evaluator.labels), "unseen": len(unseen.labels)},

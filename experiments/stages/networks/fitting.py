@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from amc.notes import note_once
+from amc.scoring.precision import computes_bf16
 from amc.training.loop import train
 from amc.training.pace import spoken
+from amc.training.resume import known_progress, training_key
 from amc.training.settings import EpochRecord, Trained, TrainSettings
 from experiments.config.sections.library import TrainConfig
 from experiments.stages.networks.teaching import source_of
@@ -50,12 +52,13 @@ def fit(
         dense: the network that teaches unless ``config`` names another teacher.
     """
     problem, seed = run.problem, run.config.seed
-    if settings.best and not problem.validates_honestly:
+    honest = _honest(run, settings)
+    if honest != settings:
         note_once(
             f"{prefix}: the weights of the last epoch are kept, not the best: the dense network may have "
             "been trained on the images that would judge"
         )
-        settings = replace(settings, best=False)
+        settings = honest
     if config.teacher_cache and settings.is_taught and (reason := _unkept(settings)) is not None:
         note_once(f"{prefix}: teacher_cache={config.teacher_cache} is not used: {reason}")
     source = source_of(run, config, settings, dense)
@@ -90,6 +93,41 @@ def fit(
         moved = f"{trained.merge_difference:.1g}"
         print(f"{prefix}: the adapters are merged, which changes outputs by {moved} of the largest")
     return trained
+
+
+def epochs_to_go(
+    run: Run, model: nn.Module, settings: TrainSettings, checkpoint: Path, config: TrainConfig
+) -> int:
+    """Return how many epochs ``fit`` would run without a network as the teacher; nothing is trained.
+
+    Raises:
+        AmcError: the teacher cannot teach this training.
+    """
+    problem, seed = run.problem, run.config.seed
+    settings = _honest(run, settings)
+    teacher = source_of(run, config, settings, None).opened(problem.splits, settings, seed)
+    validation = problem.splits.unseen if settings.judges else None
+    automatic = settings.precision == "auto" and computes_bf16(problem.device)
+    key = training_key(
+        settings,
+        problem.splits,
+        validation or problem.splits.search_val,
+        model,
+        None if teacher is None or isinstance(teacher, nn.Module) else teacher.identity,
+        seed=seed,
+        device=problem.device,
+        bf16=settings.precision == "bf16" or automatic,
+        processes=config.processes,
+    )
+    known = known_progress(checkpoint, key)
+    return 0 if known.ended(settings) else settings.epochs - known.finished
+
+
+def _honest(run: Run, settings: TrainSettings) -> TrainSettings:
+    """Return the settings; the last epoch is kept where the dense network may know the images that judge."""
+    if settings.best and not run.problem.validates_honestly:
+        return replace(settings, best=False)
+    return settings
 
 
 def _unkept(settings: TrainSettings) -> str | None:

@@ -23,7 +23,7 @@ CHANCE_DEVIATIONS = 2
 def run(run: Run) -> dict[str, Any]:
     """Write ``dense.safetensors``; a network that comes with weights is only judged."""
     if not run.problem.comes_trained:
-        model = _untrained(run)
+        model = untrained(run)
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         _keep_pictures(run)
@@ -68,7 +68,7 @@ def _keep_pictures(run: Run) -> None:
         save_safetensors({PICTURES: pictures.keys("train")}, run.folder.trained_on)
 
 
-def _untrained(run: Run) -> nn.Module:
+def untrained(run: Run) -> nn.Module:
     """Build what is trained: with initial weights, or those of ``model.start`` as far as they fit."""
     model = run.problem.fresh_model()
     if (start := run.config.model.start) is not None:

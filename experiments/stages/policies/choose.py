@@ -94,11 +94,11 @@ def _take(
 ) -> None:
     """Make a network the run's strategy; what was made of another one is removed first."""
     former = Strategy.load(run.folder.require(run.folder.strategy, "search"))
+    # another network than a repair of the former strategy has begun with
+    before = {name: value for name, value in former.provenance.items() if name != "repaired_from"}
     first = next(each for each in episodes if tuple(each["widths"]) == widths and each["phase"] != "relaxed")
     own = {"episode": first["episode"], "search_val_top1": first["top1"], "held_out": first.get("held_out")}
-    known = {
-        name: value for name, value in {**former.provenance, **own, **facts}.items() if value is not None
-    }
+    known = {name: value for name, value in {**before, **own, **facts}.items() if value is not None}
     strategy = run.make_strategy(widths, **known)
     if strategy.groups != former.groups:
         run.folder.forget("verify")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agents import Episode
+from amc.digest import digest
 from amc.errors import FileError
 from amc.reading import set_aside
 from amc.strategy import Strategy
+from experiments.config.sections.agents import AgentConfig
 from experiments.run.episodes import Former
 from experiments.run.held_out import HeldOut
 
@@ -29,6 +33,7 @@ class Keeper:
         self._episodes = episodes
         self._held_out = held_out
         self._by_unseen = run.config.agent.select == "held_out"
+        self._settings = settings_digest(run.config.agent)
         self._path = run.folder.strategy
         self._old = _old_strategy(self._path)
         self._former = Former(self._path)
@@ -92,18 +97,29 @@ class Keeper:
             episodes=self._episodes,
             search_val_top1=evaluation.top1,
             fingerprint=self._run.problem.fingerprint,
+            agent_settings=self._settings,
             **({"workers": at_once} if at_once > 1 else {}),
         )
 
 
 def same_search(one: Strategy, other: Strategy) -> bool:
-    """Whether two strategies come from the same search of the same network and data."""
-    names = ("agent", "reward", "episodes", "fingerprint", "workers", "select")
+    """Whether two strategies come from the same search of the same network and data.
+
+    Those of earlier versions do not name the settings of the agent, and count as of another search.
+    """
+    names = ("agent", "agent_settings", "reward", "episodes", "fingerprint", "workers", "select")
     return (one.seed, one.budget, [one.provenance.get(n) for n in names]) == (
         other.seed,
         other.budget,
         [other.provenance.get(n) for n in names],
     )
+
+
+def settings_digest(config: AgentConfig) -> str:
+    """Return a digest of an agent's settings; of a pretrained actor its content counts, not its place."""
+    own = {name: value for name, value in asdict(config).items() if name != "pretrained"}
+    actor = b"" if config.pretrained is None else Path(config.pretrained).expanduser().read_bytes()
+    return digest(json.dumps(own, sort_keys=True, default=str), actor)
 
 
 def _old_strategy(path: Path) -> Strategy | None:

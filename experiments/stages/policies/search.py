@@ -120,7 +120,7 @@ def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
             watch(episode)
 
         try:
-            result = _searched(run, arena, noted)
+            result = searched(run, arena, noted, at_once=run.workers().concurrency)
         except KeyboardInterrupt as stop:
             keeper.stop()
             raise _stopped(run, writer) from stop
@@ -144,10 +144,14 @@ def _arena(run: Run, network: Network, dense: Evaluation) -> Arena:
     )
 
 
-def _searched(run: Run, arena: Arena, watch: Callable[[Episode], None]) -> SearchResult:
-    """Run the agent of the configuration, which may be the user's own."""
+def searched(run: Run, arena: Arena, watch: Callable[[Episode], None], *, at_once: int) -> SearchResult:
+    """Run the agent of the configuration, which may be the user's own, on ``at_once`` environments.
+
+    Raises:
+        AmcError: the agent fails, or returns something else than its best episode.
+    """
     name = run.config.agent.name
-    search = partial(make_agent(run.config.agent, arena, run.config.seed), run.workers().concurrency)
+    search = partial(make_agent(run.config.agent, arena, run.config.seed), at_once)
     reported: list[Episode] = []
 
     def watched(episode: Episode) -> None:
@@ -179,7 +183,8 @@ def _facts(run: Run, found: _Found, winner: Episode, held_out: HeldOut | None) -
     result = found.result
     return {
         "agent": result.agent,
-        "reward": run.reward.name,
+        **run.judging(),
+        "group_names": list(run.problem.graph.group_names),
         "precision": found.precision,
         "images": len(run.problem.chosen.search_val),
         "episodes": result.episodes,

@@ -24,7 +24,7 @@ from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers, sparsity_fingerprint
 from envs.observation import layer_features
 from experiments.command.remembered import goes_on
-from experiments.config.agents import episodes_of, make_agent
+from experiments.config.agents import episodes_of
 from experiments.config.arena import Arena
 from experiments.report import write_sparsity_html
 from experiments.report.text import decimals
@@ -32,6 +32,7 @@ from experiments.run.episodes import EpisodeWriter, watching
 from experiments.run.folder import RunFolder
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
+from experiments.stages.policies.search import searched
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -145,14 +146,13 @@ def _search(
         curves=lambda: pruner.errors,
         ceiling=lambda: run.reward(evaluator.dense),
     )
-    agent = make_agent(run.config.agent, arena, run.config.seed)
     with (
         EpisodeWriter(folder.search) as writer,
         progress(episodes_of(run.config.agent), f"density {density:.2f}", "episode", stays=True) as bar,
     ):
         watch = watching(writer, bar, run.tracker.log, name=folder.name)
         try:
-            result = agent(1, watch)
+            result = searched(run, arena, watch, at_once=1)
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; "

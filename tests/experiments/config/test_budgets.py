@@ -226,7 +226,10 @@ def test_parts_that_no_budget_changes_are_made_once(several: tuple[Path, str, in
     dense = (cwd / "run/dense.safetensors").read_bytes()
     for name in PARTS:
         assert (cwd / "run" / name / "dense.safetensors").read_bytes() == dense
-        train = [cwd / place / "stages/train.json" for place in ("run", f"run/{name}")]
+        folders = [cwd / place for place in ("run", f"run/{name}")]
+        commits = [read_json(each / "provenance.json")["stage_commits"]["train"] for each in folders]
+        assert commits[0] == commits[1]
+        train = [each / "stages/train.json" for each in folders]
         assert train[0].read_bytes() == train[1].read_bytes()
         assert not (cwd / "run" / name / "evaluations.jsonl").exists()
     assert read_json(cwd / "run/stages/train.json")["trained_here"] is True
@@ -277,9 +280,18 @@ def test_the_folder_of_a_budget_knows_what_its_network_was_trained_on(again: Pat
     assert not part.trained_on.exists()
 
 
+def test_a_strategy_that_no_budget_takes_over_is_refused(again: Path) -> None:
+    shutil.copy(again / "run/macs_0.40/strategy.json", again / "one.json")
+    asked = amc("run_dir=run", "strategy=one.json", "stages=[finetune,report]", cwd=again)
+    refused(asked, "strategy=one.json is another than that of", "macs_0.80", "add prune to stages")
+
+
 def test_the_summary_has_the_accuracy_of_the_network_that_was_pruned(again: Path) -> None:
     shutil.copy(again / "run/macs_0.40/strategy.json", again / "one.json")
+    before = read_json(again / "run/provenance.json")["stage_commits"]
+    assert "train" in before
     done("run_dir=run", "strategy=one.json", "stages=[prune]", cwd=again)
+    assert read_json(again / "run/provenance.json")["stage_commits"] == before
     for row in read_json(again / "run/budgets.json")["budgets"]:
         log = read_lines(again / "run" / row["folder"] / "search.jsonl")
         found = [line["top1"] for line in log if line["widths"] == row["widths"]][:1]

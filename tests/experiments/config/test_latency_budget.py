@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from amc.latency import BACKENDS
 from amc.latency.prediction.cheap_widths import TOLERANCE
+from experiments.run.run import open_run
+from experiments.run.values import check_values
 from tests.experiments.helpers import (
     TINY,
     amc,
     check_error,
     composed,
     done,
+    inside,
     read_json,
     read_lines,
     refused,
@@ -237,6 +241,19 @@ def test_all_budgets_are_checked_before_the_first_is_searched(finished):
     refused(amc(*JOB, *budgets, "stages=[search]", cwd=finished), "budget.latency_ratio is 0.001")
     assert (finished / "hopeless/stages/profile.json").exists()
     assert not (finished / "hopeless/latency_0.70").exists()
+
+
+def test_of_budgets_of_several_kinds_those_of_the_latency_are_verified(cwd):
+    lists = ("budget.latency_ratio=null", "budget.macs_ratios=[0.6]", "budget.latency_ratios=[0.7]")
+    for asked in ("search,prune", "search,verify,prune"):
+        config = composed(*JOB, *lists, f"stages=[train,{asked}]")
+        with inside(cwd):
+            check_values(config)
+            run = open_run(config, Path("run"))
+            run.folder.latency_model.touch()  # as stage profile has written it
+            parts = [run.for_budget(ratios, Path("part")) for ratios in ({"macs": 0.6}, {"latency": 0.7})]
+            found = [part.stages for part in parts]
+        assert found == [["search", "prune"], ["search", "verify", "prune"]]
 
 
 def test_bad_input_is_refused(finished):

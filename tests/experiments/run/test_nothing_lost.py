@@ -113,8 +113,14 @@ def test_a_report_is_about_the_network_that_was_pruned(cwd: Path) -> None:
     RunFolder(cwd / "run").record("verify", {**dict.fromkeys(VERIFIED, 1), "widths": widths})
     chosen = {"candidates": [candidate], "chosen": 0, "images": "search_val", "epochs": 0}
     RunFolder(cwd / "run").record("choose", chosen)
+    other = {"widths": [group["dense"] for group in before["groups"]], "top1_pruned": 1.0}
+    RunFolder(cwd / "run").record("compare", {"strategy": other})  # as earlier versions compared a file's
     done("run_dir=run", "stages=[report]", cwd=cwd)
-    assert {"choose", "verify", "search"} <= set(read_json(cwd / "run/report.json"))
+    found = set(read_json(cwd / "run/report.json"))
+    assert {"choose", "verify", "search"} <= found
+    assert "compare" not in found
+    asked = amc("run_dir=run", "strategy=full.json", "stages=[compare,report]", cwd=cwd)
+    refused(asked, "strategy=full.json is another than that of", "add prune to stages")
     full["provenance"]["agent"] = "evolution"
     (cwd / "full.json").write_text(json.dumps(full))
     command = ("run_dir=run", "strategy=full.json", "budget.macs_ratio=1", "stages=[prune,report]")

@@ -1,5 +1,6 @@
 """The commit and the command that results name."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from experiments.report.answers import point_command
 from experiments.reproduce.commands import setting_of, words_of
 from experiments.run import provenance
+from experiments.run.folder import RunFolder
 
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
 
@@ -23,6 +25,21 @@ def repository(folder: Path) -> str:
         ["git", "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     )
     return told.stdout.strip()
+
+
+def test_the_commit_of_a_stage_goes_with_its_record(tmp_path: Path) -> None:
+    job, part = (RunFolder.made(tmp_path / name) for name in ("job", "job/part"))
+    job.record("train", {})
+    part.record("train", {})
+    part.record("search", {})
+    job.provenance.write_text(json.dumps({"commit": "new", "stage_commits": {"train": "old"}}))
+    part.provenance.write_text(json.dumps({"commit": "new", "stage_commits": {"search": "new"}}))
+    assert provenance.stage_commits(part.path, "prune", "later") == {"search": "new", "prune": "later"}
+    provenance.hand_over(job.path, part.path, "train")
+    assert provenance.kept_facts(part.path) == {"stage_commits": {"train": "old", "search": "new"}}
+    part.provenance.unlink()
+    provenance.hand_over(job.path, part.path, "train")
+    assert provenance.stage_commits(part.path, "search", "later") == {"train": "old", "search": "later"}
 
 
 @pytest.mark.parametrize("place", ["", "venv/lib/site-packages"])

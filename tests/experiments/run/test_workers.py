@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from amc.strategy import Strategy
-from experiments.stages.policies.keeper import same_search
+from experiments.stages.policies.keeper import same_search, settings_digest
 from tests.experiments.helpers import (
     TINY,
     amc,
+    composed,
     done,
+    inside,
     interrupt,
     read_json,
     read_lines,
@@ -133,3 +135,13 @@ def test_the_number_of_workers_is_part_of_a_search(cwd: Path) -> None:
     assert same_search(serial, serial)
     assert same_search(two, two)
     assert not same_search(serial, two)
+
+
+def test_the_settings_of_the_agent_are_part_of_a_search(tmp_path: Path) -> None:
+    for name in ("one", "copy"):
+        (tmp_path / name).write_bytes(b"an actor")
+    given = ("", "agent.guide=uniform", "agent.pretrained=one", "agent.pretrained=copy")
+    with inside(tmp_path):
+        found = [settings_digest(composed(*filter(None, [word])).agent) for word in given]
+    assert len(set(found)) == 3
+    assert found[2] == found[3]

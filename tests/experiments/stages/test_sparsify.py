@@ -123,6 +123,12 @@ def test_an_agent_that_learns_and_one_that_does_not(sparse):
     assert torch.isfinite(load_file(sparse / "run/sparse.safetensors")["0.weight"]).all()
 
 
+def test_an_agent_of_ones_own_that_fails_is_one_line(sparse):
+    (sparse / "broken.py").write_text("def search(*given, **named):\n    raise ValueError('no idea')\n")
+    words = (*JOB, "agent.name=broken.search", "sparsify.densities=[0.6]", "finetune.epochs=0")
+    refused(amc(*words, cwd=sparse), "agent 'broken.search' fails: ValueError: no idea")
+
+
 def test_bad_settings_are_refused(sparse):
     base = composed(*JOB)
     for override, line in {

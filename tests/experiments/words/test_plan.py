@@ -34,6 +34,14 @@ def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
     assert [file.read_bytes() for file in files] == before
 
 
+def test_a_plan_counts_a_training_that_changed_settings_begin_anew(trained_run):
+    plan = ("plan", "run_dir=run", "quantize.method=qat", "quantize.epochs=4")
+    for words, trains in (((), False), (("train.epochs=3",), True)):
+        told = done(*plan, *words, cwd=trained_run).out
+        assert ("training the dense network about" in told) == trains
+    assert "(4 epochs" in done(*plan, "stages=[quantize]", cwd=trained_run).out
+
+
 @pytest.mark.slow
 def test_a_plan_counts_the_stages_that_it_is_given(cwd):
     job = ("finetune.epochs=5", "choose.candidates=3", "choose.epochs=2", "schedule.ratios=[0.9,0.7]")

@@ -79,6 +79,20 @@ def test_the_report_says_whether_the_score_can_be_trusted(judged):
     assert (f"report: {facts['verdict']}" in out) == (not facts["trusted"])
 
 
+def test_the_score_of_another_search_is_not_judged_in_the_report(judged, tmp_path):
+    cwd = copied(judged, tmp_path)
+    path = cwd / "run/stages/proxies.json"
+    facts = read_json(path)
+    searched = read_json(cwd / "run/stages/search.json")
+    for name in ("reward", "limits", "fingerprint"):
+        assert facts[name] == searched[name]
+    path.write_text(json.dumps({**facts, "limits": {"macs": 0.9}, "trusted": False}))
+    out = done(*JOB, "stages=[report]", cwd=cwd).out
+    assert "proxies.json is left out: it is about another search" in out
+    assert f"report: {facts['verdict']}" not in out
+    assert "proxies" not in read_json(cwd / "run/report.json")
+
+
 @pytest.mark.slow
 def test_an_untrusted_score_is_told_by_the_stage_the_search_and_the_report(judged, tmp_path):
     cwd = copied(judged, tmp_path)

@@ -1,6 +1,7 @@
 """The best few networks of a search, trained for a short time; the best of them wins."""
 
 import json
+import shutil
 
 import pytest
 
@@ -36,7 +37,12 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     # As if the last of them had done best: it is taken from the file, and pruned.
     edited = [{**row, "top1": 50.0 + place} for place, row in enumerate(rows)]
     path.write_text("".join(json.dumps(row) + "\n" for row in edited))
+    former = read_json(searched / "run/strategy.json")
+    former["provenance"] |= {"repaired_from": [8, 16, 8], "reached": {"macs": 0.1, "latency": 0.2}}
+    (searched / "run/strategy.json").write_text(json.dumps(former))
     done(*JOB, *CHOOSE, cwd=searched)
+    assert "choose" in read_json(searched / "run/report.json")
+    assert {"repaired_from", "reached"}.isdisjoint(read_json(searched / "run/strategy.json")["provenance"])
     assert read_json(searched / "run/stages/choose.json")["chosen"] == 2
     assert kept(searched) == rows[2]["widths"] != rows[0]["widths"]
     strategy = read_json(searched / "run/strategy.json")
@@ -62,6 +68,16 @@ def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     # A new search has not been chosen from.
     done(*JOB, "stages=[search]", "seed=1", cwd=searched)
     assert not (searched / "run/stages/choose.json").exists()
+
+
+def test_a_search_of_other_channel_groups_is_not_chosen_from(searched, tmp_path):
+    cwd = shutil.copytree(searched, tmp_path / "cwd")
+    fewer = amc(*JOB, "compressor.exclude=['0']", "stages=[choose]", cwd=cwd)
+    refused(fewer, "search.jsonl is about 3 channel groups, the run has 2", "Run stages=[search] again")
+    path = cwd / "run/stages/search.json"
+    path.write_text(json.dumps({**read_json(path), "group_names": ["0", "3", "7"]}))
+    others = amc(*JOB, "stages=[correlate]", cwd=cwd)
+    refused(others, "is about other channel groups (7) than the run has now", "Run stages=[search] again")
 
 
 @pytest.mark.slow
