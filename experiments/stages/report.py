@@ -152,13 +152,17 @@ def _is_about(run: Run, strategy: Strategy | None, stage: str, facts: Mapping[st
     ``verify`` may have repaired what ``choose`` has chosen. A line is printed about what is left out.
     """
     if stage == "proxies":
-        fits, other = _judges_alike(run, facts), "search (reward, budget, network or images)"
+        fits, why = (
+            _judges_alike(run, facts),
+            "it is about another search (reward, budget, network or images)",
+        )
     elif stage in ("choose", "verify") or (stage == "compare" and strategy is not None):
-        fits, other = strategy is not None and _has_widths(run, strategy, stage, facts), "strategy"
+        fits = strategy is not None and _has_widths(run, strategy, stage, facts)
+        why = "it is about another strategy"
     else:
         return True
     if not fits:
-        note_once(f"{run.folder.record_of(stage)} is left out: it is about another {other}")
+        note_once(f"{run.folder.record_of(stage)} is left out: {why}")
     return fits
 
 

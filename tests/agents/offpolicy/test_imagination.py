@@ -78,6 +78,7 @@ def test_every_fifth_episode_has_one_without_noise_in_its_batch():
     assert set(still) >= {0, 4, 10, 14}
 
 
+@pytest.mark.slow
 def test_the_critics_rank_correlation_is_told_once_there_are_episodes():
     _, seen = search(episodes=12)
     ranks = [episode.learning["critic_rank"] for episode in seen]

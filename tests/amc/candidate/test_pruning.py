@@ -25,6 +25,7 @@ def narrow(builder):
     return [max(1, 3 * width // 4) for width in builder.dense_widths]
 
 
+@pytest.mark.slow
 def test_a_network_in_channels_last_is_cut_to_the_same_bits(data):
     torch.manual_seed(0)
     network = resnet20(num_classes=5).to(memory_format=torch.channels_last).eval()

@@ -49,8 +49,8 @@ class PreActivation(nn.Module):
 @pytest.mark.parametrize(
     "own",
     [
-        {},
         {"method": "weight_only", "bias_correction": False},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"method": "dynamic_int8"}, marks=pytest.mark.slow),
         pytest.param({"method": "fp16"}, marks=pytest.mark.slow),
     ],
@@ -171,9 +171,16 @@ class TwiceUnexported(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("own", "share"), [({}, 2), ({"method": "weight_only", "weight_bits": 4}, 1)], ids=["half", "four bits"]
+    ("make", "less", "own", "share"),
+    [
+        (Functional, -32, {}, 2),
+        (Tied, 12 * 32, {"method": "weight_only", "weight_bits": 4}, 1),
+        (OtherNorms, 0, {}, 2),
+        pytest.param(Functional, -32, {"method": "weight_only", "weight_bits": 4}, 1, marks=pytest.mark.slow),
+        pytest.param(Tied, 12 * 32, {}, 2, marks=pytest.mark.slow),
+        pytest.param(OtherNorms, 0, {"method": "weight_only", "weight_bits": 4}, 1, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize(("make", "less"), [(Functional, -32), (Tied, 12 * 32), (OtherNorms, 0)])
 def test_integers_are_those_that_the_quantization_makes(make, less, own, share, tmp_path):
     """The file has a factor of attention beside the weights, and the same scales of tied weights once."""
     model = randomised(make())
@@ -272,7 +279,7 @@ def test_small_network_by_hand(a, b, example):
 
 @pytest.mark.parametrize(
     "make",
-    [Residual, Shared, *(pytest.param(make, marks=pytest.mark.slow) for make in (Chain, Separable))],
+    [Shared, *(pytest.param(make, marks=pytest.mark.slow) for make in (Residual, Chain, Separable))],
     ids=lambda make: make.__name__,
 )
 @pytest.mark.parametrize(

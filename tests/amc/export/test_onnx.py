@@ -66,6 +66,7 @@ def test_disagreement_leaves_no_file(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_opset_without_conversion_is_refused(model, tmp_path, capfd):
     with pytest.raises(AmcError, match="expected opset 13"):
         export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", ExportSettings(opset=13))

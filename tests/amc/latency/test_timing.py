@@ -93,6 +93,7 @@ def test_speedup_is_the_median_of_ratios_within_rounds():
         ratio(timing(1, 2), timing(1, 0))
 
 
+@pytest.mark.slow
 def test_narrow_network_is_faster_on_every_backend():
     threads = torch.get_num_threads()
     seen: list[str] = []

@@ -18,6 +18,7 @@ def made(name, classes=5):
     return build(ModelSpec(name, classes, (3, SIZE, SIZE)), trust_dotted_path=False).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
 def test_the_detector_in_a_pruned_network_still_detects(name):
     model = made(name)

@@ -158,6 +158,7 @@ def test_norms_are_trained_and_folded_whatever_their_sign(method):
     assert all((found.tensors[f"{each.name}.scale"] > 0).all() for each in found.description.layers)
 
 
+@pytest.mark.slow
 def test_binary_weights_are_signs_but_for_the_first_and_the_last_layer():
     found = trained(quantized(randomised(Residual()), "binary"), lambda network: None)
     bits = [each.bits for each in found.description.layers]

@@ -151,6 +151,7 @@ def test_fixed_point_sums_are_those_of_the_simulation_but_for_ties(static):
     assert torch.equal(made(steps * 0.5, one), (steps * 0.5 + 1 + 0.5).floor())  # halves up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 8, "group": 9}], ids=str)
 def test_an_opset_without_the_operators_of_small_weights_is_refused(settings, tmp_path):
     model, kind = quantized(Residual, "weight_only", **settings), QUANTIZED["onnx"]

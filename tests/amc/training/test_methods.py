@@ -95,6 +95,7 @@ def test_adapters_stand_beside_layers_that_they_can_follow():
     assert all(torch.equal(own, old) for own, old in zip(frozen, before, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
 def test_adapters_that_the_network_goes_around_are_refused_before_the_training():
     class Around(HeadFirst):

@@ -78,6 +78,7 @@ def test_a_model_needs_no_yaml_file(name: str) -> None:
     assert composed(f"model={name}").model == schema.ModelConfig(name=name)
 
 
+@pytest.mark.slow
 def test_a_torchvision_name_is_built(tmp_path: Path) -> None:
     outcome = done(*FAKE, "model=squeezenet1_1", "data.image_size=32", "stages=[inspect]", cwd=tmp_path)
     assert re.search(r"dense \d+\.\d\dM MACs", outcome.out)

@@ -107,6 +107,7 @@ def test_layers_of_the_table_are_not_measured_again(finished):
     assert profile["table"] in [path.name for path in (finished / "tables").iterdir()]
 
 
+@pytest.mark.slow
 def test_a_network_of_transposed_convolutions_alone_has_a_latency_model(cwd):
     (cwd / "upwards.py").write_text(UPWARDS)
     out = done(*JOB, "model=upwards.make", "stages=[profile]", cwd=cwd).out

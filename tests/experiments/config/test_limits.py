@@ -168,6 +168,7 @@ def test_the_folder_remembers_both_and_a_strategy_over_one_of_them_is_refused(ag
     assert "further" not in read_json(again / "run/strategy.json")["budget"]
 
 
+@pytest.mark.slow
 def test_a_single_ratio_holds_for_every_listed_budget_of_another_kind(tmp_path: Path) -> None:
     cwd = workspace(tmp_path)
     lists = ("budget.macs_ratios=[0.4,0.8]", "budget.params_ratio=0.5")

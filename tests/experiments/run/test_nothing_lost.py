@@ -93,6 +93,7 @@ def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: in
     done("run_dir=run", "stages=[evaluate]", cwd=cwd)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_is_not_reported_with_the_record_of_another(cwd: Path) -> None:
     interrupt(cwd, 4)
     settings = ("reward=mynet.score", "seed=5", "budget.macs_ratio=0.8")

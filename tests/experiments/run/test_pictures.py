@@ -64,6 +64,7 @@ def test_more_search_images_than_were_held_out_are_told_and_decide_nothing(tmp_p
     assert "trained on" not in again.out
 
 
+@pytest.mark.slow
 def test_more_images_of_a_set_whose_parts_are_apart_are_told_nothing_about(tmp_path):
     cwd = workspace(tmp_path)
     done(*TINY, "run_dir=run", "stages=[train]", cwd=cwd)
@@ -71,6 +72,7 @@ def test_more_images_of_a_set_whose_parts_are_apart_are_told_nothing_about(tmp_p
     assert "trained on" not in more.out
 
 
+@pytest.mark.slow
 def test_a_moved_folder_and_another_seed_have_the_same_parts(cwd):
     done(*JOB, SPLIT, "stages=[train,search,prune]", cwd=cwd)
     (cwd / "photos").rename(cwd / "moved")

@@ -123,6 +123,7 @@ def test_a_stopped_search_with_workers_goes_on_to_the_same_result(cwd: Path) -> 
     assert timeless(cwd / "run/search.jsonl") == timeless(whole / "run/search.jsonl")
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_is_part_of_a_search(cwd: Path) -> None:
     done(*SEARCH, cwd=cwd)
     path = cwd / "run/strategy.json"

@@ -166,6 +166,7 @@ def files_in(cwd: Path) -> set[str]:
     return {path.name for path in (cwd / "run/exports").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_new_pruning_removes_the_files_of_the_network_before(mapping: Path) -> None:
     done("run_dir=run", "stages=[export]", "export.formats=[onnx,torch_export]", cwd=mapping)
     own = mapping / "run/exports/mine.txt"

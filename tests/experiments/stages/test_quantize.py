@@ -192,6 +192,7 @@ def test_bad_settings_are_refused_before_any_work(whole):
         assert "'typo', which is no layer" in check_error(base, "quantize.exclude=[typo]", *own, cwd=whole[0])
 
 
+@pytest.mark.slow
 def test_an_opset_that_is_too_old_for_small_weights_is_refused_before_any_work():
     small = ("quantize.method=weight_only", "quantize.weight_bits=4")
     both, old = "stages=[quantize,export]", "export.opset=18"

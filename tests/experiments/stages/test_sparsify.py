@@ -59,6 +59,7 @@ def test_every_round_meets_its_density_and_keeps_the_zeros_before(sparse):
     assert f"{rounds[-1]['top1_finetuned']:.2f}" in page
 
 
+@pytest.mark.slow
 def test_results_name_every_round(sparse, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce", str(sparse)])
     main()

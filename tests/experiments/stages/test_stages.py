@@ -165,6 +165,7 @@ def test_formats_that_are_not_there_do_not_stop_the_others(again: Path) -> None:
     assert (again / "run" / facts["files"][1]["file"]).stat().st_size == facts["files"][1]["bytes"]
 
 
+@pytest.mark.slow
 def test_serving_records_how_busy_the_machine_is(again: Path) -> None:
     out = done(
         "run_dir=run", "stages=[serve]", "serve.backend=torch", "serve.rate=50", "serve.seconds=0.2",
@@ -256,6 +257,7 @@ def test_budget_of_parameters(again: Path) -> None:
     assert read_json(again / "run/strategy.json")["budget"]["kind"] == "params"
 
 
+@pytest.mark.slow
 def test_accuracy_macs_has_no_hard_budget(again: Path) -> None:
     episodes = search(again, "reward=accuracy_macs", "budget.macs_ratio=0.15", "agent.episodes=8")
     assert max(line["macs_ratio"] for line in episodes) > 0.15

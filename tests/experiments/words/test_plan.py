@@ -34,6 +34,7 @@ def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
     assert [file.read_bytes() for file in files] == before
 
 
+@pytest.mark.slow
 def test_a_plan_counts_a_training_that_changed_settings_begin_anew(trained_run):
     plan = ("plan", "run_dir=run", "quantize.method=qat", "quantize.epochs=4")
     for words, trains in (((), False), (("train.epochs=3",), True)):

@@ -24,6 +24,7 @@ def kept(cwd):
     return [group["kept"] for group in read_json(cwd / "run/strategy.json")["groups"]]
 
 
+@pytest.mark.slow
 def test_the_network_that_is_best_after_training_becomes_the_strategy(searched):
     path = searched / "run/choose.jsonl"
     out = done(*JOB, *CHOOSE, cwd=searched).out
