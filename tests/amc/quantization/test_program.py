@@ -10,11 +10,16 @@ from tests.networks import (
     PRUNABLE,
     SHAPE,
     Chain,
+    ChannelsLast,
     Chunked,
     ConcatThenAdd,
     FlattenedFromTheEnd,
+    FrozenNorms,
+    Gates,
     Residual,
+    Separable,
     Shared,
+    SqueezeExcite,
     Standardised,
     Transposed,
     randomised,
@@ -36,9 +41,26 @@ class TokenNorm(nn.Module):
         return self.head(self.norm(self.mixed(tokens)).mean(1))
 
 
+COMMON = {
+    Residual,
+    Separable,
+    SqueezeExcite,
+    Shared,
+    Chunked,
+    ConcatThenAdd,
+    ChannelsLast,
+    FrozenNorms,
+    Gates,
+}
+"""Networks of the kinds that users have most."""
+
+
 @pytest.mark.parametrize(
     "make",
-    [*PRUNABLE, *(pytest.param(partial(TokenNorm, width), id=f"TokenNorm{width}") for width in (7, 9))],
+    [
+        *(make if make in COMMON else pytest.param(make, marks=pytest.mark.slow) for make in PRUNABLE),
+        *(pytest.param(partial(TokenNorm, width), id=f"TokenNorm{width}") for width in (7, 9)),
+    ],
 )
 def test_the_float_program_computes_what_the_network_computes(make):
     model = randomised(make())

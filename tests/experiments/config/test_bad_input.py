@@ -473,12 +473,17 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path, run_dir: str) -> None:
     ("override", "parts"),
     [
         ("agent.episodes=0", ["agent.episodes is 0"]),
-        ("model=resnet21", ["'resnet21'", "did you mean"]),
         ("model=mine.make", ["there is no module 'mine'"]),
-        ("reward=os.nothing.score", ["there is no module 'os.nothing'"]),
-        ("latency.backends=[onnx]", ["onnx", "onnxruntime"]),
-        ("model.checkpoint=gone.pth", ["model.checkpoint=gone.pth"]),
-        ("compressor.precision=float8", ["float8", "bfloat16"]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("model=resnet21", ["'resnet21'", "did you mean"]),
+                ("reward=os.nothing.score", ["there is no module 'os.nothing'"]),
+                ("latency.backends=[onnx]", ["onnx", "onnxruntime"]),
+                ("model.checkpoint=gone.pth", ["model.checkpoint=gone.pth"]),
+                ("compressor.precision=float8", ["float8", "bfloat16"]),
+            )
+        ),
     ],
 )
 def test_a_mistyped_value_is_refused_without_torch(tmp_path: Path, override: str, parts: list[str]) -> None:

@@ -146,7 +146,7 @@ def test_a_strategy_under_one_limit_has_no_further_field(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("agent", ["greedy", "netadapt", "thompson", "evolution", "deep", "uniform"])
-@pytest.mark.parametrize("fit", ["scale", "cut"])
+@pytest.mark.parametrize("fit", ["scale", pytest.param("cut", marks=pytest.mark.slow)])
 def test_agents_meet_both_limits(again: Path, agent: str, fit: str) -> None:
     done(
         "run_dir=run", f"agent={agent}", "agent.episodes=6", f"budget.fit={fit}", "stages=[search]", cwd=again

@@ -143,7 +143,16 @@ def search(cwd, *arguments, folder="run"):
     return read_lines(run / "search.jsonl"), facts, read_json(run / "strategy.json")["provenance"]
 
 
-@pytest.mark.parametrize("agent", ["ddpg", "evolution", "thompson", "random", "netadapt", "tpe"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        *("ddpg", "random"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("evolution", "thompson", "netadapt", "tpe")
+        ),
+    ],
+)
 def test_patience_ends_the_search_of_every_agent(judged, tmp_path, agent):
     cwd = copied(judged, tmp_path)
     lines, facts, _ = search(cwd, f"agent={agent}", "agent.patience=4", "agent.episodes=60")
