@@ -35,6 +35,11 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
+def trains_in_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether a training of this ``precision`` (fp32, bf16 or auto) uses bfloat16 on ``device``."""
+    return precision == "bf16" or (precision == AUTO and computes_bf16(device))
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Let convolutions on NVIDIA GPUs compute in float32 proper: TF32 rounds to 11 bits."""

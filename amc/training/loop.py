@@ -22,7 +22,7 @@ from amc.data import LabelledImages, Splits
 from amc.errors import AmcError, SettingError
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
-from amc.scoring.precision import computes_bf16
+from amc.scoring.precision import trains_in_bf16
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.seeds import mix
@@ -192,7 +192,7 @@ class _Training:
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
         self.validation, self.checkpoint = validation, checkpoint
-        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
+        self.bf16 = trains_in_bf16(settings.precision, device)
         example = splits.calibration.images[:2]
         self.group, self.example = group, example
         self.teacher = self._teacher_of(teaching)

@@ -22,8 +22,8 @@ from amc.files import append_line, atomic_write_text
 from experiments.coverage.measure import NO_MEMORY, limit_memory, measure
 from experiments.coverage.table import table
 from experiments.coverage.zoo import ZOOS, Case, cases
-from experiments.reproduce.origins import made_with, versions_of
-from experiments.run.provenance import commit
+from experiments.reproduce.origins import made_with
+from experiments.run.provenance import commit, versions_of
 
 PACKAGES = ("torch", "torchvision", "timm", "torch-pruning", "fvcore")
 

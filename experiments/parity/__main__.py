@@ -21,8 +21,8 @@ from amc.progress import progress
 from experiments.parity.measure import CELLS, check_cells, measure
 from experiments.parity.networks import NETWORKS, RIDGE
 from experiments.parity.table import table
-from experiments.reproduce.origins import made_with, versions_of
-from experiments.run.provenance import commit
+from experiments.reproduce.origins import made_with
+from experiments.run.provenance import commit, versions_of
 
 PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "litert-torch", "ai-edge-litert", "coremltools")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +79,6 @@ def made_with(rows: Sequence[Mapping[str, Any]]) -> str:
     older = sum("versions" not in row for row in rows)
     untold = [f"versions not recorded in {older} of {len(rows)} rows"] if older else []
     return ", ".join([f"commit {commits}", *versions, *untold])
-
-
-def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed version of each package; None of one that is not installed."""
-    return {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def not_run(ran: Collection[str | None]) -> str:

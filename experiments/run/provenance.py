@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,7 +60,7 @@ def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, 
         "device": {"kind": device, "cpu": cpu_model(), "threads": torch.get_num_threads()},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions_of(PACKAGES),
     }
 
 
@@ -170,6 +170,11 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed version of each package; None of one that is not installed."""
+    return {name: _version(name) for name in packages}
 
 
 @cache

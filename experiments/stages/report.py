@@ -152,10 +152,8 @@ def _is_about(run: Run, strategy: Strategy | None, stage: str, facts: Mapping[st
     ``verify`` may have repaired what ``choose`` has chosen. A line is printed about what is left out.
     """
     if stage == "proxies":
-        fits, why = (
-            _judges_alike(run, facts),
-            "it is about another search (reward, budget, network or images)",
-        )
+        fits = _judges_alike(run, facts)
+        why = "it is about another search (reward, budget, network or images)"
     elif stage in ("choose", "verify") or (stage == "compare" and strategy is not None):
         fits = strategy is not None and _has_widths(run, strategy, stage, facts)
         why = "it is about another strategy"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amc.notes import note_once
-from amc.scoring.precision import computes_bf16
+from amc.scoring.precision import trains_in_bf16
 from amc.training.loop import train
 from amc.training.pace import spoken
 from amc.training.resume import known_progress, training_key
@@ -107,7 +107,6 @@ def epochs_to_go(
     settings = _honest(run, settings)
     teacher = source_of(run, config, settings, None).opened(problem.splits, settings, seed)
     validation = problem.splits.unseen if settings.judges else None
-    automatic = settings.precision == "auto" and computes_bf16(problem.device)
     key = training_key(
         settings,
         problem.splits,
@@ -116,7 +115,7 @@ def epochs_to_go(
         None if teacher is None or isinstance(teacher, nn.Module) else teacher.identity,
         seed=seed,
         device=problem.device,
-        bf16=settings.precision == "bf16" or automatic,
+        bf16=trains_in_bf16(settings.precision, problem.device),
         processes=config.processes,
     )
     known = known_progress(checkpoint, key)
