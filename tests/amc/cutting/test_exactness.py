@@ -141,7 +141,7 @@ def test_small_networks_are_exact(make):
     assert proof(make(), samples=3) < 1e-12
 
 
-@pytest.mark.parametrize("make", [resnet20, plain20, mobilenet_v2])
+@pytest.mark.parametrize("make", [resnet20, plain20, pytest.param(mobilenet_v2, marks=pytest.mark.slow)])
 def test_zoo_is_exact(make):
     model = make()
     graph = trace(model, torch.zeros(1, 3, 32, 32))

@@ -116,6 +116,7 @@ def test_a_forward_pass_finds_the_attributes_of_a_layer_in_its_place(method):
         _ = made.first.nothing
 
 
+@pytest.mark.slow
 def test_moments_and_groups_beat_nearest_at_four_bits():
     model = randomised(Residual())
     common = {**FAST, "method": "weight_only", "weight_bits": 4}

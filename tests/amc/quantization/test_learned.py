@@ -110,7 +110,7 @@ def test_a_learned_grid_computes_what_the_grid_computes():
     assert learned.step.grad != 0
 
 
-@pytest.mark.parametrize("make", [Residual, DecidesOnValues])
+@pytest.mark.parametrize("make", [Residual, pytest.param(DecidesOnValues, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("own", [{"method": "qat", "weight_bits": 3}, {"method": "binary"}], ids=str)
 def test_training_starts_at_the_quantized_network_and_its_result_is_a_description(make, own, tmp_path):
     model = with_statistics_of_the_images(randomised(make()))

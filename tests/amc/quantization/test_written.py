@@ -43,8 +43,8 @@ def outputs(model):
     ("method", "settings"),
     [
         ("static_int8", {}),
-        ("dynamic_int8", {}),
-        ("weight_only", {"weight_bits": 4, "group": 9}),
+        pytest.param("dynamic_int8", {}, marks=pytest.mark.slow),
+        pytest.param("weight_only", {"weight_bits": 4, "group": 9}, marks=pytest.mark.slow),
     ],
 )
 def test_explicit_operators_compute_the_same(method, settings):

@@ -42,7 +42,7 @@ def refitted(network, evaluator, images, widths, **options):
 
 
 @pytest.mark.parametrize("make", [Chain, Residual, Separable, Grouped, lambda: resnet20(CLASSES)])
-@pytest.mark.parametrize("rounds", [0, 3])
+@pytest.mark.parametrize("rounds", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_an_uncut_network_keeps_its_outputs(make, rounds, data):
     network = randomised(make(), seed=1).eval()
     evaluator, images = prepared(network, data)

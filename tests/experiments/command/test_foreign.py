@@ -223,7 +223,13 @@ def test_the_person_at_the_keyboard_may_give_the_setting(cwd: Path) -> None:
     done("run_dir=run", "stages=[search]", cwd=cwd)
 
 
-@pytest.mark.parametrize("change", ["no signature", "another signature", "changed", "no home"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("no signature", "changed"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("another signature", "no home")),
+    ],
+)
 def test_a_signature_holds_for_this_user_and_these_settings(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

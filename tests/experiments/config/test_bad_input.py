@@ -283,8 +283,10 @@ def test_a_damaged_record_is_named(old: Path, name: str, stage: str) -> None:
     [
         ("evaluations.jsonl", "search"),
         ("stages/search.json", "report"),
-        ("stages/prune.json", "report"),
-        ("provenance.json", "evaluate"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("stages/prune.json", "report"), ("provenance.json", "evaluate"))
+        ),
         ("strategy.json", "search"),
     ],
 )

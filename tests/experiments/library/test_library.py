@@ -228,7 +228,9 @@ def test_the_networks_that_a_search_has_evaluated_are_its_own() -> None:
 
 
 @pytest.mark.parametrize("made_there", [False, True])
-@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "without_gradients", [pytest.param(torch.no_grad, marks=pytest.mark.slow), torch.inference_mode]
+)
 def test_a_network_is_compressed_where_gradients_are_off(
     without_gradients: Callable[[], AbstractContextManager[Any]], made_there: bool
 ) -> None:

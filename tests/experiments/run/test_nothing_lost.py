@@ -226,7 +226,9 @@ def test_episodes_of_a_search_that_is_not_the_run_s_are_not_shown(cwd: Path, sta
     assert (cwd / "run/pareto.json").exists()
 
 
-@pytest.mark.parametrize("before", ["plan", "evaluate", "search"])
+@pytest.mark.parametrize(
+    "before", ["search", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan", "evaluate"))]
+)
 def test_stages_after_a_training_use_its_weights(cwd: Path, before: str) -> None:
     stages = ("train", "search", "prune")
     done("run_dir=run", f"stages=[{before},{','.join(stages)}]", "train.epochs=2", cwd=cwd)

@@ -86,7 +86,8 @@ def test_a_benchmark_without_any_measurement_fails(again: Path) -> None:
     assert not (again / "run/stages/benchmark.json").exists()
 
 
-@pytest.mark.parametrize("lacking", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", [0, 1])
 def test_memory_of_one_network_alone_is_not_told(
     again: Path, lacking: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

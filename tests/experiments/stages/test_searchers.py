@@ -80,7 +80,9 @@ def test_the_best_network_within_the_budget_is_kept(cwd: Path, agent: str, more:
     assert facts["best_return"] == best["return"]
 
 
-@pytest.mark.parametrize("agent", ["tpe", "netadapt", "thompson"])
+@pytest.mark.parametrize(
+    "agent", ["thompson", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "netadapt"))]
+)
 def test_one_seed_one_result_which_later_stages_take(cwd: Path, tmp_path: Path, agent: str) -> None:
     again = shutil.copytree(cwd, tmp_path / "again")
     one, other = (search(folder, f"agent={agent}", "seed=0") for folder in (cwd, again))
