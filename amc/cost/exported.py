@@ -15,7 +15,7 @@ from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
-from amc.quantization.simulation import program_of
+from amc.quantization.simulation import example_of, program_of
 from amc.scoring.run import in_eval
 
 
@@ -41,15 +41,17 @@ class ExportedSize:
 
         Args:
             settings: how weights are stored.
-            left_float: names of layers that stay float, as a quantization tells them. Those that
-                ``settings.tolerance`` would leave float are not known here, and count as integers without.
+            left_float: names of layers that stay float, as a quantization tells them. Without, those that
+                ``settings.tolerance`` would leave float count as integers, and random images tell which run.
 
         Raises:
             SettingError: an excluded layer does not exist.
         """
         if settings.method in FLOAT_BITS:
             return self.as_floats(FLOAT_BITS[settings.method])
-        names = [site.name for site in chosen(self._program, settings)[0] if site.name not in left_float]
+        channels, height, width = self._graph.input_shape
+        sites, _ = chosen(self._program, settings, example_of((channels, height, width)))
+        names = [site.name for site in sites if site.name not in left_float]
         scales = 2 if settings.form == "static_int8" else 1
         found = {
             name: Stored(stored_bits(settings, bits), settings.group, scales)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError, SettingError, first_line
 from amc.models.checkpoint import state_digest
-from amc.quantization.choice import chosen
+from amc.quantization.choice import BATCH, chosen
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, scale_for_bias, weight_grid
 from amc.quantization.layers import TYPES, HalfPrecision
@@ -20,8 +20,6 @@ from amc.quantization.rounding import Inputs, by_moments, input_moments, mean_er
 from amc.quantization.sensitivity import Sensitivity, sensitivities
 from amc.quantization.settings import INTEGER, LEAST_IMAGES, QuantizeSettings
 from amc.quantization.simulation import Program, assemble, program_of
-
-_BATCH = 50
 
 
 class NothingToQuantizeError(AmcError):
@@ -87,7 +85,7 @@ def quantize(
         else []
     )
     found: tuple[Sensitivity, ...] = ()
-    sites, left = chosen(program, settings)
+    sites, left = chosen(program, settings, images)
     costly: list[FloatLayer] = []
     if settings.sensitivity_images and sites:
         progress("sensitivity")
@@ -125,7 +123,7 @@ def _halved(model: nn.Module, images: Tensor, method: str) -> HalfPrecision:
     network = HalfPrecision(model, method).eval()
     try:
         with torch.no_grad():
-            overflows = any(_overflows(network, model, batch) for batch in images.split(_BATCH))
+            overflows = any(_overflows(network, model, batch) for batch in images.split(BATCH))
     except Exception as error:  # a network may raise anything
         raise AmcError(
             f"{type(model).__name__} does not run in {method}: {first_line(error)}; likely cause: it holds a "
@@ -202,13 +200,13 @@ def _ranges(
     """Measure the range of every activation in two passes, limits and histograms; joined ones share it."""
     first = program.shared(quantized)
     ranges = {name: Range(name) for name in dict.fromkeys(first.values())}
-    for batch in images.split(_BATCH):
+    for batch in images.split(BATCH):
         program.see(batch, quantized, lambda name, values: ranges[first[name]].see_limits(values))
     constant = [name for name, each in ranges.items() if each.spread == 0]
     if len(constant) == len(ranges) or program.images in constant:
         raise AmcError("the calibration images are constant; likely cause: blank images, or a wrong data set")
     if settings.ranges != "minmax":
-        for batch in images.split(_BATCH):
+        for batch in images.split(BATCH):
             program.see(batch, quantized, lambda name, values: ranges[first[name]].see_histogram(values))
     grids = {name: each.grid(settings) for name, each in ranges.items()}
     notes = [f"activation {name!r} is constant on the calibration images" for name in constant]

@@ -110,11 +110,13 @@ class Range:
         self._histogram: Tensor | None = None
 
     def see_limits(self, values: Tensor) -> None:
-        """Widen the limits; they always hold 0, which padding must hit exactly.
+        """Widen the limits; they always hold 0, which padding must hit exactly. No values change nothing.
 
         Raises:
             AmcError: a value is not finite.
         """
+        if not values.numel():
+            return
         low, high = (float(each) for each in values.aminmax())
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also false for NaN
             raise AmcError(
@@ -128,7 +130,7 @@ class Range:
 
     def see_histogram(self, values: Tensor) -> None:
         """Count the values; the limits must be known."""
-        if self.high > self.low:
+        if self.high > self.low and values.numel():
             counts = torch.histc(values.float(), _BINS, self.low, self.high).double()
             self._histogram = counts if self._histogram is None else self._histogram + counts
 

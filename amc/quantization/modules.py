@@ -22,7 +22,9 @@ class ModuleProgram:
 
     Args:
         model: in eval mode, on the CPU; it is left as it is.
-        example: images (N, C, H, W); layers that do not run on them stay float.
+
+    Attributes:
+        sites: every layer that a hook can see, also where no images reach it.
     """
 
     placement = "modules"
@@ -33,9 +35,9 @@ class ModuleProgram:
     images: str | None = None
     """None: the activations are inputs of layers, and none is known to hold the images."""
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
-        tied, ran = tied_layers(model), _ran(model, example)
+        tied = tied_layers(model)
         sites, left = [], []
         for name, module in model.named_modules():
             if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -45,8 +47,6 @@ class ModuleProgram:
                 reason = "another module holds its weight, too"
             elif own_forward(module) or set(module._parameters) != {"weight", "bias"}:
                 reason = "it has a forward or parameters of its own"
-            elif name not in ran:
-                reason = "it does not run, or not as a module"
             if reason is None:
                 kind = "linear" if isinstance(module, nn.Linear) else "conv"
                 bias = None if module.bias is None else f"{name}.bias"
@@ -109,19 +109,3 @@ class ModuleProgram:
                 layer.inputs = grid
             replace_module(network, network.get_submodule(site.path), layer)
         return network.eval()
-
-
-@torch.inference_mode()
-def _ran(model: nn.Module, example: Tensor) -> set[str]:
-    found: set[str] = set()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: found.add(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        model(example.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found

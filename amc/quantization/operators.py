@@ -56,7 +56,7 @@ def dynamic_conv2d(
     groups: int,
 ) -> Tensor:
     """Convolve 8-bit integers; the range of ``values`` (N, C, H, W) is measured over the whole batch."""
-    whole, step = measured(values)
+    whole, step = _measured_if_any(values)
     sums = F.conv2d(whole, integers.to(values.dtype), None, stride, padding, dilation, groups)
     return sums * (step * scale)[:, None, None] + bias[:, None, None]
 
@@ -64,7 +64,7 @@ def dynamic_conv2d(
 @torch.library.custom_op("amc::dynamic_linear", mutates_args=())
 def dynamic_linear(values: Tensor, integers: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Multiply 8-bit integers; the range of ``values`` (..., inputs) is measured over the whole batch."""
-    whole, step = measured(values)
+    whole, step = _measured_if_any(values)
     return F.linear(whole, integers.to(values.dtype)) * (step * scale) + bias
 
 
@@ -75,6 +75,11 @@ def measured(values: Tensor) -> tuple[Tensor, Tensor]:
     step = torch.where(step > 0, step, torch.ones_like(step))
     zero = (-low / step).round().clamp(LOW, HIGH)
     return (values / step).round_().add_(zero).clamp_(LOW, HIGH).sub_(zero), step
+
+
+def _measured_if_any(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what ``measured`` does; values of no image have no range, and any scale will do."""
+    return measured(values) if values.numel() else (values, values.new_ones(()))
 
 
 @round_trip.register_fake

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.unfolding import layer_input, layer_patches, sample_positions
+from amc.quantization.choice import BATCH
 from amc.quantization.grids import WeightGrid
 from amc.quantization.layers import Quantizable
 from amc.refit.moments import collect_moments
@@ -24,7 +25,6 @@ LARGEST = 6000
 """Inputs of a layer whose second moments still fit into memory: 300 MB."""
 _DAMPING = 0.01
 _POSITIONS = 16
-_BATCH = 50
 _BLOCK = 64
 """Inputs whose corrections are applied to the rest at once."""
 
@@ -48,7 +48,8 @@ def input_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> dic
     whole = [path for path, layer in layers.items() if _groups(layer) == 1 and _columns(layer) <= LARGEST]
     parts = [path for path, layer in layers.items() if _groups(layer) > 1]
     found = {}
-    for path, moments in collect_moments(model, whole, images, positions_per_image=_POSITIONS).items():
+    collected = collect_moments(model, whole, images, positions_per_image=_POSITIONS, batch_size=BATCH)
+    for path, moments in collected.items():
         size = len(moments.gram) - 1
         found[path] = Inputs(moments.gram[None, :size, :size], moments.gram[None, :size, size])
     return found | _grouped_moments(model, parts, images)
@@ -65,6 +66,8 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
     def record(path: str, groups: int) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
             inputs = layer_input(args, options)
+            if not inputs.numel():  # a forward pass may choose none of the images for a layer
+                return
             chosen = sample_positions(layer, inputs, _POSITIONS, generator)
             patches = layer_patches(layer, inputs, chosen)
             own = patches.reshape(len(patches), groups, -1).transpose(0, 1).double()
@@ -82,7 +85,7 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
     ]
     try:
         with evaluating(model):
-            for batch in images.split(_BATCH) if paths else ():
+            for batch in images.split(BATCH) if paths else ():
                 model(batch.clone())
     finally:
         for hook in hooks:

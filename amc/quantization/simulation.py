@@ -27,13 +27,17 @@ def program_of(
         input_shape: one image, (C, H, W).
         placement: ``modules`` for no attempt to export.
     """
-    example = torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(0))
     reason = ""
     if placement != "modules":
-        graph, reason = exported(model, example)
+        graph, reason = exported(model, example_of(input_shape))
         if graph is not None:
             return GraphProgram(graph, model), ""
-    return ModuleProgram(model, example), reason
+    return ModuleProgram(model), reason
+
+
+def example_of(input_shape: tuple[int, int, int]) -> Tensor:
+    """Return two random images, (2, C, H, W), the same for each shape (C, H, W) of one."""
+    return torch.randn((2, *input_shape), generator=torch.Generator().manual_seed(0))
 
 
 def simulated(

@@ -67,6 +67,9 @@ def collect_moments(
         images: calibration images (N, C, H, W), normalised.
         positions_per_image: output positions sampled from each image (all, where a map has fewer).
         progress: called with the number of images done after every batch.
+
+    Raises:
+        AmcError: a layer gets no input, or one that is not finite.
     """
     modules = dict(model.named_modules())
     generator = torch.Generator().manual_seed(seed)
@@ -76,6 +79,8 @@ def collect_moments(
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
             inputs = layer_input(args, options)
+            if not inputs.numel():  # a forward pass may choose none of the images for a layer
+                return
             chosen = sample_positions(module, inputs, positions_per_image, generator)
             patches = layer_patches(module, inputs, chosen)
             extended = torch.cat([patches, patches.new_ones(len(patches), 1)], dim=1)
@@ -96,8 +101,13 @@ def collect_moments(
     finally:
         for hook in hooks:
             hook.remove()
-    for name, gram in sums.items():
-        if not torch.isfinite(gram).all():
+    for name in layers:
+        if name not in sums:
+            raise AmcError(
+                f"layer {name!r} gets no input from the calibration images, expected one; likely cause: the "
+                "forward pass decides on values which layers run: calibrate on images that reach all"
+            )
+        if not torch.isfinite(sums[name]).all():
             raise AmcError(
                 f"the input of layer {name!r} is not finite on the calibration images; NaN weights?"
             )

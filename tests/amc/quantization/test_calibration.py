@@ -116,6 +116,53 @@ def test_a_forward_pass_finds_the_attributes_of_a_layer_in_its_place(method):
         _ = made.first.nothing
 
 
+class Routed(nn.Module):
+    """Decides on values which of two layers runs, and which of three each image takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bright, self.dark = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.low, self.high, self.never = (nn.Conv2d(8, 8, 1, groups=each) for each in (1, 4, 1))
+        self.second, self.head = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        level = x.mean((1, 2, 3))
+        maps = (self.bright(x) if x.std() > 0.9 else self.dark(x)).relu()
+        found, means = torch.zeros_like(maps), torch.zeros_like(maps[..., 0, 0])
+        for layer, taken in ((self.low, level <= 0.5), (self.high, level > 0.5), (self.never, level > 99)):
+            found[taken] = layer(maps[taken])
+        found = found.relu().mean((2, 3))
+        means[level > 0.5] = self.second(found[level > 0.5])
+        return self.head(found + means)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"ranges": "minmax", "rounding": "nearest", "bias_correction": False},
+        {"method": "weight_only"},
+        {"method": "dynamic_int8"},
+    ],
+    ids=str,
+)
+def test_layers_that_run_are_those_of_the_calibration_images(own):
+    """Random images are bright; the first batch of these dark ones has no image that `high` takes."""
+    model, images = randomised(Routed()), 0.3 * torch.cat([IMAGES, IMAGES])[:60]
+    images[55:] += 1
+    made = quantize(model, images, QuantizeSettings(**FAST, **own))
+    told = {each.name: each.reason for each in made.description.left_float}
+    assert told == dict.fromkeys(
+        ("bright", "never"), "it does not run on the calibration images, or not as a module"
+    )
+    assert {each.name for each in made.description.layers} == {"dark", "low", "high", "second", "head"}
+    again = simulated(model, SHAPE, made.description, made.tensors)
+    with torch.inference_mode():
+        for some in (images, images[:50]):
+            assert 0.0 - likeness(made.model(some.clone()), model(some.clone())) < 0.02
+            assert torch.equal(again(some.clone()), made.model(some.clone()))
+
+
 @pytest.mark.slow
 def test_moments_and_groups_beat_nearest_at_four_bits():
     model = randomised(Residual())

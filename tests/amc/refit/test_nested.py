@@ -166,6 +166,13 @@ def test_features_that_are_not_finite_name_the_layer():
         collect_moments(model, ["logits"], torch.randn(2, 3, 12, 12))
 
 
+def test_a_layer_that_no_image_reaches_is_named():
+    model = ConvHead()
+    model.idle = nn.Linear(2, 2)
+    with pytest.raises(AmcError, match="layer 'idle' gets no input from the calibration images"):
+        collect_moments(model, ["logits", "idle"], torch.randn(2, 3, 12, 12))
+
+
 def test_layers_to_refit_and_where_a_shift_can_go(example):
     def facts(model):
         graph, modules = trace(model, example), dict(model.named_modules())
