@@ -255,22 +255,24 @@ def _tensors(
     notes = []
     if empty := int((weight == 0).all(1).sum()):
         notes.append(f"layer {site.name!r} has {empty} channels whose weights are all zero")
-    if inputs is None and settings.rounding == "moments":
+    gram = inputs.gram if inputs is not None and settings.rounding == "moments" else None
+    if gram is None and settings.rounding == "moments":
         notes.append(
             f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
         )
     grid = weight_grid(weight, bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:
         grid = replace(grid, scale=scale_for_bias(grid.scale[:, 0], bias, step)[:, None])
-    by_second_moments = inputs is not None and settings.rounding == "moments" and not grid.signs
-    integers = by_moments(weight, grid, inputs) if by_second_moments and inputs else grid.nearest(weight)
+    rounding, integers = "nearest", grid.nearest(weight)
+    if gram is not None and not grid.signs:
+        rounding, integers = "moments", by_moments(weight, grid, gram)
     if inputs is not None and settings.bias_correction:
         shift = mean_error(weight, grid.values(integers), inputs)
         bias = shift if bias is None else bias + shift
     scale = grid.scale
     if grid.block == weight.shape[1]:
         integers, scale = integers.reshape(module.weight.shape), scale[:, 0]
-    return stored(integers, scale, bias, step), notes, "moments" if by_second_moments else "nearest"
+    return stored(integers, scale, bias, step), notes, rounding
 
 
 def stored(integers: Tensor, scale: Tensor, bias: Tensor | None, step: float | None) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from amc.quantization.operators import HIGH, LOW
 from amc.quantization.settings import QuantizeSettings
 
 _BINS = 2048
+_COUNTED = 2**24
+"""Values that are counted at once: a bin is a float32 number, which further ones no longer raise."""
 _BIAS_STEPS = 2**30
 _SHARES = torch.linspace(0.2, 1.0, 41, dtype=torch.float64)
 """Shares of the whole range that are tried for the least error."""
@@ -131,8 +133,9 @@ class Range:
     def see_histogram(self, values: Tensor) -> None:
         """Count the values; the limits must be known."""
         if self.high > self.low and values.numel():
-            counts = torch.histc(values.float(), _BINS, self.low, self.high).double()
-            self._histogram = counts if self._histogram is None else self._histogram + counts
+            for part in values.flatten().split(_COUNTED):
+                counts = torch.histc(part.float(), _BINS, self.low, self.high).double()
+                self._histogram = counts if self._histogram is None else self._histogram + counts
 
     def grid(self, settings: QuantizeSettings) -> tuple[float, int]:
         """Return scale and zero point of the range that the settings ask for."""

@@ -34,30 +34,32 @@ class Inputs:
     """Moments of the inputs of each group of a layer.
 
     Attributes:
-        gram: (groups, D, D) float64; D = inputs / groups * kh * kw.
+        gram: (groups, D, D) float64; D = inputs / groups * kh * kw. None of a layer with over ``LARGEST``.
         mean: (groups, D) float64.
     """
 
-    gram: Tensor
+    gram: Tensor | None
     mean: Tensor
 
 
 def input_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Inputs]:
-    """Collect the moments of layers on images (N, C, H, W); layers with too many inputs are left out."""
+    """Collect the moments of layers on images (N, C, H, W); of layers with too many inputs the mean alone."""
     layers = {path: model.get_submodule(path) for path in paths}
     whole = [path for path, layer in layers.items() if _groups(layer) == 1 and _columns(layer) <= LARGEST]
-    parts = [path for path, layer in layers.items() if _groups(layer) > 1]
     found = {}
     collected = collect_moments(model, whole, images, positions_per_image=_POSITIONS, batch_size=BATCH)
     for path, moments in collected.items():
         size = len(moments.gram) - 1
         found[path] = Inputs(moments.gram[None, :size, :size], moments.gram[None, :size, size])
-    return found | _grouped_moments(model, parts, images)
+    return found | _parted_moments(model, [path for path in paths if path not in found], images)
 
 
 @torch.inference_mode()
-def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Inputs]:
-    """Collect moments within each group alone: those of a whole depthwise layer would not fit into memory."""
+def _parted_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Inputs]:
+    """Collect what fits into memory of layers of which all moments would not.
+
+    These are the moments within each group, and the mean alone of a layer without groups.
+    """
     generator = torch.Generator().manual_seed(0)
     grams: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
@@ -71,10 +73,12 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
             chosen = sample_positions(layer, inputs, _POSITIONS, generator)
             patches = layer_patches(layer, inputs, chosen)
             own = patches.reshape(len(patches), groups, -1).transpose(0, 1).double()
-            gram, mean = own.transpose(1, 2) @ own, own.sum(1)
-            grams[path] = grams[path] + gram if path in grams else gram
+            mean = own.sum(1)
             means[path] = means[path] + mean if path in means else mean
             rows[path] += len(patches)
+            if groups > 1:
+                gram = own.transpose(1, 2) @ own
+                grams[path] = grams[path] + gram if path in grams else gram
 
         return hook
 
@@ -90,17 +94,25 @@ def _grouped_moments(model: nn.Module, paths: Sequence[str], images: Tensor) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    return {path: Inputs(grams[path] / rows[path], means[path] / rows[path]) for path in paths}
+    return {
+        path: Inputs(grams[path] / rows[path] if path in grams else None, means[path] / rows[path])
+        for path in paths
+    }
 
 
-def by_moments(weight: Tensor, grid: WeightGrid, inputs: Inputs) -> Tensor:
+def by_moments(weight: Tensor, grid: WeightGrid, gram: Tensor) -> Tensor:
     """Round a matrix (channels, inputs of a group), one input after the other.
+
+    Args:
+        weight: the matrix.
+        grid: of its integers.
+        gram: second moments of the layer's inputs, as in ``Inputs``.
 
     Returns:
         (channels, inputs) int8; to the nearest where the inputs are all 0.
     """
-    groups, size, _ = inputs.gram.shape
-    gram = inputs.gram.clone()
+    groups, size, _ = gram.shape
+    gram = gram.clone()
     level = gram.diagonal(dim1=1, dim2=2).mean(1)
     gram.diagonal(dim1=1, dim2=2).add_(torch.where(level > 0, _DAMPING * level, 1.0)[:, None])
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))

@@ -175,6 +175,20 @@ def test_moments_and_groups_beat_nearest_at_four_bits():
     assert grouped < moments
 
 
+@pytest.mark.parametrize("rounding", ["moments", "nearest"])
+def test_a_layer_of_very_many_inputs_keeps_its_mean_outputs(rounding):
+    model = randomised(nn.Sequential(nn.Flatten(), nn.Linear(3 * 46 * 46, 4, bias=False)))
+    images = 1 + torch.randn(60, 3, 46, 46, generator=torch.Generator().manual_seed(0))
+    settings = QuantizeSettings("weight_only", weight_bits=3, rounding=rounding, **FAST)
+    made = quantize(model, images, settings)
+    (layer,) = made.description.layers
+    assert layer.rounding == "nearest"
+    assert len(made.notes) == (rounding == "moments")
+    with torch.inference_mode():
+        errors = made.model(images) - model(images)
+    assert errors.mean(0).abs().max() < 1e-3 < 0.1 < errors.std(0).min()
+
+
 @pytest.mark.slow
 def test_layers_stay_float_by_name_and_by_tolerance():
     model = randomised(Residual())

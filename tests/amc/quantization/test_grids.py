@@ -76,6 +76,15 @@ def test_outliers_are_cut_by_percentile_and_least_error_alone():
     assert cut < least < whole
 
 
+def test_more_values_than_float32_counts_are_all_counted():
+    values = torch.ones(2**25, dtype=torch.uint8)
+    values[: 5 * 2**22] = 0  # 62.5%; counts that end at 2**24 would be 57%
+    found = Range("x")
+    found.see_limits(values)
+    found.see_histogram(values)
+    assert found.grid(QuantizeSettings(ranges="percentile", percentile=60))[0] * 255 < 0.01
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_values_that_are_not_finite_are_refused_by_name(bad):
     with pytest.raises(AmcError, match="activation 'x' is NaN or infinite"):

@@ -26,7 +26,7 @@ def test_later_inputs_make_up_for_errors(groups, size, gain, bits):
     moments, inputs = correlated(groups, size)
     weight = torch.randn(12, size, generator=torch.Generator().manual_seed(1))
     grid = weight_grid(weight, bits, 0, least_error=True)
-    integers = by_moments(weight, grid, moments)
+    integers = by_moments(weight, grid, moments.gram)
     assert int(integers.abs().max()) <= grid.largest
     rounded = output_error(weight, integers, grid, inputs)
     assert rounded < gain * output_error(weight, grid.nearest(weight), grid, inputs)
@@ -37,7 +37,7 @@ def test_inputs_that_are_independent_or_zero_are_rounded_to_nearest(level):
     weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(1))
     grid = weight_grid(weight, 4, 10, least_error=False)
     gram = level * torch.eye(70, dtype=torch.float64)[None]
-    assert torch.equal(by_moments(weight, grid, Inputs(gram, torch.zeros(1, 70))), grid.nearest(weight))
+    assert torch.equal(by_moments(weight, grid, gram), grid.nearest(weight))
 
 
 def test_the_mean_error_is_that_of_the_outputs():
