@@ -15,6 +15,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+FIXED_BATCH = (
+    "the network reads the number of images as a plain number: write x.shape[0] or x.size(0) in place of "
+    "len(x) or int(x.shape[0])"
+)
+"""What keeps torch's exporters from graphs that take any number of images."""
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:

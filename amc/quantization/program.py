@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from amc.errors import first_line
 from amc.quantization.description import FloatLayer
 from amc.quantization.layers import Quantizable, conv, linear
-from amc.third_party import quiet
+from amc.third_party import FIXED_BATCH, quiet
 
 aten = torch.ops.aten
 _CONVS = (aten.conv2d.default, aten.conv2d.padding)
@@ -338,8 +338,13 @@ def exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule | None, 
             odd = torch.cat([example, example.flip(-1)])[:3]  # another batch size
             same = _same(found(odd.clone()), network(odd.clone()))
     except Exception as error:  # the export has no common base class of errors
-        return None, first_line(error) or type(error).__name__
+        return None, _why_not(error)
     return (found, "") if same else (None, "the exported program computes something else")
+
+
+def _why_not(error: Exception) -> str:
+    line = first_line(error) or type(error).__name__
+    return FIXED_BATCH if line.startswith("Constraints violated (batch)") else line
 
 
 def _same(found: Any, expected: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from amc.errors import AmcError, SettingError
 from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
-from amc.third_party import onnx_operators_kept
+from amc.third_party import FIXED_BATCH, onnx_operators_kept
 
 if TYPE_CHECKING:
     import onnx
@@ -96,10 +96,7 @@ def _check_free_batch(proto: onnx.ModelProto) -> None:
     """
     images = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if not images.dim_param:
-        raise AmcError(
-            f"the graph takes {images.dim_value} images at a time, as the network reads the number of images "
-            "as a plain number: write x.shape[0] or x.size(0) in place of len(x) or int(x.shape[0])"
-        )
+        raise AmcError(f"the graph takes {images.dim_value} images at a time, as {FIXED_BATCH}")
 
 
 def checked_bytes(proto: onnx.ModelProto) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -26,7 +27,8 @@ def run(run: Run) -> dict[str, Any]:
     """Measure both networks side by side, at the batch sizes for latency and for throughput.
 
     A quantized network is measured in the same rounds; one that was not pruned stands beside the dense one.
-    A runtime that fails, or lacks memory, is recorded with its reason, and does not stop the others.
+    A runtime that fails, or lacks memory, is recorded with its reason, and does not stop the others. Where
+    the quantized network alone fails beside a pruned one, the float networks keep their times.
 
     Raises:
         FileError: the run folder has neither a pruned network nor a quantized one.
@@ -66,30 +68,53 @@ def _measured(
     config = run.config.latency
     results: list[BackendResult] = []
     failures: list[Exception] = []
+    pruned = model is not run.problem.dense
     with progress(len(names), "benchmark", "runtime") as bar:
         for backend in [backend_of(name, config) for name in names]:
             bar.set_postfix(runtime=backend.name)
+            measure = partial(
+                compare,
+                run.problem.dense,
+                model,
+                run.problem.splits.input_shape,
+                backends=[backend],
+                batch=batch,
+                threads=config.threads,
+                rounds=rounds,
+                memory=memory,
+            )
             try:
-                (result,) = compare(
-                    run.problem.dense,
-                    model,
-                    run.problem.splits.input_shape,
-                    backends=[backend],
-                    batch=batch,
-                    threads=config.threads,
-                    rounds=rounds,
-                    memory=memory,
-                    others=_quantized(backend, quantized),
-                )
+                result = _result(measure, _quantized(backend, quantized), pruned=pruned)
             except Exception as error:
-                if not isinstance(error, AmcError) and not out_of_memory(error):
+                if not _is_failure(error):
                     raise
                 failures.append(error)
                 result = _failed(run, backend, batch, error)
             results.append(result)
-            _tell(result, pruned=model is not run.problem.dense)
+            _tell(result, pruned=pruned)
             bar.update()
     return results, failures
+
+
+def _result(
+    measure: Callable[..., list[BackendResult]], others: dict[str, nn.Module], *, pruned: bool
+) -> BackendResult:
+    """Return what a runtime measures; beside a pruned network the quantized one is left out if it fails."""
+    try:
+        (result,) = measure(others=others)
+    except Exception as error:
+        if not (others and pruned and _is_failure(error)):
+            raise
+        (result,) = measure()
+        with tqdm.external_write_mode():
+            of = f"{result.backend}, batch {result.batch}"
+            print(f"benchmark: {of}: the quantized network is not timed: {cause(error)}", flush=True)
+    return result
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether an error is about one runtime, not one of this program."""
+    return isinstance(error, AmcError) or out_of_memory(error)
 
 
 def _failed(run: Run, backend: Backend | RemoteBackend, batch: int, error: Exception) -> BackendResult:

@@ -184,6 +184,21 @@ class DecidesOnValues(nn.Module):
         return self.twin(self.tied(self.head(input=x)))
 
 
+class CountsImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, CLASSES)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)).view(len(x), -1))
+
+
+def test_a_network_that_takes_a_fixed_number_of_images_is_told_what_to_write():
+    program, reason = program_of(randomised(CountsImages()), SHAPE)
+    assert program.placement == "modules"
+    assert reason.endswith("write x.shape[0] or x.size(0) in place of len(x) or int(x.shape[0])")
+
+
 def test_a_network_that_cannot_be_exported_is_quantized_layer_by_layer():
     model = randomised(DecidesOnValues())
     program, reason = program_of(model, SHAPE)

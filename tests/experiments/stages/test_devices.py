@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from amc.export import FORMATS, Format
 from amc.export.quantized import QUANTIZED
 from amc.latency import BACKENDS
 from amc.latency.timing import measure
+from amc.quantization.layers import is_quantized
 from amc.runtimes.onnxruntime import ONNXRUNTIME
 from experiments.run.folder import RunFolder
 from experiments.run.trackers import kept_files
@@ -67,6 +68,29 @@ def test_a_runtime_that_fails_does_not_stop_the_others(again: Path) -> None:
     broken, torch_ = facts["runtimes"]
     assert (broken["unavailable"], broken["comparison"]) == ("the phone is unplugged", None)
     assert torch_["comparison"]["speedup"] > 0
+
+
+class WithoutIntegers(Spinning):
+    """A runtime that says that it runs int8 networks, and fails on each."""
+
+    name = "floats"
+    methods: ClassVar = {"static_int8": ""}
+
+    def prepare(self, model: Any, input_shape: tuple[int, int, int], batch: int, threads: int) -> Any:
+        """Fail on a quantized network, or return a loop."""
+        if is_quantized(model):
+            raise AmcError("no kernel for integers")
+        return super().prepare(model, input_shape, batch, threads)
+
+
+def test_a_quantized_network_that_fails_leaves_the_times_of_the_float_ones(again: Path) -> None:
+    done("run_dir=run", "stages=[quantize]", "quantize.sensitivity_images=0", cwd=again)
+    with registered(BACKENDS, floats=WithoutIntegers()):
+        out, facts = benchmarked(again, "floats", "latency.throughput_batch=0")
+    assert "benchmark: floats, batch 1: the quantized network is not timed: no kernel for integers\n" in out
+    (result,) = facts["runtimes"]
+    assert (result["unavailable"], result["others"]) == (None, {})
+    assert result["comparison"]["speedup"] > 0
 
 
 @pytest.mark.parametrize(
