@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.run.run import Run
 
 FLATTERY = 3.0
-"""Points by which a fine-tuned network may be worse on search_val, if the dense one may know these images."""
+"""Points by which a trained network may be worse on search_val, if the dense one may know these images."""
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -27,19 +27,25 @@ def run(run: Run) -> dict[str, Any]:
     facts = finetune(run, model, run.folder.checkpoint("finetune"), "finetune")
     run.folder.forget("quantize", "evaluate", "export", "benchmark", "serve")
     save_safetensors(model.cpu().state_dict(), run.folder.model)
-    print(f"finetune: {described(facts)}")
+    after, before, worse = facts["finetuned_top1"], facts["pruned_top1"], facts["kept"] == "pruned"
+    print(f"finetune: {described(after, before, facts['epochs'], worse=worse)}")
     return facts
 
 
-def described(facts: dict[str, Any]) -> str:
-    """Return both accuracies of a fine-tuning in one line, and which network is kept."""
-    after, before = facts["finetuned_top1"], facts["pruned_top1"]
+def described(after: float, before: float, epochs: int, *, worse: bool) -> str:
+    """Return both accuracies of a training on search_val in one line, and which network is kept.
+
+    Args:
+        after, before: the accuracies, in percent.
+        epochs: length of the training.
+        worse: see ``is_worse``.
+    """
     kept = ""
-    if facts["kept"] == "pruned":
+    if worse:
         kept = ": the network before is better and is kept"
     elif after < before:
         kept = ": the new one is kept, as the dense network may have been trained on search_val"
-    return f"{after:.2f}% on search_val after {facts['epochs']} epochs, {before:.2f}% before{kept}"
+    return f"{after:.2f}% on search_val after {epochs} epochs, {before:.2f}% before{kept}"
 
 
 def is_worse(run: Run, after: float, before: float) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from amc.quantization.calibration import Quantized
 from amc.quantization.learned.network import trained
 from amc.quantization.settings import QuantizeSettings
-from experiments.stages.networks.finetune import is_worse, val_top1
+from experiments.stages.networks.finetune import described, is_worse, val_top1
 from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ def train_quantized(
     run: Run, made: Quantized, settings: QuantizeSettings
 ) -> tuple[Quantized, dict[str, Any]]:
     """Return the better of the trained and the calibrated network on search_val, and the facts.
+
+    A dense network that may know these images flatters the calibrated one, which has its weights, as it
+    flatters a pruned one before fine-tuning; training forgets them. So the same margin holds.
 
     Epochs and learning rate are those of ``quantize``, the rest is that of ``finetune`` but for ``until``,
     ``method``, ``hint_weight``, ``compile``, ``sharded`` and ``processes``. Integers need float32: bfloat16
@@ -47,11 +50,7 @@ def train_quantized(
     found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)
     worse = is_worse(run, after, before)
-    kept = ": the network before is better and is kept" if worse else ""
-    print(
-        f"quantize: {settings.method}: {after:.2f}% on search_val after {settings.epochs} epochs, "
-        f"{before:.2f}% before{kept}"
-    )
+    print(f"quantize: {settings.method}: {described(after, before, settings.epochs, worse=worse)}")
     facts = {"method": settings.method, "epochs": settings.epochs, "calibrated_top1": before}
     facts |= {"trained_top1": after, "kept": "calibrated" if worse else "trained"}
     return made if worse else found, {"training": facts}
