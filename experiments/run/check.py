@@ -24,7 +24,7 @@ from experiments.config.budgets import asked_budgets, folder_name, listed_budget
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
-from experiments.run.folder import PICTURES, RunFolder
+from experiments.run.folder import PICTURES, RunFolder, quantizes
 from experiments.run.run import Run
 from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen, searches_apart
 
@@ -108,7 +108,11 @@ def _check_results(run: Run) -> None:
     names, folder = run.stages, run.folder
     if "train" not in names and set(WITH_DENSE) & set(names):
         run.problem.require_dense()
-    if names[0] in _READS and not listed_budgets(run.config.budget) and folder.recorded("quantize") is None:
+    if (
+        names[0] in _READS
+        and not listed_budgets(run.config.budget)
+        and not quantizes(folder.recorded("quantize"))
+    ):
         name, stage = _READS[names[0]]
         folder.require(folder.path / name, stage)
 

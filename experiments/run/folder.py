@@ -275,6 +275,11 @@ class RunFolder:
         return self.records / f"{stage}.json"
 
 
+def quantizes(record: dict[str, Any] | None) -> bool:
+    """Whether the record of stage ``quantize`` is about a quantized network, not about ``none``."""
+    return (record or {}).get("method", "none") != "none"
+
+
 def _is_exported(place: Path) -> bool:
     """Whether a path within a run folder is that of a file in ``exports`` itself."""
     parts = place.parts

@@ -16,7 +16,7 @@ from experiments.config.stages import STAGES
 from experiments.report import write_html
 from experiments.report.answers import chosen_on_test, is_missed, smaller
 from experiments.report.text import aligned, cost, decimals, times_smaller
-from experiments.run.folder import MADE_OF
+from experiments.run.folder import MADE_OF, quantizes
 from experiments.run.fronts import sized, strategy_at, write_fronts
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def run(run: Run) -> dict[str, Any]:
 
 def _strategy(run: Run) -> Strategy | None:
     """Return the strategy whose network was pruned; None if the dense network was quantized as it is."""
-    quantized = (run.recorded("quantize") or {}).get("method", "none") != "none"
-    if quantized and not run.has_pruned:
+    if quantizes(run.recorded("quantize")) and not run.has_pruned:
         return None
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
     run.require_pruned(run.folder.pruned)

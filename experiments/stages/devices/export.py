@@ -12,6 +12,7 @@ from amc.export import Exported, ExportSettings, get_format
 from amc.export.metadata import described
 from amc.strategy import Strategy
 from experiments.report.carried import write_carried
+from experiments.run.folder import quantizes
 from experiments.stages.devices.quantized import export_quantized
 from experiments.stages.networks.quantize import final_network
 
@@ -64,7 +65,7 @@ def run(run: Run) -> dict[str, Any]:
 
 def _final(run: Run) -> tuple[nn.Module, dict[str, str]]:
     """Return the final network and its widths; a dense network is exported only if it is quantized."""
-    if not run.folder.model.exists() and run.recorded("quantize") is not None:
+    if not run.folder.model.exists() and quantizes(run.recorded("quantize")):
         return final_network(run)[0], {}
     model = run.pruned(run.folder.model)
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))

@@ -27,7 +27,7 @@ from experiments.config.runtimes import backend_of, quantize_settings
 from experiments.report.carried import write_carried
 from experiments.report.quantization import sensitivity_rows
 from experiments.report.text import aligned
-from experiments.run.folder import DENSE
+from experiments.run.folder import DENSE, quantizes
 from experiments.stages.networks.qat import train_quantized
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ def simulation(run: Run) -> tuple[str, nn.Module] | None:
     Raises:
         FileError: a file is damaged, or belongs to another network.
     """
-    record = run.recorded("quantize")
-    if record is None or record["method"] == "none":
+    if not quantizes(run.recorded("quantize")):
         return None
     description, tensors = storage.load(run.folder.path)
     shape = run.problem.splits.input_shape

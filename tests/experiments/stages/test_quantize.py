@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import amc
 from amc.quantization.layers import is_quantized
 from experiments.report.quantization import parts
+from experiments.run.folder import RunFolder
 from experiments.run.run import open_run
 from experiments.run.values import check_values, judges_on_unseen
 from experiments.stages.networks.evaluate import answers_of
@@ -94,6 +95,14 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
     assert read_json(cwd / "run/stages/quantize.json")["method"] == "none"
     with pytest.raises(amc.FileError, match="run stage quantize first"):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
+
+
+@pytest.mark.parametrize("stages", ["stages=[quantize,export]", "stages=[export]"])
+def test_a_dense_network_that_went_back_to_floats_is_no_result(stages, trained_run):
+    RunFolder(trained_run / "run").record("quantize", {"method": "none"})
+    job = (*JOB, "quantize.method=none", stages)
+    refused(command(*job, cwd=trained_run), "run stages=[prune] on it first")
+    assert not (trained_run / "run/exports/model.onnx").exists()
 
 
 @pytest.mark.slow
