@@ -42,7 +42,7 @@ class QuantizeSettings:
         rounding: of weights: to the nearest integer, or one input after the other, where later inputs make
             up for the error of earlier ones (``moments``; OBQ, GPTQ).
         bias_correction: whether biases make up for the mean error of the rounded weights.
-        exclude: layers (patterns of names) that stay float; or one pattern, which is kept as a tuple.
+        exclude: layers (patterns of names) that stay float, kept as a tuple; or one pattern.
         tolerance: largest relative error of the outputs, with one layer alone quantized; a layer beyond it
             stays float. None quantizes every layer.
         sensitivity_images: images on which each layer is measured at each number of bits; 0 leaves it out.
@@ -68,14 +68,14 @@ class QuantizeSettings:
         Raises:
             SettingError: one is impossible; the message says what was expected.
         """
-        if isinstance(self.exclude, str):
-            object.__setattr__(self, "exclude", (self.exclude,))
+        one = isinstance(self.exclude, str)
+        object.__setattr__(self, "exclude", (self.exclude,) if one else tuple(self.exclude))
         for key, known in (("method", METHODS), ("ranges", RANGES), ("rounding", ROUNDINGS)):
             if (given := getattr(self, key)) not in known:
                 hint = did_you_mean(str(given), known)
                 raise SettingError(f"quantize.{key} is {given!r}; expected one of {', '.join(known)}{hint}")
         check_bits(self.weight_bits)
-        if self.group < 0 or (self.group and self.method != "weight_only"):
+        if self.group < 0 or (self.group and self.method not in ("weight_only", "none")):
             raise SettingError(
                 f"quantize.group is {self.group} with quantize.method={self.method}; expected 0, or with "
                 "weight_only a number of inputs: integer kernels need one scale a channel"

@@ -32,6 +32,18 @@ def test_impossible_settings_are_refused(wrong, expected):
         QuantizeSettings(**wrong)
 
 
+def test_going_back_takes_the_groups_of_the_command_before():
+    assert QuantizeSettings("none", group=36, weight_bits=4).form == "none"
+    with pytest.raises(SettingError, match=r"quantize\.group is -1 with quantize\.method=none"):
+        QuantizeSettings("none", group=-1)
+
+
+def test_layers_to_leave_out_are_given_in_any_sequence():
+    assert QuantizeSettings("fp16", exclude=[]).exclude == ()
+    assert QuantizeSettings(exclude=["a", "b"]) == QuantizeSettings(exclude=("a", "b"))
+    assert QuantizeSettings(exclude="layer1*").exclude == ("layer1*",)
+
+
 def test_settings_import_no_torch():
     code = "import sys, amc.quantization.settings; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
