@@ -39,13 +39,19 @@ def gain(report: Json) -> str:
     for runtime in report.get("latency", ()):
         if (found := runtime["comparison"]) is not None:
             sentences.append(_timed(runtime, found))
-    sizes: Json = next((own["file_bytes"] for own in report.get("latency", ()) if own.get("file_bytes")), {})
+    sizes = file_sizes(report)
     last, export = smaller(report), report.get("export") or {}
     if {"dense", last} <= sizes.keys():
         sentences.append(f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes[last])}")
     elif files := (export if last == "pruned" else export.get("quantized") or {}).get("files", ()):
         sentences.append(f"its {files[0]['format']} file has {kib(files[0]['bytes'])}")
     return "; ".join(sentences) + "." if sentences else ""
+
+
+def file_sizes(report: Json) -> Json:
+    """Return network -> bytes of its file, from the first runtime that runs the quantized network, if any."""
+    rows = [own["file_bytes"] for own in report.get("latency", ()) if own.get("file_bytes")]
+    return max(rows, key=lambda own: "quantized" in own, default={})
 
 
 def smaller(report: Json) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.answers import NETWORKS
+from experiments.report.answers import NETWORKS, file_sizes
 from experiments.report.plots_quantized import chain_svg, sensitivity_svg
 from experiments.report.text import MISSING, decimals
 
@@ -74,9 +74,7 @@ def sensitivity_rows(found: Sequence[Json]) -> list[list[str]]:
 
 def _points(report: Json) -> list[dict[str, Any]]:
     """Return the networks of a run in order; one file serves the pruned and the fine-tuned network."""
-    sizes: Mapping[str, int] = next(
-        (each["file_bytes"] for each in report.get("latency", []) if each.get("file_bytes")), {}
-    )
+    sizes = file_sizes(report)
     of_file = {"dense": "dense", "pruned": "pruned", "finetuned": "pruned", "quantized": "quantized"}
     return [
         {

@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 
 from experiments.report import write_budgets_html, write_html
-from experiments.report.answers import change, interval_of_speedup, load_snippet, next_steps, point_command
+from experiments.report.answers import (
+    change,
+    gain,
+    interval_of_speedup,
+    load_snippet,
+    next_steps,
+    point_command,
+)
 from experiments.report.charts import Level, Series, chart
 from experiments.report.html import _run_it, write_compared_html
 from experiments.report.plots import learning_svg
 from experiments.report.plots_quantized import chain_svg
+from experiments.report.quantization import chain_rows
 from experiments.report.sections import durations
 from experiments.report.text import aligned, duration, markdown, number
 
@@ -396,6 +404,18 @@ def test_every_runtime_of_a_chain_is_drawn():
     point = {"label": "dense", "top1": 90.0, "bytes": 2048, "latency_ms": dict.fromkeys(names, 1.0)}
     drawn = chain_svg([point, {**point, "label": "pruned"}])
     assert all(f">{name}<" in drawn for name in names)
+
+
+def test_sizes_are_those_of_a_runtime_that_runs_the_quantized_network():
+    """The first runtime has no file, the second none of the quantized network."""
+    report, own = full_report(), ({}, {"dense": 9216}, {"dense": 8192, "quantized": 2048})
+    report["latency"] = [{"comparison": None, "file_bytes": each} for each in own]
+    del report["pruned"], report["finetuned"]
+    report["quantized"] = {"top1": 91.0}
+    assert [row[2] for row in chain_rows(report)] == ["File, KiB", "8.0", "2.0"]
+    assert "its file shrinks from 8.0 KiB to 2.0 KiB" in gain(report)
+    del report["latency"][2]
+    assert [row[2] for row in chain_rows(report)][1:] == ["9.0", "–"]
 
 
 def test_the_time_of_a_stage_that_was_taken_up_again_is_a_least():
