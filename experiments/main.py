@@ -35,6 +35,7 @@ from experiments.command.remembered import FILE, check_known, goes_on, rememberi
 from experiments.command.signals import held_back
 from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema, stages
+from experiments.config.torchrun import torchrun_rank
 from experiments.run.values import check_values
 from experiments.words import words
 
@@ -88,11 +89,10 @@ def _dismiss_helpers() -> None:
 
 def _helps() -> bool:
     """Be a helper of the command if torchrun has started this process as one; say whether it has."""
-    from experiments.stages.networks.crew import torchrun_rank
-    from experiments.stages.networks.team import assist
-
     if torchrun_rank() is None:
         return False
+    from experiments.stages.networks.team import assist
+
     try:
         assist()
     except AmcError as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from amc.digest import digest
+from amc.errors import FileError
 from amc.seeds import mix
 
 
@@ -30,10 +32,31 @@ class Pictures:
 
     def keys(self, part: str) -> Tensor:
         """Return a hash of every file of a part: (N,) int64."""
-        root = os.path.normpath(self.root) + os.sep
-        found = [mix(os.path.normpath(path).removeprefix(root)) for path in getattr(self, part)]
-        return torch.tensor(found, dtype=torch.int64)
+        return torch.tensor([mix(path) for path in self._inside(part)], dtype=torch.int64)
+
+    def digest(self, part: str, labels: Tensor) -> str:
+        """Return the SHA-256 (hex) of the paths, sizes in bytes and ``labels`` (N,) of a part's files.
+
+        Raises:
+            FileError: a file is gone.
+        """
+        sizes = [_size(path) for path in getattr(self, part)]
+        return digest(repr(self._inside(part)), repr(sizes), labels)
 
     def among(self, part: str, keys: Tensor) -> int:
         """Return how many files of a part have one of the hashes ``keys`` (M,) int64."""
         return int(torch.isin(self.keys(part), keys).sum())
+
+    def _inside(self, part: str) -> list[str]:
+        """Return the paths of a part's files from the root."""
+        root = os.path.normpath(self.root) + os.sep
+        return [os.path.normpath(path).removeprefix(root) for path in getattr(self, part)]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read ({error.strerror}); it was there when it was listed"
+        ) from error

@@ -39,7 +39,8 @@ WHOLE = Part()
 class TrainBatches(Protocol):
     """(epoch, seed) -> batches of images (B, C, H, W) float32 and labels (B,) int64, the same at each call.
 
-    With ``part`` only that part of every batch is loaded; it is the same as of the whole batch.
+    With ``part`` only that part of every batch is loaded; it is the same as of the whole batch. A function
+    without this parameter is asked for whole batches by every process.
     """
 
     def __call__(self, epoch: int, seed: int, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,6 +107,8 @@ class Splits:
         order: which images the batches hold, if the data set tells it.
         pictures: the files of all parts, for a data set of image files.
         search_views: views of every search image that ``search_val`` holds (``amc.data.views``).
+        train_digest: returns a SHA-256 (hex) of all training images, or of the names and sizes of their
+            files, with their labels; None if the data set does not tell.
     """
 
     name: str
@@ -126,6 +129,7 @@ class Splits:
     order: TrainOrder | None = None
     pictures: Pictures | None = None
     search_views: int = 1
+    train_digest: Callable[[], str] | None = None
 
     @property
     def held_out(self) -> int:
@@ -276,5 +280,8 @@ def from_memory(
         class_names=class_names,
         order=TrainOrder(
             torch.arange(len(train.labels)) if rows is None else rows, total or len(train.labels), batch_size
+        ),
+        train_digest=functools.cache(
+            lambda: digest(repr(tuple(train.images.shape)), train.images, train.labels)
         ),
     )

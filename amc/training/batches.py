@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from amc.data import Splits
-from amc.data.splits import WHOLE, Part
+from amc.data.splits import WHOLE, Part, TrainBatches
 from amc.seeds import mix
 from amc.training.augment import Augmentation
 from amc.training.settings import TrainSettings
@@ -18,17 +21,32 @@ def batches(
     """Yield the batches of epoch number ``epoch``, from 0.
 
     Images are mixed with others of the whole batch. Every process therefore loads whole batches where the
-    recipe augments, and its part alone where it does not.
+    recipe augments, and its part alone where it does not, if the data set can load parts.
     """
     augmentation = Augmentation(settings, splits.mean, splits.std, splits.num_classes)
     view = settings.view(epoch)
     if not settings.augments:
-        loaded = (
-            splits.train_batches(view, seed, part) if part.count > 1 else splits.train_batches(view, seed)
-        )
-        for index, (images, labels) in enumerate(loaded):
+        for index, (images, labels) in enumerate(_parts(splits.train_batches, view, seed, part)):
             yield Batch(view, index, images, labels, labels, part)
         return
     for index, (images, labels) in enumerate(splits.train_batches(view, seed)):
         augmented, targets = augmentation(images, labels, mix(seed, view, index, "augment"))
         yield Batch(view, index, part.of(augmented), part.of(labels), part.of(targets), part)
+
+
+def _parts(load: TrainBatches, view: int, seed: int, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the process's part of every batch."""
+    if part.count == 1:
+        return load(view, seed)
+    if _takes_part(load):
+        return load(view, seed, part)
+    return ((part.of(images), part.of(labels)) for images, labels in load(view, seed))
+
+
+def _takes_part(load: TrainBatches) -> bool:
+    """Whether a function of batches can be asked for a part; a user's may know whole batches alone."""
+    try:
+        inspect.signature(load).bind(0, 0, WHOLE)
+    except TypeError:
+        return False
+    return True

@@ -36,6 +36,7 @@ from amc.training.parallel.group import ALONE, Group
 from amc.training.parallel.sharding import gathered, sharded
 from amc.training.resume import (
     Progress,
+    data_key,
     load_checkpoint,
     momentum,
     part,
@@ -108,7 +109,7 @@ def train(
         SettingError: distillation without a teacher, or weights in parts with a single process.
         UnavailableError: ``torch.compile`` does not work here.
         AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
-            other classes than the teacher; or the loss is not finite.
+            other classes than the teacher; the loss is not finite; or a process of ``group`` has other data.
     """
     _check_teacher(settings, teacher, hint_places)
     if settings.sharded and group.count == 1:
@@ -195,6 +196,8 @@ class _Training:
         self.bf16 = trains_in_bf16(settings.precision, device)
         example = splits.calibration.images[:2]
         self.group, self.example = group, example
+        if group.count > 1:
+            self._check_alike()
         self.teacher = self._teacher_of(teaching)
         self.key = "" if checkpoint is None else self._key(teaching)
         self.whole, layout = model, torch.contiguous_format
@@ -227,6 +230,25 @@ class _Training:
         if (found := group.first(found)) is not None:
             self._restore(*found)
 
+    def _check_alike(self) -> None:
+        """Refuse processes that would not train one network on one data set: each has built its own.
+
+        Raises:
+            AmcError: images, batches or the arithmetic of another process are not those of the first one.
+        """
+        count = self.group.count
+        if (rank := self.group.odd(data_key(self.splits, self.seed))) is not None:
+            raise AmcError(
+                f"the data of training process {rank} of {count} differ from those of the first one: "
+                "expected the same images and batches; a data.factory has to draw them by a seed of its own, "
+                "and other machines need the same files"
+            )
+        if (rank := self.group.odd(self.bf16)) is not None:
+            raise AmcError(
+                f"training process {rank} of {count} and the first one do not both compute in bfloat16: "
+                "expected the same precision; write precision=fp32"
+            )
+
     def _teacher_of(self, teaching: _Teaching) -> Teacher | None:
         """Return the teacher; its logits are kept where they serve again, and hints need no features."""
         teacher, settings = teaching.teacher, self.settings
@@ -238,6 +260,8 @@ class _Training:
         about = {name: getattr(settings, name) for name in ("randaugment", "erasing", "mixup", "cutmix")}
         about |= {"seed": self.seed, "data": self.splits.fingerprint, "part": self.group.rank}
         about |= {"processes": self.group.count, "device": self.device.type, "bf16": self.bf16}
+        if self.splits.train_digest is not None:
+            about["images"] = self.splits.train_digest()
         folder = teaching.cache if self.group.writes else None
         return CachedTeacher(teacher, about, self.splits.steps_per_epoch, folder)
 

@@ -47,7 +47,7 @@ def training_key(
         "bf16": bf16,
         "device": device.type,
         "seed": seed,
-        "data": [splits.name, splits.fingerprint, splits.steps_per_epoch, first_batch(splits, seed)],
+        "data": data_key(splits, seed),
         "validation": None if validation is splits.search_val else fingerprint(validation),
         "model": state_digest(model.state_dict()),
         "teacher": teacher,
@@ -55,6 +55,12 @@ def training_key(
         "processes": processes,
     }
     return digest(json.dumps(about, sort_keys=True))
+
+
+def data_key(splits: Splits, seed: int) -> list[str | int]:
+    """Return what tells images and batches of a training from others, as far as the data set knows."""
+    known = [] if splits.train_digest is None else [splits.train_digest()]
+    return [splits.name, splits.fingerprint, splits.steps_per_epoch, first_batch(splits, seed), *known]
 
 
 def first_batch(splits: Splits, seed: int) -> str:

@@ -28,6 +28,7 @@ from experiments.config.budgets import asked_budgets, check_given, check_schedul
 from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.sections.data import ImageFolderData
+from experiments.config.torchrun import torchrun_processes
 from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})
@@ -155,7 +156,7 @@ def _check_training(config: Config) -> None:
                 f"{name}.teacher={section.teacher} holds one row for each image, but mixup and cutmix mix "
                 f"images: write {name}.mixup=0 {name}.cutmix=0, or give a network"
             )
-        if settings.sharded and section.processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if settings.sharded and section.processes == 1 and torchrun_processes() == 1:
             raise SettingError(
                 f"{name}.sharded=true keeps parts of the weights on several processes, but there is one; "
                 f"write {name}.processes=2, or start under torchrun"
@@ -236,10 +237,12 @@ def _check_quantize(config: Config) -> None:
 def _check_sparsify(config: Config) -> None:
     sparsify = config.sparsify
     check_order(sparsify.order)
-    if config.finetune.method == "lora" or config.finetune.processes > 1:
+    processes = max(config.finetune.processes, torchrun_processes())
+    if config.finetune.method == "lora" or processes > 1:
         raise SettingError(
-            f"stage sparsify trains masked weights, got finetune.method={config.finetune.method} "
-            f"finetune.processes={config.finetune.processes}; expected full or norms, in one process"
+            f"stage sparsify trains masked weights, got finetune.method={config.finetune.method} and "
+            f"{processes} processes (finetune.processes, or those of torchrun); expected full or norms, in "
+            "one process"
         )
     if not 0 < sparsify.min_density <= 1:
         raise SettingError(f"sparsify.min_density is {sparsify.min_density}; expected a share in (0, 1]")

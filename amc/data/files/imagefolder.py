@@ -133,6 +133,7 @@ def imagefolder(
     decoder = Decoder(image_size, resize, means, stds, rotate_180, workers, mirror, min_crop)
     calibration_images = _decode(decoder, calibration_list, "calibration images")
     search_images = _decode(decoder, search_list, "search images")
+    pictures = Pictures(root, *(part.paths for part in (train_list, search_list, unseen_list, test_list)))
     return Splits(
         name="imagefolder",
         num_classes=len(train_list.classes),
@@ -150,7 +151,8 @@ def imagefolder(
         shorter_side=resize,
         upside_down=rotate_180,
         order=TrainOrder(_rows(train_list, every), len(every.paths), batch_size),
-        pictures=Pictures(root, *(part.paths for part in (train_list, search_list, unseen_list, test_list))),
+        pictures=pictures,
+        train_digest=functools.cache(functools.partial(pictures.digest, "train", train_list.labels)),
     )
 
 

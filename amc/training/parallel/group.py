@@ -104,6 +104,14 @@ class Group:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
+    def odd(self, value: Any) -> int | None:
+        """Return the number of a process whose value is not that of the first one, on every process."""
+        if self.count == 1:
+            return None
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return next((rank for rank, own in enumerate(values) if own != values[0]), None)
+
 
 ALONE = Group()
 

@@ -54,7 +54,7 @@ class Hints(nn.Module):
         student: the network that learns; its features are recorded until ``close``.
         teacher: the network that teaches, likewise.
         places: names of modules in both networks whose inputs are compared. Channels are the second axis
-            of a convolution's input, and the last one of other modules'.
+            of the input of what is a convolution in the teacher, and the last one of other modules'.
         images: (N, C, H, W) for the least squares.
         fixed: whether the maps stay as they start.
     """
@@ -67,7 +67,7 @@ class Hints(nn.Module):
         self._theirs: dict[str, Tensor] = {}
         self._hooks = [*_record(student, places, self._own), *_record(teacher, places, self._theirs)]
         self.places = tuple(places)
-        modules = dict(student.named_modules())
+        modules = dict(teacher.named_modules())  # the student's convolutions may have adapters around them
         self._convolved = {place: isinstance(modules[place], _ConvNd) for place in places}
         fits = self._least_squares(student, teacher, images)
         self.maps = nn.ParameterList([nn.Parameter(fits[place][0], not fixed) for place in places])

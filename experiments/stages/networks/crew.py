@@ -6,7 +6,6 @@ before a training may last as long as it likes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from functools import cache
 import torch.distributed as dist
 
 from amc.training.parallel.group import Group
+from experiments.config.torchrun import torchrun_rank
 
 WAIT = timedelta(minutes=30)
 """Longest wait for another process in a training."""
@@ -23,13 +23,6 @@ POLL = 0.5
 """Seconds between two looks of an idle helper for a training."""
 _TRAIN, _END = "train", "end"
 """What the first process tells the others: that it begins a training, or that there is no other."""
-
-
-def torchrun_rank() -> int | None:
-    """Return this process's number if torchrun has started several, else None."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    return int(os.environ["RANK"])
 
 
 class Crew:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from amc.notes import note_once
 from amc.scoring.precision import trains_in_bf16
 from amc.training.loop import train
 from amc.training.pace import spoken
+from amc.training.parallel.group import ALONE, Group
 from amc.training.resume import known_progress, training_key
 from amc.training.settings import EpochRecord, Trained, TrainSettings
 from experiments.config.sections.library import TrainConfig
@@ -39,6 +41,7 @@ def fit(
     config: TrainConfig,
     *,
     dense: nn.Module | None,
+    alone: bool = False,
 ) -> Trained:
     """Train ``model`` in place on the run's images.
 
@@ -50,6 +53,7 @@ def fit(
         prefix: names the training in metrics and messages.
         config: the section that names the teacher and the number of processes.
         dense: the network that teaches unless ``config`` names another teacher.
+        alone: train in this process, whatever ``config`` and torchrun say.
     """
     problem, seed = run.problem, run.config.seed
     honest = _honest(run, settings)
@@ -73,7 +77,8 @@ def fit(
         threads = max(1, torch.get_num_threads() // shared)
         return Job(model, settings, seed, problem.data_options, source, on_unseen, kind, threads)
 
-    with team(config.processes, job) as group:
+    together: AbstractContextManager[Group] = nullcontext(ALONE) if alone else team(config.processes, job)
+    with together as group:
         trained = train(
             model,
             problem.splits,

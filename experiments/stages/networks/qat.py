@@ -26,8 +26,8 @@ def train_quantized(
     flatters a pruned one before fine-tuning; training forgets them. So the same margin holds.
 
     Epochs and learning rate are those of ``quantize``, the rest is that of ``finetune`` but for ``until``,
-    ``method``, ``hint_weight``, ``compile``, ``sharded`` and ``processes``. Integers need float32: bfloat16
-    has fewer digits than they have. Signs do not.
+    ``method``, ``hint_weight``, ``compile``, ``sharded`` and ``processes``: this process trains alone, under
+    torchrun, too. Integers need float32: bfloat16 has fewer digits than they have. Signs do not.
     """
     finetuning = run.train_settings(run.config.finetune)
     training = replace(
@@ -44,8 +44,7 @@ def train_quantized(
 
     def learn(network: nn.Module) -> None:
         checkpoint, dense = run.folder.checkpoint("quantize"), run.problem.original.dense
-        own = replace(run.config.finetune, processes=1)
-        fit(run, network, training, checkpoint, "quantize", own, dense=dense)
+        fit(run, network, training, checkpoint, "quantize", run.config.finetune, dense=dense, alone=True)
 
     found, before = trained(made, learn), val_top1(run, made.model)
     after = val_top1(run, found.model)

@@ -2,18 +2,20 @@
 
 With ``processes=N`` the command starts N - 1 helpers, which end with the training. Under torchrun the
 processes are there already: the first one runs the command, and the others help in every training
-(``assist``). Helpers are sent the network, so that only the data has to lie on their machine.
+(``assist``). Helpers are sent the network; the data, a teacher's file and modules of the user have to lie on
+their machine.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +24,19 @@ import torch.distributed as dist
 from torch import nn
 
 from amc import data
-from amc.errors import GOES_ON, AmcError, first_line
+from amc.errors import GOES_ON, AmcError, brief, first_line
 from amc.training.loop import train
 from amc.training.parallel.group import ALONE, Group, is_lost
 from amc.training.settings import TrainSettings
-from experiments.stages.networks.crew import WAIT, crew, torchrun_rank
+from experiments.config.torchrun import torchrun_rank
+from experiments.stages.networks.crew import WAIT, crew
 from experiments.stages.networks.teaching import Source
 
 READY = "ready"
+PATIENCE = 5.0
+"""Seconds that a helper has to say what has ended it, and to end."""
+LOST = 75
+"""Exit status of a helper that ends because another process has ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +67,7 @@ class Job:
         """Take part in the training as a helper."""
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = False  # as in the first process
+        torch.manual_seed(self.seed)  # likewise, for a data set that draws with the global generator
         splits = data.build(**self.data)
         train(
             self.model,
@@ -92,9 +100,14 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
     """
     if torchrun_rank() is not None:
         given = _packed(job())
-        with crew().training() as group:
-            group.first(given)
-            yield group
+        try:
+            with crew().training() as group:
+                group.first(given)
+                yield group
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise _lost(error) from error
         return
     if processes == 1:
         yield ALONE
@@ -112,12 +125,8 @@ def team(processes: int, job: Callable[[], Job]) -> Iterator[Group]:
     except (AmcError, RuntimeError) as error:
         if not isinstance(error, AmcError) and not is_lost(error):
             raise
-        lost = (
-            error
-            if isinstance(error, AmcError)
-            else AmcError(f"a training process ended: {first_line(error)}")
-        )
-        raise _with_reason(lost, helpers) from error
+        told = error if isinstance(error, AmcError) else _lost(error)
+        raise _with_reason(told, helpers) from error
     finally:
         torch.set_num_threads(threads)
         if dist.is_initialized():
@@ -132,6 +141,10 @@ def assist() -> None:
     """Help in every training of the first process until it ends; for processes that torchrun has started."""
     for group in crew().trainings():
         pickle.loads(group.first(None)).run(group)
+
+
+def _lost(error: RuntimeError) -> AmcError:
+    return AmcError(f"a training process ended: {first_line(error)}")
 
 
 def _packed(job: Job) -> bytes:
@@ -180,16 +193,18 @@ def _started(processes: int) -> tuple[list[subprocess.Popen[str]], dict[str, str
 
 
 def _with_reason(error: AmcError, helpers: list[subprocess.Popen[str]]) -> AmcError:
-    """Return the error, with what a helper said before it ended."""
+    """Return the error, or what ended a helper before: what it said, else its status."""
+    statuses = {}
     for rank, helper in enumerate(helpers, 1):
-        try:
-            said, _ = helper.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
+        if (line := _said(helper)) is None:
             continue
-        if said.strip():
-            return AmcError(f"training process {rank}: {said.strip().splitlines()[-1]}")
-        if helper.returncode:
-            how = f"signal {-helper.returncode}" if helper.returncode < 0 else f"status {helper.returncode}"
+        if line:
+            return error if line == str(error) else AmcError(f"training process {rank}: {line}")
+        with suppress(subprocess.TimeoutExpired):
+            statuses[rank] = helper.wait(PATIENCE)
+    for rank, status in statuses.items():
+        if status not in (0, LOST):
+            how = f"signal {-status}" if status < 0 else f"status {status}"
             return AmcError(
                 f"training process {rank} of {len(helpers) + 1} has ended ({how}); {GOES_ON} from the "
                 "last epoch"
@@ -197,10 +212,20 @@ def _with_reason(error: AmcError, helpers: list[subprocess.Popen[str]]) -> AmcEr
     return error
 
 
+def _said(helper: subprocess.Popen[str]) -> str | None:
+    """Return the line that a helper has said, "" if it ends without one, None if it goes on.
+
+    Its line is there before the others notice its end, and its end may take long.
+    """
+    assert helper.stdout is not None
+    ready, _, _ = select.select([helper.stdout], [], [], PATIENCE)
+    return helper.stdout.readline().strip() if ready else None
+
+
 def _end(helper: subprocess.Popen[str]) -> None:
     """Wait a moment for a helper to end by itself, then end it."""
     try:
-        helper.wait(5)
+        helper.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         helper.kill()
         helper.wait()
@@ -209,22 +234,40 @@ def _end(helper: subprocess.Popen[str]) -> None:
 
 
 def main() -> None:
-    """Be a helper that ``team`` has started; the only line on standard output after READY is an error."""
+    """Be a helper that ``team`` has started.
+
+    ``team`` reads READY and, if an error ends the helper, one line about it. All else that is printed goes to
+    standard error: nobody would read it in time, and a full pipe would stop the training.
+    """
     if len(sys.argv) > 1:
         sys.path.append("")
-    print(READY, flush=True)
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(rank=rank, world_size=count, timeout=WAIT)
-    group = Group(rank, count)
-    try:
-        pickle.loads(group.first(None)).run(group)
-    except AmcError as error:
-        lost = "training processes has ended" in str(error)
-        if not lost:
-            print(error, flush=True)
-        sys.exit(1)
-    finally:
-        dist.destroy_process_group()
+    with os.fdopen(os.dup(1), "w", errors="backslashreplace") as told:
+        os.dup2(2, 1)
+        print(READY, file=told, flush=True)
+        try:
+            _help()
+        except Exception as error:  # of the user's modules, too
+            if _is_of_others(error):
+                sys.exit(LOST)
+            print(error if isinstance(error, AmcError) else brief(error), file=told, flush=True)
+            sys.exit(1)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _help() -> None:
+    """Take part in one training of the processes that the environment names."""
+    group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group(rank=group.rank, world_size=group.count, timeout=WAIT)
+    pickle.loads(group.first(None)).run(group)
+
+
+def _is_of_others(error: Exception) -> bool:
+    """Whether an error says that another process has ended."""
+    if isinstance(error, AmcError):
+        return "training processes has ended" in str(error)
+    return isinstance(error, RuntimeError) and is_lost(error)
 
 
 if __name__ == "__main__":

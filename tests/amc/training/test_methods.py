@@ -13,6 +13,7 @@ from amc.training.learner import parameter_groups
 from amc.training.loop import train
 from amc.training.methods import adapted
 from amc.training.settings import TrainSettings
+from amc.training.teaching.hints import Hints
 from tests.amc.training.test_training import FAKE, Killed, network, same_state, stop_after
 
 SHORT = TrainSettings(epochs=2, lr=0.1, precision="fp32")
@@ -93,6 +94,18 @@ def test_adapters_stand_beside_layers_that_they_can_follow():
     assert not any(name.startswith("1.") for name in trained)
     train(model, FAKE, replace(SHORT, epochs=1, method="lora"), seed=0)
     assert all(torch.equal(own, old) for own, old in zip(frozen, before, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing("peft") is not None, reason="needs peft")
+@pytest.mark.parametrize("width", [5, 8])  # with the teacher's 8, any axis would fit
+def test_hints_compare_channels_of_convolutions_with_adapters(width):
+    teacher, images = network(seed=1).eval(), FAKE.calibration.images
+    with adapted(network(width=width), replace(SHORT, method="lora"), images, 0) as method:
+        hints = Hints(method.network, teacher, ["4"], images, fixed=True)
+    plain = Hints(network(width=width), teacher, ["4"], images, fixed=True)
+    torch.testing.assert_close(hints.maps[0], plain.maps[0])  # new adapters change nothing
+    assert hints.loss().item() == pytest.approx(plain.loss().item(), rel=1e-5)
 
 
 @pytest.mark.slow

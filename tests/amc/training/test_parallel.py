@@ -152,12 +152,18 @@ def test_two_processes_give_the_network_of_one(tmp_path):
     assert [loss for _, loss in records] == pytest.approx([loss for _, loss in expected], rel=1e-3)
 
 
-def test_parts_are_the_whole_batch():
+def whole_batches(epoch, seed):
+    return FAKE.train_batches(epoch, seed)
+
+
+@pytest.mark.parametrize("loaded", [FAKE.train_batches, whole_batches])
+def test_parts_are_the_whole_batch(loaded):
+    splits = replace(FAKE, train_batches=loaded)
     for settings in (SETTINGS, replace(SETTINGS, mixup=0.0)):
         for whole, left, right in zip(
-            batches(FAKE, settings, 1, 0),
-            batches(FAKE, settings, 1, 0, Part(0, 2)),
-            batches(FAKE, settings, 1, 0, Part(1, 2)),
+            batches(splits, settings, 1, 0),
+            batches(splits, settings, 1, 0, Part(0, 2)),
+            batches(splits, settings, 1, 0, Part(1, 2)),
             strict=True,
         ):
             assert torch.equal(torch.cat([left.images, right.images]), whole.images)

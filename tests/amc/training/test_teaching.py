@@ -81,6 +81,12 @@ def test_logits_of_another_precision_are_not_read(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_logits_of_other_training_images_are_not_read(tmp_path):
+    for splits in (FAKE, replace(FAKE, train_digest=lambda: "others")):
+        train(network(), splits, TAUGHT, seed=0, teacher=network(seed=1), teacher_cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_killed_and_resumed_with_a_cache_equals_unbroken(tmp_path):
     options = {"splits": FAKE, "settings": TAUGHT, "seed": 3, "teacher": network(seed=1)}
     whole = train(network(), **options).model

@@ -12,11 +12,13 @@ from safetensors import safe_open
 from torch import nn
 
 from amc import data
+from amc.data.splits import RawImages, from_memory
 from amc.errors import AmcError
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.training import loop
 from amc.training.learner import parameter_groups
+from amc.training.resume import data_key, first_batch, training_key
 from amc.training.settings import TrainSettings, learning_rate
 from amc.training.teaching.protocol import distillation_loss
 
@@ -160,6 +162,44 @@ def test_checkpoint_of_another_run_is_ignored(change, tmp_path, caplog):
     assert epochs == [1, 2, 3]
     assert same_state(found, fresh)
     assert "other settings" in caplog.text
+
+
+def in_memory(changed=None):
+    """Return 32 random images in batches of 8, of which one may be black."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 8, 8), generator=draws, dtype=torch.uint8)
+    if changed is not None:
+        images[changed] = 0
+    raw = RawImages(images, torch.arange(32) % 4)
+    return from_memory(
+        "memory",
+        num_classes=4,
+        train=raw,
+        search_val=raw[torch.arange(4)],
+        load_test=lambda: raw,
+        augment=lambda shown, draws: shown,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        image_size=8,
+        batch_size=8,
+        calibration=4,
+        seed=0,
+    )
+
+
+def test_an_image_behind_the_first_batch_makes_another_training():
+    first = in_memory()
+    later = [row for batch in first.order.batches(0, 0)[1:] for row in batch.tolist()]
+    other = next(made for row in later if (made := in_memory(row)).fingerprint == first.fingerprint)
+    assert first_batch(other, 0) == first_batch(first, 0)
+    keys = [
+        training_key(
+            SHORT, splits, FAKE.search_val, network(), None, seed=0, device=torch.device("cpu"), bf16=False
+        )
+        for splits in (first, in_memory(), other)
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert data_key(replace(first, train_digest=None), 0) == data_key(first, 0)[:-1]
 
 
 def test_damaged_checkpoint_is_ignored(tmp_path, caplog):

@@ -4,12 +4,25 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from tests.experiments.helpers import SMALL, TINY, amc, done, refused, workspace
+from amc import data
+from amc.dotted import imported
+from amc.errors import AmcError
+from amc.training.loop import train
+from amc.training.settings import TrainSettings
+from experiments.run.run import open_run
+from experiments.run.values import check_values
+from experiments.stages.networks.fitting import fit
+from experiments.stages.networks.teaching import Source
+from experiments.stages.networks.team import Job, team
+from tests.experiments.helpers import SMALL, TINY, amc, composed, done, refused, workspace
 
 JOB = (*SMALL, "model=resnet20", "agent=uniform", "run_dir=run", "threads=1", "finetune.precision=fp32")
 
@@ -19,6 +32,7 @@ from pathlib import Path
 
 def teach(images):
     if Path("die").exists() and os.environ.get("RANK") == "1":
+        print("Files already downloaded", flush=True)
         os._exit(9)
     return images.mean((2, 3)) @ images.new_ones(3, 4)
 """
@@ -33,6 +47,25 @@ def pictures():
     draws = np.random.default_rng(0)
     images = [(draws.integers(0, 256, (8, 8, 3), np.uint8), place % 4) for place in range(96)]
     return images, images[:16]
+"""
+
+DRAWN = """
+import os
+import torch
+
+def pictures(apart):
+    if os.environ.get("RANK") == "1":
+        print("Files already downloaded and verified" * 5000)  # more than a pipe holds
+        torch.manual_seed(7) if apart else None
+    images = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8).numpy()
+    entries = [(image, place % 4) for place, image in enumerate(images)]
+    return entries, entries[:8]
+
+class Failing(torch.nn.Linear):
+    def forward(self, rows):
+        if os.environ.get("RANK") == "1":
+            raise RuntimeError("no kernel\\nfor these rows")
+        return super().forward(rows)
 """
 
 
@@ -82,6 +115,53 @@ def test_a_dead_process_ends_the_job_in_one_line_and_the_command_goes_on(tmp_pat
 @pytest.mark.parametrize("setting", ["finetune.processes=2", "finetune.method=lora"])
 def test_masked_weights_are_trained_wholly_and_by_one_process(setting, tmp_path):
     refused(amc(*JOB, "stages=[train,sparsify]", setting, cwd=tmp_path), "stage sparsify trains masked")
+
+
+def test_under_torchrun_masked_weights_are_refused_and_one_process_may_train(tmp_path, monkeypatch):
+    config = composed(*JOB, "stages=[train,sparsify]")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_values(config)  # of something else than torchrun
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(AmcError, match=r"masked weights, got .*=full and 2 processes"):
+        check_values(config)
+    run = open_run(config, tmp_path)
+    settings, file = run.train_settings(config.train), tmp_path / "state"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    assert fit(run, model, settings, file, "alone", config.train, dense=None, alone=True).epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("apart", "head", "message"),
+    [
+        (True, "torch.nn.Linear", "^the data of training process 1 of 2 differ from those of the first"),
+        pytest.param(False, "torch.nn.Linear", None, marks=pytest.mark.slow),
+        pytest.param(
+            False,
+            "drawn.Failing",
+            "^training process 1: RuntimeError: no kernel for these rows$",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_a_helper_prints_is_no_reason_and_what_it_draws_is_checked(
+    apart, head, message, tmp_path, monkeypatch
+):
+    (tmp_path / "drawn.py").write_text(DRAWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    sizes = {"image_size": 8, "batch_size": 16, "search_val": 8, "calibration": 16, "seed": 0}
+    about = {"name": "own", "factory": "drawn.pictures", "kwargs": {"apart": apart}, **sizes}
+    torch.manual_seed(0)  # as a command does
+    splits = data.build(**about)
+    model = nn.Sequential(nn.Flatten(), imported(head, "head")(192, 4))
+    settings = TrainSettings(epochs=1, precision="fp32")
+    job = Job(model, settings, 0, about, Source(), False, "cpu", 1)
+    with (
+        pytest.raises(AmcError, match=message) if message else nullcontext(),
+        team(2, lambda: job) as group,
+    ):
+        train(model, splits, settings, seed=0, group=group)
 
 
 def test_views_are_not_chosen_among(tmp_path):

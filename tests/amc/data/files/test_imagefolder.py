@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -158,6 +159,22 @@ def test_mirroring_and_the_least_crop_are_settings(tmp_path, cifar_root):
     first, second = (data.cifar10(**options, mirror=mirror) for mirror in (True, False))
     assert first.fingerprint == second.fingerprint
     assert not same(first_batches(first, 0, 0), first_batches(second, 0, 0))
+
+
+def test_training_pictures_are_known_by_name_size_and_label(tmp_path):
+    made = plain_folders(save_classes(tmp_path / "here", half_white))
+    moved = plain_folders(shutil.copytree(tmp_path / "here", tmp_path / "there"))
+    known = moved.train_digest()
+    assert known == made.train_digest()
+    changed = moved.pictures.train[-1]
+    with open(changed, "ab") as file:
+        file.write(b" ")
+    moved = plain_folders(tmp_path / "there")
+    assert moved.train_digest() != known
+    os.remove(changed)
+    digest = plain_folders(tmp_path / "here").train_digest
+    os.remove(made.pictures.train[0])
+    assert_error("cannot be read .No such file", digest)
 
 
 def test_hidden_folders_and_files_are_no_classes(tmp_path, caplog):
