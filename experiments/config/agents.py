@@ -103,7 +103,7 @@ def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
             arena.imagine,
             partial(arena.best_under, acts=acts),
             arena.errors_of,
-            ceiling=lambda: arena.dense_score,
+            ceiling=arena.ceiling,
         )
     return partial(ddpg_search, settings=settings, episode_length=arena.groups, world=world)
 
@@ -126,7 +126,7 @@ def _thompson(settings: ThompsonSettings, arena: Arena, acts: Acts) -> Agent:
         allocate=partial(arena.best_under, acts=acts),
         network=partial(arena.best_under, acts="ratios"),
         errors=arena.errors_of,
-        ceiling=lambda: arena.dense_score,
+        ceiling=arena.ceiling,
         groups=arena.groups,
         settings=settings,
     )

@@ -257,7 +257,7 @@ class CompressionTask:
             replace(self.reward, score=self.value),
             group_features(self.graph),
             curves=partial(self._curves),
-            ceiling=lambda: self._dense_value(),
+            dense=self._dense,
             scores=partial(
                 global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
             ),
@@ -432,10 +432,9 @@ class CompressionTask:
     def _described(self) -> dict[str, Any]:
         return {**self.budget.described(), "enforced": self.budget.enforced}
 
-    def _dense_value(self) -> float:
-        if self._score is None:
-            return self.reward(self._evaluator.dense)
-        return self.value(self.evaluate(self.graph.dense_widths))
+    def _dense(self) -> Evaluation:
+        """Return the evaluation of the dense network, which a score of the user's own has judged, too."""
+        return self._evaluator.dense if self._score is None else self.evaluate(self.graph.dense_widths)
 
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
         return progress(total, description, unit, shown=self._progress)
