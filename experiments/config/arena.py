@@ -122,9 +122,8 @@ class Arena:
         Raises:
             AmcError: the reward has no value for it.
         """
-        whole = self._whole
         try:
-            return self.reward(whole.at_costs_of(episode.info["evaluation"]))
+            return self.reward(self._whole.at_costs_of(episode.info["evaluation"]))
         except AmcError as error:
             raise AmcError(
                 f"{error}, asked about the dense network at the costs of a pruned one, with which agents "

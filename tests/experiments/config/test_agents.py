@@ -151,7 +151,11 @@ def test_requests_are_cut_where_they_are_ratios() -> None:
 def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixture) -> None:
     note_once.cache_clear()
     make_agent(agent_preset("ddpg_paper", episodes=100), arena(), seed=0)
-    assert "leaves agent=ddpg none of the 100 episodes to learn in" in caplog.text
+    assert "leaves agent=ddpg none of the 100 episodes to learn in: its networks are drawn at" in caplog.text
+    make_agent(agent_preset("ddpg", episodes=5), arena(), seed=0)
+    assert "its networks are that of agent.guide=greedy and draws around it; lower it" in caplog.text
+    make_agent(agent_preset("tpe", episodes=5), arena(), seed=0)
+    assert "that of agent.guide=greedy and others drawn at random; lower it" in caplog.text
     caplog.clear()
     make_agent(agent_preset("ddpg_paper", episodes=101), arena(), seed=0)
     assert not caplog.text
@@ -169,14 +173,28 @@ def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixtu
         ),
         ({"prior": 0.5}, ""),
         ({}, ""),
+        (  # the values of the other file
+            {"sigma": 0.5, "explore_share": 1.0, "sigma_decay": 0.95},
+            "agent.sigma=0.5, agent.sigma_decay=0.95, agent.explore_share=1.0: no effect",
+        ),
+        ({"baseline_alpha": 0.1}, "agent.baseline_alpha=0.1: no effect, as agent.standardise=true"),
+        ({"baseline_alpha": 0.1, "standardise": False}, ""),
+        ({"name": "ddpg_paper"}, ""),
+        ({"name": "ddpg_paper", "follow_best": True}, "agent.follow_best=True: no effect, as there is no"),
+        ({"name": "ddpg_paper", "follow_best": True, "guide": "uniform"}, ""),
+        ({"name": "ddpg_paper", "imagined": 64}, "agent.imagined=64: no effect, as no episode is imagined"),
+        ({"name": "evolution", "warmup_episodes": 30}, "agent.warmup_episodes=30: no effect, as agent=evol"),
+        ({"name": "thompson", "warmup_episodes": 30}, "agent.warmup_episodes=30: no effect, as agent=thom"),
+        ({"name": "thompson"}, ""),
+        ({"name": "tpe", "warmup_episodes": 30}, ""),
     ],
     ids=str,
 )
-def test_settings_of_ddpg_without_effect_are_noted(
+def test_settings_without_effect_are_noted(
     changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     note_once.cache_clear()
-    make_agent(agent_preset("ddpg", **changed), arena(), seed=0)
+    make_agent(agent_preset(**{"name": "ddpg", "episodes": 200, **changed}), arena(), seed=0)
     assert caplog.text.count("no effect") == bool(told)
     assert told in caplog.text
 
