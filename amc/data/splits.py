@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
-from amc.data.picking import pick_from, require_positive
+from amc.data.picking import check_search_val, check_unseen, pick_from, require_positive
 from amc.data.pictures import Pictures
 from amc.digest import digest
 from amc.errors import AmcError, SettingError
@@ -106,6 +106,9 @@ class Splits:
         order: which images the batches hold, if the data set tells it.
         pictures: the files of all parts, for a data set of image files.
         search_views: views of every search image that ``search_val`` holds (``amc.data.views``).
+
+    Raises:
+        SettingError: networks cannot be judged on so few images.
     """
 
     name: str
@@ -126,6 +129,10 @@ class Splits:
     order: TrainOrder | None = None
     pictures: Pictures | None = None
     search_views: int = 1
+
+    def __post_init__(self) -> None:
+        check_search_val(len(self.search_val))
+        check_unseen(0 if self.unseen is None else len(self.unseen))
 
     @property
     def held_out(self) -> int:

@@ -27,6 +27,7 @@ from amc.cost.exported import ExportedSize, check_excluded
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
 from amc.data.mixing import mixed
+from amc.data.picking import FEWEST_JUDGING
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
@@ -135,6 +136,8 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
+        if len(judging) < FEWEST_JUDGING:
+            raise SettingError(f"validation holds one image; expected {FEWEST_JUDGING} or more to judge on")
         check_channels(given.images, judging.images)
         self._calibration, judging = mixed(given, labelled=known), mixed(judging, labelled=labelled)
         model = on_cpu(usable(model))
