@@ -63,20 +63,20 @@ def thompson_search(
     allocate: Allocate,
     network: Callable[[Sequence[float]], Network],
     errors: Errors,
-    ceiling: Callable[[], float],
+    ceiling: Callable[[Episode], float],
     groups: int,
     settings: ThompsonSettings,
 ) -> SearchResult:
     """Search among allocations that are best under some factors; see ``agents.protocol.Agent``.
 
-    The loss of a network is ``ceiling()`` minus its return. All episodes of a batch are drawn from the same
+    The loss of a network is its ``ceiling`` minus its return. All episodes of a batch are drawn from the same
     posterior.
 
     Args:
         allocate: gives the best allocation under factors.
         network: gives the network of that allocation; many factors have the same one.
         errors: gives the groups' errors of an episode's network.
-        ceiling: gives the return of the dense network.
+        ceiling: gives what a network without errors would return at the costs of an episode's network.
         groups: number of groups G, which is the number of steps of an episode.
         settings: the hyper-parameters.
     """
@@ -97,7 +97,7 @@ def thompson_search(
             on_episode(episode)
             best = better(best, episode)
             met.add(episode.network)
-            belief.learn(errors(episode), ceiling() - episode.value)
+            belief.learn(errors(episode), ceiling(episode) - episode.value)
     assert best is not None
     return SearchResult("thompson", episodes, best)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,13 @@ class Evaluation:
     macs_ratio: float
     params_ratio: float
     seconds: float = field(compare=False)
+
+    def at_costs_of(self, other: Evaluation) -> Evaluation:
+        """Return the same scores at the costs of another network."""
+        return replace(
+            self,
+            macs=other.macs,
+            params=other.params,
+            macs_ratio=other.macs_ratio,
+            params_ratio=other.params_ratio,
+        )

@@ -68,9 +68,12 @@ class EpisodeCallback(BaseCallback):
         observations = np.stack(self._observations)  # (steps, envs, features)
         self._steps, self._observations = [], []
         rewards = self.locals["rewards"].tolist()
+        episodes: list[Episode] = []
         for place, infos in enumerate(by_env[: self._episodes - self.finished]):
-            episode = _episode(self.model.action_space, self.finished, phase, infos, rewards[place])
-            episode = replace(episode, learning=self._learning(episode, observations[:, place]))
+            index = self.finished + place
+            episode = _episode(self.model.action_space, index, phase, infos, rewards[place])
+            episodes.append(replace(episode, learning=self._learning(episode, observations[:, place])))
+        for episode in episodes:  # this may move the policy, with which the whole batch was compared
             self.finished += 1
             self.best = better(self.best, episode)
             self._on_episode(episode)

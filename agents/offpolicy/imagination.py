@@ -31,13 +31,13 @@ class World:
             of the allocations that result.
         actions: (G,) factors of the errors -> (G,) actions of the allocation that is best under them.
         errors: an episode -> (G,) errors of its allocation.
-        ceiling: gives the return of an allocation without errors.
+        ceiling: an episode -> the return of an allocation without errors, at the costs of the episode's.
     """
 
     imagine: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     actions: Callable[[Sequence[float]], Actions]
     errors: Callable[[Episode], Sequence[float] | np.ndarray]
-    ceiling: Callable[[], float]
+    ceiling: Callable[[Episode], float]
 
 
 class Imagination:
@@ -55,10 +55,12 @@ class Imagination:
         self._settings = settings
         self._belief = Belief(steps, prior=settings.prior, noise=settings.noise, mean=settings.factors)
         self._generator = np.random.default_rng(seed)
+        self._ceiling: float | None = None
 
     def learn(self, episode: Episode) -> None:
         """Update the belief with a real episode."""
-        self._belief.learn(self._world.errors(episode), self._world.ceiling() - episode.value)
+        self._ceiling = self._world.ceiling(episode)
+        self._belief.learn(self._world.errors(episode), self._ceiling - episode.value)
 
     @property
     def expected(self) -> Actions:
@@ -73,16 +75,17 @@ class Imagination:
     def refill(self, replay: EpisodeReplayBuffer, policy: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Replace the imagined episodes of a replay buffer by new ones around a policy.
 
+        All that are within the budget cost about the same: they have the ceiling of the last real episode.
+
         Args:
             replay: holds at least one real episode.
             policy: observations (G, features) -> actions (G, 1) in [-1, 1].
         """
+        assert self._ceiling is not None  # a real episode was learned from
         observations = replay.first_episode
         with torch.no_grad():
             mean = policy(torch.as_tensor(observations)).numpy()[:, 0].astype(np.float64)
         count, sigma = self._settings.imagined, self._settings.imagined_sigma
         noise = sigma * self._generator.standard_normal((count, len(mean)))
         executed, errors = self._world.imagine((np.clip(mean + noise, -1, 1) + 1) / 2)
-        replay.imagine(
-            observations, 2.0 * executed - 1.0, self._world.ceiling() - self._belief.predict(errors)
-        )
+        replay.imagine(observations, 2.0 * executed - 1.0, self._ceiling - self._belief.predict(errors))

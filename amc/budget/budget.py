@@ -15,9 +15,11 @@ Both choose among allowed widths only, so that no later rounding can exceed the 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Literal, TypeVar, get_args
 
 from amc.budget.widths import WidthSpace
@@ -55,8 +57,14 @@ class Limit:
 
     @property
     def largest(self) -> float:
-        """Largest allowed cost, in the unit of ``kind``."""
-        return self.ratio * self.dense_cost
+        """Largest allowed cost, in the unit of ``kind``: its share of the dense cost is at most ``ratio``.
+
+        The product of both is rounded, so that a network could exceed its own share by the last bit.
+        """
+        product = self.ratio * self.dense_cost
+        near = (math.nextafter(product, math.inf), product)
+        fitting = (cost for cost in near if cost / self.dense_cost <= self.ratio)
+        return next(fitting, math.nextafter(product, 0.0))
 
     def met(self, widths: Sequence[int]) -> bool:
         """Whether the network of these widths costs no more than the limit."""
@@ -146,7 +154,7 @@ class Budget:
         missed = [limit for limit in self.limits if not limit.met(space.minimum)]
         asked = " and ".join(f"budget.{limit.kind}_ratio is {limit.ratio:g}" for limit in missed)
         reachable = " and ".join(
-            f"{limit.share(space.minimum):.4f} of the {limit.kind}" for limit in self.limits
+            f"{rounded_up(limit.share(space.minimum))} of the {limit.kind}" for limit in self.limits
         )
         raise SettingError(
             f"{asked}, but the smallest allowed network keeps {reachable}; raise the budget, or lower "
@@ -211,6 +219,12 @@ class Budget:
             else:
                 full.add(group)
         return tuple(widths)
+
+
+def rounded_up(share: float) -> str:
+    """Return a share with four decimals, not below it: a budget of what is shown can be met."""
+    nearest = f"{share:.4f}"
+    return nearest if float(nearest) >= share else str(Decimal(nearest) + Decimal("0.0001"))
 
 
 def count_fitting(candidates: Sequence[T], fits: Callable[[T], bool]) -> int:

@@ -63,6 +63,11 @@ class CandidateSettings:
         ):
             if getattr(self, name) < least:
                 raise SettingError(f"compressor.{name} is {getattr(self, name)}; expected at least {least}")
+        if self.measured_images == 1:
+            raise SettingError(
+                "compressor.measured_images is 1; expected 0 for none, or 2 or more: an error is relative to "
+                "how outputs differ between images"
+            )
         if not self.ridge >= 0:
             raise SettingError(f"compressor.ridge is {self.ridge}; expected 0 or more")
         if self.precision not in PRECISIONS:  # `chosen_precision` has replaced "auto" already

@@ -14,7 +14,7 @@ from torch import Tensor
 from amc.data.augment import random_flip, random_shift
 from amc.data.files.decoding import eight_bits
 from amc.data.mixing import mixed
-from amc.data.picking import SEARCH_SHARE, count_or_most, hold_out_two
+from amc.data.picking import FEWEST_JUDGING, SEARCH_SHARE, count_or_most, hold_out_two
 from amc.data.splits import RawImages, Splits, channel_statistics, fingerprint, from_memory
 from amc.dotted import imported
 from amc.errors import AmcError, SettingError, brief, out_of_memory
@@ -90,7 +90,8 @@ def own(
     read = functools.partial(_in_memory, factory, size=image_size)
     train, names = read(made[0]), _class_names(made[0])
     _check_names(factory, names, _class_names(made[1]))
-    search_val = count_or_most(search_val, len(train.labels) // SEARCH_SHARE, SEARCH_VAL)
+    share = len(train.labels) // SEARCH_SHARE
+    search_val = count_or_most(search_val, share, SEARCH_VAL, least=FEWEST_JUDGING)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
 
     def augment(images: Tensor, draws: torch.Generator) -> Tensor:

@@ -17,6 +17,8 @@ from amc.seeds import generator, mix
 
 SPLIT_SEED = 20180810
 """Chooses the images that are held out, for every seed of a run."""
+FEWEST_JUDGING = 2
+"""Images on which networks can be judged: an error is relative to how outputs differ between images."""
 SEARCH_SHARE = 5
 """Unless asked otherwise, at most one in so many training images is held out for a search."""
 
@@ -42,9 +44,9 @@ def stratified_pick(labels: Tensor, count: int, seed: int) -> Tensor:
     return ranked[:count]
 
 
-def count_or_most(asked: int | None, available: int, most: int) -> int:
-    """Return the number of images that is asked for, else as many as there are, from 1 to ``most``."""
-    return max(1, min(most, available)) if asked is None else asked
+def count_or_most(asked: int | None, available: int, most: int, *, least: int = 1) -> int:
+    """Return the number of images that is asked for, else as there are, from ``least`` to ``most``."""
+    return max(least, min(most, available)) if asked is None else asked
 
 
 def hold_out(labels: Tensor, count: int, *, name: str, of: str) -> tuple[Tensor, Tensor]:
@@ -96,9 +98,9 @@ def hold_out_two(labels: Tensor, search_val: int, unseen: int, *, of: str) -> He
         of: names the images in messages.
 
     Raises:
-        SettingError: ``search_val`` is below 1 or ``unseen`` below 0, or no image would be left.
+        SettingError: networks cannot be judged on so few images, or no image would be left.
     """
-    require_positive(search_val=search_val)
+    check_search_val(search_val)
     check_unseen(unseen)
     if unseen and search_val + unseen >= len(labels):
         raise SettingError(
@@ -109,14 +111,24 @@ def hold_out_two(labels: Tensor, search_val: int, unseen: int, *, of: str) -> He
     return HeldOut(held[:search_val], held[search_val:], rest)
 
 
+def check_search_val(count: int) -> None:
+    """Check a number of search images.
+
+    Raises:
+        SettingError: networks cannot be judged on so few.
+    """
+    if count < FEWEST_JUDGING:
+        raise SettingError(f"search_val={count}: expected {FEWEST_JUDGING} images or more to judge on")
+
+
 def check_unseen(count: int) -> None:
     """Check a number of unseen images.
 
     Raises:
-        SettingError: it is negative.
+        SettingError: it is negative, or networks cannot be judged on so few.
     """
-    if count < 0:
-        raise SettingError(f"unseen={count}: expected a number of images, or 0 for none")
+    if count < FEWEST_JUDGING and count != 0:
+        raise SettingError(f"unseen={count}: expected {FEWEST_JUDGING} images or more, or 0 for none")
 
 
 def pick_from(labels: Tensor, count: int, seed: int, *, name: str, of: str) -> Tensor:

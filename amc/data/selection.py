@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from amc.data.picking import SPLIT_SEED, stratified_pick
+from amc.data.picking import FEWEST_JUDGING, SPLIT_SEED, stratified_pick
 from amc.data.splits import LabelledImages, Splits, fingerprint
 from amc.errors import SettingError, did_you_mean
 from amc.seeds import mix
@@ -33,7 +33,7 @@ class Selection:
         calibration, search_val: number of images that stay of these parts; None for all.
 
     Raises:
-        SettingError: the method is unknown, or a number is below 1.
+        SettingError: the method is unknown, or a number is below 1, or 2 for the search.
     """
 
     method: str = "random"
@@ -44,9 +44,11 @@ class Selection:
         if self.method not in METHODS:
             hint = did_you_mean(self.method, METHODS)
             raise SettingError(f"data.select is {self.method!r}; expected one of {', '.join(METHODS)}{hint}")
-        for name in ("calibration", "search_val"):
-            if (count := getattr(self, name)) is not None and count < 1:
-                raise SettingError(f"data.select_{name} is {count}; expected at least 1, or null for all")
+        for name, least in (("calibration", 1), ("search_val", FEWEST_JUDGING)):
+            if (count := getattr(self, name)) is not None and count < least:
+                raise SettingError(
+                    f"data.select_{name} is {count}; expected at least {least}, or null for all"
+                )
         if self.method != "random" and not self.chooses:
             raise SettingError(
                 f"data.select={self.method} chooses among the images of data.calibration or data.search_val, "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amc.data.augment import Augment, normalise, resize
-from amc.data.picking import pick_from, require_positive
+from amc.data.picking import check_search_val, check_unseen, pick_from, require_positive
 from amc.data.pictures import Pictures
 from amc.digest import digest
 from amc.errors import AmcError, SettingError
@@ -109,6 +109,9 @@ class Splits:
         search_views: views of every search image that ``search_val`` holds (``amc.data.views``).
         train_digest: returns a SHA-256 (hex) of all training images, or of the names and sizes of their
             files, with their labels; None if the data set does not tell.
+
+    Raises:
+        SettingError: networks cannot be judged on so few images.
     """
 
     name: str
@@ -130,6 +133,10 @@ class Splits:
     pictures: Pictures | None = None
     search_views: int = 1
     train_digest: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        check_search_val(len(self.search_val))
+        check_unseen(0 if self.unseen is None else len(self.unseen))
 
     @property
     def held_out(self) -> int:

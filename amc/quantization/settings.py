@@ -84,9 +84,10 @@ class QuantizeSettings:
             raise SettingError(f"quantize.percentile is {self.percentile:g}; expected over 50, at most 100")
         if self.tolerance is not None and not self.tolerance > 0:
             raise SettingError(f"quantize.tolerance is {self.tolerance:g}; expected over 0, or null")
-        if self.sensitivity_images < 0:
+        if self.sensitivity_images < 2 and self.sensitivity_images != 0:
             raise SettingError(
-                f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 or more"
+                f"quantize.sensitivity_images is {self.sensitivity_images}; expected 0 for none, or 2 or "
+                "more: an error is relative to how outputs differ between images"
             )
         if self.tolerance is not None and self.sensitivity_images == 0 and self.form in INTEGER:
             raise SettingError(

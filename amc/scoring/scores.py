@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.data import check_labels
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
@@ -57,12 +57,20 @@ def likeness(outputs: Tensor, dense_outputs: Tensor) -> float:
 
     Raises:
         SettingError: the two shapes differ.
+        AmcError: the dense outputs do not vary, so that an error is relative to nothing.
     """
     _check_same_shape("outputs", outputs, dense_outputs)
     dense = dense_outputs.double()
-    error = (outputs.double() - dense).square().sum()
-    spread = (dense - dense.mean(0)).square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return 0.0 - float(error / spread)
+    error = float((outputs.double() - dense).square().sum())
+    spread = float((dense - dense.mean(0)).square().sum())
+    if error > 0 and spread == 0:
+        count = len(dense)
+        raise AmcError(
+            "the dense network's outputs for all images are the same, so no error can be relative to their "
+            f"variance: {count} image{'s' if count > 1 else ''}; expected two different ones or more, and a "
+            "network that tells them apart"
+        )
+    return 0.0 - error / max(spread, torch.finfo(torch.float64).tiny)
 
 
 def _check_same_shape(what: str, pruned: Tensor, dense: Tensor) -> None:

@@ -174,7 +174,7 @@ class Problem:
             self.reward,
             self._features,
             curves=self._curves,
-            ceiling=lambda: self.reward(self.evaluator.dense),
+            dense=lambda: self.evaluator.dense,
             scores=self._scores,
         )
         best = make_agent(config, arena, seed)(1, on_episode).best

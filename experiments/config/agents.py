@@ -41,7 +41,7 @@ from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
 from experiments.config.sections.agents import AgentConfig
-from experiments.config.unused import unused_by_ddpg
+from experiments.config.unused import unused_by_ddpg, unused_warm_up
 
 if TYPE_CHECKING:
     from agents.transfer import TransferActor
@@ -95,7 +95,7 @@ def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
     from agents import ddpg_search
     from agents.offpolicy.imagination import World
 
-    if (remark := unused_by_ddpg(settings, weighs=acts == "weights")) is not None:
+    for remark in unused_by_ddpg(settings, weighs=acts == "weights"):
         note_once(remark)
     world = None
     if acts == "weights":
@@ -103,7 +103,7 @@ def _ddpg(settings: DDPGSettings, arena: Arena, acts: Acts) -> Agent:
             arena.imagine,
             partial(arena.best_under, acts=acts),
             arena.errors_of,
-            ceiling=lambda: arena.dense_score,
+            ceiling=arena.ceiling,
         )
     return partial(ddpg_search, settings=settings, episode_length=arena.groups, world=world)
 
@@ -126,7 +126,7 @@ def _thompson(settings: ThompsonSettings, arena: Arena, acts: Acts) -> Agent:
         allocate=partial(arena.best_under, acts=acts),
         network=partial(arena.best_under, acts="ratios"),
         errors=arena.errors_of,
-        ceiling=lambda: arena.dense_score,
+        ceiling=arena.ceiling,
         groups=arena.groups,
         settings=settings,
     )
@@ -324,7 +324,7 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
     """
     kind = AGENTS.find(config.name)
     acts = acts_of(config, arena)
-    if (remark := _never_learns(kind, config)) is not None:
+    if (remark := _about_warm_up(kind, config)) is not None:
         note_once(remark)
 
     def envs(count: int) -> list[gym.Env]:
@@ -351,15 +351,28 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
     return lambda count, on_episode: search(envs(count), config.episodes, seed, on_episode)
 
 
-def _never_learns(kind: AgentKind, config: AgentConfig) -> str | None:
-    """Return a remark on a warm-up that fills the whole search; a single episode tells it itself."""
-    if not _has(kind.settings, "warmup_episodes") or not 1 < config.episodes <= config.warmup_episodes:
+def _about_warm_up(kind: AgentKind, config: AgentConfig) -> str | None:
+    """Return a remark on a warm-up that the agent lacks, or that fills the search, or None.
+
+    Of a search of a single episode it is told without a remark that nothing is learned.
+    """
+    if not _has(kind.settings, "warmup_episodes"):
+        return unused_warm_up(config)
+    if not 1 < config.episodes <= config.warmup_episodes:
         return None
     return (
         f"agent.warmup_episodes={config.warmup_episodes} leaves agent={config.name} none of the "
-        f"{config.episodes} episodes to learn in: its networks are drawn at random; lower it, or raise "
-        "agent.episodes"
+        f"{config.episodes} episodes to learn in: its networks are {_unlearned(kind, config)}; lower it, or "
+        "raise agent.episodes"
     )
+
+
+def _unlearned(kind: AgentKind, config: AgentConfig) -> str:
+    """Say which networks a search meets in its warm-up."""
+    if config.guide == "none":
+        return "drawn at random"
+    others = "draws around it" if kind.settings is DDPGSettings else "others drawn at random"
+    return f"that of agent.guide={config.guide} and {others}"
 
 
 def acts_of(config: AgentConfig, arena: Arena) -> Acts:

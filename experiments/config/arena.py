@@ -16,7 +16,8 @@ from amc.budget.allocation import Errors, Scores, one_group_smaller, ranked_widt
 from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
 from amc.budget.widths import WidthSpace
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
+from amc.result import Evaluation
 from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Network, Reward, centred, weights_of
 from envs import actions_of as actions_of_weights
 
@@ -46,7 +47,7 @@ class Arena:
         features: the constant features of the groups, in forward order.
         curves: returns the groups' error curves, which may be measured at the first call; {} if there are
             none.
-        ceiling: returns the score of the dense network.
+        dense: returns the evaluation of the dense network.
         scores: ranks the channels of the whole network; None if single weights are pruned.
     """
 
@@ -56,7 +57,7 @@ class Arena:
     reward: Reward
     features: Sequence[GroupFeatures]
     curves: Callable[[], Errors]
-    ceiling: Callable[[], float]
+    dense: Callable[[], Evaluation]
     scores: Callable[[Importance], Scores] | None = None
 
     @property
@@ -97,18 +98,37 @@ class Arena:
 
         Args:
             episodes: at least one.
+
+        Raises:
+            AmcError: as ``ceiling``.
         """
         from agents.transfer import Experience
 
         belief = Belief(self.groups, prior=EXPERIENCE_PRIOR, noise=EXPERIENCE_NOISE)
         for episode in episodes:
-            belief.learn(self.errors_of(episode), self.dense_score - episode.value)
+            belief.learn(self.errors_of(episode), self.ceiling(episode) - episode.value)
         return Experience(self.observations, np.maximum(belief.mean, LEAST_FACTOR), belief.deviation)
 
     @cached_property
-    def dense_score(self) -> float:
-        """Score of the dense network."""
-        return self.ceiling()
+    def _whole(self) -> Evaluation:
+        return self.dense()
+
+    def ceiling(self, episode: Episode) -> float:
+        """Return what the dense network would score if it cost no more than an episode's network.
+
+        What is missing to it is due to the errors of the groups alone. A reward that counts costs puts the
+        dense network at its own costs below its candidates.
+
+        Raises:
+            AmcError: the reward has no value for it.
+        """
+        try:
+            return self.reward(self._whole.at_costs_of(episode.info["evaluation"]))
+        except AmcError as error:
+            raise AmcError(
+                f"{error}, asked about the dense network at the costs of a pruned one, with which agents "
+                "that learn from error curves compare; give it a value there, or use agent=evolution"
+            ) from error
 
     def greedy(self) -> tuple[int, ...]:
         """Return the widths of the least sum of errors."""

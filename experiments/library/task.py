@@ -27,6 +27,7 @@ from amc.cost.exported import ExportedSize, check_excluded
 from amc.cutting.exactness import prove
 from amc.cutting.trial import draws_kept
 from amc.data.mixing import mixed
+from amc.data.picking import FEWEST_JUDGING
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
@@ -135,6 +136,8 @@ class CompressionTask:
         self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
         given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
+        if len(judging) < FEWEST_JUDGING:
+            raise SettingError(f"validation holds one image; expected {FEWEST_JUDGING} or more to judge on")
         check_channels(given.images, judging.images)
         self._calibration, judging = mixed(given, labelled=known), mixed(judging, labelled=labelled)
         model = on_cpu(usable(model))
@@ -257,7 +260,7 @@ class CompressionTask:
             replace(self.reward, score=self.value),
             group_features(self.graph),
             curves=partial(self._curves),
-            ceiling=lambda: self._dense_value(),
+            dense=self._dense,
             scores=partial(
                 global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
             ),
@@ -432,10 +435,9 @@ class CompressionTask:
     def _described(self) -> dict[str, Any]:
         return {**self.budget.described(), "enforced": self.budget.enforced}
 
-    def _dense_value(self) -> float:
-        if self._score is None:
-            return self.reward(self._evaluator.dense)
-        return self.value(self.evaluate(self.graph.dense_widths))
+    def _dense(self) -> Evaluation:
+        """Return the evaluation of the dense network, which a score of the user's own has judged, too."""
+        return self._evaluator.dense if self._score is None else self.evaluate(self.graph.dense_widths)
 
     def _bar(self, description: str, unit: str, total: int | None) -> tqdm:
         return progress(total, description, unit, shown=self._progress)

@@ -99,6 +99,14 @@ def test_warm_up_and_noise_go_by_the_first_episode_of_a_batch():
     assert sigmas == [0.4, 0.4, 0.4, 0.4, 0.2, 0.2, 0.05, 0.05]
 
 
+def test_no_episode_of_a_batch_is_compared_with_a_policy_that_the_batch_has_moved():
+    settings = DDPGSettings(**SMALL, guide=GUIDE, follow_best=True, sigma=0.0)
+    seen = []
+    ddpg_search(problems(2)[0], 6, 0, seen.append, settings=settings, **LENGTH)
+    assert [episode.learning["explored"] for episode in seen] == [0.0] * 6
+    assert seen[1].learning["policy_return"] == seen[1].value
+
+
 def test_all_of_a_warm_up_batch_is_uniform():
     """Three warm-up episodes, two at a time: the fourth is drawn uniformly to its end."""
     settings = DDPGSettings(**SMALL, sigma=0.0)

@@ -67,7 +67,7 @@ def search(seed=0, episodes=30, envs=1, space=SPACE, requests=allocate, **settin
         allocate=requests,
         network=partial(allocate, space=space),
         errors=lambda episode: [CURVE[round(ratio * DENSE)] for ratio in episode.network],
-        ceiling=lambda: 0.0,
+        ceiling=lambda _: 0.0,
         groups=GROUPS,
         settings=ThompsonSettings(**settings),
     )
@@ -152,7 +152,7 @@ def test_a_network_without_loss_breaks_nothing():
         allocate=allocate,
         network=allocate,
         errors=lambda _: [0.0] * GROUPS,
-        ceiling=lambda: -1.0,
+        ceiling=lambda _: -1.0,
         groups=GROUPS,
         settings=curves,
     )

@@ -19,8 +19,10 @@ from amc.data.files.listing import (
 )
 from amc.data.files.lists import SUFFIX
 from amc.data.picking import (
+    FEWEST_JUDGING,
     SEARCH_SHARE,
     SPLIT_SEED,
+    check_search_val,
     check_unseen,
     count_or_most,
     hold_out,
@@ -245,7 +247,8 @@ def _split(listing: Listing, share: float) -> tuple[Listing, Listing]:
 
 def _hold_out(listing: Listing, search_val: int | None, unseen: int) -> tuple[Listing, Listing, Listing]:
     """Return the search images and the unseen ones, held out of the training images, and the rest."""
-    count = count_or_most(search_val, len(listing.labels) // SEARCH_SHARE, SEARCH_VAL)
+    share = len(listing.labels) // SEARCH_SHARE
+    count = count_or_most(search_val, share, SEARCH_VAL, least=FEWEST_JUDGING)
     parts = hold_out_two(listing.labels, count, unseen, of=str(listing.folder))
     return listing.take(parts.search_val), listing.take(parts.unseen), listing.take(parts.rest)
 
@@ -264,7 +267,7 @@ def _pick_search_images(
         check_no_picture_in_both(listing, train)
     check_unseen(unseen)
     search_val = count_or_most(search_val, len(listing.labels) - unseen, SEARCH_VAL)
-    require_positive(search_val=search_val)
+    check_search_val(search_val)
     name, seed = "search_val + unseen" if unseen else "search_val", mix(SPLIT_SEED, "search_val")
     picked = pick_from(listing.labels, search_val + unseen, seed, name=name, of=str(listing.folder))
     return listing.take(picked[:search_val]), listing.take(picked[search_val:])

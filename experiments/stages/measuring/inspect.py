@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from amc.budget.budget import rounded_up
 from amc.cost.closed_form import macs_cost
 from amc.graph.groups import Graph
 from experiments.config.budgets import asked_budgets
@@ -35,7 +36,7 @@ def run(run: Run) -> dict[str, Any]:
         print(f"cannot be trained: {untrainable}")
     if not graph.classifies:
         print("no classifier: reward=likeness compares what it returns with the dense network")
-    print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {minimum:.4f} of them")
+    print(f"dense {dense / 1e6:.2f}M MACs; smallest allowed network keeps {rounded_up(minimum)} of them")
     if size:
         _print_size(size, run.config.quantize.method)
     return {
@@ -79,7 +80,7 @@ def _print_size(size: dict[str, float], method: str) -> None:
     stored, floats, least = size["stored"] / 1024, size["float32"] / 1024, size["minimum_size_ratio"]
     print(
         f"dense {floats:.1f} KiB in float32, {stored:.1f} KiB with quantize.method={method}; the smallest "
-        f"allowed network keeps {least:.4f} of the former"
+        f"allowed network keeps {rounded_up(least)} of the former"
     )
 
 

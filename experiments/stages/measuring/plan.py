@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amc.budget.allocation import uniform_widths
+from amc.budget.budget import rounded_up
 from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
 from amc.progress import progress
@@ -66,12 +67,10 @@ def run(run: Run) -> dict[str, Any]:
 
 def in_short(run: Run) -> str:
     """Return the plan of a search as one line: groups, budget and what is reachable, images, episodes."""
-    reach, images = reachable(run), run.problem.splits
+    images = run.problem.splits
+    told = {kind: f" ({rounded_up(least)} is reachable)" for kind, (least, _) in reachable(run).items()}
     budgets = [
-        " and ".join(
-            f"{kind} <= {ratio:g}" + (f" ({reach[kind][0]:.3g} is reachable)" if kind in reach else "")
-            for kind, ratio in ratios.items()
-        )
+        " and ".join(f"{kind} <= {ratio:g}{told.get(kind, '')}" for kind, ratio in ratios.items())
         for ratios in asked_budgets(run.config.budget)
     ]
     return (
@@ -104,8 +103,8 @@ def _shares(cost: Any, least: Sequence[int], most: Sequence[int], dense: float) 
 
 
 def _rows(reach: dict[str, tuple[float, float]]) -> Iterator[list[str]]:
-    for name, shares in reach.items():
-        yield [name, *(f"{share:.4f}" for share in shares)]
+    for name, (least, most) in reach.items():
+        yield [name, rounded_up(least), f"{most:.4f}"]
 
 
 def _images(run: Run) -> dict[str, int]:

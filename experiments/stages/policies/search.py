@@ -139,7 +139,7 @@ def _arena(run: Run, network: Network, dense: Evaluation) -> Arena:
         run.reward,
         group_features(problem.graph),
         curves=partial(_curves, run),
-        ceiling=lambda: run.reward(dense),
+        dense=lambda: dense,
         scores=partial(global_scores, problem.dense, problem.graph, calibration=problem.chosen.calibration),
     )
 

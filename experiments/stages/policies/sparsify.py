@@ -144,7 +144,7 @@ def _search(
         run.reward,
         layer_features(run.problem.graph, pruner.names),
         curves=lambda: pruner.errors,
-        ceiling=lambda: run.reward(evaluator.dense),
+        dense=lambda: evaluator.dense,
     )
     with (
         EpisodeWriter(folder.search) as writer,

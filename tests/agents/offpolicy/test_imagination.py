@@ -19,10 +19,10 @@ CURVES = dict.fromkeys(NAMES, CURVE)
 FEATURES = [GroupFeatures(i, 40, 8, 4, 4, 1, 1, 100, 50) for i in range(GROUPS)]
 
 
-def arena(network=None):
+def arena(network=None, reward=None):
     """A network whose losses are ``FACTORS`` times those of the error curves."""
-    parts = (network or WrongCurves(), SPACE, BUDGET, get_reward("agreement"), FEATURES)
-    return Arena(*parts, curves=lambda: CURVES, ceiling=lambda: 0.0)
+    parts = (network or WrongCurves(), SPACE, BUDGET, reward or get_reward("agreement"), FEATURES)
+    return Arena(*parts, curves=lambda: CURVES, dense=lambda: WrongCurves().evaluate(SPACE.dense))
 
 
 def search(seed=0, episodes=21, count=1, **changed):

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc.budget.allocation import uniform_widths
-from amc.budget.budget import get_fit, make_budget
+from amc.budget.budget import Limit, get_fit, make_budget
 from amc.budget.widths import width_space
 from amc.errors import AmcError
 
@@ -198,8 +199,21 @@ def test_choices_are_multiples_or_dense_and_keep_the_minimum(space, round_to, sh
 def test_infeasible_budget_names_the_reachable_minimum(space, share):
     reachable = chain_cost(space.minimum) / chain_cost(space.dense)
     budget = make_budget("macs", share * reachable, chain_cost, space.dense)
-    with pytest.raises(AmcError, match=f"keeps {reachable:.4f} of the macs"):
+    with pytest.raises(AmcError) as refused:
         budget.check_feasible(space)
+    told = float(re.search(r"keeps (\d\.\d{4}) of the macs", str(refused.value))[1])
+    assert reachable <= told < reachable + 1e-4
+    make_budget("macs", told, chain_cost, space.dense).check_feasible(space)
+
+
+@quick
+@given(st.integers(1, 10**9).flatmap(lambda dense: st.tuples(st.integers(1, dense), st.just(dense))))
+def test_a_network_is_within_a_budget_of_its_own_share_and_no_larger_one(costs):
+    own, dense = costs
+    limit = Limit("macs", lambda widths: widths[0], own / dense, dense)
+    assert limit.met([own])
+    assert limit.largest / dense <= own / dense
+    assert not limit.met([own + 1])
 
 
 @pytest.mark.parametrize(

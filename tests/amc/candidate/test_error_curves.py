@@ -95,3 +95,5 @@ def test_measured_curves_are_nearer_to_real_errors_than_estimated_ones():
 def test_a_negative_number_of_images_is_refused():
     with pytest.raises(AmcError, match="measured_images is -1"):
         CandidateSettings(measured_images=-1)
+    with pytest.raises(AmcError, match="measured_images is 1; expected 0 for none, or 2 or more"):
+        CandidateSettings(measured_images=1)

@@ -76,6 +76,7 @@ def test_both_parts_shrink_and_the_fingerprint_changes():
     [
         (("herd", 4, 4), "data.select is 'herd'; expected one of random, herding, margin"),
         (("margin", 0, None), "data.select_calibration is 0; expected at least 1"),
+        (("random", None, 1), "data.select_search_val is 1; expected at least 2"),
         (("margin", None, None), "no number is given; write data.select_calibration=N"),
     ],
 )

@@ -64,6 +64,9 @@ def test_impossible_numbers_are_refused():
     assert_error("^unseen=-1", data.synthetic, unseen=-1)
     assert_error("^search_val=1000 and unseen=437.*1437", data.digits, search_val=1000, unseen=437)
     assert_error("^search_val=0", data.digits, search_val=0, unseen=10)
+    for build in (data.digits, data.synthetic):
+        assert_error("^search_val=1: expected 2 images or more to judge", build, search_val=1)
+        assert_error("^unseen=1: expected 2 images or more, or 0", build, unseen=1)
     assert_error("^search_views=0", data.build, "digits", search_views=0)
     assert_error("^search_views=6", data.build, "digits", search_views=6)
 

@@ -22,6 +22,7 @@ from amc.quantization.settings import QuantizeSettings
         ({"method": "binary", "weight_bits": 4}, "1 bit, and 8 in the first and last layer"),
         ({"method": "qat", "group": 16}, "integer kernels need one scale a channel"),
         ({"sensitivity_images": -1}, "quantize.sensitivity_images is -1"),
+        ({"sensitivity_images": 1}, "quantize.sensitivity_images is 1; expected 0 for none, or 2"),
         ({"method": "fp16", "exclude": ("a", "b")}, r"exclude is \[a,b\] with quantize.method=fp16, .*=\[\]"),
         ({"method": "bf16", "tolerance": 0.1}, "tolerance is 0.1 with .*=bf16, .* quantize.tolerance=null"),
         ({"method": "fp16", "weight_bits": 4}, "weight_bits is 4 with .*=fp16, .* quantize.weight_bits=8"),

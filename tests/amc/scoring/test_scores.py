@@ -121,3 +121,6 @@ def test_likeness_by_hand():
     assert scores.likeness(dense + 1, dense) == -2
     with pytest.raises(AmcError, match=r"\(2, 1\) against dense ones \(2, 2\)"):
         scores.likeness(dense[:, :1], dense)
+    assert scores.likeness(dense[:1], dense[:1]) == 0
+    with pytest.raises(AmcError, match=r"outputs for all images are the same.*: 1 image; expected two"):
+        scores.likeness(dense[:1] + 1, dense[:1])

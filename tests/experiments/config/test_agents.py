@@ -12,13 +12,15 @@ import pytest
 from amc.budget.allocation import Errors
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
 from amc.notes import note_once
-from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, get_reward
+from amc.result import Evaluation
+from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Reward, get_reward
 from experiments.config.agents import acts_of, check_agent, check_search, make_agent
 from experiments.config.arena import Arena
 from experiments.config.presets import agent_preset
 from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
+from tests.agents.offpolicy.test_imagination import arena as wrong_arena
 from tests.fakes import FakeNetwork
 
 SPACE = width_space(["a", "b"], [4, 4], round_to=1, min_preserve_ratio=0.25)
@@ -29,8 +31,10 @@ CURVES: Errors = {"a": (math.inf, 9.0, 6.0, 3.0, 0.0), "b": (math.inf, 2.5, 1.0,
 def arena(curves: Callable[[], Errors] = lambda: CURVES, **changed: Any) -> Arena:
     """Return a problem that no agent runs."""
     features = [GroupFeatures(place, 4, 4, 1, 1, 1, 1, 16, 0) for place in range(2)]
-    parts = (FakeNetwork((4, 4), (0.5, 0.5)), SPACE, BUDGET, get_reward("accuracy"), features)
-    return replace(Arena(*parts, curves=curves, ceiling=lambda: 0.0), **changed)
+    network = FakeNetwork((4, 4), (0.5, 0.5))
+    dense = replace(network.evaluate(SPACE.dense), top1=100.0)
+    parts = (network, SPACE, BUDGET, get_reward("accuracy"), features)
+    return replace(Arena(*parts, curves=curves, dense=lambda: dense), **changed)
 
 
 def bind(config: AgentConfig) -> int:
@@ -147,7 +151,11 @@ def test_requests_are_cut_where_they_are_ratios() -> None:
 def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixture) -> None:
     note_once.cache_clear()
     make_agent(agent_preset("ddpg_paper", episodes=100), arena(), seed=0)
-    assert "leaves agent=ddpg none of the 100 episodes to learn in" in caplog.text
+    assert "leaves agent=ddpg none of the 100 episodes to learn in: its networks are drawn at" in caplog.text
+    make_agent(agent_preset("ddpg", episodes=5), arena(), seed=0)
+    assert "its networks are that of agent.guide=greedy and draws around it; lower it" in caplog.text
+    make_agent(agent_preset("tpe", episodes=5), arena(), seed=0)
+    assert "that of agent.guide=greedy and others drawn at random; lower it" in caplog.text
     caplog.clear()
     make_agent(agent_preset("ddpg_paper", episodes=101), arena(), seed=0)
     assert not caplog.text
@@ -165,14 +173,28 @@ def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixtu
         ),
         ({"prior": 0.5}, ""),
         ({}, ""),
+        (  # the values of the other file
+            {"sigma": 0.5, "explore_share": 1.0, "sigma_decay": 0.95},
+            "agent.sigma=0.5, agent.sigma_decay=0.95, agent.explore_share=1.0: no effect",
+        ),
+        ({"baseline_alpha": 0.1}, "agent.baseline_alpha=0.1: no effect, as agent.standardise=true"),
+        ({"baseline_alpha": 0.1, "standardise": False}, ""),
+        ({"name": "ddpg_paper"}, ""),
+        ({"name": "ddpg_paper", "follow_best": True}, "agent.follow_best=True: no effect, as there is no"),
+        ({"name": "ddpg_paper", "follow_best": True, "guide": "uniform"}, ""),
+        ({"name": "ddpg_paper", "imagined": 64}, "agent.imagined=64: no effect, as no episode is imagined"),
+        ({"name": "evolution", "warmup_episodes": 30}, "agent.warmup_episodes=30: no effect, as agent=evol"),
+        ({"name": "thompson", "warmup_episodes": 30}, "agent.warmup_episodes=30: no effect, as agent=thom"),
+        ({"name": "thompson"}, ""),
+        ({"name": "tpe", "warmup_episodes": 30}, ""),
     ],
     ids=str,
 )
-def test_settings_of_ddpg_without_effect_are_noted(
+def test_settings_without_effect_are_noted(
     changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     note_once.cache_clear()
-    make_agent(agent_preset("ddpg", **changed), arena(), seed=0)
+    make_agent(agent_preset(**{"name": "ddpg", "episodes": 200, **changed}), arena(), seed=0)
     assert caplog.text.count("no effect") == bool(told)
     assert told in caplog.text
 
@@ -191,3 +213,30 @@ def test_the_episodes_of_guides_are_not_those_of_the_agent() -> None:
     config = replace(config, episodes=20)
     with pytest.raises(SettingError, match="guide=best takes 3 of the 20"):
         check_agent(replace(config, guide="best"), "obs")
+
+
+def thompson_networks(score: Callable[[Evaluation], float]) -> list[tuple[int, ...]]:
+    """Return the networks of Thompson sampling under a reward, on curves that are each wrong by a factor."""
+    config, seen = agent_preset("thompson", episodes=12), []
+    make_agent(config, wrong_arena(reward=Reward("own", score)), seed=0)(1, seen.append)
+    return [episode.info["evaluation"].widths for episode in seen]
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda found: found.agreement - 2.0 * found.macs_ratio,  # the dense network is far below
+        lambda found: found.agreement / (1.0 - found.macs_ratio),  # it has no value
+    ],
+    ids=["a price", "a quotient"],
+)
+def test_a_reward_that_counts_costs_is_searched_as_well(score: Callable[[Evaluation], float]) -> None:
+    """All networks have half of the costs, so both are the agreement up to a sum or a factor."""
+    found = thompson_networks(score)
+    assert len(set(found)) == 12
+    assert found == thompson_networks(lambda evaluation: evaluation.agreement)
+
+
+def test_a_reward_without_a_value_for_a_network_that_loses_nothing_is_named() -> None:
+    with pytest.raises(AmcError, match=r"'own' fails: ZeroDivisionError.*the dense network.*agent=evolution"):
+        thompson_networks(lambda found: -1.0 / found.agreement)

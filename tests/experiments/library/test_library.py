@@ -389,6 +389,7 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         ({"macs_ratio": 0.5, "calibration": 3}, "calibration is a int"),
         ({"macs_ratio": 0.5, "validation": images()[0]}, "images of shape"),
         ({"macs_ratio": 0.5, "validation": []}, "validation holds no images"),
+        ({"macs_ratio": 0.5, "validation": images(1)}, "validation holds one image; expected 2 or more"),
         ({"macs_ratio": 0.5, "validation": [()]}, "validation yields a tuple; expected batches"),
         ({"macs_ratio": 0.5, "validation": (images(), LABELS[:9])}, "yields 9 labels for 64 images"),
         ({"macs_ratio": 0.5, "validation": (images(9), LABELS)}, "yields 64 labels for 9 images"),

@@ -31,7 +31,7 @@ def test_imagefolder_damaged_image(workers, tmp_path):
     for index in range(4):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / f"{index}.png").write_bytes(b"not a picture")
-    options = {"train": ".", "test": ".", "search_val": 1, "calibration": 1, "workers": workers}
+    options = {"train": ".", "test": ".", "search_val": 2, "calibration": 1, "workers": workers}
     assert_error(r"^\S*png cannot be decoded", folders, tmp_path, **options)
 
 
