@@ -106,8 +106,9 @@ def call_sensitivity(
                     vector = torch.randn(result.shape, generator=generator).to(device)
                     total = (result * vector).sum()
                     gradients = _gradients(total, outputs, reached, keep=probe + 1 < probes)
-                    for name, own in gradients.items():
-                        sums[name] = sums[name] + call_products(modules[holders[name][0]], own, calls[name])
+                    for name, parts in gradients.items():
+                        kind = modules[holders[name][0]]
+                        sums[name] = sums[name] + call_products(kind, parts, calls[name])
             for kept in outputs.values():
                 kept.clear()
     unreached = [layer for name, own in holders.items() if name not in reached for layer in own]
