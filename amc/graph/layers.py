@@ -12,12 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import NotPrunableError, brief, out_of_memory
-from amc.graph.unfolding import layer_input, why_not_linear
-from amc.scoring.flatten import as_matrix, is_logits
+from amc.graph.unfolding import has_batch_axis, why_not_linear
+from amc.scoring.flatten import as_matrix, is_logits, output_tensors
 from amc.scoring.run import evaluating
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Modules that are layers: they mix channels, and cost multiply-adds."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a layer.
+
+    Attributes:
+        into, out: shapes of the tensors of floats that it reads and returns; at least one each.
+    """
+
+    into: tuple[torch.Size, ...]
+    out: tuple[torch.Size, ...]
 
 
 @dataclass(frozen=True)
@@ -88,14 +100,14 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         NotPrunableError: the forward pass fails, or its outputs do not form a matrix
             (``amc.scoring.flatten``).
     """
-    calls: dict[str, list[tuple[torch.Size, torch.Size]]] = defaultdict(list)
+    calls: dict[str, list[_Call]] = defaultdict(list)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
 
     def record(name: str) -> Any:
-        def hook(
-            _module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor], output: Tensor
-        ) -> None:
-            calls[name].append((layer_input(args, options).shape, output.shape))
+        def hook(_module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            into, out = _shapes([args, options]), _shapes(output)
+            if into and out:
+                calls[name].append(_Call(into, out))
 
         return hook
 
@@ -114,8 +126,12 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         for hook in hooks:
             hook.remove()
     _check_rows(model, example, output)
-    described = (_describe(name, modules[name], shapes) for name, shapes in calls.items())
+    described = (_describe(name, modules[name], own) for name, own in calls.items())
     return tuple(described), is_logits(output)
+
+
+def _shapes(values: object) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for _, tensor in output_tensors(values))
 
 
 def _check_rows(model: nn.Module, example: Tensor, output: object) -> None:
@@ -144,10 +160,11 @@ def _check_rows(model: nn.Module, example: Tensor, output: object) -> None:
 def _describe(
     name: str,
     module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear,
-    shapes: list[tuple[torch.Size, torch.Size]],
+    calls: Sequence[_Call],
 ) -> Layer:
+    shapes = [(call.into[0], call.out[0]) for call in calls]
     in_shape, out_shape = shapes[0]
-    flaw = why_not_linear(module, in_shape)
+    flaw = _odd_call(module, calls) or why_not_linear(module, in_shape)
     if not isinstance(module, nn.Linear):
         transposed = isinstance(module, nn.ConvTranspose2d)
         return Layer(
@@ -184,3 +201,15 @@ def _describe(
         calls=len(shapes),
         flaw=flaw,
     )
+
+
+def _odd_call(module: nn.Module, calls: Sequence[_Call]) -> str | None:
+    """Return why the calls of a layer are not those of a matrix product, or None."""
+    kind = type(module).__name__
+    if any(len(call.into) > 1 for call in calls):
+        return f"({kind}) reads more than one tensor"
+    if any(len(call.out) > 1 for call in calls):
+        return f"({kind}) returns more than one tensor"
+    if not all(has_batch_axis(module, call.into[0]) for call in calls):
+        return f"({kind}) reads its input without a batch axis"
+    return None

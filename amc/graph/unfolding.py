@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from amc.errors import out_of_memory
+from amc.scoring.flatten import output_tensors
 
 Padding = tuple[int, int, int, int]
 """Pixels added on the left, right, top and bottom of a map, as ``torch.nn.functional.pad`` takes them."""
@@ -20,9 +24,14 @@ POSITION_BLOCK = 32
 """Images that share the sampled positions; the same few positions for all images would not cover a map."""
 
 
-def layer_input(args: tuple[Tensor, ...], options: dict[str, Tensor]) -> Tensor:
-    """Return the input of a layer, of any shape, from the arguments of its call."""
-    return args[0] if args else next(iter(options.values()))
+def layer_input(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """Return the input of a layer, of any shape: the first tensor of floats in the arguments of its call."""
+    return next(tensor for _, tensor in output_tensors([args, options]))
+
+
+def has_batch_axis(module: nn.Module, in_shape: torch.Size) -> bool:
+    """Return whether an input of a layer has an axis before those of its channels and its map."""
+    return len(in_shape) >= (2 if isinstance(module, nn.Linear) else 4)
 
 
 def own_forward(module: nn.Module) -> bool:
@@ -218,9 +227,19 @@ def why_not_linear(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, in_shape:
         return f"({kind}) has parameters besides weight and bias: {', '.join(extra)}"
     hooked = bool(module._forward_pre_hooks or module._forward_hooks)
     changed = own_forward(module) or hooked
-    if changed and (isinstance(module, nn.ConvTranspose2d) or not _is_product(module, in_shape)):
+    if changed and (isinstance(module, nn.ConvTranspose2d) or not _tried_as_product(module, in_shape)):
         return f"({kind}) has a forward (or hook) of its own that is no plain product with its weight"
     return None
+
+
+def _tried_as_product(module: nn.Conv2d | nn.Linear, in_shape: torch.Size) -> bool:
+    """Return whether a layer equals a plain product; one that fails on one tensor does not."""
+    try:
+        return _is_product(module, in_shape)
+    except Exception as error:  # a user's layer may raise anything
+        if out_of_memory(error):
+            raise
+        return False
 
 
 @torch.no_grad()

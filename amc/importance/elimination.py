@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from amc.refit.nested import factorise
+
 COMPACT_AT = 0.75
 """Share of live columns at which dead ones are dropped, so that updates stop touching them."""
 
@@ -50,7 +52,11 @@ def make_reader(
         weight: (out, D) dense weights.
         columns: (channels, B) columns of each channel of the group; all other columns always stay.
         sensitivity: (out,) cost of an error of variance 1 in each output.
-        ridge: added to the diagonal of the covariance, relative to the mean of the second moments.
+        ridge: added to the diagonal of the covariance, relative to the mean of the second moments; it grows
+            where inputs that depend on each other need more.
+
+    Raises:
+        AmcError: the moments are not finite.
     """
     size = weight.shape[1]
     mean = gram[:size, size]
@@ -59,8 +65,7 @@ def make_reader(
     root = sensitivity.double().clamp(min=1e-3 * float(sensitivity.mean()) + 1e-30).sqrt()
     dense = (weight.detach().double().cpu().T * root).contiguous()
     scale = float(gram.diagonal()[:size].mean())
-    covariance.diagonal().add_(max(ridge * scale, 1e-12))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    inverse = torch.cholesky_inverse(factorise(covariance, max(ridge * scale, 1e-12)))
     return Reader(inverse, dense, columns, torch.zeros(size, dtype=torch.bool))
 
 

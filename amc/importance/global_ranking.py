@@ -19,7 +19,7 @@ from amc.errors import AmcError, SettingError
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
-from amc.importance.gradients import gradient_batches
+from amc.importance.gradients import differentiating, gradient_batches, recording
 from amc.scoring.run import as_logits
 
 Importance = Literal["l1", "taylor"]
@@ -44,7 +44,8 @@ def global_scores(
     Raises:
         SettingError: ``taylor`` for a network without logits.
         NotPrunableError: torch-pruning cannot trace the network.
-        AmcError: torch-pruning gives no finite score for some channel.
+        AmcError: the network cannot be differentiated for ``taylor``, or torch-pruning gives no finite score
+            for some channel.
     """
     names = [layer.name for layer in graph.layers]
     dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
@@ -79,11 +80,20 @@ def _by_channel(group: ChannelGroup, outputs: list[int], found: Tensor) -> tuple
 
 @torch.enable_grad()
 def _accumulate_gradients(model: nn.Module, graph: Graph, calibration: LabelledImages) -> None:
-    """Sum the gradient of the loss over calibration images in the parameters of torch-pruning's copy."""
+    """Sum the gradient of the loss over calibration images in the parameters of torch-pruning's copy.
+
+    Parts that run without gradients have one here, as their channels are pruned, too.
+    """
     if not graph.classifies:
         raise SettingError(
             "the importance taylor needs a network that returns logits (N, classes), for its loss"
         )
+    setting = "the importance taylor"
+    cut = {slot.module for group in graph.groups for slot in group.slots}
+    layers = [layer.name for layer in graph.layers if layer.name in cut]
+    recorded = recording(model, layers, calibration.images[:1], setting)
     for chosen in gradient_batches(min(len(calibration), TAYLOR_IMAGES)):
-        logits = as_logits(model(calibration.images[chosen].float()))
-        F.cross_entropy(logits, calibration.labels[chosen], reduction="sum").backward()
+        with differentiating(model, setting):
+            with recorded():
+                logits = as_logits(model(calibration.images[chosen].float()))
+            F.cross_entropy(logits, calibration.labels[chosen], reduction="sum").backward()

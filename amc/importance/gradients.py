@@ -30,11 +30,11 @@ def gradient_batches(count: int) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def differentiating(model: nn.Module, order: str) -> Iterator[None]:
+def differentiating(model: nn.Module, setting: str) -> Iterator[None]:
     """Compute gradients reproducibly.
 
     Args:
-        order: the channel order that needs them, for the message.
+        setting: what needs them, for the message, such as "order=obs".
 
     Raises:
         AmcError: the network cannot be differentiated.
@@ -44,9 +44,17 @@ def differentiating(model: nn.Module, order: str) -> Iterator[None]:
             yield
     except RuntimeError as error:
         reason = first_line(error)
-        raise AmcError(
-            f"{type(model).__name__} cannot be differentiated for order={order}: {reason}"
-        ) from error
+        raise AmcError(f"{type(model).__name__} cannot be differentiated for {setting}: {reason}") from error
+
+
+def with_gradient(output: Tensor) -> Tensor:
+    """Return the output of a layer, itself, with a gradient also if no image and no free weight led to it.
+
+    That is so for learned queries, as parameters are frozen. Where gradients are off it stays without one.
+    """
+    if torch.is_grad_enabled() and output.is_floating_point() and not output.requires_grad:
+        output.requires_grad_()
+    return output
 
 
 def gradients_reach(model: nn.Module, layers: Sequence[str], image: Tensor) -> bool:
@@ -59,7 +67,7 @@ def gradients_reach(model: nn.Module, layers: Sequence[str], image: Tensor) -> b
     modules = dict(model.named_modules())
 
     def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        held.append(output)
+        held.append(with_gradient(output))
         return output.clone()  # later operations may be in place
 
     hooks = [modules[name].register_forward_hook(keep) for name in layers]
@@ -76,17 +84,17 @@ def gradients_reach(model: nn.Module, layers: Sequence[str], image: Tensor) -> b
 
 
 def recording(
-    model: nn.Module, layers: Sequence[str], images: Tensor, order: str
+    model: nn.Module, layers: Sequence[str], images: Tensor, setting: str
 ) -> Callable[[], AbstractContextManager[None]]:
     """Return the context for forward passes in which all layers have a gradient.
 
     Args:
         images: (N, C, H, W), on the device of the network.
-        order: as for ``differentiating``.
+        setting: as for ``differentiating``.
 
     Raises:
         AmcError: the network cannot be differentiated.
     """
-    with differentiating(model, order):
+    with differentiating(model, setting):
         reached = gradients_reach(model, layers, images[:1].float())
     return nullcontext if reached else gradients_everywhere

@@ -47,7 +47,7 @@ def taylor_terms(
     modules = dict(model.named_modules())
     weights = [modules[name].weight.requires_grad_() for name in layers]
     inputs = [0 if isinstance(modules[name], nn.ConvTranspose2d) else 1 for name in layers]
-    recorded = recording(model, layers, calibration.images[:1].to(device), "taylor")
+    recorded = recording(model, layers, calibration.images[:1].to(device), "order=taylor")
     rows = []
     for chosen in gradient_batches(len(calibration)):
         batch = LabelledImages(calibration.images[chosen].float(), calibration.labels[chosen]).to(device)
@@ -85,7 +85,7 @@ def _batch_terms(
         loss = F.cross_entropy(outputs.double(), chosen) * (len(part) / len(batch))
         return torch.autograd.grad(loss, weights)
 
-    with differentiating(model, "taylor"):
+    with differentiating(model, "order=taylor"):
         parts = in_parts(model, torch.arange(len(batch)), len(batch), gradients_of)
     gradients = [torch.stack(own).sum(0) for own in zip(*parts, strict=True)]
     products = [w.detach() * g for w, g in zip(weights, gradients, strict=True)]

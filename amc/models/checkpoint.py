@@ -76,9 +76,9 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
     Raises:
         FileError: a tensor is not finite or complex, or fewer than half of the network's tensors match.
     """
-    _check_finite(state, origin)
     own = _tensors_of(model)
     state = _fitted(state, own)
+    _check_finite(state, model, origin)
     _check_real(state, own, origin)
     fitting = {
         key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
@@ -92,12 +92,34 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
     return [key for key in own if key not in fitting]
 
 
-def _check_finite(state: Mapping[str, Tensor], origin: str | Path) -> None:
+def _check_finite(state: Mapping[str, Tensor], model: nn.Module, origin: str | Path) -> None:
+    """Refuse values that are not finite, but for the infinities that a buffer of the network has itself.
+
+    Such buffers are masks, as of attention. Statistics of norms become infinite by training.
+
+    Args:
+        state: has the names of ``model``.
+
+    Raises:
+        FileError: names the first.
+    """
+    buffers = model.named_buffers(remove_duplicate=False)
+    own = {key: mask for key, mask in buffers if not key.endswith(("running_mean", "running_var"))}
     for key, tensor in state.items():
-        if (tensor.is_floating_point() or tensor.is_complex()) and not torch.isfinite(tensor).all():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        odd = ~torch.isfinite(tensor)
+        if odd.any() and not _same_where(odd, tensor, own.get(key)):
             raise FileError(
                 f"{origin}: {key} holds NaN or Inf, expected finite weights; likely cause: diverged training"
             )
+
+
+def _same_where(places: Tensor, tensor: Tensor, other: Tensor | None) -> bool:
+    """Return whether two tensors are equal at some places, where NaN equals nothing."""
+    if other is None or other.shape != tensor.shape:
+        return False
+    return torch.equal(tensor[places], other.to(tensor)[places])
 
 
 def _check_real(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str | Path) -> None:
@@ -112,6 +134,8 @@ def _check_real(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], ori
 def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
     """Load ``state`` into ``model``; names and shapes must agree, and all values must be finite.
 
+    Infinities of a buffer may stay where the network has the same ones, as in a mask of attention.
+
     Where more names agree without the prefix of a wrapper (DataParallel, torch.compile, a Lightning module),
     or with the one that the network itself has, that is how they are read. Tensors of a wrapper that lie
     outside of its prefix are not used. Auxiliary heads that the network does not have are left out, which is
@@ -125,9 +149,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     Raises:
         FileError: a tensor is missing, unexpected, of another shape, complex or not finite; names the first.
     """
-    _check_finite(state, origin)
     current, expected = model.state_dict(), _tensors_of(model)
     state = _fitted(state, expected)
+    _check_finite(state, model, origin)
     if heads := _heads_beside(state, expected):
         note_once(f"{origin}: left out {', '.join(heads)}, auxiliary heads that {type(model).__name__} lacks")
         state = {key: value for key, value in state.items() if key.partition(".")[0] not in heads}

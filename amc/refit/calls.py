@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from amc.graph.columns import columns, taps_of
 from amc.graph.tied import tied_layers
-from amc.graph.unfolding import layer_input, layer_rows, sample_positions, why_not_linear
+from amc.graph.unfolding import (
+    has_batch_axis,
+    layer_input,
+    layer_rows,
+    sample_positions,
+    why_not_linear,
+)
 from amc.refit.images import RefitImages
 from amc.refit.layer import NormAfter, Samples, reestimate, refit_layer, select
 
@@ -213,7 +219,7 @@ def _plain(module: nn.Module, shapes: Sequence[torch.Size]) -> bool:
     """Whether a module is a layer whose inputs hold images on the first axis and that is a plain product."""
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return False
-    batched = all(len(shape) == 4 if isinstance(module, nn.Conv2d) else len(shape) > 1 for shape in shapes)
+    batched = all(has_batch_axis(module, shape) for shape in shapes)
     return batched and why_not_linear(module, torch.Size((1, *shapes[0][1:]))) is None
 
 

@@ -85,7 +85,7 @@ def _normal_equations(
     penalty = ridge * float(gram.diagonal()[:size].mean().clamp(min=1e-30))
     target = gram[order][:, :size] @ dense.T
     target[ones:] += penalty * dense[:, columns].T
-    return _factorise(gram[order][:, order], penalty, skip=ones), target
+    return factorise(gram[order][:, order], penalty, skip=ones), target
 
 
 def _as_refit(solution: Tensor, intercept: bool) -> Refit:
@@ -132,10 +132,17 @@ class NestedRefit:
         return _as_refit(solution, self._intercept)
 
 
-def _factorise(system: Tensor, penalty: float, *, skip: int) -> Tensor:
-    """Cholesky factor of ``system + penalty I`` (the first ``skip`` diagonal entries left alone).
+def factorise(system: Tensor, penalty: float, *, skip: int = 0) -> Tensor:
+    """Cholesky factor (n, n) of ``system + penalty I`` (the first ``skip`` diagonal entries left alone).
 
-    Dead inputs make moments singular; the penalty grows until the factorisation succeeds.
+    Inputs that are dead or depend on each other make moments singular; the penalty grows until the
+    factorisation succeeds.
+
+    Args:
+        system: (n, n) float64; it is not changed.
+
+    Raises:
+        AmcError: it never succeeds.
     """
     for _ in range(12):
         ridged = system.clone()

@@ -24,7 +24,7 @@ from amc.cutting.slicing import Cut
 from amc.graph.columns import Taps, columns, taps_of
 from amc.graph.layers import plain_norm
 from amc.graph.tied import tied_layers
-from amc.graph.unfolding import block_positions, block_rows, why_not_linear
+from amc.graph.unfolding import block_positions, block_rows, has_batch_axis, why_not_linear
 from amc.models import OptionAShortcut
 from amc.refit.activations import Bounds, bounds_after
 from amc.refit.calls import Calls
@@ -198,7 +198,8 @@ class TracedRefit:
                 self._advance(walk, place, progress)
                 inputs = walk.values(node.all_input_nodes[0])
                 # If it is no plain product, its weight is not what it seems.
-                if why_not_linear(module, inputs[0][:1].shape) is None:
+                alone = len(node.all_input_nodes) == 1 and has_batch_axis(module, inputs[0].shape)
+                if alone and why_not_linear(module, inputs[0][:1].shape) is None:
                     chosen = block_positions(module, inputs, positions, generator)
                     taps = [taps_of(module, *block) for block in zip(inputs, chosen, strict=True)]
                     self._advance(walk, place + 1, progress)

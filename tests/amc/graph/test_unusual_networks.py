@@ -12,7 +12,7 @@ from amc.cost.counted import count_macs
 from amc.cutting.exactness import prove
 from amc.errors import NotPrunableError
 from amc.graph.trace import trace
-from amc.graph.unfolding import block_positions, block_rows
+from amc.graph.unfolding import block_positions, block_rows, why_not_linear
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
 from tests.networks import SHAPE, Headed, conv_bn, randomised
@@ -166,3 +166,60 @@ def test_blocks_of_a_linear_layer_with_images_second_may_have_few_images():
     chosen = block_positions(layer, blocks, 16, generator)
     rows = block_rows(layer, [layer(block) for block in blocks], chosen)
     assert rows.shape == (5 * (16 + 6), 3)
+
+
+class GatedConv(nn.Conv2d):
+    def forward(self, x, gate):
+        return super().forward(x) * gate
+
+
+class MaskedConv(nn.Conv2d):
+    """A partial convolution, which returns its mask, too."""
+
+    def forward(self, x):
+        return super().forward(x), x[:, :1]
+
+
+class OddCalls(Headed):
+    """A plain layer, then one that ``call`` calls in its own way."""
+
+    def __init__(self, odd, call):
+        super().__init__(6)
+        self.first, self.stem = conv_bn(3, 8), conv_bn(8, 8)
+        self.odd, self.call, self.last = odd, call, conv_bn(8, 6)
+
+    def features(self, x):
+        return self.last(self.call(self.odd, self.stem(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("odd", "call", "reason"),
+    [
+        (
+            GatedConv(8, 8, 1),
+            lambda odd, x: odd(x, x.sigmoid()),
+            "odd (GatedConv) reads more than one tensor",
+        ),
+        (MaskedConv(8, 8, 1), lambda odd, x: odd(x)[0], "odd (MaskedConv) returns more than one tensor"),
+        (
+            nn.Conv2d(8, 8, 1),
+            lambda odd, x: torch.stack([odd(own) for own in x]),
+            "odd (Conv2d) reads its input without a batch axis",
+        ),
+        (
+            nn.Linear(8, 8),
+            lambda odd, x: x * odd(odd.weight[0])[:, None, None],
+            "odd (Linear) reads its input without a batch axis",
+        ),
+    ],
+    ids=["gate", "mask", "maps", "vector"],
+)
+def test_layers_that_are_called_in_their_own_way_stay_whole(odd, call, reason, example):
+    graph = trace(randomised(OddCalls(odd, call)), example)
+    assert reason in {item.reason for item in graph.unprunable}
+    assert "first.0" in graph.group_names
+
+
+def test_a_layer_that_fails_alone_is_no_product():
+    found = why_not_linear(GatedConv(8, 8, 1), torch.Size((1, 8, 4, 4)))
+    assert "no plain product" in found

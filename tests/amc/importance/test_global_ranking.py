@@ -71,6 +71,22 @@ def test_coupled_and_depthwise_channels_have_scores():
     assert [len(own) for own in scores.values()] == list(graph.dense_widths)
 
 
+def test_parts_that_run_without_gradients_are_ranked_as_with_them():
+    class Frozen(nn.Sequential):
+        def forward(self, x):
+            for index, layer in enumerate(self):
+                with torch.set_grad_enabled(index > 2):
+                    x = layer(x)
+            return x
+
+    model, frozen = flattened(), Frozen(*flattened()).eval()
+    found, expected = (
+        global_scores(each, trace(each, torch.zeros(1, 3, 4, 4)), "taylor", images())
+        for each in (frozen, model)
+    )
+    assert found == expected
+
+
 def test_taylor_needs_logits():
     class Two(nn.Module):
         def __init__(self):

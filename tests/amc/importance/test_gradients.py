@@ -81,6 +81,57 @@ def test_a_network_without_gradients_is_named():
         logit_sensitivity(Detached(), ("layer",), torch.randn(4, 3, 8, 8))
 
 
+class Queries(nn.Module):
+    """Learned queries, which are scored against each image: their layers read none."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.queries = nn.Parameter(torch.randn(5, 6))
+        self.first, self.second = nn.Linear(6, 7), nn.Linear(7, 8)
+
+    def read(self, first, images):
+        keys = self.stem(images).flatten(2)
+        return (self.second(first.tanh()) @ keys).logsumexp(2)
+
+    def forward(self, images):
+        return self.read(self.first(self.queries), images)
+
+
+def test_layers_that_read_no_image_have_a_sensitivity():
+    network, images = Queries().eval(), torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    first = network.first(network.queries).detach()
+    jacobian = torch.autograd.functional.jacobian(lambda outputs: network.read(outputs, images), first)
+    variance = network(images).var(0, correction=0).sum()
+    expected = (jacobian.square().sum((0, 1, 2)) / len(images) / variance).detach().double()
+    found = logit_sensitivity(network, ("first", "second"), images, probes=600)
+    assert torch.allclose(found["first"], expected, rtol=0.15)
+    assert found["second"].all()
+
+
+def test_a_layer_that_is_used_without_a_gradient_is_named():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.second(self.first(x.flatten(1)).data)
+
+    with pytest.raises(AmcError, match=r"Hidden cannot be differentiated for order=obs: .* layer 'first'"):
+        logit_sensitivity(Hidden(), ("first", "second"), torch.randn(4, 4, 1, 1))
+
+
+def test_inputs_that_depend_on_each_other_are_ordered_without_a_ridge():
+    """Two equal inputs and one of their own, so large that the least ridge is lost in rounding."""
+    rows = 1000 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()[:, [0, 0, 1]]
+    extended = torch.cat([rows, torch.ones(50, 1)], 1)
+    weight, columns = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[0], [1], [2]])
+    reader = make_reader(extended.T @ extended / 50, weight, columns, torch.ones(1), ridge=0.0)
+    assert int(eliminate([reader], 3).order[-1]) in (0, 1)
+
+
 def test_an_output_that_the_logits_ignore_does_not_affect_the_order():
     """Two inputs, two outputs; the second output is the larger, and listens to the second input alone."""
     gram = torch.eye(3, dtype=torch.float64)

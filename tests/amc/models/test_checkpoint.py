@@ -290,6 +290,27 @@ def test_a_start_that_is_not_finite_is_refused() -> None:
     one_line(lambda: load_matching(resnet20(), state, "w.th"), "conv1.weight holds NaN or Inf")
 
 
+class Masked(nn.Module):
+    """Holds a mask of attention, and statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+
+
+def test_infinities_of_the_networks_own_mask_are_read(tmp_path: Path) -> None:
+    source, path = Masked(), tmp_path / "dense.safetensors"
+    save_safetensors(prefixed("module.", source.state_dict()), path)
+    target = Masked()
+    load_into(target, load_state_dict(path), path)
+    assert same(target.state_dict(), source.state_dict())
+    for key, value in (("mask", math.nan), ("mask", math.inf), ("norm.running_var", math.inf)):
+        state = source.state_dict()
+        state[key] = torch.full_like(state[key], value)
+        one_line(lambda state=state: load_into(Masked(), state, "w.th"), f"{key} holds NaN or Inf")
+
+
 # --- writing
 
 

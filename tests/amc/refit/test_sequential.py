@@ -187,3 +187,20 @@ def test_a_layer_whose_weight_another_one_holds_keeps_it(data):
     SequentialRefit(network, data.calibration.images)(broken, UNCUT, reestimate_norms=False)
     assert torch.equal(broken.conv.weight, network.conv.weight)
     assert not torch.equal(broken.down.weight, network.down.weight)
+
+
+class Scaled(Chain):
+    """A learned vector, without a batch axis, goes through layers and scales a map."""
+
+    def __init__(self):
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(4))
+        self.scale = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 12))
+
+    def features(self, x):
+        return super().features(x) * self.scale(self.vector)[:, None, None]
+
+
+def test_layers_that_read_one_vector_are_left_alone():
+    refit = traced(randomised(Scaled()).eval(), torch.randn(40, *SHAPE))
+    assert set(refit.corrected) == {"second", "head"}

@@ -1,5 +1,7 @@
 """Fine-grained pruning: counts, orders and curvatures by hand, zeros that stay zero."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -130,6 +132,65 @@ def test_curvature_predicts_the_change_of_the_logits(groups):
         assert float(scores[output, column]) == pytest.approx(float(lost), rel=0.15)
 
 
+class Repeated(nn.Module):
+    """A linear network whose layer ``shared`` runs four times, or has its weight in a second layer."""
+
+    def __init__(self, tied):
+        super().__init__()
+        torch.manual_seed(1)
+        self.enter, self.shared = nn.Linear(4, 6, bias=False), nn.Linear(6, 6, bias=False)
+        self.leave = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 3, bias=False))
+        self.again = nn.Linear(6, 6, bias=False) if tied else None
+        if tied:
+            self.again.weight = self.shared.weight
+
+    def forward(self, x):
+        x = self.enter(x.flatten(1))
+        for layer in (self.shared, self.again) if self.again else [self.shared] * 4:
+            x = x + layer(x)
+        return self.leave(x)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_curvature_of_a_weight_counts_all_its_calls(tied):
+    """For a linear network the Gauss-Newton diagonal is exact, also where the calls depend on each other."""
+    net = Repeated(tied).eval()
+    images = torch.randn(1000, 4, 1, 1, generator=torch.Generator().manual_seed(2))
+    scores = curvatures(net, prunable_layers(trace(net, images[:1]), net), images)["shared"]
+    exact, step = copy.deepcopy(net).double(), 1e-4
+    weight, ratios = exact.shared.weight, []
+    with torch.no_grad():
+        dense = exact(images.double())
+        variance = dense.var(dim=0, correction=0).sum()
+        for row, column in ((0, 0), (2, 3), (5, 1), (4, 4), (1, 5), (3, 2)):
+            kept = weight[row, column].clone()
+            weight[row, column] = kept * (1 - step)
+            moved = (exact(images.double()) - dense) / step
+            weight[row, column] = kept
+            ratios.append(float(moved.square().sum(1).mean() / variance / scores[row, column]))
+    assert ratios == pytest.approx([1] * len(ratios), abs=0.1)
+
+
+class Unused(nn.Module):
+    """Computes a second output that it does not return."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.aside, self.head = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.body(x.flatten(1))
+        self.aside(x)
+        return self.head(x)
+
+
+def test_a_layer_whose_result_is_unused_costs_nothing():
+    net, images = Unused().eval(), torch.randn(20, 4, 1, 1)
+    scores = curvatures(net, prunable_layers(trace(net, images[:1]), net), images)
+    assert not scores["aside"].any()
+    assert scores["body"].all()
+
+
 def test_zero_weights_are_removed_first_and_stay_zero():
     first = make_pruner(make_net())
     model = first.sparse_model((40, 60))
@@ -172,6 +233,21 @@ def test_zeros_are_held_while_the_rest_is_trained():
         assert ((module.weight != 0) == (before != 0)).all()
         assert not torch.equal(module.weight, before)
         assert isinstance(module.weight, nn.Parameter)
+
+
+def test_zeros_of_a_shared_weight_are_held_in_every_layer():
+    model = Repeated(tied=True)
+    with torch.no_grad():
+        model.shared.weight[:, :3] = 0
+    with zeros_held(model, ("shared",)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+        during = model(torch.ones(1, 4))
+    assert torch.equal(model(torch.ones(1, 4)), during)
+    assert model.again.weight is model.shared.weight
+    assert not model.shared.weight[:, :3].any()
+    assert model.shared.weight[:, 3:].all()
 
 
 def test_an_unknown_order_is_refused():
