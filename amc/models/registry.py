@@ -3,7 +3,6 @@
 The libraries are imported only when a name needs them.
 """
 
-import copy
 import importlib
 import inspect
 import json
@@ -31,6 +30,7 @@ from amc.models.names import (
 )
 from amc.models.wrappers import unwrapped
 from amc.notes import note_once
+from amc.scoring.run import copied
 
 _Factory = Callable[..., nn.Module]
 
@@ -202,7 +202,7 @@ def usable(model: nn.Module) -> nn.Module:
         return model
     got = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
     note_once(f"{type(model).__name__} has parameters in {got}: it is converted to float32")
-    return copy.deepcopy(model).float()
+    return copied(model).float()
 
 
 def dense_prediction_names() -> list[str]:

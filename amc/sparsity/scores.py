@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
@@ -13,7 +12,7 @@ from amc.graph.layers import Layer
 from amc.graph.unfolding import layer_input
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, logit_sensitivity
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
 """Network, layers, calibration images (N, C, H, W) -> name of a layer -> scores shaped like its weight."""
@@ -70,7 +69,7 @@ SCORES: Mapping[str, Scores] = {"magnitude": magnitudes, "curvature": curvatures
 @torch.no_grad()
 def _input_powers(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """Return the mean square of every input channel or feature of each layer: (in_channels,) float64."""
-    model = in_eval(copy.deepcopy(model).float())
+    model = in_eval(copied(model).float())
     modules = dict(model.named_modules())
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
