@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from amc.cutting.remembered import check_outputs
 from amc.cutting.slicing import shaped
 from amc.errors import AmcError
 from amc.models import ModelSpec, build
@@ -39,7 +40,8 @@ def load_pruned(
             runtime does; a folder without a pruned network gives the quantized dense one.
 
     Raises:
-        AmcError: a file is missing or malformed, or belongs to another network.
+        AmcError: a file is missing or malformed, or belongs to another network: also one of the same
+            shapes that computes something else with these weights, where their file tells what is right.
     """
     with torch.inference_mode(False):  # tensors made under it could be neither traced nor trained
         return (_load_quantized if quantized else _load)(Path(run_dir), model, weights)
@@ -51,6 +53,7 @@ def _load(folder: Path, model: nn.Module | None, weights: str) -> nn.Module:
     spec = ModelSpec.from_json(dict(strategy.model))
     pruned = shaped(_dense(spec, model), spec.input_shape, strategy)
     load_into(pruned, load_state_dict(folder / weights), str(folder / weights))
+    check_outputs(pruned, spec.input_shape, folder / weights)
     return in_eval(pruned)
 
 

@@ -98,6 +98,15 @@ def test_amc_knows_nothing_of_the_search():
     assert not found, "\n".join(found)
 
 
+def test_networks_are_copied_by_copied():
+    """``copy.deepcopy`` alone loses the mode of torchvision's feature extractors."""
+    others = {"amc/quantization/layers.py", "amc/scoring/run.py", "experiments/stages/networks/finetune.py"}
+    found = {
+        str(path.relative_to(ROOT)) for path in source_files().values() if "deepcopy(" in path.read_text()
+    }
+    assert found == others
+
+
 def test_every_module_has_a_docstring():
     for path in source_files().values():
         assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from amc.refit.moments import Moments, collect_moments, refit_layers
 from amc.refit.sequential import SequentialRefit, Way
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import dtype_of
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class CandidateBuilder:
         self.macs = macs_cost(graph)
         self.params = params_cost(graph, model)
         # contiguous, as slicing makes what it cuts: layers of another format round otherwise
-        self.dense = in_eval(copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format))
+        self.dense = in_eval(copied(model).cpu().to(memory_format=torch.contiguous_format))
         needed = settings.refit or settings.order == "obs"
         moments = self._collect(calibration.images, progress) if needed else {}
         found = channel_orders(
@@ -220,7 +219,7 @@ class CandidateBuilder:
         self, images: Tensor, *, held_out: float = 0.0, progress: Callable[[int], Any] | None = None
     ) -> SequentialRefit:
         return SequentialRefit(
-            copy.deepcopy(self.dense).to(self.device),
+            copied(self.dense).to(self.device),
             images.to(self.device),
             positions_per_image=self.settings.positions_per_image,
             held_out=held_out,
@@ -233,7 +232,7 @@ class CandidateBuilder:
 
     def _collect(self, images: Tensor, progress: Callable[[int], Any] | None) -> Mapping[str, Moments]:
         layout = memory_format_of(self.dense, images[:2])
-        model = copy.deepcopy(self.dense).to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        model = copied(self.dense).to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return collect_moments(
             model,
             refit_layers(self.graph),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
@@ -18,7 +17,7 @@ from amc.graph.layers import plain_norm
 from amc.models.wrappers import replace_module
 from amc.scoring.flatten import as_matrix
 from amc.scoring.layout import image_like, memory_format_of
-from amc.scoring.run import cast, in_eval
+from amc.scoring.run import cast, copied, in_eval
 
 FOLDED_TOLERANCE = 1e-3
 """Allowed float32 difference between the judged network (batch norm folded) and the cut one, relative to the
@@ -54,7 +53,7 @@ class FoldedNetwork:
         # A subclass of batch norm may do more, such as an activation, which folding would lose.
         plain = {conv: norm for conv, norm in tracked.items() if plain_norm(self._dense[norm])}
         self._folded = plain if _can_fold(model, plain, image_like(graph.input_shape)) else {}
-        network = in_eval(copy.deepcopy(model))
+        network = in_eval(copied(model))
         placed = network.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self._network = cast(placed, dtype)
         for norm in self._folded.values():
@@ -127,7 +126,7 @@ def _can_fold(model: nn.Module, pairs: Mapping[str, str], images: Tensor) -> boo
         pairs: convolution -> the norm behind it.
         images: random images (N, C, H, W).
     """
-    twin = in_eval(copy.deepcopy(model))
+    twin = in_eval(copied(model))
     try:
         expected = as_matrix(twin(images.clone()), len(images))
     except Exception as error:  # a user's network may raise anything

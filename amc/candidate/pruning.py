@@ -6,7 +6,6 @@ kept.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from amc.cutting.surgery import surgery
 from amc.cutting.trial import difference_of
 from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
 from amc.refit.sequential import Way
-from amc.scoring.run import in_eval, outputs
+from amc.scoring.run import copied, in_eval, outputs
 from amc.scoring.scores import likeness
 
 PROOF_IMAGES = 64
@@ -194,7 +193,7 @@ def _refit_in_sequence(
     Raises:
         AmcError: it cannot be refitted in sequence; it is as it was.
     """
-    refined = copy.deepcopy(model)
+    refined = copied(model)
     try:
         refitted = builder.refit_in_sequence(
             refined,
@@ -209,7 +208,7 @@ def _refit_in_sequence(
             raise
         raise AmcError(f"{type(model).__name__}: the refit failed: {first_line(error)}") from error
     compared = unseen[:COMPARED_IMAGES]
-    wanted = _outputs(builder, copy.deepcopy(builder.dense), compared)
+    wanted = _outputs(builder, copied(builder.dense), compared)
     before, after = (_likeness(builder, each, compared, wanted) for each in (model, refined))
     comparison = Comparison(
         refitted.layers, refitted.way, after, before, len(compared), refitted.why_recorded

@@ -50,7 +50,8 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
 def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
     from fvcore.nn import FlopCountAnalysis
 
-    with evaluating(model):
+    # without gradients, as a network may keep results in a list: with them it could not be copied any more
+    with torch.no_grad(), evaluating(model):
         counter = FlopCountAnalysis(_Matrix(model).eval(), blank_image(model, input_shape))
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counter.set_op_handle("aten::scaled_dot_product_attention", _attention)

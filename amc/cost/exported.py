@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
@@ -16,7 +15,7 @@ from amc.graph.layers import Layer
 from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
 from amc.quantization.simulation import example_of, program_of
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 
 class ExportedSize:
@@ -30,7 +29,7 @@ class ExportedSize:
     def __init__(self, graph: Graph, model: nn.Module) -> None:
         channels, height, width = graph.input_shape
         self._graph, self._model = graph, model
-        self._program, _ = program_of(in_eval(copy.deepcopy(model).cpu()), (channels, height, width))
+        self._program, _ = program_of(in_eval(copied(model).cpu()), (channels, height, width))
 
     def as_floats(self, bits: int = 32) -> BilinearCost:
         """Return the cost of a file whose weights are floats of so many bits."""

@@ -8,7 +8,6 @@ silent because it was initialised to zero or scaled to a millionth.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_mem
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import cast, in_eval
+from amc.scoring.run import cast, copied, in_eval
 from amc.strategy import GroupWidth, Strategy
 
 IMAGES = 4
@@ -304,7 +303,7 @@ class _Proof:
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""
         if self.rebuild is None:
-            return in_eval(copy.deepcopy(self.model).float())
+            return in_eval(copied(self.model).float())
         return in_eval(ready(self.rebuild(), self.graph.input_shape).cpu().float())
 
     def check_training(self, kept: Kept, dense: nn.Module) -> str | None:
@@ -318,7 +317,7 @@ class _Proof:
         """
         if not self.graph.classifies:
             return None
-        own = replace(self, model=copy.deepcopy(dense).cpu().float(), images=self.images.float())
+        own = replace(self, model=copied(dense).cpu().float(), images=self.images.float())
         if own.training_fault(own.plan.cut_to(kept)) is None:
             own.check_state(kept)
             return None
@@ -349,7 +348,7 @@ class _Proof:
     def training_fault(self, cut: Cut | None) -> str | None:
         """Return why a cut network takes no training step; the dense one if there is no cut."""
         try:
-            self.step(copy.deepcopy(self.model) if cut is None else slice_model(self.model, cut))
+            self.step(copied(self.model) if cut is None else slice_model(self.model, cut))
         except Exception as error:  # a user's network may raise anything
             if out_of_memory(error):
                 raise
@@ -408,7 +407,7 @@ class _Proof:
         """Return the reason that one group gives alone."""
         try:
             cut = self.part([group.name]).plan.cut_to({group.name: kept[group.name]})
-            evaluated = modules_run(in_eval(copy.deepcopy(self.model)), self.images)
+            evaluated = modules_run(in_eval(copied(self.model)), self.images)
             return reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
         except Exception as error:  # the reason is a courtesy: the group stays whole without it, too
             if out_of_memory(error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from amc.cutting.slicing import Kept
 from amc.errors import NotPrunableError, brief, out_of_memory
 from amc.graph.groups import Graph
-from amc.scoring.run import cast, in_eval
+from amc.scoring.run import cast, copied, in_eval
 
 
 def lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) -> tuple[nn.Module, Tensor]:
@@ -37,7 +36,7 @@ def lively_copy(model: nn.Module, images: Tensor, generator: torch.Generator) ->
 
 
 def _lively(model: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    twin = in_eval(cast(copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format), images.dtype))
+    twin = in_eval(cast(copied(model).cpu().to(memory_format=torch.contiguous_format), images.dtype))
     for name, parameter in twin.named_parameters():
         if not parameter.is_floating_point():
             continue  # numbers that count or point at something

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from amc.cutting.modules import Keep, Tensors, cut_tensors, install, slot_length
 from amc.graph.groups import Axis, Graph
 from amc.graph.layers import blank_image
 from amc.graph.trace import trace
+from amc.scoring.run import copied
 from amc.strategy import Strategy
 
 Kept = Mapping[str, Tensor]
@@ -103,7 +103,7 @@ def slice_model(model: nn.Module, cut: Cut, tensors: Mapping[str, Tensors] | Non
     Args:
         tensors: name of a module -> its new tensors, already cut; by default those of ``model``.
     """
-    pruned = copy.deepcopy(model)
+    pruned = copied(model)
     modules = dict(pruned.named_modules())
     given = tensors or {}
     for name in dict.fromkeys((*cut.keeps, *given)):

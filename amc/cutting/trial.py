@@ -37,14 +37,22 @@ def draws_kept() -> Iterator[None]:
 def settle(model: nn.Module) -> nn.Module:
     """Detach tensors that modules have computed and keep as plain attributes; return ``model``.
 
-    ``torch.nn.utils.weight_norm`` leaves such a weight behind and computes it anew in every forward pass. A
-    network with one cannot be deep-copied.
+    ``torch.nn.utils.weight_norm`` leaves such a weight behind and computes it anew in every forward pass;
+    features are kept in lists and dictionaries, too. A network with one cannot be deep-copied.
     """
     for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                vars(module)[name] = value.detach()
+        _detach(vars(module))
+        for value in vars(module).values():
+            if isinstance(value, dict | list):
+                _detach(value)
     return model
+
+
+def _detach(values: dict[Any, Any] | list[Any]) -> None:
+    """Detach the tensors in a container, in place."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            values[key] = value.detach()
 
 
 def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:

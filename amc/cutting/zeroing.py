@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from amc.cutting.modules import silence, silence_bare
 from amc.cutting.slicing import Cut
 from amc.graph.groups import Graph
+from amc.scoring.run import copied
 
 
 def zero_model(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
     """Return a dense-shaped copy whose removed channels are zero where made and unread where used."""
-    zeroed = copy.deepcopy(model)
+    zeroed = copied(model)
     modules = dict(zeroed.named_modules())
     for group in graph.groups:
         dropped = torch.ones(group.width, dtype=torch.bool)
@@ -40,7 +39,7 @@ def with_drawn_buffers(model: nn.Module, graph: Graph, generator: torch.Generato
     ]
     if not buffers:
         return model
-    drawn = copy.deepcopy(model)
+    drawn = copied(model)
     for module, name in buffers:
         getattr(drawn.get_submodule(module), name).uniform_(0.5, 1.5, generator=generator)
     return drawn

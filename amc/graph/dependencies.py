@@ -9,7 +9,6 @@ is named as the reason.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -27,7 +26,7 @@ from amc.graph.recording import Chunks, Readings, gradients_everywhere, recorded
 from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 _KNOWN_BUFFERS = (nn.modules.batchnorm._NormBase, *LAYERS)
 """Modules whose buffers are cut with the module, or are part of how its weight is computed."""
@@ -207,7 +206,7 @@ def _first_built(
     buffers = _buffers_of_one_axis(model, example)
     for _ in range(3):
         try:
-            found = _built(copy.deepcopy(model), example, buffers, gradients)
+            found = _built(copied(model), example, buffers, gradients)
         except Exception as failed:  # torch-pruning fails in many ways on graphs that it does not know
             error = failed
             if not buffers:
@@ -273,7 +272,7 @@ def _over_positions(readings: Readings, axes: ChannelAxes) -> frozenset[nn.Modul
 
 def _buffers_of_one_axis(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """Return the names of the buffers that may have one number a channel and that stay as they are."""
-    twin = in_eval(copy.deepcopy(model))
+    twin = in_eval(copied(model))
     found: dict[str, tuple[Tensor, int]] = {}
     for prefix, module in twin.named_modules():
         if isinstance(module, _KNOWN_BUFFERS):

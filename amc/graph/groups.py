@@ -84,7 +84,7 @@ class Graph:
     """The layers and channel groups of a network (``amc.graph.trace``).
 
     Attributes:
-        layers: convolution and linear layers in forward order.
+        layers: convolution and linear layers in forward order, but those on which no output depends.
         groups: prunable channel groups in forward order.
         unprunable: the other channels, with reasons.
         norm_after: ordinary convolution -> the batch norm that is the only consumer of its output.

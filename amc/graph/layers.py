@@ -130,6 +130,36 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     return tuple(described), is_logits(output)
 
 
+def unused_layers(model: nn.Module, example: Tensor, names: Sequence[str]) -> frozenset[str]:
+    """Return the layers on which no output depends: NaN in place of their results changes nothing.
+
+    Args:
+        example: one image (1, C, H, W).
+        names: the layers that are tried, each in a forward pass of its own.
+    """
+    if not names:
+        return frozenset()
+    modules = dict(model.named_modules())
+
+    def run() -> Tensor:
+        with torch.no_grad(), evaluating(model):
+            return as_matrix(model(example.clone()), len(example))
+
+    def unused(name: str) -> bool:
+        hook = modules[name].register_forward_hook(lambda _module, _args, output: output * torch.nan)
+        try:
+            return torch.equal(run(), expected)
+        except Exception as error:  # a user's network may look at what its layers give
+            if out_of_memory(error):
+                raise
+            return False
+        finally:
+            hook.remove()
+
+    expected = run()
+    return frozenset(filter(unused, names))
+
+
 def _shapes(values: object) -> tuple[torch.Size, ...]:
     return tuple(tensor.shape for _, tensor in output_tensors(values))
 

@@ -7,7 +7,6 @@ network. The result is plain frozen values: no module, gradient graph or torch-p
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -20,10 +19,13 @@ from torch import Tensor, nn
 from amc.errors import NotPrunableError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
-from amc.graph.layers import LAYERS, Layer, trace_layers
+from amc.graph.layers import LAYERS, Layer, trace_layers, unused_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
-from amc.scoring.run import evaluating
+from amc.scoring.run import copied, evaluating
+
+_UNUSED = "its outputs are not used in evaluation mode"
+_WITHOUT_GRADIENTS = "runs without gradients, so its channels cannot be followed"
 
 _Axis = tuple[str, Axis, str | None, int]
 """An axis as a ``Slot`` names it: module, axis, bare tensor or None, its dimension."""
@@ -50,7 +52,12 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}
     dependencies = build_dependencies(model, example, by_name)
-    groups, unprunable = _find_groups(dependencies, by_name, tied_layers(model))
+    found = dependencies.layers
+    unused = unused_layers(model, example, [name for name in by_name if name not in found])
+    if unused:  # traced again without them, as everything that is handed this graph traces the network
+        layers = tuple(layer for layer in layers if layer.name not in unused)
+        dependencies = build_dependencies(model, example, [layer.name for layer in layers])
+    groups, unprunable = _find_groups(dependencies, by_name, tied_layers(model), unused)
     if not groups:
         raise NotPrunableError(f"{type(model).__name__} has no prunable layers: {_reasons(unprunable)}")
     return Graph(
@@ -70,7 +77,7 @@ def _check_copy(model: nn.Module, example: Tensor) -> None:
         NotPrunableError: it cannot be copied, or the forward pass of the copy fails.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(copy.deepcopy(model)) as twin:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(copied(model)) as twin:
             twin(example.clone())
     except Exception as error:  # whatever the network's own code raises
         raise NotPrunableError(
@@ -89,7 +96,7 @@ def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
 
 
 def _find_groups(
-    dependencies: Dependencies, layers: Mapping[str, Layer], tied: Mapping[str, str]
+    dependencies: Dependencies, layers: Mapping[str, Layer], tied: Mapping[str, str], unused: Set[str]
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Unprunable, ...]]:
     order = {name: i for i, name in enumerate(layers)}
     groups: list[ChannelGroup] = []
@@ -104,7 +111,7 @@ def _find_groups(
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
     unprunable += [
-        Unprunable(name, layer.out_channels, "runs without gradients, so its channels cannot be followed")
+        Unprunable(name, layer.out_channels, _UNUSED if name in unused else _WITHOUT_GRADIENTS)
         for name, layer in layers.items()
         if name not in dependencies.layers
     ]

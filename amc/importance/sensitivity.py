@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from amc.errors import AmcError
 from amc.importance.gradients import differentiating, gradient_batches, recording, with_gradient
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 SENSITIVITY_BATCHES = 20
 """Largest number of batches that are averaged; more would take longer than all other preparations."""
@@ -86,7 +85,7 @@ def call_sensitivity(
     Raises:
         AmcError: the network gives NaN or cannot be differentiated.
     """
-    model = in_eval(copy.deepcopy(model).to(device).float()).requires_grad_(False)
+    model = in_eval(copied(model).to(device).float()).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     modules = dict(model.named_modules())
     outputs: dict[str, list[Tensor]] = {name: [] for name in holders}

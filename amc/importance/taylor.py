@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -14,7 +13,7 @@ from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError
 from amc.importance.gradients import differentiating, gradient_batches, recording
 from amc.scoring.halving import in_parts
-from amc.scoring.run import as_logits, in_eval
+from amc.scoring.run import as_logits, copied, in_eval
 
 
 def taylor_terms(
@@ -43,7 +42,7 @@ def taylor_terms(
     """
     if not len(calibration):
         raise AmcError("got no calibration images, expected at least one: order=taylor needs them")
-    model = in_eval(copy.deepcopy(model).to(device).float()).requires_grad_(False)
+    model = in_eval(copied(model).to(device).float()).requires_grad_(False)
     modules = dict(model.named_modules())
     weights = [modules[name].weight.requires_grad_() for name in layers]
     inputs = [0 if isinstance(modules[name], nn.ConvTranspose2d) else 1 for name in layers]

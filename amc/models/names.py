@@ -20,6 +20,8 @@ ZOO = (
     "vgg16_bn",
 )
 """Networks of this package, sorted."""
+TORCHVISION = "torchvision:"
+"""Begin of a name that is torchvision's, also where the zoo has the same."""
 TIMM_HINT = "pip install amc-search[timm]"
 _MARKED = re.compile(
     r"^@register_model(?:\((?:name=[\"'](\w+)[\"'])?\))?\n(?:[@ \t)].*\n)*?def (\w+)\(", re.MULTILINE
@@ -49,7 +51,7 @@ def known_names() -> list[str]:
 
 def is_code(name: str) -> bool:
     """Whether a name is the path of the user's own factory; a timm name may have a tag after a dot."""
-    if name.startswith("timm:") or not ("." in name or ":" in name):
+    if name.startswith(("timm:", TORCHVISION)) or not ("." in name or ":" in name):
         return False
     return ":" in name or name.partition(".")[0] not in timm_names()
 
@@ -68,7 +70,10 @@ def check_listed(name: str) -> None:
         )
     if is_code(name) or not torchvision_names():  # a package without its sources
         return
-    if name.startswith("timm:"):
+    if name.startswith(TORCHVISION):
+        if name.removeprefix(TORCHVISION) not in torchvision_names():
+            raise unknown_of_torchvision(name)
+    elif name.startswith("timm:"):
         architecture = name.removeprefix("timm:").partition(".")[0]
         if timm_names() and architecture not in _timm_with_old_names():
             raise unknown(name, [f"timm:{each}" for each in timm_names()])
@@ -86,6 +91,11 @@ def unknown(name: str, known: Iterable[str]) -> SettingError:
     hint = did_you_mean(name, dict.fromkeys(known), most=3) or f"; the zoo has {', '.join(ZOO)}"
     timm = "" if timm_names() else f" (timm models need {TIMM_HINT})"
     return SettingError(f"model {name!r}: unknown name{hint}{timm}")
+
+
+def unknown_of_torchvision(name: str) -> SettingError:
+    """Return the error about a name that begins with ``TORCHVISION``."""
+    return unknown(name, [TORCHVISION + known for known in torchvision_names()])
 
 
 @cache

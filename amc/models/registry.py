@@ -3,14 +3,13 @@
 The libraries are imported only when a name needs them.
 """
 
-import copy
 import importlib
 import inspect
 import json
 import operator
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,15 +21,18 @@ from amc.errors import AmcError, SettingError, UnavailableError, brief
 from amc.models import cifar_resnet, mobilenet, vgg
 from amc.models.names import (
     TIMM_HINT,
+    TORCHVISION,
     check_listed,
     is_code,
     is_listed_by_timm,
     known_names,
     timm_names,
     unknown,
+    unknown_of_torchvision,
 )
 from amc.models.wrappers import unwrapped
 from amc.notes import note_once
+from amc.scoring.run import copied
 
 _Factory = Callable[..., nn.Module]
 
@@ -143,6 +145,8 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
     3. torchvision's detection models, as ``RawDetector``, and segmentation models: they return no logits;
     4. "timm:NAME", or the name of a timm model.
 
+    "torchvision:NAME" is torchvision's for images of any size.
+
     Args:
         spec: name, classes, input shape and keyword arguments.
         trust_dotted_path: whether a dotted path may be imported; False for names read from files.
@@ -157,7 +161,7 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
         UnavailableError: timm is not installed.
         AmcError: the factory failed.
     """
-    name, large = spec.name, spec.image_side >= mobilenet.SMALL_IMAGE_SIDE
+    name = spec.name
     if is_code(name) and not _is_timm_name(name):
         if not trust_dotted_path:
             raise SettingError(
@@ -165,12 +169,15 @@ def build(spec: ModelSpec, *, trust_dotted_path: bool, pretrained: bool = False)
                 "from a file; expected a zoo, torchvision or timm name: build the model and pass it yourself"
             )
         return _build_dotted(spec, pretrained)
-    if name in _ZOO and not (large and name in _TORCHVISION_WHEN_LARGE):
+    if name in _ZOO and not _is_large_variant(spec):
         return _build_zoo(spec, pretrained)
-    if name in _torchvision_names():
-        return _build_torchvision(spec, pretrained)
-    if name in dense_prediction_names():
-        return _build_dense_prediction(spec, pretrained)
+    own = replace(spec, name=name.removeprefix(TORCHVISION))
+    if own.name in _torchvision_names():
+        return _build_torchvision(own, pretrained)
+    if own.name in dense_prediction_names():
+        return _build_dense_prediction(own, pretrained)
+    if name.startswith(TORCHVISION):
+        raise unknown_of_torchvision(name)
     if name.startswith("timm:"):
         return _build_timm(spec, name.removeprefix("timm:"), pretrained)
     if _is_timm_name(name):
@@ -202,7 +209,7 @@ def usable(model: nn.Module) -> nn.Module:
         return model
     got = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
     note_once(f"{type(model).__name__} has parameters in {got}: it is converted to float32")
-    return copy.deepcopy(model).float()
+    return copied(model).float()
 
 
 def dense_prediction_names() -> list[str]:
@@ -217,6 +224,19 @@ def default_weights(name: str) -> Any:
     from torchvision import models
 
     return getattr(models.get_model_weights(name), "DEFAULT", None)
+
+
+def _is_large_variant(spec: ModelSpec) -> bool:
+    """Return whether a name of both zoos means torchvision's network; a line tells where it does not."""
+    if spec.name not in _TORCHVISION_WHEN_LARGE:
+        return False
+    if spec.image_side >= mobilenet.SMALL_IMAGE_SIDE:
+        return True
+    note_once(
+        f"{spec.name} is the variant for CIFAR, as the images have less than {mobilenet.SMALL_IMAGE_SIDE} "
+        f"pixels; torchvision's own network is {TORCHVISION}{spec.name}"
+    )
+    return False
 
 
 def _build_zoo(spec: ModelSpec, pretrained: bool) -> nn.Module:
@@ -319,7 +339,7 @@ def _import_factory(path: str) -> _Factory:
     try:
         factory = operator.attrgetter(attribute)(module)
     except AttributeError as error:
-        if attribute in known_names():  # torchvision:resnet18
+        if attribute in known_names():  # torchvision.resnet18
             raise SettingError(f"model {path!r}: unknown name; did you mean {attribute!r}?") from error
         own = (name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
         raise unknown(path, [f"{module_name}{separator}{name}" for name in own]) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amc.models.names import ZOO, is_code
+from amc.models.names import TORCHVISION, ZOO, is_code
 from amc.models.registry import ModelSpec, default_weights, dense_prediction_names
 
 _WITH_AUX_LOSS = ("deeplabv3_", "fcn_")
@@ -47,11 +47,12 @@ def spec_of(
     kwargs = dict(kwargs)
     if is_code(name) or name in ZOO:  # neither needs torchvision, whose import takes a second
         return ModelSpec(name, num_classes, input_shape, tuple(kwargs.items()))
-    if name in dense_prediction_names():
-        found = len(default_weights(name).meta["categories"]) if pretrained else num_classes
+    own = name.removeprefix(TORCHVISION)
+    if own in dense_prediction_names():
+        found = len(default_weights(own).meta["categories"]) if pretrained else num_classes
         num_classes = kwargs.pop("num_classes", found)
     if pretrained:
-        kwargs = {**_implied(name), **kwargs}
+        kwargs = {**_implied(own), **kwargs}
     return ModelSpec(name, num_classes, input_shape, tuple(kwargs.items()))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from typing import Any
 
 from torch import nn
 
 from amc.notes import note_once
+from amc.scoring.run import copied
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -35,8 +35,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in reversed(inner):  # inner ones first: a compiled module may lie in another
         if (original := _original(module)) is not None:
-            memo[id(module)] = copy.deepcopy(original, memo)
-    return unwrapped(copy.deepcopy(model, memo))
+            memo[id(module)] = copied(original, memo)
+    return unwrapped(copied(model, memo))
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.quantization.operators import HIGH, dequantize, dynamic_conv2d, dynamic_linear, round_trip
+from amc.scoring.run import copied
 
 Quantizable = nn.Conv2d | nn.Linear
 """Layers whose weights are quantized."""
@@ -236,7 +237,7 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module, method: str) -> None:
         super().__init__()
         self.dtype = TYPES[method]
-        self.model = copy.deepcopy(model).to(self.dtype)
+        self.model = copied(model).to(self.dtype)
 
     def forward(self, images: Tensor) -> Any:
         """Return the output for images (N, C, H, W)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +14,7 @@ from amc.graph.unfolding import layer_input, own_forward
 from amc.models.wrappers import replace_module
 from amc.quantization.description import FloatLayer
 from amc.quantization.program import FoldedNorm, Site, Visit
+from amc.scoring.run import copied
 
 
 class ModuleProgram:
@@ -101,7 +101,7 @@ class ModuleProgram:
         sums: Mapping[str, nn.Module] | None = None,
     ) -> nn.Module:
         """Return the network with other layers; see ``GraphProgram.assembled``."""
-        network = copy.deepcopy(self.model)
+        network = copied(self.model)
         for site in self.sites:
             if (layer := layers.get(site.name)) is None:
                 continue

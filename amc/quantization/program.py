@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from amc.errors import first_line
 from amc.quantization.description import FloatLayer
 from amc.quantization.layers import Quantizable, conv, linear
+from amc.scoring.run import copied
 from amc.third_party import FIXED_BATCH, quiet
 
 aten = torch.ops.aten
@@ -291,7 +291,7 @@ class GraphProgram:
             copies[node] = made
             if node in named:
                 copies[node] = graph.call_module(paths[named[node]], (made,))
-        root = copy.deepcopy(self.model)
+        root = copied(self.model)
         for site in self.sites:
             if site.name in layers:
                 root.add_submodule(site.path, layers[site.name])
@@ -323,7 +323,7 @@ def exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule | None, 
     Returns:
         The program, or None and the reason.
     """
-    network = copy.deepcopy(model)
+    network = copied(model)
     free = ({0: torch.export.Dim("batch")},)
     try:
         with quiet(), torch.inference_mode(False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from amc.errors import AmcError, first_line, out_of_memory
 from amc.models import OptionAShortcut
 from amc.scoring.flatten import output_tensors
+from amc.scoring.run import copied
 
 ROUNDING = 1e-4
 """Difference that rounding may make between a network and its trace, relative to the largest output."""
@@ -96,7 +96,7 @@ def trace_operations(model: nn.Module, images: Tensor) -> Operations:
     tracer = _Tracer()
     with _explained(model):
         # A forward pass may keep what it computes: placeholders must not stay in the network.
-        graph = tracer.trace(copy.deepcopy(model))
+        graph = tracer.trace(copied(model))
     nodes = [node for node in graph.nodes if node.op != "output"]
     made = {str(node.target) for node in nodes if node.op == "get_attr"}
     constants = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from amc.errors import first_line
 from amc.notes import note_once
 from amc.scoring.flatten import output_tensors
-from amc.scoring.run import device_of, in_eval
+from amc.scoring.run import copied, device_of, in_eval
 
 _TOLERANCE = 1e-2
 """Largest difference between the two memory formats, relative to the largest output: TF32 stays below it."""
@@ -41,7 +40,7 @@ def image_like(shape: tuple[int, ...], count: int = 2) -> Tensor:
 
 def writes_into_input(model: nn.Module, example: Tensor) -> bool:
     """Return whether the network, in eval mode, changes the images (N, C, H, W) that it is given."""
-    network, images = in_eval(copy.deepcopy(model)), example.to(device_of(model)).clone()
+    network, images = in_eval(copied(model)), example.to(device_of(model)).clone()
     before = images.clone()
     _run(network, images)
     return not torch.equal(before, images)
@@ -49,7 +48,7 @@ def writes_into_input(model: nn.Module, example: Tensor) -> bool:
 
 def _obstacle(model: nn.Module, example: Tensor) -> str | None:
     """Return why ``model`` cannot run in channels_last, or None if it can."""
-    network = in_eval(copy.deepcopy(model))
+    network = in_eval(copied(model))
     try:
         expected = _outputs(network, example, torch.contiguous_format)
     except Exception:  # it runs in neither format; whoever runs it next says why
@@ -64,7 +63,7 @@ def _obstacle(model: nn.Module, example: Tensor) -> str | None:
 
 
 def _obstacle_in_training(model: nn.Module, example: Tensor) -> str | None:
-    network = copy.deepcopy(model)
+    network = copied(model)
     network.train()
     try:
         _outputs(network, example, torch.channels_last)

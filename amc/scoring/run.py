@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,29 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     try:
         yield model
     finally:
-        for module, training in modes:
-            module.training = training
+        _set_modes(modes)
+
+
+def copied(model: M, memo: dict[int, Any] | None = None) -> M:
+    """Return a deep copy whose modules have the modes of the original.
+
+    Without this a copy of torchvision's ``create_feature_extractor`` is in training mode.
+
+    Args:
+        memo: copies that are already made, as ``copy.deepcopy`` takes them.
+    """
+    twin = copy.deepcopy(model, memo)
+    modes = {name: module.training for name, module in model.named_modules()}
+    _set_modes((module, modes.get(name, module.training)) for name, module in twin.named_modules())
+    return twin
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Put modules, the outer ones first, into their modes; a feature extractor has a graph for each mode."""
+    for module, training in modes:
+        if module.training != training:
+            module.train(training)
+            module.training = training  # also where its own ``train`` does something else
 
 
 def in_eval(model: M) -> M:

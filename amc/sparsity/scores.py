@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -12,7 +11,7 @@ from amc.graph.layers import Layer, trace_layers
 from amc.graph.unfolding import layer_input
 from amc.importance.gradients import gradient_batches
 from amc.importance.sensitivity import SENSITIVITY_BATCHES, call_products, call_sensitivity, channel_axis
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 
 Scores = Callable[[nn.Module, Sequence[Layer], Tensor], Mapping[str, Tensor]]
 """Network, layers, calibration images (N, C, H, W) -> name of a layer -> scores shaped like its weight."""
@@ -54,7 +53,7 @@ def curvatures(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dic
     Raises:
         AmcError: the network gives NaN or cannot be differentiated.
     """
-    model = in_eval(copy.deepcopy(model).float())
+    model = in_eval(copied(model).float())
     modules = dict(model.named_modules())
     traced, _ = trace_layers(model, images[:1].float())
     holders = {layer.name: _holders(layer, traced, modules) for layer in layers}

@@ -6,7 +6,6 @@ parameters count the kept weights only; whether a runtime or a file format saves
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import dtype_of
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 from amc.sparsity.names import check_order
 from amc.sparsity.scores import SCORES
 
@@ -114,7 +113,7 @@ class SparseBuilder:
         self.whole_widths = (WHOLE,) * len(self.layers)
         self.device = torch.device(device)
         self._positions, self._other_macs = _by_weight(graph, model, self.layers)
-        self._model = in_eval(copy.deepcopy(model).cpu())
+        self._model = in_eval(copied(model).cpu())
         modules = dict(self._model.named_modules())
         self._weights = {layer.name: modules[layer.name].weight.detach().clone() for layer in self.layers}
         self.counts = tuple(weight.numel() for weight in self._weights.values())
@@ -125,7 +124,7 @@ class SparseBuilder:
         scores = {n: s.masked_fill(self._weights[n] == 0, -1.0) for n, s in scores.items()}
         self._ranks = {name: _ranks(score) for name, score in scores.items()}
         self.errors = {name: _errors(score) for name, score in scores.items()}
-        twin = copy.deepcopy(self._model)
+        twin = copied(self._model)
         self.memory_format = memory_format_of(twin, calibration[:2])
         self._candidate = twin.to(self.device, dtype_of(precision), memory_format=self.memory_format)  # type: ignore[call-overload]
 
@@ -164,7 +163,7 @@ class SparseBuilder:
 
     def sparse_model(self, widths: Sequence[int]) -> nn.Module:
         """Return a new network of these widths, on the CPU."""
-        model = copy.deepcopy(self._model)
+        model = copied(self._model)
         self._fill(model, widths)
         return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError, UnavailableError
 from amc.scoring.precision import without_tf32
-from amc.scoring.run import evaluating
+from amc.scoring.run import copied, evaluating
 from amc.seeds import mix
 from amc.third_party import missing, quiet
 from amc.training.averaging import load
@@ -135,7 +134,7 @@ def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapt
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=f"({targets})", lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(seed, "lora"))
-            network = inject_adapter_in_model(config, copy.deepcopy(model))
+            network = inject_adapter_in_model(config, copied(model))
     for name, parameter in network.named_parameters():
         if name.replace(".base_layer", "") in trained:
             parameter.requires_grad_(True)
@@ -153,7 +152,7 @@ def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapt
         load(into.to(before.device), state)
         return float((_outputs(into, example) - before).abs().max() / before.abs().max().clamp_min(1e-12))
 
-    difference = merged(_filled(network, seed), copy.deepcopy(model))
+    difference = merged(_filled(network, seed), copied(model))
     if not difference <= TOLERANCE:  # before anything is trained
         raise AmcError(
             f"method=lora: merging adapters changes outputs by {difference:.2g} of the largest, expected at "
@@ -176,7 +175,7 @@ def _with_lora(model: nn.Module, rank: int, example: Tensor, seed: int) -> Adapt
 @torch.no_grad()
 def _filled(network: nn.Module, seed: int) -> nn.Module:
     """Return a copy whose adapters change the network: a new adapter's second matrix is zero."""
-    found = copy.deepcopy(network)
+    found = copied(network)
     generator = torch.Generator().manual_seed(mix(seed, "filled"))
     for name, parameter in found.named_parameters():
         if ".lora_B." in name:

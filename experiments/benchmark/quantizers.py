@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
-from amc.scoring.run import outputs
+from amc.scoring.run import copied, outputs
 from amc.scoring.scores import likeness, top1
 from experiments.benchmark.problem import open_trained
 from experiments.run.run import Run
@@ -68,7 +67,7 @@ def _compared(job: Run, all_bits: list[int], names: list[str]) -> dict[str, Any]
         row: dict[str, Any] = {"bits": bits, "quantizer": name}
         started = time.process_time()
         try:
-            rounded = QUANTIZERS[name](copy.deepcopy(model), calibration, bits)
+            rounded = QUANTIZERS[name](copied(model), calibration, bits)
         except ImportError as error:
             rows.append({**row, "not_run": str(error)})
             continue

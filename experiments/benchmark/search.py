@@ -10,7 +10,6 @@ full cost, and a scikit-learn least-squares solve on raw features for every laye
 from __future__ import annotations
 
 import argparse
-import copy
 import resource
 import statistics
 import time
@@ -36,7 +35,7 @@ from amc.models import ModelSpec, build
 from amc.refit.moments import refit_layers
 from amc.result import Evaluation
 from amc.scoring.precision import AUTO, PRECISIONS, chosen_precision
-from amc.scoring.run import outputs
+from amc.scoring.run import copied, outputs
 from envs import ChannelPruningEnv, get_reward
 from envs.observation import group_features
 from experiments.benchmark.arguments import at_least, positive
@@ -63,7 +62,7 @@ class _Timed:
         with evaluator.builder.network(widths) as model:
             built = time.process_time() - start
             forward, found = _cpu_seconds(lambda: outputs(model, images, size))
-            own = copy.deepcopy(model)
+            own = copied(model)
         scoring, evaluation = _cpu_seconds(lambda: evaluator.judge(widths, found))
         pure, _ = _cpu_seconds(lambda: _forward(own, images, size))
         row = {"build": built, "refit": 0.0, "forward": forward, "scoring": scoring, "pure_forward": pure}
@@ -200,7 +199,7 @@ def _time_reference(
     rng = np.random.default_rng(options.seed)
     rows = []
     for _ in tqdm(range(options.reference_episodes), desc="reference", disable=None):
-        masked = copy.deepcopy(model)
+        masked = copied(model)
         start = time.process_time()
         for group in graph.groups:
             _reference_prune(masked, group.readers, features, float(rng.uniform(0.2, 1.0)))

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from experiments.command.overrides import parsed
 
 _NAME = re.compile(r"[\w-]+")
-_MODEL = re.compile(r"timm:[\w.-]+|[\w-]+")
+_MODEL = re.compile(r"timm:[\w.-]+|(torchvision:)?[\w-]+")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from operator import index
 from typing import SupportsFloat, SupportsIndex
@@ -12,7 +11,7 @@ from torch import nn
 
 from amc.errors import SettingError
 from amc.result import Evaluation
-from amc.scoring.run import device_of
+from amc.scoring.run import copied, device_of
 from envs import Reward, get_reward
 
 Score = Callable[[nn.Module], float]
@@ -57,7 +56,7 @@ def on_cpu(model: nn.Module) -> nn.Module:
     fit = device_of(model).type in ("cpu", "meta")
     if fit and not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         return model
-    return copy.deepcopy(model).cpu()
+    return copied(model).cpu()
 
 
 def check_channels(calibration: torch.Tensor, validation: torch.Tensor) -> None:

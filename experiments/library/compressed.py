@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from amc.cutting.remembered import outputs_as_metadata
 from amc.errors import FileError
 from amc.loading import STRATEGY, WEIGHTS
+from amc.models import ModelSpec
 from amc.models.checkpoint import save_safetensors
 from amc.strategy import Strategy
 
@@ -36,6 +38,9 @@ class Compressed:
     def save(self, folder: str | Path) -> None:
         """Write ``strategy.json`` and ``model.safetensors``, which ``amc.load_pruned`` reads.
 
+        The metadata of the weights tell what the network computes for two random images: loading refuses one
+        that computes something else.
+
         Args:
             folder: created if it does not exist.
 
@@ -48,4 +53,6 @@ class Compressed:
         except OSError as error:
             raise FileError(f"{folder}: cannot make the folder: {error.strerror}") from error
         self.strategy.save(folder / STRATEGY)
-        save_safetensors(self.model.state_dict(), folder / WEIGHTS)
+        spec = ModelSpec.from_json(dict(self.strategy.model))
+        told = outputs_as_metadata(self.model, spec.input_shape)
+        save_safetensors(self.model.state_dict(), folder / WEIGHTS, told)

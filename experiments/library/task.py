@@ -31,7 +31,7 @@ from amc.data.picking import FEWEST_JUDGING
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
-from amc.importance.global_ranking import global_scores
+from amc.importance.global_ranking import Importance, global_scores
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models import ModelSpec
 from amc.models.registry import usable
@@ -71,7 +71,8 @@ class CompressionTask:
         model: the trained dense network; it is read and never changed.
         calibration: normalised training images for the refit and the channel order: a tensor (N, C, H, W), a
             pair (images, labels), a data set or a loader. A few hundred are enough. Parts of them should have
-            every class: images that come class by class, or without labels, are put in a mixed order.
+            every class: images that come class by class, or without labels, are put in a mixed order. Only
+            ``order="taylor"`` in the settings and ``agent="global_taylor"`` need labels.
         validation: held-out images that score candidates, in the same forms, with labels if there are any; in
             a mixed order, too.
         macs_ratio, params_ratio, size_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at
@@ -139,6 +140,10 @@ class CompressionTask:
         if len(judging) < FEWEST_JUDGING:
             raise SettingError(f"validation holds one image; expected {FEWEST_JUDGING} or more to judge on")
         check_channels(given.images, judging.images)
+        self._calibration_has_labels = known
+        settings = settings or CandidateSettings()
+        if settings.order == "taylor":
+            self._check_labels("order=taylor")
         self._calibration, judging = mixed(given, labelled=known), mixed(judging, labelled=labelled)
         model = on_cpu(usable(model))
         with torch.random.fork_rng():
@@ -156,7 +161,7 @@ class CompressionTask:
                 self.graph,
                 self._calibration,
                 judging,
-                settings or CandidateSettings(),
+                settings,
                 labelled=labelled,
                 device=usable_device(device),
                 progress=bar.update,
@@ -261,10 +266,21 @@ class CompressionTask:
             group_features(self.graph),
             curves=partial(self._curves),
             dense=self._dense,
-            scores=partial(
-                global_scores, self._evaluator.builder.dense, self.graph, calibration=self._calibration
-            ),
+            scores=self._channel_scores,
         )
+
+    def _channel_scores(self, importance: Importance) -> dict[str, tuple[float, ...]]:
+        if importance == "taylor":
+            self._check_labels("agent=global_taylor")
+        return global_scores(self._evaluator.builder.dense, self.graph, importance, self._calibration)
+
+    def _check_labels(self, setting: str) -> None:
+        """Refuse a setting that needs the loss on the calibration images where these have no labels."""
+        if not self._calibration_has_labels:
+            raise SettingError(
+                f"{setting} needs calibration images with labels, and got images alone; give a pair (images, "
+                "labels), or a data set or loader of pairs"
+            )
 
     @_with_gradients()
     def search(

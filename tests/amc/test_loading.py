@@ -5,6 +5,7 @@ import torch
 
 import amc
 from amc import AmcError, GroupWidth, Strategy
+from amc.cutting.remembered import outputs_as_metadata
 from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
@@ -74,6 +75,36 @@ def test_code_named_by_a_file_is_not_run_but_a_given_network_is_used(tmp_path):
 def test_strategy_of_another_network(tmp_path):
     save_run(tmp_path, ZOO)
     refused("is it for another network", tmp_path, model=Chain())
+
+
+class Drawn(Chain):
+    """Keeps random numbers outside of its parameters and buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = torch.randn(CLASSES)
+
+    def forward(self, x):
+        return super().forward(x) * self.drawn
+
+
+def test_a_network_that_computes_something_else_with_the_weights(tmp_path):
+    pruned = save_run(tmp_path, ModelSpec("tests.amc.test_loading.Drawn", CLASSES, SHAPE))
+    told = outputs_as_metadata(pruned.train().double(), SHAPE)
+    weights = pruned.eval().float().state_dict()
+    save_safetensors(weights, tmp_path / "model.safetensors", told)
+    fresh = Drawn()
+    refused("Drawn computes something else .* keeps state outside", tmp_path, model=fresh)
+    fresh.drawn = pruned.drawn
+    assert_same(amc.load_pruned(tmp_path, model=fresh), pruned)
+    save_safetensors(weights, tmp_path / "model.safetensors", {"outputs": "[[1"})
+    refused("cannot read the outputs", tmp_path, model=fresh)
+
+
+def test_weights_of_a_network_that_gives_nan_tell_nothing():
+    network = Chain()
+    network.head.bias.data.fill_(torch.nan)
+    assert outputs_as_metadata(network, SHAPE) == {}
 
 
 def test_missing_folder(tmp_path):

@@ -5,7 +5,6 @@ Converters recognise these operators; files that hold them run without this proj
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from amc.errors import AmcError
 from amc.quantization.layers import DynamicLayer, IntegerLayer, IntegerSum, RoundTrip, StandIn, applied
 from amc.quantization.operators import HIGH, LOW, measured
 from amc.quantization.program import CLIPS, aten
+from amc.scoring.run import copied
 
 assert _decomposed  # it registers the operators
 _ops = torch.ops.quantized_decomposed
@@ -165,7 +165,7 @@ def explicit(model: nn.Module, *, signed: bool = False, twice: bool = False) -> 
             return _MeasuredLayer(module)
         return _Layer(module, twice=twice) if isinstance(module, IntegerLayer) else None
 
-    return _replaced(_replaced(copy.deepcopy(model), written), written)  # the second time for ``inputs``
+    return _replaced(_replaced(copied(model), written), written)  # the second time for ``inputs``
 
 
 def for_integer_kernels(model: nn.Module, *, rowwise: bool = False, twice: bool = False) -> nn.Module:
@@ -187,7 +187,7 @@ def for_integer_kernels(model: nn.Module, *, rowwise: bool = False, twice: bool 
             "only inputs and weights of its layers are quantized (placement modules), and kernels on "
             "integers need outputs on grids, too"
         )
-    network = copy.deepcopy(model)
+    network = copied(model)
     _drop_clips(network)
     kept = _with_integer_outputs(network)
 

@@ -6,12 +6,12 @@ so only a network with the same roundings tells whether a file holds the right n
 
 from __future__ import annotations
 
-import copy
 import math
 
 from torch import Tensor, fx, nn
 
 from amc.quantization.layers import IntegerSum
+from amc.scoring.run import copied
 
 _DIGITS = 20
 """Binary digits of XNNPACK's multipliers."""
@@ -41,7 +41,7 @@ def xnnpack(model: nn.Module) -> nn.Module:
     """Return a copy of a quantized network that adds as XNNPACK does."""
     if not isinstance(model, fx.GraphModule):
         return model
-    made = copy.deepcopy(model)
+    made = copied(model)
     for name, module in list(made.named_children()):
         if isinstance(module, IntegerSum):
             made.set_submodule(name, _FixedPointSum(module))

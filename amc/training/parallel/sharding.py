@@ -6,7 +6,6 @@ network are gathered while it runs, on the way forward and back.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from amc.scoring.run import copied
+
 
 def sharded(model: nn.Module, device: torch.device) -> nn.Module:
     """Return a copy of ``model`` in parts on the devices of all processes; ``model`` stays where it is."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    network = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    network = copied(model).to(memory_format=torch.contiguous_format)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for child in _units(network):
         fully_shard(child, mesh=mesh)

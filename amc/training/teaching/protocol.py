@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from amc.data.splits import WHOLE, Part
 from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
-from amc.scoring.run import as_logits, in_eval
+from amc.scoring.run import as_logits, copied, in_eval
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class NetworkTeacher:
 
     def __init__(self, network: nn.Module, device: torch.device, example: Tensor, *, bf16: bool) -> None:
         self.identity = state_digest(network.state_dict())
-        self.network = in_eval(copy.deepcopy(network).to(device))
+        self.network = in_eval(copied(network).to(device))
         self._layout = memory_format_of(self.network, example)
         self.network.to(memory_format=self._layout)
         self._device, self._bf16 = device, bf16

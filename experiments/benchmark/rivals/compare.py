@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import json
 import sys
 import time
@@ -27,6 +26,7 @@ from amc.errors import AmcError
 from amc.files import append_line
 from amc.progress import progress
 from amc.reading import read_lines
+from amc.scoring.run import copied
 from amc.seeds import mix
 from experiments.benchmark.problem import open_trained
 from experiments.benchmark.rivals.fastnas import fastnas
@@ -100,7 +100,7 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(mix(seed, 0, name))
     started = time.process_time()
     try:
-        model = RIVALS[name](job, copy.deepcopy(dense), limit).eval()
+        model = RIVALS[name](job, copied(dense), limit).eval()
     except (ImportError, AmcError) as error:
         return {**about, "not_run": str(error)}
     about["search_cpu_seconds"] = round(time.process_time() - started, 1)

@@ -7,7 +7,6 @@ shortcuts have no weights.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from torch import nn
 from amc.cost.counted import count_macs
 from amc.errors import AmcError, NotPrunableError
 from amc.graph.torch_pruning_adapter import import_torch_pruning
+from amc.scoring.run import copied
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -51,7 +51,7 @@ def _pruned(run: Run, model: nn.Module, ratio: float, importance: str, *, everyw
     single = [group for group in groups if len(group.producers) == 1]
     alone = {name for group in single for name in (*group.producers, *group.followers)}
     try:
-        return _cut(run, copy.deepcopy(model), ratio, importance, everywhere, free)
+        return _cut(run, copied(model), ratio, importance, everywhere, free)
     except NotPrunableError as error:
         print(f"torch-pruning: residual streams stay whole: {error}")
     return _cut(run, model, ratio, importance, everywhere, alone)

@@ -11,7 +11,6 @@ A uniformly pruned ResNet-20 trains on some CIFAR-10 images, once for each row. 
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.progress import progress
-from amc.scoring.run import logits
+from amc.scoring.run import copied, logits
 from amc.scoring.scores import top1
 from amc.third_party import missing
 from amc.training.loop import train
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             turns.append({})
             for name in names:
                 settings = TrainSettings(epochs=options.epochs, lr=options.lr, **ROWS[name])
-                turns[-1][name] = _row(copy.deepcopy(pruned), dense, splits, settings, options.seed)
+                turns[-1][name] = _row(copied(pruned), dense, splits, settings, options.seed)
                 bar.update()
     return {
         "images": 128 * options.batches,
@@ -137,7 +136,7 @@ def _row(
     model: nn.Module, dense: nn.Module, splits: Splits, settings: TrainSettings, seed: int
 ) -> dict[str, Any]:
     """Train one row and return what it cost and gave."""
-    memory, changed = _memory(copy.deepcopy(model), splits, settings, seed)
+    memory, changed = _memory(copied(model), splits, settings, seed)
     moments = [time.process_time()]
     train(
         model,

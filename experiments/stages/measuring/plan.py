@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import resource
 import sys
 import time
@@ -20,7 +19,7 @@ from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
 from amc.progress import progress
 from amc.quantization.settings import TRAINED
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 from experiments.config.agents import episodes_of
 from experiments.config.budgets import Ratios, asked_budgets, scheduled_budgets
 from experiments.report.text import aligned, duration
@@ -171,7 +170,7 @@ def _training_time(run: Run) -> dict[str, Any]:
     problem = run.problem
     if not problem.graph.classifies:
         return {}
-    model = copy.deepcopy(problem.fresh_model()).to(problem.device).train()
+    model = copied(problem.fresh_model()).to(problem.device).train()
     seconds = 0.0
     for _ in range(_STEPS):
         images, labels = next(iter(problem.splits.train_batches(0, run.config.seed)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from amc.cutting.slicing import shaped
 from amc.data import Splits
 from amc.graph.groups import Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 from amc.strategy import Strategy
 from experiments.config.schema import Config
 from experiments.run.folder import RunFolder
@@ -55,7 +54,7 @@ class CutProblem(Problem):
 
     def fresh_model(self) -> nn.Module:
         """Build a network of the pruned network's shapes, with other weights."""
-        return copy.deepcopy(self._shaped)
+        return copied(self._shaped)
 
     @cached_property
     def _shaped(self) -> nn.Module:

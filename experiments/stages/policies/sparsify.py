@@ -6,7 +6,6 @@ memory of the paper).
 
 from __future__ import annotations
 
-import copy
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from amc.errors import Stopped
 from amc.files import atomic_write_json
 from amc.models.checkpoint import save_safetensors
 from amc.progress import progress
+from amc.scoring.run import copied
 from amc.sparsity.training import zeros_held
 from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers, sparsity_fingerprint
 from envs.observation import layer_features
@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
         SettingError: a density cannot be reached.
         Stopped: the user stopped the stage.
     """
-    model = copy.deepcopy(run.problem.dense)
+    model = copied(run.problem.dense)
     layers = prunable_layers(run.problem.graph, model)
     ceiling = (WHOLE,) * len(layers)
     if run.config.workers.kind != "serial":

@@ -6,6 +6,7 @@ from torch import nn
 from amc.cost.closed_form import macs_cost
 from amc.cost.constant import with_other_macs
 from amc.cost.counted import count_macs
+from amc.cutting.exactness import prove
 from amc.errors import AmcError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
@@ -61,6 +62,33 @@ def test_a_network_without_any_other_group_is_refused(example):
     assert "\n" not in str(caught.value)
     with pytest.raises(AmcError, match=r"widths of last, .*no channel group is left"):
         with_other_macs(exclude_groups(graph, ["stem.0"]), model)
+
+
+class Auxiliary(Headed):
+    """Computes a second output that it returns in training mode alone."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.stem, self.inner, self.last = conv_bn(3, 8), conv_bn(8, 6), conv_bn(6, 8)
+        self.aux = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, CLASSES))
+
+    def forward(self, x):
+        x = self.stem(x)
+        second = self.aux(x.mean((2, 3)))
+        found = self.head(self.last(self.inner(x)).mean((2, 3)))
+        return (found, second) if self.training else found
+
+
+def test_layers_that_no_output_uses_cost_nothing_and_stay_whole(example):
+    model = Auxiliary().eval()
+    graph = trace(model, example)
+    assert [layer.name for layer in graph.layers] == ["stem.0", "inner.0", "last.0", "head"]
+    found = with_other_macs(prove(model, graph).graph, model)
+    assert found.group_names == ("inner.0", "last.0")
+    reasons = {item.name: item.reason for item in found.unprunable}
+    assert {reasons[f"aux.{n}"] for n in range(2)} == {"its outputs are not used in evaluation mode"}
+    assert "aux.0" in reasons["stem.0"]
+    assert found.other_macs == 0
 
 
 def test_padding_by_name_is_counted(example):

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from amc.cost.counted import count_macs
 from amc.cutting.exactness import InexactError, check_exactness, prove
 from amc.cutting.slicing import SlicePlan
+from amc.cutting.trial import settle
 from amc.errors import AmcError, NotPrunableError
 from amc.graph.trace import trace
+from amc.scoring.run import copied
 from tests.networks import CLASSES, SHAPE, Chain, Headed, SecretScale, SecretSoftmax, conv_bn
 
 
@@ -312,6 +315,29 @@ def test_a_network_that_cannot_be_trained_is_proved_with_the_reason():
     found = proved(Pairs)
     assert not found.left_whole
     assert found.untrainable.startswith("in training mode the network returned a tuple of 2, expected")
+
+
+class Keeping(Deep):
+    """Features in a list that grows and in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.named = [], {}
+
+    def between(self, x):
+        self.kept.append(x)
+        self.named["maps"] = x
+        return x
+
+
+def test_results_that_a_network_keeps_do_not_stop_its_copies(example):
+    model = Keeping()
+    count_macs(model, SHAPE)
+    assert not model.named["maps"].requires_grad
+    model(example)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copied(model)
+    assert not any(each.requires_grad for each in copied(settle(model)).kept)
 
 
 def test_nothing_left():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import DeformConv2d
 
 from amc.candidate.folding import FoldedNetwork
@@ -15,7 +16,7 @@ from amc.graph.trace import trace
 from amc.graph.unfolding import block_positions, block_rows, why_not_linear
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
-from tests.networks import SHAPE, Headed, conv_bn, randomised
+from tests.networks import SHAPE, Chain, Headed, conv_bn, randomised
 
 
 class ShortcutAroundTwo(Headed):
@@ -53,7 +54,19 @@ class Colon(Headed):
         return self.parts["b:out"](self.parts["a:1"](x))
 
 
-@pytest.mark.parametrize("kind", [ShortcutAroundTwo, TwoNames, Colon])
+class Extracting(Headed):
+    """A part that torchvision makes, with a graph for each mode; `copy.deepcopy` puts it in training mode."""
+
+    def __init__(self):
+        super().__init__(6)
+        self.body = create_feature_extractor(Chain(), {"second": "maps"})
+        self.last = conv_bn(12, 6)
+
+    def features(self, x):
+        return self.last(self.body(x)["maps"])
+
+
+@pytest.mark.parametrize("kind", [ShortcutAroundTwo, TwoNames, Colon, Extracting])
 def test_they_are_cut_exactly_and_counted_right(kind, example):
     model = randomised(kind())
     graph = trace(model, example)

@@ -104,7 +104,12 @@ def test_timms_names_are_those_that_it_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "suggestion"), [("resnet21", "resnet20"), ("timm:resnet10", "timm:resnet10t")]
+    ("name", "suggestion"),
+    [
+        ("resnet21", "resnet20"),
+        ("timm:resnet10", "timm:resnet10t"),
+        ("torchvision:mobilenetv2", "torchvision:mobilenet_v2"),
+    ],
 )
 def test_an_unlisted_name_is_refused_by_the_sources(name: str, suggestion: str) -> None:
     with pytest.raises(AmcError, match=f"did you mean .*'{suggestion}'"):
@@ -112,7 +117,11 @@ def test_an_unlisted_name_is_refused_by_the_sources(name: str, suggestion: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "resnet50", "fcn_resnet50", "timm:resnet10t.c3_in1k", "tv_resnet34", "mine.make"]
+    "name",
+    [
+        *("resnet20", "resnet50", "fcn_resnet50", "timm:resnet10t.c3_in1k", "tv_resnet34", "mine.make"),
+        *("torchvision:resnet18", "torchvision:fcn_resnet50"),
+    ],
 )
 def test_a_listed_name_and_a_path_of_code_pass(name: str) -> None:
     names.check_listed(name)
@@ -273,15 +282,23 @@ def test_spec_refuses_missing_key_and_unstorable_kwargs() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vgg16_bn"])
-def test_names_of_both_zoos_follow_the_image_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_both_zoos_follow_the_image_size(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
     asked: list[str] = []
     monkeypatch.setattr(
         torchvision.models, "get_model", lambda name, **_: asked.append(name) or nn.Identity()
     )
     make(name, CIFAR)
     assert asked == []
+    (line,) = caplog.messages
+    assert f"torchvision's own network is torchvision:{name}" in line
     make(name, (3, 128, 160))
     assert asked == [name]
+    make(f"torchvision:{name}", CIFAR)
+    assert asked == [name] * 2
+    assert len(caplog.messages) == 1
 
 
 def test_torchvision_model() -> None:
@@ -354,7 +371,8 @@ def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rasnet56", "resnet56"),
         ("mobilnet_v1", "mobilenet_v1"),
         ("vgg11bn", "vgg11_bn"),
-        ("torchvision:resnet18", "resnet18"),
+        ("torchvision.resnet18", "resnet18"),
+        ("torchvision:resnet20", "torchvision:resnet50"),
         ("amc.models.cifar_resnet:resnet_20", "amc.models.cifar_resnet:resnet20"),
     ],
 )

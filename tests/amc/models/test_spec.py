@@ -23,6 +23,7 @@ DETECTOR = "fasterrcnn_resnet50_fpn"
         (DETECTOR, {}, False, 3),
         ("keypointrcnn_resnet50_fpn", {}, True, 2),
         ("lraspp_mobilenet_v3_large", {}, True, 21),
+        ("torchvision:lraspp_mobilenet_v3_large", {}, True, 21),
         ("squeezenet1_1", {}, True, 3),
         ("resnet20", {}, False, 3),
     ],

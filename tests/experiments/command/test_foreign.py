@@ -75,7 +75,8 @@ HOSTILE = {
     "cannot be read": ("name='", "data.mean=[1", "x"),
 }  # fmt: skip
 PLAIN = (
-    *SMALL, "model=resnet20", "model=timm:resnet18.a1_in1k", "reward=likeness", "+model.kwargs.width=8",
+    *SMALL, "model=resnet20", "model=timm:resnet18.a1_in1k", "model=torchvision:vgg16_bn",
+    "reward=likeness", "+model.kwargs.width=8",
     "model.kwargs={a: [1, x]}", "experiment=resnet20_cifar10", "experiment=null", "tracker=none",
     "workers=process",
     "agent=ddpg_paper", "agent.guide=best", "budget.macs_ratios=[0.3,0.5]", "++seed=1", "strategy=null",

@@ -72,7 +72,15 @@ def test_options_of_a_group_have_the_type_of_that_option() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet56", "resnet18", "timm:vit_tiny", "my_package.make_net", "my_package.nets:make"]
+    "name",
+    [
+        "resnet56",
+        "resnet18",
+        "timm:vit_tiny",
+        "torchvision:vgg16_bn",
+        "my_package.make_net",
+        "my_package.nets:make",
+    ],
 )
 def test_a_model_needs_no_yaml_file(name: str) -> None:
     assert composed(f"model={name}").model == schema.ModelConfig(name=name)

@@ -120,6 +120,10 @@ def test_the_result_is_a_plain_network_that_trains_and_is_rebuilt_from_its_folde
     result.save(tmp_path / "out")
     again = amc.load_pruned(tmp_path / "out", network())
     assert torch.equal(again(images()), result.model(images()))
+    other = network()
+    other[2] = nn.Tanh()
+    with pytest.raises(amc.AmcError, match=r"computes something else .* built with other arguments"):
+        amc.load_pruned(tmp_path / "out", other)
     result.model.train()(images()).sum().backward()
     assert all(parameter.grad is not None for parameter in result.model.parameters())
 
@@ -383,6 +387,11 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         ({"macs_ratio": 0.01}, "smallest allowed network"),
         ({"macs_ratio": 0.5, "agent": "dpg"}, "unknown agent 'dpg'.*did you mean 'ddpg'"),
         ({"macs_ratio": 0.5, "exclude": ["head"]}, "'head'"),
+        ({"macs_ratio": 0.5, "agent": "global_taylor", "episodes": None}, "global_taylor needs .* labels"),
+        (
+            {"macs_ratio": 0.5, "settings": amc.CandidateSettings(order="taylor")},
+            "order=taylor needs calibration images with labels",
+        ),
         ({"macs_ratio": 0.5, "reward": "acuracy"}, "did you mean 'accuracy'"),
         ({"macs_ratio": 0.5, "reward": "accuracy", "score": float}, "expected one of them"),
         ({"latency_ratio": 0.5, "runtime": "onnx"}, "did you mean 'onnxruntime'"),
