@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, out_of_memory
-from amc.scoring.run import copied
 from amc.third_party import quiet
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ _OPENVINO_PLACE = re.compile("Exception from |Check '|FrontEnd API failed|Model 
 
 def eval_on_cpu(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` in eval mode on the CPU."""
+    from amc.scoring.run import copied
+
     twin = copied(model).cpu()
     twin.eval()  # which need not return the network: its own ``train`` may return nothing
     return twin
