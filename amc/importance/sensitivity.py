@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.graph.layers import unused_layers
 from amc.importance.gradients import differentiating, gradient_batches, recording, with_gradient
 from amc.scoring.flatten import as_matrix
 from amc.scoring.run import copied, in_eval
@@ -186,7 +187,6 @@ def _gradients(
     return found
 
 
-@torch.no_grad()
 def _refuse_hidden(model: nn.Module, layers: Sequence[str], image: Tensor, setting: str) -> None:
     """Refuse layers without a gradient of which the logits make use all the same.
 
@@ -196,18 +196,12 @@ def _refuse_hidden(model: nn.Module, layers: Sequence[str], image: Tensor, setti
     Raises:
         AmcError: the logits change with the outputs of one.
     """
-    for name in layers:
-        plain = as_matrix(model(image.clone()), 1)
-        hook = model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: 1 - output)
-        try:
-            changed = as_matrix(model(image.clone()), 1)
-        finally:
-            hook.remove()
-        if not torch.equal(plain, changed):
-            raise AmcError(
-                f"{type(model).__name__} cannot be differentiated for {setting}: its outputs depend on layer "
-                f"{name!r} without a gradient; likely cause: .data, or NumPy, in a forward method"
-            )
+    unused = unused_layers(model, image, layers)
+    if hidden := [name for name in layers if name not in unused]:
+        raise AmcError(
+            f"{type(model).__name__} cannot be differentiated for {setting}: its outputs depend on layer "
+            f"{hidden[0]!r} without a gradient; likely cause: .data, or NumPy, in a forward method"
+        )
 
 
 @contextmanager
