@@ -24,6 +24,7 @@ from experiments.reproduce.front_page import JOB, PICTURE, RECORDS, front_page_s
 from experiments.reproduce.records import read_records
 from experiments.words.words import own_command, settings_of
 from tests.experiments.helpers import SMALL, composed, done
+from tests.params import slow_but
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,13 +32,14 @@ TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 LINES = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("amc ")]
+README = [command for command in COMMANDS if command in PAGES[0].read_text()]
 NAMED = sorted(
     set(re.findall(r"`((?:agents|amc|conf|docs|envs|experiments|tests)/[\w./]*\.\w+)(?::(\w+))?`", TEXT))
 )
 """Files that the pages name, some with a name defined there: `path.py:name`."""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", slow_but(README, COMMANDS))
 def test_every_command_composes(command):
     words = shlex.split(command)[1:]
     if own_command(words) is not None:

@@ -4,8 +4,9 @@ import pytest
 
 from agents import SearchEnded, run_search
 from tests.golden import TRACES
+from tests.params import slow_but
 
-SLOW = ("ddpg_fast", "ddpg_imagining")
+OFTEN = ("ddpg", "ddpg_two_envs", "evolution", "random")
 
 
 def ended(name, after):
@@ -23,7 +24,7 @@ def ended(name, after):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TRACES],
+    slow_but(OFTEN, TRACES),
 )
 def test_a_search_is_ended_after_any_episode_with_the_result_so_far(name):
     whole = []

@@ -41,6 +41,7 @@ def test_an_actor_learns_what_networks_have_in_common():
     assert np.square(logs - truth + truth.mean()).mean() < 0.5 * truth.var()
 
 
+@pytest.mark.slow
 def test_without_anything_in_common_it_corrects_little():
     random = np.random.default_rng(0)
     unrelated = [
@@ -58,6 +59,7 @@ def test_the_scale_of_a_networks_factors_does_not_count():
     assert pair[0] == pytest.approx(pair[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_same_seed_same_actor():
     pair = [train_actor([network(9, 0)], seed=1).factors(network(9, 3).observations) for _ in range(2)]
     assert pair[0] == pair[1]

@@ -22,6 +22,7 @@ from experiments.run.folder import RunFolder
 from experiments.stages.measuring import correlate
 from experiments.stages.measuring.trials import known
 from experiments.stages.policies import choose
+from tests.params import slow_but
 
 SHAPE = {
     "name": str,
@@ -138,6 +139,7 @@ READERS = {
     "stages/benchmark.json": lambda path: RunFolder(path.parent.parent).recorded("benchmark"),
     "table.json": LatencyTable.load,
 }
+OFTEN = ("strategy.json", "search.jsonl", "overrides.json", "table.json")
 STRATEGY = Strategy((GroupWidth("a", 8, 4),), 0.5, 0.5, 0).to_json()
 SEEDS = [
     STRATEGY,
@@ -174,7 +176,7 @@ def _damaged(draw: st.DrawFn) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", slow_but(OFTEN, READERS))
 @given(content=_damaged())
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_content_is_read_or_refused_in_one_line(name: str, content: bytes, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_same_seed_same_search():
     assert search(1, 12)[1] != search(2, 12)[1]
 
 
+@pytest.mark.slow
 def test_several_environments_share_one_policy():
     result, seen = search(episodes=11, count=3)
     assert [episode.index for episode in seen] == list(range(11))

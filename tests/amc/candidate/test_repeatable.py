@@ -12,6 +12,7 @@ from amc.models import resnet20
 from amc.workers.shared_memory import pack, unpack
 from tests.amc.refit.test_forwards import ChunkLoop, Recurrent
 from tests.networks import CLASSES, SHAPE, Chain, Residual, Separable, randomised
+from tests.params import slow
 
 
 class InPlace(Residual):
@@ -23,7 +24,12 @@ class InPlace(Residual):
         return self.down(x.relu_()).add_(self.shortcut(x)).relu_()
 
 
-NETWORKS = [Chain, Residual, Separable, Recurrent, InPlace, ChunkLoop]
+NETWORKS = [
+    Residual,
+    Recurrent,
+    InPlace,
+    *map(slow, (Chain, Separable, ChunkLoop, lambda: resnet20(CLASSES))),
+]
 
 
 def evaluator_of(network, data, **settings):
@@ -42,8 +48,8 @@ def same(one, other):
     return len(one) == len(other) and all(itertools.starmap(torch.equal, zip(one, other, strict=True)))
 
 
-@pytest.mark.parametrize("make", [*NETWORKS, pytest.param(lambda: resnet20(CLASSES), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reestimate", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("reestimate", [True, slow(False)])
 def test_the_bits_of_a_candidate_do_not_depend_on_those_before_it(make, reestimate, data):
     network = randomised(make(), seed=1).eval()
     evaluator = evaluator_of(network, data, reestimate_norms=reestimate)

@@ -21,6 +21,7 @@ from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings, stored_bits
 from amc.quantization.simulation import program_of
 from tests.networks import CLASSES, SHAPE, Chain, Dense, Residual, Separable, Shared, conv_bn, randomised
+from tests.params import slow
 
 WIDTH = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT32: 32, TensorProto.FLOAT: 32}
 WIDTH |= {TensorProto.FLOAT16: 16}
@@ -50,9 +51,7 @@ class PreActivation(nn.Module):
     "own",
     [
         {"method": "weight_only", "bias_correction": False},
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"method": "dynamic_int8"}, marks=pytest.mark.slow),
-        pytest.param({"method": "fp16"}, marks=pytest.mark.slow),
+        *map(slow, ({}, {"method": "dynamic_int8"}, {"method": "fp16"})),
     ],
     ids=str,
 )
@@ -78,7 +77,7 @@ def _padded(kernel):
 @pytest.mark.parametrize(
     ("make", "own", "floats"),
     [
-        (lambda: _padded(3), {"method": "dynamic_int8"}, set()),
+        slow(lambda: _padded(3), {"method": "dynamic_int8"}, set()),
         pytest.param(
             lambda: _padded(4),
             {"method": "dynamic_int8"},
@@ -173,12 +172,12 @@ class TwiceUnexported(nn.Module):
 @pytest.mark.parametrize(
     ("make", "less", "own", "share"),
     [
-        (Functional, -32, {}, 2),
         (Tied, 12 * 32, {"method": "weight_only", "weight_bits": 4}, 1),
-        (OtherNorms, 0, {}, 2),
-        pytest.param(Functional, -32, {"method": "weight_only", "weight_bits": 4}, 1, marks=pytest.mark.slow),
-        pytest.param(Tied, 12 * 32, {}, 2, marks=pytest.mark.slow),
-        pytest.param(OtherNorms, 0, {"method": "weight_only", "weight_bits": 4}, 1, marks=pytest.mark.slow),
+        slow(Functional, -32, {}, 2),
+        slow(OtherNorms, 0, {}, 2),
+        slow(Functional, -32, {"method": "weight_only", "weight_bits": 4}, 1),
+        slow(Tied, 12 * 32, {}, 2),
+        slow(OtherNorms, 0, {"method": "weight_only", "weight_bits": 4}, 1),
     ],
 )
 def test_integers_are_those_that_the_quantization_makes(make, less, own, share, tmp_path):
@@ -211,6 +210,7 @@ def test_a_layer_that_runs_twice_in_a_network_that_cannot_be_exported_is_stored_
     assert ExportedSize(graph, model).stored(settings)(graph.dense_widths) == held + norm
 
 
+@pytest.mark.slow
 def test_a_first_call_that_stays_float_leaves_the_others_integers(tmp_path):
     model = randomised(Shared())
     graph = trace(model, torch.zeros(1, *SHAPE))
@@ -279,15 +279,15 @@ def test_small_network_by_hand(a, b, example):
 
 @pytest.mark.parametrize(
     "make",
-    [Shared, *(pytest.param(make, marks=pytest.mark.slow) for make in (Residual, Chain, Separable))],
+    [Shared, *map(slow, (Residual, Chain, Separable))],
     ids=lambda make: make.__name__,
 )
 @pytest.mark.parametrize(
     "own",
     [
         {},
-        {"method": "weight_only", "weight_bits": 3},
-        pytest.param({"method": "weight_only"}, marks=pytest.mark.slow),
+        slow({"method": "weight_only", "weight_bits": 3}),
+        slow({"method": "weight_only"}),
     ],
     ids=str,
 )

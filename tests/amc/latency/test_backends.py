@@ -21,6 +21,7 @@ from amc.runtimes import litert
 from amc.runtimes.litert import LITERT
 from amc.runtimes.protocol import FileBackend, FileRuntime, Prepared
 from amc.runtimes.reference import eager_logits, largest_difference, random_batch
+from tests.params import slow
 
 SHAPE = (3, 32, 32)
 AVAILABLE = [name for name in sorted(BACKENDS) if get_backend(name).available() is None]
@@ -62,7 +63,7 @@ def busy_threads(run) -> int:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in AVAILABLE],
+    [slow(name) if name in SLOW else name for name in AVAILABLE],
 )
 def test_logits_are_those_of_eager_and_threads_are_respected(name, network, capfd):
     backend = get_backend(name)

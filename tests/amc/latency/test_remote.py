@@ -28,6 +28,7 @@ from amc.latency.remote.ssh import Ssh, SshSettings
 from amc.runtimes.onnx_file import onnx_bytes
 from amc.runtimes.protocol import FileRuntime
 from amc.runtimes.reference import eager_logits, random_batch
+from tests.params import slow
 
 SHAPE = (3, 16, 16)
 
@@ -300,7 +301,7 @@ def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
     assert all("-p 2222 pi@board" in call for call in (host / "calls").read_text().splitlines())
 
 
-@pytest.mark.parametrize("python", ["my env/bin/python", "~/my env/bin/python"])
+@pytest.mark.parametrize("python", [slow("my env/bin/python"), "~/my env/bin/python"])
 def test_the_python_of_a_host_lies_in_its_home(host, python):
     program(host / "home/my env/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (host / "home/amc").mkdir()  # an older copy of this package, which must not be imported

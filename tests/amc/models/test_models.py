@@ -455,6 +455,7 @@ def test_dotted_path_from_the_current_directory(tmp_path: Path, monkeypatch: pyt
     del sys.modules["module_in_cwd"]
 
 
+@pytest.mark.slow
 def test_a_dotted_path_imports_neither_torchvision_nor_timm(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from torch import nn\ndef make(): return nn.Conv2d(3, 4, 1)\n")
     code = (

@@ -29,6 +29,7 @@ from tests.networks import (
     conv_bn,
     randomised,
 )
+from tests.params import slow
 
 # Blocks of colour: on noise, pooled outputs are nearly constant, and their error says little.
 DRAWN = torch.Generator().manual_seed(2)
@@ -56,8 +57,8 @@ class ReadsTable(Headed):
 @pytest.mark.parametrize(
     "make",
     [
-        *(Separable, DecidesOnValues, NamedLikeOperators, ReadsTable),
-        *(pytest.param(make, marks=pytest.mark.slow) for make in (Residual, Chain, Grouped, SqueezeExcite)),
+        *(Separable, ReadsTable),
+        *map(slow, (DecidesOnValues, NamedLikeOperators, Residual, Chain, Grouped, SqueezeExcite)),
     ],
 )
 def test_eight_bits_change_little_and_the_file_gives_the_same_network_back(make, tmp_path):

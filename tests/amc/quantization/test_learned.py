@@ -16,6 +16,7 @@ from amc.training.loop import train
 from amc.training.settings import TrainSettings
 from tests.amc.quantization.test_program import DecidesOnValues
 from tests.networks import CLASSES, SHAPE, Residual, randomised
+from tests.params import slow
 
 FAKE = data.synthetic(
     num_classes=CLASSES, image_size=SHAPE[1], train=32, batch_size=16, search_val=16, calibration=16
@@ -110,8 +111,8 @@ def test_a_learned_grid_computes_what_the_grid_computes():
     assert learned.step.grad != 0
 
 
-@pytest.mark.parametrize("make", [Residual, pytest.param(DecidesOnValues, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("own", [{"method": "qat", "weight_bits": 3}, {"method": "binary"}], ids=str)
+@pytest.mark.parametrize("make", [Residual, slow(DecidesOnValues)])
+@pytest.mark.parametrize("own", [{"method": "qat", "weight_bits": 3}, slow({"method": "binary"})], ids=str)
 def test_training_starts_at_the_quantized_network_and_its_result_is_a_description(make, own, tmp_path):
     model = with_statistics_of_the_images(randomised(make()))
     made = quantized(model, **own)
@@ -137,7 +138,7 @@ def test_training_starts_at_the_quantized_network_and_its_result_is_a_descriptio
     assert {each.rounding for each in found.description.layers} == {"learned"}
 
 
-@pytest.mark.parametrize("method", ["qat", "binary"])
+@pytest.mark.parametrize("method", ["qat", slow("binary")])
 def test_norms_are_trained_and_folded_whatever_their_sign(method):
     made = quantized(randomised(Residual()), method)
     seen = []
@@ -168,6 +169,7 @@ def test_binary_weights_are_signs_but_for_the_first_and_the_last_layer():
             assert set(found.tensors[f"{each.name}.weight"].unique().tolist()) == {-1, 1}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(tmp_path):
     model = randomised(Residual())
     settings = TrainSettings(epochs=2, lr=0.01, precision="fp32", distill_weight=0.5)

@@ -17,13 +17,12 @@ from tests.networks import (
     FrozenNorms,
     Gates,
     Residual,
-    Separable,
     Shared,
-    SqueezeExcite,
     Standardised,
     Transposed,
     randomised,
 )
+from tests.params import slow, slow_but
 
 IMAGES = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(3))
 
@@ -41,25 +40,16 @@ class TokenNorm(nn.Module):
         return self.head(self.norm(self.mixed(tokens)).mean(1))
 
 
-COMMON = {
-    Residual,
-    Separable,
-    SqueezeExcite,
-    Shared,
-    Chunked,
-    ConcatThenAdd,
-    ChannelsLast,
-    FrozenNorms,
-    Gates,
-}
+COMMON = {Residual, Shared, ChannelsLast, FrozenNorms, Gates}
 """Networks of the kinds that users have most."""
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        *(make if make in COMMON else pytest.param(make, marks=pytest.mark.slow) for make in PRUNABLE),
-        *(pytest.param(partial(TokenNorm, width), id=f"TokenNorm{width}") for width in (7, 9)),
+        *slow_but(COMMON, PRUNABLE),
+        pytest.param(partial(TokenNorm, 7), id="TokenNorm7"),
+        slow(partial(TokenNorm, 9), id="TokenNorm9"),
     ],
 )
 def test_the_float_program_computes_what_the_network_computes(make):
@@ -89,7 +79,7 @@ def test_batch_norms_are_folded_and_activations_fused():
     ("make", "together"),
     [
         (Chunked, {"stem", "hidden.0", "cat"}),
-        (ConcatThenAdd, {"left.0", "right.0", "cat"}),
+        slow(ConcatThenAdd, {"left.0", "right.0", "cat"}),
     ],
 )
 def test_maps_that_are_joined_or_split_share_one_grid(make, together):

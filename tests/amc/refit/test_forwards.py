@@ -13,6 +13,7 @@ from amc.refit.sequential import SequentialRefit
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness
 from tests.networks import SHAPE, Chain, Headed, conv_bn, randomised
+from tests.params import slow
 
 
 class Recurrent(Headed):
@@ -146,7 +147,7 @@ def close(network, pruned, data):
     return likeness(found, wanted)
 
 
-@pytest.mark.parametrize("reestimate", [True, False])
+@pytest.mark.parametrize("reestimate", [True, slow(False)])
 @pytest.mark.parametrize(
     ("make", "way"),
     [

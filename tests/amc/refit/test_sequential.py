@@ -19,6 +19,7 @@ from amc.refit.traced import TracedRefit
 from amc.scoring.run import logits
 from amc.scoring.scores import agreement
 from tests.networks import CLASSES, SHAPE, Chain, Grouped, Residual, Separable, randomised
+from tests.params import slow
 
 UNCUT = Cut((), {}, {})
 
@@ -41,8 +42,10 @@ def refitted(network, evaluator, images, widths, **options):
     return pruned, count
 
 
-@pytest.mark.parametrize("make", [Chain, Residual, Separable, Grouped, lambda: resnet20(CLASSES)])
-@pytest.mark.parametrize("rounds", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize(
+    "make", [Residual, Grouped, *map(slow, [Chain, Separable, lambda: resnet20(CLASSES)])]
+)
+@pytest.mark.parametrize("rounds", [slow(0), 3])
 def test_an_uncut_network_keeps_its_outputs(make, rounds, data):
     network = randomised(make(), seed=1).eval()
     evaluator, images = prepared(network, data)

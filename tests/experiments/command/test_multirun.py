@@ -67,6 +67,7 @@ def test_every_combination_has_a_folder_and_knows_its_own_command(cwd: Path) -> 
     assert read_json(folders[0] / "provenance.json")["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_failed_job_leaves_the_others_and_is_taken_up_again(cwd: Path) -> None:
     outcome = amc("-m", *JOB, TOO_TIGHT, cwd=cwd)
     folders = failed_in_the_middle(outcome, cwd)

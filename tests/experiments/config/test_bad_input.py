@@ -28,6 +28,7 @@ from tests.experiments.helpers import (
     refused,
     workspace,
 )
+from tests.params import slow
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def old(ready: Path, tmp_path: Path) -> Path:
     [
         (["stages=[exprot]"], ["exprot", "'export'", "benchmark"]),
         (["stages=[inspect]", "model=resnet21"], ["resnet21", "resnet20"]),
-        (["stages=[inspect]", "model=torch.nn.Nothing"], ["torch.nn.Nothing"]),
-        (["stages=[inspect]", "data=cifar11"], ["cifar11", "cifar10"]),
-        (["stages=[search]", "agent=ppo"], ["ppo", "ddpg"]),
+        slow(["stages=[inspect]", "model=torch.nn.Nothing"], ["torch.nn.Nothing"]),
+        slow(["stages=[inspect]", "data=cifar11"], ["cifar11", "cifar10"]),
+        slow(["stages=[search]", "agent=ppo"], ["ppo", "ddpg"]),
         (["stages=[search]", "agent.name=ppo", "agent=random"], ["ppo", "ddpg", "random", "uniform"]),
         (["stages=[search]", "reward=acuracy"], ["acuracy", "'accuracy'"]),
-        (["stages=[search]", "tracker=wnadb"], ["wnadb", "wandb"]),
-        (["stages=[search]", "tracker.name=wnadb"], ["wnadb", "wandb", "tensorboard"]),
+        slow(["stages=[search]", "tracker=wnadb"], ["wnadb", "wandb"]),
+        slow(["stages=[search]", "tracker.name=wnadb"], ["wnadb", "wandb", "tensorboard"]),
         (["stages=[search]", "budget.macs_ration=0.5"], ["macs_ration"]),
         (["stages=[search]", "budget.macs_ratio=0"], ["budget.macs_ratio is 0", "(0, 1]"]),
         (["stages=[benchmark]", "latency.backends=[tflite]"], ["tflite", "onnxruntime"]),
@@ -234,7 +235,7 @@ def test_a_named_strategy_is_read_before_any_work(old: Path, name: str, part: st
     assert not (old / "new").exists()
 
 
-@pytest.mark.parametrize("stages", ["search,prune,evaluate", "choose,prune", "schedule"])
+@pytest.mark.parametrize("stages", ["search,prune,evaluate", *map(slow, ("choose,prune", "schedule"))])
 def test_a_remembered_strategy_is_not_pruned_in_place_of_what_is_found(old: Path, stages: str) -> None:
     (old / "other.json").write_bytes((old / "run/strategy.json").read_bytes())
     done("run_dir=run", "stages=[prune]", "strategy=other.json", cwd=old)
@@ -334,13 +335,13 @@ def not_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
     ("name", "write", "parts"),
     [
         ("x.pth", lambda weights, path: None, ["no such file"]),
-        ("x.pth", lambda weights, path: path.touch(), ["empty file"]),
-        ("x.pth", truncated, ["truncated"]),
+        slow("x.pth", lambda weights, path: path.touch(), ["empty file"]),
+        slow("x.pth", truncated, ["truncated"]),
         ("x.safetensors", truncated_safetensors, ["truncated"]),
         ("x.pth", misshapen, ["3.weight has shape (16, 4, 3, 3), expected (16, 8, 3, 3)"]),
         ("x.pth", lambda weights, path: torch.save(torch.nn.Linear(2, 2), path), ["pickled", "state_dict"]),
-        ("x.pth", not_finite, ["3.bias holds NaN or Inf"]),
-        ("x.txt", lambda weights, path: path.write_text("weights"), [".txt", ".safetensors"]),
+        slow("x.pth", not_finite, ["3.bias holds NaN or Inf"]),
+        slow("x.txt", lambda weights, path: path.write_text("weights"), [".txt", ".safetensors"]),
     ],
     ids=["missing", "empty", "truncated", "truncated-safetensors", "shape", "pickled", "nan", "suffix"],
 )
@@ -376,9 +377,9 @@ def images(folder: Path, *classes: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["data=cifar10"], ["data.root is missing"]),
+        slow(["data=cifar10"], ["data.root is missing"]),
         (["data=cifar10", "data.root=nowhere"], ["nowhere", "data.download=true"]),
-        (["data=imagefolder"], ["data.root is missing"]),
+        slow(["data=imagefolder"], ["data.root is missing"]),
         (["data=imagefolder", "data.root=nowhere"], ["nowhere", "data.root"]),
         (["data=fake", "data.calibration=600"], ["calibration", "600", "512"]),
         (["data=fake", "data.image_size=0"], ["image_size", "0"]),
@@ -405,19 +406,19 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
     ("overrides", "parts"),
     [
         (["model=mynet.small_head"], ["labels run from 0 to 3", "2 outputs"]),
-        (["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
+        slow(["model=mynet.linear", "stages=[train,search]"], ["no prunable layers"]),
         (["model=mynet.linear", "stages=[inspect]"], ["no prunable layers"]),
         (["model=mynet.Pair", "reward=accuracy"], ["reward=accuracy needs", "reward=likeness"]),
-        (["model=mynet.Pair", "reward=agreement"], ["needs a classifier", "does not return logits"]),
+        slow(["model=mynet.Pair", "reward=agreement"], ["needs a classifier", "does not return logits"]),
         (
             ["model=mynet.Hidden", "stages=[train,search]"],
             ["smallest allowed network", "Some channels stay whole", "body.3 (the zeroed and the cut"],
         ),
         (["model=mynet.mak"], ["mynet.mak", "mynet.make"]),
-        (["model=mynet.nn"], ["mynet.nn", "function"]),
-        (["model=nonet.make"], ["nonet"]),
-        (["model=resnet20", "+model.kwargs.depth=3"], ["depth"]),
-        (["model=resnet20", "model.pretrained=true"], ["pretrained"]),
+        slow(["model=mynet.nn"], ["mynet.nn", "function"]),
+        slow(["model=nonet.make"], ["nonet"]),
+        slow(["model=resnet20", "+model.kwargs.depth=3"], ["depth"]),
+        slow(["model=resnet20", "model.pretrained=true"], ["pretrained"]),
         (["model=mynet.linear", "stages=[inspect]", "data.image_size=9"], ["(3, 9, 9)", "image size"]),
     ],
     ids=" ".join,
@@ -430,7 +431,8 @@ def test_a_network_that_cannot_be_used(tmp_path: Path, overrides: list[str], par
 
 
 @pytest.mark.parametrize(
-    "stage", ["search", "prune", "finetune", "export", "benchmark", "report", "evaluate", "compare"]
+    "stage",
+    ["search", "prune", "report", *map(slow, ("finetune", "export", "benchmark", "evaluate", "compare"))],
 )
 def test_a_stage_on_an_empty_folder_names_the_stage_to_run_first(tmp_path: Path, stage: str) -> None:
     outcome = amc(*TINY, f"stages=[{stage}]", "run_dir=run", cwd=workspace(tmp_path))
@@ -452,11 +454,11 @@ def test_missing_results_are_told_before_pictures_are_read(tmp_path: Path, stage
     [
         ("search", "dense.safetensors", "train"),
         ("prune", "strategy.json", "search"),
-        ("report", "strategy.json", "search"),
-        ("report", "pruned.safetensors", "prune"),
-        ("finetune", "pruned.safetensors", "prune"),
+        slow("report", "strategy.json", "search"),
+        slow("report", "pruned.safetensors", "prune"),
+        slow("finetune", "pruned.safetensors", "prune"),
         ("export", "model.safetensors", "prune"),
-        ("benchmark", "model.safetensors", "prune"),
+        slow("benchmark", "model.safetensors", "prune"),
     ],
 )
 def test_a_stage_without_its_artifact(old: Path, stage: str, missing: str, first: str) -> None:

@@ -16,6 +16,7 @@ from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
 from experiments.config.sections.data import ImageFolderData
 from experiments.config.stages import STAGES
 from tests.experiments.helpers import FAKE, Outcome, amc, composed, done, refused
+from tests.params import slow
 
 CONF = Path(conf.__file__).parent
 OPTIONS = sorted(
@@ -53,7 +54,7 @@ def test_every_yaml_composes_against_the_schema(option: Path) -> None:
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [EXPERIMENTS[0], *map(slow, EXPERIMENTS[1:])], ids=lambda file: file.stem)
 def test_an_experiment_runs_with_the_settings_of_its_file(file: Path) -> None:
     assert "# @package _global_\n" in file.read_text()
     said = OmegaConf.load(file)

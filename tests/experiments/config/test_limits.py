@@ -18,6 +18,7 @@ from experiments.run.room import room_left
 from tests.amc.budget.test_limits import make_space
 from tests.experiments.helpers import TINY, amc, composed, done, read_json, read_lines, refused, workspace
 from tests.fakes import Spinning, registered
+from tests.params import slow
 
 JOB = (*TINY, "agent.episodes=6", "budget.round_to=1", "reward=agreement", "run_dir=run")
 BOTH = (*JOB, "budget.macs_ratio=0.5", "budget.params_ratio=0.4")
@@ -145,8 +146,10 @@ def test_a_strategy_under_one_limit_has_no_further_field(tmp_path: Path) -> None
     assert "reached" not in strategy.provenance
 
 
-@pytest.mark.parametrize("agent", ["greedy", "netadapt", "thompson", "evolution", "deep", "uniform"])
-@pytest.mark.parametrize("fit", ["scale", pytest.param("cut", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "agent", ["greedy", "evolution", *map(slow, ("netadapt", "thompson", "deep", "uniform"))]
+)
+@pytest.mark.parametrize("fit", ["scale", slow("cut")])
 def test_agents_meet_both_limits(again: Path, agent: str, fit: str) -> None:
     done(
         "run_dir=run", f"agent={agent}", "agent.episodes=6", f"budget.fit={fit}", "stages=[search]", cwd=again

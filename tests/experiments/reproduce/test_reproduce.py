@@ -23,14 +23,14 @@ from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
 from experiments.run.provenance import stage_commits, tuned_by
-from tests.experiments.helpers import SMALL, done, read_lines, workspace
+from tests.experiments.helpers import TINY, done, read_lines, workspace
 
 SETTINGS = (
     "`agent.warmup_episodes=2`, `data.calibration=16`, `data.image_size=8`, `data.num_classes=4`, "
     "`data.test=32`, `data.train=64`, `train.epochs=1`"
 )
-"""Settings of ``SMALL`` that change the search and that a title does not tell elsewhere."""
-SLUG = "resnet20_fake_macs50_likeness_val32_with21abef34"
+"""Settings of ``TINY`` that change the search and that a title does not tell elsewhere."""
+SLUG = "mynet.make_fake_macs50_likeness_val32_with21abef34"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     cwd = workspace(tmp_path_factory.mktemp("reproduce"))
     stages = "stages=[train,search,prune,evaluate]"
     for agent, seed in (("uniform", 0), ("random", 0), ("random", 1)):
-        done(*SMALL, f"agent={agent}", f"seed={seed}", stages, f"run_dir=runs/{agent}_{seed}", cwd=cwd)
+        done(*TINY, f"agent={agent}", f"seed={seed}", stages, f"run_dir=runs/{agent}_{seed}", cwd=cwd)
     return cwd / "runs"
 
 
@@ -173,7 +173,7 @@ def test_settings_that_change_the_search_are_told_in_the_title_and_in_file_names
         (result,) = read_results([copy])
         return result.job[-1].removeprefix("judged by likeness on 32 images"), result.slug
 
-    slug = "resnet20_fake_macs50_likeness_val32"
+    slug = "mynet.make_fake_macs50_likeness_val32"
     assert read("") == ("", slug)
     coupled = read("compressor.prune_coupled=true")
     assert coupled == (", with `compressor.prune_coupled=true`", f"{slug}_compressor.prune_coupled_true")
@@ -584,7 +584,7 @@ def test_a_committed_strategy_is_evaluated_again_to_the_same_accuracy(
     best = max((r for r in read_results([runs]) if r.agent == "random"), key=lambda r: r.value)
     path = tmp_path / f"strategies/{SLUG}_random.json"
     done(
-        *SMALL, f"seed={best.seed}", f"strategy={path}", "stages=[prune,evaluate]", "run_dir=again",
+        *TINY, f"seed={best.seed}", f"strategy={path}", "stages=[prune,evaluate]", "run_dir=again",
         f"model.checkpoint={runs / f'random_{best.seed}/dense.safetensors'}", cwd=workspace(tmp_path / "cwd"),
     )  # fmt: skip
     (again,) = read_results([tmp_path / "cwd/again"])

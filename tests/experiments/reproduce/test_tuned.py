@@ -14,7 +14,7 @@ from experiments.reproduce.records import merged
 from experiments.reproduce.rivals import merged_rivals, place_of, read_rivals
 from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
-from tests.experiments.helpers import FAKE, SMALL, done, workspace
+from tests.experiments.helpers import FAKE, TINY, done, workspace
 
 LONG, SHORT = "finetune.epochs=2", "finetune.epochs=1"
 IMAGES = "data.calibration=16 data.image_size=8 data.search_val=32"
@@ -22,9 +22,9 @@ IMAGES = "data.calibration=16 data.image_size=8 data.search_val=32"
 TOOL = {
     "rival": "another tool",
     "seed": 1,
-    "overrides": ["model=resnet20", "data.root=/home/me/data", *FAKE, LONG],
+    "overrides": ["model=mynet.make", "data.root=/home/me/data", *FAKE, LONG],
     "commit": "0123456789",
-    "job": ["resnet20", "fake", "50% of the macs"],
+    "job": ["mynet.make", "fake", "50% of the macs"],
     "macs_ratio": 0.41,
     "pruned_top1": 12.0,
     "finetuned_top1": 14.0,
@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     cwd = workspace(tmp_path_factory.mktemp("tuned"))
     stages = "stages=[train,search,prune,finetune,evaluate]"
     words = ("agent=uniform", "seed=1", LONG, "evaluate.corruptions=[noise,blur]")
-    done(*SMALL, *words, stages, "run_dir=runs/long", cwd=cwd)
+    done(*TINY, *words, stages, "run_dir=runs/long", cwd=cwd)
     copied(cwd / "runs", "short", "provenance.json", (LONG, SHORT))
     copied(cwd / "runs", "greedy", "strategy.json", ('"uniform"', '"greedy"'))
     (cwd / "runs/tools").mkdir()
@@ -81,7 +81,7 @@ def test_networks_of_one_recipe_stand_together(runs):
     assert tool[2:8] == ["1", "41.00%", "12.00", "14.00", "10.50", "13.50"]
     assert float(tool[8]) == pytest.approx(14 - greedy.top1("finetuned"), abs=0.01)
     assert (
-        f"benchmark rivals model=resnet20 data.root=DIR {' '.join(FAKE)} {LONG} --folder DIR --seeds 1`"
+        f"benchmark rivals model=mynet.make data.root=DIR {' '.join(FAKE)} {LONG} --folder DIR --seeds 1`"
         in text
     )
 
@@ -165,7 +165,7 @@ def test_rows_of_other_tools_need_no_runs_of_ours(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", ["reproduce", str(tmp_path)])
     main()
     text = capsys.readouterr().out
-    assert "## resnet20, fake, 50% of the macs" in text
+    assert "## mynet.make, fake, 50% of the macs" in text
     assert "| A | another tool | 1 | 41.00% |" in text
 
 

@@ -22,6 +22,7 @@ from tests.experiments.helpers import (
     refused,
     workspace,
 )
+from tests.params import slow
 
 JOB = (*TINY, "agent=random", "agent.episodes=6", "budget.round_to=1")
 VERIFIED = ("repairs", "predicted_ratio", "measured_ratio", "dense_ms")
@@ -59,11 +60,11 @@ def everything(folder: Path) -> dict[str, bytes]:
     "overrides",
     [
         ("stages=[search]", "budget.macs_ratio=0"),
-        ("stages=[search]", "reward=nowhere.score"),
-        ("stages=[prune]", "strategy=nowhere.json"),
+        slow(("stages=[search]", "reward=nowhere.score")),
+        slow(("stages=[prune]", "strategy=nowhere.json")),
         ("stages=[prune]", "strategy=full.json"),
         ("stages=[correlate]", "correlate.policies=1"),
-        ("stages=[verify]",),
+        slow(("stages=[verify]",)),
     ],
 )
 def test_a_refused_command_changes_nothing(cwd: Path, overrides: tuple[str, ...]) -> None:
@@ -75,7 +76,7 @@ def test_a_refused_command_changes_nothing(cwd: Path, overrides: tuple[str, ...]
     assert everything(cwd / "run") == before
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [1, slow(3)])
 def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: int) -> None:
     (cwd / f"counted{at}.py").write_text(COUNTED.format(at=at))
     names = (

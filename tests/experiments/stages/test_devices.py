@@ -83,6 +83,7 @@ class WithoutIntegers(Spinning):
         return super().prepare(model, input_shape, batch, threads)
 
 
+@pytest.mark.slow
 def test_a_quantized_network_that_fails_leaves_the_times_of_the_float_ones(again: Path) -> None:
     done("run_dir=run", "stages=[quantize]", "quantize.sensitivity_images=0", cwd=again)
     with registered(BACKENDS, floats=WithoutIntegers()):

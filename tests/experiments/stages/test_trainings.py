@@ -131,17 +131,13 @@ def test_under_torchrun_masked_weights_are_refused_and_one_process_may_train(tmp
     assert fit(run, model, settings, file, "alone", config.train, dense=None, alone=True).epochs == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("apart", "head", "message"),
     [
         (True, "torch.nn.Linear", "^the data of training process 1 of 2 differ from those of the first"),
-        pytest.param(False, "torch.nn.Linear", None, marks=pytest.mark.slow),
-        pytest.param(
-            False,
-            "drawn.Failing",
-            "^training process 1: RuntimeError: no kernel for these rows$",
-            marks=pytest.mark.slow,
-        ),
+        (False, "torch.nn.Linear", None),
+        (False, "drawn.Failing", "^training process 1: RuntimeError: no kernel for these rows$"),
     ],
 )
 def test_what_a_helper_prints_is_no_reason_and_what_it_draws_is_checked(

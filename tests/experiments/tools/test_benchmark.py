@@ -21,6 +21,7 @@ from experiments.run.proxies import around
 from experiments.run.values import check_values
 from experiments.words.comparison import names_of
 from tests.experiments.helpers import TINY, composed, done, workspace
+from tests.params import slow_but
 
 
 def measured(capsys, monkeypatch, *arguments):
@@ -317,7 +318,7 @@ def test_another_tool_prunes_to_the_budget_and_is_trained(capsys, monkeypatch, t
     assert (tmp_path / "rows.jsonl").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", slow_but((*JOBS,)[::4], JOBS))
 def test_the_jobs_whose_crashes_are_tried_are_not_refused(name: str) -> None:
     given = [*JOB, *JOBS[name].arguments]
     check_values(composed(*(each for each in given if not each.startswith("model="))), given)

@@ -109,6 +109,7 @@ def test_an_untrusted_score_is_told_by_the_stage_the_search_and_the_report(judge
     assert facts["verdict"] not in done(*JOB, "stages=[search]", cwd=cwd).out
 
 
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_with_the_next_network(judged, tmp_path):
     cwd = copied(judged, tmp_path)
     whole = read_json(cwd / "run/stages/proxies.json")
@@ -143,6 +144,7 @@ def search(cwd, *arguments, folder="run"):
     return read_lines(run / "search.jsonl"), facts, read_json(run / "strategy.json")["provenance"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "agent",
     [

@@ -89,9 +89,8 @@ def test_each_step_can_be_loaded(stepped):
     assert widths == sorted(widths, reverse=True)
 
 
-@pytest.mark.parametrize(
-    "call", [6, pytest.param(2, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [2, 6, 10])
 def test_a_stopped_schedule_ends_as_if_it_had_not_been_stopped(tmp_path, call):
     cwd = workspace(tmp_path)
     job = [*JOB[:-1], "stages=[train,schedule]", "reward=mynet.score"]
