@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from numbers import Integral, Real
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from amc.errors import SettingError, did_you_mean
+from amc.errors import SettingError, did_you_mean, first_line
 from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
 
 
@@ -42,10 +43,21 @@ def agent_preset(name: str, **settings: Any) -> AgentConfig:
     base = next(entry for entry in values.pop("defaults") if entry != "_self_")
     try:
         merged = OmegaConf.merge(
-            OmegaConf.structured(AGENT_SECTIONS[base.removeprefix("base_")]), values, settings
+            OmegaConf.structured(AGENT_SECTIONS[base.removeprefix("base_")]),
+            values,
+            {key: _plain(value) for key, value in settings.items()},
         )
     except OmegaConfBaseException as error:
-        raise SettingError(f"agent={name}: {' '.join(str(error).split())}") from error
+        told, key = first_line(error), error.full_key  # further lines are for OmegaConf's own developers
+        where = f"{key} is refused: " if key in settings and repr(key) not in told else ""
+        raise SettingError(f"agent={name}: {where}{told}") from error
     found = OmegaConf.to_object(merged)
     assert isinstance(found, AgentConfig)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a number as one of Python's: OmegaConf takes none of NumPy's."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
