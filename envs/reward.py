@@ -9,6 +9,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from amc.errors import AmcError, SettingError, brief
 from amc.registry import Registry
@@ -41,15 +42,32 @@ class Reward:
             AmcError: the score needs logits and the network returns none, or a user's function fails or
                 returns no finite number.
         """
-        try:
-            value = float(self.score(evaluation))
-        except AmcError as error:
-            raise AmcError(f"reward {self.name!r} {error}") from error
-        except Exception as error:  # a user's own function may raise anything
-            raise AmcError(f"reward {self.name!r} fails: {type(error).__name__}: {error}") from error
-        if not math.isfinite(value):
-            raise AmcError(f"reward {self.name!r} returns {value}; expected a finite number")
-        return value
+        return number_of(partial(self.score, evaluation), f"reward {self.name!r}")
+
+
+def number_of(score: Callable[[], object], named: str) -> float:
+    """Return what a function returns that may be a user's own.
+
+    Args:
+        score: the function, with its arguments.
+        named: what it is, such as ``reward 'accuracy'``.
+
+    Raises:
+        AmcError: it fails, or returns no finite number.
+    """
+    try:
+        found = score()
+    except AmcError as error:
+        raise AmcError(f"{named} {error}") from error
+    except Exception as error:  # a user's own function may raise anything
+        raise AmcError(f"{named} fails: {type(error).__name__}: {error}") from error
+    try:
+        value = math.nan if isinstance(found, str) else float(found)  # type: ignore[arg-type]
+    except Exception:  # a tensor of several numbers raises a RuntimeError
+        value = math.nan
+    if not math.isfinite(value):
+        raise AmcError(f"{named} returns {' '.join(repr(found).split()):.80}; expected a finite number")
+    return value
 
 
 def _error(evaluation: Evaluation) -> float:

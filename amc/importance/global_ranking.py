@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.data import LabelledImages
+from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError, SettingError
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
@@ -44,8 +44,8 @@ def global_scores(
     Raises:
         SettingError: ``taylor`` for a network without logits.
         NotPrunableError: torch-pruning cannot trace the network.
-        AmcError: the network cannot be differentiated for ``taylor``, or torch-pruning gives no finite score
-            for some channel.
+        AmcError: a label has no logit or the network cannot be differentiated for ``taylor``, or
+            torch-pruning gives no finite score for some channel.
     """
     names = [layer.name for layer in graph.layers]
     dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
@@ -93,7 +93,9 @@ def _accumulate_gradients(model: nn.Module, graph: Graph, calibration: LabelledI
     layers = [layer.name for layer in graph.layers if layer.name in cut]
     recorded = recording(model, layers, calibration.images[:1], setting)
     for chosen in gradient_batches(min(len(calibration), TAYLOR_IMAGES)):
+        labels = calibration.labels[chosen]
         with differentiating(model, setting):
             with recorded():
                 logits = as_logits(model(calibration.images[chosen].float()))
-            F.cross_entropy(logits, calibration.labels[chosen], reduction="sum").backward()
+            check_labels(labels, logits.shape[1])
+            F.cross_entropy(logits, labels, reduction="sum").backward()

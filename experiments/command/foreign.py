@@ -7,7 +7,7 @@ hosts are reached. Such a setting counts only if the person at the keyboard give
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Rules:
         code: keys whose values may be dotted paths.
         personal: keys, and beginnings of keys ending in a dot, that name hosts, devices or accounts.
         free: keys below which any key is a value, such as ``model.kwargs``.
+        options: returns the option of every group that is not chosen, under one of ``experiment`` or None.
     """
 
     keys: Collection[str] = ()
@@ -42,6 +43,7 @@ class Rules:
     code: Collection[str] = ()
     personal: Collection[str] = ()
     free: tuple[str, ...] = ("model.kwargs", "data.kwargs")
+    options: Callable[[str | None], Mapping[str, str]] = lambda experiment: {}
 
 
 def names_code(name: str) -> bool:

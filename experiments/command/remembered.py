@@ -54,8 +54,9 @@ _TOLD = 3
 def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> list[str]:
     """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
 
-    Keys of a group are dropped if another option of it is given: they were meant for the former one. A line
-    tells which.
+    The remembered ones come first, as the last word counts where one key holds the other: a dictionary, and
+    a key in it. Keys of a group are dropped if another option of it is given: they were meant for the former
+    one. A line tells which.
 
     Args:
         arguments: of the command line.
@@ -73,25 +74,37 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
     memory = _remembered(Path(path))
     stages = memory.unfinished or memory.stages
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
-    groups = {key: each for key, each in given.items() if rules is not None and key in rules.groups}
-    for option in _changed(groups, memory.overrides):
+    rules = rules or Rules()
+    groups = {key: each for key, each in given.items() if key in rules.groups}
+    for option in _changed(groups, memory.overrides, rules):
         dropped = [o for o in old if key_of(o).startswith(f"{key_of(option)}.")]
         old = [o for o in old if o not in dropped]
         if dropped:
             print(f"run_dir={path}: {option} takes the place of {', '.join(dropped)}, which it remembered")
-    _check_origin(old, memory, Path(path), rules or Rules())
-    return [*arguments[: places[-1] + 1], *old, *arguments[places[-1] + 1 :]]
+    _check_origin(old, memory, Path(path), rules)
+    return [*old, *arguments]
 
 
-def _changed(options: Mapping[str, str], before: Sequence[str]) -> list[str]:
-    """Return the options that a folder does not remember as they are.
+def _changed(options: Mapping[str, str], before: Sequence[str], rules: Rules) -> list[str]:
+    """Return the options that are others than those of a folder.
+
+    A group that the folder does not remember has the option of its experiment, or the default one.
 
     Args:
         options: name of a group -> the override that chooses one of it.
         before: the remembered overrides.
+        rules: what the options are by default.
     """
-    former = {key_of(override): text_of(override) for override in before}
-    return [each for key, each in options.items() if key not in former or former[key] != text_of(each)]
+    if not options:
+        return []
+    former = {key_of(override): _option(override) for override in before}
+    former = {**rules.options(former.get("experiment")), **former}
+    return [each for key, each in options.items() if key not in former or former[key] != _option(each)]
+
+
+def _option(override: str) -> str:
+    """Return the option that an override chooses, quotes removed; ``null`` for none."""
+    return text_of(override) or override.partition("=")[2]
 
 
 def remembered_overrides(folder: Path) -> list[str]:

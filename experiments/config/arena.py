@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-import gymnasium as gym
 import numpy as np
 
 from agents import Episode
@@ -16,7 +15,7 @@ from amc.budget.allocation import Errors, Scores, one_group_smaller, ranked_widt
 from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
 from amc.budget.widths import WidthSpace
-from amc.errors import AmcError, SettingError
+from amc.errors import AmcError, SettingError, did_you_mean
 from amc.result import Evaluation
 from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Network, Reward, centred, weights_of
 from envs import actions_of as actions_of_weights
@@ -33,6 +32,9 @@ Actions = tuple[float, ...]
 
 Acts = Literal["ratios", "weights"]
 """What an action is: the preserve ratio of a group, or the weight of its error curve."""
+
+PruningEnv = ChannelPruningEnv | ChannelWeightingEnv
+"""An environment whose actions are one of these."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ class Arena:
         """Whether actions may be weights of error curves: there are curves, and the budget is enforced."""
         return self.budget.enforced and bool(self.curves())
 
-    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> gym.Env:
+    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> PruningEnv:
         """Return a new environment.
 
         Args:
             acts: what its actions are.
             enforced: whether the budget holds; weights need one.
+
+        Raises:
+            SettingError: ``acts`` is something else, or weights are asked for without an enforced budget.
         """
+        if acts not in get_args(Acts):
+            hint = did_you_mean(acts, get_args(Acts)) if isinstance(acts, str) else ""
+            raise SettingError(f"acts is {acts!r}; expected {' or '.join(map(repr, get_args(Acts)))}{hint}")
         budget = self.budget if enforced else replace(self.budget, enforced=False)
         parts = (self.network, self.space, budget, self.reward, self.features)
         return ChannelPruningEnv(*parts) if acts == "ratios" else ChannelWeightingEnv(*parts, self.curves())

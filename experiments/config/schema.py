@@ -14,6 +14,7 @@ from omegaconf import MISSING
 
 from experiments.command.foreign import Rules
 from experiments.config.derive import keys_of, keys_of_paths, path
+from experiments.config.presets import default_options
 from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
 from experiments.config.sections.data import DATA_SECTIONS, DataConfig
 from experiments.config.sections.library import (
@@ -157,6 +158,7 @@ def rules() -> Rules:
             }
         ),
         personal=("tracker", "tracker.", "latency.ssh.", "latency.adb.", "workers.address"),
+        options=default_options,
     )
 
 

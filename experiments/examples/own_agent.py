@@ -36,8 +36,9 @@ def main() -> amc.Compressed:
     """Search with TD3 for half the multiply-adds."""
     images, labels = make_images(256)
     task = amc.CompressionTask(make_network(), images[:64], (images[64:], labels[64:]), macs_ratio=0.5)
-    agent = TD3("MlpPolicy", task.env(), learning_starts=12, seed=0, device="cpu")
-    agent.learn(60)  # 20 episodes: one step decides one channel group
+    env = task.env()
+    agent = TD3("MlpPolicy", env, learning_starts=4 * env.episode_length, seed=0, device="cpu")
+    agent.learn(20 * env.episode_length)  # 20 episodes: one step decides one channel group
     return task.result()
 
 

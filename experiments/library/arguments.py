@@ -48,6 +48,17 @@ def whole_seed(seed: object) -> int:
     return index(seed)
 
 
+def whole_number(name: str, number: object) -> int:
+    """Return a whole number as an int of Python, as ``whole_seed`` does; its range is checked elsewhere.
+
+    Raises:
+        SettingError: it is none.
+    """
+    if not isinstance(number, SupportsIndex) or isinstance(number, bool):
+        raise SettingError(f"{name} is {number!r}; expected a whole number")
+    return index(number)
+
+
 def on_cpu(model: nn.Module) -> nn.Module:
     """Return ``model``, or a copy of one that lies on another device: tracing and cutting are on the CPU.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from operator import index
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -35,7 +34,6 @@ from amc.importance.global_ranking import Importance, global_scores
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models import ModelSpec
 from amc.models.registry import usable
-from amc.notes import note_once
 from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
@@ -43,13 +41,24 @@ from amc.scoring.precision import without_tf32
 from amc.scoring.run import outputs, usable_device
 from amc.strategy import GroupWidth, Strategy
 from envs.observation import group_features
+from envs.reward import number_of
 from experiments.config.agents import check_agent, check_search, episodes_of, make_agent, refuse_unseen
-from experiments.config.arena import Acts, Arena
+from experiments.config.arena import Acts, Arena, PruningEnv
 from experiments.config.presets import agent_preset
-from experiments.library.arguments import Score, check_channels, limits_of, on_cpu, reward_of, whole_seed
+from experiments.library.arguments import (
+    Score,
+    check_channels,
+    limits_of,
+    on_cpu,
+    reward_of,
+    whole_number,
+    whole_seed,
+)
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
 from experiments.library.latency import MeasuredLatency
+
+_log = logging.getLogger("amc")
 
 
 @contextmanager
@@ -64,7 +73,7 @@ class CompressionTask:
 
     >>> task = amc.CompressionTask(model, calibration, validation, macs_ratio=0.5)      # doctest: +SKIP
     >>> env = task.env()                                                                 # doctest: +SKIP
-    >>> stable_baselines3.TD3("MlpPolicy", env).learn(1000)                              # doctest: +SKIP
+    >>> stable_baselines3.TD3("MlpPolicy", env).learn(50 * env.episode_length)           # doctest: +SKIP
     >>> result = task.result()                                                           # doctest: +SKIP
 
     Args:
@@ -76,11 +85,14 @@ class CompressionTask:
         validation: held-out images that score candidates, in the same forms, with labels if there are any; in
             a mixed order, too.
         macs_ratio, params_ratio, size_ratio, latency_ratio: limits as shares of the dense cost, in (0, 1]; at
-            least one is given, and all that are given hold. The size is that of the weights as ``quantize``
-            stores them, as a share of the dense ones in float32. Latency is measured on this machine.
+            least one is given, and all that are given hold, unless the reward enforces no budget. The size is
+            that of the weights as ``quantize`` stores them, as a share of the dense ones in float32. Latency
+            is measured on this machine.
         quantize: how weights will be stored, for ``size_ratio``; by default as bytes (``static_int8``).
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
+            ``accuracy_macs`` and ``accuracy_params`` enforce no budget: whatever returns an environment or a
+            network then logs a line.
         score: replaces the reward: a user's own score of the network, such as a mean average precision.
         round_to: widths are multiples of this number of channels.
         min_preserve_ratio: smallest share of a group that is kept, in (0, 1].
@@ -152,7 +164,7 @@ class CompressionTask:
         self.space: WidthSpace = width_space(
             self.graph.group_names,
             self.graph.dense_widths,
-            round_to=round_to,
+            round_to=whole_number("round_to", round_to),
             min_preserve_ratio=min_preserve_ratio,
         )
         with without_tf32(), self._bar("calibrate", "image", len(self._calibration)) as bar:
@@ -221,23 +233,21 @@ class CompressionTask:
 
     @_with_gradients()
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Return the scores of a candidate; ``result`` prunes the best one within the budget.
+        """Return the scores of a candidate; ``result`` prunes the best one that the budget allows.
 
         Args:
             widths: kept channels of every group, in forward order.
 
         Raises:
             SettingError: there is not one possible width for each group.
-            AmcError: the score is no finite number.
+            AmcError: the score or the reward fails, or is no finite number.
         """
         widths = self._checked(widths)
         with without_tf32():
             evaluation = self._evaluator.evaluate(widths)
         if self._score is not None and evaluation.widths not in self._scores:
             with torch.no_grad(), self._evaluator.builder.network(widths) as network:
-                value = float(self._score(network))
-            if not math.isfinite(value):
-                raise AmcError(f"score {self.reward.name!r} returned {value}; expected a finite number")
+                value = number_of(partial(self._score, network), f"score {self.reward.name!r}")
             self._scores[evaluation.widths] = value
         if self.budget.allows(widths):
             self._found[evaluation.widths] = self.value(evaluation)
@@ -247,15 +257,36 @@ class CompressionTask:
         """Return the score of an evaluated candidate."""
         return self._scores[evaluation.widths] if self._score is not None else self.reward(evaluation)
 
-    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> gym.Env:
+    def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> PruningEnv:
         """Return a Gymnasium environment of this task, for any agent.
 
+        An episode has ``episode_length`` steps, one for each channel group.
+
         Args:
-            acts: what its actions are: preserve ratios (``envs.ChannelPruningEnv``), or ``weights`` of error
-                curves (``envs.ChannelWeightingEnv``), which need an enforced budget.
-            enforced: whether the networks are within the budget for any actions.
+            acts: what its actions are: preserve ``ratios`` (``envs.ChannelPruningEnv``), or ``weights`` of
+                error curves (``envs.ChannelWeightingEnv``), which need an enforced budget.
+            enforced: whether the networks are within the budget for any actions. They are not where the
+                reward enforces no budget, which is told in a line.
+
+        Raises:
+            SettingError: ``acts`` is something else, or weights are asked for without an enforced budget.
         """
-        return self._arena().env(acts, enforced=enforced)
+        found = self._arena().env(acts, enforced=enforced)
+        if enforced:
+            self._tell_unenforced()
+        return found
+
+    def _tell_unenforced(self) -> None:
+        """Log a line, each time, if the reward enforces no budget: the network may exceed what was asked."""
+        if self.reward.enforces_budget:
+            return
+        limits = ", ".join(f"{kind}_ratio={ratio:g}" for kind, ratio in self._ratios.items())
+        _log.warning(
+            "reward=%r does not enforce the budget: the network may exceed %s; report['reached'] has what it "
+            "keeps",
+            self.reward.name,
+            limits,
+        )
 
     def _arena(self) -> Arena:
         return Arena(
@@ -292,7 +323,9 @@ class CompressionTask:
         on_episode: Callable[[Episode], None] | None = None,
         **settings: Any,
     ) -> Compressed:
-        """Search with one of the built-in agents, and prune the best network.
+        """Search with one of the built-in agents, and prune the best network that the budget allows.
+
+        Any network is allowed where the reward enforces no budget, which is told in a line.
 
         Args:
             agent: name of an agent in ``conf/agent``; its file gives the settings.
@@ -306,17 +339,13 @@ class CompressionTask:
             AmcError: the pruned network fails a check.
         """
         seed = whole_seed(seed)
-        given = {**settings, **({} if episodes is None else {"episodes": episodes})}
-        config = agent_preset(agent, **given)
+        if episodes is not None:
+            settings["episodes"] = whole_number("episodes", episodes)
+        config = agent_preset(agent, **settings)
         check_agent(config, self._evaluator.builder.settings.order)
         check_search(config, self.reward)
         refuse_unseen(config, "a search in Python")
-        if not self.reward.enforces_budget:
-            limits = ", ".join(f"{kind}_ratio={ratio:g}" for kind, ratio in self._ratios.items())
-            note_once(
-                f"reward={self.reward.name!r} does not enforce the budget: the network may exceed {limits}; "
-                "report['reached'] has what it keeps"
-            )
+        self._tell_unenforced()
         log: list[dict[str, Any]] = []
         arena = self._arena()
         with self._bar("search", "episode", episodes_of(config)) as bar:
@@ -339,11 +368,14 @@ class CompressionTask:
     def result(self) -> Compressed:
         """Prune the best network within the budget that was evaluated so far.
 
+        Any network counts where the reward enforces no budget, which is told in a line.
+
         Raises:
             AmcError: no network within the budget was evaluated.
         """
         if not self._found:
             raise AmcError("no network within the budget was evaluated; step an environment to its end first")
+        self._tell_unenforced()
         widths = max(self._found, key=self._found.__getitem__)
         return self._compressed(widths, self._found[widths], {"agent": None, "seed": None}, [])
 
@@ -356,11 +388,14 @@ class CompressionTask:
 
         Raises:
             SettingError: there is not one possible width for each group, or they exceed the budget: one on
-                the latency as predicted or as measured.
+                the latency as predicted or as measured. Where the reward enforces no budget, which is told in
+                a line, they may.
         """
         widths = self._checked(widths)
         if not self.budget.allows(widths):
             raise SettingError(f"the widths cost {self.budget.shortfall(widths)}")
+        if not self.budget.fits(widths):
+            self._tell_unenforced()
         latency = self._latency.measured(self.budget, widths) if "latency" in self._ratios else None
         value = self.value(self.evaluate(widths))
         return self._pruned(widths, value, latency, {"agent": None, "seed": None}, [])

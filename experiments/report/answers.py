@@ -184,9 +184,16 @@ def chosen_on_test(report: Json) -> str | None:
     )
 
 
-def convergence(episodes: Sequence[Json]) -> str:
-    """Return in words where the best network was met, and whether the search was still improving."""
+def convergence(episodes: Sequence[Json], search: Json) -> str:
+    """Return in words where the best network was met, and whether the search was still improving.
+
+    Args:
+        episodes: all of the search.
+        search: the record of the stage, whose ``best_episode`` may be one that unseen images have chosen.
+    """
     counted = [own for own in episodes if own.get("phase") != "relaxed"]
+    if not counted:
+        return "No network within the budget was evaluated."
     if len(counted) < 2:
         return "One network was evaluated: this method does not search."
     best, at, improved = -math.inf, 0, 0
@@ -199,9 +206,13 @@ def convergence(episodes: Sequence[Json]) -> str:
     judged = "it was still improving" if since < len(counted) / 5 else "it has probably converged"
     if at == 0:
         judged = "nothing that was tried is better than its start"
+    head, chosen = f"best of {len(counted)} episodes is", ""
+    if (taken := search.get("best_episode", counted[at]["episode"])) != counted[at]["episode"]:
+        head = f"best return of {len(counted)} episodes is that of"
+        chosen = f" Number {taken} was chosen{' on the unseen images' if 'held_out_best' in search else ''}."
     return (
-        f"The best of {len(counted)} episodes is number {counted[at]['episode']}, the last of {improved} "
-        f"improvements, {since} episodes before the end: {judged}.{repeats}"
+        f"The {head} number {counted[at]['episode']}, the last of {improved} improvements, {since} episodes "
+        f"before the end: {judged}.{chosen}{repeats}"
     )
 
 

@@ -54,10 +54,11 @@ def chart(title: str, series: Sequence[Series], x: str, y: str, levels: Sequence
 
     Args:
         title: what the chart shows, in one sentence.
-        series: the marks; the first lie below the others.
+        series: the marks; the first lie below the others, and those without any are left out.
         x, y: what the axes show, with units.
         levels: lines across the chart.
     """
+    series = [own for own in series if own.places]
     places = [place for own in series for place in own.places]
     if len({place[:2] for place in places}) < 2:
         return ""
@@ -184,7 +185,7 @@ def _series(own: Series, across: _Axis, up: _Axis) -> list[str]:
 
 def _legend(series: Sequence[Series], levels: Sequence[Level]) -> str:
     """Return the names of the marks and lines, each behind a piece of its colour."""
-    named: list[tuple[str, str, str]] = [(own.label, own.colour, own.form) for own in series if own.places]
+    named: list[tuple[str, str, str]] = [(own.label, own.colour, own.form) for own in series]
     named += [(f"{level.label} {number(level.y)}", level.colour, "level") for level in levels]
     return " ".join(
         f'<span class="key"><i class="{form} {colour}"></i>{escape(label)}</span>'

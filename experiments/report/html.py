@@ -84,7 +84,7 @@ def write_html(
         compared=sections.compared(report),
         groups=list(_groups(report.get("groups") or groups)),
         left_whole=[["Layer", "Channels", "Why"], *report.get("left_whole", ())],
-        convergence=answers.convergence(episodes) if episodes else "",
+        convergence=answers.convergence(episodes, found) if episodes else "",
         chosen=sections.chosen(report),
         curve=_curve(episodes, report),
         scatter=_scatter(episodes, score),
@@ -263,7 +263,7 @@ def _curve(episodes: Sequence[Json], report: Json) -> str:
     reward = report.get("search", {}).get("reward")
     return chart(
         "Return of every network of the search, and the best so far",
-        [own for own in series if own.places],
+        series,
         "episode",
         f"return ({reward})" if reward else "return",
         levels,
@@ -304,7 +304,7 @@ def _scatter(episodes: Sequence[Json], score: str) -> str:
     best = max(within or episodes, key=lambda own: own["return"])
     series.append(Series("best return", "best", [_judged(best, "macs_ratio", score)], "rings"))
     title = f"{'Accuracy' if score == 'top1' else 'Likeness'} of every network of the search against its MACs"
-    return chart(title, [own for own in series if own.places], "MACs, % of dense", _SCORE[score])
+    return chart(title, series, "MACs, % of dense", _SCORE[score])
 
 
 def _spread(points: Sequence[Json], cost: str) -> float:

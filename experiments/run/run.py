@@ -342,6 +342,18 @@ class Run:
             return False
         return facts is not None and not self._fits(facts)
 
+    def is_of_this_strategy(self, stage: str) -> bool:
+        """Whether a stage has a record that tells that it is about this run's strategy and dense network.
+
+        Records of earlier versions tell no strategy.
+        """
+        try:
+            facts = self.folder.recorded(stage) or {}
+        except FileError:  # which is told when the record is read
+            return False
+        made_of = facts.get(MADE_OF)
+        return isinstance(made_of, dict) and "strategy" in made_of and self._fits(facts)
+
     def episodes(self) -> list[dict[str, Any]]:
         """Return the episodes of this run's search, also of one that was stopped.
 

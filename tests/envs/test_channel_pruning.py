@@ -213,6 +213,7 @@ def test_rewards_of_a_network_without_logits_are_finite_or_refused(name):
     [
         (lambda evaluation: evaluation.top1 / 0, "fails: ZeroDivisionError"),
         (lambda _: math.nan, "returns nan; expected a finite number"),
+        (lambda _: None, "returns None; expected a finite number"),
     ],
 )
 def test_a_score_that_fails_or_is_not_finite_is_refused(score, message):

@@ -17,6 +17,7 @@ from amc.budget.allocation import uniform_widths
 from amc.budget.budget import rounded_up
 from amc.candidate.evaluator import channel_evaluator
 from amc.cost.closed_form import macs_cost
+from amc.data import check_labels
 from amc.progress import progress
 from amc.quantization.settings import TRAINED
 from amc.scoring.run import copied, in_eval
@@ -240,7 +241,9 @@ def _asked(config: Config) -> Sequence[str]:
 
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    loss = F.cross_entropy(model(images), labels)
+    logits = model(images)
+    check_labels(labels, logits.shape[1])
+    loss = F.cross_entropy(logits, labels)
     loss.backward()
     loss.item()  # waits for a GPU
     model.zero_grad()

@@ -35,9 +35,8 @@ class Keeper:
         self._by_unseen = run.config.agent.select == "held_out"
         self._settings = settings_digest(run.config.agent)
         self._path = run.folder.strategy
-        self._old = _old_strategy(self._path)
+        self._old = self._start = _old_strategy(self._path)
         self._former = Former(self._path)
-        self._is_stale = False
 
     def offer(self, episode: Episode) -> None:
         """Write the strategy of the best episode so far, unless an earlier attempt had a better one."""
@@ -58,10 +57,21 @@ class Keeper:
 
     def stop(self) -> None:
         """Remove what does not fit the strategy any more, at the end of a finished or stopped search."""
-        # a search that was killed may have written this strategy, and not have come here
-        if self._is_stale or self._run.is_outdated("prune"):
+        if self._leaves_stale():
             self._run.folder.forget("choose", "verify", "schedule")
             self._run.folder.forget_pruned()
+
+    def _leaves_stale(self) -> bool:
+        """Whether the pruned network is of another strategy than the one that is left.
+
+        The record of stage ``prune`` tells its strategy. That of the start may be another, which a killed
+        search has written; it counts only where no record tells.
+        """
+        if self._run.is_outdated("prune"):
+            return True
+        if self._old is None or self._run.is_of_this_strategy("prune"):
+            return False
+        return self._start is None or self._start.groups != self._old.groups
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +84,6 @@ class Keeper:
             self._former.restore()
 
     def _write(self, strategy: Strategy) -> None:
-        self._is_stale |= self._old is None or self._old.groups != strategy.groups
         strategy.save(self._path)
         self._old = strategy
 

@@ -103,3 +103,10 @@ def test_taylor_needs_logits():
     assert set(global_scores(model, graph, "l1", images())) == {"body"}
     with pytest.raises(AmcError, match="taylor needs a network that returns logits"):
         global_scores(model, graph, "taylor", images())
+
+
+def test_taylor_refuses_labels_that_the_network_does_not_have():
+    model, given = flattened(), images()
+    graph = trace(model, torch.zeros(1, 3, 4, 4))
+    with pytest.raises(AmcError, match=r"labels run from 1 to 2, but the network has 2 outputs"):
+        global_scores(model, graph, "taylor", LabelledImages(given.images, given.labels + 1))

@@ -16,7 +16,7 @@ from experiments.command.overrides import absolute, key_of, readable, text_of
 from experiments.command.remembered import check_named, remembered_value, remembering, with_remembered
 from experiments.command.signature import sign
 from experiments.config.schema import path_keys, rules
-from tests.experiments.helpers import FAKE, TINY, amc, done, read_json, refused, workspace
+from tests.experiments.helpers import FAKE, TINY, amc, composed, done, read_json, refused, workspace
 
 ODD = ["out (1)", "Bücher", "a,b", "it's", "back\\slash", "tail\\", "a=b", "~x", "null", "12", "1e3", "a  b"]
 
@@ -90,7 +90,7 @@ def test_a_quoted_run_folder_is_found_again(
     with remembering(folder, ["run_dir='out (1)'", "seed=3", "stages=[train]"], paths=()):
         pass
     (argument,) = readable([typed], {"run_dir"})
-    assert with_remembered([argument, "name=x"]) == [argument, "seed=3", "stages=[train]", "name=x"]
+    assert with_remembered([argument, "name=x"]) == ["seed=3", "stages=[train]", argument, "name=x"]
 
 
 @pytest.mark.parametrize("name", ["dense.safetensors", "search.jsonl", "strategy.json"])
@@ -106,7 +106,7 @@ def test_a_plan_is_no_stage_to_go_on_with(tmp_path: Path) -> None:
         with remembering(tmp_path, [f"seed={seed}", f"stages=[{stages}]"], paths=()) as identity:
             identity.accept()
         expected = 3 if seed == 3 else 4
-        assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}", f"seed={expected}"]
+        assert with_remembered([f"run_dir={tmp_path}"]) == [f"seed={expected}", f"run_dir={tmp_path}"]
     left = {"overrides": ["seed=4"], "stages": "stages=[plan]", "unfinished": None}
     (tmp_path / "overrides.json").write_text(json.dumps(left | {"signature": sign(left)}))  # of old
     assert "stages=[plan]" not in with_remembered([f"run_dir={tmp_path}"])
@@ -151,7 +151,7 @@ def test_a_first_command_is_remembered_when_it_fails_after_it_left_anything(
     with pytest.raises(AmcError, match="refused"):
         command()
     expected = ["seed=3", "stages=[train,search]"] if left else []
-    assert with_remembered([f"run_dir={tmp_path}"]) == [f"run_dir={tmp_path}", *expected]
+    assert with_remembered([f"run_dir={tmp_path}"]) == [*expected, f"run_dir={tmp_path}"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "density"])
@@ -169,7 +169,7 @@ def test_a_later_command_is_remembered_when_it_fails_after_a_budget_has_results(
     command("seed=3", fails=False)
     with pytest.raises(AmcError, match="refused"):
         command("seed=4", fails=True)
-    assert with_remembered([f"run_dir={tmp_path}"])[1:] == ["seed=4"]
+    assert with_remembered([f"run_dir={tmp_path}"])[:-1] == ["seed=4"]
 
 
 def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
@@ -197,7 +197,15 @@ def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
         (["budget.macs_ratio=0.5", "++budget.round_to=1"], "budget=params", [0, 1]),
         (["agent=random", "agent.episodes=6"], "agent=random", []),
         (["agent=random", "agent.episodes=6"], "agent.patience=2", []),
-        (["model.kwargs.width=2", "agentx.y=1"], "model=resnet20", ["model.kwargs.width=2"]),
+        (["model=plain20", "model.kwargs.width=2", "agentx.y=1"], "model=resnet20", [1]),
+        (["model.kwargs.width=2"], "model=resnet20", []),  # the default option
+        (["model.kwargs.width=2"], "model=resnet32", [0]),
+        (["finetune.epochs=2"], "finetune=null", []),
+        (["finetune=cifar10", "finetune.epochs=2"], "finetune=null", [1]),
+        (["experiment=plain20_cifar10", "data.search_val=9"], "data=cifar10", []),  # of another experiment
+        (["experiment=plain20_cifar10", "model.kwargs.x=1"], "model=resnet20", [1]),
+        (["experiment=resnet20_cifar10", "data.search_val=9"], "data=digits", [1]),
+        (["experiment=mine", "data.search_val=9"], "data=digits", [1]),
     ],
 )
 def test_keys_of_a_group_go_with_its_option(
@@ -212,9 +220,27 @@ def test_keys_of_a_group_go_with_its_option(
     gone = [before[each] if isinstance(each, int) else each for each in dropped]
     kept = [each for each in before if each not in gone and key_of(each) != key_of(given)]
     place = f"run_dir={tmp_path}"
-    assert with_remembered([place, given], rules()) == [place, *kept, given]
+    assert with_remembered([place, given], rules()) == [*kept, place, given]
     told = f"{place}: {given} takes the place of {', '.join(gone)}, which it remembered\n" if gone else ""
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "kwargs"),
+    [
+        ("++model.kwargs={depth: 2}", "++model.kwargs.depth=4", {"depth": 4}),
+        ("++model.kwargs.depth=2", "++model.kwargs={depth: 4}", {"depth": 4}),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_given_settings_win_over_remembered_ones_that_hold_them(
+    before: str, given: str, kwargs: dict[str, int], first: bool, tmp_path: Path
+) -> None:
+    with remembering(tmp_path, [before], paths=()) as identity:
+        identity.accept()
+    place = f"run_dir={tmp_path}"
+    arguments = with_remembered([given, place] if first else [place, given], rules())
+    assert composed(*arguments).model.kwargs == kwargs
 
 
 def test_another_agent_searches_with_its_own_settings(trained_run: Path) -> None:

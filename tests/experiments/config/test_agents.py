@@ -90,6 +90,19 @@ def test_weights_are_taken_where_they_are_possible() -> None:
     assert acts_of(agent_preset("netadapt"), arena()) == "ratios"
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"episodes": "many"}, "episodes is refused: Value 'many' of type 'str' could not be converted"),
+        ({"sigmma": 0.5}, "Key 'sigmma' not in"),
+    ],
+)
+def test_a_faulty_setting_of_an_agent_is_named_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^agent=ddpg: {message}") as caught:
+        agent_preset("ddpg", **settings)
+    assert not any(noise in str(caught.value) for noise in ("full_key", "object_type", "\n"))
+
+
 @pytest.mark.parametrize("name", ["random", "evolution", "tpe", "thompson", "ddpg"])
 def test_every_agent_that_draws_may_act_by_weights(name: str) -> None:
     config = replace(agent_preset(name), acts="weights", episodes=8)

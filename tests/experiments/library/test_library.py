@@ -176,12 +176,23 @@ def test_a_score_of_ones_own_judges_the_dense_network_as_it_judges_others() -> N
     assert len(result.report["episodes"]) == 7
 
 
-def test_a_score_that_is_no_number_is_refused() -> None:
-    task = amc.CompressionTask(
-        network(), images(32), images(), macs_ratio=0.9, score=lambda _: math.nan, progress=False
-    )
-    with pytest.raises(AmcError, match=r"score '<lambda>' returned nan; expected a finite number"):
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda _: math.nan, "returns nan; expected a finite number"),
+        (lambda _: None, "returns None; expected"),
+        (lambda _: "0.9", "returns '0.9'; expected"),
+        (lambda _: torch.zeros(2, 30), r"returns tensor\(.*; expected"),
+        (lambda _: 1 / 0, "fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_score_that_fails_or_is_no_number_is_refused(
+    score: Callable[[nn.Module], Any], message: str
+) -> None:
+    task = amc.CompressionTask(network(), images(32), images(16), macs_ratio=0.9, score=score, progress=False)
+    with pytest.raises(AmcError, match=f"score '<lambda>' {message}") as caught:
         task.evaluate(task.space.minimum)
+    assert "\n" not in str(caught.value)
 
 
 @contextmanager
@@ -214,14 +225,56 @@ def test_a_reward_that_enforces_no_budget_says_so_in_a_line_and_in_the_report(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = {"macs_ratio": 0.5, "agent": "random", "episodes": 4, "progress": False}
-    for reward in ("accuracy", "accuracy_macs"):
-        note_once.cache_clear()
+    for reward in ("accuracy", "accuracy_macs", "accuracy_macs"):  # told again by a second call
         caplog.clear()
         result = amc.compress(network(), images(32), (images(), LABELS), reward=reward, **settings)
         enforced = reward == "accuracy"
         assert result.report["budget"]["enforced"] == result.strategy.budget["enforced"] == enforced
         assert ("does not enforce the budget" in caplog.text) == (not enforced)
         assert ("may exceed macs_ratio=0.5" in caplog.text) == (not enforced)
+
+
+def test_a_budget_that_is_not_enforced_is_told_by_whatever_may_exceed_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for reward, told in (("accuracy", False), ("accuracy_macs", True)):
+        task = amc.CompressionTask(
+            network(), images(32), (images(), LABELS), macs_ratio=0.5, reward=reward, progress=False
+        )
+        assert said(task.env, caplog) == told
+        assert not said(lambda task=task: task.env(enforced=False), caplog)
+        assert not said(lambda task=task: task.prune(task.space.minimum), caplog)
+        assert said(task.result, caplog) == told
+    whole = task.graph.dense_widths
+    assert said(lambda: task.prune(whole), caplog)
+    assert task.prune(whole).report["reached"] == {"macs": 1.0}
+
+
+def said(call: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> bool:
+    """Call, and return whether it says that the budget is not enforced."""
+    caplog.clear()
+    call()
+    return "may exceed macs_ratio=0.5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("acts", "message"),
+    [("ratio", "acts is 'ratio'; expected 'ratios' or 'weights'; did you mean 'ratios'"), (None, "is None")],
+)
+def test_a_misspelt_kind_of_actions_is_refused(acts: Any, message: str) -> None:
+    task = amc.CompressionTask(network(), images(16), images(16), macs_ratio=0.5, progress=False)
+    with pytest.raises(amc.SettingError, match=message):
+        task.env(acts)
+
+
+def test_whole_numbers_and_fractions_of_numpy_are_taken() -> None:
+    task = amc.CompressionTask(
+        network(), images(16), images(16), macs_ratio=0.5, round_to=np.int64(2), progress=False
+    )
+    settings = {"warmup_episodes": np.int64(1), "sigma": np.float32(0.5)}
+    result = task.search("ddpg_paper", episodes=np.int64(2), seed=np.int64(3), **settings)
+    assert len(result.report["episodes"]) == 2
+    assert json.dumps(dict(result.report))
 
 
 def test_the_networks_that_a_search_has_evaluated_are_its_own() -> None:
@@ -363,7 +416,8 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
     acts: Any,
 ) -> None:
     task = amc.CompressionTask(network(), images(32), (images(), LABELS), macs_ratio=0.5)
-    TD3("MlpPolicy", task.env(acts), learning_starts=4, seed=0, device="cpu").learn(12)
+    env = task.env(acts)
+    TD3("MlpPolicy", env, learning_starts=4, seed=0, device="cpu").learn(4 * env.episode_length)
     result = task.result()
     assert result.report["search"]["evaluations"] >= 1
     assert result.strategy.macs_ratio <= 0.5
@@ -385,6 +439,8 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         ({"macs_ratio": 0.5, "seed": -1}, "seed is -1; expected a whole number"),
         ({"macs_ratio": 0.5, "device": "gpu"}, "device=gpu cannot be used"),
         ({"macs_ratio": 0.01}, "smallest allowed network"),
+        ({"macs_ratio": 0.5, "episodes": 2.0}, r"^episodes is 2\.0; expected a whole number$"),
+        ({"macs_ratio": 0.5, "round_to": 2.5}, r"^round_to is 2\.5; expected a whole number$"),
         ({"macs_ratio": 0.5, "agent": "dpg"}, "unknown agent 'dpg'.*did you mean 'ddpg'"),
         ({"macs_ratio": 0.5, "exclude": ["head"]}, "'head'"),
         ({"macs_ratio": 0.5, "agent": "global_taylor", "episodes": None}, "global_taylor needs .* labels"),

@@ -12,6 +12,7 @@ import pytest
 from experiments.report import write_budgets_html, write_html
 from experiments.report.answers import (
     change,
+    convergence,
     gain,
     interval_of_speedup,
     load_snippet,
@@ -266,6 +267,34 @@ def test_a_chart_has_a_title_for_each_mark_and_needs_two_places(levels):
     assert "<title>second &lt;b&gt;</title>" in drawn
     assert ("dense: 3.00" in drawn) == bool(levels)
     assert chart("one", [Series("s", "accent", places[:1])], "x", "y", levels) == ""
+
+
+def test_a_series_without_marks_is_left_out():
+    places = [(0.0, 1.0, "first"), (1.0, 2.5, "second")]
+    some, none = (Series(name, "accent", own, "steps") for name, own in (("some", places), ("none", [])))
+    assert chart("t", [none, some], "x", "y") == chart("t", [some], "x", "y") != ""
+
+
+@pytest.mark.parametrize("phase", [None, "relaxed"])
+def test_a_search_without_a_network_within_the_budget_is_compared_with_another(tmp_path, phase):
+    relaxed = [own | {"phase": phase} for own in full_episodes() if phase]
+    searches = {"stopped": relaxed, "ended": full_episodes()}
+    write_compared_html(tmp_path / "compared.html", "2 runs", [["run"]], [], [], [], searches)
+    page = Page((tmp_path / "compared.html").read_text())
+    assert page.tags["polyline"] == 1
+    assert "stopped" not in page.text
+
+
+def test_the_best_return_and_the_network_that_unseen_images_chose_are_told_apart():
+    episodes, judged = full_episodes(), {"held_out_best": 0.4, "best_episode": 0}
+    best = "The best of 3 episodes is number 1, the last of 2 improvements"
+    assert convergence(episodes, {}).startswith(best)
+    assert convergence(episodes, judged | {"best_episode": 1}).startswith(best)
+    told = convergence(episodes, judged)
+    assert told.startswith("The best return of 3 episodes is that of number 1, the last of 2 improvements")
+    assert "Number 0 was chosen on the unseen images." in told
+    relaxed = [own | {"phase": "relaxed"} for own in episodes]
+    assert convergence(relaxed, {}) == "No network within the budget was evaluated."
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -94,6 +94,23 @@ def test_a_failing_reward_keeps_the_results_of_the_last_search(cwd: Path, at: in
     done("run_dir=run", "stages=[evaluate]", cwd=cwd)
 
 
+def test_a_search_keeps_the_network_of_the_strategy_that_it_finds_again(cwd: Path, tmp_path: Path) -> None:
+    run, made = cwd / "run", ("model.safetensors", "pruned.safetensors", "stages/finetune.json")
+    search = ("run_dir=run", "stages=[search]")
+    assert read_json(run / "stages/search.json")["best_episode"] > 0
+    before, killed = [(run / name).read_bytes() for name in made], shutil.copytree(cwd, tmp_path / "killed")
+    done(*search, "agent.episodes=7", cwd=cwd)  # whose first episodes are worse
+    assert [(run / name).read_bytes() for name in made] == before
+
+    done(*search, "agent=uniform", cwd=cwd)
+    assert not any((run / name).exists() for name in made)
+    other = (run / "strategy.json").read_bytes()
+    for agent, keeps in (("random", True), ("uniform", False)):
+        (killed / "run/strategy.json").write_bytes(other)  # a killed search of agent=uniform leaves it
+        done(*search, f"agent={agent}", "agent.episodes=6", cwd=killed)
+        assert [(killed / "run" / name).exists() for name in made] == [keeps] * len(made)
+
+
 @pytest.mark.slow
 def test_a_search_that_was_stopped_is_not_reported_with_the_record_of_another(cwd: Path) -> None:
     interrupt(cwd, 4)

@@ -1,5 +1,9 @@
 import pytest
+import torch
+from torch import nn
 
+from amc.errors import AmcError
+from experiments.stages.measuring.plan import _step
 from tests.experiments.helpers import TINY, amc, done, read_json, refused
 
 
@@ -24,6 +28,11 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
     memory = read_json(cwd / "run/overrides.json")
     assert memory["overrides"] == [*TINY, "budget.macs_ratios=[0.5,0.7]"]
     assert (memory["stages"], memory["unfinished"]) == (None, None)
+
+
+def test_training_labels_that_the_network_does_not_have_are_refused():
+    with pytest.raises(AmcError, match="labels run from 0 to 2, but the network has 2 outputs"):
+        _step(nn.Linear(3, 2), torch.zeros(2, 3), torch.tensor([0, 2]))
 
 
 def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
