@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def digest(*parts: str | bytes | Tensor) -> str:
@@ -30,6 +30,12 @@ def digest(*parts: str | bytes | Tensor) -> str:
 def named(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
     """Return the names and tensors of a state dict, one after the other, as parts for ``digest``."""
     return [part for item in tensors.items() for part in item]
+
+
+def unsaved(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers of a network that its state dict lacks, such as the mean of its images, or masks."""
+    saved = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
 
 
 def _values(tensor: Tensor) -> memoryview:

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from torch import nn
 
 from amc.candidate.settings import CandidateSettings
-from amc.digest import digest, named
+from amc.digest import digest, named, unsaved
 from amc.graph.groups import Graph
 from amc.result import Evaluation
 
@@ -16,11 +16,19 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, as functions print it."""
 
 
-def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings: CandidateSettings) -> str:
+def fingerprint(
+    model: nn.Module, graph: Graph, data_fingerprint: str, settings: CandidateSettings, *origin: str
+) -> str:
     """Return the hash of the network, its groups, the images, and the settings that change results.
 
     Modules count with what they print about themselves, such as paddings and activations. The code of a
     network's own ``forward`` does not, nor does the rounding of another device or number of threads.
+
+    Args:
+        model, graph: the dense network and its groups.
+        data_fingerprint: hash of the images.
+        settings: how candidates are made.
+        origin: what the network was built from, where its code may read what no tensor and no module shows.
     """
     kept: dict[str, object] = asdict(settings)
     for unimportant in ("cache_mib", "measured_images", "measured_in_sequence"):
@@ -32,5 +40,7 @@ def fingerprint(model: nn.Module, graph: Graph, data_fingerprint: str, settings:
         repr((graph.layers, graph.group_names)),
         _ADDRESS.sub("", repr(model)),
         *named(model.state_dict()),
+        *named(unsaved(model)),
         repr(sorted(kept.items())),
+        *origin,
     )[:16]

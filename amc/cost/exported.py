@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -15,6 +14,7 @@ from amc.graph.layers import Layer
 from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
 from amc.quantization.simulation import example_of, program_of
+from amc.registry import matches
 from amc.scoring.run import copied, in_eval
 
 
@@ -76,9 +76,9 @@ def check_excluded(graph: Graph, model: nn.Module, settings: QuantizeSettings) -
     weights = [name.removesuffix(".weight") for name, own in model.state_dict().items() if own.ndim > 1]
     others = set(weights) - {layer.name for layer in graph.layers}
     for pattern in settings.exclude:
-        named = any(fnmatchcase(name, pattern) for name in layers)
+        named = any(matches(name, pattern) for name in layers)
         # how often those are called is not known
-        if not named and not any(fnmatchcase(name, pattern.split("#")[0]) for name in others):
+        if not named and not any(matches(name, pattern.split("#")[0]) for name in others):
             known = ", ".join(layers[:3])
             raise SettingError(
                 f"quantize.exclude has {pattern!r}, which is no layer; layers are {known}, ..."

@@ -14,7 +14,7 @@ from amc.graph.layers import blank_image
 
 
 def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
-    """Remove the dropped channels of a copy of ``model`` through torch-pruning."""
+    """Remove the dropped channels of a copy of ``model`` through torch-pruning; frozen parameters stay so."""
     names = [layer.name for layer in graph.layers]
     dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
     modules = dict(dependencies.model.named_modules())
@@ -32,4 +32,7 @@ def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
         prune_out = dependencies.graph.get_pruner_of_module(module).prune_out_channels
         dependencies.graph.get_pruning_group(module, prune_out, sorted(dropped)).prune(record_history=False)
     dependencies.restore_buffers()
+    trained = {name: own.requires_grad for name, own in model.named_parameters(remove_duplicate=False)}
+    for name, own in dependencies.model.named_parameters(remove_duplicate=False):
+        own.requires_grad_(trained[name])
     return settle(dependencies.model)

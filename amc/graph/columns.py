@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.graph.unfolding import output_size, padding_of
+from amc.graph.unfolding import output_size, padding_of, single
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def columns(module: nn.Conv2d | nn.Linear, inputs: Tensor, taps: Taps) -> Tensor
 
     Returns:
         (groups, taps * channels / groups, N * P): for every group of outputs its inputs, tap by tap; the
-        positions image by image.
+        positions image by image. They are not in half precision.
     """
     groups = 1
     if isinstance(module, nn.Conv2d):
@@ -73,7 +73,7 @@ def columns(module: nn.Conv2d | nn.Linear, inputs: Tensor, taps: Taps) -> Tensor
         pixels = inputs.permute(0, 2, 3, 1).flatten(1, 2)
     else:
         pixels = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-    taken = pixels.index_select(1, taps.places)
+    taken = single(pixels.index_select(1, taps.places))
     if len(taps.outside):
         taken.index_fill_(1, taps.outside, 0)
     parted = taken.view(-1, taps.count, groups, taken.shape[-1] // groups).permute(2, 1, 3, 0).flatten(1, 2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from amc.errors import SettingError, did_you_mean
 from amc.graph.layers import Layer
+from amc.registry import matches
 
 Axis = Literal["in", "out"]
 
@@ -126,7 +126,7 @@ def exclude_groups(
     """Return the graph with some groups kept at full width.
 
     Args:
-        patterns: names of groups to exclude, or one name; ``*`` and ``?`` are wildcards.
+        patterns: names of groups to exclude, or one name; ``*``, ``?`` and ``[12]`` are wildcards.
         prune_coupled: False also excludes the groups that several layers produce together, such as the
             residual stream of a stage. They cost the most accuracy before fine-tuning.
         max_inputs: excludes groups with a consumer layer of more inputs (channels x kernel). The second
@@ -137,7 +137,7 @@ def exclude_groups(
     """
     reasons: dict[str, str] = {}
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        fitting = fnmatch.filter(graph.group_names, pattern)
+        fitting = [name for name in graph.group_names if matches(name, pattern)]
         if not fitting:
             hint = did_you_mean(pattern, graph.group_names) or f"; the first is {graph.group_names[0]!r}"
             raise SettingError(f"exclude has {pattern!r}, which matches no channel group{hint}")

@@ -19,6 +19,9 @@ from amc.scoring.run import evaluating
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Modules that are layers: they mix channels, and cost multiply-adds."""
 
+MapNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+"""Batch norms of maps. A ``SyncBatchNorm`` may also get a matrix: it stands for norms of any dimensions."""
+
 
 @dataclass(frozen=True)
 class _Call:
@@ -87,7 +90,8 @@ def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
 
 def plain_norm(module: nn.Module | None) -> bool:
     """Return whether a module is a batch norm of maps alone, without an activation in the same module."""
-    return isinstance(module, nn.BatchNorm2d) and type(module).forward is nn.BatchNorm2d.forward
+    known = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # which compute the same in eval mode
+    return isinstance(module, MapNorm) and type(module).forward in known
 
 
 def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], bool]:
@@ -114,7 +118,7 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     hooks = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in modules.items()]
     try:
         with torch.no_grad(), evaluating(model):
-            output = model(example)
+            output = model(example.clone())  # the network may write into it
     except Exception as error:  # a user's network may raise anything
         if out_of_memory(error):
             raise

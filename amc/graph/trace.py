@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.errors import NotPrunableError, first_line
+from amc.errors import NotPrunableError, SettingError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
-from amc.graph.layers import LAYERS, Layer, trace_layers, unused_layers
+from amc.graph.layers import LAYERS, Layer, MapNorm, trace_layers, unused_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
 from amc.scoring.run import copied, evaluating
@@ -42,12 +42,17 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
     Args:
         model: any network; it is not changed.
-        example: one image (1, C, H, W).
+        example: one image (1, C, H, W); the network may write into its input, which is a copy.
 
     Raises:
+        SettingError: the example is not one image.
         NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
             a copy of the network does not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
+    if example.ndim != 4 or len(example) != 1:
+        raise SettingError(
+            f"example has shape {tuple(example.shape)}; expected one image (1, C, H, W), such as images[:1]"
+        )
     layers, classifies = trace_layers(model, example)
     _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}
@@ -346,6 +351,6 @@ def _norm_after(dependencies: Dependencies, plain: Set[str]) -> dict[str, str]:
         if not isinstance(module, nn.Conv2d) or name not in plain or len(node.outputs) != 1:
             continue
         consumer = node.outputs[0]
-        if isinstance(consumer.module, nn.BatchNorm2d) and len(consumer.inputs) == 1:
+        if isinstance(consumer.module, MapNorm) and len(consumer.inputs) == 1:
             pairs[name] = dependencies.name_of(consumer.module)
     return pairs

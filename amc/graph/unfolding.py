@@ -29,6 +29,11 @@ def layer_input(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     return next(tensor for _, tensor in output_tensors([args, options]))
 
 
+def single(values: Tensor) -> Tensor:
+    """Return values of half precision, which a network under autocast has, in float32; others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def has_batch_axis(module: nn.Module, in_shape: torch.Size) -> bool:
     """Return whether an input of a layer has an axis before those of its channels and its map."""
     return len(in_shape) >= (2 if isinstance(module, nn.Linear) else 4)
@@ -207,10 +212,10 @@ def block_rows(module: nn.Module, outputs: Sequence[Tensor], chosen: Sequence[Te
         chosen: (P,) flat output positions of each block.
 
     Returns:
-        (images * P, out_channels), image by image.
+        (images * P, out_channels), image by image; not in half precision.
     """
     blocks = zip(outputs, chosen, strict=True)
-    return torch.cat([layer_rows(module, block, own) for block, own in blocks])
+    return torch.cat([single(layer_rows(module, block, own)) for block, own in blocks])
 
 
 def why_not_linear(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, in_shape: torch.Size) -> str | None:

@@ -2,9 +2,10 @@
 
 import argparse
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _WRAPPER_PREFIXES = (
 """What DataParallel, torch.compile, Lightning modules, averages of weights and ``RawDetector`` put first."""
 _AUXILIARY = frozenset({"aux1", "aux2", "AuxLogits", "aux_classifier"})
 """Torchvision's heads that only train: its files have them, its networks are also built without."""
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
+"""Names in torchvision's files of DenseNets: of modules that it has named anew, without the first point."""
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _HARMLESS = (
     *(argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")),
@@ -65,6 +68,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> list[str]:
     """Load the tensors of ``state`` that match ``model`` by name and shape, as a start for training.
 
+    Names count as for ``load_into``, older ones of torchvision included.
+
     Args:
         model: the network to fill.
         state: state dict, as ``load_state_dict`` returns it.
@@ -74,22 +79,24 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         Names of the tensors of ``model`` that keep their values.
 
     Raises:
-        FileError: a tensor is not finite or complex, or fewer than half of the network's tensors match.
+        FileError: a tensor is not finite or complex, fewer than half of the network's tensors match, or a
+            module refuses its tensors.
     """
     own = _tensors_of(model)
     state = _fitted(state, own)
     _check_finite(state, model, origin)
     _check_real(state, own, origin)
-    fitting = {
-        key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape
-    }
-    if 2 * len(fitting) < len(own):
+    fitting = _agreement(state, own)[0]
+    if 2 * fitting < len(own):
         raise FileError(
-            f"{origin}: only {len(fitting)} of the {len(own)} tensors of {type(model).__name__} are in it, "
+            f"{origin}: only {fitting} of the {len(own)} tensors of {type(model).__name__} are in it, "
             "expected at least half; likely cause: another architecture"
         )
-    model.load_state_dict(fitting, strict=False)
-    return [key for key in own if key not in fitting]
+    try:
+        new, _ = _fill(model, state, own)
+    except (RuntimeError, ValueError) as error:
+        raise FileError(f"{origin}: {_last_line(error)}; likely cause: another architecture") from error
+    return [key for key in own if key in new]
 
 
 def _check_finite(state: Mapping[str, Tensor], model: nn.Module, origin: str | Path) -> None:
@@ -139,7 +146,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     Where more names agree without the prefix of a wrapper (DataParallel, torch.compile, a Lightning module),
     or with the one that the network itself has, that is how they are read. Tensors of a wrapper that lie
     outside of its prefix are not used. Auxiliary heads that the network does not have are left out, which is
-    noted.
+    noted. Names of earlier versions of torchvision are read, as torchvision itself reads them.
 
     Args:
         model: the network to fill; after an error some of its weights may be replaced.
@@ -149,38 +156,98 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     Raises:
         FileError: a tensor is missing, unexpected, of another shape, complex or not finite; names the first.
     """
-    current, expected = model.state_dict(), _tensors_of(model)
+    expected = _tensors_of(model)
     state = _fitted(state, expected)
     _check_finite(state, model, origin)
     if heads := _heads_beside(state, expected):
         note_once(f"{origin}: left out {', '.join(heads)}, auxiliary heads that {type(model).__name__} lacks")
         state = {key: value for key, value in state.items() if key.partition(".")[0] not in heads}
     _check_real(state, expected, origin)
-    unexpected = [key for key in state if key not in expected]
-    misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
-    kept = {key: value for key, value in state.items() if key not in {*unexpected, *misshapen}}
-    fitting = OrderedDict(kept)
-    if kept.keys() == expected.keys():
-        # All keys match, so mark the state dict with the network's own version: files do not store it, and
-        # MNASNet checks it.
-        vars(fitting)["_metadata"] = getattr(current, "_metadata", None)
     try:
-        left_out = model.load_state_dict(fitting, strict=False).missing_keys
-    except RuntimeError as error:  # a module refused its entry: torch lists the reasons, one per line
-        reason = str(error).splitlines()[-1].strip()
+        new, unexpected = _fill(model, state, expected)
+    except (RuntimeError, ValueError) as error:
+        if unexpected := [key for key in state if key not in expected]:  # which tells more than one module
+            new = [key for key in expected if key not in state]
+            raise _misfit(model, state, new, unexpected, origin) from error
         raise FileError(
-            f"{origin}: {reason}; likely cause: a checkpoint of a network pruned differently"
+            f"{origin}: {_last_line(error)}; likely cause: a checkpoint of a network pruned differently"
         ) from error
-    missing = [key for key in left_out if key not in misshapen]
-    if not (missing or unexpected or misshapen):
-        return
+    if new or unexpected:
+        raise _misfit(model, state, new, unexpected, origin)
+
+
+def _fill(
+    model: nn.Module, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """Load the tensors of ``state`` but those of another shape; modules may rename what older versions wrote.
+
+    Returns:
+        Names of the network's tensors that are not in ``state`` in their shape, and of what else is in it.
+
+    Raises:
+        RuntimeError: modules refuse their tensors; torch lists the reasons, one a line.
+        ValueError: a module refuses a version.
+    """
+    misshapen = _misshapen(state, expected)
+    given = OrderedDict((key, own) for key, own in state.items() if key not in misshapen)
+    vars(given)["_metadata"] = _versions(model, state, expected)
+    found = model.load_state_dict(given, strict=False)
+    return list(dict.fromkeys((*misshapen, *found.missing_keys))), list(found.unexpected_keys)
+
+
+def _versions(
+    model: nn.Module, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return the versions of modules, which torch keeps beside a state dict, of those that ``state`` fits.
+
+    Files do not store it. MNASNet refuses tensors without a version. A module that was given its present one
+    would neither rename tensors of an earlier one nor make up for those that it lacked.
+    """
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+
+    def fits(module: str) -> bool:
+        inside = f"{module}." if module else ""
+        lacking = [key for key in missing if key.startswith(inside)]
+        own = any("." not in key.removeprefix(inside) for key in lacking)
+        return not own and not (lacking and any(key.startswith(inside) for key in unexpected))
+
+    about = getattr(model.state_dict(), "_metadata", {})
+    return {module: version for module, version in about.items() if fits(module)}
+
+
+def _misshapen(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: own for key, own in state.items() if key in expected and own.shape != expected[key].shape}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip()
+
+
+def _misfit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    new: Sequence[str],
+    unexpected: Sequence[str],
+    origin: str | Path,
+) -> FileError:
+    """Return the error about a state dict that does not fit a network.
+
+    Args:
+        state: has the names of ``model``.
+        new: names of the network's tensors that ``state`` does not give, or in another shape.
+        unexpected: names of ``state`` that the network lacks.
+    """
+    expected = _tensors_of(model)
+    misshapen = _misshapen(state, expected)
+    missing = [key for key in new if key not in misshapen]
     if misshapen:
-        key = misshapen[0]
-        first = f"{key} has shape {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        key, own = next(iter(misshapen.items()))
+        first = f"{key} has shape {tuple(own.shape)}, expected {tuple(expected[key].shape)}"
     else:
         first = f"{missing[0]} is missing" if missing else f"{unexpected[0]} is unexpected"
     same_body = not missing and not unexpected and set(misshapen) <= _head_keys(expected)
-    raise FileError(
+    return FileError(
         f"{origin}: does not fit {type(model).__name__}: {first} ({len(missing)} missing, {len(unexpected)} "
         f"unexpected, {len(misshapen)} of another shape, {len(expected)} expected); likely cause: "
         + ("another num_classes" if same_body else "another architecture, width or pruning")
@@ -349,11 +416,19 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``state`` with the names that fit best: as they are, without or with a wrapper's prefix."""
+    """Return ``state`` with the names that fit best: as they are, without or with a wrapper's prefix.
+
+    Each of these is also read with the names that torchvision has given the modules of DenseNets since.
+    """
     readings = [
         dict(state),
         *(_without(state, prefix, expected) for prefix in _prefixes(state)),
         *({f"{prefix}{key}": value for key, value in state.items()} for prefix in _prefixes(expected)),
+    ]
+    readings += [
+        {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in reading.items()}
+        for reading in readings
+        if any(map(_DENSE_LAYER.match, reading))
     ]
     return max(readings, key=lambda reading: _agreement(reading, expected))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from amc.errors import SettingError, did_you_mean
+from amc.registry import matches
 
 METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only", "qat", "binary")
 """``dynamic_int8`` measures the range of an input in every call, ``static_int8`` on calibration images."""
@@ -145,7 +145,7 @@ class QuantizeSettings:
             others: further names of the layer.
         """
         names = (layer, layer.split("#")[0], *others)
-        return [each for each in self.exclude if any(fnmatchcase(name, each) for name in names)]
+        return [each for each in self.exclude if any(matches(name, each) for name in names)]
 
     def bits_of(self, count: int) -> list[int]:
         """Return the bits of each of ``count`` quantized layers, in forward order."""

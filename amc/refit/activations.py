@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from amc.refit.operations import readers
+
 
 class Bounds(NamedTuple):
     """An activation that passes on what lies between two bounds, and the bound for what lies beyond."""
@@ -34,7 +36,7 @@ _FUNCTIONS = {
 
 def bounds_after(node: fx.Node, modules: Mapping[str, nn.Module]) -> Bounds | None:
     """Return the bounds of the activation that alone reads an operation, if there is such a one."""
-    found = {_bounds(reader, modules) for reader in node.users}
+    found = {_bounds(reader, modules) for reader in readers(node)}
     return found.pop() if len(found) == 1 else None
 
 

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.columns import columns, taps_of
+from amc.graph.layers import MapNorm
 from amc.graph.tied import tied_layers
 from amc.graph.unfolding import (
     has_batch_axis,
     layer_input,
     layer_rows,
     sample_positions,
+    single,
     why_not_linear,
 )
 from amc.refit.images import RefitImages
@@ -64,7 +66,7 @@ def input_shapes(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size]
 
         return hook
 
-    kinds = nn.Conv2d | nn.Linear | nn.BatchNorm2d
+    kinds = nn.Conv2d | nn.Linear | MapNorm
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
     hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in found]
     try:
@@ -135,7 +137,7 @@ class Calls:
             # A first axis may hold more than images, windows of them for example.
             rows = max(1, self._positions * len(self._blocks[place]) // self._usual[name])
             chosen = sample_positions(module, inputs, max(1, rows // len(inputs)), generator)
-            call = _Call(_outer(module, inputs), chosen, layer_rows(module, output, chosen))
+            call = _Call(_outer(module, inputs), chosen, single(layer_rows(module, output, chosen)))
             self._calls[name][place, number] = call
 
         return hook
@@ -183,7 +185,7 @@ class Calls:
     def reestimate(self, pruned: nn.Module, name: str) -> None:
         """Give a batch norm of the pruned network the statistics of all its calls."""
         norm = pruned.get_submodule(name)
-        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(norm, MapNorm)
         found: dict[int, list[Tensor]] = defaultdict(list)
         self._run(pruned, name, lambda _, number, inputs: found[number].append(inputs.clone()))
         if found:

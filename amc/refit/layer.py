@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.columns import weight_of_columns, weight_to_columns
+from amc.graph.layers import MapNorm
+from amc.graph.unfolding import single
 from amc.refit.activations import Bounds, passing, revision
 from amc.refit.least_squares import LEAST_RIDGE, HeldOut, Problem, solve_rows
 from amc.refit.nested import shrinkage
@@ -23,7 +25,7 @@ class NormAfter:
         mean: (out_channels,) the dense network's running mean at the kept channels.
     """
 
-    module: nn.BatchNorm2d
+    module: MapNorm
     mean: Tensor
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -51,7 +53,7 @@ def norm_after(
     if name is None:
         return None
     norm, mean = pruned.get_submodule(name), dense.get_submodule(name).running_mean
-    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(mean, Tensor):
+    if not isinstance(norm, MapNorm) or not isinstance(mean, Tensor):
         return None
     return NormAfter(norm, select(mean, outputs, dim=0))
 
@@ -124,13 +126,14 @@ def parted(blocks: Iterable[Tensor], fit: int) -> tuple[list[Tensor], list[Tenso
     return first, others
 
 
-def reestimate(norm: nn.BatchNorm2d, calls: Sequence[Sequence[Tensor]]) -> None:
+def reestimate(norm: MapNorm, calls: Sequence[Sequence[Tensor]]) -> None:
     """Take the statistics of a norm's inputs, as training does: of every call, averaged over the calls.
 
     Args:
-        calls: for each call in a forward pass, blocks of inputs (N, C, H, W).
+        calls: for each call in a forward pass, blocks of inputs (N, C, H, W); other inputs leave the norm as
+            it is.
     """
-    if norm.running_mean is None or norm.running_var is None:
+    if norm.running_mean is None or norm.running_var is None or calls[0][0].ndim != 4:
         return
     found = [_statistics(blocks) for blocks in calls]
     norm.running_mean.copy_(torch.stack([mean for mean, _ in found]).mean(0))
@@ -139,6 +142,7 @@ def reestimate(norm: nn.BatchNorm2d, calls: Sequence[Sequence[Tensor]]) -> None:
 
 def _statistics(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return mean and variance (C,) of blocks of inputs (N, C, H, W), in float64."""
+    blocks = [single(block) for block in blocks]
     count = sum(block.numel() for block in blocks) // blocks[0].shape[1]
     total = [block.sum((0, 2, 3), dtype=torch.float64) for block in blocks]
     mean = torch.stack(total).sum(0) / count

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.graph.groups import Graph
-from amc.graph.unfolding import layer_input, layer_patches, sample_positions
+from amc.graph.unfolding import layer_input, layer_patches, sample_positions, single
 from amc.scoring.run import evaluating
 
 CHUNK_ROWS = 1024
@@ -45,8 +45,9 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     the smallest ridge.
     """
     total = torch.zeros(left.shape[-1], right.shape[-1], dtype=torch.float64, device=left.device)
-    for part, other in zip(left.split(CHUNK_ROWS), right.split(CHUNK_ROWS), strict=True):
-        total += part.mT @ other
+    with torch.autocast(left.device.type, enabled=False):  # a hook may run within the network's own
+        for part, other in zip(left.split(CHUNK_ROWS), right.split(CHUNK_ROWS), strict=True):
+            total += part.mT @ other
     return total
 
 
@@ -82,7 +83,7 @@ def collect_moments(
             if not inputs.numel():  # a forward pass may choose none of the images for a layer
                 return
             chosen = sample_positions(module, inputs, positions_per_image, generator)
-            patches = layer_patches(module, inputs, chosen)
+            patches = single(layer_patches(module, inputs, chosen))
             extended = torch.cat([patches, patches.new_ones(len(patches), 1)], dim=1)
             gram = products(extended, extended)
             sums[name] = sums[name].add_(gram) if name in sums else gram

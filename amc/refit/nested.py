@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.graph.groups import Graph
+from amc.graph.layers import MapNorm
 from amc.refit.moments import Moments
 
 
@@ -157,5 +158,5 @@ def factorise(system: Tensor, penalty: float, *, skip: int = 0) -> Tensor:
 def has_intercept(graph: Graph, modules: Mapping[str, nn.Module], layer: str) -> bool:
     """Whether a constant can be added to a layer's output: into its bias or the batch norm after it."""
     norm = modules.get(graph.norm_after.get(layer, ""))
-    tracked = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+    tracked = isinstance(norm, MapNorm) and norm.running_mean is not None
     return getattr(modules[layer], "bias", None) is not None or tracked

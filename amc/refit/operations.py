@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from amc.errors import AmcError, first_line, out_of_memory
+from amc.graph.layers import MapNorm
 from amc.models import OptionAShortcut
 from amc.scoring.flatten import output_tensors
 from amc.scoring.run import copied
@@ -19,6 +20,8 @@ from amc.scoring.run import copied
 ROUNDING = 1e-4
 """Difference that rounding may make between a network and its trace, relative to the largest output."""
 
+_SHAPES = {"shape", "ndim", "dtype", "device", "size", "dim", "numel"}
+"""What a forward pass reads of a tensor without its values."""
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
@@ -171,7 +174,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # a buffer of one number a channel is cut, so it is no constant
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layers = (OptionAShortcut, nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # also the user's subclasses
+        layers = OptionAShortcut | nn.Conv2d | nn.Linear | MapNorm  # also the user's subclasses
         return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
@@ -182,19 +185,32 @@ class _Tracer(fx.Tracer):
 
 
 def norm_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
-    """The batch norm with running statistics that alone reads a layer's output, and reads nothing else.
+    """The batch norm with running statistics that alone reads a convolution's output, and reads nothing else.
 
     Of a layer that runs several times, one norm reads the outputs of all calls.
     """
-    users = list(node.users)
+    users = readers(node)
+    if not isinstance(modules[str(node.target)], nn.Conv2d):
+        return None
     if len(users) != 1 or users[0].op != "call_module":
         return None
     module = modules[str(users[0].target)]
-    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None:
+    if not isinstance(module, MapNorm) or module.running_mean is None:
         return None
     calls, norms = calls_of(node), calls_of(users[0])
-    paired = all(len(call.users) == 1 and next(iter(call.users)) in norms for call in calls)
+    paired = all(len(own := readers(call)) == 1 and own[0] in norms for call in calls)
     return users[0] if paired and len(calls) == len(norms) else None
+
+
+def readers(node: fx.Node) -> list[fx.Node]:
+    """The operations that read the values of another one, not its shape or type alone."""
+    return [user for user in node.users if not _reads_shape(user)]
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in _SHAPES
+    return node.target is getattr and node.args[1] in _SHAPES
 
 
 def calls_of(node: fx.Node) -> list[fx.Node]:
@@ -204,7 +220,7 @@ def calls_of(node: fx.Node) -> list[fx.Node]:
 
 def addend(tail: fx.Node) -> fx.Node | None:
     """The other operand of the plain sum that alone reads ``tail``; ``torch.add(..., alpha=2)`` is none."""
-    users = list(tail.users)
+    users = readers(tail)
     if len(users) != 1 or users[0].target not in _ADDITIONS or users[0].kwargs.get("alpha", 1) != 1:
         return None
     return next((source for source in users[0].all_input_nodes if source is not tail), None)

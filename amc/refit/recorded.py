@@ -14,6 +14,7 @@ from torch import nn
 from amc.cutting.modules import Keep
 from amc.cutting.slicing import Cut
 from amc.errors import AmcError
+from amc.graph.layers import MapNorm
 from amc.refit.calls import Calls, input_shapes
 from amc.refit.images import Progress, RefitImages
 from amc.refit.layer import norm_after
@@ -47,12 +48,12 @@ class RecordedRefit:
         self._dense = dense
         shapes = input_shapes(dense, images.parted[0][0])
         modules = dict(dense.named_modules())
-        kinds = [isinstance(modules[name], nn.BatchNorm2d) for name in shapes]
+        kinds = [isinstance(modules[name], MapNorm) for name in shapes]
         # Layers and norms behind the first layer: what that one gets, pruning does not change.
         steps = list(shapes)[kinds.index(False) + 1 :] if False in kinds else []
         self._calls = Calls(dense, images, set(steps), positions_per_image=positions_per_image, seed=seed)
         self._steps = tuple(
-            name for name in steps if name in self._calls.layers or isinstance(modules[name], nn.BatchNorm2d)
+            name for name in steps if name in self._calls.layers or isinstance(modules[name], MapNorm)
         )
         self._norms = {
             layer: norm

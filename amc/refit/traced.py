@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from amc.cutting.modules import Keep
 from amc.cutting.slicing import Cut
 from amc.graph.columns import Taps, columns, taps_of
-from amc.graph.layers import plain_norm
+from amc.graph.layers import MapNorm, plain_norm
 from amc.graph.tied import tied_layers
 from amc.graph.unfolding import block_positions, block_rows, has_batch_axis, why_not_linear
 from amc.models import OptionAShortcut
@@ -30,7 +30,7 @@ from amc.refit.activations import Bounds, bounds_after
 from amc.refit.calls import Calls
 from amc.refit.images import Progress, RefitImages
 from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select
-from amc.refit.operations import Operations, addend, calls_of, norm_node, trace_operations
+from amc.refit.operations import Operations, addend, calls_of, norm_node, readers, trace_operations
 from amc.refit.walk import Plan, Walk, make_plan
 
 
@@ -151,7 +151,7 @@ class TracedRefit:
                 assert isinstance(module, nn.Conv2d | nn.Linear)
                 self._advance(walk, place, progress)
                 self._refit(node, module, pruned, walk, cut.keeps, ridge, activation_rounds)
-            elif reestimate_norms and isinstance(module, nn.BatchNorm2d) and node.name in self._reached:
+            elif reestimate_norms and isinstance(module, MapNorm) and node.name in self._reached:
                 self._advance(walk, place, progress)
                 reestimate(module, [walk.values(node.all_input_nodes[0])])
         return refitted
@@ -171,7 +171,7 @@ class TracedRefit:
             outputs = cut.keeps.get(name, Keep()).outputs
             norm = norm_after(pruned, self._dense, self._repeated[name], outputs)
             return self._calls.refit(pruned, name, norm, outputs, ridge=ridge)
-        if reestimate_norms and isinstance(pruned.get_submodule(name), nn.BatchNorm2d):
+        if reestimate_norms and isinstance(pruned.get_submodule(name), MapNorm):
             self._calls.reestimate(pruned, name)
         return False
 
@@ -189,12 +189,12 @@ class TracedRefit:
                 altered.add(node.name)
             if reached:
                 self._reached.add(node.name)
-            if not reached or not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            if not reached or not isinstance(module, nn.Conv2d | nn.Linear | MapNorm):
                 continue
             if len(calls_of(node)) > 1:
                 norm = norm_node(node, modules)
                 self._repeated[str(node.target)] = str(norm.target) if norm else None
-            elif not isinstance(module, nn.BatchNorm2d) and node.target not in tied:
+            elif not isinstance(module, MapNorm) and node.target not in tied:
                 self._advance(walk, place, progress)
                 inputs = walk.values(node.all_input_nodes[0])
                 # If it is no plain product, its weight is not what it seems.
@@ -227,7 +227,7 @@ class TracedRefit:
             return _Target(chosen, taps, rows, name, bounds=bounds_after(tail, modules))
         if other.name not in altered or not walk.alive(other) or not _alike(walk.values(other)[0], output[0]):
             return _Target(chosen, taps, rows, name)
-        bounds = bounds_after(next(iter(tail.users)), modules)
+        bounds = bounds_after(readers(tail)[0], modules)
         branch_rows = block_rows(module, walk.values(other), chosen)
         return _Target(chosen, taps, rows, name, other.name, branch_rows, bounds)
 

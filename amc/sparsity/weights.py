@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from amc.digest import digest
+from amc.digest import digest, unsaved
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
 from amc.models.checkpoint import state_digest
@@ -175,8 +175,9 @@ class SparseBuilder:
 
 
 def sparsity_fingerprint(model: nn.Module, data_fingerprint: str, *settings: object) -> str:
-    """Return the hash of everything that determines an evaluation: weights, images and settings."""
-    about = (data_fingerprint, state_digest(model.state_dict()), *settings)
+    """Return the hash of everything that determines an evaluation: weights, buffers, images and settings."""
+    tensors = [state_digest(each) for each in (model.state_dict(), unsaved(model)) if each]
+    about = (data_fingerprint, *tensors, *settings)
     return digest(repr(about))[:16]
 
 

@@ -42,6 +42,7 @@ from amc.models.checkpoint import (
     save_safetensors,
     state_digest,
 )
+from amc.models.names import is_code
 from amc.models.spec import spec_of
 from amc.notes import note_once
 from amc.reading import read_json
@@ -380,7 +381,23 @@ class Problem:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that determines an evaluation."""
-        return fingerprint(self.dense, self.graph, self.chosen.fingerprint, self.settings())
+        return self._fingerprint(self.chosen.fingerprint)
+
+    def _fingerprint(self, images: str) -> str:
+        return fingerprint(self.dense, self.graph, images, self.settings(), *self.origin)
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Name and arguments of the network in JSON, for fingerprints; () where modules and tensors tell all.
+
+        Code of the user's own, and what arguments set, may read plain values. Paths of weights do not count:
+        moved files change nothing.
+        """
+        model = self.config.model
+        if not (model.kwargs or is_code(model.name)):
+            return ()
+        about = {"name": model.name, "kwargs": dict(model.kwargs)}
+        return (json.dumps(about, sort_keys=True, default=str),)
 
     def evaluator(self, progress: Any = None) -> Evaluator[CandidateBuilder]:
         """Return the evaluator of candidates, built at the first call.
@@ -413,8 +430,7 @@ class Problem:
             if (images := self.splits.unseen) is None:
                 raise SettingError("data.unseen is 0: there are no unseen images; write data.unseen=1000")
             about = images_fingerprint(self.chosen.calibration, images)
-            own = fingerprint(self.dense, self.graph, about, self.settings())
-            self._unseen = self.evaluator().on(images, Memo(self.folder.unseen, own))
+            self._unseen = self.evaluator().on(images, Memo(self.folder.unseen, self._fingerprint(about)))
         return self._unseen
 
     def curves(self) -> ErrorCurves:

@@ -106,7 +106,7 @@ def _evaluator(
 ) -> Evaluator[SparseBuilder]:
     problem, order = run.problem, run.config.sparsify.order
     settings = problem.settings()
-    about = (order, ceiling, settings.batch_size, settings.precision)
+    about = (order, ceiling, settings.batch_size, settings.precision, *problem.origin)
     fingerprint = sparsity_fingerprint(model, problem.chosen.fingerprint, *about)
     builder = SparseBuilder(
         model,

@@ -247,6 +247,16 @@ def test_fingerprint_follows_weights_groups_and_data_but_not_the_cache(trained):
     assert fingerprint(smooth, graph, "data", SETTINGS) != base
 
 
+def test_fingerprint_follows_unsaved_buffers_and_what_a_network_is_built_from():
+    network = Residual()
+    graph = trace(network, torch.zeros(1, *SHAPE))
+    found = {fingerprint(network, graph, "data", SETTINGS, *origin) for origin in ((), ("a",), ("b",))}
+    for mean in (0.0, 0.5):
+        network.register_buffer("mean", torch.full((1, 3, 1, 1), mean), persistent=False)
+        found.add(fingerprint(network, graph, "data", SETTINGS))
+    assert len(found) == 5
+
+
 def test_candidates_refitted_in_sequence_agree_better(trained, data):
     looked_up, sequential = make(trained, data), make(trained, data, sequential_images=64)
     widths = halved(looked_up)

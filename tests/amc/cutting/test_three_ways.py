@@ -128,7 +128,10 @@ def test_kept_channels_are_nested_and_ascending():
 
 
 def test_frozen_parameters_stay_frozen():
-    model, _, plan = prepare(Residual)
-    model.requires_grad_(False)
-    pruned = slice_model(model, plan.cut((4, 3, 5, 6)))
-    assert not any(parameter.requires_grad for parameter in pruned.parameters())
+    model, graph, plan = prepare(Residual)
+    model.stem.requires_grad_(False)
+    model.same[2].weight.requires_grad_(False)
+    frozen = [name for name, own in model.named_parameters() if not own.requires_grad]
+    cut = plan.cut((4, 3, 5, 6))
+    for pruned in (slice_model(model, cut), surgery(model, graph, cut)):
+        assert [name for name, own in pruned.named_parameters() if not own.requires_grad] == frozen

@@ -1,5 +1,6 @@
 import copy
 import re
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from torch import nn
 
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import SlicePlan, slice_model
-from amc.errors import AmcError, NotPrunableError
+from amc.errors import AmcError, NotPrunableError, SettingError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
+from amc.refit.nested import has_intercept
 from tests.networks import (
     CLASSES,
     SHAPE,
@@ -200,6 +202,39 @@ def test_coupled_groups_can_be_left_whole(example):
 def test_bad_exclusions_are_refused(patterns, message, example):
     with pytest.raises(AmcError, match=message):
         exclude_groups(trace(Residual(), example), patterns)
+
+
+@pytest.mark.parametrize("name", ["a[0]", "a[*", "a?0]"])
+def test_brackets_in_the_name_of_a_group_stand_for_themselves(name, example):
+    layers = {"a[0]": nn.Conv2d(3, 4, 1), "a[1": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(4, 4, 1)}
+    graph = trace(
+        nn.Sequential(OrderedDict(layers | {"flat": nn.Flatten(), "head": nn.Linear(4 * 144, 2)})), example
+    )
+    wanted = [own for own in layers if own not in ("a[0]", *(["a[1"] if name == "a[*" else []))]
+    assert list(exclude_groups(graph, name).group_names) == wanted
+
+
+@pytest.mark.parametrize("shape", [(2, *SHAPE), SHAPE, (0, *SHAPE)])
+def test_an_example_of_other_than_one_image_is_refused(shape):
+    with pytest.raises(SettingError, match=r"example has shape \(.*\); expected one image \(1, C, H, W\)"):
+        trace(Chain(), torch.zeros(shape))
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_example_as_it_was():
+    class Normalising(Chain):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    image = torch.ones(1, *SHAPE)
+    trace(Normalising(), image)
+    assert torch.equal(image, torch.ones(1, *SHAPE))
+
+
+def test_a_synchronised_batch_norm_takes_up_shifts(example):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(Chain())
+    graph = trace(model, example)
+    assert graph.norm_after == {"first.0": "first.1"}
+    assert has_intercept(graph, dict(model.named_modules()), "first.0")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
@@ -13,6 +14,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision.models import DenseNet, VisionTransformer
+from torchvision.ops import FeaturePyramidNetwork
 
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
@@ -262,6 +265,12 @@ def test_load_into_refuses_nonfinite_and_keeps_the_model(bad: float) -> None:
     assert same(model.state_dict(), before)
 
 
+def test_load_into_refuses_a_shortcut_of_another_width() -> None:
+    state = resnet20().state_dict()
+    state["layer2.0.shortcut.source"] = state["layer2.0.shortcut.source"][:8]
+    one_line(lambda: load_into(resnet20(), state, "w.th"), "shortcut.source has shape (8,), expected (32,)")
+
+
 def test_load_into_refuses_channels_that_do_not_exist() -> None:
     state = resnet20().state_dict()
     state["layer2.0.shortcut.source"][0] = 16
@@ -375,7 +384,7 @@ def test_unwritable_targets(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-class Versioned(nn.Linear):
+class Versioned(nn.Module):
     """Refuses weights of an unknown version, as torchvision's MNASNet does."""
 
     _version = 2
@@ -389,10 +398,68 @@ class Versioned(nn.Linear):
 
 
 def test_modules_that_check_a_version_are_loaded(tmp_path: Path) -> None:
-    source, target = nn.Sequential(Versioned(2, 3)), nn.Sequential(Versioned(2, 3))
+    source, target = nn.Sequential(Body(3)), nn.Sequential(Body(3))
     save_safetensors(source.state_dict(), tmp_path / "w.safetensors")
     load_into(target, load_state_dict(tmp_path / "w.safetensors"), "w.safetensors")
-    assert torch.equal(target[0].weight, source[0].weight)
+    assert same(target.state_dict(), source.state_dict())
+
+
+class Body(Versioned, nn.Sequential):
+    """A body that checks its version, and a classifier."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, classes))
+
+
+def test_a_part_of_the_weights_of_modules_that_check_a_version_is_loaded_or_refused() -> None:
+    source, target = Body(5).state_dict(), Body(2)
+    assert load_matching(target, dict(source), "w.pth") == ["3.weight", "3.bias"]
+    assert torch.equal(target[0].weight, source["0.weight"])
+    assert load_matching(Body(5), dict(source), "w.pth") == []
+    one_line(lambda: load_into(Body(2), dict(source), "w.pth"), "3.weight has shape (5, 4)", "num_classes")
+    one_line(lambda: load_into(Body(5), STATE, "w.pth"), "0.weight is missing", "9 missing, 2 unexpected")
+
+
+def transformer(classes: int = 3) -> VisionTransformer:
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_dim": 8, "mlp_dim": 12}
+    return VisionTransformer(num_layers=1, num_heads=2, num_classes=classes, **sizes)
+
+
+def pyramid() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), FeaturePyramidNetwork([4, 8], 4))
+
+
+def densenet(classes: int = 3) -> DenseNet:
+    return DenseNet(4, (2, 1), 8, num_classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern", "old"),
+    [
+        (transformer, r"mlp\.0\.", "mlp.linear_1."),
+        (pyramid, r"(blocks\.\d)\.0", r"\1"),
+        (densenet, r"(denselayer\d\.\w+)([12]\.)", r"\1.\2"),
+    ],
+)
+def test_names_of_earlier_versions_of_torchvision_are_read(
+    make: Callable[[], nn.Module], pattern: str, old: str
+) -> None:
+    source = make().state_dict()
+    state = {re.sub(pattern, old, key).replace("mlp.3.", "mlp.linear_2."): own for key, own in source.items()}
+    assert state.keys() != source.keys()
+    for given in (state, prefixed("module.", state)):
+        target = make()
+        load_into(target, given, "old.pth")
+        assert same(target.state_dict(), source)
+
+
+def test_a_start_from_old_names_leaves_nothing_but_the_classifier_at_random() -> None:
+    source, target = transformer(5).state_dict(), transformer(3)
+    old = {key.replace("mlp.0.", "mlp.linear_1."): own for key, own in source.items()}
+    assert load_matching(target, old, "old.pth") == ["heads.head.weight", "heads.head.bias"]
+    first = "encoder.layers.encoder_layer_0.mlp.0.weight"
+    assert torch.equal(target.state_dict()[first], source[first])
+    one_line(lambda: load_into(transformer(3), old, "old.pth"), "heads.head.weight has shape", "num_classes")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,14 @@ class Guarded(ChunkLoop):
         return self.last(x if float(x.sum()) > -1e9 else -x)
 
 
+class Halved(ChunkLoop):
+    """Computes in bfloat16, whatever its weights are in."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return super().forward(x).float()
+
+
 class Replaced(Chain):
     """The forward pass is replaced after the network is built: the class has another one."""
 
@@ -159,6 +167,7 @@ def close(network, pruned, data):
         (ChunkLoop, "recorded calls"),
         (ImageLoop, "recorded calls"),
         (Guarded, "recorded calls"),
+        (Halved, "recorded calls"),
         (Replaced, "recorded calls"),
     ],
 )

@@ -56,6 +56,22 @@ def columns_of(layer, channels=(0, 1, 3, 5)):
     return expand_columns(torch.tensor(channels), flat(layer)[0].numel() // 6)
 
 
+def test_moments_of_a_network_under_autocast_are_those_of_its_inputs_in_float32():
+    class Halved(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    inputs = correlated(LAYERS["3x3"], 4, seed=1).bfloat16().float()  # what the second layer reads
+    network = Halved(nn.ReLU(), nn.Conv2d(6, 5, 1))
+    found = collect_moments(network, ["1"], inputs.clone(), positions_per_image=EVERYWHERE)["1"].gram
+    expected = collect_moments(nn.Sequential(*network), ["1"], inputs, positions_per_image=EVERYWHERE)[
+        "1"
+    ].gram
+    assert torch.equal(found, expected)
+
+
 @pytest.fixture(params=LAYERS)
 def layer(request):
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from amc.data import LabelledImages
 from amc.graph.trace import trace
 from amc.models import resnet20
 from amc.refit.images import RefitImages
+from amc.refit.recorded import RecordedRefit
 from amc.refit.sequential import SequentialRefit
 from amc.refit.traced import TracedRefit
 from amc.scoring.run import logits
@@ -202,6 +203,52 @@ class Scaled(Chain):
 
     def features(self, x):
         return super().features(x) * self.scale(self.vector)[:, None, None]
+
+
+class Normed(Residual):
+    """Also normalises its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.BatchNorm1d(CLASSES)
+
+    def forward(self, x):
+        return self.last(super().forward(x))
+
+
+def looked_at(x):
+    """Read the shape of a map, which no operation between layers needs."""
+    _, _, _, _ = x.shape
+    x.size(0)
+    return x
+
+
+class Looking(Normed):
+    """Reads the shapes of maps between layers, norms, sums and activations."""
+
+    def features(self, x):
+        x = self.stem[2](looked_at(self.stem[1](looked_at(self.stem[0](x)))))
+        x = F.relu(looked_at(x + looked_at(self.same[2](looked_at(self.same[1](self.same[0](x)))))))
+        down = looked_at(self.down(x))
+        return F.relu(looked_at(down + self.shortcut[1](looked_at(self.shortcut[0](x)))))
+
+
+@pytest.mark.parametrize("make", [Looking, lambda: nn.SyncBatchNorm.convert_sync_batchnorm(Normed())])
+@pytest.mark.parametrize("reestimate", [True, False])
+def test_shapes_that_are_read_and_synchronised_norms_change_no_refit(make, reestimate, data):
+    found = []
+    for network in (randomised(each()) for each in (Normed, make)):
+        evaluator, images = prepared(network, data)
+        cut = evaluator.builder.cut([max(1, width // 2) for width in evaluator.builder.dense_widths])
+        norms = evaluator.builder.graph.norm_after
+        recorded = RecordedRefit(network, RefitImages(images, 0), positions_per_image=32, norms=norms)
+        for refit, options in ((SequentialRefit(network, images), {"activation_rounds": 2}), (recorded, {})):
+            pruned = evaluator.builder.pruned_model(cut).eval()
+            refit(pruned, cut, ridge=1e-4, reestimate_norms=reestimate, **options)
+            found.append(pruned.state_dict())
+            assert getattr(refit, "way", "traced") == "traced"
+    for plain, other in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
 def test_layers_that_read_one_vector_are_left_alone():

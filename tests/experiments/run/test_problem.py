@@ -79,3 +79,18 @@ def test_a_trained_network_is_read_again(tmp_path: Path) -> None:
     trained = opened(tmp_path, "timm:x.a1", pretrained=False)
     trained.save_dense(trained.fresh_model())
     assert torch.equal(opened(tmp_path, "timm:x.a1", pretrained=False).dense[4].bias, trained.dense[4].bias)
+
+
+def test_evaluations_follow_the_arguments_of_a_model_and_the_name_of_ones_own() -> None:
+    def origin(*overrides: str) -> tuple[str, ...]:
+        return Problem(composed(*FAKE, *overrides), RunFolder(Path())).origin
+
+    weights = ("model.checkpoint=w.pth", "model.pretrained=false")
+    assert origin("model=resnet20") == origin("model=resnet20", *weights) == ()
+    own = [
+        "model='my.a'",
+        "model='my.b'",
+        "model='my.a' +model.kwargs.scale=1",
+        "model='my.a' +model.kwargs.scale=3",
+    ]
+    assert len({origin(*each.split(), *weights) for each in own}) == 4
