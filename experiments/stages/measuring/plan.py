@@ -92,7 +92,7 @@ def reachable(run: Run) -> dict[str, tuple[float, float]]:
     }
     if any("size" in ratios for ratios in asked_budgets(run.config.budget)):
         found["size"] = _shares(problem.size, space.minimum, most, original.float_size)
-    if problem.profiled:
+    if run.profiled:
         found["latency"] = _shares(problem.latency_model, space.minimum, most, original.dense_cost("latency"))
     return found
 
@@ -159,7 +159,7 @@ def _two_networks(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
     A latency that no profile predicts yet limits nothing here.
     """
     first = asked_budgets(run.config.budget)[0]
-    known: Ratios = {kind: r for kind, r in first.items() if kind != "latency" or run.problem.profiled}
+    known: Ratios = {kind: r for kind, r in first.items() if kind != "latency" or run.profiled}
     if not known:
         return run.space.dense, run.space.minimum
     return uniform_widths(run.space, run.budget_of(known)), run.space.minimum

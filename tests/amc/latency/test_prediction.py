@@ -76,8 +76,11 @@ def test_a_surface_meets_its_points_and_is_bilinear_between():
     assert [surface(2, 4), surface(2, 8), surface(6, 4), surface(6, 8)] == [1.0, 2.0, 3.0, 8.0]
     assert surface(4, 4) == 2.0
     assert surface(4, 6) == pytest.approx((1 + 2 + 3 + 8) / 4)
-    assert surface(8, 4) == pytest.approx(4.0)
-    assert surface(2, 0) == 0.0
+
+
+def test_outside_its_points_a_surface_has_the_nearest_ones():
+    surface = Surface({(2, 4): 1.0, (2, 8): 2.0, (6, 4): 3.0, (6, 8): 8.0})
+    assert [surface(0, 6), surface(4, 0), surface(0, 0), surface(8, 4)] == [1.5, 2.0, 1.0, 3.0]
 
 
 def test_a_surface_is_raised_where_a_wider_layer_is_faster():
@@ -205,6 +208,35 @@ def test_a_model_of_a_wider_network_is_refused(network):
     data["layers"][0]["outputs"][-1] += 1
     with pytest.raises(FileError, match=r"^FILE describes .* channels, .* of the network is"):
         LatencyModel.from_json(data, graph, layer_kinds(graph, model), "FILE")
+
+
+def test_narrower_networks_than_were_measured_are_told(network):
+    _, graph, space = network
+    found = model_of(network)
+    assert found.lacking(space) is None
+    finer = width_space(graph.group_names, graph.dense_widths, round_to=1, min_preserve_ratio=0.05)
+    first, measured = graph.layers[0].name, found.grids[0].outputs[0]
+    least = layer_widths(graph)(finer.minimum)[1, 0]
+    assert found.lacking(finer) == (
+        f"was profiled from {measured} output channels of {first} on, the settings allow {least}"
+    )
+
+
+def test_a_group_that_was_whole_when_it_was_measured_is_told(network):
+    _, graph, space = network
+    whole = replace(space, choices=(*space.choices[:-1], space.choices[-1][-1:]))
+    assert "was profiled from" in model_of((network[0], graph, whole)).lacking(space)
+
+
+def test_no_prediction_falls_when_a_width_grows_also_below_the_measured_ones(network):
+    _, graph, _ = network
+    found = model_of(network, seed=3, factors={"spatial": 1.5, "depthwise": 1.0, "linear": 0.7})
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        widths = [int(generator.integers(1, dense)) for dense in graph.dense_widths]
+        group = int(generator.integers(len(widths)))
+        wider = [*widths[:group], widths[group] + 1, *widths[group + 1 :]]
+        assert found(wider) >= found(widths) * (1 - 1e-12)
 
 
 @given(data=st.data())

@@ -257,6 +257,33 @@ def test_of_budgets_of_several_kinds_those_of_the_latency_are_verified(cwd):
         assert found == [["search", "prune"], ["search", "verify", "prune"]]
 
 
+FINER = ("budget.round_to=1", "budget.min_preserve_ratio=0.05")
+"""Allows narrower networks than ``JOB``."""
+
+
+def test_a_model_of_wider_networks_alone_is_not_used(finished):
+    told = ("latency_model.json was profiled from", "stages=[profile] again")
+    refused(amc(*JOB, *FINER, "stages=[verify]", cwd=finished), *told)
+    with inside(finished):
+        found = [
+            open_run(composed(*JOB, *changed, "stages=[search]"), Path("run")).stages
+            for changed in ((), FINER, ("budget.min_preserve_ratio=0.5",))
+        ]
+    assert found == [["search", "verify"], ["profile", "search", "verify"], ["search", "verify"]]
+
+
+@pytest.mark.slow
+def test_narrower_networks_are_profiled_before_they_are_searched(whole, finished):
+    former = read_json(whole / "run/latency_model.json")
+    shutil.copytree(finished / "tables", whole / "tables")
+    done(*JOB, *FINER, "stages=[search]", cwd=whole)
+    model, profile = (
+        read_json(whole / "run" / name) for name in ("latency_model.json", "stages/profile.json")
+    )
+    assert model["layers"][0]["outputs"][0] < former["layers"][0]["outputs"][0]
+    assert profile["reused_layers"] > 0
+
+
 def test_bad_input_is_refused(finished):
     base = composed(*JOB, "stages=[search]")
     for override, parts in {
