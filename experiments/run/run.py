@@ -187,22 +187,35 @@ class Run:
     def measured_latency(self, widths: tuple[int, ...]) -> float | None:
         """Return the share of the dense latency that stage ``verify`` measured at widths, or None.
 
-        It is None, too, if the budget has no limit on the latency, or another runtime was measured.
+        It is None, too, if the budget has no limit on the latency, or another runtime or device was measured
+        than the latency model's; a line tells that.
         """
         if "latency" not in self.budget.shares(widths):
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
         on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
-        if verify.get("widths") != list(widths) or on != setup or not self._fits(verify):
+        if verify.get("widths") != list(widths) or not self._fits(verify):
+            return None
+        if on != setup:
+            other = [name for name in setup if on[name] != setup[name]]
+            told, wanted = (", ".join(f"{name} {own[name]}" for name in other) for own in (on, setup))
+            note_once(
+                f"{self.folder.record_of('verify')} does not count: it was measured with {told}, the latency "
+                f"model has {wanted}"
+            )
             return None
         measured: float = verify["measured_ratio"]
         return measured
 
     def latency_setup(self) -> dict[str, Any]:
-        """Return what tells one latency from another: runtime, batch, threads, number format, host."""
-        config = self.config.profile
+        """Return what tells one latency from another: runtime, batch, threads, number format, host, device.
+
+        Device and version of the runtime are those of the latency model.
+        """
+        config, target = self.config.profile, self.problem.latency_model.target
         own = {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
-        return {**own, "setup": self.problem.backend_setup()}
+        about = {"device": target.device, "version": target.version}
+        return {**own, "setup": self.problem.backend_setup(), **about}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.

@@ -108,8 +108,9 @@ def _rows(reach: dict[str, tuple[float, float]]) -> Iterator[list[str]]:
 
 def _images(run: Run) -> dict[str, int]:
     splits = run.problem.splits
+    order, batch = splits.order, run.config.data.batch_size
     found = {
-        "to train on": splits.steps_per_epoch * run.config.data.batch_size,
+        "to train on": splits.steps_per_epoch * batch if order is None else len(order.rows),
         "for calibration": len(splits.calibration),
         "to judge candidates on": len(splits.search_val),
     }

@@ -27,6 +27,7 @@ from amc.latency.prediction.cheap_widths import (
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds, spread
 from amc.latency.prediction.model import LatencyModel, LayerGrid, accuracy, layer_grids
 from amc.latency.prediction.profile import (
+    NetworkTimes,
     measure_layers,
     measure_networks,
     missing_points,
@@ -341,7 +342,7 @@ def test_files_of_targets_differ_and_are_plain():
 @one_network
 def test_smaller_networks_are_measured_as_faster(network):
     model, graph, space = network
-    dense_ms, ratios = measure_networks(
+    found = measure_networks(
         model,
         graph,
         [space.minimum, space.dense],
@@ -351,9 +352,10 @@ def test_smaller_networks_are_measured_as_faster(network):
         rounds=7,
         progress=lambda done, what: None,
     )
-    assert dense_ms > 0
-    assert ratios[0] < ratios[1]
-    assert ratios[1] == pytest.approx(1.0, rel=0.5)
+    assert found.dense_ms > 0
+    assert found.ratios[0] < found.ratios[1]
+    assert found.ratios[1] == pytest.approx(1.0, rel=0.5)
+    assert (found.device, found.version) == (target_of(Spinning(), 1, 16).device, Spinning().version())
 
 
 def test_random_networks_are_allowed_and_of_all_sizes(network):
@@ -426,7 +428,7 @@ def checks_of(network, monkeypatch, measured_as, *, ratio=0.6, repairs=5):
     budget = make_budget("latency", ratio, cost, space.dense)
 
     def measure(*arguments, **_):
-        return 1.0, [measured_as(budget.leading.share(arguments[2][0]))]
+        return NetworkTimes(1.0, [measured_as(budget.leading.share(arguments[2][0]))], "A CPU", "1")
 
     monkeypatch.setattr(build, "measure_networks", measure)
     own = ProfileSettings(repairs=repairs)

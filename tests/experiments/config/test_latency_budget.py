@@ -206,6 +206,23 @@ def test_what_verify_has_measured_counts_for_prune(whole):
     refused(amc(*JOB, "stages=[prune]", cwd=whole), "1.0000 of the dense latency", "another budget")
 
 
+def test_a_latency_of_another_device_repairs_nothing_and_does_not_count(whole, caplog):
+    model = read_json(whole / "run/latency_model.json")
+    here, model["target"]["device"] = model["target"]["device"], "A laptop"
+    (whole / "run/latency_model.json").write_text(json.dumps(model))
+    outcome = done(*JOB, "strategy=whole.json", "stages=[verify]", cwd=whole)
+    assert f"measured on {here}, version 1, but latency_model.json is about A laptop" in outcome.out
+    verify, strategy = read_json(whole / "run/stages/verify.json"), read_json(whole / "run/strategy.json")
+    assert (verify["on"]["device"], verify["repairs"]) == (here, 0)
+    assert verify["widths"] == [group["dense"] for group in strategy["groups"]]
+    with inside(whole):
+        run = open_run(composed(*JOB, "stages=[prune]"), Path("run"))
+        assert run.measured_latency(tuple(verify["widths"])) is None
+    assert (
+        f"does not count: it was measured with device {here}, the latency model has device A" in caplog.text
+    )
+
+
 def test_a_latency_that_was_measured_over_the_budget_is_not_pruned(whole):
     done(*JOB, "stages=[verify]", cwd=whole)
     verify = read_json(whole / "run/stages/verify.json")

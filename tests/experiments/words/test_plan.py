@@ -1,6 +1,8 @@
 import pytest
 
-from tests.experiments.helpers import TINY, amc, done, read_json, refused
+from experiments.run.run import open_run
+from experiments.stages.measuring.plan import _images
+from tests.experiments.helpers import TINY, amc, composed, done, inside, read_json, refused
 
 
 def test_a_plan_is_printed_and_nothing_is_trained(cwd):
@@ -24,6 +26,14 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
     memory = read_json(cwd / "run/overrides.json")
     assert memory["overrides"] == [*TINY, "budget.macs_ratios=[0.5,0.7]"]
     assert (memory["stages"], memory["unfinished"]) == (None, None)
+
+
+@pytest.mark.parametrize("batch", [100, 5000])
+def test_a_plan_counts_the_images_that_batches_are_drawn_from(cwd, batch):
+    with inside(cwd):
+        run = open_run(composed(*TINY, f"data.batch_size={batch}", "stages=[plan]"), cwd / "run")
+        images = len(run.problem.splits.order.rows)
+        assert _images(run)["to train on"] == images != batch * run.problem.splits.steps_per_epoch
 
 
 def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
