@@ -1,8 +1,9 @@
 """Closed-form cost of a network at any widths: multiply-adds and parameters.
 
 Counting convention: MACs are the multiply-adds of convolution and linear layers for one image, without biases
-and normalisation. Multiply-adds outside of these layers, such as attention, are a constant that no width
-changes (``amc.cost.constant``). AMC, fvcore and most of the pruning literature call this number "FLOPs".
+and normalisation. Multiply-adds outside of these layers, of attention or an LSTM, are a constant that no
+width changes (``amc.cost.constant``). AMC, fvcore and most of the pruning literature call this number
+"FLOPs".
 """
 
 from __future__ import annotations

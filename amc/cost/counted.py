@@ -20,12 +20,12 @@ from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
 from amc.scoring.run import evaluating
 
-_PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention")
+_PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention", "recurrent")
 """Operators that are counted; normalisation, pooling and interpolation are not."""
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Count the multiply-adds of convolutions, linear layers and matrix products for one image.
+    """Count the multiply-adds of convolutions, linear and recurrent layers and matrix products for one image.
 
     Args:
         input_shape: (channels, height, width) of the image, in pixels.
@@ -60,6 +60,8 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
         counter.set_op_handle("aten::baddbmm", _baddbmm)
         counter.set_op_handle("aten::einsum", _einsum)
         counter.set_op_handle("torchvision::deform_conv2d", _padded_convolution)
+        for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):  # their cells are linear layers in the trace
+            counter.set_op_handle(f"aten::{name}", _recurrent)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         return int(sum(count for name, count in counter.by_operator().items() if name in _PRODUCTS))
 
@@ -133,3 +135,14 @@ def _attention(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
     """Count softmax(Q K^T) V: every query times every key, and every weight times every value."""
     query, key, value = (each.type().sizes() for each in inputs[:3])
     return Counter({"attention": prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
+
+
+def _recurrent(inputs: Sequence[Any], _outputs: Sequence[Any]) -> Any:
+    """Count a recurrent layer: at every step of every sequence, the matrices of all layers and directions.
+
+    Of its parameters the matrices alone have two axes; states, which may be in a list as well, have three.
+    """
+    lists = [each.node() for each in inputs[1:] if each.node().kind() == "prim::ListConstruct"]
+    shapes = [tensor.type().sizes() for each in lists for tensor in each.inputs()]
+    weights = sum(prod(shape) for shape in shapes if len(shape) == 2)
+    return Counter({"recurrent": prod(inputs[0].type().sizes()[:-1]) * weights})

@@ -29,8 +29,9 @@ class ServeSettings:
 
     Attributes:
         rate: Requests per second; half of the first network's capacity if None.
-        seconds: Length of the load on each network, all slices together.
-        slices: Number of parts that the load is split into.
+        seconds: Length of the load on each network, all slices together, up to half a request; at least one
+            request is served.
+        slices: Number of parts that the load is split into; at most one a request.
         deadline_ms: A request that takes longer counts as missed; the time between two requests if None.
 
     Raises:
@@ -141,16 +142,22 @@ def serve(
     if rate is None:
         dense = next(iter(measure(runs, rounds=5, clock=clocks.wall).values()))
         rate = 500.0 / dense.median_ms
-    per_slice = max(1, round(rate * settings.seconds / settings.slices))
+    requests = _shared_out(max(1, round(rate * settings.seconds)), settings.slices)
     deadline_ms = settings.deadline_ms or 1e3 / rate
     slices: dict[str, list[_Slice]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    for index in range(settings.slices):
+    for index, due in enumerate(requests):
         for name in list(runs)[:: -1 if index % 2 else 1]:
-            slices[name].append(_serve_slice(runs[name], rate, per_slice, clocks))
+            slices[name].append(_serve_slice(runs[name], rate, due, clocks))
     served = {name: _summary(parts, deadline_ms) for name, parts in slices.items()}
     return ServeResult(rate, deadline_ms, served)
+
+
+def _shared_out(requests: int, slices: int) -> list[int]:
+    """Return the requests of each slice, equally many up to one; no slice is empty."""
+    count = min(slices, requests)
+    return [requests // count + (index < requests % count) for index in range(count)]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from dataclasses import dataclass
 
 from amc.errors import SettingError, UnavailableError
 
 KINDS = ("serial", "process", "ray")
 """``serial`` uses no workers: the evaluator evaluates in this process."""
+
+LONGEST = 2_000_000
+"""Largest timeout in seconds: a pipe is waited for by a system call that takes 31 bits of milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class WorkerSettings:
         count: number of workers.
         threads: number of threads of each worker. The last bits of a sum can depend on it: workers give the
             same bits as an evaluator in this process if both compute with one thread.
-        timeout: seconds after which a worker that gives no answer is replaced.
+        timeout: seconds after which a worker that gives no answer is replaced; at most ``LONGEST``.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None starts Ray on this machine.
 
     Raises:
@@ -41,8 +43,10 @@ class WorkerSettings:
         for name in ("count", "threads"):
             if getattr(self, name) < 1:
                 raise SettingError(f"workers.{name} is {getattr(self, name)}; expected at least 1")
-        if not 0 < self.timeout < threading.TIMEOUT_MAX:
-            raise SettingError(f"workers.timeout is {self.timeout}; expected a number of seconds above 0")
+        if not 0 < self.timeout <= LONGEST:
+            raise SettingError(
+                f"workers.timeout is {self.timeout:g}; expected seconds above 0, at most {LONGEST} (23 days)"
+            )
         if self.address is not None and self.kind != "ray":
             raise SettingError(f"workers.address is {self.address!r}, which only workers=ray uses")
         if self.kind == "ray" and importlib.util.find_spec("ray") is None:

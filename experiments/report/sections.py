@@ -115,6 +115,7 @@ def latency_budget(report: Json) -> Table:
     if verify is not None:
         rows.append(["predicted share", f"{verify['predicted_ratio']:.4f}"])
         rows.append(["measured share", f"{verify['measured_ratio']:.4f} after {verify['repairs']} repairs"])
+        rows += [["on", device] for device in [verify.get("on", {}).get("device")] if device]
     return rows if len(rows) > 1 else []
 
 

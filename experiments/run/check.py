@@ -73,7 +73,7 @@ def check(run: Run) -> None:
         _check_outputs(run)
         for ratios in budgets:
             # a limit that needs a profile to come is checked by the search
-            known = {k: ratio for k, ratio in ratios.items() if k != "latency" or problem.profiled}
+            known = {k: ratio for k, ratio in ratios.items() if k != "latency" or run.profiled}
             check_feasible(run, run.budget_of(known))
         if any("size" in ratios for ratios in budgets) and "quantize" not in config.stages:
             print(
@@ -83,7 +83,7 @@ def check(run: Run) -> None:
     _check_steps(run)
     _check_hints(run)
     _check_classifies(run)
-    if "profile" in run.stages and not problem.profiled:
+    if "profile" in run.stages and not run.profiled:
         problem.available_backend()
 
 

@@ -67,7 +67,11 @@ _SHAPES: dict[str, Any] = {
         **_JUDGING,
     },
     "profile": {"target": {"runtime": str, "device": str}, "dense_ms": float},
-    "verify": {"predicted_ratio": float, "measured_ratio": float, "repairs": int},
+    "verify": {
+        **dict.fromkeys(("predicted_ratio", "measured_ratio"), float),
+        "repairs": int,
+        "on?": {"device?": str, "version?": str, ...: ...},
+    },
     "proxies": {"trusted?": bool, "verdict": str, "rows": [{...: ...}], "reward": str, **_JUDGING},
     "choose": {
         "candidates": [{"widths": [int], "return": float, "top1": float}],

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.budget.budget import Budget, get_fit, make_limit
+from amc.budget.budget import Budget, Cost, get_fit, make_limit
 from amc.budget.widths import WidthSpace, width_space
 from amc.cost.closed_form import macs_cost
 from amc.cutting.slicing import shaped
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_json
+from amc.latency.prediction.model import LatencyModel
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.notes import note_once
@@ -83,7 +84,8 @@ class Run:
     def stages(self) -> list[str]:
         """Names of the stages of the run, including those that a latency budget adds."""
         kinds = {kind for ratios in asked_budgets(self.config.budget) for kind in ratios}
-        return stages.with_latency(self.config.stages, kinds, self.problem.profiled)
+        searches = "latency" in kinds and "search" in self.config.stages
+        return stages.with_latency(self.config.stages, kinds, searches and self.profiled)
 
     def stages_under(self, ratios: Ratios) -> list[str]:
         """Return the names of the stages of one budget: ``verify`` only if that limits the latency."""
@@ -113,20 +115,41 @@ class Run:
             whole=[whole[name] for name in graph.group_names],
         )
 
+    @property
+    def profiled(self) -> bool:
+        """Whether there is a latency model of all allowed widths; one that is still to be measured is none.
+
+        A line is printed about one of wider networks only. One that cannot be read counts: its reader says
+        why.
+        """
+        if not self.problem.profiled:
+            return False
+        try:
+            lacking = self.problem.latency_model.lacking(self.space)
+        except AmcError:
+            return True
+        if lacking is not None:
+            note_once(f"{self.problem.folder.latency_model} is left out: it {lacking}")
+        return lacking is None
+
     @cached_property
     def budget(self) -> Budget:
         """The limits on the widths."""
         return self.budget_of(single_budget(self.config.budget))
 
     def budget_of(self, ratios: Ratios) -> Budget:
-        """Return the budget with a limit of each kind: a cost of its ratio times the dense cost."""
+        """Return the budget with a limit of each kind: a cost of its ratio times the dense cost.
+
+        Raises:
+            AmcError: there is no latency model of all allowed widths, and there is a limit on the latency.
+        """
         dense = self.problem.graph.dense_widths
         return Budget(
             tuple(
                 make_limit(
                     kind,
                     ratio,
-                    self.problem.cost(kind),
+                    self._cost(kind),
                     dense,
                     dense_cost=self.problem.original.dense_cost(kind),
                 )
@@ -135,6 +158,13 @@ class Run:
             enforced=self.reward.enforces_budget,
             fit=get_fit(self.config.budget.fit),
         )
+
+    def _cost(self, kind: str) -> Cost:
+        """Return the cost of any widths that a budget of ``kind`` limits."""
+        cost = self.problem.cost(kind)
+        if isinstance(cost, LatencyModel) and (lacking := cost.lacking(self.space)) is not None:
+            raise FileError(f"{self.problem.folder.latency_model} {lacking}: run stages=[profile] again")
+        return cost
 
     def take_profile(self) -> None:
         """From now on use the latency model that stage ``profile`` has just written."""
@@ -157,22 +187,35 @@ class Run:
     def measured_latency(self, widths: tuple[int, ...]) -> float | None:
         """Return the share of the dense latency that stage ``verify`` measured at widths, or None.
 
-        It is None, too, if the budget has no limit on the latency, or another runtime was measured.
+        It is None, too, if the budget has no limit on the latency, or another runtime or device was measured
+        than the latency model's; a line tells that.
         """
         if "latency" not in self.budget.shares(widths):
             return None
         verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
         on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
-        if verify.get("widths") != list(widths) or on != setup or not self._fits(verify):
+        if verify.get("widths") != list(widths) or not self._fits(verify):
+            return None
+        if on != setup:
+            other = [name for name in setup if on[name] != setup[name]]
+            told, wanted = (", ".join(f"{name} {own[name]}" for name in other) for own in (on, setup))
+            note_once(
+                f"{self.folder.record_of('verify')} does not count: it was measured with {told}, the latency "
+                f"model has {wanted}"
+            )
             return None
         measured: float = verify["measured_ratio"]
         return measured
 
     def latency_setup(self) -> dict[str, Any]:
-        """Return what tells one latency from another: runtime, batch, threads, number format, host."""
-        config = self.config.profile
+        """Return what tells one latency from another: runtime, batch, threads, number format, host, device.
+
+        Device and version of the runtime are those of the latency model.
+        """
+        config, target = self.config.profile, self.problem.latency_model.target
         own = {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
-        return {**own, "setup": self.problem.backend_setup()}
+        about = {"device": target.device, "version": target.version}
+        return {**own, "setup": self.problem.backend_setup(), **about}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.

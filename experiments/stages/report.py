@@ -268,7 +268,7 @@ def _references(run: Run, episodes: Sequence[Mapping[str, Any]]) -> dict[str, fl
     if found.get("reward") != run.reward.name or not episodes:
         return {}
     named = {"greedy": found.get("greedy_widths")}
-    if "latency" not in (limit.kind for limit in run.budget.limits) or run.problem.profiled:
+    if "latency" not in (limit.kind for limit in run.budget.limits) or run.profiled:
         named["uniform"] = list(uniform_widths(run.space, run.budget))
     met = {tuple(own["widths"]): own["return"] for own in episodes}
     known = {name: met.get(tuple(widths)) for name, widths in named.items() if widths is not None}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def time_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def end_with_input() -> None:
+    """End this process, from now on, once its standard input is closed, as ssh does with the connection."""
+
+    def wait() -> None:
+        while os.read(0, 4096):  # not sys.stdin, whose lock would be held when the process ends
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
     job_file = Path(sys.argv[1])
-    print(json.dumps(time_job(json.loads(job_file.read_text()), job_file.parent)))
+    asked = json.loads(job_file.read_text())
+    if asked["ends_with_input"]:
+        end_with_input()
+    print(json.dumps(time_job(asked, job_file.parent)))

@@ -69,6 +69,7 @@ class Check:
         dense_ms: milliseconds of the dense network.
         predicted, measured: latency of the pruned network relative to the dense one.
         holds: whether the measured latency is within the budget, or the budget is not enforced.
+        device, version: of the device and its runtime, as in ``Target``.
     """
 
     widths: tuple[int, ...]
@@ -76,6 +77,8 @@ class Check:
     predicted: float
     measured: float
     holds: bool
+    device: str
+    version: str
 
 
 def points_to_measure(table: LatencyTable, grids: Sequence[LayerGrid], rounds: int) -> int:
@@ -121,7 +124,7 @@ def build_profile(
     )
     unfitted = LatencyModel(graph, target, grids, [table.layers[kind] for kind in kinds])
     networks = random_networks(space, macs_cost(graph), settings.fit + settings.held_out, seed)
-    dense_ms, ratios = measure_networks(
+    times = measure_networks(
         network,
         graph,
         networks,
@@ -131,8 +134,8 @@ def build_profile(
         rounds=settings.rounds,
         progress=progress,
     )
-    measured = [dense_ms * ratio for ratio in ratios]
-    fit = settings.fit
+    dense_ms, fit = times.dense_ms, settings.fit
+    measured = [dense_ms * ratio for ratio in times.ratios]
     model = unfitted.fitted([graph.dense_widths, *networks[:fit]], [dense_ms, *measured[:fit]])
     found = accuracy([model(widths) for widths in networks[fit:]], measured[fit:])
     reused = points_to_measure(LatencyTable(target), grids, settings.rounds) - missing
@@ -197,7 +200,7 @@ def _checked(
     widths: tuple[int, ...],
 ) -> Check:
     """Measure the network of some widths beside the dense one."""
-    dense_ms, (measured,) = measure_networks(
+    times = measure_networks(
         network,
         graph,
         [widths],
@@ -207,7 +210,9 @@ def _checked(
         rounds=VERIFY_ROUNDS * settings.rounds,
         progress=lambda done, what: None,
     )
-    return Check(widths, dense_ms, target.share(widths), measured, measured <= target.ratio or not enforced)
+    measured = times.ratios[0]
+    holds = measured <= target.ratio or not enforced
+    return Check(widths, times.dense_ms, target.share(widths), measured, holds, times.device, times.version)
 
 
 def _missed(tries: Sequence[Check], target: Limit) -> AmcError:

@@ -22,7 +22,9 @@ class LayerKind:
         kernel, stride, padding, dilation: (height, width); 1, 1, 0, 1 for a linear layer.
         groups: convolution groups; 1 for a depthwise layer, whose groups follow its width.
         size: (height, width) of the input; (1, tokens) for a linear layer.
-        norm: whether a batch norm and an activation follow, which most runtimes fuse with the layer.
+        norm: whether a batch norm follows. The layer is then timed with it and a ReLU, which most runtimes
+            fuse with the layer, whatever its own activation; without one, it is timed alone. The fit of a
+            latency model takes up the rest.
     """
 
     kind: str

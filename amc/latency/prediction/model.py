@@ -122,6 +122,23 @@ class LatencyModel:
         self._channels = layer_widths(graph)
         self._positions = np.array([layer.positions for layer in graph.layers], dtype=np.float64)
 
+    def lacking(self, space: WidthSpace) -> str | None:
+        """Return in words the first layer that ``space`` makes narrower than it was measured, or None.
+
+        No layer is wider than it was measured: each grid ends at the dense width.
+        """
+        smallest = self._channels(space.minimum).tolist()
+        for layer, grid, *least in zip(self._graph.layers, self.grids, *smallest, strict=True):
+            for side, measured, own in zip(
+                ("input", "output"), (grid.inputs, grid.outputs), least, strict=True
+            ):
+                if own < measured[0]:
+                    return (
+                        f"was profiled from {measured[0]} {side} channels of {layer.name} on, the settings "
+                        f"allow {own}"
+                    )
+        return None
+
     def features(self, widths: Sequence[int]) -> np.ndarray:
         """Return the features of a network, in the order of ``names``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -28,6 +29,22 @@ Progress = Callable[[int, str], None]
 LAYERS_AT_ONCE = 32
 """Networks of a layer that are timed in the same rounds."""
 NETWORKS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class NetworkTimes:
+    """Whole networks, each timed in the same rounds as the dense one.
+
+    Attributes:
+        dense_ms: milliseconds of the dense network.
+        ratios: latency of each network relative to the dense network of its rounds.
+        device, version: of the device and its runtime, as in ``Target``.
+    """
+
+    dense_ms: float
+    ratios: list[float]
+    device: str
+    version: str
 
 
 def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Target:
@@ -106,22 +123,18 @@ def measure_networks(
     threads: int,
     rounds: int,
     progress: Progress,
-) -> tuple[float, list[float]]:
+) -> NetworkTimes:
     """Time whole networks of the given widths, each batch of them in the same rounds as the dense network.
 
     Args:
         model: the dense network.
         graph: its channel groups.
-        networks: widths of each network.
+        networks: widths of each network, at least one.
         backend: the runtime.
         batch: images per call.
         threads: threads the runtime may use.
         rounds: samples per network.
         progress: called after every batch.
-
-    Returns:
-        Milliseconds of the dense network, and the latency of each network relative to the dense network of
-        the same rounds.
 
     Raises:
         AmcError: A network does not convert, or the backend fails.
@@ -133,14 +146,15 @@ def measure_networks(
         models = {
             str(index): in_eval(slice_model(model, plan.cut(widths))) for index, widths in enumerate(some)
         }
-        timings = time_models(
+        found = measure_models(
             {"dense": model, **models}, _shape(shape), backend, batch=batch, threads=threads, rounds=rounds
         )
+        timings = found.timings
         dense = np.array(timings["dense"].samples_ms)
         dense_ms.append(timings["dense"].median_ms)
         ratios += [float(np.median(np.array(timings[name].samples_ms) / dense)) for name in models]
         progress(len(some), "networks")
-    return float(np.median(dense_ms)), ratios
+    return NetworkTimes(float(np.median(dense_ms)), ratios, found.device, found.version)
 
 
 def random_networks(space: WidthSpace, cost: Cost, count: int, seed: int) -> list[tuple[int, ...]]:

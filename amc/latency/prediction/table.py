@@ -168,7 +168,8 @@ class Surface:
 
     Measured points need not rise with the width: a width that suits the hardware can be faster than a
     narrower one. A budget's cut needs a cost that never falls, so each point is raised to the largest one
-    at or below it on both axes. Outside the grid the slope at the border continues.
+    at or below it on both axes. Outside the grid the nearest point of its border counts: the slopes of two
+    axes, continued, can fall.
 
     Args:
         points: a full grid; for a depthwise layer, which has one width, the diagonal of a grid.
@@ -189,21 +190,21 @@ class Surface:
         self._grid = np.maximum.accumulate(np.maximum.accumulate(grid, axis=0), axis=1)
 
     def __call__(self, inputs: int, outputs: int) -> float:
-        """Return milliseconds at these channels, never below zero."""
+        """Return milliseconds at these channels."""
         i, u = _place(self._inputs, inputs)
         j, v = _place(self._outputs, outputs)
         corner = self._grid[i : i + 2, j : j + 2]
         along = corner[0] if len(corner) == 1 else (1 - u) * corner[0] + u * corner[1]
-        value = along[0] if len(along) == 1 else (1 - v) * along[0] + v * along[1]
-        return max(float(value), 0.0)
+        return float(along[0] if len(along) == 1 else (1 - v) * along[0] + v * along[1])
 
 
 def _place(values: list[int], value: int) -> tuple[int, float]:
-    """Return the interval that holds ``value`` (or is nearest) and the position in it, 0 to 1 in the grid."""
+    """Return the interval that holds ``value`` (or is nearest) and the position in it, 0 to 1."""
     if len(values) == 1:
         return 0, 0.0
     i = min(max(bisect_right(values, value) - 1, 0), len(values) - 2)
-    return i, (value - values[i]) / (values[i + 1] - values[i])
+    position = (value - values[i]) / (values[i + 1] - values[i])
+    return i, min(max(position, 0.0), 1.0)
 
 
 def default_folder() -> Path:

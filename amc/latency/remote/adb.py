@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from amc.digest import digest
 from amc.errors import AmcError, SettingError
-from amc.latency.remote.commands import command
+from amc.latency.remote.commands import LONGEST, command, leftovers_told
 from amc.latency.remote.protocol import RemoteTimes
 from amc.runtimes.checked import prepare_checked
 from amc.runtimes.executorch import EXECUTORCH
@@ -114,6 +114,10 @@ class AdbSettings:
             )
         if self.runs < 1:
             raise SettingError(f"latency.adb.runs is {self.runs}; expected at least 1")
+        if not 0 <= self.cool_seconds <= LONGEST:
+            raise SettingError(
+                f"latency.adb.cool_seconds is {self.cool_seconds:g}; expected seconds, at most {LONGEST:g}"
+            )
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -187,7 +191,8 @@ class Adb:
                     samples[name].append(self._round(names[name], batch, threads))
             notes = self._notes(temperatures)
         finally:
-            self._shell(f"rm -rf {_FOLDER}")
+            with leftovers_told(f"{_FOLDER} on the phone"):
+                self._shell(f"rm -rf {_FOLDER}")
         return RemoteTimes(
             samples_ms=samples,
             repeats=self.settings.runs,

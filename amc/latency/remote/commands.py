@@ -5,23 +5,26 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from amc.errors import AmcError, UnavailableError
+from amc.notes import note_once
 
 MAX_BYTES = 64 * 2**20
 """Longest answer that is read."""
+LONGEST = 1e9
+"""Longest time in seconds that a setting may ask to wait for; clocks of the system take ten times as much."""
 
 
-def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout: float = 60.0) -> str:
+def command(arguments: Sequence[str], what: str, *, stdin: bytes | None = b"", timeout: float = 60.0) -> str:
     """Run a program and return its output.
 
     Args:
         arguments: The program and its arguments, passed on without a shell.
         what: Names the attempt in the error, such as "adb push".
-        stdin: Its input.
+        stdin: Its input; with None it has none, but is left open until the program ends, in whatever way.
         timeout: Seconds after which it is stopped.
 
     Raises:
@@ -40,8 +43,8 @@ def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout:
     assert process.stdout is not None
     assert process.stderr is not None
     out, err = _Reader(process.stdout, process), _Reader(process.stderr, process)
-    feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
-    feeder.start()
+    if stdin is not None:
+        threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
     try:
         deadline = time.monotonic() + timeout
         for thread in (out, err):
@@ -53,6 +56,8 @@ def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout:
     finally:
         process.kill()
         process.wait()
+        if stdin is None:
+            process.stdin.close()
     if out.too_long or err.too_long:
         raise AmcError(f"{what}: the answer has more than {MAX_BYTES / 2**20:.0f} MiB")
     if late:
@@ -62,6 +67,15 @@ def command(arguments: Sequence[str], what: str, *, stdin: bytes = b"", timeout:
         lines = (complained.strip() or printed.strip() or f"exit status {process.returncode}").splitlines()
         raise AmcError(f"{what}: {lines[-1].strip()[:300]}")
     return printed
+
+
+@contextmanager
+def leftovers_told(what: str) -> Iterator[None]:
+    """Make a failure to remove something one line: neither an answer nor the error before it may be lost."""
+    try:
+        yield
+    except AmcError as error:
+        note_once(f"{what} is left there: {error}")
 
 
 class _Reader(threading.Thread):

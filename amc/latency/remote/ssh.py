@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, FileError, SettingError
 from amc.latency.portable.onnx_job import spread
-from amc.latency.remote.commands import command
+from amc.latency.remote.commands import LONGEST, command, leftovers_told
 from amc.latency.remote.protocol import RemoteTimes
 from amc.reading import parse_json
 from amc.runtimes.onnx_file import onnx_bytes
@@ -54,14 +54,24 @@ class SshSettings:
             for a password.
         python: Python there, at least 3.8, with numpy and onnxruntime; a path such as ``venv/bin/python`` or
             ``~/venv/bin/python`` starts at the home folder.
-        options: Further arguments of ``ssh``, such as ``-p`` and ``2222``.
+        options: Further arguments of ``ssh``, such as ``-p`` and ``2222``; they take the place of
+            ``BatchMode=yes`` and ``ConnectTimeout=10``, which follow them: ssh takes the first value.
         timeout: Seconds after which the upload is given up, and then the measurement.
+
+    Raises:
+        SettingError: The timeout is impossible.
     """
 
     host: str | None = None
     python: str = "python3"
     options: tuple[str, ...] = ()
     timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= LONGEST:
+            raise SettingError(
+                f"latency.ssh.timeout is {self.timeout:g}; expected seconds above 0, at most {LONGEST:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Ssh:
             "rounds": rounds,
             "warmup": 5,
             "min_round_seconds": 0.02,
+            "ends_with_input": True,
         }
         files = {"job.json": json.dumps(job).encode()}
         for i, name in enumerate(models):
@@ -142,9 +153,11 @@ class Ssh:
             self._there(f"tar -xf - -C {place}", stdin=_archive(files), timeout=timeout)
             # A file and not -m: with that, a package `amc` in the home folder would be imported in its place.
             job = f"{place}/amc/{_JOB} {place}/job.json"
-            printed = self._there(f"env PYTHONPATH={place} {self._python} {job}", timeout=timeout)
+            line = f"env PYTHONPATH={place} {self._python} {job}"
+            printed = self._there(line, stdin=None, timeout=timeout)
         finally:
-            self._there(f"rm -rf {place}")
+            with leftovers_told(f"{folder} on {self.settings.host}"):
+                self._there(f"rm -rf {place}")
         last = (printed.strip().splitlines() or [""])[-1]
         try:
             found: dict[str, Any] = parse_json(
@@ -173,12 +186,12 @@ class Ssh:
             return f"{home}/{shlex.quote(path)}"
         return shlex.quote(self.settings.python)
 
-    def _there(self, line: str, *, stdin: bytes = b"", timeout: float = 60.0) -> str:
+    def _there(self, line: str, *, stdin: bytes | None = b"", timeout: float = 60.0) -> str:
         """Run a line of the remote shell."""
         settings = self.settings
         if settings.host is None:
             raise SettingError(_NO_HOST)
-        options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *settings.options]
+        options = [*settings.options, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
         return command(
             ["ssh", *options, settings.host, line], f"ssh {settings.host}", stdin=stdin, timeout=timeout
         )

@@ -34,7 +34,8 @@ def run(run: Run) -> dict[str, Any]:
         batch=config.batch,
         threads=threads,
     )
-    print(f"serve: {backend.name}, {found.rate:.1f} requests/s of {config.batch}, {config.seconds:g} s each")
+    seconds = found.served["dense"].requests / found.rate
+    print(f"serve: {backend.name}, {found.rate:.3g} requests/s of {config.batch}, {seconds:.1f} s each")
     for name, served in found.served.items():
         gpu = "" if served.gpu_utilisation is None else f", GPU {100 * served.gpu_utilisation:.0f}%"
         print(

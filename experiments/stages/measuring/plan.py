@@ -93,7 +93,7 @@ def reachable(run: Run) -> dict[str, tuple[float, float]]:
     }
     if any("size" in ratios for ratios in asked_budgets(run.config.budget)):
         found["size"] = _shares(problem.size, space.minimum, most, original.float_size)
-    if problem.profiled:
+    if run.profiled:
         found["latency"] = _shares(problem.latency_model, space.minimum, most, original.dense_cost("latency"))
     return found
 
@@ -109,8 +109,9 @@ def _rows(reach: dict[str, tuple[float, float]]) -> Iterator[list[str]]:
 
 def _images(run: Run) -> dict[str, int]:
     splits = run.problem.splits
+    order, batch = splits.order, run.config.data.batch_size
     found = {
-        "to train on": splits.steps_per_epoch * run.config.data.batch_size,
+        "to train on": splits.steps_per_epoch * batch if order is None else len(order.rows),
         "for calibration": len(splits.calibration),
         "to judge candidates on": len(splits.search_val),
     }
@@ -160,7 +161,7 @@ def _two_networks(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
     A latency that no profile predicts yet limits nothing here.
     """
     first = asked_budgets(run.config.budget)[0]
-    known: Ratios = {kind: r for kind, r in first.items() if kind != "latency" or run.problem.profiled}
+    known: Ratios = {kind: r for kind, r in first.items() if kind != "latency" or run.profiled}
     if not known:
         return run.space.dense, run.space.minimum
     return uniform_widths(run.space, run.budget_of(known)), run.space.minimum

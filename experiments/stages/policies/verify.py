@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.budget.allocation import Errors, even_errors
 from amc.latency.prediction.build import Check, checked_widths, kept
+from amc.latency.prediction.table import Target
 from amc.progress import progress
 from amc.scoring.run import in_eval
 from amc.strategy import Strategy
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 def run(run: Run) -> dict[str, Any]:
     """Measure dense and pruned side by side and repair ``strategy.json`` until the budget holds.
 
+    On another device or version of the runtime than the latency model is about, nothing is repaired: the
+    limit is about that one.
+
     Raises:
         AmcError: the budget has no limit on the latency, or it is not met after ``profile.repairs`` repairs.
     """
     budget, config, problem = run.budget, run.config.profile, run.problem
     target = budget.of("latency")
-    strategy = run.strategy()
+    strategy, elsewhere = run.strategy(), ""
     found = run.widths_of(strategy)
     tries: list[Check] = []
     checks = checked_widths(
@@ -39,9 +43,12 @@ def run(run: Run) -> dict[str, Any]:
     with progress(config.repairs + 1, "verify", "try") as bar:
         for check in checks:
             tries.append(check)
+            elsewhere = _elsewhere(check, problem.latency_model.target)
             bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
             bar.update()
-    check = kept(tries)
+            if elsewhere:
+                break
+    check = tries[0] if elsewhere else kept(tries)
     if check.widths != found:
         strategy = _repaired(run, strategy, check.widths)
     run.take(strategy)
@@ -49,13 +56,26 @@ def run(run: Run) -> dict[str, Any]:
         f"verify: {check.measured:.4f} of the dense network's {check.dense_ms:.3f} ms on {config.backend} "
         f"(predicted {check.predicted:.4f}, budget {target.ratio:g}) after {len(tries) - 1} repairs"
     )
+    if elsewhere:
+        print(f"verify: {elsewhere}")
     return {
         "dense_ms": check.dense_ms,
         "repairs": len(tries) - 1,
         **_facts(check),
         "tries": [_facts(each) for each in tries],
-        "on": run.latency_setup(),
+        "on": {**run.latency_setup(), "device": check.device, "version": check.version},
     }
+
+
+def _elsewhere(check: Check, target: Target) -> str:
+    """Return what is to be told of a check on another device or version than the model's; else nothing."""
+    here, there = (f"{own.device}, version {own.version}" for own in (check, target))
+    if here == there:
+        return ""
+    return (
+        f"this was measured on {here}, but latency_model.json is about {there}: it counts for nothing; "
+        "stages=[profile,search,verify] goes by this one"
+    )
 
 
 def _facts(check: Check) -> dict[str, Any]:

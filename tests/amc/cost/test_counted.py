@@ -96,6 +96,43 @@ def test_padding_by_name_is_counted(example):
     assert count_macs(model, SHAPE) == 144 * 27 * 8 + 100 * 9 * 2 * 8
 
 
+class Read(nn.Module):
+    """Reads the columns of an image one after the other, by a recurrent layer or cell."""
+
+    def __init__(self, reader):
+        super().__init__()
+        self.stem, self.body, self.reader = conv_bn(3, 6), conv_bn(6, 8), reader
+        self.head = nn.Linear(10, CLASSES)
+
+    def forward(self, x):
+        columns = self.body(self.stem(x)).mean(2).transpose(1, 2)
+        if isinstance(self.reader, nn.RNNCellBase):
+            found = self.reader(columns[:, -1])
+            return self.head(found[0] if isinstance(found, tuple) else found)
+        return self.head(self.reader(columns)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(
+    ("reader", "macs"),
+    [
+        (nn.LSTM(8, 10, batch_first=True), 12 * 4 * 10 * (8 + 10)),
+        (nn.GRU(8, 5, 2, batch_first=True, bidirectional=True), 12 * 2 * 3 * 5 * ((8 + 5) + (10 + 5))),
+        (nn.LSTM(8, 16, proj_size=10, batch_first=True), 12 * (4 * 16 * (8 + 10) + 16 * 10)),
+        (nn.RNN(8, 10, nonlinearity="relu", batch_first=True), 12 * 10 * (8 + 10)),
+        (nn.GRUCell(8, 10), 3 * 10 * (8 + 10)),
+        (nn.LSTMCell(8, 10), 4 * 10 * (8 + 10)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_recurrent_layers_are_counted_by_hand_and_as_a_constant(example, reader, macs):
+    model = Read(reader).eval()
+    graph = with_other_macs(trace(model, example), model)
+    assert graph.other_macs == macs
+    assert graph.group_names == ("stem.0",)
+    assert macs_cost(graph)(graph.dense_widths) == count_macs(model, SHAPE)
+
+
 class Product(Headed):
     def __init__(self, equation, *shape):
         super().__init__(16)

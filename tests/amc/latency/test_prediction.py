@@ -27,6 +27,7 @@ from amc.latency.prediction.cheap_widths import (
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds, spread
 from amc.latency.prediction.model import LatencyModel, LayerGrid, accuracy, layer_grids
 from amc.latency.prediction.profile import (
+    NetworkTimes,
     measure_layers,
     measure_networks,
     missing_points,
@@ -76,8 +77,11 @@ def test_a_surface_meets_its_points_and_is_bilinear_between():
     assert [surface(2, 4), surface(2, 8), surface(6, 4), surface(6, 8)] == [1.0, 2.0, 3.0, 8.0]
     assert surface(4, 4) == 2.0
     assert surface(4, 6) == pytest.approx((1 + 2 + 3 + 8) / 4)
-    assert surface(8, 4) == pytest.approx(4.0)
-    assert surface(2, 0) == 0.0
+
+
+def test_outside_its_points_a_surface_has_the_nearest_ones():
+    surface = Surface({(2, 4): 1.0, (2, 8): 2.0, (6, 4): 3.0, (6, 8): 8.0})
+    assert [surface(0, 6), surface(4, 0), surface(0, 0), surface(8, 4)] == [1.5, 2.0, 1.0, 3.0]
 
 
 def test_a_surface_is_raised_where_a_wider_layer_is_faster():
@@ -207,6 +211,35 @@ def test_a_model_of_a_wider_network_is_refused(network):
         LatencyModel.from_json(data, graph, layer_kinds(graph, model), "FILE")
 
 
+def test_narrower_networks_than_were_measured_are_told(network):
+    _, graph, space = network
+    found = model_of(network)
+    assert found.lacking(space) is None
+    finer = width_space(graph.group_names, graph.dense_widths, round_to=1, min_preserve_ratio=0.05)
+    first, measured = graph.layers[0].name, found.grids[0].outputs[0]
+    least = layer_widths(graph)(finer.minimum)[1, 0]
+    assert found.lacking(finer) == (
+        f"was profiled from {measured} output channels of {first} on, the settings allow {least}"
+    )
+
+
+def test_a_group_that_was_whole_when_it_was_measured_is_told(network):
+    _, graph, space = network
+    whole = replace(space, choices=(*space.choices[:-1], space.choices[-1][-1:]))
+    assert "was profiled from" in model_of((network[0], graph, whole)).lacking(space)
+
+
+def test_no_prediction_falls_when_a_width_grows_also_below_the_measured_ones(network):
+    _, graph, _ = network
+    found = model_of(network, seed=3, factors={"spatial": 1.5, "depthwise": 1.0, "linear": 0.7})
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        widths = [int(generator.integers(1, dense)) for dense in graph.dense_widths]
+        group = int(generator.integers(len(widths)))
+        wider = [*widths[:group], widths[group] + 1, *widths[group + 1 :]]
+        assert found(wider) >= found(widths) * (1 - 1e-12)
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_latency_budget_holds_for_any_requests(network, data):
@@ -309,7 +342,7 @@ def test_files_of_targets_differ_and_are_plain():
 @one_network
 def test_smaller_networks_are_measured_as_faster(network):
     model, graph, space = network
-    dense_ms, ratios = measure_networks(
+    found = measure_networks(
         model,
         graph,
         [space.minimum, space.dense],
@@ -319,9 +352,10 @@ def test_smaller_networks_are_measured_as_faster(network):
         rounds=7,
         progress=lambda done, what: None,
     )
-    assert dense_ms > 0
-    assert ratios[0] < ratios[1]
-    assert ratios[1] == pytest.approx(1.0, rel=0.5)
+    assert found.dense_ms > 0
+    assert found.ratios[0] < found.ratios[1]
+    assert found.ratios[1] == pytest.approx(1.0, rel=0.5)
+    assert (found.device, found.version) == (target_of(Spinning(), 1, 16).device, Spinning().version())
 
 
 def test_random_networks_are_allowed_and_of_all_sizes(network):
@@ -394,7 +428,7 @@ def checks_of(network, monkeypatch, measured_as, *, ratio=0.6, repairs=5):
     budget = make_budget("latency", ratio, cost, space.dense)
 
     def measure(*arguments, **_):
-        return 1.0, [measured_as(budget.leading.share(arguments[2][0]))]
+        return NetworkTimes(1.0, [measured_as(budget.leading.share(arguments[2][0]))], "A CPU", "1")
 
     monkeypatch.setattr(build, "measure_networks", measure)
     own = ProfileSettings(repairs=repairs)

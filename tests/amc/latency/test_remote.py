@@ -5,9 +5,11 @@ import functools
 import io
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,6 +291,65 @@ def test_impossible_settings_of_a_phone(field, value):
         AdbSettings(**{field: value})
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_impossible_times_to_wait_for_another_device(seconds):
+    with pytest.raises(
+        AmcError, match=r"latency\.ssh\.timeout is .*; expected seconds above 0, at most 1e\+09"
+    ):
+        SshSettings(timeout=seconds)
+    if seconds != 0:
+        with pytest.raises(AmcError, match=r"latency\.adb\.cool_seconds is .*; expected seconds, at most"):
+            AdbSettings(cool_seconds=seconds)
+
+
+class Leaving(Ssh):
+    """A host that cannot remove what it was sent."""
+
+    def _there(self, line, **given):
+        if line.startswith("rm "):
+            raise AmcError("ssh board: Connection refused")
+        return super()._there(line, **given)
+
+
+def test_what_cannot_be_removed_costs_no_answer_and_hides_no_error(host, phone, runner, caplog):
+    backend = Leaving(SshSettings(host="board", python=sys.executable))
+    assert set(time_models({"one": net(8)}, SHAPE, backend, rounds=1)) == {"one"}
+    assert "on board is left there: ssh board: Connection refused" in caplog.text
+    silent = program(host / "silent_python", "#!/bin/sh\necho no memory left >&2\nexit 1\n")
+    with pytest.raises(AmcError, match="no memory left"):
+        time_models({"one": net(8)}, SHAPE, Leaving(SshSettings(host="board", python=str(silent))), rounds=1)
+    program(phone / "bin/rm", "#!/bin/sh\necho Read-only file system >&2\nexit 1\n")
+    with pytest.raises(AmcError, match="still at 30"):
+        time_models(
+            {"one": net(8)}, SHAPE, Adb(AdbSettings(runner=runner, max_celsius=20, cool_seconds=0)), rounds=1
+        )
+    assert "/data/local/tmp/amc-search on the phone is left there: adb shell: Read-only" in caplog.text
+
+
+def test_a_job_ends_with_the_program_that_has_started_it(tmp_path):
+    there = tmp_path / "pid"
+    job = (
+        "import os, pathlib, time; from amc.latency.portable.onnx_job import end_with_input\n"
+        f"end_with_input(); pathlib.Path({str(there)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    started = f"{sys.executable} -c {shlex.quote(job)} <&3 >/dev/null 2>&1 &"
+    line = f"exec 3<&0; {started} until [ -s {there} ]; do sleep 0.05; done; exit 3"
+    with pytest.raises(AmcError, match="ssh: exit status 3"):
+        command(["sh", "-c", line], "ssh", stdin=None, timeout=60)
+    pid, deadline = int(there.read_text()), time.monotonic() + 20
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process that nobody waits for still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.slow
 def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
     before = set(host.iterdir())
@@ -298,7 +359,8 @@ def test_a_host_times_with_its_own_onnxruntime_and_is_left_clean(host):
     assert ratio(found["dense"], found["pruned"]).speedup > 1.5
     assert found["dense"].repeats == found["pruned"].repeats > 1
     assert set(host.iterdir()) - before == {host / "calls"}
-    assert all("-p 2222 pi@board" in call for call in (host / "calls").read_text().splitlines())
+    for call in (host / "calls").read_text().splitlines():  # ssh takes the first value of an option
+        assert call.startswith("-p 2222 -o BatchMode=yes -o ConnectTimeout=10 pi@board ")
 
 
 @pytest.mark.parametrize("python", [slow("my env/bin/python"), "~/my env/bin/python"])

@@ -47,6 +47,21 @@ def test_utilisation_falls_with_the_time_that_a_request_takes():
     assert machine.order == "dp" + "dddddppppp" + "pppppddddd" + "dddddppppp" + "pppppddddd"
 
 
+@pytest.mark.parametrize(
+    ("rate", "slices", "requests"),
+    [(0.3, 10, [1, 1, 1]), (1.4, 10, [2, 2, 2, 2, 1, 1, 1, 1, 1, 1]), (0.01, 10, [1])],
+)
+def test_a_slow_rate_takes_the_asked_time_too(rate, slices, requests):
+    machine = Machine()
+    runs = {"a": machine.takes("a", 0.5), "b": machine.takes("b", 0.5)}
+    found = serve(runs, ServeSettings(rate=rate, seconds=10, slices=slices), machine.clocks())
+    assert found.served["a"].requests == found.served["b"].requests == sum(requests)
+    assert machine.now == pytest.approx(1 + 2 * max(10, 1 / rate))
+    assert machine.order == "ab" + "".join(
+        ("b" * n + "a" * n) if index % 2 else ("a" * n + "b" * n) for index, n in enumerate(requests)
+    )
+
+
 def test_latency_counts_from_the_due_time_of_a_request():
     machine = Machine()
     run = machine.takes("x", 0.01, 0.25, 0.01)  # the warm-up, the first request, all others

@@ -131,6 +131,13 @@ def pool(evaluator, lines, importable):
         ({"kind": "process", "count": 0}, "workers.count is 0; expected at least 1"),
         ({"kind": "process", "threads": 0}, "workers.threads is 0; expected at least 1"),
         ({"kind": "process", "address": "auto"}, "workers.address is 'auto', which only workers=ray uses"),
+        *(
+            (
+                {"kind": "process", "timeout": seconds},
+                f"workers.timeout is {seconds:g}; expected seconds above 0, at most 2000000 (23 days)",
+            )
+            for seconds in (0, 2.2e6, float("nan"), float("inf"))
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

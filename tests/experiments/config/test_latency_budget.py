@@ -206,6 +206,23 @@ def test_what_verify_has_measured_counts_for_prune(whole):
     refused(amc(*JOB, "stages=[prune]", cwd=whole), "1.0000 of the dense latency", "another budget")
 
 
+def test_a_latency_of_another_device_repairs_nothing_and_does_not_count(whole, caplog):
+    model = read_json(whole / "run/latency_model.json")
+    here, model["target"]["device"] = model["target"]["device"], "A laptop"
+    (whole / "run/latency_model.json").write_text(json.dumps(model))
+    outcome = done(*JOB, "strategy=whole.json", "stages=[verify]", cwd=whole)
+    assert f"measured on {here}, version 1, but latency_model.json is about A laptop" in outcome.out
+    verify, strategy = read_json(whole / "run/stages/verify.json"), read_json(whole / "run/strategy.json")
+    assert (verify["on"]["device"], verify["repairs"]) == (here, 0)
+    assert verify["widths"] == [group["dense"] for group in strategy["groups"]]
+    with inside(whole):
+        run = open_run(composed(*JOB, "stages=[prune]"), Path("run"))
+        assert run.measured_latency(tuple(verify["widths"])) is None
+    assert (
+        f"does not count: it was measured with device {here}, the latency model has device A" in caplog.text
+    )
+
+
 def test_a_latency_that_was_measured_over_the_budget_is_not_pruned(whole):
     done(*JOB, "stages=[verify]", cwd=whole)
     verify = read_json(whole / "run/stages/verify.json")
@@ -255,6 +272,33 @@ def test_of_budgets_of_several_kinds_those_of_the_latency_are_verified(cwd):
             parts = [run.for_budget(ratios, Path("part")) for ratios in ({"macs": 0.6}, {"latency": 0.7})]
             found = [part.stages for part in parts]
         assert found == [["search", "prune"], ["search", "verify", "prune"]]
+
+
+FINER = ("budget.round_to=1", "budget.min_preserve_ratio=0.05")
+"""Allows narrower networks than ``JOB``."""
+
+
+def test_a_model_of_wider_networks_alone_is_not_used(finished):
+    told = ("latency_model.json was profiled from", "stages=[profile] again")
+    refused(amc(*JOB, *FINER, "stages=[verify]", cwd=finished), *told)
+    with inside(finished):
+        found = [
+            open_run(composed(*JOB, *changed, "stages=[search]"), Path("run")).stages
+            for changed in ((), FINER, ("budget.min_preserve_ratio=0.5",))
+        ]
+    assert found == [["search", "verify"], ["profile", "search", "verify"], ["search", "verify"]]
+
+
+@pytest.mark.slow
+def test_narrower_networks_are_profiled_before_they_are_searched(whole, finished):
+    former = read_json(whole / "run/latency_model.json")
+    shutil.copytree(finished / "tables", whole / "tables")
+    done(*JOB, *FINER, "stages=[search]", cwd=whole)
+    model, profile = (
+        read_json(whole / "run" / name) for name in ("latency_model.json", "stages/profile.json")
+    )
+    assert model["layers"][0]["outputs"][0] < former["layers"][0]["outputs"][0]
+    assert profile["reused_layers"] > 0
 
 
 def test_bad_input_is_refused(finished):

@@ -24,6 +24,7 @@ from amc.data import LabelledImages
 from amc.data.mixing import mixed
 from amc.errors import AmcError
 from amc.latency.prediction import build
+from amc.latency.prediction.profile import NetworkTimes
 from amc.latency.registry import BACKENDS
 from amc.models import plain20, resnet20
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
@@ -330,8 +331,9 @@ def test_widths_that_the_user_chooses_are_kept_or_refused_under_a_limit_on_the_l
 ) -> None:
     over: list[tuple[int, ...]] = []
 
-    def measure(*arguments: Any, **_: Any) -> tuple[float, list[float]]:
-        return 1.0, [0.93 if tuple(widths) in over else sum(widths) / 32 for widths in arguments[2]]
+    def measure(*arguments: Any, **_: Any) -> NetworkTimes:
+        ratios = [0.93 if tuple(widths) in over else sum(widths) / 32 for widths in arguments[2]]
+        return NetworkTimes(1.0, ratios, "A CPU", "1")
 
     monkeypatch.setattr(build, "measure_networks", measure)
     task = amc.CompressionTask(network(), images(32), images(), **timed_layers)

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from amc.errors import AmcError
-from experiments.stages.measuring.plan import _step
-from tests.experiments.helpers import TINY, amc, done, read_json, refused
+from experiments.run.run import open_run
+from experiments.stages.measuring.plan import _images, _step
+from tests.experiments.helpers import TINY, amc, composed, done, inside, read_json, refused
 
 
 def test_a_plan_is_printed_and_nothing_is_trained(cwd):
@@ -33,6 +34,14 @@ def test_a_plan_is_printed_and_nothing_is_trained(cwd):
 def test_training_labels_that_the_network_does_not_have_are_refused():
     with pytest.raises(AmcError, match="labels run from 0 to 2, but the network has 2 outputs"):
         _step(nn.Linear(3, 2), torch.zeros(2, 3), torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("batch", [100, 5000])
+def test_a_plan_counts_the_images_that_batches_are_drawn_from(cwd, batch):
+    with inside(cwd):
+        run = open_run(composed(*TINY, f"data.batch_size={batch}", "stages=[plan]"), cwd / "run")
+        images = len(run.problem.splits.order.rows)
+        assert _images(run)["to train on"] == images != batch * run.problem.splits.steps_per_epoch
 
 
 def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
