@@ -129,13 +129,16 @@ def read_sparse_records(folder: Path) -> list[SparseResult]:
     """
     path = folder / _RECORDS
     lines = read_lines(path, _RECORD, "restore the file") if path.exists() else []
-    names = ("agent", "seed", "dense", "rounds", "provenance")
     return [
         SparseResult(
             (own["model"], own["data"]),
-            *(own[name] for name in names),
-            model={name: own.get(name) for name in _SHAPE_OF_MODEL},
-            place=f"{path} line {number}",
+            own["agent"],
+            own["seed"],
+            own["dense"],
+            own["rounds"],
+            own["provenance"],
+            {name: own.get(name) for name in _SHAPE_OF_MODEL},
+            f"{path} line {number}",
         )
         for number, own in enumerate(lines, start=1)
     ]
