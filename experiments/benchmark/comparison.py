@@ -21,10 +21,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from amc.errors import SettingError
 from amc.scoring.scores import top1
 from experiments.benchmark.arguments import positive
-from experiments.benchmark.problem import FIXED, Problem, Trial, agent_config, open_trained
+from experiments.benchmark.problem import (
+    FIXED,
+    Problem,
+    Trial,
+    agent_config,
+    check_agents,
+    open_trained,
+    refuse_words,
+)
 from experiments.run.run import Run
 from experiments.statistics import Mean, difference_of, mean_of
 
@@ -49,8 +56,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: The overrides or an agent's name are wrong.
     """
-    _refuse_agent(options.overrides)
+    refuse_words(options.overrides, ["agent"], "give --agents NAME+KEY=VALUE, and --episodes N")
     configs = {name: agent_config(name, options.episodes) for name in options.agents}
+    check_agents(configs.values(), options.overrides)
     with tempfile.TemporaryDirectory() as folder:
         job = open_trained(Path(options.folder or folder), *options.overrides)
         problem = Problem(job, job.space)
@@ -73,17 +81,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for name, own in trials.items()
         },
     }
-
-
-def _refuse_agent(overrides: Sequence[str]) -> None:
-    """Refuse settings of the section ``agent``, which would be ignored.
-
-    Raises:
-        SettingError: there is one.
-    """
-    for word in overrides:
-        if word.lstrip("+~").startswith(("agent=", "agent.")):
-            raise SettingError(f"{word} has no effect here: give --agents NAME+KEY=VALUE, and --episodes N")
 
 
 def _tested(job: Run, trials: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:

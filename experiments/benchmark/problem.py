@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents import Episode
+from amc.budget.budget import KINDS, get_fit
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
 from amc.files import atomic_write_json
 from amc.importance.global_ranking import global_scores
 from amc.reading import read_json
 from amc.result import Evaluation
+from envs import get_reward
 from envs.observation import group_features
 from experiments.command import model_source
 from experiments.command.messages import message
+from experiments.command.overrides import key_of
 from experiments.config import schema
 from experiments.config.agents import ALLOCATIONS, check_agent, check_search, make_agent, refuse_unseen
 from experiments.config.arena import Arena
@@ -55,6 +58,38 @@ def config_of(*overrides: str) -> schema.Config:
     return found
 
 
+def refuse_listed(config: schema.Config) -> None:
+    """Refuse lists of budgets: a benchmark has one budget.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in (f"{kind}_ratio" for kind in KINDS):
+        if found := getattr(config.budget, f"{name}s"):
+            shown = ",".join(f"{ratio:g}" for ratio in found)
+            raise SettingError(
+                f"budget.{name}s=[{shown}] is a list of budgets, but a benchmark has one: give "
+                f"budget.{name}={found[0]:g}, and a call for each"
+            )
+
+
+def refuse_words(overrides: Iterable[str], keys: Collection[str], instead: str) -> None:
+    """Refuse overrides that a benchmark would ignore.
+
+    Args:
+        overrides: of the command line.
+        keys: settings; the name of a section stands for all of its settings.
+        instead: what to do about it.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for word in overrides:
+        key = key_of(word)
+        if any(key == own or key.startswith(f"{own}.") for own in keys):
+            raise SettingError(f"{word} has no effect here: {instead}")
+
+
 def open_job(folder: Path, *overrides: str) -> Run:
     """Open a job as ``amc`` does: its values are checked, and this process gets its threads and its seed.
 
@@ -62,6 +97,7 @@ def open_job(folder: Path, *overrides: str) -> Run:
         AmcError: an override is wrong.
     """
     config = config_of(*overrides)
+    refuse_listed(config)
     check_values(config, overrides)
     set_up_process(config)
     return open_run(config, folder)
@@ -106,6 +142,17 @@ def agent_config(name: str, episodes: int) -> AgentConfig:
     check_agent(config, "obs")
     refuse_unseen(config, "this benchmark")
     return config
+
+
+def check_agents(agents: Iterable[AgentConfig], overrides: Sequence[str]) -> None:
+    """Refuse agents that cannot search the problem of overrides, before it is made.
+
+    Raises:
+        AmcError: there is one, or an override is wrong.
+    """
+    problem = config_of(*overrides)
+    for config in agents:
+        check_search(config, get_reward(problem.reward), get_fit(problem.budget.fit))
 
 
 @dataclass(frozen=True)
@@ -157,7 +204,7 @@ class Problem:
         Raises:
             AmcError: The agent does not fit the problem.
         """
-        check_search(config, self.reward)
+        check_search(config, self.reward, self.budget.fit)
         self._seen.clear()
         values: list[float] = []
         policy: list[float | None] = []

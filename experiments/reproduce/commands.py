@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 import conf
-from experiments.run.provenance import recorded_stages
+from experiments.run.provenance import FORMER, recorded_stages
 
 _WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*"|['"])+""")
 """Text without spaces outside of quotes; a quote that is not closed is a letter like others."""
 _LIST, _IN_LIST = ("[", "{"), re.compile(r"[^\[\]{},:]*/[^\[\]{},]*")
+COMMANDS = ("command", *FORMER.values())
+"""The commands of a provenance: the last one, and earlier ones that trained."""
 _HASH = 7
 """Digits of a commit that are shown."""
 
@@ -94,7 +96,7 @@ def with_all_stages(provenance: Mapping[str, Any], folder: Path) -> dict[str, An
     """
     found = recorded_stages(folder)
     stages = [name for name in found if name != "prune" or "schedule" not in found]
-    commands = {name: provenance[name] for name in ("command", "tuned_by") if name in provenance}
+    commands = {name: provenance[name] for name in COMMANDS if name in provenance}
     return {
         "stage_commits": dict.fromkeys(stages, provenance["commit"]),
         **provenance,
@@ -174,6 +176,11 @@ def shown_recipe(recipe: str) -> str:
     training = [word for word in words if word not in images]
     own = f"`{command_of(training)}`" if training else "the experiment's own settings"
     return own + (f", with `{command_of(images)}`" if images else "")
+
+
+def recipe_label(place: int) -> str:
+    """Return the letter of the recipe at a place in a table; after Z they are numbers."""
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def experiment_of(provenance: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from amc.digest import digest
-from experiments.reproduce.commands import setting_of, shown_command, words_of
+from experiments.reproduce.commands import command_of, recipe_of, setting_of, shown_command, words_of
 from experiments.run.folder import RunFolder
 
 _BEFORE = {
@@ -36,11 +36,16 @@ _TOLD = frozenset(
     }
 )
 """Settings that a table tells elsewhere, those of the dense network, and those of how a run computes."""
+_SPARSIFY = "sparsify."
 _AFTER = (
-    "finetune.", "choose.", "schedule.", "sparsify.", "evaluate.", "correlate.", "proxies.", "export.",
+    "finetune.", "choose.", "schedule.", _SPARSIFY, "evaluate.", "correlate.", "proxies.", "export.",
     "latency.", "serve.", "report.", "workers.", "tracker.", "hydra",
 )  # fmt: skip
 """Sections of what comes after the search or beside it."""
+_OF_WEIGHTS = frozenset({"reward", "agent.episodes"})
+"""Settings of `_TOLD` that the table of single weights tells nowhere else."""
+_NOT_OF_WEIGHTS = frozenset({"sparsify.densities", "budget.round_to"})
+"""Settings that it tells elsewhere, or that decide nothing there."""
 _OF_KIND = {"profile.": "latency", "quantize.": "size"}
 """Sections that a search depends on only if it has a limit of this kind."""
 _SHORT = 40
@@ -116,13 +121,43 @@ def _steps(config: Any, stages: str) -> Iterator[tuple[str, str]]:
         yield f"the best of {count} after {epochs} epochs", f"best{count}x{epochs}"
 
 
-def _untold(command: str, told: set[str], limits: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the settings of a command that change the search and that no other words tell, by key."""
+def searches_of_weights(command: str) -> list[str]:
+    """Return the words of a command that decide the searches of stage ``sparsify``, beside its row's own.
+
+    These are agent and densities.
+    """
+    after = tuple(section for section in _AFTER if section != _SPARSIFY)
+    told = (_TOLD - _OF_WEIGHTS) | _NOT_OF_WEIGHTS
+    return [f"{key}={value}" for key, value in _untold(command, told, {}, after)]
+
+
+def recipe_of_weights(command: str) -> str:
+    """Return the words of a command that decide the trainings of stage ``sparsify`` and its searches."""
+    recipe = recipe_of(command)
+    known = words_of(recipe)
+    searches = command_of(word for word in searches_of_weights(command) if word not in known)
+    return " ".join(part for part in (recipe, searches) if part)
+
+
+def _untold(
+    command: str,
+    told: Collection[str],
+    limits: Mapping[str, str],
+    after: tuple[str, ...] = _AFTER,
+) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a command that change the search and that no other words tell, by key.
+
+    Args:
+        command: of the run.
+        told: keys that are told elsewhere.
+        limits: shares of the budget, by kind.
+        after: beginnings of the keys that do not change the search.
+    """
     given = dict(word.partition("=")[::2] for word in words_of(shown_command(command)) if "=" in word)
     for key, value in sorted(given.items()):
         name = key.lstrip("+~")
         needless = any(name.startswith(section) and kind not in limits for section, kind in _OF_KIND.items())
-        if not (name in told or name.startswith(_AFTER) or needless):
+        if not (name in told or name.startswith(after) or needless):
             yield name, value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text
 from amc.reading import read_lines
 from amc.strategy import Strategy
-from experiments.reproduce.commands import setting_of, short_commit, shown_command
+from experiments.reproduce.commands import COMMANDS, setting_of, short_commit, shown_command
 from experiments.reproduce.runs import SAME_DENSE, Result, complete
 
 VERSION = 1
@@ -30,9 +30,7 @@ _SHAPE = {
     "episodes": {},
 }
 _STAGES = ("search", "evaluate", "correlate")
-_PROVENANCE = (
-    *("command", "tuned_by", "commit", "stage_commits", "seed", "data", "device", "python", "versions"),
-)
+_PROVENANCE = (*(*COMMANDS, "commit", "stage_commits", "seed", "data", "device", "python", "versions"),)
 _EPISODE = ("phase", "return", "top1", "macs_ratio", "stopped_after")
 
 
@@ -76,8 +74,7 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
             networks.
     """
     records, results = list(records), list(results)
-    _check_data(chain(records, results))
-    _check_dense(chain(records, results))
+    check_alike(map(_measured, [*records, *results]))
     found = {_key(record): record for record in records}
     for result in results:
         known = found.get(_key(result))
@@ -92,65 +89,93 @@ def merged(records: Iterable[Result], results: Iterable[Result], warn: Callable[
     return [found[key] for key in sorted(found)]
 
 
-def _check_data(results: Iterable[Result]) -> None:
-    """Refuse a table with results on several data sets: the name, such as ``imagefolder``, may be the same.
+@dataclass(frozen=True)
+class Measured:
+    """What tells whether a result may stand in a table beside others.
+
+    Attributes:
+        table: name of the table.
+        seed: of the run.
+        dense: top-1 of its dense network in percent; None where it was not judged.
+        command: of the run.
+        model: ``num_classes`` and ``input_shape`` of the network, as far as they are known.
+        images: number of test images; None where it is not known.
+        place: run folder, or file and line of the record.
+    """
+
+    table: str
+    seed: int
+    dense: float | None
+    command: str
+    model: Mapping[str, Any]
+    images: int | None
+    place: str
+
+
+def check_alike(results: Iterable[Measured]) -> None:
+    """Refuse a table with results on several data sets, or with one seed's on several dense networks.
+
+    The name of a data set, such as ``imagefolder``, may be the same. Jobs that have each trained their own
+    dense network differ by chance where training does not repeat, as on a GPU: one has to be given.
 
     Raises:
-        AmcError: two have another number of test images, of classes, or another size of images.
+        AmcError: two differ.
     """
-    known: dict[tuple[str, str], tuple[str, Result]] = {}
+    results = list(results)
+    _check_data(results)
+    _check_dense(results)
+
+
+def _check_data(results: Iterable[Measured]) -> None:
+    known: dict[tuple[str, str], tuple[str, Measured]] = {}
     for result in results:
         for what, value in _about_data(result):
-            before, first = known.setdefault((result.slug, what), (value, result))
+            before, first = known.setdefault((result.table, what), (value, result))
             if value != before:
                 raise AmcError(
                     f"{result.place} has {what.format(value)}, {first.place} {before}: expected the same in "
-                    f"one table ({result.slug}); probably another data set: use another --out, or remove the "
-                    "record"
+                    f"one table ({result.table}); probably another data set: use another --out, or remove "
+                    "the record"
                 )
 
 
-def _about_data(result: Result) -> Iterator[tuple[str, str]]:
+def _about_data(result: Measured) -> Iterator[tuple[str, str]]:
     """Yield what tells a result's data set from another, as far as it is known."""
-    images = (result.facts.get("evaluate", {}).get("dense") or {}).get("images")
-    model = result.strategy.model
-    shape = model.get("input_shape")
+    shape = result.model.get("input_shape")
     size = "x".join(map(str, shape)) if shape is not None else None
     found = (
-        ("{} test images", images),
-        ("{} classes", model.get("num_classes")),
+        ("{} test images", result.images),
+        ("{} classes", result.model.get("num_classes")),
         ("images of {}", size),
     )
     yield from ((what, str(value)) for what, value in found if value is not None)
 
 
-def _check_dense(results: Iterable[Result]) -> None:
-    """Refuse a table with one seed's results on several dense networks, where one of them was given.
-
-    Jobs that have each trained their own differ by chance where training does not repeat, as on a GPU.
-
-    Raises:
-        AmcError: two differ.
-    """
-    seeds: dict[tuple[str, int], list[tuple[float, Result]]] = defaultdict(list)
+def _check_dense(results: Iterable[Measured]) -> None:
+    seeds: dict[tuple[str, int], list[tuple[float, Measured]]] = defaultdict(list)
     for result in results:
-        if (dense := result.top1("dense")) is not None:
-            seeds[result.slug, result.seed].append((dense, result))
+        if result.dense is not None:
+            seeds[result.table, result.seed].append((result.dense, result))
     for own in seeds.values():
-        for given, known in [each for each in own if _was_given_dense(each[1])][:1]:
+        for given, known in [each for each in own if _was_given_dense(each[1].command)][:1]:
             for dense, result in own:
                 if abs(dense - given) >= SAME_DENSE:
                     raise AmcError(
                         f"{result.place} has a dense network of {dense:.2f}%, {known.place} one of "
-                        f"{given:.2f}%, expected the same in one table ({result.slug}, seed {result.seed}); "
+                        f"{given:.2f}%, expected the same in one table ({result.table}, seed {result.seed}); "
                         "probably another model.checkpoint: use another --out, or remove the record"
                     )
 
 
-def _was_given_dense(result: Result) -> bool:
-    command = str(result.provenance["command"])
+def _was_given_dense(command: str) -> bool:
     pretrained = setting_of(command, "model.pretrained") in ("true", "True")
     return pretrained or setting_of(command, "model.checkpoint") not in (None, "null")
+
+
+def _measured(result: Result) -> Measured:
+    images = (result.facts.get("evaluate", {}).get("dense") or {}).get("images")
+    command, model = str(result.provenance["command"]), result.strategy.model
+    return Measured(result.slug, result.seed, result.top1("dense"), command, model, images, result.place)
 
 
 def _origin(result: Result) -> str:
@@ -179,7 +204,7 @@ def _record(result: Result) -> dict[str, Any]:
 def kept_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is recorded of a provenance, without the paths of one machine."""
     kept = {name: provenance[name] for name in _PROVENANCE if name in provenance}
-    for name in {"command", "tuned_by"} & kept.keys():
+    for name in kept.keys() & {*COMMANDS}:
         kept[name] = shown_command(str(kept[name]))
     return kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ from amc.errors import FileError
 from amc.files import atomic_write_text
 from amc.reading import read_json, read_lines
 from experiments.report.text import markdown
-from experiments.reproduce.commands import agent_of, with_all_stages
+from experiments.reproduce.commands import agent_of, recipe_label, shown_recipe, with_all_stages
 from experiments.reproduce.origins import command_lines
-from experiments.reproduce.records import kept_provenance
+from experiments.reproduce.problem import recipe_of_weights, searches_of_weights
+from experiments.reproduce.records import Measured, check_alike, kept_provenance
 from experiments.run.folder import RunFolder
 from experiments.run.provenance import SHAPE
 from experiments.statistics import mean_text
 
-HEAD = ("agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning")
+HEAD = (
+    "recipe", "agent", "seeds", "weights left", "on search_val", "before fine-tuning", "after fine-tuning",
+)  # fmt: skip
 _AGAIN = "run stages=[sparsify] again"
 COLUMNS = ("top1_search", "top1_pruned", "top1_finetuned")
 _ROUND = {
@@ -29,14 +32,23 @@ _ROUND = {
     **dict.fromkeys((f"{column}?" for column in COLUMNS), (float, None)),
 }
 _FACTS = {"dense": {"top1": float}, "rounds": [_ROUND]}
-_ABOUT = {"model": {"name": str}, "agent": str, "seed": int}
+_ABOUT = {
+    "model": {"name": str, "num_classes?": int, "input_shape?": [int]},
+    "agent": str,
+    "seed": int,
+}
 _RECORD = {
     **dict.fromkeys(("model", "data", "agent"), str),
     "seed": int,
+    "num_classes?": (int, None),
+    "input_shape?": ([int], None),
     "dense": float,
     "rounds": [_ROUND],
     "provenance": {"command": str, "stage_commits": {...: (str, None)}},
 }
+_SHAPE_OF_MODEL = ("num_classes", "input_shape")
+Group = tuple[str, str, tuple[float, ...]]
+"""Recipe, agent and densities of a row."""
 _RECORDS = Path("sparse") / "runs.jsonl"
 """The file of runs within a folder of records: one line of JSON for each."""
 
@@ -51,6 +63,8 @@ class SparseResult:
         dense: Top-1 of the dense network on the test images, in percent.
         rounds: The record of each round, see stage ``sparsify``.
         provenance: Commit, command, device and versions.
+        model: ``num_classes`` and ``input_shape`` of the network, as far as they are known.
+        place: Run folder, or file and line of the record.
     """
 
     job: tuple[str, str]
@@ -59,6 +73,18 @@ class SparseResult:
     dense: float
     rounds: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
+
+    @property
+    def command(self) -> str:
+        """The command that ran the stage, maybe an earlier one than the last of its folder."""
+        return _command(self.provenance)
+
+    @property
+    def recipe(self) -> str:
+        """How its networks were searched and trained, see ``recipe_of_weights``."""
+        return recipe_of_weights(self.command)
 
     @property
     def densities(self) -> tuple[float, ...]:
@@ -84,10 +110,15 @@ def _read(folder: Path) -> SparseResult:
         provenance = with_all_stages(read_json(files.provenance, SHAPE, _AGAIN), folder)
         job = (str(about["model"]["name"]), str(provenance["data"]["name"]))
         dense = float(facts["dense"]["top1"])
-        agent, seed = agent_of(about["agent"], str(provenance["command"])), about["seed"]
-        return SparseResult(job, agent, seed, dense, facts["rounds"], provenance)
+        agent, seed = agent_of(about["agent"], _command(provenance)), about["seed"]
+        model = {name: about["model"].get(name) for name in _SHAPE_OF_MODEL}
+        return SparseResult(job, agent, seed, dense, facts["rounds"], provenance, model, str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{folder} is no finished run of stage sparsify ({error!r})") from error
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    return str(provenance.get("sparsified_by") or provenance["command"])
 
 
 def read_sparse_records(folder: Path) -> list[SparseResult]:
@@ -98,8 +129,19 @@ def read_sparse_records(folder: Path) -> list[SparseResult]:
     """
     path = folder / _RECORDS
     lines = read_lines(path, _RECORD, "restore the file") if path.exists() else []
-    names = ("agent", "seed", "dense", "rounds", "provenance")
-    return [SparseResult((own["model"], own["data"]), *(own[name] for name in names)) for own in lines]
+    return [
+        SparseResult(
+            (own["model"], own["data"]),
+            own["agent"],
+            own["seed"],
+            own["dense"],
+            own["rounds"],
+            own["provenance"],
+            {name: own.get(name) for name in _SHAPE_OF_MODEL},
+            f"{path} line {number}",
+        )
+        for number, own in enumerate(lines, start=1)
+    ]
 
 
 def write_sparse(results: Sequence[SparseResult], folder: Path) -> None:
@@ -112,6 +154,7 @@ def write_sparse(results: Sequence[SparseResult], folder: Path) -> None:
             **dict(zip(("model", "data"), own.job, strict=True)),
             "agent": own.agent,
             "seed": own.seed,
+            **own.model,
             "dense": own.dense,
             "rounds": [{name: each[name] for name in kept if name in each} for each in own.rounds],
             "provenance": kept_provenance(own.provenance),
@@ -123,13 +166,29 @@ def write_sparse(results: Sequence[SparseResult], folder: Path) -> None:
 
 
 def merged_sparse(known: Iterable[SparseResult], new: Iterable[SparseResult]) -> list[SparseResult]:
-    """Return runs in a fixed order; the last of the same job, agent, densities and seed counts."""
-    found = {(own.job, own.agent, own.densities, own.seed): own for own in [*known, *new]}
+    """Return runs in a fixed order; the last of the same job, recipe, agent, densities and seed counts.
+
+    Raises:
+        AmcError: Two of one table are of different data sets, or of one seed and different dense networks.
+    """
+    results = [*known, *new]
+    check_alike(map(_measured, results))
+    found = {(own.job, *_group(own), own.seed): own for own in results}
     return [found[key] for key in sorted(found)]
 
 
+def _measured(own: SparseResult) -> Measured:
+    about = [word for word in searches_of_weights(own.command) if word.startswith(("model.", "data."))]
+    table = ", ".join([*own.job, "single weights", *about])
+    return Measured(table, own.seed, own.dense, own.command, own.model, None, own.place)
+
+
+def _group(own: SparseResult) -> Group:
+    return own.recipe, own.agent, own.densities
+
+
 def sparse_tables(results: Sequence[SparseResult]) -> str:
-    """Return a section for every network, with a row for every agent, list of densities and round."""
+    """Return a section for every network, with a row for every recipe, agent, list of densities and round."""
     jobs: dict[tuple[str, str], list[SparseResult]] = defaultdict(list)
     for result in results:
         jobs[result.job].append(result)
@@ -137,36 +196,43 @@ def sparse_tables(results: Sequence[SparseResult]) -> str:
 
 
 def _section(job: tuple[str, str], results: Sequence[SparseResult]) -> str:
-    groups: dict[tuple[str, tuple[float, ...]], list[SparseResult]] = defaultdict(list)
+    groups: dict[Group, list[SparseResult]] = defaultdict(list)
     for result in results:
-        groups[result.agent, result.densities].append(result)
+        groups[_group(result)].append(result)
+    recipes = sorted({recipe for recipe, _, _ in groups})
+    labels = {recipe: recipe_label(place) for place, recipe in enumerate(recipes)}
     dense = sorted({f"{result.dense:.2f}" for result in results})
+    rows = [row for (recipe, name, _), own in groups.items() for row in _rows(labels[recipe], name, own)]
     return "\n".join(
         [
             f"## {', '.join(job)}, single weights (fine-grained)",
             "",
             f"Dense network: {' or '.join(dense)}% top-1 on the test images. Each round makes weights of the",
             "last one zero; before fine-tuning nothing else is changed. Accuracies in percent: the mean over",
-            "the seeds with its 95% t interval.",
+            "the seeds with its 95% t interval. Rows of one recipe were searched and trained alike.",
             "",
-            markdown([HEAD, *(row for (name, _), own in groups.items() for row in _rows(name, own))]),
+            markdown([HEAD, *rows]),
             "",
+            *(f"- recipe {label}: {shown_recipe(recipe)}" for recipe, label in labels.items()),
             *(
                 line
-                for (name, _), own in groups.items()
-                for line in command_lines(name, [result.provenance for result in own])
+                for (recipe, name, _), own in groups.items()
+                for line in command_lines(
+                    f"recipe {labels[recipe]}, {name}",
+                    [{**result.provenance, "command": result.command} for result in own],
+                )
             ),
             "",
         ]
     )
 
 
-def _rows(name: str, results: Sequence[SparseResult]) -> list[list[str]]:
-    """Return a row for every round, over the seeds of one agent at the same densities."""
+def _rows(label: str, name: str, results: Sequence[SparseResult]) -> list[list[str]]:
+    """Return a row for every round, over the seeds of one recipe and agent at the same densities."""
     seeds = ", ".join(str(result.seed) for result in results)
     rows = []
     for rounds in zip(*(result.rounds for result in results), strict=True):
         left = f"{100 * max(found['density'] for found in rounds):.2f}%"
         found = [[own[column] for own in rounds if own.get(column) is not None] for column in COLUMNS]
-        rows.append([name, seeds, left, *map(mean_text, found)])
+        rows.append([label, name, seeds, left, *map(mean_text, found)])
     return rows

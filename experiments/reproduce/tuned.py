@@ -5,12 +5,13 @@ Rows of one recipe had equal training: the same epochs, rates, augmentations and
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.text import decimals, markdown
-from experiments.reproduce.commands import command_of, short_commit, shown_command, shown_recipe
+from experiments.reproduce.commands import command_of, recipe_label, short_commit, shown_command, shown_recipe
 from experiments.reproduce.origins import command_lines
 from experiments.reproduce.paper import PaperRow
 from experiments.reproduce.rivals import RivalRow, Tuned, corrupted_of
@@ -53,12 +54,12 @@ def tuned_table(
     yield f"The last column is the accuracy after fine-tuning less that of `{against}` with the same"
     yield "recipe, paired by seed."
     yield ""
-    cells = [[_label(place), *row] for place, _, row in rows]
+    cells = [[recipe_label(place), *row] for place, _, row in rows]
     yield markdown([[*HEAD, f"less {against}"], *cells, *(_paper_cells(row) for row in paper if row.after)])
     yield ""
     for place, recipe in enumerate(recipes):
-        yield f"- recipe {_label(place)}: {shown_recipe(recipe)}"
-        yield from _origins(f"recipe {_label(place)}", recipe, results, name_of, rivals)
+        yield f"- recipe {recipe_label(place)}: {shown_recipe(recipe)}"
+        yield from _origins(f"recipe {recipe_label(place)}", recipe, results, name_of, rivals)
     yield ""
 
 
@@ -127,7 +128,8 @@ def _origins(
         words = shown_command(command_of(lines[0]["overrides"]))
         seeds = " ".join(str(line["seed"]) for line in lines)
         commits = ", ".join(sorted({short_commit(line.get("commit")) for line in lines}))
-        command = f"python -m experiments.benchmark rivals {words} --folder DIR --seeds {seeds}"
+        tool = f"--rivals {shlex.quote(name)} --folder DIR --seeds {seeds}"
+        command = f"python -m experiments.benchmark rivals {words} {tool}"
         yield f"- {label}, {name}: `{command}`, commit {commits}"
 
 
@@ -166,10 +168,6 @@ def _paper_cells(row: PaperRow) -> list[str]:
     )
     macs = "" if row.macs_ratio is None else f"{100 * row.macs_ratio:.2f}%"
     return ["the paper's", f"*{row.agent}, from {row.dense:.2f}*", "", macs, before, after, "", "", ""]
-
-
-def _label(place: int) -> str:
-    return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def _mean(values: Mapping[str, float], kinds: Sequence[str]) -> float:

@@ -34,10 +34,13 @@ SHAPE = {
     "stage_commits?": (None, {...: (str, None)}),
     "command?": str,
     "tuned_by?": str,
+    "sparsified_by?": str,
     "data?": {"name?": str},
     "seed?": int,
 }
 """What ``provenance.json`` must hold; see ``amc.reading``."""
+FORMER = {"finetune": "tuned_by", "sparsify": "sparsified_by"}
+"""Stages that train -> the name of their command, which stands beside that of a later one."""
 
 
 def provenance(*, seed: int, data: Mapping[str, str], device: str) -> dict[str, Any]:
@@ -85,8 +88,8 @@ def _known_commits(folder: Path) -> dict[str, str | None]:
 def kept_facts(folder: Path) -> dict[str, Any]:
     """Return what stays true of a folder's provenance after a command that has run no stage in it."""
     before, commits = _former(folder) or {}, _known_commits(folder)
-    tuned = {"tuned_by": before["tuned_by"]} if "tuned_by" in before else {}
-    return {**({"stage_commits": commits} if commits else {}), **tuned}
+    kept = {name: before[name] for name in FORMER.values() if name in before}
+    return {**({"stage_commits": commits} if commits else {}), **kept}
 
 
 def hand_over(source: Path, target: Path, stage: str) -> None:
@@ -98,15 +101,16 @@ def hand_over(source: Path, target: Path, stage: str) -> None:
         atomic_write_json(RunFolder(target).provenance, origin)
 
 
-def tuned_by(folder: Path, stage: str) -> str | None:
-    """Return the command that fine-tuned a folder's network before ``stage`` runs now, or None.
+def former_commands(folder: Path, stage: str, command: str) -> dict[str, str]:
+    """Return the commands that trained a folder's networks before ``stage`` runs now, by ``FORMER``.
 
-    A later command may have other settings of trainings, which say nothing about that network.
+    A later command may have other settings of trainings, which say nothing about these networks. Those that
+    are ``command``, which runs now, are left out.
     """
-    if stage == "finetune" or "finetune" not in recorded_stages(folder):
-        return None
-    before = _former(folder) or {}
-    return before.get("tuned_by") or before.get("command")
+    before, recorded = _former(folder) or {}, recorded_stages(folder)
+    trained = [name for own, name in FORMER.items() if own != stage and own in recorded]
+    found = {name: before.get(name) or before.get("command") for name in trained}
+    return {name: former for name, former in found.items() if former not in (None, command)}
 
 
 def _former(folder: Path) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ from experiments.config.sections.library import TrainConfig
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
 from experiments.run.problem import Problem
-from experiments.run.provenance import provenance, stage_commits, tuned_by
+from experiments.run.provenance import former_commands, provenance, stage_commits
 from experiments.run.trackers import Tracker, make_tracker
 
 
@@ -504,8 +504,7 @@ class Run:
             facts = {**facts, MADE_OF: made_of}
         origin = self.provenance()
         origin["stage_commits"] = stage_commits(self.folder.path, stage, origin["commit"])
-        if (former := tuned_by(self.folder.path, stage)) not in (None, origin["command"]):
-            origin["tuned_by"] = former
+        origin |= former_commands(self.folder.path, stage, origin["command"])
         self.folder.record(stage, facts)
         atomic_write_json(self.folder.provenance, origin)
 

@@ -1,7 +1,8 @@
 """Other tools at a job's budget, trained as ours: ``... benchmark rivals OVERRIDE ... --folder DIR``.
 
 The overrides describe network, data, budget (``budget.macs_ratio``) and training (``finetune.*``) as they do
-for ``amc``, whose ``agent=... stages=[search,prune,finetune,evaluate]`` makes the rows to compare with. MACs
+for ``amc``, whose ``agent=... stages=[search,prune,finetune,evaluate]`` makes the rows to compare with. Other
+limits, lists of budgets, and words on searches and steps are refused: the tools would ignore them. MACs
 are counted in the pruned network itself. Each tool's network keeps the weights that the tool leaves it. The
 same command goes on where it was broken off: rows are in ``DIR/rows.jsonl``, trainings in ``DIR``.
 """
@@ -22,15 +23,16 @@ from torch import nn
 
 from amc.cost.counted import count_macs
 from amc.digest import digest
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.files import append_line
 from amc.progress import progress
 from amc.reading import read_lines
 from amc.scoring.run import copied
 from amc.seeds import mix
-from experiments.benchmark.problem import open_trained
+from experiments.benchmark.problem import config_of, open_trained, refuse_listed, refuse_words
 from experiments.benchmark.rivals.fastnas import fastnas
 from experiments.benchmark.rivals.pruners import global_magnitude, global_taylor, magnitude
+from experiments.config.budgets import single_budget
 from experiments.reproduce.problem import limit_words
 from experiments.run.provenance import commit
 from experiments.run.run import Run
@@ -45,6 +47,8 @@ RIVALS: Mapping[str, Rival] = {
     "torch-pruning, global Taylor": global_taylor,
     "FastNAS": fastnas,
 }
+_OURS = ("agent", "strategy", "stages", "schedule", "choose")
+"""Settings of our searches, which a tool would ignore."""
 _ROW = {"rival": str, "seed": int, "overrides": [str]}
 
 
@@ -62,6 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AmcError: an override is wrong, or a tool cannot reach the budget.
     """
+    limit = _limit(options.overrides)
     options.folder.mkdir(parents=True, exist_ok=True)
     log = options.folder / "rows.jsonl"
     known = _known(log, options.overrides)
@@ -71,10 +76,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             bar.set_postfix(rival=name, seed=seed, refresh=False)
             if (name, seed) not in known:
                 with contextlib.redirect_stdout(sys.stderr):  # stdout is for the JSON
-                    known[name, seed] = _row(name, seed, options)
+                    known[name, seed] = _row(name, seed, limit, options)
                 append_line(log, json.dumps(known[name, seed]))
             bar.update()
     return {"rows": [known[cell] for cell in cells]}
+
+
+def _limit(overrides: Sequence[str]) -> float:
+    """Return the share of the MACs that may stay.
+
+    Raises:
+        SettingError: an override is wrong, or the tools would ignore it; or the budget limits other costs.
+    """
+    refuse_words(overrides, _OURS, "the tools search by themselves, cut once, and are trained by finetune.*")
+    refuse_words(overrides, ["seed"], "give --seeds")
+    config = config_of(*overrides)
+    refuse_listed(config)
+    limits = single_budget(config.budget)
+    if [*limits] != ["macs"]:
+        shown = ", ".join(f"{kind} <= {ratio:g}" for kind, ratio in limits.items())
+        raise SettingError(
+            f"the budget is {shown}, but the other tools prune to a share of the MACs alone: expected "
+            "budget.macs_ratio=0.5 without another limit"
+        )
+    return limits["macs"]
 
 
 def _known(log: Path, overrides: Sequence[str]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -86,15 +111,13 @@ def _known(log: Path, overrides: Sequence[str]) -> dict[tuple[str, int], dict[st
     return {(row["rival"], row["seed"]): row for row in ran}
 
 
-def _row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def _row(name: str, seed: int, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     """Prune with one tool, train, and judge on the test images before and after."""
     about = {"rival": name, "seed": seed, "overrides": options.overrides, "commit": commit()}
     # one for each job, whose dense network and trainings are its own
     folder = options.folder / digest(*options.overrides)[:8] / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     job = open_trained(folder, *options.overrides, f"seed={seed}")
-    if (limit := job.config.budget.macs_ratio) is None:
-        raise AmcError("the other tools prune to a share of the MACs: expected budget.macs_ratio=0.5")
     about["threads"] = torch.get_num_threads()
     dense, shape = job.problem.dense, job.problem.splits.input_shape
     torch.manual_seed(mix(seed, 0, name))

@@ -20,9 +20,9 @@ class AgentConfig:
     ``guide`` is the initial allocation: ``none``, ``uniform``, ``greedy`` (``amc.budget.allocation``) or
     ``best``, which evaluates these two and ``global_l1`` and takes the one with the highest return.
     ``acts`` says what an action is: ``ratios`` (preserve ratios, AMC), ``weights`` of error curves, or
-    ``auto``, which is ``weights`` where error curves and an enforced budget allow it. ``pretrained`` is the
-    file of an actor that ``experiments.pretrain`` trained on searches of other networks; ``ddpg`` and
-    ``thompson`` with ``weights`` start from what it expects.
+    ``auto``, which is ``weights`` where error curves, an enforced budget, ``budget.fit=scale`` and the
+    ``guide`` allow it. ``pretrained`` is the file of an actor that ``experiments.pretrain`` trained on
+    searches of other networks; ``ddpg`` and ``thompson`` with ``weights`` start from what it expects.
 
     Every new best network is also scored on ``data.unseen`` images if ``patience`` or ``select`` ask for it:
     the search ends after ``patience`` episodes within the budget without a better score there (0: never), and

@@ -22,7 +22,7 @@ from experiments.reproduce.paper import paper_rows
 from experiments.reproduce.records import merged, read_records, write_records
 from experiments.reproduce.runs import by_job, read_results, searches
 from experiments.reproduce.tables import tables
-from experiments.run.provenance import stage_commits, tuned_by
+from experiments.run.provenance import former_commands, stage_commits
 from tests.experiments.helpers import TINY, done, read_lines, workspace
 
 SETTINGS = (
@@ -403,12 +403,12 @@ def test_a_later_command_leaves_the_recipe_of_the_fine_tuned_network(runs, tmp_p
     facts, found = json.loads(path.read_text()), json.loads(judged.read_text())
     (copy / "stages/finetune.json").write_text("{}")
     judged.write_text(json.dumps({**found, "finetuned": found["pruned"]}))
-    assert tuned_by(copy, "finetune") is None
-    assert tuned_by(copy, "correlate") == facts["command"]
+    assert former_commands(copy, "finetune", "amc") == {}
+    assert former_commands(copy, "correlate", "amc") == {"tuned_by": facts["command"]}
     former = "amc data.root=/home/me/data finetune.epochs=30"
     later = {"command": "amc finetune.epochs=1 stages=[correlate]", "tuned_by": former}
     path.write_text(json.dumps({**facts, **later}))
-    assert tuned_by(copy, "evaluate") == former
+    assert former_commands(copy, "evaluate", "amc") == {"tuned_by": former}
     (result,) = read_results([copy])
     assert result.recipe == "finetune.epochs=30"
     write_records([result], tmp_path / "records")

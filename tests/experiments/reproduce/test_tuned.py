@@ -81,8 +81,8 @@ def test_networks_of_one_recipe_stand_together(runs):
     assert tool[2:8] == ["1", "41.00%", "12.00", "14.00", "10.50", "13.50"]
     assert float(tool[8]) == pytest.approx(14 - greedy.top1("finetuned"), abs=0.01)
     assert (
-        f"benchmark rivals model=mynet.make data.root=DIR {' '.join(FAKE)} {LONG} --folder DIR --seeds 1`"
-        in text
+        f"benchmark rivals model=mynet.make data.root=DIR {' '.join(FAKE)} {LONG} --rivals 'another tool' "
+        "--folder DIR --seeds 1`" in text
     )
 
 

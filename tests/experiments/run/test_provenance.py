@@ -42,6 +42,21 @@ def test_the_commit_of_a_stage_goes_with_its_record(tmp_path: Path) -> None:
     assert provenance.stage_commits(part.path, "search", "later") == {"train": "old", "search": "later"}
 
 
+def test_commands_that_trained_are_kept_beside_a_later_one(tmp_path: Path) -> None:
+    run = RunFolder.made(tmp_path / "run")
+    run.record("sparsify", {})
+    run.provenance.write_text(json.dumps({"commit": None, "command": "amc finetune.epochs=3"}))
+    kept = {"sparsified_by": "amc finetune.epochs=3"}
+    assert provenance.former_commands(run.path, "report", "amc finetune.epochs=1") == kept
+    assert provenance.former_commands(run.path, "report", "amc finetune.epochs=3") == {}
+    assert provenance.former_commands(run.path, "sparsify", "amc finetune.epochs=1") == {}
+    run.record("finetune", {})
+    run.provenance.write_text(json.dumps({"commit": None, "command": "amc finetune.epochs=1", **kept}))
+    found = provenance.former_commands(run.path, "report", "amc")
+    assert found == {**kept, "tuned_by": "amc finetune.epochs=1"}
+    assert provenance.kept_facts(run.path).items() >= kept.items()
+
+
 @pytest.mark.parametrize("place", ["", "venv/lib/site-packages"])
 def test_the_commit_is_that_of_the_product_itself(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

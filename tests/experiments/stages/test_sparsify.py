@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from amc.errors import AmcError
 from experiments.reproduce.__main__ import main
-from experiments.reproduce.sparse_runs import merged_sparse, read_sparse, sparse_tables
+from experiments.reproduce.sparse_runs import SparseResult, merged_sparse, read_sparse, sparse_tables
 from tests.experiments.helpers import (
     TINY,
     amc,
@@ -68,7 +69,8 @@ def test_results_name_every_round(sparse, capsys, monkeypatch):
     for found in rounds:
         assert f"| random | 0 | {100 * found['density']:.2f}% | {found['top1_search']:.2f} |" in text
         assert f"| {found['top1_finetuned']:.2f} |" in text
-    assert "- random, seed 0: `amc " in text
+    assert "- recipe A: `finetune.epochs=1 agent.episodes=6 " in text
+    assert "- recipe A, random, seed 0: `amc " in text
 
 
 def test_results_are_drawn_again_from_records(sparse, tmp_path, monkeypatch):
@@ -91,15 +93,62 @@ def test_runs_of_other_densities_have_rows_of_their_own_and_a_seed_counts_once(s
     better = replace(found, seed=1, rounds=[{**first, "top1_pruned": 99.0}, second])
     again = replace(better, rounds=[first, second])
     text = sparse_tables(merged_sparse([found, short], [other, better, again]))
-    cells = [line.split(" | ")[:3] for line in text.splitlines() if line.startswith("| random")]
+    cells = rows_of(text)
     left = [f"{100 * each['density']:.2f}%" for each in (first, second)]
     assert cells == [
-        ["| random", "0", left[1]],
-        ["| random", "0", left[0]],
-        ["| random", "0, 1", left[0]],
-        ["| random", "0, 1", left[1]],
+        ["A", "random", "0", left[1]],
+        ["A", "random", "0", left[0]],
+        ["A", "random", "0, 1", left[0]],
+        ["A", "random", "0, 1", left[1]],
     ]
     assert "99.00" not in text
+
+
+def rows_of(text):
+    """Return recipe, agent, seeds and weights left of every row."""
+    return [line.strip("| ").split(" | ")[:4] for line in text.splitlines() if " | random | " in line]
+
+
+JOB_OF_RESULTS = ("net", "cifar10"), "random"
+COMMAND = "amc model=net agent=random sparsify.densities=[0.5] stages=[sparsify]"
+
+
+def result(seed, words, *, dense=90.0, later=(), **changes):
+    """Return a result of one round, made by a command with some words; a later one may have followed."""
+    command, *others = (f"{COMMAND} {own}" for own in (words, *later))
+    commands = {"command": others[0], "sparsified_by": command} if others else {"command": command}
+    rounds = [{"target": 0.5, "density": 0.5, "top1_pruned": 80.0}]
+    origin = {**commands, "stage_commits": {"sparsify": None}, "seed": seed}
+    return SparseResult(*JOB_OF_RESULTS, seed, dense, rounds, origin, **changes)
+
+
+def test_runs_of_several_recipes_are_no_seeds_of_one_row_and_replace_none():
+    short = "finetune.epochs=1 reward=accuracy sparsify.order=magnitude"
+    long = "finetune.epochs=30 budget.fit=cut data.calibration=50 agent.episodes=9"
+    results = [
+        result(0, short),
+        result(0, long),
+        result(1, long),
+        result(2, short, later=["finetune.epochs=7"]),
+    ]
+    text = sparse_tables(merged_sparse(results, [result(1, f"{long} threads=2 finetune.compile=true")]))
+    assert rows_of(text) == [["A", "random", "0, 2", "50.00%"], ["B", "random", "0, 1", "50.00%"]]
+    assert f"- recipe A: `{short}`\n" in text
+    searches = "agent.episodes=9 budget.fit=cut"
+    assert f"- recipe B: `finetune.epochs=30 {searches}`, with `data.calibration=50`\n" in text
+    assert f"- recipe A, random, seeds 0, 2: `{COMMAND} {short}`, commit None\n" in text
+
+
+def test_runs_of_two_dense_networks_or_data_sets_share_no_table():
+    given = result(0, "model.checkpoint=/home/me/net.pth finetune.epochs=1", place="given")
+    other = result(0, "finetune.epochs=2", dense=85.0, place="other")
+    with pytest.raises(AmcError, match=r"other has a dense network of 85.00%, given one of 90.00%.*seed 0"):
+        merged_sparse([given], [other])
+    assert len(merged_sparse([given], [replace(other, seed=1)])) == 2
+    assert len(merged_sparse([result(0, "finetune.epochs=1")], [other])) == 2  # each has trained its own
+    ten, four = (result(seed, "", model={"num_classes": n}, place=str(n)) for seed, n in ((0, 10), (1, 4)))
+    with pytest.raises(AmcError, match=r"4 has 4 classes, 10 10: expected the same"):
+        merged_sparse([ten], [four])
 
 
 def test_a_stage_that_was_killed_ends_with_the_same_bytes(sparse):
