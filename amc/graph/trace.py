@@ -49,7 +49,7 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
         NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
             a copy of the network does not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
-    if example.ndim != 4 or len(example) != 1:
+    if example.ndim < 2 or len(example) != 1:  # a network of vectors computes as well
         raise SettingError(
             f"example has shape {tuple(example.shape)}; expected one image (1, C, H, W), such as images[:1]"
         )
