@@ -15,7 +15,7 @@ from amc.data import synthetic
 from tests.networks import CLASSES, SHAPE, Residual
 
 torch.set_num_threads(1)
-gc.set_threshold(100_000, 50, 50)  # graphs and configurations are many small objects: a tenth of the time
+gc.set_threshold(100_000, 50, 50)  # graphs and configurations are many small objects: 5 to 10% of the time
 amc.progress.SECONDS = math.inf  # a test on a slow machine tells no lines on standard error
 _SETTINGS = tempfile.TemporaryDirectory()
 os.environ["XDG_CONFIG_HOME"] = _SETTINGS.name  # where the key lies that signs run folders
