@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from amc.dotted import imported, is_dotted, own_part
 from amc.errors import SettingError, did_you_mean
 
 T = TypeVar("T")
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a name fits a pattern of ``*``, ``?`` and ``[12]``; brackets also mean themselves."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 class Registry(Mapping[str, T]):

@@ -11,10 +11,10 @@ from amc.cost.size import Stored, size_cost
 from amc.errors import SettingError
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
+from amc.graph.patterns import matches
 from amc.quantization.choice import chosen
 from amc.quantization.settings import FLOAT_BITS, INTEGER, QuantizeSettings, stored_bits
 from amc.quantization.simulation import example_of, program_of
-from amc.registry import matches
 from amc.scoring.run import copied, in_eval
 
 

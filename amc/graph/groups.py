@@ -8,7 +8,7 @@ from typing import Literal
 
 from amc.errors import SettingError, did_you_mean
 from amc.graph.layers import Layer
-from amc.registry import matches
+from amc.graph.patterns import matches
 
 Axis = Literal["in", "out"]
 

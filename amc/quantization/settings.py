@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from amc.errors import SettingError, did_you_mean
-from amc.registry import matches
+from amc.graph.patterns import matches
 
 METHODS = ("none", "fp16", "bf16", "dynamic_int8", "static_int8", "weight_only", "qat", "binary")
 """``dynamic_int8`` measures the range of an input in every call, ``static_int8`` on calibration images."""
