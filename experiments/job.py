@@ -112,7 +112,9 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
     if not (found := {part.folder.name: part for part in parts if (part.folder.strategy).exists()}):
         return
     points = [
-        {"folder": name, **point} for name, part in found.items() for point in sized(part, part.episodes())
+        {"folder": name, **point}
+        for name, part in found.items()
+        for point in sized(part, part.records.episodes())
     ]
     joint = write_strategies(
         run.folder.path, fronts(points), lambda point: strategy_at(found[point["folder"]], point)
@@ -154,12 +156,14 @@ def row(part: Run) -> dict[str, Any]:
         "widths": list(widths),
     }
     # a later stage, or a file, may have given another network than the search has found
-    if (met := next((own for own in part.episodes() if own["widths"] == list(widths)), None)) is not None:
+    if (
+        met := next((own for own in part.records.episodes() if own["widths"] == list(widths)), None)
+    ) is not None:
         facts["top1_search"] = met["top1"]
-    for name, network in (part.recorded("evaluate") or {}).items():
+    for name, network in (part.records.read("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]
-    runtimes = (part.recorded("benchmark") or {}).get("runtimes", [])
+    runtimes = (part.records.read("benchmark") or {}).get("runtimes", [])
     facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
     return facts
 
@@ -171,9 +175,9 @@ def _dense(part: Run) -> dict[str, Any]:
         "macs": macs_cost(part.problem.graph)(widths),
         "params": part.problem.params(widths),
     }
-    if (evaluated := part.recorded("evaluate")) is not None:
+    if (evaluated := part.records.read("evaluate")) is not None:
         facts["top1"] = evaluated["dense"]["top1"]
-    found = part.recorded("search") or {}
+    found = part.records.read("search") or {}
     same_reward = found.get("reward") == part.reward.name
     search = {
         "top1": found.get("dense_top1"),

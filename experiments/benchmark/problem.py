@@ -114,11 +114,11 @@ def open_trained(folder: Path, *overrides: str) -> Run:
     job = open_job(folder, *overrides)
     decisive = sorted(word for word in overrides if word.startswith(_OF_DENSE))
     note = folder / "trained.json"
-    if not job.problem.has_dense:
+    if not job.problem.weights.exist:
         with contextlib.redirect_stdout(sys.stderr):
             run_stage(job, "train")
         atomic_write_json(note, decisive)
-    elif note.exists() and not job.problem.comes_trained:
+    elif note.exists() and not job.problem.weights.given:
         known = read_json(note, [str], "remove the folder")
         if known != decisive:
             raise SettingError(

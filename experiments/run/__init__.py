@@ -1,7 +1,8 @@
 """One run: its folder, its files, and the objects that its stages share.
 
 - ``folder.py``: ``RunFolder``, the names of all files, and the records of stages.
-- ``problem.py``: ``Problem``, the network, the data and the evaluator, which all budgets of a job share.
+- ``problem``: the network, the data, the evaluator and the latency, which all budgets of a job share.
+- ``records.py``: ``Records``, what the folder tells about the dense network and the strategy of a run.
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
 - ``values.py``: the checks of what the configuration alone decides.
 - ``check.py``: the checks of network, data and budget before any work is done.

@@ -84,7 +84,7 @@ def check(run: Run) -> None:
     _check_hints(run)
     _check_classifies(run)
     if "profile" in run.stages and not run.profiled:
-        problem.available_backend()
+        problem.latency.runtime()
 
 
 def _check_processes(run: Run) -> None:
@@ -93,7 +93,7 @@ def _check_processes(run: Run) -> None:
     if run.problem.device.type != "cuda":
         return
     for name, section, trains in (
-        ("train", config.train, "train" in config.stages and not run.problem.comes_trained),
+        ("train", config.train, "train" in config.stages and not run.problem.weights.given),
         ("finetune", config.finetune, bool(FINETUNING & set(config.stages))),
     ):
         if trains and section.processes > (gpus := torch.cuda.device_count()):
@@ -107,7 +107,7 @@ def _check_results(run: Run) -> None:
     """Refuse to start where neither the folder has nor an earlier stage makes what the first stages read."""
     names, folder = run.stages, run.folder
     if "train" not in names and set(WITH_DENSE) & set(names):
-        run.problem.require_dense()
+        run.problem.weights.require()
     if (
         names[0] in _READS
         and not listed_budgets(run.config.budget)
@@ -173,9 +173,9 @@ def _check_pretrained(run: Run) -> None:
 def _check_held_out(run: Run) -> None:
     """Refuse to judge on unseen images that the dense network was trained on; of search images only tell."""
     config, problem = run.config, run.problem
-    trains = searches_apart(config) or "train" in config.stages or problem.comes_trained
+    trains = searches_apart(config) or "train" in config.stages or problem.weights.given
     if judges_on_unseen(config) and not trains:
-        needed, kept = problem.splits.held_out, problem.held_out_then
+        needed, kept = problem.splits.held_out, problem.weights.held_out
         if kept is not None and kept < needed:
             raise SettingError(
                 f"data.search_val and data.unseen are {needed} images, but the network of {problem.folder} "
@@ -193,7 +193,8 @@ def _check_held_out(run: Run) -> None:
             "finetune.until=null, or train again"
         )
     if problem.splits.pictures is None:  # of these the next check tells
-        print(f"data: {told}, with {problem.held_out_then} held out; lower data.search_val, or train again")
+        kept = problem.weights.held_out
+        print(f"data: {told}, with {kept} held out; lower data.search_val, or train again")
 
 
 def _check_pictures(run: Run) -> None:
@@ -203,7 +204,7 @@ def _check_pictures(run: Run) -> None:
     """
     config, problem = run.config, run.problem
     pictures, file = problem.splits.pictures, problem.folder.trained_on
-    if pictures is None or not file.exists() or "train" in config.stages or problem.comes_trained:
+    if pictures is None or not file.exists() or "train" in config.stages or problem.weights.given:
         return
     trained = load_state_dict(file).get(PICTURES)
     if trained is None:
@@ -232,7 +233,7 @@ def _check_provable(run: Run) -> None:
     if not problem.cuts_channels:
         return
     proof = problem.proof
-    trains = bool(FINETUNING & set(config.stages)) or ("train" in config.stages and not problem.comes_trained)
+    trains = bool(FINETUNING & set(config.stages)) or ("train" in config.stages and not problem.weights.given)
     if trains and proof.untrainable is not None:
         raise AmcError(f"{problem.spec.name} cannot be trained: {proof.untrainable}")
     if proof.left_whole:

@@ -60,7 +60,7 @@ def sized(run: Run, points: Sequence[Point]) -> list[Point]:
     Raises:
         AmcError: the search was for other channel groups than the run has now.
     """
-    run.require_groups(points)
+    run.records.require_groups(points)
     if all(limit.kind != "size" for limit in run.budget.limits):
         return list(points)
     size, whole = run.problem.size, run.problem.original.float_size
@@ -107,7 +107,7 @@ def write_strategies(
 
 def strategy_at(run: Run, point: Point) -> Strategy:
     """Return the strategy of one point of a run's search, one of ``sized``."""
-    search = run.recorded("search") or {}
+    search = run.records.read("search") or {}
     return run.make_strategy(
         tuple(point["widths"]),
         agent=search.get("agent"),

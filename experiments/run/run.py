@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from amc.latency.prediction.model import LatencyModel
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.notes import note_once
-from amc.reading import set_aside
 from amc.scoring.run import in_eval
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import TrainSettings
@@ -33,10 +31,10 @@ from experiments.config.budgets import Ratios, asked_budgets, own_fields, single
 from experiments.config.runtimes import profile_settings
 from experiments.config.schema import Config
 from experiments.config.sections.library import TrainConfig
-from experiments.run.episodes import read_episodes
-from experiments.run.folder import MADE_OF, MADE_OF_PRUNED, RunFolder
-from experiments.run.problem import Problem
+from experiments.run.folder import MADE_OF, RunFolder
+from experiments.run.problem.problem import Problem
 from experiments.run.provenance import former_commands, provenance, stage_commits
+from experiments.run.records import Records
 from experiments.run.trackers import Tracker, make_tracker
 
 
@@ -50,6 +48,7 @@ class Run:
         tracker: receives metrics; None starts the one of the configuration at its first use.
 
     Attributes:
+        records: what the folder tells about this run's dense network and strategy.
         taken_up: stages that an earlier command has begun which did not end; their times are of the last.
     """
 
@@ -59,6 +58,7 @@ class Run:
         self.config = config
         self.folder = folder
         self.problem = problem
+        self.records = Records(folder, problem)
         self._given_tracker = tracker
         self.taken_up: frozenset[str] = frozenset()
         self._made_strategy = False
@@ -122,10 +122,10 @@ class Run:
         A line is printed about one of wider networks only. One that cannot be read counts: its reader says
         why.
         """
-        if not self.problem.profiled:
+        if not self.problem.latency.profiled:
             return False
         try:
-            lacking = self.problem.latency_model.lacking(self.space)
+            lacking = self.problem.latency.model.lacking(self.space)
         except AmcError:
             return True
         if lacking is not None:
@@ -168,7 +168,7 @@ class Run:
 
     def take_profile(self) -> None:
         """From now on use the latency model that stage ``profile`` has just written."""
-        self.problem.take_profile()
+        self.problem.latency.take_profile()
         self.__dict__.pop("budget", None)  # its limit on the latency has the former one
 
     def reached(self, widths: tuple[int, ...]) -> dict[str, float]:
@@ -177,7 +177,7 @@ class Run:
         Of the latency as stage ``verify`` measured it, of the bytes as stage ``quantize`` made them.
         """
         shares = self.budget.shares(widths)
-        made = (self.recorded("quantize") or {}).get("size_ratio")
+        made = (self.records.read("quantize") or {}).get("size_ratio")
         if "size" in shares and made is not None:
             shares["size"] = made  # which later settings do not change
         if (measured := self.measured_latency(widths)) is not None:
@@ -192,9 +192,9 @@ class Run:
         """
         if "latency" not in self.budget.shares(widths):
             return None
-        verify, setup = self.folder.recorded("verify") or {}, self.latency_setup()
+        verify, setup = self.folder.recorded("verify") or {}, self.problem.latency.described()
         on = {**setup, **verify.get("on", {})}  # records of earlier versions lack some or all of it
-        if verify.get("widths") != list(widths) or not self._fits(verify):
+        if verify.get("widths") != list(widths) or not self.records.fits(verify):
             return None
         if on != setup:
             other = [name for name in setup if on[name] != setup[name]]
@@ -206,16 +206,6 @@ class Run:
             return None
         measured: float = verify["measured_ratio"]
         return measured
-
-    def latency_setup(self) -> dict[str, Any]:
-        """Return what tells one latency from another: runtime, batch, threads, number format, host, device.
-
-        Device and version of the runtime are those of the latency model.
-        """
-        config, target = self.config.profile, self.problem.latency_model.target
-        own = {name: getattr(config, name) for name in ("backend", "batch", "threads", "int8")}
-        about = {"device": target.device, "version": target.version}
-        return {**own, "setup": self.problem.backend_setup(), **about}
 
     def workers(self) -> WorkerSettings:
         """Return the settings of the workers that evaluate candidates.
@@ -312,31 +302,11 @@ class Run:
         Raises:
             FileError: the weights or the strategy are missing or damaged, or of another network.
         """
-        self.require_pruned(weights)
+        self.records.require_pruned(weights)
         strategy = Strategy.load(self.folder.require(self.folder.strategy, "search"))
         model = shaped(self.problem.original.fresh_model(), self.problem.splits.input_shape, strategy)
         load_into(model, load_state_dict(weights), str(weights))
         return in_eval(model)
-
-    def require_pruned(self, weights: Path) -> None:
-        """Make sure that a file of weights is of this run's dense network and strategy.
-
-        Raises:
-            FileError: it is missing, or of another network.
-        """
-        self.folder.require(weights, "prune")
-        if not self.has_pruned:
-            raise FileError(
-                f"{weights} was cut from another dense network, at other widths, or for images of another "
-                "size: run stages=[prune] again"
-            )
-
-    @property
-    def has_pruned(self) -> bool:
-        """Whether there is a pruned network of this run's dense network, strategy and size of images."""
-        if not self.folder.pruned.exists():
-            return False
-        return self.recorded("prune") is not None or not self.folder.record_of("prune").exists()
 
     def profile_settings(self) -> ProfileSettings:
         """Return the settings for measuring a latency model."""
@@ -355,141 +325,6 @@ class Run:
             device=str(self.problem.device),
         )
 
-    def recorded(self, stage: str) -> dict[str, Any] | None:
-        """Return the facts that a stage found about this run's dense network and strategy, or None.
-
-        A damaged record is set aside. A line is printed about one that is of another dense network, strategy
-        or size of images: what was made of something else is not shown beside this run's results.
-
-        Raises:
-            FileError: a damaged record cannot be set aside.
-        """
-        try:
-            facts = self.folder.recorded(stage)
-        except FileError as error:
-            set_aside(self.folder.record_of(stage), error)
-            return None
-        if facts is None or self._fits(facts):
-            return facts
-        note_once(
-            f"{self.folder.record_of(stage)} is left out: it is about another dense network, strategy or "
-            f"size of images; run stages=[{stage}] again"
-        )
-        return None
-
-    def is_outdated(self, stage: str) -> bool:
-        """Whether a stage has a record that is about another dense network, strategy or size of images."""
-        try:
-            facts = self.folder.recorded(stage)
-        except FileError:  # which is told when the record is read
-            return False
-        return facts is not None and not self._fits(facts)
-
-    def is_of_this_strategy(self, stage: str) -> bool:
-        """Whether a stage has a record that tells that it is about this run's strategy and dense network.
-
-        Records of earlier versions tell no strategy.
-        """
-        try:
-            facts = self.folder.recorded(stage) or {}
-        except FileError:  # which is told when the record is read
-            return False
-        made_of = facts.get(MADE_OF)
-        return isinstance(made_of, dict) and "strategy" in made_of and self._fits(facts)
-
-    def episodes(self) -> list[dict[str, Any]]:
-        """Return the episodes of this run's search, also of one that was stopped.
-
-        Those of another dense network are none: ``search.jsonl`` outlives a training and a schedule.
-
-        Raises:
-            FileError: ``search.jsonl`` is damaged.
-        """
-        return read_episodes(self.folder.search) if self._has_episodes() else []
-
-    def require_episodes(self) -> list[dict[str, Any]]:
-        """Return the episodes of this run's search.
-
-        Raises:
-            FileError: there is no search of this run's dense network, or it is damaged.
-            AmcError: it was for other channel groups.
-        """
-        log = self.folder.require(self.folder.search, "search")
-        if not self._has_episodes():
-            raise FileError(
-                f"{log} is of another dense network or size of images; expected a search of this run's: run "
-                "stages=[search] again"
-            )
-        episodes = read_episodes(log)
-        self.require_groups(episodes)
-        return episodes
-
-    def require_groups(self, episodes: Sequence[Mapping[str, Any]]) -> None:
-        """Make sure that episodes of the search are about the channel groups that the run has now.
-
-        Raises:
-            AmcError: they are about others; of records of earlier versions only the number is known.
-        """
-        if not episodes:
-            return
-        names, count = list(self.problem.graph.group_names), len(episodes[0]["widths"])
-        known: list[str] = (self.recorded("search") or {}).get("group_names", names)
-        if count != len(names):
-            told = f"{count} channel groups, the run has {len(names)}"
-        elif known != names:
-            told = f"other channel groups ({', '.join(sorted({*known} - {*names}))}) than the run has now"
-        else:
-            return
-        raise AmcError(
-            f"{self.folder.search} is about {told}: were settings changed since? Run stages=[search] again"
-        )
-
-    def _has_episodes(self) -> bool:
-        """Whether there is a search of this run's dense network; one that was stopped has no record."""
-        if not self.folder.search.exists():
-            return False
-        if self.folder.record_of("search").exists():
-            return self.recorded("search") is not None
-        if not self.folder.strategy.exists():
-            return False
-        found = Strategy.load(self.folder.strategy).provenance.get("fingerprint")
-        return bool(found == self.problem.fingerprint)
-
-    def _fits(self, facts: dict[str, Any]) -> bool:
-        """Whether a record is about this run's dense network, strategy and size of images.
-
-        Records of earlier versions do not say all of it, and are taken.
-        """
-        made_of = facts.get(MADE_OF)
-        if not isinstance(made_of, dict):
-            return True
-        dense, strategy = made_of.get("dense"), made_of.get("strategy")
-        if strategy is not None and strategy != self.folder.strategy_digest():
-            return False
-        if made_of.get("input", self._input) != self._input:
-            return False
-        return dense is None or not self.problem.has_dense or dense == self.problem.dense_digest
-
-    @property
-    def _input(self) -> str:
-        """Channels, height and width of the images."""
-        return "x".join(map(str, self.problem.splits.input_shape))
-
-    def _made_of(self, stage: str) -> dict[str, str | None]:
-        """Return what the facts of a stage are about: digests, and the size of the images.
-
-        Weights have no size of images, so that ``train`` has none either.
-        """
-        found: dict[str, str | None] = {} if stage == "train" else {"input": self._input}
-        if stage == "export":  # which does not load the dense network
-            known = (self.folder.recorded("prune") or {}).get(MADE_OF)
-            return {**known, **found} if isinstance(known, dict) else found
-        if stage in ("train", *stages.WITH_DENSE):
-            found["dense"] = self.problem.dense_digest
-        if stage in ("prune", *MADE_OF_PRUNED):
-            found["strategy"] = self.folder.strategy_digest()
-        return found
-
     def judging(self) -> dict[str, Any]:
         """Return what the score of a network depends on beside its widths, and the limits that hold."""
         return {
@@ -500,7 +335,7 @@ class Run:
 
     def record(self, stage: str, facts: dict[str, Any]) -> None:
         """Write the facts that a stage found and what they are about, and update the provenance."""
-        if made_of := self._made_of(stage):
+        if made_of := self.records.made_of(stage):
             facts = {**facts, MADE_OF: made_of}
         origin = self.provenance()
         origin["stage_commits"] = stage_commits(self.folder.path, stage, origin["commit"])

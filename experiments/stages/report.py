@@ -50,7 +50,7 @@ def run(run: Run) -> dict[str, Any]:
     from experiments.stages.pipeline import run_stage
 
     strategy = _strategy(run)
-    evaluated, episodes = run_stage(run, "evaluate"), run.episodes()
+    evaluated, episodes = run_stage(run, "evaluate"), run.records.episodes()
     if not _is_found(run, strategy, episodes):
         episodes = []
     report = assemble(run, evaluated, strategy, episodes)
@@ -74,10 +74,10 @@ def run(run: Run) -> dict[str, Any]:
 
 def _strategy(run: Run) -> Strategy | None:
     """Return the strategy whose network was pruned; None if the dense network was quantized as it is."""
-    if quantizes(run.recorded("quantize")) and not run.has_pruned:
+    if quantizes(run.records.read("quantize")) and not run.records.has_pruned:
         return None
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))
-    run.require_pruned(run.folder.pruned)
+    run.records.require_pruned(run.folder.pruned)
     return strategy
 
 
@@ -136,7 +136,7 @@ def assemble(
     for stage in _STAGES:
         if stage == "search" and not episodes:
             continue
-        if (facts := run.recorded(stage)) is not None and _is_about(run, strategy, stage, facts):
+        if (facts := run.records.read(stage)) is not None and _is_about(run, strategy, stage, facts):
             report[stage] = {name: value for name, value in facts.items() if name != MADE_OF}
     layers = _layers(run, strategy) if strategy is not None else {}
     report |= _about(run, episodes) | layers | {"references": _references(run, episodes)}
@@ -168,7 +168,7 @@ def _judges_alike(run: Run, facts: Mapping[str, Any]) -> bool:
 
     Records of earlier versions do not say all of it.
     """
-    searched = run.recorded("search") or run.judging()
+    searched = run.records.read("search") or run.judging()
     names = ("reward", "limits", "fingerprint")
     return all(facts[name] == searched[name] for name in names if name in facts and name in searched)
 
@@ -209,7 +209,7 @@ def _shares(run: Run, strategy: Strategy | None) -> dict[str, Any]:
 
 def _timed(run: Run, *, pruned: bool) -> list[dict[str, Any]]:
     """Return the timings of stage ``benchmark``: the quantized beside the dense network if none is pruned."""
-    found: list[dict[str, Any]] = (run.recorded("benchmark") or {}).get("runtimes", [])
+    found: list[dict[str, Any]] = (run.records.read("benchmark") or {}).get("runtimes", [])
     if pruned:
         return found
     return [{**runtime, "comparison": runtime.get("others", {}).get("quantized")} for runtime in found]
@@ -220,10 +220,10 @@ def _about(run: Run, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     ``resumed`` has the stages that took longer, as an earlier command has worked on them too.
     """
-    places = [run.folder.search] if episodes and run.recorded("search") is not None else []
+    places = [run.folder.search] if episodes and run.records.read("search") is not None else []
     places.append(run.folder.strategy)
     found = next((each for each in places if each.exists()), run.folder.record_of("quantize"))
-    records = {name: run.recorded(name) or {} for name in STAGES if name != "report"}
+    records = {name: run.records.read(name) or {} for name in STAGES if name != "report"}
     seconds = {name: facts["stage_seconds"] for name, facts in records.items() if "stage_seconds" in facts}
     resumed = [name for name in seconds if records[name].get("resumed")]
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.stat().st_mtime))
@@ -236,7 +236,7 @@ def _layers(run: Run, strategy: Strategy) -> dict[str, Any]:
     The MACs of a group are those that leaving out the whole group saves, at the dense and at the kept widths.
     """
     graph, widths = run.problem.graph, run.widths_of(strategy)
-    macs, curves = macs_cost(graph), (run.recorded("search") or {}).get("error_curves", {})
+    macs, curves = macs_cost(graph), (run.records.read("search") or {}).get("error_curves", {})
     groups = [
         {
             "name": group.name,
@@ -264,7 +264,7 @@ def _references(run: Run, episodes: Sequence[Mapping[str, Any]]) -> dict[str, fl
 
     Those of allocations are known where the search met them.
     """
-    found = run.recorded("search") or {}
+    found = run.records.read("search") or {}
     if found.get("reward") != run.reward.name or not episodes:
         return {}
     named = {"greedy": found.get("greedy_widths")}

@@ -65,7 +65,7 @@ def run(run: Run) -> dict[str, Any]:
 
 def _final(run: Run) -> tuple[nn.Module, dict[str, str]]:
     """Return the final network and its widths; a dense network is exported only if it is quantized."""
-    if not run.folder.model.exists() and quantizes(run.recorded("quantize")):
+    if not run.folder.model.exists() and quantizes(run.records.read("quantize")):
         return final_network(run)[0], {}
     model = run.pruned(run.folder.model)
     strategy = Strategy.load(run.folder.require(run.folder.strategy, "search"))

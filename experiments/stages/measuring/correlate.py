@@ -35,7 +35,7 @@ def run(run: Run) -> dict[str, Any]:
         FileError: there is no search of this run's dense network.
         AmcError: the search has evaluated fewer than 3 different networks.
     """
-    chosen = policies(run.require_episodes(), run.config.correlate.policies)
+    chosen = policies(run.records.require_episodes(), run.config.correlate.policies)
     builder = run.problem.evaluator().builder
     found = tried(
         run, chosen, run.folder.correlate, ROW, lambda widths: _judged(run, builder, widths), "correlate"

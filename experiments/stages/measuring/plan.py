@@ -94,7 +94,7 @@ def reachable(run: Run) -> dict[str, tuple[float, float]]:
     if any("size" in ratios for ratios in asked_budgets(run.config.budget)):
         found["size"] = _shares(problem.size, space.minimum, most, original.float_size)
     if run.profiled:
-        found["latency"] = _shares(problem.latency_model, space.minimum, most, original.dense_cost("latency"))
+        found["latency"] = _shares(problem.latency.model, space.minimum, most, original.dense_cost("latency"))
     return found
 
 
@@ -121,7 +121,7 @@ def _images(run: Run) -> dict[str, int]:
 def _search_time(run: Run) -> dict[str, Any]:
     """Time the preparation of the evaluator, and two evaluations."""
     problem, start = run.problem, time.perf_counter()
-    model = problem.dense if problem.has_dense else in_eval(problem.fresh_model())
+    model = problem.dense if problem.weights.exist else in_eval(problem.fresh_model())
     with (
         progress(len(problem.splits.calibration), "calibrate", "image") as bar,
         closing(
@@ -194,9 +194,9 @@ def _dense_epochs(run: Run) -> int:
     asked for it counts as trained.
     """
     problem, config, checkpoint = run.problem, run.config, run.folder.checkpoint("train")
-    if "train" not in _counted(config) or problem.comes_trained:
+    if "train" not in _counted(config) or problem.weights.given:
         return 0
-    if problem.has_dense and not checkpoint.exists() and not _asked(config):
+    if problem.weights.exist and not checkpoint.exists() and not _asked(config):
         return 0
     return epochs_to_go(run, untrained(run), run.train_settings(config.train), checkpoint, config.train)
 

@@ -47,7 +47,7 @@ def run(run: Run) -> dict[str, Any]:
             in_eval(problem.fresh_model()),
             graph,
             run.space,
-            problem.available_backend(),
+            problem.latency.runtime(),
             run.profile_settings(),
             tables=Path(config.tables) if config.tables is not None else default_folder(),
             seed=run.config.seed,
@@ -92,7 +92,7 @@ def _cheap_widths(run: Run, kind: LayerKind | None) -> dict[str, Any]:
     config = run.config.profile
     found = width_costs(
         kind,
-        run.problem.available_backend(),
+        run.problem.latency.runtime(),
         batch=config.batch,
         threads=config.threads,
         rounds=config.rounds,

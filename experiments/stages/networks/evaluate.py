@@ -69,9 +69,9 @@ def _facts(run: Run, name: str, told: Mapping[str, Tensor]) -> dict[str, Any]:
 def answers_of(run: Run) -> dict[str, Answer]:
     """Return the run's networks by name."""
     found = {"dense": answer_of(run, run.problem.dense)}
-    if run.has_pruned:
+    if run.records.has_pruned:
         found["pruned"] = answer_of(run, run.pruned(run.folder.pruned))
-        if run.recorded("finetune") is not None:
+        if run.records.read("finetune") is not None:
             found["finetuned"] = answer_of(run, run.pruned(run.folder.model))
     if (quantized := simulation(run)) is not None:
         found["quantized"] = partial(outputs, quantized[1], batch_size=QUANTIZED_BATCH)
@@ -92,7 +92,7 @@ def answer_of(run: Run, model: nn.Module) -> Answer:
 def _cost(run: Run, *, pruned: bool) -> dict[str, float]:
     graph = run.problem.graph
     widths = graph.dense_widths
-    if pruned and run.has_pruned:
+    if pruned and run.records.has_pruned:
         widths = run.widths_of(Strategy.load(run.folder.strategy))
     return {"macs": macs_cost(graph)(widths), "params": run.problem.params(widths)}
 
@@ -118,7 +118,7 @@ def _notes(run: Run, dense_top1: float) -> Iterator[str]:
     """Yield what makes the dense network's accuracy on the test images, in percent, doubtful."""
     if (chance := chance_note(dense_top1, run.problem.splits.test().labels)) is not None:
         yield chance
-    search_top1 = (run.recorded("train") or {}).get("val_top1")
+    search_top1 = (run.records.read("train") or {}).get("val_top1")
     if search_top1 is None:
         return
     shares = [

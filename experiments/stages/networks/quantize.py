@@ -132,7 +132,7 @@ def simulation(run: Run) -> tuple[str, nn.Module] | None:
     Raises:
         FileError: a file is damaged, or belongs to another network.
     """
-    if not quantizes(run.recorded("quantize")):
+    if not quantizes(run.records.read("quantize")):
         return None
     description, tensors = storage.load(run.folder.path)
     shape = run.problem.splits.input_shape

@@ -22,12 +22,12 @@ CHANCE_DEVIATIONS = 2
 
 def run(run: Run) -> dict[str, Any]:
     """Write ``dense.safetensors``; a network that comes with weights is only judged."""
-    if not run.problem.comes_trained:
+    if not run.problem.weights.given:
         model = untrained(run)
         settings = run.train_settings(run.config.train)
         fit(run, model, settings, run.folder.checkpoint("train"), "train", run.config.train, dense=None)
         _keep_pictures(run)
-        run.problem.save_dense(model.cpu())
+        run.problem.weights.save(model.cpu())
         run.problem.forget_dense()  # an earlier stage may have loaded other weights
     else:
         run.folder.trained_on.unlink(missing_ok=True)
@@ -41,8 +41,8 @@ def run(run: Run) -> dict[str, Any]:
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
     if (note := chance_note(val_top1, images.labels)) is not None:
         print(f"train: {note}")
-    held_out = {} if run.problem.comes_trained else {"held_out": run.problem.splits.held_out}
-    return {"trained_here": not run.problem.comes_trained, "val_top1": val_top1, **held_out}
+    held_out = {} if run.problem.weights.given else {"held_out": run.problem.splits.held_out}
+    return {"trained_here": not run.problem.weights.given, "val_top1": val_top1, **held_out}
 
 
 def chance_note(accuracy: float, labels: Tensor) -> str | None:

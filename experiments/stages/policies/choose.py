@@ -36,7 +36,7 @@ def run(run: Run) -> dict[str, Any]:
         FileError: there is no search of this run's dense network.
         AmcError: a network cannot be carried out.
     """
-    episodes = run.require_episodes()
+    episodes = run.records.require_episodes()
     found = sorted(different(episodes), key=lambda point: -point["return"])[: run.config.choose.candidates]
     if not found:
         raise AmcError("the search has met no network within the budget: expected one to choose from")

@@ -15,7 +15,7 @@ from amc.scoring.run import copied, in_eval
 from amc.strategy import Strategy
 from experiments.config.schema import Config
 from experiments.run.folder import RunFolder
-from experiments.run.problem import Problem
+from experiments.run.problem.problem import Problem
 
 
 class CutProblem(Problem):

@@ -67,9 +67,9 @@ class Keeper:
         The record of stage ``prune`` tells its strategy. That of the start may be another, which a killed
         search has written; it counts only where no record tells.
         """
-        if self._run.is_outdated("prune"):
+        if self._run.records.is_outdated("prune"):
             return True
-        if self._old is None or self._run.is_of_this_strategy("prune"):
+        if self._old is None or self._run.records.is_of_this_strategy("prune"):
             return False
         return self._start is None or self._start.groups != self._old.groups
 

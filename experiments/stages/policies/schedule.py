@@ -27,7 +27,7 @@ from experiments.stages.policies.cut_problem import CutProblem
 
 if TYPE_CHECKING:
     from experiments.config.budgets import Ratios
-    from experiments.run.problem import Problem
+    from experiments.run.problem.problem import Problem
 
 REWOUND = "rewound.safetensors"
 """File of a step: the weights of ``schedule.rewind``, cut to the widths of the step."""

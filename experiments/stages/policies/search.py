@@ -108,7 +108,7 @@ def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
     with (
         closing(_evaluator(run)) as evaluator,
         _network(run, evaluator, episodes) as network,
-        EpisodeWriter(log, problem.latency_model if run.profiled else None, record) as writer,
+        EpisodeWriter(log, problem.latency.model if run.profiled else None, record) as writer,
         progress(episodes, "search", "episode", stays=True) as bar,
     ):
         arena = _arena(run, network, evaluator.dense)

@@ -36,14 +36,14 @@ def run(run: Run) -> dict[str, Any]:
         run.space,
         budget,
         found,
-        problem.available_backend(),
+        problem.latency.runtime(),
         run.profile_settings(),
         lambda: _errors(run),
     )
     with progress(config.repairs + 1, "verify", "try") as bar:
         for check in checks:
             tries.append(check)
-            elsewhere = _elsewhere(check, problem.latency_model.target)
+            elsewhere = _elsewhere(check, problem.latency.model.target)
             bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
             bar.update()
             if elsewhere:
@@ -63,7 +63,7 @@ def run(run: Run) -> dict[str, Any]:
         "repairs": len(tries) - 1,
         **_facts(check),
         "tries": [_facts(each) for each in tries],
-        "on": {**run.latency_setup(), "device": check.device, "version": check.version},
+        "on": {**problem.latency.described(), "device": check.device, "version": check.version},
     }
 
 

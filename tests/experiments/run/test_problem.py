@@ -13,7 +13,7 @@ from torch import nn
 from amc.models.checkpoint import load_state_dict, save_safetensors
 from amc.models.registry import ModelSpec
 from experiments.run.folder import RunFolder
-from experiments.run.problem import Problem
+from experiments.run.problem.problem import Problem
 from tests.experiments.helpers import FAKE, composed
 
 
@@ -29,7 +29,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
             nn.init.constant_(model[4].bias, float(zlib.crc32(spec.name.encode()) % 1000))
         return model
 
-    monkeypatch.setattr("experiments.run.problem.build", build)
+    monkeypatch.setattr("experiments.run.problem.problem.build", build)
 
 
 def opened(folder: Path, name: str, *, pretrained: bool = True) -> Problem:
@@ -51,7 +51,7 @@ def test_weights_of_another_model_do_not_stand_in_for_pretrained_ones(
 ) -> None:
     if before is None:  # a training
         first = opened(tmp_path, "timm:x.a1", pretrained=False)
-        first.save_dense(first.fresh_model())
+        first.weights.save(first.fresh_model())
     else:
         opened(tmp_path, before).keep_dense()
     expected = bias(opened(tmp_path / "other", "timm:x.a1"))
@@ -68,7 +68,7 @@ def test_weights_of_the_same_model_and_of_earlier_releases_are_read(
         model = stored.fresh_model()
         nn.init.constant_(model[4].bias, 0.5)
         if about:
-            stored.save_dense(model)
+            stored.weights.save(model)
         else:
             save_safetensors(model.state_dict(), stored.folder.dense)
         assert bias(opened(tmp_path / f"{about}", "timm:x.a1")) == 0.5
@@ -77,7 +77,7 @@ def test_weights_of_the_same_model_and_of_earlier_releases_are_read(
 
 def test_a_trained_network_is_read_again(tmp_path: Path) -> None:
     trained = opened(tmp_path, "timm:x.a1", pretrained=False)
-    trained.save_dense(trained.fresh_model())
+    trained.weights.save(trained.fresh_model())
     assert torch.equal(opened(tmp_path, "timm:x.a1", pretrained=False).dense[4].bias, trained.dense[4].bias)
 
 

@@ -26,36 +26,23 @@ from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
-from amc.errors import AmcError, FileError, NotPrunableError, SettingError, UnavailableError
+from amc.errors import NotPrunableError, SettingError
 from amc.graph.groups import Graph, exclude_groups
 from amc.graph.trace import trace
-from amc.latency import Backend, RemoteBackend
-from amc.latency.prediction.int8 import METHOD, in_int8
-from amc.latency.prediction.layer_kinds import layer_kinds
-from amc.latency.prediction.model import LatencyModel
-from amc.latency.remote.protocol import setup_of
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import (
-    load_into,
-    load_state_dict,
-    safetensors_metadata,
-    save_safetensors,
-    state_digest,
-)
+from amc.models.checkpoint import state_digest
 from amc.models.names import is_code
 from amc.models.spec import spec_of
-from amc.notes import note_once
-from amc.reading import read_json
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs, usable_device
-from experiments.config.runtimes import backend_of, quantize_settings
+from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
-from experiments.run.folder import PICTURES, RunFolder
-from experiments.run.values import comes_trained, searches_apart, validates_honestly
+from experiments.run.folder import RunFolder
+from experiments.run.problem.latency import LatencySource
+from experiments.run.problem.weights import DenseWeights
+from experiments.run.values import validates_honestly
 
-_ABOUT = "model"
-"""Key of the metadata of ``dense.safetensors``: which model the weights are of."""
 _BATCH = 256
 """Images per batch when the dense network chooses images."""
 
@@ -66,6 +53,10 @@ class Problem:
     Args:
         config: the checked configuration.
         folder: the run folder of the job, which keeps the dense network and the evaluations.
+
+    Attributes:
+        weights: of the dense network: where they come from, and what it was trained on.
+        latency: the latency model of the run folder, and the runtime that measures.
     """
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
@@ -75,7 +66,8 @@ class Problem:
         self._unseen: Evaluator[CandidateBuilder] | None = None
         self._curves: ErrorCurves | None = None
         self._dense_is_kept = False
-        self._to_be_profiled = "profile" in config.stages
+        self.weights = DenseWeights(config, folder)
+        self.latency = LatencySource(config, folder, lambda: (self.graph, self.fresh_model()))
 
     @cached_property
     def device(self) -> torch.device:
@@ -220,7 +212,7 @@ class Problem:
             case "size":
                 return self.size
             case _:
-                return self.latency_model
+                return self.latency.model
 
     def dense_cost(self, kind: str) -> float:
         """Return the cost of the dense network, which is 100% of a budget: for ``size`` its bits as float32.
@@ -242,42 +234,14 @@ class Problem:
         return widths
 
     @property
-    def comes_trained(self) -> bool:
-        """Whether the configuration names weights for the dense network."""
-        return comes_trained(self.config)
-
-    @property
     def validates_honestly(self) -> bool:
         """Whether the dense network cannot have been trained on the held-out images."""
         return validates_honestly(self.config) and self.original.search_images_trained_on == 0
 
     @cached_property
     def search_images_trained_on(self) -> int:
-        """Number of search images that an earlier call has trained the folder's dense network on.
-
-        It is 0 where nothing is known. Of pictures every one is known, of other images how many were held
-        out: the first ones, whatever their number (``amc.data.picking``).
-        """
-        splits = self.splits
-        if "train" in self.config.stages or self.comes_trained:
-            return 0
-        if splits.pictures is not None and self.folder.trained_on.exists():
-            trained = load_state_dict(self.folder.trained_on).get(PICTURES)
-            return 0 if trained is None else splits.pictures.among("search_val", trained)
-        if searches_apart(self.config) or not splits.takes_from_training:
-            return 0
-        kept = self.held_out_then
-        return 0 if kept is None else max(0, splits.search_images - kept)
-
-    @property
-    def held_out_then(self) -> int | None:
-        """Number of images that were held out when the folder's dense network was trained, if known."""
-        try:
-            facts = self.folder.recorded("train") or {}
-        except FileError:  # which is told when the record is shown
-            return None
-        kept: int | None = facts.get("held_out")
-        return kept
+        """Number of search images that an earlier call has trained the dense network on; 0 if unknown."""
+        return self.weights.search_images_trained_on(self.splits)
 
     def fresh_model(self) -> nn.Module:
         """Build the dense network with its initial or downloaded weights; torch's generator is restored."""
@@ -295,53 +259,12 @@ class Problem:
             AmcError: the weights do not fit the network, or its outputs do not fit the labels.
         """
         model = self.fresh_model()
-        checkpoint, stored = self.config.model.checkpoint, self.folder.dense
-        if checkpoint is not None:
-            load_into(model, load_state_dict(checkpoint), checkpoint)
-        elif stored.exists() and not self._is_of_another_model:
-            load_into(model, load_state_dict(stored), str(stored))
-        else:
-            self.require_dense()
+        self.weights.load_into(model)
         model.eval()
         found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
         if self.graph.classifies:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model
-
-    @property
-    def _is_of_another_model(self) -> bool:
-        """Whether the stored weights must not take the place of pretrained ones; a line tells it.
-
-        Files of earlier releases do not say what they are of, and are loaded.
-        """
-        stored = safetensors_metadata(self.folder.dense).get(_ABOUT)
-        if not self.config.model.pretrained or stored in (None, self._about_dense()):
-            return False
-        note_once(
-            f"{self.folder.dense} is of another model, {stored}; the pretrained weights of {self.spec.name} "
-            "take its place"
-        )
-        return True
-
-    def _about_dense(self) -> str:
-        """Return in JSON what the weights of the dense network are of."""
-        model = self.config.model
-        about = {"name": model.name, "kwargs": dict(model.kwargs), "pretrained": model.pretrained}
-        return json.dumps(about, sort_keys=True, default=str)
-
-    @property
-    def has_dense(self) -> bool:
-        """Whether there are weights of a trained dense network."""
-        return self.comes_trained or self.folder.dense.exists()
-
-    def require_dense(self) -> None:
-        """Make sure that there are weights of a trained dense network.
-
-        Raises:
-            FileError: there are none.
-        """
-        if not self.has_dense:
-            self.folder.require(self.folder.dense, "train", ", or give model.checkpoint=FILE")
 
     @cached_property
     def dense_digest(self) -> str:
@@ -353,13 +276,9 @@ class Problem:
         if self._dense_is_kept:
             return
         dense = self.dense
-        if self.comes_trained or not self.folder.dense.exists():
-            self.save_dense(dense)
+        if self.weights.given or not self.folder.dense.exists():
+            self.weights.save(dense)
         self._dense_is_kept = True
-
-    def save_dense(self, model: nn.Module) -> None:
-        """Write a network to the run folder as the dense one, with the name of the model that it is of."""
-        save_safetensors(model.state_dict(), self.folder.dense, {_ABOUT: self._about_dense()})
 
     def forget_dense(self) -> None:
         """Drop the dense network and all that was made of it, as other weights have been written."""
@@ -450,64 +369,3 @@ class Problem:
             if evaluator is not None:
                 evaluator.close()
         self._evaluator = self._unseen = self._curves = None
-
-    @property
-    def profiled(self) -> bool:
-        """Whether there is a latency model; one that the job is still to measure anew does not count."""
-        return self.folder.latency_model.exists() and not self._to_be_profiled
-
-    def take_profile(self) -> None:
-        """From now on use the latency model that stage ``profile`` has just written."""
-        self._to_be_profiled = False
-        self.__dict__.pop("latency_model", None)
-
-    @cached_property
-    def latency_model(self) -> LatencyModel:
-        """Predicted milliseconds at any widths, from stage ``profile``.
-
-        Raises:
-            FileError: the file is missing or damaged.
-            AmcError: it describes another runtime or network.
-        """
-        path = self.folder.require(self.folder.latency_model, "profile")
-        data = read_json(path, {}, "run stages=[profile] again")
-        config, kinds = self.config.profile, layer_kinds(self.graph, self.fresh_model())
-        model = LatencyModel.from_json(data, self.graph, kinds, str(path))
-        measured = (model.target.runtime, model.target.batch, model.target.threads)
-        if measured != (asked := (config.backend, config.batch, config.threads)):
-            raise AmcError(
-                f"{path} is about {_target(*measured)}, the configuration asks for {_target(*asked)}: run "
-                "stages=[profile] again"
-            )
-        if (model.target.precision == METHOD) != config.int8:
-            raise AmcError(
-                f"{path} is about {model.target.precision} networks, the configuration has "
-                f"profile.int8={str(config.int8).lower()}: run stages=[profile] again"
-            )
-        setup = self.backend_setup()
-        if model.target.setup not in ("", setup):  # models of earlier versions have none
-            raise AmcError(
-                f"{path} was measured with {model.target.setup}, the configuration asks for "
-                f"{setup or 'nothing of the kind'}: run stages=[profile] again"
-            )
-        return model
-
-    def backend_setup(self) -> str:
-        """Return what the latency on the configured runtime depends on besides its name, such as the host."""
-        return setup_of(backend_of(self.config.profile.backend, self.config.latency))
-
-    def available_backend(self) -> Backend | RemoteBackend:
-        """Return the runtime of latency budgets.
-
-        Raises:
-            AmcError: the runtime is unknown, or runs no quantized networks and should.
-            UnavailableError: it does not run here.
-        """
-        backend = backend_of(self.config.profile.backend, self.config.latency)
-        if (reason := backend.available()) is not None:
-            raise UnavailableError(f"profile.backend={backend.name} cannot be measured here: {reason}")
-        return in_int8(backend) if self.config.profile.int8 else backend
-
-
-def _target(runtime: str, batch: int, threads: int) -> str:
-    return f"{runtime} (batch {batch}, {threads} thread{'s' if threads > 1 else ''})"

@@ -1,0 +1,116 @@
+"""The weights of a job's dense network: where they come from, and the images that it was trained on."""
+
+from __future__ import annotations
+
+import json
+
+from torch import nn
+
+from amc.data import Splits
+from amc.errors import FileError
+from amc.models.checkpoint import load_into, load_state_dict, safetensors_metadata, save_safetensors
+from amc.notes import note_once
+from experiments.config.schema import Config
+from experiments.run.folder import PICTURES, RunFolder
+from experiments.run.values import comes_trained, searches_apart
+
+_ABOUT = "model"
+"""Key of the metadata of ``dense.safetensors``: which model the weights are of."""
+
+
+class DenseWeights:
+    """Weights of the dense network: those that the configuration names, else those in the run folder.
+
+    Args:
+        config: the checked configuration.
+        folder: the run folder of the job.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self._config = config
+        self._folder = folder
+
+    @property
+    def given(self) -> bool:
+        """Whether the configuration names weights."""
+        return comes_trained(self._config)
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are weights of a trained dense network."""
+        return self.given or self._folder.dense.exists()
+
+    def require(self) -> None:
+        """Make sure that there are weights of a trained dense network.
+
+        Raises:
+            FileError: there are none.
+        """
+        if not self.exist:
+            self._folder.require(self._folder.dense, "train", ", or give model.checkpoint=FILE")
+
+    def load_into(self, model: nn.Module) -> None:
+        """Load the trained weights into the dense network; downloaded ones are in it already.
+
+        Raises:
+            FileError: there are no trained weights, or their file is damaged.
+            AmcError: they do not fit the network.
+        """
+        checkpoint, stored = self._config.model.checkpoint, self._folder.dense
+        if checkpoint is not None:
+            load_into(model, load_state_dict(checkpoint), checkpoint)
+        elif stored.exists() and not self._are_of_another_model:
+            load_into(model, load_state_dict(stored), str(stored))
+        else:
+            self.require()
+
+    def save(self, model: nn.Module) -> None:
+        """Write a network to the run folder as the dense one, with the name of the model that it is of."""
+        save_safetensors(model.state_dict(), self._folder.dense, {_ABOUT: self._about()})
+
+    @property
+    def held_out(self) -> int | None:
+        """Number of images that were held out when the folder's dense network was trained, if known."""
+        try:
+            facts = self._folder.recorded("train") or {}
+        except FileError:  # which is told when the record is shown
+            return None
+        kept: int | None = facts.get("held_out")
+        return kept
+
+    def search_images_trained_on(self, splits: Splits) -> int:
+        """Return the number of search images that an earlier call has trained the folder's network on.
+
+        It is 0 where nothing is known. Of pictures every one is known, of other images how many were held
+        out: the first ones, whatever their number (``amc.data.picking``).
+        """
+        if "train" in self._config.stages or self.given:
+            return 0
+        if splits.pictures is not None and self._folder.trained_on.exists():
+            trained = load_state_dict(self._folder.trained_on).get(PICTURES)
+            return 0 if trained is None else splits.pictures.among("search_val", trained)
+        if searches_apart(self._config) or not splits.takes_from_training:
+            return 0
+        kept = self.held_out
+        return 0 if kept is None else max(0, splits.search_images - kept)
+
+    @property
+    def _are_of_another_model(self) -> bool:
+        """Whether the stored weights must not take the place of pretrained ones; a line tells it.
+
+        Files of earlier releases do not say what they are of, and are loaded.
+        """
+        model, file = self._config.model, self._folder.dense
+        stored = safetensors_metadata(file).get(_ABOUT)
+        if not model.pretrained or stored in (None, self._about()):
+            return False
+        note_once(
+            f"{file} is of another model, {stored}; the pretrained weights of {model.name} take its place"
+        )
+        return True
+
+    def _about(self) -> str:
+        """Return in JSON what the weights of the dense network are of."""
+        model = self._config.model
+        about = {"name": model.name, "kwargs": dict(model.kwargs), "pretrained": model.pretrained}
+        return json.dumps(about, sort_keys=True, default=str)
