@@ -175,6 +175,7 @@ def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
             "schedule.ratios has 1.5; expected shares of the dense cost in (0, 1]",
         ),
         (["schedule.ratios=[0.6,0]"], "schedule.ratios has 0; expected shares"),
+        (["reward=accuracy_macs"], "enforces no budget, but stage schedule has to meet schedule.ratios"),
     ],
 )
 def test_an_impossible_schedule_is_refused_before_any_work(tmp_path, given, message):
