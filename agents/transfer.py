@@ -149,8 +149,8 @@ def load_experience(path: Path) -> tuple[Experience, str]:
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path} cannot be read ({reason}); expected the experience of a finished search with error "
-            "curves and a budget: run stages=[search] on that folder again"
+            f"{path} cannot be read ({reason}); expected the experience of a finished search: run "
+            "stages=[search] on that folder again"
         ) from error
     if len({len(array) for array in arrays}) != 1 or not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(f"{path} is damaged: its parts do not fit together")

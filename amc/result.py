@@ -19,7 +19,8 @@ class Evaluation:
             (``amc.scoring.scores.likeness``); 0 is perfect.
         macs: multiply-adds of the candidate for one image.
         params: number of its parameters.
-        macs_ratio, params_ratio: the same relative to the dense network.
+        macs_ratio, params_ratio: the same relative to the original dense network, also where the candidate is
+            cut from a pruned one.
         seconds: CPU time of the evaluation, in seconds.
     """
 

@@ -107,6 +107,8 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         budget: the limit, and whether and how it is enforced.
         reward: the score of the final network.
         features: the constant features of the groups, in forward order.
+        dense_macs: multiply-adds of the network that ``features`` describe; by default those at the full
+            widths of ``network``, which may have been pruned before.
 
     Raises:
         AmcError: the budget is enforced and even the smallest allowed network exceeds it.
@@ -150,6 +152,7 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         budget: Budget,
         reward: Reward,
         features: Sequence[GroupFeatures],
+        dense_macs: float | None = None,
     ) -> None:
         budget.check_feasible(space)
         self._network = network
@@ -158,7 +161,7 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         self._fit = budget.fit if budget.enforced else None
         self._reward = reward
         self._dense_macs = network.macs(space.dense)
-        self._observe = ObservationTable(features, self._dense_macs)
+        self._observe = ObservationTable(features, dense_macs or self._dense_macs)
         self._wanted: list[float] = []
         self._widths: list[int] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)

@@ -120,6 +120,8 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
         reward: the score of the network.
         features: the constant features of the groups, in forward order.
         errors: output error of every group at every width from 0 to dense.
+        dense_macs: multiply-adds of the network that ``features`` describe; by default those at the full
+            widths of ``network``, which may have been pruned before.
 
     Raises:
         SettingError: the budget is not enforced, or even the smallest allowed network exceeds it.
@@ -139,6 +141,7 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
         reward: Reward,
         features: Sequence[GroupFeatures],
         errors: Errors,
+        dense_macs: float | None = None,
     ) -> None:
         if not budget.enforced:
             raise SettingError("weights of error curves need an enforced budget; without one, use ratios")
@@ -147,8 +150,8 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
         self._space = space
         self._reward = reward
         self._allocate = WeightedAllocation(space, budget, errors)
-        dense_macs = network.macs(space.dense)
-        self._observations = curve_observations(features, dense_macs, space, budget, self._allocate)
+        whole = dense_macs or network.macs(space.dense)
+        self._observations = curve_observations(features, whole, space, budget, self._allocate)
         self._requested: list[float] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(CURVE_FEATURES),), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -83,7 +83,7 @@ class ObservationTable:
 
     Args:
         groups: the constant features of every group.
-        dense_macs: multiply-adds of the dense network.
+        dense_macs: multiply-adds of the dense network that ``groups`` describe.
     """
 
     def __init__(self, groups: Sequence[GroupFeatures], dense_macs: float) -> None:
@@ -113,7 +113,7 @@ def curve_observations(
 
     Args:
         groups: the constant features of every group.
-        dense_macs: multiply-adds of the dense network.
+        dense_macs: multiply-adds of the dense network that ``groups`` describe.
         space: the widths that groups may take.
         budget: the limit.
         allocate: finds widths for weights of the error curves.

@@ -11,10 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.transfer import actor_bytes, load_experience, train_actor
+from agents.transfer import Experience, actor_bytes, load_experience, train_actor
 from amc.errors import AmcError
 from amc.files import atomic_write_bytes
+from experiments.run.episodes import FEWEST_LESSONS
 from experiments.run.folder import RunFolder
+
+_PARTS = ("*", "steps/*", "*/steps/*")
+"""Where a run folder has those of its budgets, and those of the steps of a schedule."""
 
 
 def pretrain(folders: Sequence[Path], out: Path, *, seed: int = 0) -> list[str]:
@@ -24,11 +28,31 @@ def pretrain(folders: Sequence[Path], out: Path, *, seed: int = 0) -> list[str]:
         ValueError: a folder has no experience.
         AmcError: the file cannot be written.
     """
-    found = [load_experience(RunFolder(folder).experience) for folder in folders]
+    found = [_experience(folder) for folder in folders]
     actor = train_actor([experience for experience, _ in found], seed=seed)
     names = [name for _, name in found]
     atomic_write_bytes(out, actor_bytes(actor, names))
     return names
+
+
+def _experience(folder: Path) -> tuple[Experience, str]:
+    """Return what the search of a run folder has learned, and the name of its network.
+
+    Raises:
+        ValueError: it has learned nothing, or the file is damaged. Folders in it that have learned are named.
+    """
+    file = RunFolder(folder).experience
+    if file.exists():
+        return load_experience(file)
+    if parts := [path.parent for part in _PARTS for path in sorted(folder.glob(f"{part}/{file.name}"))]:
+        raise ValueError(
+            f"{folder} has no {file.name} itself; name the folders in it: {' '.join(map(str, parts))}"
+        )
+    raise ValueError(
+        f"{folder} has no {file.name}: expected the folder of a search that met at least {FEWEST_LESSONS} "
+        "different networks, with error curves and a reward that enforces the budget; run stages=[search] "
+        "agent=ddpg compressor.order=obs on it"
+    )
 
 
 def main() -> None:

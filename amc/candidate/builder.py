@@ -47,10 +47,13 @@ class CandidateBuilder:
         settings: how candidates are made.
         device: where candidates run.
         progress: called with the number of calibration images done.
+        whole: multiply-adds and parameters that count as 100 percent; by default those of ``model``, which
+            may have been cut from the network that has them.
 
     Attributes:
         dense: a copy of the dense network, in eval mode on the CPU, to be read only.
         macs, params: cost of any widths.
+        whole_costs: multiply-adds and parameters that count as 100 percent.
         estimated_errors: name of a group -> estimated output error at every width; {} if the order gives
             none.
 
@@ -67,12 +70,14 @@ class CandidateBuilder:
         *,
         device: str | torch.device = "cpu",
         progress: Callable[[int], Any] | None = None,
+        whole: tuple[float, float] | None = None,
     ) -> None:
         self.graph = graph
         self.settings = settings
         self.device = torch.device(device)
         self.macs = macs_cost(graph)
         self.params = params_cost(graph, model)
+        self.whole_costs = whole or (self.macs(graph.dense_widths), self.params(graph.dense_widths))
         # contiguous, as slicing makes what it cuts: layers of another format round otherwise
         self.dense = in_eval(copied(model).cpu().to(memory_format=torch.contiguous_format))
         needed = settings.refit or settings.order == "obs"
@@ -97,11 +102,6 @@ class CandidateBuilder:
     @property
     def dense_widths(self) -> tuple[int, ...]:
         """Widths of the network that candidates are compared with."""
-        return self.graph.dense_widths
-
-    @property
-    def whole_widths(self) -> tuple[int, ...]:
-        """Widths whose costs are 100%."""
         return self.graph.dense_widths
 
     @property

@@ -32,8 +32,8 @@ class Builder(Protocol):
         ...
 
     @property
-    def whole_widths(self) -> tuple[int, ...]:
-        """Widths of the unpruned network: ``macs_ratio`` and ``params_ratio`` are relative to its cost."""
+    def whole_costs(self) -> tuple[float, float]:
+        """Multiply-adds and parameters of the unpruned network, of which ratios are shares."""
         ...
 
     @property
@@ -176,7 +176,7 @@ class Evaluator(Generic[B]):
             found: its outputs on ``self.images``: (N, classes or columns), on the CPU.
             seconds: CPU time in seconds that computing them took.
         """
-        builder, whole = self.builder, self.builder.whole_widths
+        builder, (whole_macs, whole_params) = self.builder, self.builder.whole_costs
         macs, params = builder.macs(widths), builder.params(widths)
         similar = likeness(found, self.dense_outputs)
         scored = builder.classifies and self.labelled
@@ -188,8 +188,8 @@ class Evaluator(Generic[B]):
             likeness=similar,
             macs=macs,
             params=params,
-            macs_ratio=macs / builder.macs(whole),
-            params_ratio=params / builder.params(whole),
+            macs_ratio=macs / whole_macs,
+            params_ratio=params / whole_params,
             seconds=seconds,
         )
 
@@ -234,13 +234,16 @@ def channel_evaluator(
     memo: Memo | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[int], Any] | None = None,
+    whole: tuple[float, float] | None = None,
 ) -> Evaluator[CandidateBuilder]:
     """Return the evaluator of networks with fewer channels; see ``CandidateBuilder`` and ``Evaluator``.
 
     Raises:
         AmcError: the calibration images give NaN, or no gradient although the channel order needs one.
     """
-    builder = CandidateBuilder(model, graph, calibration, settings, device=device, progress=progress)
+    builder = CandidateBuilder(
+        model, graph, calibration, settings, device=device, progress=progress, whole=whole
+    )
     return Evaluator(
         builder,
         search_val,

@@ -72,7 +72,7 @@ class Pruned:
     Attributes:
         model: in eval mode on the CPU.
         macs, params: counted in the network itself.
-        macs_ratio, params_ratio: relative to the dense network.
+        macs_ratio, params_ratio: relative to the builder's ``whole_costs``.
         folded_difference: largest difference from the candidate's outputs, relative to the largest output.
         comparison: the refit in sequence compared with the looked-up weights, if it ran.
         note: the reason if a refit in sequence was requested and is impossible.
@@ -148,12 +148,13 @@ def prune(
         except AmcError as error:
             note = str(error)
     params = sum(parameter.numel() for parameter in model.parameters())
+    whole_macs, whole_params = builder.whole_costs
     return Pruned(
         model,
         macs,
         params,
-        macs / builder.macs(builder.dense_widths),
-        params / builder.params(builder.dense_widths),
+        macs / whole_macs,
+        params / whole_params,
         difference,
         comparison,
         note,

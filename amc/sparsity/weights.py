@@ -85,7 +85,7 @@ class SparseBuilder:
         errors: name of a layer -> estimated error at every width, 0 to 100 percent, comparable between
             layers.
         dense_widths: ``ceiling``.
-        whole_widths: 100 percent of every layer.
+        whole_costs: multiply-adds and parameters with all weights.
         device: as given.
         memory_format: memory format of the images that candidates take.
         classifies: True; networks without logits are refused before.
@@ -110,7 +110,6 @@ class SparseBuilder:
         check_order(order)
         self.layers = prunable_layers(graph, model)
         self.dense_widths = tuple(ceiling)
-        self.whole_widths = (WHOLE,) * len(self.layers)
         self.device = torch.device(device)
         self._positions, self._other_macs = _by_weight(graph, model, self.layers)
         self._model = in_eval(copied(model).cpu())
@@ -119,6 +118,8 @@ class SparseBuilder:
         self.counts = tuple(weight.numel() for weight in self._weights.values())
         total = sum(parameter.numel() for parameter in self._model.parameters())
         self._other_params = total - sum(self.counts)
+        whole = (WHOLE,) * len(self.layers)
+        self.whole_costs: tuple[float, float] = (self.macs(whole), self.params(whole))
         scores = SCORES[order](self._model, self.layers, calibration)
         # Weights that are zero already come last in the ranking, whatever their score.
         scores = {n: s.masked_fill(self._weights[n] == 0, -1.0) for n, s in scores.items()}

@@ -67,13 +67,13 @@ class AgentKind:
 
     Attributes:
         bind: returns the agent from its settings, the arena and what its actions are.
-        settings: class of the settings; its fields are filled from the configuration.
+        settings: class of the settings; its fields are filled from the configuration. A search can start from
+            an allocation (``agent.guide``) if there is a field ``guide``.
         allocate: returns the widths of an agent that does not search and needs one evaluation.
         needs_curves: whether the agent needs error curves.
         ranks_channels: whether the agent ranks channels; then it cannot prune single weights.
         needs_budget: whether the agent needs a reward that enforces the budget.
         only_ratios: whether its actions are always preserve ratios.
-        starts_somewhere: whether a search may start from an allocation (``agent.guide``).
         check: raises if the settings do not fit the number of episodes.
         available: raises if a package is missing.
     """
@@ -85,7 +85,6 @@ class AgentKind:
     ranks_channels: bool = False
     needs_budget: bool = False
     only_ratios: bool = False
-    starts_somewhere: bool = True
     check: Callable[[Any, int], None] = lambda settings, episodes: None
     available: Callable[[], object] = lambda: None
 
@@ -171,7 +170,7 @@ AGENTS: Registry[AgentKind] = Registry(
         ),
         "evolution": AgentKind(_evolution, EvolutionSettings),
         "thompson": AgentKind(_thompson, ThompsonSettings, needs_curves=True, needs_budget=True),
-        "random": AgentKind(_random, starts_somewhere=False),
+        "random": AgentKind(_random),
         "uniform": AgentKind(allocate=lambda arena: uniform_widths(arena.space, arena.budget)),
         "deep": AgentKind(allocate=lambda arena: ramp_widths(arena.space, arena.budget, shallow=False)),
         "shallow": AgentKind(allocate=lambda arena: ramp_widths(arena.space, arena.budget, shallow=True)),
@@ -208,7 +207,10 @@ def check_agent(config: AgentConfig, order: str) -> None:
         raise SettingError(f"agent.guide is {config.guide!r}; expected one of {', '.join(GUIDES)}")
     _check_acts(kind, config)
     if config.guide != "none" and not _starts(kind):
-        raise SettingError(f"agent.guide is {config.guide!r}, but agent={config.name} starts from none")
+        raise SettingError(
+            f"agent.guide is {config.guide!r}, but agent={config.name} starts from none; write "
+            "agent.guide=none"
+        )
     needs_curves = kind.needs_curves or config.acts == "weights"
     if (needs_curves or config.guide == "greedy") and order != "obs":
         needs = f"agent={config.name}" if needs_curves else "the greedy allocation"
@@ -249,7 +251,7 @@ def _check_pretrained(kind: AgentKind, config: AgentConfig, order: str) -> None:
 
 def _starts(kind: AgentKind) -> bool:
     """Whether the agent is a search that may start from an allocation."""
-    return kind.starts_somewhere and kind.allocate is None
+    return kind.allocate is None and _has(kind.settings, "guide")
 
 
 def _check_acts(kind: AgentKind, config: AgentConfig) -> None:
@@ -308,7 +310,7 @@ def check_search(config: AgentConfig, reward: Reward, fit: Fit = "scale") -> Non
 
 def episodes_of(config: AgentConfig) -> int:
     """Return how many episodes an agent will run."""
-    return 1 if config.name in ALLOCATIONS else config.episodes
+    return config.episodes if AGENTS.find(config.name).allocate is None else 1
 
 
 def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
@@ -342,7 +344,7 @@ def make_agent(config: AgentConfig, arena: Arena, seed: int) -> Search:
         assert kind.bind is not None
         return kind.bind(_settings(kind, config, guide, factors), arena, acts)
 
-    guides = _guides(config.guide, arena, acts, factors) if kind.starts_somewhere else []
+    guides = _guides(config.guide, arena, acts, factors) if _starts(kind) else []
     search = (
         guided(guides[0] if guides else ())
         if len(guides) < 2

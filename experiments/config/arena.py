@@ -51,6 +51,8 @@ class Arena:
             none.
         dense: returns the evaluation of the dense network.
         scores: ranks the channels of the whole network; None if single weights are pruned.
+        dense_macs: multiply-adds of the network that ``features`` describe; None for those of ``network`` at
+            its full widths.
     """
 
     network: Network
@@ -61,6 +63,7 @@ class Arena:
     curves: Callable[[], Errors]
     dense: Callable[[], Evaluation]
     scores: Callable[[Importance], Scores] | None = None
+    dense_macs: float | None = None
 
     @property
     def groups(self) -> int:
@@ -87,7 +90,9 @@ class Arena:
             raise SettingError(f"acts is {acts!r}; expected {' or '.join(map(repr, get_args(Acts)))}{hint}")
         budget = self.budget if enforced else replace(self.budget, enforced=False)
         parts = (self.network, self.space, budget, self.reward, self.features)
-        return ChannelPruningEnv(*parts) if acts == "ratios" else ChannelWeightingEnv(*parts, self.curves())
+        if acts == "ratios":
+            return ChannelPruningEnv(*parts, self.dense_macs)
+        return ChannelWeightingEnv(*parts, self.curves(), self.dense_macs)
 
     @cached_property
     def allocation(self) -> WeightedAllocation:

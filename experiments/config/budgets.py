@@ -74,8 +74,10 @@ def check_schedule(ratios: Sequence[float], budgets: Sequence[Ratios]) -> None:
         raise SettingError(
             f"schedule.ratios is {list(ratios)}; expected falling shares of the dense cost, like [0.75,0.6]"
         )
-    for ratio in ratios:
-        check_ratio("schedule", ratio)
+    if outside := [ratio for ratio in ratios if not 0 < ratio <= 1]:
+        raise SettingError(
+            f"schedule.ratios has {outside[0]:g}; expected shares of the dense cost in (0, 1], like 0.75"
+        )
     kind, end = min((limit for budget in budgets for limit in [*budget.items()][:1]), key=lambda own: own[1])
     if ratios[-1] < end:
         raise SettingError(

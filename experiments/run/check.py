@@ -17,16 +17,14 @@ from amc.quantization.settings import TRAINED
 from amc.sparsity.weights import kept_weights, least_width, prunable_layers
 from amc.strategy import Strategy
 from amc.training.teaching.hints import hint_places
-from envs import Reward
 from experiments.command.remembered import remembered_value
-from experiments.config.agents import AGENTS, pretrained_actor, refuse_unseen
+from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
-from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
 from experiments.run.folder import PICTURES, RunFolder, quantizes
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, judges_on_unseen, searches_apart
+from experiments.run.values import FINETUNING, SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -51,8 +49,6 @@ def check(run: Run) -> None:
     config, problem = run.config, run.problem
     problem.settings()
     check_name(config.model.name)
-    if "sparsify" in config.stages:
-        _check_sparsify(config, run.reward)
     _check_processes(run)
     _check_results(run)
     _check_pretrained(run)
@@ -166,7 +162,7 @@ def _check_hints(run: Run) -> None:
 
 def _check_pretrained(run: Run) -> None:
     """Refuse a file that is no pretrained actor, before anything is trained."""
-    if SEARCHING & set(run.config.stages) and (file := run.config.agent.pretrained) is not None:
+    if WITH_AGENT & set(run.config.stages) and (file := run.config.agent.pretrained) is not None:
         pretrained_actor(file)
 
 
@@ -289,20 +285,6 @@ def _check_steps(run: Run) -> None:
                 f"schedule.ratios has {idle[0]:g}, but the dense network has {whole:.2g} of its {kind} in "
                 "float32 before anything is cut; expected smaller ones"
             )
-
-
-def _check_sparsify(config: Config, reward: Reward) -> None:
-    """Refuse agents and rewards that cannot prune single weights."""
-    refuse_unseen(config.agent, "stage sparsify")
-    if AGENTS.find(config.agent.name).ranks_channels:
-        raise SettingError(
-            f"agent={config.agent.name} ranks channels, but stage sparsify decides single weights"
-        )
-    if not reward.enforces_budget:
-        raise SettingError(
-            f"reward={reward.name} enforces no budget, but stage sparsify has to meet sparsify.densities; "
-            "use reward=accuracy or agreement"
-        )
 
 
 def _check_densities(run: Run) -> None:

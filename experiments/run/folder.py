@@ -60,7 +60,7 @@ _SHAPES: dict[str, Any] = {
     "search": {
         **dict.fromkeys(("best_top1?", "dense_top1?", "dense_return?", "best_return?"), _SCORE),
         **dict.fromkeys(("agent?", "reward?", "advice?"), str),
-        "images?": int,
+        **dict.fromkeys(("images?", "best_episode?"), int),
         "error_curves?": {...: [[float]]},
         "greedy_widths?": ([int], None),
         "group_names?": [str],

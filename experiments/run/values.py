@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from amc.budget.budget import check_ratio, get_fit
@@ -21,9 +21,16 @@ from amc.strategy import Strategy
 from amc.third_party import missing
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
-from envs import get_reward
+from envs import Reward, get_reward
 from experiments.config import stages
-from experiments.config.agents import check_agent, check_search, needs_unseen
+from experiments.config.agents import (
+    AGENTS,
+    check_agent,
+    check_search,
+    episodes_of,
+    needs_unseen,
+    refuse_unseen,
+)
 from experiments.config.budgets import asked_budgets, check_given, check_schedule
 from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
@@ -32,7 +39,9 @@ from experiments.config.torchrun import torchrun_processes
 from experiments.run.trackers import check_tracker
 
 SEARCHING = frozenset({"search", "schedule"})
-"""Stages in which an agent searches."""
+"""Stages in which an agent searches for widths."""
+WITH_AGENT = frozenset({*SEARCHING, "sparsify"})
+"""Stages in which an agent decides."""
 FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
 """Stages that train under the settings of ``finetune``."""
 _FINDING = ("search", "choose", "schedule")
@@ -48,7 +57,8 @@ LEAST_POLICIES = 3
 def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
     """Refuse an impossible value, an unknown name, a file or a module that is not there.
 
-    Modules of the user's own are imported last: until then nothing needs torch.
+    Modules of the user's own are imported last: until then nothing needs torch. Of stages that are only
+    planned the same is refused.
 
     Args:
         config: the configuration.
@@ -57,18 +67,27 @@ def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
     Raises:
         AmcError: names the setting.
     """
-    stages.check_names(config.stages)
-    if config.plan.stages is not None:
-        stages.check_names(config.plan.stages)
+    jobs = _jobs(config)
     check_tracker(config.tracker)
     _check_numbers(config)
-    _check_parts(config)
-    _check_settings(config)
-    _check_budgets(config, overrides)
-    _check_unseen(config)
-    _check_strategy(config)
-    _check_files(config)
-    _check_own(config)
+    for job in jobs:
+        _check_parts(job)
+        _check_settings(job)
+        _check_budgets(job, overrides)
+        _check_unseen(job)
+        _check_strategy(job)
+        _check_files(job)
+    for job in jobs:
+        _check_own(job)
+
+
+def _jobs(config: Config) -> list[Config]:
+    """Return the job, and the one that its stage ``plan`` is asked about, if it is another."""
+    stages.check_names(config.stages)
+    planned = config.plan.stages
+    if planned is not None:
+        stages.check_names(planned)
+    return [config, replace(config, stages=[*planned])] if planned and "plan" in config.stages else [config]
 
 
 def _check_numbers(config: Config) -> None:
@@ -272,7 +291,7 @@ def _check_files(config: Config) -> None:
     files = (
         ("model.checkpoint", config.model.checkpoint, bool(asked & {*stages.WITH_DENSE})),
         ("model.start", config.model.start, "train" in asked),
-        ("agent.pretrained", config.agent.pretrained, bool(asked & {*SEARCHING, "sparsify"})),
+        ("agent.pretrained", config.agent.pretrained, bool(asked & WITH_AGENT)),
         ("schedule.rewind", config.schedule.rewind, "schedule" in asked),
         ("strategy", config.strategy, bool(asked & _CARRYING_OUT)),
         ("train.teacher", config.train.teacher, "train" in asked and not comes_trained(config)),
@@ -292,12 +311,52 @@ def _check_files(config: Config) -> None:
 def _check_own(config: Config) -> None:
     """Check agent, reward, runtimes and formats, which may be of the user's own modules."""
     check_agent(config.agent, config.compressor.order)
-    reward = get_reward(config.reward)
-    if {"plan", *SEARCHING} & set(config.stages):
+    reward, asked = get_reward(config.reward), set(config.stages)
+    if {"plan", *WITH_AGENT} & asked:
         check_search(config.agent, reward, get_fit(config.budget.fit))
+    _check_enforced(config, reward)
+    if "sparsify" in asked:
+        _check_sparsifying(config)
+    if {"search", "correlate"} <= asked:
+        _check_correlated(config)
     for name in config.export.formats:
         get_format(name)
     check_measuring(config)
+
+
+def _check_enforced(config: Config, reward: Reward) -> None:
+    """Refuse a reward that enforces no budget where a stage has shares to meet."""
+    if reward.enforces_budget:
+        return
+    for stage, shares in (
+        ("schedule", "schedule.ratios and the budget"),
+        ("sparsify", "sparsify.densities"),
+    ):
+        if stage in config.stages:
+            raise SettingError(
+                f"reward={reward.name} enforces no budget, but stage {stage} has to meet {shares}; use "
+                "reward=accuracy or agreement"
+            )
+
+
+def _check_sparsifying(config: Config) -> None:
+    """Refuse agents that cannot prune single weights."""
+    refuse_unseen(config.agent, "stage sparsify")
+    if AGENTS.find(config.agent.name).ranks_channels:
+        raise SettingError(
+            f"agent={config.agent.name} ranks channels, but stage sparsify decides single weights"
+        )
+
+
+def _check_correlated(config: Config) -> None:
+    """Refuse to correlate over a search that judges too few networks."""
+    agent, count = config.agent, episodes_of(config.agent)
+    if count < LEAST_POLICIES:
+        raise SettingError(
+            f"stage correlate compares at least {LEAST_POLICIES} networks of the search, but "
+            f"agent={agent.name} with agent.episodes={agent.episodes} judges {count}; expected an agent that "
+            f"searches, and agent.episodes={LEAST_POLICIES} or more"
+        )
 
 
 def comes_trained(config: Config) -> bool:

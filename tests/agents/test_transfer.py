@@ -84,6 +84,22 @@ def test_an_actor_that_cannot_be_written_is_told_in_one_line(tmp_path):
         pretrain([tmp_path], tmp_path / "none" / "actor.safetensors")
 
 
+def test_a_folder_without_experience_names_those_in_it_or_what_would_do(tmp_path):
+    out = tmp_path / "actor.safetensors"
+    with pytest.raises(
+        ValueError, match=r"a search that met at least 5 different.*run stages=\[search\] agent="
+    ):
+        pretrain([tmp_path], out)
+    parts = [tmp_path / name for name in ("macs_0.30", "macs_0.50", "steps/1", "macs_0.30/steps/2")]
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
+        (part / "experience.safetensors").write_bytes(experience_bytes(network(9, 0), "net"))
+    with pytest.raises(ValueError, match=r"has no experience\.safetensors itself") as caught:
+        pretrain([tmp_path], out)
+    assert str(caught.value).endswith(" ".join(map(str, parts)))
+    pretrain(parts[:1], out)
+
+
 def test_other_files_are_refused_in_one_line(tmp_path):
     path = tmp_path / "file.safetensors"
     with pytest.raises(ValueError, match=r"cannot be read as an actor.*No such file"):

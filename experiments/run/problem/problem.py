@@ -225,6 +225,11 @@ class Problem:
         return float(self.cost(kind)(self.graph.dense_widths))
 
     @property
+    def whole_costs(self) -> tuple[float, float]:
+        """Multiply-adds and parameters of the original network, of which evaluations hold shares."""
+        return self.original.dense_cost("macs"), self.original.dense_cost("params")
+
+    @property
     def original(self) -> Problem:
         """The problem of the network that the configuration names; another one if this was cut from it."""
         return self
@@ -336,6 +341,7 @@ class Problem:
                 memo=Memo(self.folder.evaluations, self.fingerprint),
                 device=self.device,
                 progress=progress,
+                whole=self.whole_costs,
             )
         return self._evaluator
 

@@ -1,13 +1,14 @@
 """Stage ``choose``: the best few networks of a search are trained for a short time, and the best then wins.
 
 A search judges networks before any training, which evens out some of their differences. This stage prunes the
-networks with the best returns, trains each as ``finetune`` says for ``choose.epochs``, and makes the most
-accurate one the strategy of the run.
+winner of the search and the next best networks, trains each as ``finetune`` says for ``choose.epochs``, and
+makes the most accurate one the strategy of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.strategy import Strategy
 from experiments.run.run import Run
-from experiments.stages.measuring.trials import different, tried
+from experiments.stages.measuring.trials import Point, different, tried
 from experiments.stages.networks.finetune import finetune, top1_on
 from experiments.stages.networks.prune import cut
 
@@ -30,14 +31,18 @@ def run(run: Run) -> dict[str, Any]:
     """Write ``choose.jsonl``, one line for each network, and the ``strategy.json`` of the winner.
 
     The networks are judged on ``data.unseen`` images, or on search_val where there are none. Of equal ones
-    that with the better return wins.
+    that wins which the search puts first.
 
     Raises:
         FileError: there is no search of this run's dense network.
         AmcError: a network cannot be carried out.
     """
     episodes = run.records.require_episodes()
-    found = sorted(different(episodes), key=lambda point: -point["return"])[: run.config.choose.candidates]
+    found = candidates(
+        episodes,
+        run.records.read("search") or {},
+        by_unseen=run.config.agent.select == "held_out",
+    )[: run.config.choose.candidates]
     if not found:
         raise AmcError("the search has met no network within the budget: expected one to choose from")
     images, name = _judging(run)
@@ -63,6 +68,28 @@ def run(run: Run) -> dict[str, Any]:
     )
     told = [{key: row[key] for key in ROW} for row in rows]
     return {"candidates": told, "chosen": winner, "images": name, "epochs": run.config.choose.epochs}
+
+
+def candidates(
+    episodes: Sequence[dict[str, Any]], record: Mapping[str, Any], *, by_unseen: bool
+) -> list[Point]:
+    """Return the different networks within the budget, the winner of the search first, then the better ones.
+
+    Args:
+        episodes: the lines of ``search.jsonl``.
+        record: of stage ``search``; {} for a search that was stopped.
+        by_unseen: whether scores on unseen images decide before returns; networks without one come last.
+    """
+    scores = {tuple(own["widths"]): own["held_out"] for own in episodes if by_unseen and "held_out" in own}
+    # the indices of a user's own agent may repeat
+    known = (record.get("best_episode"), record.get("best_return"))
+    won = [tuple(own["widths"]) for own in episodes if (own["episode"], own["return"]) == known]
+
+    def rank(point: Point) -> tuple[bool, float, float]:
+        widths = tuple(point["widths"])
+        return widths not in won[:1], -scores.get(widths, -math.inf), -point["return"]
+
+    return sorted(different(episodes), key=rank)
 
 
 def _judging(run: Run) -> tuple[LabelledImages, str]:

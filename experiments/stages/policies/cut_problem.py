@@ -42,6 +42,11 @@ class CutProblem(Problem):
         """The problem of the network that the configuration names."""
         return self._original
 
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """What fingerprints hold beside tensors: the costs, too, of which evaluations hold shares."""
+        return (*super().origin, repr(self.whole_costs))
+
     @cached_property
     def splits(self) -> Splits:
         """The data set, which is loaded once."""

@@ -70,13 +70,15 @@ def _steps(run: Run) -> Iterator[Run]:
 
 def _config(run: Run, ratios: Ratios, folder: RunFolder, *, trains: bool) -> Any:
     own: Mapping[str, Any] = own_fields(ratios)
-    epochs = run.config.schedule.epochs
+    epochs, rewinds = run.config.schedule.epochs, run.config.schedule.rewind is not None
+    refits = run.config.prune.sequential and not rewinds  # other weights replace those of a refit
     return replace(
         run.config,
         stages=["search", "prune", *(["finetune"] if trains and epochs else [])],
         run_dir=str(folder.path),
         budget=replace(run.config.budget, **own),
         tracker=replace(run.config.tracker, name="none"),
+        prune=replace(run.config.prune, sequential=refits),
         finetune=replace(run.config.finetune, epochs=epochs),
     )
 
@@ -86,6 +88,9 @@ def _carried_out(step: Run, rewind: Path | None) -> dict[str, Any]:
     found = {name: run_stage(step, name) for name in ("search", "prune")}
     if rewind is not None:
         _rewind(step, rewind)
+        file = step.config.schedule.rewind
+        step.record("prune", found["prune"] | {"refit": f"none, the weights are rewound to {file}"})
+        print(f"schedule: the channels that stay have the weights of {file}")
     if "finetune" in step.stages:
         found["finetune"] = run_stage(step, "finetune")
     search, trained = found["search"], found.get("finetune", {})
@@ -132,8 +137,6 @@ def _take_over(run: Run, last: Run) -> None:
         atomic_write_bytes(target, source.read_bytes())
     macs, params = strategy.macs_ratio, strategy.params_ratio
     facts = last.folder.recorded("prune") or {}
-    # those of the step are shares of the network that it has cut
-    facts |= {"macs_ratio": macs, "params_ratio": params}
     run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
     print(f"schedule: {macs:.4f} of the MACs, {params:.4f} of the parameters are left")
 

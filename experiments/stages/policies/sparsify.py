@@ -145,6 +145,7 @@ def _search(
         layer_features(run.problem.graph, pruner.names),
         curves=lambda: pruner.errors,
         dense=lambda: evaluator.dense,
+        dense_macs=pruner.whole_costs[0],
     )
     with (
         EpisodeWriter(folder.search) as writer,

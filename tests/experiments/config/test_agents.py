@@ -7,16 +7,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from amc.budget.allocation import Errors
+from agents import random_search
+from amc.budget.allocation import Errors, uniform_widths
 from amc.budget.budget import make_budget
 from amc.budget.widths import width_space
 from amc.errors import AmcError, SettingError
 from amc.notes import note_once
 from amc.result import Evaluation
-from envs import ChannelPruningEnv, ChannelWeightingEnv, GroupFeatures, Reward, get_reward
-from experiments.config.agents import acts_of, check_agent, check_search, make_agent
+from envs import (
+    CURVE_FEATURES,
+    FEATURES,
+    ChannelPruningEnv,
+    ChannelWeightingEnv,
+    GroupFeatures,
+    Reward,
+    get_reward,
+)
+from experiments.config.agents import (
+    AgentKind,
+    acts_of,
+    check_agent,
+    check_search,
+    episodes_of,
+    make_agent,
+)
 from experiments.config.arena import Arena
 from experiments.config.presets import agent_preset
 from experiments.config.sections.agents import AGENT_SECTIONS, AgentConfig
@@ -151,6 +168,34 @@ def test_settings_that_the_agent_would_ignore_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         check_agent(config, order)
+
+
+OWN = AgentKind(lambda settings, arena, acts: random_search)
+OWN_ALLOCATION = AgentKind(allocate=lambda arena: uniform_widths(arena.space, arena.budget))
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.OWN", f"{__name__}.OWN_ALLOCATION", "agents.random_search"])
+def test_a_guide_that_an_own_agent_would_ignore_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match=r"starts from none; write agent\.guide=none"):
+        check_agent(AgentConfig(name=name, guide="greedy"), "obs")
+    check_agent(AgentConfig(name=name), "obs")
+
+
+def test_an_own_allocation_is_one_episode() -> None:
+    counts = [episodes_of(AgentConfig(name=f"{__name__}.{name}")) for name in ("OWN", "OWN_ALLOCATION")]
+    assert counts == [150, 1]
+
+
+def test_layers_after_a_group_are_a_share_of_the_network_that_the_features_describe() -> None:
+    features = [GroupFeatures(place, 4, 4, 1, 1, 1, 1, 16, 8) for place in range(2)]
+    whole = 2 * FakeNetwork((4, 4), (0.5, 0.5)).macs((4, 4))
+    plain, cut = (arena(features=features, dense_macs=macs) for macs in (None, whole))
+    for acts, names in (("ratios", FEATURES), ("weights", CURVE_FEATURES)):
+        first, second = (own.env(acts).reset()[0] for own in (plain, cut))
+        rest = names.index("rest")
+        assert first[rest] == pytest.approx(2 * second[rest])
+        assert first[rest] > 0
+        assert np.array_equal(np.delete(first, rest), np.delete(second, rest))
 
 
 def test_requests_are_cut_where_they_are_ratios() -> None:

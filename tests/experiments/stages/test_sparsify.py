@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -193,3 +194,32 @@ def test_bad_settings_are_refused(sparse):
         assert line in check_error(base, *override.split(), cwd=sparse)
     words = [word for word in JOB if not word.startswith("agent")]
     refused(amc(*words, "agent=global_l1", cwd=sparse), "agent=global_l1 ranks channels")
+    thompson, tpe = (composed(*words, f"agent={name}") for name in ("thompson", "tpe"))
+    assert "mynet.py cannot be read" in check_error(thompson, "agent.pretrained=mynet.py", cwd=sparse)
+    given = ("agent.acts=weights", "budget.fit=cut")
+    assert "budget.fit is 'cut'" in check_error(thompson, *given, cwd=sparse)
+    with mock.patch.dict(sys.modules, {"optuna": None}):
+        assert "agent=tpe needs its package" in check_error(tpe, cwd=sparse)
+
+
+LOOKING = """
+import json
+import numpy as np
+from agents import random_search
+
+def search(envs, episodes, seed, on_episode):
+    seen = [envs[0].reset()[0]]
+    seen += [envs[0].step(np.ones(1))[0] for _ in range(envs[0].episode_length)]
+    with open("seen.jsonl", "a") as file:
+        file.write(json.dumps([float(one[9]) for one in seen]) + "\\n")
+    return random_search(envs, episodes, seed, on_episode)
+"""
+
+
+def test_what_comes_after_a_layer_is_a_share_of_the_dense_network_in_every_round(sparse):
+    (sparse / "looking.py").write_text(LOOKING)
+    words = (*JOB, "agent.name=looking.search", "agent.episodes=1", "finetune.epochs=0", "run_dir=run")
+    done(*words, cwd=sparse)
+    first, second = read_lines(sparse / "seen.jsonl")
+    assert first == second
+    assert 1 > max(first) > 0

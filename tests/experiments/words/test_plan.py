@@ -5,7 +5,7 @@ from torch import nn
 from amc.errors import AmcError
 from experiments.run.run import open_run
 from experiments.stages.measuring.plan import _images, _step
-from tests.experiments.helpers import TINY, amc, composed, done, inside, read_json, refused
+from tests.experiments.helpers import TINY, amc, check_error, composed, done, inside, read_json, refused
 
 
 def test_a_plan_is_printed_and_nothing_is_trained(cwd):
@@ -77,6 +77,20 @@ def test_a_plan_counts_the_stages_that_it_is_given(cwd):
     assert "; 2 times 4 episodes" in told
     assert "(1 epochs" in told
     refused(amc("plan", *TINY, "stages=[finetun]", cwd=cwd), "unknown stage 'finetun'")
+
+
+def test_a_plan_of_a_job_that_would_be_refused_is_refused(cwd):
+    base = composed(*TINY, "stages=[plan]")
+    for given, line in {
+        "plan.stages=[train,schedule] schedule.ratios=[0.3]": "schedule.ratios ends at 0.3, below the budget",
+        "plan.stages=[search,schedule]": "stages has schedule and search; expected one of them",
+        "plan.stages=[proxies]": "stage proxies judges networks on images that nothing else uses",
+        "plan.stages=[sparsify] sparsify.densities=[2]": "sparsify.densities is [2.0]; expected falling",
+        "plan.stages=[schedule] reward=accuracy_macs": "stage schedule has to meet schedule.ratios",
+    }.items():
+        assert line in check_error(base, *given.split(), cwd=cwd)
+    words = ("plan", *TINY, "stages=[train,schedule]", "schedule.ratios=[0.3]", "run_dir=run")
+    refused(amc(*words, cwd=cwd), "schedule.ratios ends at 0.3, below the budget of 0.5")
 
 
 def test_a_plan_of_a_budget_out_of_reach_is_refused(cwd):

@@ -7,7 +7,17 @@ import pytest
 from amc.errors import AmcError
 from experiments.stages.measuring.correlate import correlations, policies
 from experiments.stages.measuring.trials import tried
-from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
+from tests.experiments.helpers import (
+    TINY,
+    amc,
+    check_error,
+    composed,
+    done,
+    read_json,
+    read_lines,
+    refused,
+    workspace,
+)
 
 JOB = (*TINY, "agent=random", "agent.episodes=12", "budget.round_to=1", "run_dir=run")
 
@@ -41,6 +51,15 @@ def test_policies_are_judged_before_and_after_fine_tuning_and_remembered(searche
     again = read_lines(path)
     assert [row["top1_pruned"] for row in again[:2]] == [1.5, 1.5]
     assert again[2:] == rows[2:]
+
+
+def test_a_search_of_too_few_networks_is_refused_before_any_work(tmp_path):
+    cwd, stages = workspace(tmp_path), "stages=[train,search,correlate]"
+    for agent, count in (("greedy", 1), ("random", 2)):
+        words = [word for word in JOB if not word.startswith("agent")]
+        base = composed(*words, f"agent={agent}", "agent.episodes=2", stages)
+        told = f"agent={agent} with agent.episodes=2 judges {count}; expected an agent that searches"
+        assert told in check_error(base, cwd=cwd)
 
 
 def test_rows_of_another_reward_get_the_returns_of_this_search(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.config.stages import with_latency
 from experiments.stages.measuring.trials import different
+from experiments.stages.policies.choose import candidates
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, workspace
 
 JOB = (*TINY, "agent=random", "agent.episodes=8", "budget.round_to=1", "run_dir=run", "data.unseen=32")
@@ -104,6 +105,23 @@ def test_equal_widths_and_relaxed_episodes_are_no_candidates():
         for value, width, phase in [(1, 4, "search"), (9, 8, "relaxed"), (1, 4, "search"), (2, 3, "warmup")]
     ]
     assert different(episodes) == [{"return": 1, "widths": [4]}, {"return": 2, "widths": [3]}]
+
+
+def test_the_winner_of_the_search_is_the_first_to_be_tried():
+    returns, scores = [1.0, 4.0, 4.0, 3.0, 2.0], {0: 0.5, 1: 0.1, 3: 0.3}
+    episodes = [
+        {"episode": place, "return": value, "widths": [place], "phase": "search"}
+        | ({"held_out": scores[place]} if place in scores else {})
+        for place, value in enumerate(returns)
+    ]
+
+    def tried(record, *, by_unseen):
+        return [point["widths"][0] for point in candidates(episodes, record, by_unseen=by_unseen)]
+
+    assert tried({}, by_unseen=False) == [1, 2, 3, 4, 0]
+    assert tried({"best_episode": 2, "best_return": 4.0}, by_unseen=False) == [2, 1, 3, 4, 0]
+    assert tried({}, by_unseen=True) == [0, 3, 1, 2, 4]
+    assert tried({"best_episode": 3, "best_return": 3.0}, by_unseen=True) == [3, 0, 1, 2, 4]
 
 
 def test_latencies_are_verified_after_the_choice():

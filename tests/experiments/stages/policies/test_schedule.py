@@ -13,7 +13,17 @@ import amc as library
 from amc.budget.widths import width_space
 from amc.models.checkpoint import load_state_dict
 from amc.strategy import Strategy
-from tests.experiments.helpers import FAKE, TINY, amc, done, interrupt, read_json, refused, workspace
+from tests.experiments.helpers import (
+    FAKE,
+    TINY,
+    amc,
+    done,
+    interrupt,
+    read_json,
+    read_lines,
+    refused,
+    workspace,
+)
 
 STEPS = ("budget.macs_ratio=0.4", "budget.round_to=1", "schedule.ratios=[0.8,0.6,0.4]", "schedule.epochs=1")
 JOB = (*TINY, *STEPS, "reward=agreement", "run_dir=run", "stages=[train,schedule,finetune,evaluate]")
@@ -42,6 +52,15 @@ def test_every_step_keeps_its_share_of_the_original_network(stepped):
     assert [step["folder"] for step in facts] == ["steps/1", "steps/2", "steps/3"]
     assert [step["trained_top1"] is None for step in facts] == [False, False, True]
     assert "schedule: step 2 of 3: macs <= 0.6" in out
+
+
+def test_shares_of_candidates_are_of_the_original_network_at_every_step(stepped):
+    for folder in folders(stepped[0]):
+        strategy, lines = Strategy.load(folder / "strategy.json"), read_lines(folder / "search.jsonl")
+        pruned = read_json(folder / "stages/prune.json")
+        for found in (lines[strategy.provenance["episode"]], pruned):
+            assert found["macs_ratio"] == strategy.macs_ratio
+            assert found["params_ratio"] == strategy.params_ratio
 
 
 def test_the_last_step_is_the_result_and_is_trained_on(stepped):
@@ -136,6 +155,9 @@ def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
     after = load_state_dict(cwd / "run/pruned.safetensors")["0.weight"]
     assert len(after) < len(before)
     assert all(any(torch.equal(row, own) for own in before) for row in after)
+    record = read_json(cwd / "run/stages/prune.json")
+    assert record["refit"] == f"none, the weights are rewound to {early}"
+    assert (record["sequential_refit"], record["sequentially_refitted_layers"]) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +170,12 @@ def test_rewinding_gives_the_channels_that_stay_their_early_weights(tmp_path):
         (["schedule.epochs=-1"], "schedule.epochs is -1; expected 0 or more"),
         (["budget=size", "budget.size_ratio=0.1"], "of its size in float32 before anything is cut"),
         (["budget.latency_ratio=0.5"], "cuts in steps of macs, params or size"),
+        (
+            ["schedule.ratios=[1.5,0.6]"],
+            "schedule.ratios has 1.5; expected shares of the dense cost in (0, 1]",
+        ),
+        (["schedule.ratios=[0.6,0]"], "schedule.ratios has 0; expected shares"),
+        (["reward=accuracy_macs"], "enforces no budget, but stage schedule has to meet schedule.ratios"),
     ],
 )
 def test_an_impossible_schedule_is_refused_before_any_work(tmp_path, given, message):
