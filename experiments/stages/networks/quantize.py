@@ -48,7 +48,6 @@ def run(run: Run) -> dict[str, Any]:
     settings = quantize_settings(run.config.quantize)
     if settings.method == "none":
         _forget(run)
-        storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
     for line in (*limits(run, settings.form), *_other_sizes(run, settings)):
