@@ -198,7 +198,7 @@ class RunFolder:
         return found
 
     def forget(self, *stages: str) -> None:
-        """Remove the records of stages whose facts are outdated; with ``export`` and ``quantize`` their files.
+        """Remove the records of stages whose facts are outdated; of ``export`` and ``quantize`` their files.
 
         A quantization of the dense network, beside a pruned one, would be loaded in its place.
         """

@@ -142,7 +142,7 @@ def test_damaged_weights(run):
 
 
 def save_quantized_dense(folder):
-    """Quantize a dense `Chain` in a run folder, as stage `quantize` does, and return the quantized network."""
+    """Quantize a dense `Chain` in a run folder, as stage `quantize` does; return what it computes."""
     model = randomised(Chain())
     save_safetensors(model.state_dict(), folder / "dense.safetensors")
     images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -163,5 +163,7 @@ def test_a_quantized_dense_network_leaves_the_given_one_as_it_is(tmp_path):
 def test_a_quantized_dense_network_that_was_pruned_since_is_refused(tmp_path):
     save_quantized_dense(tmp_path)
     pruned = save_run(tmp_path, DOTTED)
-    refused(r"quantization\.json is of the dense network, which was pruned", tmp_path, Chain(), quantized=True)
+    refused(
+        r"quantization\.json is of the dense network, which was pruned", tmp_path, Chain(), quantized=True
+    )
     assert_same(amc.load_pruned(tmp_path, Chain()), pruned)
