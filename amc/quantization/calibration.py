@@ -263,6 +263,11 @@ def _tensors(
         notes.append(
             f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
         )
+    if settings.group and weight.shape[1] % settings.group:
+        notes.append(
+            f"layer {site.name!r} has {weight.shape[1]} inputs, which quantize.group={settings.group} does "
+            "not divide: one scale a channel"
+        )
     grid = weight_grid(weight, bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:
         grid = replace(grid, scale=scale_for_bias(grid.scale[:, 0], bias, step)[:, None])
