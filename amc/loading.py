@@ -9,13 +9,13 @@ from torch import nn
 
 from amc.cutting.remembered import check_outputs
 from amc.cutting.slicing import shaped
-from amc.errors import AmcError
+from amc.errors import AmcError, FileError
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import usable
 from amc.quantization import storage
 from amc.quantization.simulation import simulated
-from amc.scoring.run import in_eval
+from amc.scoring.run import copied, in_eval
 from amc.strategy import Strategy
 
 STRATEGY = "strategy.json"
@@ -33,15 +33,17 @@ def load_pruned(
 
     Args:
         run_dir: folder with ``strategy.json`` and ``model.safetensors``.
-        model: the dense network, freshly built with any weights. Needed only when it came from a dotted
-            path: code that a file names is never imported. See ``amc.models.registry.usable``.
+        model: the dense network, freshly built with any weights; it is left as it is. Needed only when it
+            came from a dotted path: code that a file names is never imported. See
+            ``amc.models.registry.usable``.
         weights: file of the weights, relative to ``run_dir``.
         quantized: return the network that stage ``quantize`` made of the final one, which computes as a
             runtime does; a folder without a pruned network gives the quantized dense one.
 
     Raises:
         AmcError: a file is missing or malformed, or belongs to another network: also one of the same
-            shapes that computes something else with these weights, where their file tells what is right.
+            shapes that computes something else with these weights, where their file tells what is right, and
+            a quantization of the dense network beside a pruned one.
     """
     with torch.inference_mode(False):  # tensors made under it could be neither traced nor trained
         return (_load_quantized if quantized else _load)(Path(run_dir), model, weights)
@@ -63,8 +65,13 @@ def _load_quantized(folder: Path, model: nn.Module | None, weights: str) -> nn.M
     spec = ModelSpec.from_json(dict(description.model))
     if description.weights == WEIGHTS:
         network = _load(folder, model, weights)
+    elif (folder / WEIGHTS).exists():  # the final network is the pruned one
+        raise FileError(
+            f"{folder / storage.DESCRIPTION} is of the dense network, which was pruned since: run stage "
+            "quantize again"
+        )
     else:
-        network = in_eval(_dense(spec, model))
+        network = in_eval(copied(_dense(spec, model)))
         path = folder / description.weights
         load_into(network, load_state_dict(path), str(path))
     return simulated(network, spec.input_shape, description, tensors)

@@ -22,9 +22,10 @@ from experiments.config.budgets import folder_name, listed_budgets, own_override
 from experiments.config.schema import path_keys
 from experiments.config.stages import MAKING, WITHOUT_BUDGET
 from experiments.report import write_budgets_html
-from experiments.report.answers import is_missed
+from experiments.report.answers import is_missed, quantized_speedups
 from experiments.report.text import aligned, cost, decimals, times_smaller
 from experiments.run.check import check_feasible
+from experiments.run.folder import quantizes
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.provenance import hand_over, kept_facts
 from experiments.run.run import Run, set_up_process
@@ -163,9 +164,17 @@ def row(part: Run) -> dict[str, Any]:
     for name, network in (part.records.read("evaluate") or {}).items():
         if name in ("pruned", "finetuned"):
             facts[f"top1_{name}"] = network["top1"]
+    return facts | _of_the_last(part)
+
+
+def _of_the_last(part: Run) -> dict[str, Any]:
+    """Return the speed-ups of the last network of one budget, and its accuracy if that one is quantized."""
     runtimes = (part.records.read("benchmark") or {}).get("runtimes", [])
-    facts["speedup"] = {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}
-    return facts
+    quantized = part.records.read("quantize") or {}
+    if not quantizes(quantized):
+        return {"speedup": {r["backend"]: r["comparison"]["speedup"] for r in runtimes if r["comparison"]}}
+    top1 = {} if quantized.get("top1") is None else {"top1_quantized": quantized["top1"]}
+    return {**top1, "speedup": quantized_speedups(runtimes)}
 
 
 def _dense(part: Run) -> dict[str, Any]:
@@ -189,21 +198,24 @@ def _dense(part: Run) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> list[list[str]]:
     """Return the rows of the table of all budgets, the head first.
 
-    Top-1 accuracies are in percent: "search" on search_val, the others on test. A runtime's column is its
-    speed-up, that of a limit beside the leading one, or on another cost than MACs and parameters, the share
-    of the dense cost that was reached.
+    Top-1 accuracies are in percent: "search" on search_val, the others on test. A runtime's column is the
+    speed-up of the last network, the quantized one where there is one. That of a limit beside the leading
+    one, or on another cost than MACs and parameters, is the share of the dense cost that was reached.
     """
     dense, budgets = summary["dense"], summary["budgets"]
     further = dict(limit for budget in budgets for limit in budget.get("further", {}).items())
     leading = list(dict.fromkeys(own["kind"] for own in budgets if own["kind"] not in _COUNTED))
     runtimes = list(dict.fromkeys(name for budget in budgets for name in budget["speedup"]))
     limits = [*leading, *(f"{kind} <= {ratio:g}" for kind, ratio in further.items())]
-    head = ["", "MACs M", "params M", *limits, "search", "pruned", "fine-tuned", *runtimes]
-    top1 = [dense["search"].get("top1"), dense.get("top1"), None]
+    judged = {"search": "search", "pruned": "pruned", "finetuned": "fine-tuned"}
+    if any("top1_quantized" in budget for budget in budgets):
+        judged["quantized"] = "quantized"
+    head = ["", "MACs M", "params M", *limits, *judged.values(), *runtimes]
+    top1 = [dense["search"].get("top1"), dense.get("top1"), *[None] * (len(judged) - 2)]
     whole = ["dense", *cost(dense), *[""] * len(limits), *map(decimals, top1), *[""] * len(runtimes)]
     rows = [head, whole]
     for budget in budgets:
-        top1 = [budget.get(f"top1_{when}") for when in ("search", "pruned", "finetuned")]
+        top1 = [budget.get(f"top1_{when}") for when in judged]
         speedup = [times_smaller(budget["speedup"].get(name)) for name in runtimes]
         ratios = {budget["kind"]: budget["ratio"], **budget.get("further", {})}
         reached = [_reached(budget["reached"], ratios, kind) for kind in (*leading, *further)]

@@ -49,12 +49,12 @@ class ExportedSize:
         if settings.method in FLOAT_BITS:
             return self.as_floats(FLOAT_BITS[settings.method])
         channels, height, width = self._graph.input_shape
-        sites, _ = chosen(self._program, settings, example_of((channels, height, width)))
-        names = [site.name for site in sites if site.name not in left_float]
+        bits_of = chosen(self._program, settings, example_of((channels, height, width))).bits
         scales = 2 if settings.form == "static_int8" else 1
         found = {
             name: Stored(stored_bits(settings, bits), settings.group, scales)
-            for name, bits in zip(names, settings.bits_of(len(names)), strict=True)
+            for name, bits in bits_of.items()
+            if name not in left_float
         }
         # a layer of dynamic_int8 without a bias holds zeros, as its operator adds one
         corrected = settings.bias_correction or settings.method == "dynamic_int8"

@@ -167,7 +167,7 @@ def stored_otherwise(name: str, settings: QuantizeSettings) -> str | None:
     if name in ("executorch", "litert"):
         kind = "convolutions" if name == "executorch" else "layers"
         return f"in the {name} file {kind} with float outputs, such as the last, have float32 weights"
-    bits = min(settings.bits_of(3))  # the layer in the middle has the fewest
+    bits = settings.bits_of(end=False)  # a layer in the middle has the fewest
     if name == "torch_export" and stored_bits(settings, bits) < _BYTE:
         return "in the torch_export file a weight takes a byte"
     return None

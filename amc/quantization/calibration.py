@@ -85,7 +85,8 @@ def quantize(
         else []
     )
     found: tuple[Sensitivity, ...] = ()
-    sites, left = chosen(program, settings, images)
+    split = chosen(program, settings, images)
+    sites, left = split.sites, split.left_float
     costly: list[FloatLayer] = []
     if settings.sensitivity_images and sites:
         progress("sensitivity")
@@ -102,7 +103,8 @@ def quantize(
         activations, remarks = _ranges(program, quantized, images, settings)
         notes += remarks
     progress("rounding")
-    layers, tensors, remarks = _rounded(program, sites, images, settings, activations)
+    bits = [split.bits[site.name] for site in sites]
+    layers, tensors, remarks = _rounded(program, sites, bits, images, settings, activations)
     made = replace(
         made,
         placement=program.placement,
@@ -216,11 +218,12 @@ def _ranges(
 def _rounded(
     program: Program,
     sites: list[Site],
+    bits_of: list[int],
     images: Tensor,
     settings: QuantizeSettings,
     activations: tuple[Activation, ...],
 ) -> tuple[tuple[QuantizedLayer, ...], dict[str, Tensor], list[str]]:
-    """Round the weights of all layers, and correct their biases."""
+    """Round the weights of all layers, each to its bits, and correct their biases."""
     moments: dict[str, Inputs] = {}
     if settings.rounding == "moments" or settings.bias_correction:
         moments = input_moments(program.model, [site.path for site in sites], images)
@@ -228,7 +231,7 @@ def _rounded(
     layers: list[QuantizedLayer] = []
     tensors: dict[str, Tensor] = {}
     notes: list[str] = []
-    for site, bits in zip(sites, settings.bits_of(len(sites)), strict=True):
+    for site, bits in zip(sites, bits_of, strict=True):
         name = program.input_of(site) if activations else None
         step = None if name is None else steps[name]
         own, remarks, rounding = _tensors(program, site, settings, bits, moments.get(site.path), step)
@@ -259,6 +262,11 @@ def _tensors(
     if gram is None and settings.rounding == "moments":
         notes.append(
             f"layer {site.name!r} has {weight.shape[1]} inputs: too many second moments, rounded to nearest"
+        )
+    if settings.group and weight.shape[1] % settings.group:
+        notes.append(
+            f"layer {site.name!r} has {weight.shape[1]} inputs, which quantize.group={settings.group} does "
+            "not divide: one scale a channel"
         )
     grid = weight_grid(weight, bits, settings.group, least_error=settings.ranges == "mse")
     if step is not None and bias is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from amc.errors import SettingError
@@ -15,12 +17,23 @@ BATCH = 50
 """Images of a batch wherever a network runs on the calibration images: what it decides on may be a batch."""
 
 
-def chosen(
-    program: Program, settings: QuantizeSettings, images: Tensor
-) -> tuple[list[Site], list[FloatLayer]]:
-    """Split the layers into those to quantize and those that stay float.
+@dataclass(frozen=True)
+class Chosen:
+    """The layers of a network, split into those to quantize and those that stay float.
 
-    Layers that ``settings.tolerance`` leaves float are among the first: they are found by measuring.
+    Attributes:
+        sites: the first. Those that a tolerance leaves float are among them: they are found by measuring.
+        left_float: the others, with the reason.
+        bits: bits of the weights of each of ``sites``, by its name.
+    """
+
+    sites: list[Site]
+    left_float: list[FloatLayer]
+    bits: dict[str, int]
+
+
+def chosen(program: Program, settings: QuantizeSettings, images: Tensor) -> Chosen:
+    """Split the layers of a network, as its settings say.
 
     Args:
         program: the network.
@@ -32,6 +45,7 @@ def chosen(
     """
     left, sites = [*program.left_float], []
     ran = _ran(program, images)
+    ends = {*ran[:1], *ran[-1:]}  # of the network, whatever stays float
     used = {pattern for each in left for pattern in settings.excluding(each.name)}
     for site in program.sites:
         module = program.model.get_submodule(site.path)
@@ -52,19 +66,22 @@ def chosen(
     if missing := [each for each in settings.exclude if each not in used]:
         names = ", ".join(site.name for site in program.sites[:3])
         raise SettingError(f"quantize.exclude has {missing[0]!r}, which is no layer; layers are {names}, ...")
-    return sites, left
+    return Chosen(sites, left, {site.name: settings.bits_of(end=site.name in ends) for site in sites})
 
 
-def _ran(program: Program, images: Tensor) -> set[str]:
-    """Return the names of the layers that get an input on images: in a graph all, else what values decide."""
-    known, found = {site.name for site in program.sites}, set[str]()
+def _ran(program: Program, images: Tensor) -> list[str]:
+    """Return the names of the layers that get an input on images, in the order of their calls.
+
+    In a graph these are all, each once; else values decide, and a layer is named at each of its calls.
+    """
+    known, found = [site.name for site in program.sites], list[str]()
     if isinstance(program, GraphProgram):
         return known
     names = {program.input_of(site): site.name for site in program.sites}
 
     def note(name: str, values: Tensor) -> None:
         if values.numel():  # a layer may be called with none of the images
-            found.add(names[name])
+            found.append(names[name])
 
     for batch in images.split(BATCH):
         program.see(batch, known, note)

@@ -147,11 +147,9 @@ class QuantizeSettings:
         names = (layer, layer.split("#")[0], *others)
         return [each for each in self.exclude if any(matches(name, each) for name in names)]
 
-    def bits_of(self, count: int) -> list[int]:
-        """Return the bits of each of ``count`` quantized layers, in forward order."""
-        if self.method != "binary":
-            return [self.weight_bits] * count
-        return [BINARY_ENDS if place in (0, count - 1) else 1 for place in range(count)]
+    def bits_of(self, *, end: bool) -> int:
+        """Return the bits of a quantized layer; ``end`` says whether it is the network's first or last."""
+        return 1 if self.method == "binary" and not end else self.weight_bits
 
 
 def stored_bits(settings: QuantizeSettings, bits: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import index
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from amc.result import Evaluation
 from amc.scoring.run import copied, device_of
 from envs import Reward, get_reward
 
+Settings = TypeVar("Settings")
 Score = Callable[[nn.Module], float]
 """A user's own score of a network in eval mode; higher is better."""
 
@@ -29,6 +30,43 @@ def limits_of(**ratios: float | None) -> dict[str, float]:
         names = ", ".join(f"{kind}_ratio" for kind in ratios)
         raise SettingError(f"got no budget; expected at least one of {names}")
     return given
+
+
+_OF_A_LIMIT = {
+    "quantize": ("size", "it says how that limit counts the weights, and quantizes nothing itself"),
+    "profile": ("latency", "it says how the latency of that limit is measured"),
+}
+"""Settings -> kind of the limit that alone reads them, and what for."""
+
+
+def settings_of(name: str, given: object, kind: type[Settings]) -> Settings:
+    """Return the settings that are given, or those by default in place of None.
+
+    Raises:
+        SettingError: something else is given.
+    """
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        shown = " ".join(repr(given).split())
+        raise SettingError(f"{name} is {shown:.80}; expected amc.{kind.__name__}(...), or None")
+    return given
+
+
+def check_read(limits: Mapping[str, float], **given: object) -> None:
+    """Refuse settings of a limit that is not given: they would change nothing.
+
+    Args:
+        limits: the limits that are given, by the kind of the cost.
+        given: ``quantize`` and ``profile``; None for what is not given.
+
+    Raises:
+        SettingError: there are such settings.
+    """
+    for name, value in given.items():
+        kind, reads = _OF_A_LIMIT[name]
+        if value is not None and kind not in limits:
+            raise SettingError(f"got {name} without {kind}_ratio: {reads}; give both, or leave {name} out")
 
 
 def _share(kind: str, ratio: object) -> float:

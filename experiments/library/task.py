@@ -48,9 +48,11 @@ from experiments.config.presets import agent_preset
 from experiments.library.arguments import (
     Score,
     check_channels,
+    check_read,
     limits_of,
     on_cpu,
     reward_of,
+    settings_of,
     whole_number,
     whole_seed,
 )
@@ -88,7 +90,7 @@ class CompressionTask:
             least one is given, and all that are given hold, unless the reward enforces no budget. The size is
             that of the weights as ``quantize`` stores them, as a share of the dense ones in float32. Latency
             is measured on this machine.
-        quantize: how weights will be stored, for ``size_ratio``; by default as bytes (``static_int8``).
+        quantize: how weights will be stored, for ``size_ratio`` alone; by default as bytes (``static_int8``).
         reward: the score of a candidate: a name of ``envs.REWARDS`` or a function of its ``Evaluation``. By
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
             ``accuracy_macs`` and ``accuracy_params`` enforce no budget: whatever returns an environment or a
@@ -101,7 +103,7 @@ class CompressionTask:
         settings: how candidates are made and scored.
         pruning: how the winner is refitted.
         runtime: runtime of a latency budget, a name in ``amc.latency.BACKENDS``.
-        profile: how its latency is measured.
+        profile: how its latency is measured, for ``latency_ratio`` alone.
         seed: seed of the networks that are measured for a latency budget.
         device: device that runs the candidates.
         progress: whether progress bars are drawn on a terminal.
@@ -144,16 +146,19 @@ class CompressionTask:
         progress: bool = True,
     ) -> None:
         self._ratios = limits_of(macs=macs_ratio, params=params_ratio, size=size_ratio, latency=latency_ratio)
-        self._quantize = quantize or QuantizeSettings()
+        self._quantize = settings_of("quantize", quantize, QuantizeSettings)
+        self._pruning = settings_of("pruning", pruning, PruneSettings)
+        settings = settings_of("settings", settings, CandidateSettings)
+        measuring = settings_of("profile", profile, ProfileSettings)
+        check_read(self._ratios, quantize=quantize, profile=profile)
         seed = whole_seed(seed)
-        self._pruning, self._score, self._progress = pruning or PruneSettings(), score, progress
+        self._score, self._progress = score, progress
         given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
         if len(judging) < FEWEST_JUDGING:
             raise SettingError(f"validation holds one image; expected {FEWEST_JUDGING} or more to judge on")
         check_channels(given.images, judging.images)
         self._calibration_has_labels = known
-        settings = settings or CandidateSettings()
         if settings.order == "taylor":
             self._check_labels("order=taylor")
         self._calibration, judging = mixed(given, labelled=known), mixed(judging, labelled=labelled)
@@ -179,7 +184,7 @@ class CompressionTask:
                 progress=bar.update,
             )
         self._latency = MeasuredLatency(
-            self._evaluator.builder.dense, self.graph, self.space, runtime, profile or ProfileSettings(), seed
+            self._evaluator.builder.dense, self.graph, self.space, runtime, measuring, seed
         )
         self._curves = ErrorCurves(self._evaluator)
         self._scores: dict[tuple[int, ...], float] = {}

@@ -54,6 +54,12 @@ def file_sizes(report: Json) -> Json:
     return max(rows, key=lambda own: "quantized" in own, default={})
 
 
+def quantized_speedups(runtimes: Sequence[Json]) -> dict[str, float]:
+    """Return runtime -> speed-up of the quantized network, of the timings that have it."""
+    timed = {own["backend"]: own.get("others", {}).get("quantized") for own in runtimes}
+    return {name: found["speedup"] for name, found in timed.items() if found is not None}
+
+
 def smaller(report: Json) -> str:
     """Return the key of the network that is timed beside the dense one: ``quantized`` if none was pruned."""
     return "quantized" if "quantized" in report and "pruned" not in report else "pruned"
@@ -231,9 +237,19 @@ def point_command(report: Json, point: Json) -> str:
     words = [
         *("amc", f"run_dir={folder}_{own}", f"strategy={folder}/{name}"),
         *(f"model.checkpoint={folder}/dense.safetensors", *kept, *budget),
-        "stages=[train,prune,finetune,export,report]",
+        _stages(report, "train", "prune", "finetune"),
     ]
     return shlex.join(words)
+
+
+def _stages(report: Json, *made: str) -> str:
+    """Return the stages that make a network, and of it what the run has: integers, files, times, a report.
+
+    A network that is made anew removes what was made of the one before.
+    """
+    integers = ["quantize"] if "quantized" in report else []
+    times = ["benchmark"] if report.get("latency") else []
+    return f"stages=[{','.join([*made, *integers, 'export', *times, 'report'])}]"
 
 
 def _words(report: Json) -> list[str]:
@@ -293,20 +309,20 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
     if len(counted) >= 10:
         at = max(range(len(counted)), key=lambda place: (counted[place]["return"], -place))
         if len(counted) - 1 - at < len(counted) / 5:
+            stages = _stages(report, "search", "prune", "finetune")
             found.append(
-                f"The search was still improving: {again}{own} agent.episodes={2 * len(counted)} "
-                "stages=[search,prune,finetune,export,report] does not evaluate known networks again."
+                f"The search was still improving: {again}{own} agent.episodes={2 * len(counted)} {stages} "
+                "does not evaluate known networks again."
             )
     pruned, tuned = (report.get(name, {}).get("top1") for name in ("pruned", "finetuned"))
     if tuned is None and pruned is not None:
-        found.append(f"Fine-tune it: {again} stages=[finetune,export,report]")
+        found.append(f"Fine-tune it: {again} {_stages(report, 'finetune')}")
     elif tuned is not None and report["dense"]["top1"] - tuned > 1:
         epochs = (report.get("finetune") or {}).get("epochs", 10)
-        found.append(
-            f"Train it longer: {again} finetune.epochs={3 * epochs or 10} stages=[finetune,export,report]"
-        )
+        longer = f"finetune.epochs={3 * epochs or 10} {_stages(report, 'finetune')}"
+        found.append(f"Train it longer: {again} {longer}")
     if pruned is None:
-        found.append(f"Prune it first: {again}{own} stages=[search,prune,finetune,quantize,export,report]")
+        found.append(f"Prune it first: {again}{own} {_stages(report, 'search', 'prune', 'finetune')}")
     if "macs_ratio" in report and tuned is not None and report["dense"]["top1"] - tuned < 0.3:
         found.append(
             f"It has lost almost nothing: try budget.macs_ratio={report['macs_ratio'] / 2:.2g} in a new run."
@@ -316,6 +332,5 @@ def next_steps(report: Json, episodes: Sequence[Json]) -> list[str]:
             f"Measure it on your runtimes: {again} stages=[benchmark,report] latency.backends=[onnxruntime]"
         )
     if "quantized" not in report:
-        timed = "benchmark," if report.get("latency") else ""
-        found.append(f"Store it in integers: {again} stages=[quantize,export,{timed}report]")
+        found.append(f"Store it in integers: {again} {_stages(report, 'quantize')}")
     return found

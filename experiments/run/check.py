@@ -10,6 +10,7 @@ from amc.budget.budget import Budget
 from amc.cost.exported import check_excluded
 from amc.errors import AmcError, FileError, SettingError
 from amc.graph.groups import OUTPUT_REASON
+from amc.latency.prediction.int8 import METHOD
 from amc.loading import STRATEGY, WEIGHTS
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import check_name
@@ -71,16 +72,39 @@ def check(run: Run) -> None:
             # a limit that needs a profile to come is checked by the search
             known = {k: ratio for k, ratio in ratios.items() if k != "latency" or run.profiled}
             check_feasible(run, run.budget_of(known))
-        if any("size" in ratios for ratios in budgets) and "quantize" not in config.stages:
+        if any("size" in ratios for ratios in budgets) and not _quantizes(config):
             print(
                 f"budget: size counts weights as quantize.method={config.quantize.method} stores them, but "
                 "stage quantize is not in stages; quantize.method=none counts float32"
+            )
+        if any("latency" in ratios for ratios in budgets) and (made := other_than_int8(config)) is not None:
+            print(
+                f"budget: profile.int8=true times networks with all layers in {METHOD}, but {made}: the "
+                "limit on the latency need not hold for the network that is made"
             )
     _check_steps(run)
     _check_hints(run)
     _check_classifies(run)
     if "profile" in run.stages and not run.profiled:
         problem.latency.runtime()
+
+
+def other_than_int8(config: Config) -> str | None:
+    """Return why the job makes another network than those that ``profile.int8=true`` times, or None."""
+    if not config.profile.int8:
+        return None
+    if not _quantizes(config):
+        return "stage quantize is not in stages"
+    settings = quantize_settings(config.quantize)
+    if settings.form != METHOD:
+        return f"quantize.method is {settings.method}"
+    left = [name for name in ("exclude", "tolerance") if getattr(settings, name) not in ((), None)]
+    return f"quantize.{left[0]} leaves layers float" if left else None
+
+
+def _quantizes(config: Config) -> bool:
+    """Whether stage ``quantize`` is among the stages of a job, or of one that is planned."""
+    return "quantize" in {*config.stages, *(config.plan.stages or ())}
 
 
 def _check_processes(run: Run) -> None:

@@ -13,6 +13,7 @@ from amc.digest import digest
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json
 from amc.loading import STRATEGY, WEIGHTS
+from amc.quantization import storage
 from amc.reading import read_json
 from amc.strategy import Strategy
 
@@ -197,9 +198,14 @@ class RunFolder:
         return found
 
     def forget(self, *stages: str) -> None:
-        """Remove the records of stages whose facts are outdated; with that of ``export`` its files."""
+        """Remove the records of stages whose facts are outdated; of ``export`` and ``quantize`` their files.
+
+        A quantization of the dense network, beside a pruned one, would be loaded in its place.
+        """
         if "export" in stages and (files := self.exported()):
             self.remove_exported([*files, self.exports / "README.md"])
+        if "quantize" in stages:
+            storage.remove(self.path)
         for stage in stages:
             self.record_of(stage).unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from amc.errors import FileError, SettingError
 from amc.loading import STRATEGY
 from amc.reading import read_json
 from experiments.command.remembered import run_dir
-from experiments.report.answers import change, networks
+from experiments.report.answers import change, networks, quantized_speedups
 from experiments.report.html import write_compared_html
 from experiments.report.sections import taken
 from experiments.report.text import MISSING, aligned, decimals, number
@@ -166,8 +166,7 @@ def _speedups(report: Json) -> dict[str, float]:
     """Return the speed-up of a run's last network on each runtime that has run it."""
     if "quantized" not in report:
         return dict(report["speedup"])
-    timed = {own["backend"]: own.get("others", {}).get("quantized") for own in report.get("latency", ())}
-    return {name: found["speedup"] for name, found in timed.items() if found is not None}
+    return quantized_speedups(report.get("latency", ()))
 
 
 def notes(reports: Mapping[str, Json]) -> Iterator[str]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import save_safetensors
+from amc.quantization import storage
+from amc.quantization.calibration import quantize
+from amc.quantization.settings import QuantizeSettings
 from tests.networks import CLASSES, SHAPE, Chain, randomised
 
 ZOO = ModelSpec("resnet20", 10, SHAPE)
@@ -135,3 +139,31 @@ def test_damaged_weights(run):
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[: len(content) // 2])
     refused("expected a safetensors file", run, model=Chain())
+
+
+def save_quantized_dense(folder):
+    """Quantize a dense `Chain` in a run folder, as stage `quantize` does; return what it computes."""
+    model = randomised(Chain())
+    save_safetensors(model.state_dict(), folder / "dense.safetensors")
+    images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+    made = quantize(model, images, QuantizeSettings("weight_only", rounding="nearest", sensitivity_images=0))
+    about = replace(made.description, weights="dense.safetensors", model=DOTTED.to_json())
+    storage.save(folder, about, made.tensors)
+    return made.model
+
+
+def test_a_quantized_dense_network_leaves_the_given_one_as_it_is(tmp_path):
+    quantized, mine = save_quantized_dense(tmp_path), Chain().train()
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    assert_same(amc.load_pruned(tmp_path, model=mine, quantized=True), quantized)
+    assert mine.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
+
+
+def test_a_quantized_dense_network_that_was_pruned_since_is_refused(tmp_path):
+    save_quantized_dense(tmp_path)
+    pruned = save_run(tmp_path, DOTTED)
+    refused(
+        r"quantization\.json is of the dense network, which was pruned", tmp_path, Chain(), quantized=True
+    )
+    assert_same(amc.load_pruned(tmp_path, Chain()), pruned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from amc.loading import WEIGHTS
 from amc.progress import progress
 from amc.quantization import storage
 from amc.quantization.calibration import Quantized, not_finite, quantize
-from amc.quantization.description import Quantization, QuantizedLayer
+from amc.quantization.description import Quantization
 from amc.quantization.layers import TYPES
 from amc.quantization.sensitivity import Sensitivity
 from amc.quantization.settings import TRAINED, QuantizeSettings
@@ -48,7 +48,6 @@ def run(run: Run) -> dict[str, Any]:
     settings = quantize_settings(run.config.quantize)
     if settings.method == "none":
         _forget(run)
-        storage.remove(run.folder.path)
         print("quantize: quantize.method=none: the network stays float32")
         return {"method": "none"}
     for line in (*limits(run, settings.form), *_other_sizes(run, settings)):
@@ -226,13 +225,17 @@ def _row(each: Sensitivity) -> dict[str, Any]:
     }
 
 
-def _weights(layers: Sequence[QuantizedLayer]) -> Iterator[str]:
+def _weights(made: Quantized) -> Iterator[str]:
     """Yield what is not usual of integer weights: bits other than 8, and inputs that share a scale."""
-    bits, blocks = sorted({each.bits for each in layers}), sorted({each.block for each in layers} - {0})
+    layers = made.description.layers
+    bits = sorted({each.bits for each in layers})
     if bits and bits != [8]:
         yield f"weights of {' and '.join(map(str, bits))} bits"
-    if blocks:
-        yield f"a scale for {' or '.join(map(str, blocks))} inputs"
+    if layers and (group := made.description.settings["group"]):
+        inputs = [made.tensors[f"{each.name}.weight"][0].numel() for each in layers]
+        fits = sum(count % group == 0 for count in inputs)
+        where = "" if fits == len(layers) else f" in {fits} of {len(layers)} layers"
+        yield f"a scale for {group} inputs{where}"
 
 
 def _tell(facts: dict[str, Any], made: Quantized) -> None:
@@ -243,7 +246,7 @@ def _tell(facts: dict[str, Any], made: Quantized) -> None:
         judged = f"likeness {facts['likeness']:.4f} to the float network"
     else:
         judged = f"{facts['top1']:.2f}% on the test images, {facts['float_top1']:.2f}% in float32"
-    print(f"quantize: {', '.join([facts['method'], *_weights(made.description.layers), count])}: {judged}")
+    print(f"quantize: {', '.join([facts['method'], *_weights(made), count])}: {judged}")
     remarks = [f"{name} stays float: {reason}" for name, reason in facts["left_float"].items()]
     remarks += facts["notes"]
     if made.sensitivity:

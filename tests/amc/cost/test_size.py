@@ -85,8 +85,9 @@ def _padded(kernel):
             marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
         ),
         (Shared, {"method": "weight_only", "exclude": ("twice#2", "head")}, {"twice#2", "head"}),
+        (Chain, {"method": "binary", "exclude": ("first.0",)}, {"first.0"}),
     ],
-    ids=["even padding", "uneven padding", "excluded call"],
+    ids=["even padding", "uneven padding", "excluded call", "excluded end"],
 )
 def test_layers_that_stay_float_are_counted_as_floats(make, own, floats, tmp_path):
     model = randomised(make())

@@ -164,6 +164,36 @@ def test_layers_that_run_are_those_of_the_calibration_images(own):
             assert torch.equal(again(some.clone()), made.model(some.clone()))
 
 
+class HeadFirst(nn.Module):
+    """Its classifier is defined first, and its forward pass cannot be exported."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.first = nn.Linear(8, CLASSES), nn.Conv2d(3, 8, 3)
+        self.second, self.third = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        if x.sum() > 0:
+            x = self.third(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "exclude", "bits"),
+    [
+        (Chain, (), {"first.0": 8, "second": 1, "head": 8}),
+        (Chain, ("first.0", "head"), {"second": 1}),
+        (HeadFirst, (), {"head": 8, "first": 8, "second": 1, "third": 1}),
+        (HeadFirst, ("head",), {"first": 8, "second": 1, "third": 1}),
+    ],
+)
+def test_binary_weights_have_eight_bits_where_the_network_begins_and_ends(make, exclude, bits):
+    settings = QuantizeSettings("binary", exclude=exclude, rounding="nearest", **FAST)
+    made = quantize(randomised(make()), IMAGES, settings).description
+    assert {each.name: each.bits for each in made.layers} == bits
+
+
 @pytest.mark.slow
 def test_moments_and_groups_beat_nearest_at_four_bits():
     model = randomised(Residual())

@@ -17,6 +17,7 @@ from amc import Strategy
 from amc.candidate import builder
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
+from experiments.job import table
 from experiments.report import charts
 from experiments.report.text import number
 from experiments.run.folder import RunFolder
@@ -336,6 +337,20 @@ def test_summary_has_every_budget_and_the_joint_front(several: tuple[Path, str, 
         strategy = Strategy.load(run / point["strategy"])
         assert list(strategy.widths) == point["widths"]
         assert strategy.budget["ratio"] == PARTS[point["folder"]]
+
+
+@pytest.mark.slow
+def test_the_summary_has_the_quantized_networks(again: Path) -> None:
+    job = ("run_dir=run", "stages=[quantize,benchmark,report]", "quantize.sensitivity_images=0")
+    fast = ("latency.backends=[torch,onnxruntime]", "latency.throughput_batch=0", "latency.memory=false")
+    done(*job, *fast, cwd=again)
+    summary = read_json(again / "run/budgets.json")
+    for row in summary["budgets"]:
+        report = read_json(again / "run" / row["folder"] / "report.json")
+        assert row["top1_quantized"] == report["quantized"]["top1"]
+        timed = {own["backend"]: own["others"].get("quantized") for own in report["latency"]}
+        assert row["speedup"] == {"onnxruntime": timed["onnxruntime"]["speedup"]}
+    assert table(summary)[0][-2:] == ["quantized", "onnxruntime"]
 
 
 def test_summary_is_shown(several: tuple[Path, str, int]) -> None:

@@ -139,6 +139,22 @@ def test_the_table_of_budgets_has_a_limit_on_the_bytes_and_says_that_it_is_misse
     assert "macs" not in head
 
 
+def test_the_table_of_budgets_has_the_accuracy_of_quantized_networks() -> None:
+    cost = {"macs": 1e6, "params": 1e5}
+    part = {**cost, "kind": "macs", "reached": {"macs": 0.5}, "ratio": 0.5, "top1_finetuned": 90.0}
+    rows = [
+        {**part, "folder": "macs_1", "top1_quantized": 87.0, "speedup": {"onnxruntime": 3.0}},
+        {**part, "folder": "macs_2", "speedup": {}},
+    ]
+    dense = {**cost, "top1": 92.0, "search": {"top1": 91.0}}
+    assert [row[3:] for row in table({"dense": dense, "budgets": rows})] == [
+        ["search", "pruned", "fine-tuned", "quantized", "onnxruntime"],
+        ["91.00", "92.00", "", "", ""],
+        ["", "", "90.00", "87.00", "3.00x"],
+        ["", "", "90.00", "", ""],
+    ]
+
+
 def test_a_strategy_under_one_limit_has_no_further_field(tmp_path: Path) -> None:
     done(*JOB, "stages=[train,search]", "agent=greedy", cwd=workspace(tmp_path))
     strategy = Strategy.load(tmp_path / "run/strategy.json")

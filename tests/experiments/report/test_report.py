@@ -218,6 +218,24 @@ def test_a_search_that_is_advised_takes_a_remembered_strategy_back():
     assert any("amc run_dir=a strategy=null stages=[search" in step for step in next_steps(report, []))
 
 
+def test_advised_commands_make_again_what_the_run_has():
+    found = {"top1": 80.0, "macs": 1, "params": 1}
+    report = {"folder": "a", "dense": {**found, "top1": 90.0}, "pruned": found, "provenance": {}}
+    timed, quantized = {"latency": [{"backend": "onnxruntime"}]}, {"quantized": found}
+    after = {"finetune": "finetune,", "search": "search,prune,finetune,"}
+    episodes = [{"return": place, "episode": place} for place in range(10)]
+    for own, made in (
+        ({}, "export,report]"),
+        (quantized, "quantize,export,report]"),
+        (timed | quantized, "quantize,export,benchmark,report]"),
+    ):
+        for tuned in ({}, {"finetuned": found}):
+            steps = " ".join(next_steps(report | own | tuned, episodes))
+            assert all(f"stages=[{stages}{made}" in steps for stages in after.values())
+        command = point_command(report | own, {"strategy": "pareto/macs_01.json", "macs_ratio": 0.4})
+        assert command.endswith(f"'stages=[train,prune,finetune,{made}'")
+
+
 def test_commands_hold_in_folders_of_any_name():
     predict = [{"file": "exports/predict.py", "needs": "onnxruntime", "network": "model.onnx"}]
     dense = {"top1": 90.0, "macs": 2, "params": 2}

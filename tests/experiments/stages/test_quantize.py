@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 import amc
+from amc.quantization.calibration import quantize
 from amc.quantization.layers import is_quantized
 from experiments.report.quantization import parts
+from experiments.run.check import other_than_int8
 from experiments.run.folder import RunFolder
 from experiments.run.run import open_run
 from experiments.run.values import check_values, judges_on_unseen
 from experiments.stages.networks.evaluate import answers_of
-from experiments.stages.networks.quantize import simulation
+from experiments.stages.networks.quantize import _weights, simulation
 from experiments.stages.networks.quantize import test_outputs as outputs_of
 from tests.experiments.helpers import (
     FAKE,
@@ -31,6 +33,7 @@ from tests.experiments.helpers import (
     workspace,
 )
 from tests.experiments.helpers import amc as command
+from tests.networks import SHAPE, Chain, randomised
 
 FAST = ("quantize.sensitivity_images=4", "latency.throughput_batch=0", "latency.memory=false")
 JOB = (*TINY, *FAST, "agent=uniform", "run_dir=run", "latency.backends=[torch,onnxruntime]")
@@ -89,7 +92,8 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
     cwd = shutil.copytree(whole[0], tmp_path / "cwd")
     done(*JOB, "stages=[prune]", cwd=cwd)
     assert not (cwd / "run/stages/quantize.json").exists()
-    with pytest.raises(amc.FileError, match="of another network or other weights"):
+    assert not list((cwd / "run").glob("quantization.*"))
+    with pytest.raises(amc.FileError, match="run stage quantize first"):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
     done(*JOB, "stages=[quantize]", "quantize.method=none", cwd=cwd)
     assert read_json(cwd / "run/stages/quantize.json")["method"] == "none"
@@ -249,7 +253,9 @@ def test_another_training_leaves_the_quantization_before_it_out(trained_run):
     old = trained_run / "run/stages/evaluate.json"
     old.write_text("{}")
     out = done(*JOB, *small, "stages=[quantize]", cwd=trained_run).out
-    assert "quantize: weight_only, weights of 4 bits, a scale for 9 inputs, 4 layers, 0 activations: " in out
+    assert (
+        "quantize: weight_only, weights of 4 bits, a scale for 9 inputs in 3 of 4 layers, 4 layers, " in out
+    )
     assert not old.exists()
     out = done(*JOB, "train.epochs=2", "stages=[train,evaluate]", cwd=trained_run).out
     assert "quantize.json is left out: it is about another dense network" in out
@@ -269,13 +275,51 @@ def test_a_quantized_network_is_judged_in_the_same_batches_everywhere(trained_ru
         assert torch.equal(found, outputs_of(run, model))
 
 
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        (["stages=[search]"], "stage quantize is not in stages"),
+        (["stages=[plan]", "plan.stages=[search]"], "stage quantize is not in stages"),
+        (["quantize.method=weight_only"], "quantize.method is weight_only"),
+        (["quantize.exclude=[head]"], "quantize.exclude leaves layers float"),
+        (["quantize.tolerance=0.1"], "quantize.tolerance leaves layers float"),
+        ([], None),
+        (["quantize.method=qat", "quantize.weight_bits=4"], None),
+        (["stages=[plan]", "plan.stages=[search,quantize]"], None),
+        (["profile.int8=false", "stages=[search]"], None),
+    ],
+)
+def test_a_job_that_makes_another_network_than_the_profile_times_is_known(own, why):
+    assert other_than_int8(composed("profile.int8=true", "stages=[search,quantize]", *own)) == why
+
+
+@pytest.mark.parametrize(
+    ("group", "told", "layers"),
+    [
+        (12, " in 2 of 3 layers", ["first.0"]),
+        (5, " in 0 of 3 layers", ["first.0", "second", "head"]),
+        (3, "", []),
+    ],
+)
+def test_layers_whose_inputs_a_group_does_not_divide_are_named(group, told, layers):
+    settings = amc.QuantizeSettings("weight_only", group=group, rounding="nearest", sensitivity_images=0)
+    made = quantize(randomised(Chain()), torch.randn(4, *SHAPE), settings)
+    assert list(_weights(made)) == [f"a scale for {group} inputs{told}"]
+    named = [f"layer {name!r} has " for name in layers]
+    assert [note[: len(start)] for note, start in zip(made.notes, named, strict=True)] == named
+    assert all(
+        note.endswith(f"quantize.group={group} does not divide: one scale a channel") for note in made.notes
+    )
+
+
 @pytest.mark.slow
 def test_a_search_under_the_latency_of_the_integer_network(tmp_path):
     cwd = workspace(tmp_path)
     job = (*JOB, "budget=latency", "budget.latency_ratio=0.95", "budget.round_to=4", "profile.int8=true")
     job += ("profile.points=2", "profile.rounds=2", "profile.fit=3", "profile.held_out=2")
     job += ("profile.widths=false", "profile.tables=tables")
-    done(*job, "stages=[train,search,prune]", cwd=cwd)
+    out = done(*job, "stages=[train,search,prune]", cwd=cwd).out
+    assert "budget: profile.int8=true times networks with all layers in static_int8, but stage" in out
     model = read_json(cwd / "run/latency_model.json")
     assert model["target"]["precision"] == "static_int8"
     outcome = command(*job, "profile.int8=false", "stages=[search]", cwd=cwd)
