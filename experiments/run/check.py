@@ -22,6 +22,7 @@ from experiments.command.remembered import remembered_value
 from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
+from experiments.config.schema import Config
 from experiments.config.stages import WITH_DENSE
 from experiments.run.folder import PICTURES, RunFolder, quantizes
 from experiments.run.run import Run
