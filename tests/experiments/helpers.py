@@ -276,10 +276,10 @@ def _isolated() -> Iterator[None]:
 
 
 def _forget_modules(folder: Path, before: set[str]) -> None:
-    """Drop the user's own modules of ``folder``, which other tests have under the same names."""
+    """Drop the user's own modules of ``folder`` and those beside it: other tests have the same names."""
     for name in set(sys.modules) - before:
         # Looked up in the module's dictionary: lazy modules import others when an attribute is asked for.
         file = vars(sys.modules[name]).get("__file__")
-        if file is not None and Path(file).is_relative_to(folder):
+        if file is not None and Path(file).is_relative_to(folder.parent):
             del sys.modules[name]
     importlib.invalidate_caches()

@@ -449,7 +449,7 @@ def test_a_killed_job_goes_on_to_the_same_result(several: tuple[Path, str, int],
 def test_a_stopped_job_names_its_folder_and_goes_on_to_the_same_result(
     several: tuple[Path, str, int], cwd: Path
 ) -> None:
-    interrupt(cwd, 20)  # some episodes into the second search
+    interrupt(cwd, 28)  # some episodes into the second search
     line = refused(
         amc(*SEVERAL, "reward=mynet.score", "stages=[train,search]", cwd=cwd),
         f"episodes is in {cwd}/run/macs_0.80/strategy.json",

@@ -318,6 +318,7 @@ def test_a_search_under_the_latency_of_the_integer_network(tmp_path):
     job = (*JOB, "budget=latency", "budget.latency_ratio=0.95", "budget.round_to=4", "profile.int8=true")
     job += ("profile.points=2", "profile.rounds=2", "profile.fit=3", "profile.held_out=2")
     job += ("profile.widths=false", "profile.tables=tables")
+    job += ("data.image_size=64",)  # smaller images cost little beside what every call costs
     out = done(*job, "stages=[train,search,prune]", cwd=cwd).out
     assert "budget: profile.int8=true times networks with all layers in static_int8, but stage" in out
     model = read_json(cwd / "run/latency_model.json")

@@ -171,7 +171,7 @@ def test_serving_records_how_busy_the_machine_is(again: Path) -> None:
         "run_dir=run", "stages=[serve]", "serve.backend=torch", "serve.rate=50", "serve.seconds=0.2",
         "serve.slices=2", cwd=again,
     ).out  # fmt: skip
-    assert "serve: torch, 50.0 requests/s of 1, 0.2 s each" in out
+    assert "serve: torch, 50 requests/s of 1, 0.2 s each" in out
     facts = read_json(again / "run/stages/serve.json")
     for name in ("dense", "pruned"):
         assert f"serve: {name} CPU" in out

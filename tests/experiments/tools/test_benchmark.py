@@ -274,6 +274,7 @@ def test_a_part_of_the_catalogue_goes_right() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # "crash points" run 40 jobs
 @pytest.mark.parametrize(
     ("kind", "every"),
     [("damaged files", 60), ("foreign folders", 60), ("crash points", 100), ("environment", 8)],
