@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.trial import settle
 from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
 from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import evaluating
+from amc.scoring.run import evaluating, settle
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention", "recurrent")
 """Operators that are counted; normalisation, pooling and interpolation are not."""

@@ -9,7 +9,8 @@ silent because it was initialised to zero or scaled to a millionth.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_mem
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import cast, copied, in_eval
+from amc.scoring.run import cast, copied, in_eval, settle
 from amc.strategy import GroupWidth, Strategy
 
 IMAGES = 4
@@ -174,7 +175,7 @@ def _checked(
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
     ready(model, graph.input_shape)
-    with draws_kept():
+    with draws_kept(), _settled_after(model):
         twin, images = lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
         if images.dtype != torch.float64:
             tolerance = max(tolerance, FLOAT32_TOLERANCE)
@@ -188,6 +189,15 @@ def _checked(
             proof.check_surgery(kept)
         proof.check_reloaded(kept)
         return worst, proof.check_training(kept, model)
+
+
+@contextmanager
+def _settled_after(model: nn.Module) -> Iterator[None]:
+    """Detach what hooks of copies have put into the network itself, so that it can be copied again."""
+    try:
+        yield
+    finally:
+        settle(model)
 
 
 @dataclass(frozen=True)
@@ -317,7 +327,7 @@ class _Proof:
         """
         if not self.graph.classifies:
             return None
-        own = replace(self, model=copied(dense).cpu().float(), images=self.images.float())
+        own = replace(self, model=copied(settle(dense)).cpu().float(), images=self.images.float())
         if own.training_fault(own.plan.cut_to(kept)) is None:
             own.check_state(kept)
             return None

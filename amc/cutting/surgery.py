@@ -7,10 +7,10 @@ from collections import defaultdict
 from torch import nn
 
 from amc.cutting.slicing import Cut
-from amc.cutting.trial import settle
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
 from amc.graph.layers import blank_image
+from amc.scoring.run import settle
 
 
 def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:

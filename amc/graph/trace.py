@@ -7,6 +7,7 @@ network. The result is plain frozen values: no module, gradient graph or torch-p
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -22,8 +23,10 @@ from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unp
 from amc.graph.layers import LAYERS, Layer, MapNorm, trace_layers, unused_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
+from amc.scoring.flatten import as_matrix
 from amc.scoring.run import copied, evaluating
 
+_REFERS = "likely cause: a hook or an attribute that refers to the original network"
 _UNUSED = "its outputs are not used in evaluation mode"
 _WITHOUT_GRADIENTS = "runs without gradients, so its channels cannot be followed"
 
@@ -79,17 +82,52 @@ def _check_copy(model: nn.Module, example: Tensor) -> None:
     """Refuse a network that only works as the object it is: all work is done on copies.
 
     Raises:
-        NotPrunableError: it cannot be copied, or the forward pass of the copy fails.
+        NotPrunableError: it cannot be copied, the forward pass of the copy fails, or the copy computes
+            something else.
     """
+    kind = type(model).__name__
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(copied(model)) as twin:
-            twin(example.clone())
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            other = _copy_differs(model, example)
     except Exception as error:  # whatever the network's own code raises
         raise NotPrunableError(
-            f"a copy of {type(model).__name__} (copy.deepcopy) does not work: {type(error).__name__}: "
-            f"{first_line(error)}; likely cause: a hook or an attribute that refers to the original network, "
-            "or a kept result of a forward pass without .detach()"
+            f"a copy of {kind} (copy.deepcopy) does not work: {type(error).__name__}: "
+            f"{first_line(error)}; {_REFERS}, or a kept result of a forward pass without .detach()"
         ) from error
+    if other:
+        raise NotPrunableError(
+            f"a copy of {kind} (copy.deepcopy) computes something else than the network itself; {_REFERS}"
+        )
+
+
+def _copy_differs(model: nn.Module, example: Tensor) -> bool:
+    """Return whether a copy computes something else than the network; not for one that draws numbers.
+
+    A hook of a copy may still write into the original network, and the copy then reads what the original had
+    put aside when it was copied. That comes from noise here: a first copy has run on it.
+    """
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    with contextlib.suppress(Exception):  # not every network takes noise; what it says comes with the proof
+        _outputs(copied(model), noise)
+    if _alike(_outputs(copied(model), example), _outputs(model, example)):
+        return False
+    twins = copied(model), copied(model)  # both are made before one of them can write into the original
+    return _alike(*(_outputs(twin, example) for twin in twins))
+
+
+def _outputs(model: nn.Module, example: Tensor) -> Tensor:
+    with evaluating(model):
+        return as_matrix(model(example.clone()), len(example))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether outputs are the same but for rounding; NaN and infinity are like anything."""
+    if one.shape != other.shape:
+        return False
+    if not one.numel():
+        return True
+    largest = torch.maximum(one.abs().max(), other.abs().max())
+    return not bool((one - other).abs().max() > 1000 * torch.finfo(one.dtype).eps * largest)
 
 
 def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:

@@ -9,10 +9,9 @@ from torch import nn
 from amc.cost.counted import count_macs
 from amc.cutting.exactness import InexactError, check_exactness, prove
 from amc.cutting.slicing import SlicePlan
-from amc.cutting.trial import settle
 from amc.errors import AmcError, NotPrunableError
 from amc.graph.trace import trace
-from amc.scoring.run import copied
+from amc.scoring.run import copied, settle
 from tests.networks import CLASSES, SHAPE, Chain, Headed, SecretScale, SecretSoftmax, conv_bn
 
 
