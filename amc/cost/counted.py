@@ -6,11 +6,13 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.errors import NotPrunableError, first_line
@@ -33,7 +35,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
         NotPrunableError: fvcore cannot trace the network.
     """
     try:
-        with warnings.catch_warnings(), _plain_attention(), without_checkpoints():
+        with warnings.catch_warnings(), _plain_attention(), _any_unpooling(), without_checkpoints():
             warnings.filterwarnings("ignore", message="`torch.jit")
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             return _count(model, input_shape)
@@ -85,6 +87,11 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _any_unpooling() -> AbstractContextManager[Any]:
+    """Leave out a check of sizes in ``max_unpool``, which fails on those of a network that is being traced."""
+    return mock.patch.object(F, "_check_unpool_output_size", lambda *_: None, create=True)
 
 
 def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
