@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from amc.errors import NotPrunableError, SettingError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
-from amc.graph.layers import LAYERS, Layer, MapNorm, trace_layers, unused_layers
+from amc.graph.layers import LAYERS, Layer, MapNorm, check_modules, trace_layers, unused_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
 from amc.scoring.flatten import as_matrix
@@ -49,13 +49,14 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
     Raises:
         SettingError: the example is not one image.
-        NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
-            a copy of the network does not work, torch-pruning cannot trace it, or no channel can be pruned.
+        NotPrunableError: a part is compiled by ``torch.jit``, the network has no evaluation mode, the forward
+            pass fails, its outputs do not form a matrix (``amc.scoring.flatten``), a copy does not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
     if example.ndim < 2 or len(example) != 1:  # a network of vectors computes as well
         raise SettingError(
             f"example has shape {tuple(example.shape)}; expected one image (1, C, H, W), such as images[:1]"
         )
+    check_modules(model)
     layers, classifies = trace_layers(model, example)
     _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}

@@ -159,6 +159,28 @@ def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, examp
         trace(Wrong(6), example)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_part_that_is_compiled_by_torch_jit_is_named(example):
+    scripted = torch.jit.script(nn.Conv2d(8, 12, 3))
+    model = Chain().eval()
+    model.second = scripted
+    with pytest.raises(
+        NotPrunableError, match="^second of Chain is compiled by torch.jit .*before torch.jit.sc"
+    ):
+        trace(model, example)
+    with pytest.raises(NotPrunableError, match="^RecursiveScriptModule is compiled by torch.jit"):
+        trace(scripted, example)
+
+
+def test_a_network_without_an_evaluation_mode_is_told_as_such(example):
+    class OneMode(Chain):
+        def train(self, mode=True):
+            raise NotImplementedError("Calling eval() is not supported yet.")
+
+    with pytest.raises(NotPrunableError, match="evaluation mode: NotImplementedError: .*torch.export"):
+        trace(OneMode(), example)
+
+
 def test_nan_on_random_images_is_told_as_such(example):
     class Root(Headed):
         def __init__(self):
