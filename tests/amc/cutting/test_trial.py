@@ -109,6 +109,17 @@ class Tabled(Deep):
         self.inner[1] = Extra(6)
 
 
+class Reordered(Deep):
+    """Channels in an order of fixed numbers, beside a parameter of as many numbers that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(6))
+
+    def between(self, x):
+        return x[:, torch.arange(5, -1, -1)]
+
+
 class Projected(Deep):
     """A projection that is neither a parameter nor a buffer."""
 
@@ -265,7 +276,11 @@ def test_outputs_that_are_not_repeatable_are_refused_with_the_cause(make, cause)
     ("make", "whole"),
     [
         (SecretSoftmax, {"stem.0": "mixes these channels in a way"}),
-        (Tabled, {"inner.0": "inner.1 (Extra) holds table for these channels, which cannot be cut"}),
+        (Tabled, {"inner.0": "inner.1 (Extra) holds table for these channels, which cannot be cut: R"}),
+        (
+            Reordered,
+            {"inner.0": "forward method of Reordered fails without some of these channels: IndexError"},
+        ),
         (Auxiliary, {"inner.0": "branch (Conv2d) reads these channels in training mode only"}),
     ],
 )
