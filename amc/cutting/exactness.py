@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -221,25 +222,34 @@ class _Proof:
         Raises:
             InexactError: it is too large, or one of them does not run.
         """
-        difference = self.difference(kept)
+        difference, fault = self.difference(kept)
         if difference <= self.tolerance:
             return difference
-        faulty = self.blamed(kept, lambda part, own: not part.difference(own) <= part.tolerance)
+        faulty = self.blamed(kept, lambda part, own: not part.difference(own)[0] <= part.tolerance)
         if faulty:
-            difference = self.part(faulty[:1]).difference({faulty[0]: kept[faulty[0]]})
-        reason = f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g})"
-        raise self.refusal(faulty, f"{reason}; {UNSEEN}", kept, self.outputs)
+            _, fault = self.part(faulty[:1]).difference({faulty[0]: kept[faulty[0]]})
+        raise self.refusal(faulty, f"{fault}; {UNSEEN}", kept, self.outputs)
 
-    def difference(self, kept: Kept) -> float:
-        """Relative difference of the zeroed and the sliced network; infinite where one cannot run."""
+    def difference(self, kept: Kept) -> tuple[float, str]:
+        """Return the relative difference of the zeroed and the sliced network, and what it is in words.
+
+        It is infinite where one cannot run.
+        """
+        step = "its channels cannot be taken out"
         try:
             cut = self.plan.cut_to(kept)
+            step = "with silent channels it fails"
             zeroed = self.outputs(zero_model(self.model, self.graph, cut))
-            return difference_of(zeroed, self.outputs(slice_model(self.model, cut)))
+            step = "without channels it fails"
+            difference = difference_of(zeroed, self.outputs(slice_model(self.model, cut)))
         except Exception as error:  # what a user's network with missing channels raises is anyone's guess
             if out_of_memory(error):
                 raise
-            return float("inf")
+            return float("inf"), f"{step}: {brief(error)}"
+        if not isfinite(difference):
+            return float("inf"), "the zeroed or the cut network gives NaN or infinity"
+        told = f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g})"
+        return difference, told
 
     def check_surgery(self, kept: Kept) -> None:
         """Make sure that torch-pruning cuts the same network, bit for bit.
@@ -416,11 +426,21 @@ class _Proof:
         try:
             cut = self.part([group.name]).plan.cut_to({group.name: kept[group.name]})
             evaluated = modules_run(in_eval(copied(self.model)), self.images)
-            return reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
+            told = reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
+            return told or self.why_reduced(group, kept)
         except Exception as error:  # the reason is a courtesy: the group stays whole without it, too
             if out_of_memory(error):
                 raise
             return None
+
+    def why_reduced(self, group: ChannelGroup, kept: Kept) -> str | None:
+        """Return that removed channels change what is taken of all, if silent ones alone do, or None."""
+        if not group.reductions:
+            return None
+        difference, told = self.part([group.name]).difference({group.name: kept[group.name]})
+        if difference <= self.tolerance:
+            return None
+        return f"{' and '.join(group.reductions)} over the channels: removing some would change it; {told}"
 
 
 def _exclusion(groups: Sequence[str]) -> str:

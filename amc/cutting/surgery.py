@@ -40,7 +40,7 @@ def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
 
 
 def _put_back_buffers(cut: nn.Module, model: nn.Module, graph: Graph) -> None:
-    """Give the buffers that no channels lie on the values that they had before the tracing ran the network."""
+    """Give the buffers that no channels lie on the values that they had before the network was traced."""
     slots = [slot for group in graph.groups for slot in group.slots]
     modules = {slot.module for slot in slots if slot.tensor is None}
     bare = {(slot.module, slot.tensor) for slot in slots}

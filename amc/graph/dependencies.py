@@ -81,6 +81,10 @@ class Dependencies:
         """Return why channels cannot be followed through an item's operation, or None."""
         return self.graph.walls.get(item.node.module)
 
+    def reduction(self, item: Item) -> str | None:
+        """Return what one value an item's operation makes of all channels, or None."""
+        return self.graph.reduced.get(item.node.module)
+
     def across(self, item: Item) -> bool:
         """Return whether an item is what a linear layer over positions reads."""
         reads = not self.graph.is_out_channel_pruning_fn(item.handler)

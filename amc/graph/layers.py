@@ -103,10 +103,10 @@ def check_modules(model: nn.Module) -> None:
     kind = type(model).__name__
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            part = f"{name} of {kind}" if name else kind
+            part = f"{name} ({type(module).__name__}) of {kind}" if name else kind
             raise NotPrunableError(
-                f"{part} is compiled by torch.jit ({type(module).__name__}), so the layers in it cannot be cut; "
-                "expected the network as it was before torch.jit.script or torch.jit.trace"
+                f"{part} is compiled by torch.jit, so its layers cannot be cut; expected the network as it "
+                "was before torch.jit.script or torch.jit.trace"
             )
     try:
         with evaluating(model):

@@ -50,7 +50,8 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
     Raises:
         SettingError: the example is not one image.
         NotPrunableError: a part is compiled by ``torch.jit``, the network has no evaluation mode, the forward
-            pass fails, its outputs do not form a matrix (``amc.scoring.flatten``), a copy does not work, torch-pruning cannot trace it, or no channel can be pruned.
+            pass fails, its outputs do not form a matrix (``amc.scoring.flatten``), a copy of the network does
+            not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
     if example.ndim < 2 or len(example) != 1:  # a network of vectors computes as well
         raise SettingError(
@@ -144,16 +145,16 @@ def _find_groups(
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Unprunable, ...]]:
     order = {name: i for i, name in enumerate(layers)}
     groups: list[ChannelGroup] = []
-    unprunable: list[Unprunable] = []
+    whole: list[tuple[Sequence[Item], str]] = []
     for items in dependencies.groups():
         root = dependencies.name_of(items[0].node.module)
         reason = _why_unprunable(dependencies, items, layers, tied)
         if reason is not None:
-            unprunable.append(
-                Unprunable(_first_producer(dependencies, items, order), len(items[0].idxs), reason)
-            )
+            whole.append((items, reason))
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
+    pruned = {name for group in groups for name in group.producers}
+    unprunable = _left_whole(dependencies, whole, layers, pruned)
     unprunable += [
         Unprunable(name, layer.out_channels, _UNUSED if name in unused else _WITHOUT_GRADIENTS)
         for name, layer in layers.items()
@@ -178,13 +179,48 @@ def _numbered(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
     ]
 
 
-def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
-    """Return the first layer, in forward order, that produces a group's channels."""
-    producing = (
-        item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler)
-    )
-    names = [dependencies.name_of(module) for module in producing if isinstance(module, LAYERS)]
-    return min(names, key=lambda name: order.get(name, len(order)))
+def _left_whole(
+    dependencies: Dependencies,
+    whole: Sequence[tuple[Sequence[Item], str]],
+    layers: Mapping[str, Layer],
+    pruned: Set[str],
+) -> list[Unprunable]:
+    """Name the channels that keep their width by the first layer that produces them, with its width.
+
+    Layers that produce others of the same torch-pruning group have entries of their own, unless they are
+    ``pruned`` elsewhere: those of a concatenation, or of another width.
+    """
+    listed = [(_producers(dependencies, items, layers), reason) for items, reason in whole]
+    found = dict.fromkeys(Unprunable(name, width, reason) for ((name, width, _), *_), reason in listed)
+    names = {item.name for item in found} | pruned
+    for producers, reason in listed:
+        told = {producers[0][1:]}
+        for name, width, channels in producers[1:]:
+            dense = name in layers and not layers[name].depthwise
+            if dense and name not in names and (width, channels) not in told:
+                found[Unprunable(name, width, reason)] = None
+                names.add(name)
+                told.add((width, channels))
+    return list(found)
+
+
+def _producers(
+    dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer]
+) -> list[tuple[str, int, frozenset[int]]]:
+    """Return the layers that produce a group's channels, in forward order.
+
+    Returns:
+        Of each layer the name, the width, and the channels of the root that it has.
+    """
+    order = {name: i for i, name in enumerate(layers)}
+    found = []
+    for item in items:
+        module = item.node.module
+        if isinstance(module, LAYERS) and dependencies.graph.is_out_channel_pruning_fn(item.handler):
+            name = dependencies.name_of(module)
+            width = layers[name].out_channels if name in layers else len(item.idxs)
+            found.append((name, width, frozenset(item.root_idxs)))
+    return sorted(found, key=lambda each: order.get(each[0], len(order)))
 
 
 def _why_unprunable(
@@ -264,6 +300,7 @@ def _split_into_groups(
     group determine the shape of every layer.
     """
     places = _places(dependencies, items)
+    reductions = tuple(sorted(set(filter(None, map(dependencies.reduction, items)))))
     members = _unite(places.values())
     signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for channel in members:
@@ -288,7 +325,8 @@ def _split_into_groups(
         )
         suffix = "" if len(signatures) == 1 else f"#{number}"
         own = tuple(members[channel] for channel in channels)
-        groups.append(_channel_group(slots, layers, order, suffix, root, own))
+        group = _channel_group(slots, layers, order, suffix, root, own)
+        groups.append(replace(group, reductions=reductions))
     return groups
 
 
