@@ -273,6 +273,16 @@ def test_channels_are_left_whole_if_what_is_taken_of_them_changes(example):
     assert item.reason.startswith("a maximum and a minimum over the channels: removing some would change it")
 
 
+def test_channels_that_the_graph_mistakes_are_left_whole_with_the_error(example):
+    model = Padded(0)
+    model.wide = nn.Conv2d(4, 8, 3, padding=1)  # is reached first, and has channels that the stem lacks
+    found = prove(model.eval(), trace(model, example))
+    assert found.left_whole == ("stem.0",)
+    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 4, "wide": 8}
+    (reason,) = {item.reason for item in found.graph.unprunable if item.name != "head"}
+    assert reason.startswith("its channels cannot be taken out: IndexError: index 4 is out of bounds")
+
+
 def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
     assert widths_left_whole(trace(Turned(), example)) == {
         "left.0": 4,
