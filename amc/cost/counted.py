@@ -6,19 +6,20 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.cutting.trial import settle
 from amc.errors import NotPrunableError, first_line
 from amc.graph.layers import blank_image
 from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import evaluating
+from amc.scoring.run import evaluating, settle
 
 _PRODUCTS = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "attention", "recurrent")
 """Operators that are counted; normalisation, pooling and interpolation are not."""
@@ -34,7 +35,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
         NotPrunableError: fvcore cannot trace the network.
     """
     try:
-        with warnings.catch_warnings(), _plain_attention(), without_checkpoints():
+        with warnings.catch_warnings(), _plain_attention(), _any_unpooling(), without_checkpoints():
             warnings.filterwarnings("ignore", message="`torch.jit")
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             return _count(model, input_shape)
@@ -86,6 +87,11 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _any_unpooling() -> AbstractContextManager[Any]:
+    """Leave out a check of sizes in ``max_unpool``, which fails on those that a tracer gives it."""
+    return mock.patch.object(F, "_check_unpool_output_size", return_value=None, create=True)
 
 
 def _padded_convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:

@@ -9,8 +9,10 @@ silent because it was initialised to zero or scaled to a millionth.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_mem
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import cast, copied, in_eval
+from amc.scoring.run import cast, copied, in_eval, settle
 from amc.strategy import GroupWidth, Strategy
 
 IMAGES = 4
@@ -174,7 +176,7 @@ def _checked(
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(IMAGES, *graph.input_shape, generator=generator, dtype=torch.float64)
     ready(model, graph.input_shape)
-    with draws_kept():
+    with draws_kept(), _settled_after(model):
         twin, images = lively_copy(with_drawn_buffers(model, graph, generator), images, generator)
         if images.dtype != torch.float64:
             tolerance = max(tolerance, FLOAT32_TOLERANCE)
@@ -188,6 +190,15 @@ def _checked(
             proof.check_surgery(kept)
         proof.check_reloaded(kept)
         return worst, proof.check_training(kept, model)
+
+
+@contextmanager
+def _settled_after(model: nn.Module) -> Iterator[None]:
+    """Detach what hooks of copies have put into the network itself, so that it can be copied again."""
+    try:
+        yield
+    finally:
+        settle(model)
 
 
 @dataclass(frozen=True)
@@ -211,25 +222,34 @@ class _Proof:
         Raises:
             InexactError: it is too large, or one of them does not run.
         """
-        difference = self.difference(kept)
+        difference, fault = self.difference(kept)
         if difference <= self.tolerance:
             return difference
-        faulty = self.blamed(kept, lambda part, own: not part.difference(own) <= part.tolerance)
+        faulty = self.blamed(kept, lambda part, own: not part.difference(own)[0] <= part.tolerance)
         if faulty:
-            difference = self.part(faulty[:1]).difference({faulty[0]: kept[faulty[0]]})
-        reason = f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g})"
-        raise self.refusal(faulty, f"{reason}; {UNSEEN}", kept, self.outputs)
+            _, fault = self.part(faulty[:1]).difference({faulty[0]: kept[faulty[0]]})
+        raise self.refusal(faulty, f"{fault}; {UNSEEN}", kept, self.outputs)
 
-    def difference(self, kept: Kept) -> float:
-        """Relative difference of the zeroed and the sliced network; infinite where one cannot run."""
+    def difference(self, kept: Kept) -> tuple[float, str]:
+        """Return the relative difference of the zeroed and the sliced network, and what it is in words.
+
+        It is infinite where one cannot run.
+        """
+        step = "its channels cannot be taken out"
         try:
             cut = self.plan.cut_to(kept)
+            step = "with silent channels it fails"
             zeroed = self.outputs(zero_model(self.model, self.graph, cut))
-            return difference_of(zeroed, self.outputs(slice_model(self.model, cut)))
+            step = "without channels it fails"
+            difference = difference_of(zeroed, self.outputs(slice_model(self.model, cut)))
         except Exception as error:  # what a user's network with missing channels raises is anyone's guess
             if out_of_memory(error):
                 raise
-            return float("inf")
+            return float("inf"), f"{step}: {brief(error)}"
+        if not isfinite(difference):
+            return float("inf"), "the zeroed or the cut network gives NaN or infinity"
+        told = f"the zeroed and the cut network differ by {difference:.3g} (allowed {self.tolerance:g})"
+        return difference, told
 
     def check_surgery(self, kept: Kept) -> None:
         """Make sure that torch-pruning cuts the same network, bit for bit.
@@ -251,13 +271,11 @@ class _Proof:
             for name, ours in sliced.state_dict().items():
                 if not isinstance(ours, Tensor):
                     continue
-                if (
-                    name not in theirs
-                    or ours.shape != theirs[name].shape
-                    or not torch.equal(ours, theirs[name])
-                ):
+                if name not in theirs or ours.shape != theirs[name].shape:
                     got = tuple(theirs[name].shape) if name in theirs else "nothing"
-                    return f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got} or others"
+                    return f"slicing gives {name} of shape {tuple(ours.shape)}, torch-pruning {got}"
+                if not torch.equal(ours, theirs[name]):
+                    return f"slicing and torch-pruning give other numbers in {name}"
             if torch.equal(self.outputs(sliced), self.outputs(operated)):
                 return None
             return "sliced and cut networks differ in output"
@@ -317,7 +335,7 @@ class _Proof:
         """
         if not self.graph.classifies:
             return None
-        own = replace(self, model=copied(dense).cpu().float(), images=self.images.float())
+        own = replace(self, model=copied(settle(dense)).cpu().float(), images=self.images.float())
         if own.training_fault(own.plan.cut_to(kept)) is None:
             own.check_state(kept)
             return None
@@ -408,11 +426,21 @@ class _Proof:
         try:
             cut = self.part([group.name]).plan.cut_to({group.name: kept[group.name]})
             evaluated = modules_run(in_eval(copied(self.model)), self.images)
-            return reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
+            told = reason_of(self.model, group, cut, run or (lambda model: None), evaluated)
+            return told or self.why_reduced(group, kept)
         except Exception as error:  # the reason is a courtesy: the group stays whole without it, too
             if out_of_memory(error):
                 raise
             return None
+
+    def why_reduced(self, group: ChannelGroup, kept: Kept) -> str | None:
+        """Return that removed channels change what is taken of all, if silent ones alone do, or None."""
+        if not group.reductions:
+            return None
+        difference, told = self.part([group.name]).difference({group.name: kept[group.name]})
+        if difference <= self.tolerance:
+            return None
+        return f"{' and '.join(group.reductions)} over the channels: removing some would change it; {told}"
 
 
 def _exclusion(groups: Sequence[str]) -> str:

@@ -17,6 +17,9 @@ from amc.graph.tied import tied_modules
 
 UNSEEN = "an operation mixes these channels in a way that the channel graph does not see"
 
+_SIZES = ("size", "shape", "must match", "elements", "channels")
+"""Words of messages on tensors that do not fit each other."""
+
 
 def reason_of(
     model: nn.Module,
@@ -48,10 +51,16 @@ def reason_of(
         return f"{called} reads these channels in training mode only"
     lengths = {group.width} | _lengths(model, group)
     held = [each for each, tensor in _own_tensors(module) if lengths & set(tensor.shape)]
-    if held and not isinstance(module, nn.Conv2d | nn.Linear):
+    if held and _about_sizes(error) and not isinstance(module, nn.Conv2d | nn.Linear):
         listed = ", ".join(held[:4]) + (", ..." if len(held) > 4 else "")
-        return f"{called} holds {listed} for these channels, which cannot be cut"
+        return f"{called} holds {listed} for these channels, which cannot be cut: {brief(error)}"
     return f"{called} fails without some of these channels: {brief(error)}"
+
+
+def _about_sizes(error: Exception) -> bool:
+    """Return whether tensors of different sizes have met, and not an index that is no longer there."""
+    text = str(error).lower()
+    return "out of" not in text and any(word in text for word in _SIZES)
 
 
 def _tied(model: nn.Module, group: ChannelGroup) -> str | None:

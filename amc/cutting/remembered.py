@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.cutting.trial import difference_of, settle
+from amc.cutting.trial import difference_of
 from amc.errors import FileError, brief, out_of_memory
 from amc.models.checkpoint import safetensors_metadata
 from amc.scoring.flatten import as_matrix
-from amc.scoring.run import copied, in_eval
+from amc.scoring.run import copied, in_eval, settle
 
 IMAGES = 2
 """Random images for which outputs are stored."""

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from amc.errors import NotPrunableError, out_of_memory
 from amc.scoring.flatten import as_matrix, output_tensors
-from amc.scoring.run import as_logits, evaluating
+from amc.scoring.run import as_logits, evaluating, settle
 
 IMAGES_OF_A_STEP = 2
 """Images of the training step; batch norm needs more than one."""
@@ -32,27 +32,6 @@ def draws_kept() -> Iterator[None]:
         finally:
             random.setstate(plain)
             np.random.set_state(array)
-
-
-def settle(model: nn.Module) -> nn.Module:
-    """Detach tensors that modules have computed and keep as plain attributes; return ``model``.
-
-    ``torch.nn.utils.weight_norm`` leaves such a weight behind and computes it anew in every forward pass;
-    features are kept in lists and dictionaries, too. A network with one cannot be deep-copied.
-    """
-    for module in model.modules():
-        _detach(vars(module))
-        for value in vars(module).values():
-            if isinstance(value, dict | list):
-                _detach(value)
-    return model
-
-
-def _detach(values: dict[Any, Any] | list[Any]) -> None:
-    """Detach the tensors in a container, in place."""
-    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
-        if isinstance(value, Tensor) and not value.is_leaf:
-            values[key] = value.detach()
 
 
 def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:

@@ -91,10 +91,10 @@ def normal_dim(saved: int, ndim: int) -> int:
 
 
 def reduced_dims(function: Any, ndim: int) -> set[int]:
-    """Return the axes, counted from 0, over which a mean or the like is taken."""
+    """Return the axes, counted from 0, over which a mean or the like is taken; all if it names none."""
     dims = getattr(function, "_saved_dim", None)
     if dims is None or ndim == 0:
-        return set()
+        return set(range(ndim))
     listed = [dims] if isinstance(dims, int) else list(dims)
     return {normal_dim(dim, ndim) for dim in listed} or set(range(ndim))
 

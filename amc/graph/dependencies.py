@@ -26,7 +26,7 @@ from amc.graph.recording import Chunks, Readings, gradients_everywhere, recorded
 from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
-from amc.scoring.run import copied, in_eval
+from amc.scoring.run import copied, in_eval, settle
 
 _KNOWN_BUFFERS = (nn.modules.batchnorm._NormBase, *LAYERS)
 """Modules whose buffers are cut with the module, or are part of how its weight is computed."""
@@ -80,6 +80,10 @@ class Dependencies:
     def wall(self, item: Item) -> str | None:
         """Return why channels cannot be followed through an item's operation, or None."""
         return self.graph.walls.get(item.node.module)
+
+    def reduction(self, item: Item) -> str | None:
+        """Return what one value an item's operation makes of all channels, or None."""
+        return self.graph.reduced.get(item.node.module)
 
     def across(self, item: Item) -> bool:
         """Return whether an item is what a linear layer over positions reads."""
@@ -173,7 +177,8 @@ def build_dependencies(model: nn.Module, example: Tensor, ran: Collection[str] =
 
     All parameters of the copy are trainable, as torch-pruning silently skips frozen ones. Its buffers of one
     number a channel are parameters, as gradients do not see buffers. Every tensor that it returns passes
-    through one more operation, so that channels that reach the output are marked.
+    through one more operation, so that channels that reach the output are marked. What hooks of the copy put
+    into ``model`` itself is detached.
 
     Args:
         ran: names of the layers that run in the forward pass. If some are missing in the graph, as they run
@@ -182,9 +187,12 @@ def build_dependencies(model: nn.Module, example: Tensor, ran: Collection[str] =
     Raises:
         NotPrunableError: torch-pruning cannot trace the network.
     """
-    found, error = _first_built(model, example, contextlib.nullcontext)
-    if found is None or not set(ran) <= found.layers:
-        found = _first_built(model, example, gradients_everywhere)[0] or found
+    try:
+        found, error = _first_built(model, example, contextlib.nullcontext)
+        if found is None or not set(ran) <= found.layers:
+            found = _first_built(model, example, gradients_everywhere)[0] or found
+    finally:
+        settle(model)
     if found is None:
         reason = first_line(error)
         raise NotPrunableError(
@@ -206,7 +214,7 @@ def _first_built(
     buffers = _buffers_of_one_axis(model, example)
     for _ in range(3):
         try:
-            found = _built(copied(model), example, buffers, gradients)
+            found = _built(copied(settle(model)), example, buffers, gradients)
         except Exception as failed:  # torch-pruning fails in many ways on graphs that it does not know
             error = failed
             if not buffers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,6 +53,7 @@ class ChannelGroup:
         slots: all axes that hold the channels, including those of norm layers.
         root: the layer by which torch-pruning addresses the group.
         root_channels: for each channel of the group, the outputs of ``root`` that it owns.
+        reductions: what is taken of all channels, such as "a maximum".
     """
 
     name: str
@@ -64,6 +65,7 @@ class ChannelGroup:
     slots: tuple[Slot, ...]
     root: str
     root_channels: tuple[tuple[int, ...], ...]
+    reductions: tuple[str, ...] = ()
 
 
 OUTPUT_REASON = "its channels are the network's output"
@@ -167,5 +169,43 @@ def leave_whole(graph: Graph, reasons: Mapping[str, str]) -> Graph:
     if not reasons:
         return graph
     kept = tuple(group for group in graph.groups if group.name not in reasons)
-    left_out = [Unprunable(g.name, g.width, reasons[g.name]) for g in graph.groups if g.name in reasons]
-    return replace(graph, groups=kept, unprunable=(*graph.unprunable, *left_out))
+    left = [group for group in graph.groups if group.name in reasons]
+    entries = [Unprunable(g.name, min(g.width, _outputs(graph, g.leading)), reasons[g.name]) for g in left]
+    entries += [Unprunable(name, _outputs(graph, name), why) for name, why in _untold(graph, left, reasons)]
+    return replace(graph, groups=kept, unprunable=(*graph.unprunable, *entries))
+
+
+def _outputs(graph: Graph, name: str) -> int:
+    return graph.layer(name).out_channels
+
+
+def _made(group: ChannelGroup) -> list[Slot]:
+    """Return the slots of modules that hold a group's channels as their outputs."""
+    return [slot for slot in group.slots if slot.axis == "out" and slot.tensor is None]
+
+
+def _untold(
+    graph: Graph, left: Sequence[ChannelGroup], reasons: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the layers of groups that are left whole with channels of which no group tells, and the reason.
+
+    Of layers that hold a group's channels in the same places the first one tells. One that groups which stay
+    hold channels of is none of them.
+    """
+    pruned = {name for group in graph.groups if group.name not in reasons for name in group.producers}
+    told = {item.name for item in graph.unprunable} | {group.leading for group in left}
+    known: dict[str, set[int]] = {}
+    for slot in (slot for group in graph.groups for slot in _made(group)):
+        known.setdefault(slot.module, set()).update(*slot.positions)
+    for group in left:
+        places = {slot.module: slot.positions for slot in _made(group)}
+        fits = group.width <= _outputs(graph, group.leading)  # else the graph is wrong about this group
+        seen = set()
+        for name in group.producers:
+            stream = places[name], _outputs(graph, name)
+            whole = fits and len(known[name]) >= stream[1]
+            if name in pruned | told or whole or stream in seen:
+                continue
+            seen.add(stream)
+            told.add(name)
+            yield name, reasons[group.name]

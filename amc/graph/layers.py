@@ -94,6 +94,30 @@ def plain_norm(module: nn.Module | None) -> bool:
     return isinstance(module, MapNorm) and type(module).forward in known
 
 
+def check_modules(model: nn.Module) -> None:
+    """Refuse a network with a part whose layers cannot be cut, or with one mode only.
+
+    Raises:
+        NotPrunableError: a module is compiled by ``torch.jit``, or evaluation mode fails.
+    """
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            part = f"{name} ({type(module).__name__}) of {kind}" if name else kind
+            raise NotPrunableError(
+                f"{part} is compiled by torch.jit, so its layers cannot be cut; expected the network as it "
+                "was before torch.jit.script or torch.jit.trace"
+            )
+    try:
+        with evaluating(model):
+            pass
+    except Exception as error:  # a user's ``train`` may raise anything
+        raise NotPrunableError(
+            f"{kind} cannot be put into evaluation mode: {brief(error)}; likely cause: it is a program of "
+            "torch.export: give the network as it was before"
+        ) from error
+
+
 def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], bool]:
     """Run ``model`` once on ``example``, one image (1, C, H, W).
 

@@ -49,9 +49,10 @@ def build_graph(
             result does not depend on them, nor they on it.
 
     Returns:
-        torch-pruning's graph, with three more attributes. ``walls``: operation -> why channels end there.
-        ``single``: operations and layers whose one channel is broadcast to all of a map. ``per_channel``:
-        bare parameters of one number a channel.
+        torch-pruning's graph, with four more attributes. ``walls``: operation -> why channels end there.
+        ``reduced``: operation -> what one value it makes of all channels, which end there, too. ``single``:
+        operations and layers whose one channel is broadcast to all of a map. ``per_channel``: bare parameters
+        of one number a channel.
     """
     torch_pruning = import_torch_pruning()
     from torch_pruning.ops import OPTYPE
@@ -62,6 +63,7 @@ def build_graph(
         def _build_dependency(self, module2node: Mapping[Any, Any]) -> None:
             super()._build_dependency(module2node)
             self.walls: dict[Any, str] = {}
+            self.reduced: dict[Any, str] = {}
             self.single: set[Any] = set()
             for module, node in module2node.items():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -70,6 +72,9 @@ def build_graph(
                 if verdict.wall is not None:
                     self.walls[module] = verdict.wall
                     node.dependencies.clear()
+                if verdict.reduced is not None:
+                    self.reduced[module] = verdict.reduced
+                    _cut_users(node)
                 fold = verdict.narrowed or verdict.widened
                 if fold is not None:
                     _fold_inputs(node, fold, narrowed=verdict.narrowed is not None)
@@ -80,6 +85,7 @@ def build_graph(
                 if node.type == OPTYPE.CONCAT and _joins_channels(node.grad_fn, known):
                     node.enable_index_mapping = True  # a parameter (C, 1, 1) makes torch-pruning doubt it
                 self.single |= _cut_broadcast(node, known)
+            self.single -= self.reduced.keys()
             parameters = [node for node in module2node.values() if node.type == OPTYPE.PARAMETER]
             self.per_channel = {node.module for node in parameters if _one_a_channel(node, known)}
 
@@ -147,6 +153,14 @@ def _operand_nodes(node: Any) -> list[tuple[Any, tuple[int, ...]]]:
     if len(listed) != len(inputs):
         return []
     return [(source, shape_of(*operand)) for source, operand in zip(inputs, listed, strict=True)]
+
+
+def _cut_users(node: Any) -> None:
+    """Cut an operation off from what reads its result; its operands stay connected with it."""
+    users = {id(user): user for user in node.outputs}.values()
+    node.dependencies[:] = [d for d in node.dependencies if not any(d.target is user for user in users)]
+    for user in users:
+        user.dependencies[:] = [d for d in user.dependencies if d.target is not node]
 
 
 def _cut_broadcast(node: Any, axes: ChannelAxes) -> set[Any]:

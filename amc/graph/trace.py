@@ -7,6 +7,7 @@ network. The result is plain frozen values: no module, gradient graph or torch-p
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from amc.errors import NotPrunableError, SettingError, first_line
 from amc.graph.dependencies import Dependencies, Item, build_dependencies
 from amc.graph.groups import OUTPUT_REASON, Axis, ChannelGroup, Graph, Slot, Unprunable
-from amc.graph.layers import LAYERS, Layer, MapNorm, trace_layers, unused_layers
+from amc.graph.layers import LAYERS, Layer, MapNorm, check_modules, trace_layers, unused_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
+from amc.scoring.flatten import as_matrix
 from amc.scoring.run import copied, evaluating
 
+_REFERS = "likely cause: a hook or an attribute that refers to the original network"
 _UNUSED = "its outputs are not used in evaluation mode"
 _WITHOUT_GRADIENTS = "runs without gradients, so its channels cannot be followed"
 
@@ -46,13 +49,15 @@ def trace(model: nn.Module, example: Tensor) -> Graph:
 
     Raises:
         SettingError: the example is not one image.
-        NotPrunableError: the forward pass fails, its outputs do not form a matrix (``amc.scoring.flatten``),
-            a copy of the network does not work, torch-pruning cannot trace it, or no channel can be pruned.
+        NotPrunableError: a part is compiled by ``torch.jit``, the network has no evaluation mode, the forward
+            pass fails, its outputs do not form a matrix (``amc.scoring.flatten``), a copy of the network does
+            not work, torch-pruning cannot trace it, or no channel can be pruned.
     """
     if example.ndim < 2 or len(example) != 1:  # a network of vectors computes as well
         raise SettingError(
             f"example has shape {tuple(example.shape)}; expected one image (1, C, H, W), such as images[:1]"
         )
+    check_modules(model)
     layers, classifies = trace_layers(model, example)
     _check_copy(model, example)
     by_name = {layer.name: layer for layer in layers}
@@ -79,17 +84,52 @@ def _check_copy(model: nn.Module, example: Tensor) -> None:
     """Refuse a network that only works as the object it is: all work is done on copies.
 
     Raises:
-        NotPrunableError: it cannot be copied, or the forward pass of the copy fails.
+        NotPrunableError: it cannot be copied, the forward pass of the copy fails, or the copy computes
+            something else.
     """
+    kind = type(model).__name__
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(copied(model)) as twin:
-            twin(example.clone())
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            other = _copy_differs(model, example)
     except Exception as error:  # whatever the network's own code raises
         raise NotPrunableError(
-            f"a copy of {type(model).__name__} (copy.deepcopy) does not work: {type(error).__name__}: "
-            f"{first_line(error)}; likely cause: a hook or an attribute that refers to the original network, "
-            "or a kept result of a forward pass without .detach()"
+            f"a copy of {kind} (copy.deepcopy) does not work: {type(error).__name__}: "
+            f"{first_line(error)}; {_REFERS}, or a kept result of a forward pass without .detach()"
         ) from error
+    if other:
+        raise NotPrunableError(
+            f"a copy of {kind} (copy.deepcopy) computes something else than the network itself; {_REFERS}"
+        )
+
+
+def _copy_differs(model: nn.Module, example: Tensor) -> bool:
+    """Return whether a copy computes something else than the network; not for one that draws numbers.
+
+    A hook of a copy may still write into the original network, and the copy then reads what the original had
+    put aside when it was copied. That comes from noise here: a first copy has run on it.
+    """
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    with contextlib.suppress(Exception):  # not every network takes noise; what it says comes with the proof
+        _outputs(copied(model), noise)
+    if _alike(_outputs(copied(model), example), _outputs(model, example)):
+        return False
+    twins = copied(model), copied(model)  # both are made before one of them can write into the original
+    return _alike(*(_outputs(twin, example) for twin in twins))
+
+
+def _outputs(model: nn.Module, example: Tensor) -> Tensor:
+    with evaluating(model):
+        return as_matrix(model(example.clone()), len(example))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether outputs are the same but for rounding; NaN and infinity are like anything."""
+    if one.shape != other.shape:
+        return False
+    if not one.numel():
+        return True
+    largest = torch.maximum(one.abs().max(), other.abs().max())
+    return not bool((one - other).abs().max() > 1000 * torch.finfo(one.dtype).eps * largest)
 
 
 def _reasons(unprunable: Sequence[Unprunable], most: int = 3) -> str:
@@ -105,16 +145,16 @@ def _find_groups(
 ) -> tuple[tuple[ChannelGroup, ...], tuple[Unprunable, ...]]:
     order = {name: i for i, name in enumerate(layers)}
     groups: list[ChannelGroup] = []
-    unprunable: list[Unprunable] = []
+    whole: list[tuple[Sequence[Item], str]] = []
     for items in dependencies.groups():
         root = dependencies.name_of(items[0].node.module)
         reason = _why_unprunable(dependencies, items, layers, tied)
         if reason is not None:
-            unprunable.append(
-                Unprunable(_first_producer(dependencies, items, order), len(items[0].idxs), reason)
-            )
+            whole.append((items, reason))
             continue
         groups.extend(_split_into_groups(dependencies, items, root, layers, order))
+    pruned = {name for group in groups for name in group.producers}
+    unprunable = _left_whole(dependencies, whole, layers, pruned)
     unprunable += [
         Unprunable(name, layer.out_channels, _UNUSED if name in unused else _WITHOUT_GRADIENTS)
         for name, layer in layers.items()
@@ -139,13 +179,48 @@ def _numbered(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
     ]
 
 
-def _first_producer(dependencies: Dependencies, items: Sequence[Item], order: Mapping[str, int]) -> str:
-    """Return the first layer, in forward order, that produces a group's channels."""
-    producing = (
-        item.node.module for item in items if dependencies.graph.is_out_channel_pruning_fn(item.handler)
-    )
-    names = [dependencies.name_of(module) for module in producing if isinstance(module, LAYERS)]
-    return min(names, key=lambda name: order.get(name, len(order)))
+def _left_whole(
+    dependencies: Dependencies,
+    whole: Sequence[tuple[Sequence[Item], str]],
+    layers: Mapping[str, Layer],
+    pruned: Set[str],
+) -> list[Unprunable]:
+    """Name the channels that keep their width by the first layer that produces them, with its width.
+
+    Layers that produce others of the same torch-pruning group have entries of their own, unless they are
+    ``pruned`` elsewhere: those of a concatenation, or of another width.
+    """
+    listed = [(_producers(dependencies, items, layers), reason) for items, reason in whole]
+    found = dict.fromkeys(Unprunable(name, width, reason) for ((name, width, _), *_), reason in listed)
+    names = {item.name for item in found} | pruned
+    for producers, reason in listed:
+        told = {producers[0][1:]}
+        for name, width, channels in producers[1:]:
+            dense = name in layers and not layers[name].depthwise
+            if dense and name not in names and (width, channels) not in told:
+                found[Unprunable(name, width, reason)] = None
+                names.add(name)
+                told.add((width, channels))
+    return list(found)
+
+
+def _producers(
+    dependencies: Dependencies, items: Sequence[Item], layers: Mapping[str, Layer]
+) -> list[tuple[str, int, frozenset[int]]]:
+    """Return the layers that produce a group's channels, in forward order.
+
+    Returns:
+        Of each layer the name, the width, and the channels of the root that it has.
+    """
+    order = {name: i for i, name in enumerate(layers)}
+    found = []
+    for item in items:
+        module = item.node.module
+        if isinstance(module, LAYERS) and dependencies.graph.is_out_channel_pruning_fn(item.handler):
+            name = dependencies.name_of(module)
+            width = layers[name].out_channels if name in layers else len(item.idxs)
+            found.append((name, width, frozenset(item.root_idxs)))
+    return sorted(found, key=lambda each: order.get(each[0], len(order)))
 
 
 def _why_unprunable(
@@ -225,6 +300,7 @@ def _split_into_groups(
     group determine the shape of every layer.
     """
     places = _places(dependencies, items)
+    reductions = tuple(sorted(set(filter(None, map(dependencies.reduction, items)))))
     members = _unite(places.values())
     signatures: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for channel in members:
@@ -249,7 +325,8 @@ def _split_into_groups(
         )
         suffix = "" if len(signatures) == 1 else f"#{number}"
         own = tuple(members[channel] for channel in channels)
-        groups.append(_channel_group(slots, layers, order, suffix, root, own))
+        group = _channel_group(slots, layers, order, suffix, root, own)
+        groups.append(replace(group, reductions=reductions))
     return groups
 
 

@@ -24,9 +24,21 @@ _WALLS = {
 
 _PRODUCTS = ("mm", "addmm", "convolution")
 _MEANS = ("mean", "var", "std")
+_REDUCTIONS = {
+    "amax": "a maximum", "max": "a maximum", "amin": "a minimum", "min": "a minimum",
+    "aminmax": "a minimum and a maximum", "median": "a median", "nanmedian": "a median",
+    "mode": "a mode", "kthvalue": "a rank", "sum": "a sum", "nansum": "a sum", "prod": "a product",
+    "logsumexp": "a logsumexp", "norm": "a norm", "linalgvectornorm": "a norm",
+}  # fmt: skip
+"""Name of a backward function -> what it takes of an axis: one value, which is no channel."""
 _PRODUCT = "a product outside of the layers mixes the channels"
 _DEPTHWISE = "a depthwise convolution outside of the layers has a fixed number of channels"
 _SPLIT = "the forward pass splits the channels at places that may be fixed numbers"
+_PADDED = (
+    "padding adds channels of a constant before them; amc.models.OptionAShortcut does so in a way that can "
+    "be pruned"
+)
+_ROLLED = "the channels are shifted by a roll"
 _CHUNK = "chunk splits channels that operations before it have rearranged"
 
 
@@ -62,6 +74,7 @@ class Verdict:
         wall: why channels end there, or None.
         narrowed: the operation shortens the axis, its operand has the longer one.
         widened: the operation lengthens the axis.
+        reduced: what the operation makes of all channels, or None; its result has none of them.
 
     Without any of them the operation is left to torch-pruning.
     """
@@ -70,6 +83,7 @@ class Verdict:
     wall: str | None = None
     narrowed: Fold | None = None
     widened: Fold | None = None
+    reduced: str | None = None
 
 
 class Judge:
@@ -112,8 +126,10 @@ class Judge:
             return Verdict(wall=_DEPTHWISE if _depthwise(function) else _PRODUCT)
         if kind.startswith("glu"):
             return self._halves(function)
-        if kind.startswith(_MEANS):
-            return self._mean(function)
+        if kind.startswith(_MEANS) or kind.partition("backward")[0] in _REDUCTIONS:
+            return self._reduction(function, kind.partition("backward")[0])
+        if kind.startswith(("constantpad", "flip", "roll")):
+            return Verdict(wall=self._moving(function, kind))
         if not hasattr(function, "_saved_self_sym_sizes"):
             return Verdict()
         before = tuple(function._saved_self_sym_sizes)
@@ -153,16 +169,38 @@ class Judge:
             return Verdict(wall="a gated linear unit splits an axis that cannot be followed")
         return Verdict(narrowed=Fold(after[dim], 2)) if dim == place else Verdict(neutral=True)
 
-    def _mean(self, function: Any) -> Verdict:
-        """Judge a mean or the like, which ends the channels if it is taken over them."""
+    def _reduction(self, function: Any, name: str) -> Verdict:
+        """Judge a mean, a sum or the like, which ends the channels if it is taken over them.
+
+        A mean depends on their number. Others may be the same without the silent ones: the proof tells.
+        """
         operands = [f for f, _ in function.next_functions if f is not None]
         place = self._axes.place(function)
         if place is None or len(operands) != 1:
             return Verdict()
         before = shape_of(operands[0], function.next_functions[0][1])
-        if place in reduced_dims(function, len(before)) and before[place] > 1:
-            return Verdict(wall="a mean over the channels: removing some would change it")
-        return Verdict()
+        if place not in reduced_dims(function, len(before)) or before[place] == 1:
+            return Verdict()
+        if name in _REDUCTIONS:
+            return Verdict(reduced=_REDUCTIONS[name])
+        return Verdict(wall="a mean over the channels: removing some would change it")
+
+    def _moving(self, function: Any, kind: str) -> str | None:
+        """Return why channels are no longer in their places after padding, a flip or a roll, or None.
+
+        Behind padding at the end alone they are.
+        """
+        place = self._axes.place(function)
+        ndim = len(shape_of(function))
+        if place is None:
+            return None
+        if kind.startswith("constantpad"):
+            first = 2 * (ndim - 1 - place)  # pairs (before, after), those of the last axis first
+            return _PADDED if any(function._saved_pad[first : first + 1]) else None
+        dims = {normal_dim(dim, ndim) for dim in function._saved_dims}
+        if place in dims or not dims:  # a roll without an axis is one of all numbers in a row
+            return "the channels are reversed by a flip" if kind.startswith("flip") else _ROLLED
+        return None
 
     def _reshape(self, function: Any, before: Sequence[int], after: Sequence[int]) -> Verdict:
         """Judge a reshape: it keeps the channels, flattens them with others, or is a wall."""

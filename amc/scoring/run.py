@@ -51,6 +51,27 @@ def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
             module.training = training  # also where its own ``train`` does something else
 
 
+def settle(model: nn.Module) -> nn.Module:
+    """Detach tensors that modules have computed and keep as plain attributes; return ``model``.
+
+    ``torch.nn.utils.weight_norm`` leaves such a weight behind and computes it anew in every forward pass;
+    features are kept in lists and dictionaries, too. A network with one cannot be deep-copied.
+    """
+    for module in model.modules():
+        _detach(vars(module))
+        for value in vars(module).values():
+            if isinstance(value, dict | list):
+                _detach(value)
+    return model
+
+
+def _detach(values: dict[Any, Any] | list[Any]) -> None:
+    """Detach the tensors in a container, in place."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            values[key] = value.detach()
+
+
 def in_eval(model: M) -> M:
     """Put ``model`` into evaluation mode and return it, also where its own ``train`` returns nothing."""
     model.eval()

@@ -160,6 +160,22 @@ def test_any_output_can_be_counted():
     assert count_macs(Heads(), SHAPE) == 144 * (27 * 8 + 72 * 12 + 24) + 12 * (CLASSES + 3)
 
 
+class Unpooled(Headed):
+    """Maps are put back where the largest of them lay."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.stem, self.inner = conv_bn(3, 8), conv_bn(8, 8)
+
+    def features(self, x):
+        x, places = F.max_pool2d(self.stem(x), 2, return_indices=True)
+        return F.max_unpool2d(self.inner(x), places, 2)
+
+
+def test_unpooling_is_counted_as_nothing():
+    assert count_macs(Unpooled(), SHAPE) == 144 * 27 * 8 + 36 * 72 * 8 + 8 * CLASSES
+
+
 def test_a_network_that_cannot_be_traced_is_refused(example):
     class Text(nn.Module):
         def forward(self, images):

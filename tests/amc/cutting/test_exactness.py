@@ -109,7 +109,19 @@ class Indexed(Chain):
         return super().features(x.index_select(2, self.order))
 
 
-@pytest.mark.parametrize("make", [Quiet, Indexed])
+class CountsImages(Chain):
+    """Counts the images that it has seen, in evaluation mode, too; nothing depends on their number."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def features(self, x):
+        self.seen += len(x)
+        return super().features(x)
+
+
+@pytest.mark.parametrize("make", [Quiet, Indexed, CountsImages])
 def test_odd_networks_are_proved(make):
     model = make()
     graph = trace(model, torch.zeros(1, *SHAPE))

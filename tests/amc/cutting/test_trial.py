@@ -9,10 +9,9 @@ from torch import nn
 from amc.cost.counted import count_macs
 from amc.cutting.exactness import InexactError, check_exactness, prove
 from amc.cutting.slicing import SlicePlan
-from amc.cutting.trial import settle
 from amc.errors import AmcError, NotPrunableError
 from amc.graph.trace import trace
-from amc.scoring.run import copied
+from amc.scoring.run import copied, settle
 from tests.networks import CLASSES, SHAPE, Chain, Headed, SecretScale, SecretSoftmax, conv_bn
 
 
@@ -108,6 +107,17 @@ class Tabled(Deep):
     def __init__(self):
         super().__init__()
         self.inner[1] = Extra(6)
+
+
+class Reordered(Deep):
+    """Channels in an order of fixed numbers, beside a parameter of as many numbers that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(6))
+
+    def between(self, x):
+        return x[:, torch.arange(5, -1, -1)]
 
 
 class Projected(Deep):
@@ -266,7 +276,11 @@ def test_outputs_that_are_not_repeatable_are_refused_with_the_cause(make, cause)
     ("make", "whole"),
     [
         (SecretSoftmax, {"stem.0": "mixes these channels in a way"}),
-        (Tabled, {"inner.0": "inner.1 (Extra) holds table for these channels, which cannot be cut"}),
+        (Tabled, {"inner.0": "inner.1 (Extra) holds table for these channels, which cannot be cut: R"}),
+        (
+            Reordered,
+            {"inner.0": "forward method of Reordered fails without some of these channels: IndexError"},
+        ),
         (Auxiliary, {"inner.0": "branch (Conv2d) reads these channels in training mode only"}),
     ],
 )

@@ -9,16 +9,18 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from amc.cost.closed_form import macs_cost
-from amc.cutting.exactness import check_exactness
+from amc.cutting.exactness import check_exactness, prove
 from amc.cutting.slicing import SlicePlan
 from amc.errors import AmcError
 from amc.graph import dependencies
+from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from tests.networks import (
     AttentionGate,
     Chain,
     Chunked,
+    ConcatThenAdd,
     CrossStage,
     Encoder,
     FlattenedFromTheEnd,
@@ -35,6 +37,7 @@ from tests.networks import (
     Transposed,
     Upscaled,
     WithoutGradients,
+    conv_bn,
 )
 
 
@@ -165,9 +168,142 @@ class Blurred(Chain):
         return self.second(F.conv2d(self.first(x), self.blur, groups=self.channels))
 
 
+class Attended(Headed):
+    """Positions that are weighed by what is taken of all channels (CBAM)."""
+
+    def __init__(self, *taken):
+        super().__init__(10)
+        self.stem, self.inner, self.last = conv_bn(3, 8), conv_bn(8, 6), conv_bn(6, 10)
+        self.weigh, self.taken = nn.Conv2d(len(taken), 1, 3, padding=1), taken
+
+    def features(self, x):
+        x = self.inner(self.stem(x))
+        maps = torch.cat([take(x) for take in self.taken], 1)
+        return self.last(x * self.weigh(maps).sigmoid())
+
+
+class Spread(Attended):
+    """A convolution of the sum of all channels that makes as many again."""
+
+    def __init__(self):
+        super().__init__(total)
+        self.spread = nn.Conv2d(1, 6, 1)
+
+    def features(self, x):
+        x = self.inner(self.stem(x))
+        return self.last(x + self.spread(total(x)))
+
+
+def largest(x):
+    return x.max(1, keepdim=True)[0]
+
+
+def total(x):
+    return x.sum(1).unsqueeze(1)
+
+
+def mean(x):
+    return x.mean(1, keepdim=True)
+
+
+def smallest(x):
+    return x.amin(1, keepdim=True)
+
+
+class Moved(Chain):
+    """An operation between the layers."""
+
+    def __init__(self, move):
+        super().__init__()
+        self.move = move
+
+    def features(self, x):
+        return self.second(self.move(self.first(x)))
+
+
+class Padded(Headed):
+    """Channels of zeros are padded on in a shortcut (CIFAR ResNets)."""
+
+    def __init__(self, before):
+        super().__init__(10)
+        self.stem, self.wide, self.last = conv_bn(3, 4), conv_bn(4, 8), conv_bn(8, 10)
+        self.pad = (0, 0, 0, 0, before, 4 - before)
+
+    def features(self, x):
+        x = self.stem(x)
+        return self.last(self.wide(x) + F.pad(x, self.pad))
+
+
+class Turned(ConcatThenAdd):
+    """Channels of three layers, of which each has its own number, in an order that is reversed."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = conv_bn(10, 10)
+
+    def features(self, x):
+        return self.last(super().features(x).flip(1))
+
+
+def widths_left_whole(graph):
+    return {item.name: item.width for item in graph.unprunable}
+
+
+@pytest.mark.parametrize(
+    ("make", "whole"),
+    [
+        (lambda: Attended(largest, total), ["weigh"]),
+        (Spread, []),
+        (lambda: Moved(lambda x: x.flip(-1).roll(1, 2)), []),
+        (lambda: Padded(0), []),
+    ],
+)
+def test_what_is_taken_of_all_channels_has_none_of_them(make, whole, example):
+    model = make().eval()
+    graph = trace(model, example)
+    assert list(widths_left_whole(graph)) == [*whole, "head"]
+    assert prove(model, graph).left_whole == ()
+
+
+def test_channels_are_left_whole_if_what_is_taken_of_them_changes(example):
+    model = Attended(smallest, largest).eval()
+    found = prove(model, trace(model, example))
+    assert found.left_whole == ("inner.0",)
+    (item,) = [item for item in found.graph.unprunable if item.name == "inner.0"]
+    assert item.reason.startswith("a maximum and a minimum over the channels: removing some would change it")
+
+
+def test_channels_that_the_graph_mistakes_are_left_whole_with_the_error(example):
+    model = Padded(0)
+    model.wide = nn.Conv2d(4, 8, 3, padding=1)  # is reached first, and has channels that the stem lacks
+    found = prove(model.eval(), trace(model, example))
+    assert found.left_whole == ("stem.0",)
+    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 4, "wide": 8}
+    (reason,) = {item.reason for item in found.graph.unprunable if item.name != "head"}
+    assert reason.startswith("its channels cannot be taken out: IndexError: index 4 is out of bounds")
+
+
+def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
+    assert widths_left_whole(trace(Turned(), example)) == {
+        "left.0": 4,
+        "right.0": 6,
+        "whole.0": 10,
+        "head": 5,
+    }
+    graph = trace(Padded(4), example)
+    assert widths_left_whole(graph) == {"stem.0": 4, "wide.0": 8, "head": 5}
+    graph = trace(Padded(0), example)
+    assert graph.group_names == ("stem.0", "last.0")
+    assert widths_left_whole(exclude_groups(graph, "stem.0")) == {"stem.0": 4, "wide.0": 8, "head": 5}
+
+
 @pytest.mark.parametrize(
     ("make", "whole", "pruned", "reason"),
     [
+        (lambda: Attended(mean, largest), "inner.0", ["stem.0", "last.0"], "a mean over the channels"),
+        (lambda: Moved(lambda x: x.flip(1)), "first.0", ["second"], "the channels are reversed by a flip"),
+        (lambda: Moved(lambda x: x.roll(1, 1)), "first.0", ["second"], "the channels are shifted by a roll"),
+        (lambda: Padded(2), "wide.0", ["last.0"], "padding adds channels of a constant before them"),
         (Mixed, "stem", ["wide"], "tokens is a linear layer over positions, applied to each of these"),
         (TwiceMixed, "stem", ["tokens.0", "wide"], "tokens.0 is a linear layer over positions"),
         (AsMany, "stem", ["wide"], "tokens is a linear layer over positions"),

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from amc.cost.closed_form import macs_cost
-from amc.cutting.slicing import SlicePlan, slice_model
+from amc.cutting.exactness import prove
+from amc.cutting.slicing import SlicePlan, shaped, slice_model
 from amc.errors import AmcError, NotPrunableError, SettingError
 from amc.graph.groups import exclude_groups
 from amc.graph.trace import trace
 from amc.refit.nested import has_intercept
+from amc.strategy import GroupWidth, Strategy
 from tests.networks import (
     CLASSES,
     SHAPE,
@@ -53,6 +55,25 @@ class HookedByItself(Chain):
     def forward(self, x):
         self.kept.clear()
         return super().forward(x) + self.kept[-1].mean()
+
+
+class ReadsTheOriginal(Chain):
+    """The hook of a copy puts aside what the original reads, and the copy reads what it was copied with."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+        self.first.register_forward_hook(lambda _module, _inputs, output: self.kept.update(maps=output))
+
+    def forward(self, x):
+        return super().forward(x) * self.kept["maps"].mean()
+
+
+class Watched(ReadsTheOriginal):
+    """Nothing reads what the hook has put aside."""
+
+    def forward(self, x):
+        return Chain.forward(self, x)
 
 
 class KeepsItsOutput(Chain):
@@ -244,14 +265,26 @@ def test_a_synchronised_batch_norm_takes_up_shifts(example):
         (nn.Sequential(nn.Flatten(), nn.Linear(432, CLASSES)), 12, "no prunable layers: .*network's output"),
         (nn.Flatten(), 12, "no prunable layers: it has no Conv2d or Linear layer"),
         (HookedByItself(), 12, "a copy of HookedByItself .* does not work: IndexError: .*hook"),
+        (ReadsTheOriginal(), 12, "a copy of ReadsTheOriginal .* computes something else .*: a hook"),
         (KeepsItsOutput(), 12, r"a copy of KeepsItsOutput .* does not work: .*\.detach\(\)"),
     ],
-    ids=["size", "nothing to prune", "no layer", "a hook", "a kept result"],
+    ids=["size", "nothing to prune", "no layer", "a hook", "a hook that is read", "a kept result"],
 )
 def test_unusable_networks_are_refused_in_one_line(model, size, message):
     with pytest.raises(AmcError, match=message) as caught:
         trace(model, torch.zeros(1, 3, size, size))
     assert "\n" not in str(caught.value)
+
+
+def test_a_hook_of_a_copy_leaves_nothing_with_gradients_in_the_network(example):
+    model = Watched().eval()
+    graph = prove(model, trace(model, example)).graph
+    assert graph.group_names == ("first.0", "second")
+    assert not model.kept["maps"].requires_grad
+    strategy = Strategy(
+        tuple(GroupWidth(n, w, w - 2) for n, w in (("first.0", 8), ("second", 12))), 1.0, 1.0, 0
+    )
+    assert shaped(model, SHAPE, strategy).second.out_channels == 10
 
 
 def test_frozen_parameters_are_pruned_all_the_same(example):

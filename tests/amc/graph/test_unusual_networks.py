@@ -11,6 +11,7 @@ from amc.candidate.folding import FoldedNetwork
 from amc.cost.closed_form import macs_cost
 from amc.cost.counted import count_macs
 from amc.cutting.exactness import prove
+from amc.cutting.trial import ready
 from amc.errors import NotPrunableError
 from amc.graph.trace import trace
 from amc.graph.unfolding import block_positions, block_rows, why_not_linear
@@ -157,6 +158,29 @@ def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, examp
 
     with pytest.raises(NotPrunableError, match=message):
         trace(Wrong(6), example)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_part_that_is_compiled_by_torch_jit_is_named(example):
+    scripted = torch.jit.script(nn.Conv2d(8, 12, 3))
+    model = Chain().eval()
+    model.second = scripted
+    with pytest.raises(
+        NotPrunableError,
+        match=r"^second \(RecursiveScriptModule\) of Chain is compiled by torch\.jit, .* torch\.jit\.s",
+    ):
+        trace(model, example)
+    with pytest.raises(NotPrunableError, match=r"^RecursiveScriptModule is compiled by torch\.jit"):
+        trace(ready(scripted, SHAPE), example)
+
+
+def test_a_network_without_an_evaluation_mode_is_told_as_such(example):
+    class OneMode(Chain):
+        def train(self, mode=True):
+            raise NotImplementedError("Calling eval() is not supported yet.")
+
+    with pytest.raises(NotPrunableError, match=r"evaluation mode: NotImplementedError: .*torch\.export"):
+        trace(OneMode(), example)
 
 
 def test_nan_on_random_images_is_told_as_such(example):
