@@ -275,7 +275,7 @@ def test_the_folder_of_a_budget_knows_what_its_network_was_trained_on(again: Pat
     part.record("train", {"held_out": 9})
     part.take_dense(job)
     assert part.trained_on.read_bytes() == part.dense.read_bytes() == b"pictures"
-    assert part.records.read("train") is None
+    assert part.recorded("train") is None
     job.trained_on.unlink()
     part.take_dense(job)
     assert not part.trained_on.exists()
