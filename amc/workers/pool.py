@@ -85,6 +85,7 @@ class WorkerPool:
         # worker.
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._closed = False
+        self._hiring = threading.Lock()
         try:
             self._start(count)
         except BaseException:
@@ -124,7 +125,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the workers; running evaluations fail."""
-        self._closed = True
+        with self._hiring:
+            self._closed = True
         for worker in list(self._workers):
             self._dismiss(worker)
         self._backend.close()
@@ -181,8 +183,11 @@ class WorkerPool:
             self._idle.put(worker if answered else None)
 
     def _hire(self) -> Worker:
-        worker = self._backend.start()
-        self._workers.add(worker)
+        with self._hiring:
+            if self._closed:  # by another thread, which has ended the workers that it knew
+                raise WorkerLost("closed")
+            worker = self._backend.start()
+            self._workers.add(worker)
         return worker
 
     def _dismiss(self, worker: Worker) -> None:

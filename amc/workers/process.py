@@ -65,6 +65,7 @@ class ProcessWorker:
         with _ignoring_ctrl_c():
             self._process.start()
         theirs.close()  # so that the pipe is closed when the process ends
+        self._talking = threading.Lock()
 
     def ready(self) -> None:
         """Wait until the evaluator is rebuilt.
@@ -73,7 +74,8 @@ class ProcessWorker:
             AmcError: it cannot be rebuilt.
             WorkerLost: the process died or hangs.
         """
-        error = self._receive()
+        with self._talking:
+            error = self._receive()
         if error is not None:
             raise error
 
@@ -83,19 +85,21 @@ class ProcessWorker:
         Raises:
             WorkerLost: the process died, or gave no answer in time.
         """
-        try:
-            self._connection.send(tuple(widths))
-        except OSError as error:
-            raise WorkerLost(self._fate()) from error
-        return self._receive()
+        with self._talking:
+            try:
+                self._connection.send(tuple(widths))
+            except OSError as error:
+                raise WorkerLost(self._fate()) from error
+            return self._receive()
 
     def close(self) -> None:
-        """End the process and wait until it is gone."""
+        """End the process and wait until it is gone; several threads may do so."""
         self._process.terminate()
         self._process.join(5)
         self._process.kill()
         self._process.join()
-        self._connection.close()
+        with self._talking:  # a thread that waits for an answer learns of the end, and then lets go
+            self._connection.close()
 
     def _receive(self) -> Any:
         try:

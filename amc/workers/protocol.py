@@ -44,7 +44,7 @@ class Worker(Protocol):
         ...
 
     def close(self) -> None:
-        """End the worker, even in the middle of an evaluation."""
+        """End the worker, even in the middle of an evaluation; several threads may do so at once."""
         ...
 
 

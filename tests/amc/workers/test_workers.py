@@ -455,6 +455,31 @@ def test_a_process_reads_the_tensors_where_they_are(importable):
     assert gone(pid)
 
 
+@pytest.mark.slow  # starts a process of its own, which imports torch
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="cannot stop a process")
+def test_several_threads_may_end_a_process_that_one_of_them_waits_for(importable):
+    backend = ProcessBackend(pack(Probe(8)), threads=1)
+    worker = backend.start()
+    worker.ready()
+    os.kill(worker.evaluate((0,))[-1], signal.SIGSTOP)
+
+    def waited():
+        try:
+            worker.evaluate((0,))
+        finally:
+            worker.close()  # as a pool does with a worker that gave no answer
+
+    with ThreadPoolExecutor(4) as threads:
+        waiting = threads.submit(waited)
+        time.sleep(0.1)
+        for closing in [threads.submit(worker.close) for _ in range(3)]:
+            closing.result()
+        with pytest.raises(WorkerLost, match="exit code -9"):
+            waiting.result()
+    assert worker._connection.closed
+    backend.close()
+
+
 @pytest.mark.slow  # starts processes of its own, which import torch
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="cannot stop a process")
 def test_a_process_that_hangs_counts_as_lost_and_ends(importable):

@@ -37,6 +37,14 @@ from tests.networks import SHAPE, Chain, randomised
 
 FAST = ("quantize.sensitivity_images=4", "latency.throughput_batch=0", "latency.memory=false")
 JOB = (*TINY, *FAST, "agent=uniform", "run_dir=run", "latency.backends=[torch,onnxruntime]")
+WIDE = """
+def wide(num_classes):  # layers that cost more than a call does
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
+    )
+"""
 ALL = "stages=[train,search,prune,finetune,quantize,export,benchmark,report]"
 
 
@@ -315,10 +323,12 @@ def test_layers_whose_inputs_a_group_does_not_divide_are_named(group, told, laye
 @pytest.mark.slow
 def test_a_search_under_the_latency_of_the_integer_network(tmp_path):
     cwd = workspace(tmp_path)
-    job = (*JOB, "budget=latency", "budget.latency_ratio=0.95", "budget.round_to=4", "profile.int8=true")
+    with (cwd / "mynet.py").open("a") as file:
+        file.write(WIDE)
+    job = (*JOB, "budget=latency", "budget.latency_ratio=0.9", "budget.round_to=4", "profile.int8=true")
     job += ("profile.points=2", "profile.rounds=2", "profile.fit=3", "profile.held_out=2")
     job += ("profile.widths=false", "profile.tables=tables")
-    job += ("data.image_size=64",)  # smaller images cost little beside what every call costs
+    job += ("model=mynet.wide", "data.image_size=16")
     out = done(*job, "stages=[train,search,prune]", cwd=cwd).out
     assert "budget: profile.int8=true times networks with all layers in static_int8, but stage" in out
     model = read_json(cwd / "run/latency_model.json")
