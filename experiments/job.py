@@ -35,7 +35,6 @@ from experiments.stages.pipeline import run_stages
 VERSION = 1
 _COUNTED = ("macs", "params")
 """Costs of which every table has the numbers."""
-REPORT = "report.html"
 
 
 def run_job(run: Run, overrides: Sequence[str]) -> None:
@@ -135,7 +134,9 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         dense=dense["search"],
         chosen=[points[places.index(place)] for place in kept if place in places],
         links=[
-            (name, f"{name}/{REPORT}") for name, part in found.items() if (part.folder.path / REPORT).exists()
+            (name, f"{name}/{part.folder.report.name}.html")
+            for name, part in found.items()
+            if part.folder.has_current_report
         ],
     )
     print(aligned(table(summary)))

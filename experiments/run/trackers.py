@@ -93,10 +93,13 @@ def _job_of(folder: Path) -> Path | None:
 
 
 def kept_files(folder: RunFolder) -> Files:
-    """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files."""
+    """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files.
+
+    A report of a network that the run no longer has is left out.
+    """
     asked = {
         "strategy": [folder.strategy],
-        "report": [folder.report.with_suffix(".html")],
+        "report": [folder.report.with_suffix(".html")] if folder.has_current_report else [],
         "model": sorted(path for path in folder.exported() if path.suffix == ".onnx"),
     }
     found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}

@@ -130,6 +130,10 @@ def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Pat
     for name in ("strategy.json", "report.html", "exports/model.onnx", "exports/README.md"):
         (tmp_path / name).touch()
     folder.record("export", {"files": [{"format": "onnx", "file": "exports/model.onnx", "bytes": 0}]})
+    (tmp_path / "report.json").write_text('{"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}}')
+    folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 70.0}})
+    assert "report" not in kept_files(folder)  # it is about weights that the run no longer has
+    folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}})
     assert kept_files(folder) == {
         "strategy": [tmp_path / "strategy.json"],
         "report": [tmp_path / "report.html"],
