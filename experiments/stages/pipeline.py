@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError
 from experiments.config.stages import MAKING, STAGES, WITH_DENSE
-from experiments.run.trackers import kept_files
+from experiments.run.trackers import kept_files, summary_of
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -37,13 +37,12 @@ def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) 
             if not keep_evaluator and not _COMPRESSING & set(names[index:]):
                 run.problem.release()  # training needs the memory
             run.folder.note_begun(name)
-            summary |= {f"{name}/{key}": value for key, value in _ended(run, name).items()}
+            summary |= summary_of(name, _ended(run, name))
         failed = False
     finally:
         if not keep_evaluator:
             run.problem.release()
-        plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-        tracker.finish(plain, kept_files(run.folder), failed)
+        tracker.finish(summary, kept_files(run.folder), failed)
 
 
 def _ended(run: Run, name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from amc.strategy import Strategy
 from experiments.config.budgets import own_fields, scheduled_budgets, single_budget
 from experiments.run.folder import MADE_OF, RunFolder
 from experiments.run.run import Run
+from experiments.run.trackers import Metrics, Tracker
 from experiments.stages.pipeline import run_stage
 from experiments.stages.policies.cut_problem import CutProblem
 
@@ -64,8 +65,17 @@ def _steps(run: Run) -> Iterator[Run]:
         if number > 1:
             problem = CutProblem(config, folder, run.problem, Strategy.load(before.strategy), before.model)
         print(f"schedule: step {number} of {len(budgets)}: {_told(ratios)}")
-        yield Run(config, folder, problem)
+        yield Run(config, folder, problem, _tracking(run, number))
         before = folder
+
+
+def _tracking(run: Run, number: int) -> Tracker:
+    """Return the tracker of a step: its metrics are the run's, under a name of the step."""
+
+    def log(metrics: Metrics, step: int) -> None:
+        run.tracker.log({f"step{number}/{name}": value for name, value in metrics.items()}, step)
+
+    return Tracker(log, lambda summary, files, failed: None)
 
 
 def _config(run: Run, ratios: Ratios, folder: RunFolder, *, trains: bool) -> Any:
@@ -77,7 +87,6 @@ def _config(run: Run, ratios: Ratios, folder: RunFolder, *, trains: bool) -> Any
         stages=["search", "prune", *(["finetune"] if trains and epochs else [])],
         run_dir=str(folder.path),
         budget=replace(run.config.budget, **own),
-        tracker=replace(run.config.tracker, name="none"),
         prune=replace(run.config.prune, sequential=refits),
         finetune=replace(run.config.finetune, epochs=epochs),
     )
@@ -137,7 +146,9 @@ def _take_over(run: Run, last: Run) -> None:
         atomic_write_bytes(target, source.read_bytes())
     macs, params = strategy.macs_ratio, strategy.params_ratio
     facts = last.folder.recorded("prune") or {}
-    run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
+    # its time is within that of this stage
+    left_out = (MADE_OF, "stage_seconds", "resumed")
+    run.record("prune", {name: value for name, value in facts.items() if name not in left_out})
     print(f"schedule: {macs:.4f} of the MACs, {params:.4f} of the parameters are left")
 
 
