@@ -169,7 +169,12 @@ def row(part: Run) -> dict[str, Any]:
 
 
 def _of_the_last(part: Run) -> dict[str, Any]:
-    """Return the speed-ups of the last network of one budget, and its accuracy if that one is quantized."""
+    """Return the speed-ups of the last network of one budget, and its accuracy if that one is quantized.
+
+    Of a budget whose network is not pruned yet there are none: what was quantized is the dense network.
+    """
+    if not part.records.has_pruned:
+        return {"speedup": {}}
     runtimes = (part.records.read("benchmark") or {}).get("runtimes", [])
     quantized = part.records.read("quantize") or {}
     if not quantizes(quantized):
