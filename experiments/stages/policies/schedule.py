@@ -47,6 +47,7 @@ def run(run: Run) -> dict[str, Any]:
     for step in _steps(run):
         facts.append(_carried_out(step, rewind=_rewind_file(run, last)))
         run.tracker.log(_scores(facts[-1]), len(facts))
+        run.looked_up |= facts[-1].pop("resumed", False)
         step.problem.release()
         last = step
     assert last is not None
@@ -102,6 +103,7 @@ def _carried_out(step: Run, rewind: Path | None) -> dict[str, Any]:
         print(f"schedule: the channels that stay have the weights of {file}")
     if "finetune" in step.stages:
         found["finetune"] = run_stage(step, "finetune")
+    resumed = any(own.get("resumed") for own in found.values())
     search, trained = found["search"], found.get("finetune", {})
     strategy = step.strategy()
     return {
@@ -111,6 +113,7 @@ def _carried_out(step: Run, rewind: Path | None) -> dict[str, Any]:
         "search_top1": search["best_top1"],
         "trained_top1": trained.get("val_top1"),
         "folder": str(step.folder.path.relative_to(step.folder.path.parent.parent)),
+        **({"resumed": True} if resumed else {}),
     }
 
 
