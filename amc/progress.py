@@ -15,38 +15,48 @@ SECONDS = 30.0
 class _Lines(tqdm):
     """A bar that prints a line from time to time, for standard error that is no terminal.
 
-    The time left follows from the steps after the first one, which may load and compile.
+    The time left follows from the pace between the last lines: results that are looked up come much faster
+    than those to come. The first step, which may load and compile, does not count.
     """
 
     monitor_interval = 0  # no thread that redraws
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._told = time.monotonic()
-        self._first: tuple[float, float] | None = None  # steps done and time after the first step
+        self._last: tuple[float, float] | None = None  # steps done and time, first after the first step
+        self._pace: float | None = None  # seconds a step
         self._closed = bool(kwargs.get("disable"))
         super().__init__(*args, **kwargs)
 
     def update(self, n: float | None = 1) -> bool | None:
         """Note that ``n`` more steps are done; see tqdm."""
-        if self._first is None:
-            self._first = (self.n + (n or 0), time.monotonic())
+        if self._last is None:
+            self._last = (self.n + (n or 0), time.monotonic())
         return super().update(n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line, unless the last one is not ``SECONDS`` old."""
         if time.monotonic() - self._told >= SECONDS:
             self._told = time.monotonic()
+            self._note_pace()
             print(self.line(), file=sys.stderr, flush=True)
+
+    def _note_pace(self) -> None:
+        """Take the pace since the last line in: the older ones count half as much with each."""
+        if self._last is None or self.n <= self._last[0]:
+            return
+        steps, since = self._last
+        self._last = (self.n, time.monotonic())
+        pace = (self._last[1] - since) / (self.n - steps)
+        self._pace = pace if self._pace is None else (self._pace + pace) / 2
 
     def line(self) -> str:
         """Return how far the work is, the time it took, the time left, and what else is told."""
         done = self.format_dict
         whole = "" if self.total is None else f" of {self.total}"
         parts = [f"{self.unit} {self.n}{whole}", f"{tqdm.format_interval(done['elapsed'])} so far"]
-        if self.total is not None and self._first is not None and self.n > self._first[0]:
-            first, since = self._first
-            left = (time.monotonic() - since) * (self.total - self.n) / (self.n - first)
-            parts.append(f"about {tqdm.format_interval(left)} left")
+        if self.total is not None and self._pace is not None:
+            parts.append(f"about {tqdm.format_interval(self._pace * (self.total - self.n))} left")
         return f"{self.desc.rstrip(': ')}: {', '.join([*parts, *([self.postfix] if self.postfix else [])])}"
 
     def clear(self, nolock: bool = False) -> None:
@@ -89,5 +99,6 @@ def progress(
         delay=delay,
         leave=stays,
         mininterval=0.1 if kind is tqdm else 1.0,
+        miniters=None if kind is tqdm else 1,  # else slow steps after fast ones are not told
         disable=not shown,
     )

@@ -35,7 +35,6 @@ from experiments.stages.pipeline import run_stages
 VERSION = 1
 _COUNTED = ("macs", "params")
 """Costs of which every table has the numbers."""
-REPORT = "report.html"
 
 
 def run_job(run: Run, overrides: Sequence[str]) -> None:
@@ -135,7 +134,9 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         dense=dense["search"],
         chosen=[points[places.index(place)] for place in kept if place in places],
         links=[
-            (name, f"{name}/{REPORT}") for name, part in found.items() if (part.folder.path / REPORT).exists()
+            (name, f"{name}/{part.folder.report.name}.html")
+            for name, part in found.items()
+            if part.folder.has_current_report
         ],
     )
     print(aligned(table(summary)))
@@ -168,7 +169,12 @@ def row(part: Run) -> dict[str, Any]:
 
 
 def _of_the_last(part: Run) -> dict[str, Any]:
-    """Return the speed-ups of the last network of one budget, and its accuracy if that one is quantized."""
+    """Return the speed-ups of the last network of one budget, and its accuracy if that one is quantized.
+
+    Of a budget whose network is not pruned yet there are none: what was quantized is the dense network.
+    """
+    if not part.records.has_pruned:
+        return {"speedup": {}}
     runtimes = (part.records.read("benchmark") or {}).get("runtimes", [])
     quantized = part.records.read("quantize") or {}
     if not quantizes(quantized):

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from amc.budget.budget import KINDS
 from amc.models.names import is_code
 from experiments.report.text import MISSING, decimals, millions, number
 
@@ -36,16 +37,39 @@ def gain(report: Json) -> str:
             f"The network needs {report['macs_ratio']:.1%} of its multiply-adds ({macs}) and "
             f"{params:.1%} of its parameters"
         )
-    for runtime in report.get("latency", ()):
-        if (found := runtime["comparison"]) is not None:
-            sentences.append(_timed(runtime, found))
-    sizes = file_sizes(report)
-    last, export = smaller(report), report.get("export") or {}
-    if {"dense", last} <= sizes.keys():
-        sentences.append(f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes[last])}")
-    elif files := (export if last == "pruned" else export.get("quantized") or {}).get("files", ()):
-        sentences.append(f"its {files[0]['format']} file has {kib(files[0]['bytes'])}")
+    sentences += [
+        f"{'quantized, ' if label == 'quantized' and pruned is not None else ''}{_timed(runtime, found)}"
+        for runtime in report.get("latency", ())
+        for label, found in timed(report, runtime)
+    ]
+    sentences += _shrunk(report)
     return "; ".join(sentences) + "." if sentences else ""
+
+
+def timed(report: Json, runtime: Json) -> list[tuple[str, Json]]:
+    """Return the comparisons of a runtime with the dense network, by the key of the other network.
+
+    A quantized network stands beside the pruned one, and in its place where none was pruned.
+    """
+    found = [(smaller(report), runtime["comparison"])]
+    if smaller(report) == "pruned" and "quantized" in report:
+        found.append(("quantized", runtime.get("others", {}).get("quantized")))
+    return [(label, own) for label, own in found if own is not None]
+
+
+def _shrunk(report: Json) -> list[str]:
+    """Return in words how large the files of the pruned and the quantized network are."""
+    sizes, export, first = file_sizes(report), report.get("export") or {}, smaller(report)
+    made = [first, *(["quantized"] if first == "pruned" and "quantized" in report else [])]
+    if {"dense", first} <= sizes.keys():
+        told = [f"its file shrinks from {kib(sizes['dense'])} to {kib(sizes[first])}"]
+        return told + [f"quantized, to {kib(sizes[name])}" for name in made[1:] if name in sizes]
+    written = {"pruned": export, "quantized": export.get("quantized") or {}}
+    files = [(name, *written[name]["files"][:1]) for name in made if written[name].get("files")]
+    return [
+        f"{'quantized, ' if name != first else ''}its {file['format']} file has {kib(file['bytes'])}"
+        for name, file in files
+    ]
 
 
 def file_sizes(report: Json) -> Json:
@@ -171,8 +195,15 @@ def warnings(report: Json) -> Iterator[str]:
         yield f"There are {images} test images: one of them is {100 / images:.2f} points."
     if "proxies" in report and not report["proxies"].get("trusted", True):
         yield report["proxies"]["verdict"]
-    for name, reason in (report.get("export") or {}).get("left_out", {}).items():
+    export = report.get("export") or {}
+    for name, reason in export.get("left_out", {}).items():
         yield f"No {name} file: {reason}"
+    quantized = export.get("quantized") or {}
+    for name, reason in quantized.get("left_out", {}).items():
+        yield f"No {name} file of the quantized network: {reason}"
+    for file in quantized.get("files", ()):
+        if file.get("failure") is not None:
+            yield f"{file['file']}: {file['failure']}"
 
 
 def is_missed(limit: Json) -> bool:
@@ -234,6 +265,9 @@ def point_command(report: Json, point: Json) -> str:
     kind = own.partition("_")[0]
     ratio = math.ceil(1e4 * point[f"{kind}_ratio"]) / 1e4 if f"{kind}_ratio" in point else 1.0
     budget = [f"budget={kind}", f"budget.{kind}_ratio={ratio:g}"] if kind in ("macs", "params") else []
+    if budget and any(word.lstrip("+").startswith("experiment=") for word in kept):
+        # the limits of a recipe hold for the network that its search has chosen
+        budget += [f"budget.{other}_ratio=null" for other in KINDS if other != kind]
     words = [
         *("amc", f"run_dir={folder}_{own}", f"strategy={folder}/{name}"),
         *(f"model.checkpoint={folder}/dense.safetensors", *kept, *budget),
@@ -245,11 +279,20 @@ def point_command(report: Json, point: Json) -> str:
 def _stages(report: Json, *made: str) -> str:
     """Return the stages that make a network, and of it what the run has: integers, files, times, a report.
 
-    A network that is made anew removes what was made of the one before.
+    A network that is made anew removes what was made of the one before. Integers are made for their files.
     """
-    integers = ["quantize"] if "quantized" in report else []
-    times = ["benchmark"] if report.get("latency") else []
-    return f"stages=[{','.join([*made, *integers, 'export', *times, 'report'])}]"
+    weights = bool({"prune", "finetune"} & set(made))
+    again = {
+        "quantize": "quantized" in report,
+        "compare": weights and "compare" in report,
+        "export": "quantize" in made or bool(report.get("export")),
+        "benchmark": bool(report.get("latency")),
+        "serve": weights and "serve" in report,
+    }
+    choice = {"search": ["search", "choose"]} if "choose" in report else {}
+    names = [stage for name in made for stage in choice.get(name, [name])]
+    names += [name for name, has in again.items() if has and name not in made]
+    return f"stages=[{','.join([*names, 'report'])}]"
 
 
 def _words(report: Json) -> list[str]:

@@ -48,7 +48,7 @@ def chain_rows(report: Json) -> list[list[str]]:
 
 
 def parity_rows(exported: Json | None) -> list[list[str]]:
-    """Return what each runtime computes from the quantized file as a table; empty if there is no file."""
+    """Return what each runtime computes from the quantized files as a table; empty if none has run one."""
     if exported is None:
         return []
     rows = [["Runtime", "Same class, %", "Top-1, %", "Mean difference", "Largest"]]
@@ -59,7 +59,7 @@ def parity_rows(exported: Json | None) -> list[list[str]]:
         size = [f"{each[key]:.1e}" for key in ("mean", "largest")]
         accuracy = decimals(each["top1"], missing=MISSING)
         rows.append([each["runtime"], decimals(each["agreement"], missing=MISSING), accuracy, *size])
-    return rows
+    return rows if len(rows) > 1 else []
 
 
 def sensitivity_rows(found: Sequence[Json]) -> list[list[str]]:

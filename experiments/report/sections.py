@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.report.answers import interval_of_speedup, is_missed, kib, networks, smaller
+from experiments.report.answers import interval_of_speedup, is_missed, kib, networks, smaller, timed
 from experiments.report.text import MISSING, decimals, duration, number
 
 Json = Mapping[str, Any]
@@ -13,32 +13,40 @@ Table = list[list[str]]
 
 
 def runtimes(report: Json) -> Table:
-    """Return the timing of every runtime, as a table with its head; empty if none was timed."""
+    """Return the timing of every runtime, as a table with its head; empty if none was timed.
+
+    The quantized network has a row of its own beside a pruned one.
+    """
     last = smaller(report)
-    name = f"{last.capitalize()}, ms"
+    both = last == "pruned" and any(len(timed(report, own)) > 1 for own in report.get("latency", ()))
+    name = "Smaller, ms" if both else f"{last.capitalize()}, ms"
     rows = [["Runtime", "Batch", "Dense, ms", name, "Speed-up", "95% interval", "Memory"]]
     for own in report.get("latency", ()):
-        if (found := own["comparison"]) is None:
+        if own["comparison"] is None:
             rows.append([own["backend"], str(own["batch"]), own["unavailable"] or MISSING, *[MISSING] * 4])
             continue
-        within = interval_of_speedup(found)
-        memory = own.get("peak_memory_bytes") or {}
-        rows.append(
-            [
-                own["backend"],
-                str(own["batch"]),
-                number(found["dense"]["median_ms"]),
-                number(found["pruned"]["median_ms"]),
-                f"{found['speedup']:.2f}×",
-                f"{within[0]:.2f} to {within[1]:.2f}" if within else MISSING,
-                f"{kib(memory['dense'])} → {kib(memory[last])}"
-                if {"dense", last} <= memory.keys()
-                else MISSING,
-            ]
-        )
+        for network, found in timed(report, own):
+            runtime = f"{own['backend']}, {network}" if both else own["backend"]
+            rows.append([runtime, *_timing(own, network, found)])
     if all(row[-1] == MISSING for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     return rows if len(rows) > 1 else []
+
+
+def _timing(own: Json, network: str, found: Json) -> list[str]:
+    """Return the cells of a network on a runtime: batch, times, speed-up with its interval, memory."""
+    within = interval_of_speedup(found)
+    memory = own.get("peak_memory_bytes") or {}
+    return [
+        str(own["batch"]),
+        number(found["dense"]["median_ms"]),
+        number(found["pruned"]["median_ms"]),
+        f"{found['speedup']:.2f}×",
+        f"{within[0]:.2f} to {within[1]:.2f}" if within else MISSING,
+        f"{kib(memory['dense'])} → {kib(memory[network])}"
+        if {"dense", network} <= memory.keys()
+        else MISSING,
+    ]
 
 
 def serving(report: Json) -> Table:
@@ -142,7 +150,8 @@ def files(report: Json) -> Table:
         rows.append([own["file"], own["format"], kib(own["bytes"]), checked])
     quantized = export.get("quantized") or {}
     for own in quantized.get("files", ()):
-        rows.append([own["file"], f"{own['format']}, {quantized['method']}", kib(own["bytes"]), "see below"])
+        checked = "see below" if own["runtimes"] else own.get("failure") or own.get("note") or MISSING
+        rows.append([own["file"], f"{own['format']}, {quantized['method']}", kib(own["bytes"]), checked])
     return rows if len(rows) > 1 else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,6 +37,10 @@ _NEED_LOGITS = (
 """Stages that measure accuracies."""
 _READS = {"export": (WEIGHTS, "prune"), "report": (STRATEGY, "search")}
 """Stages that need no dense network -> the file that they read first, and the stage that writes it."""
+_OF_PRUNED = frozenset({"finetune", "serve"})
+"""Stages that need a pruned network."""
+_OF_MADE = frozenset({"export", "benchmark", "report"})
+"""Stages that need a pruned network, or a quantized one."""
 _TAKING = frozenset({"verify", "prune"})
 """Stages that make the strategy that the configuration names that of the folder."""
 _JUDGING = frozenset({"evaluate", "report", "compare", "quantize", "export"})
@@ -86,6 +91,7 @@ def check(run: Run) -> None:
     _check_steps(run)
     _check_hints(run)
     _check_classifies(run)
+    _check_made(run)
     if "profile" in run.stages and not run.profiled:
         problem.latency.runtime()
 
@@ -138,6 +144,60 @@ def _check_results(run: Run) -> None:
         folder.require(folder.path / name, stage)
 
 
+def _check_made(run: Run) -> None:
+    """Refuse a job in which a stage would miss its network after all the work before it."""
+    for folder, names in _parts(run):
+        if (found := _lacking(names, folder, run.config.quantize.method)) is None:
+            continue
+        name, why = found
+        needed = "pruned" if name in _OF_PRUNED else "pruned or quantized"
+        sparse = "sparsify" in run.stages and name == "report"
+        other = ", or leave report out: that of sparsify is sparsity.html" if sparse else ""
+        raise SettingError(
+            f"stages=[{','.join(run.stages)}]: {name} needs a {needed} network, but {why}; add prune before "
+            f"{name}{other}"
+        )
+
+
+def _parts(run: Run) -> list[tuple[RunFolder, list[str]]]:
+    """Return each folder in which stages under a budget work, with these: one for each of several budgets."""
+    listed = [
+        (RunFolder(run.folder.path / folder_name(ratios)), run.stages_under(ratios))
+        for ratios in listed_budgets(run.config.budget)
+    ]
+    return listed or [(run.folder, run.stages)]
+
+
+def _lacking(names: Sequence[str], folder: RunFolder, method: str) -> tuple[str, str] | None:
+    """Return the first stage that would find no network, and why, or None.
+
+    A search may find another strategy, which removes what the folder has of the one before.
+
+    Args:
+        names: the stages.
+        folder: of the run.
+        method: of stage ``quantize``.
+    """
+    pruned, finder = False, None
+    quantized: bool | None = None  # as the folder says
+    for name in names:
+        if name in ("search", "choose"):
+            pruned, quantized, finder = False, False, name
+        elif name in ("prune", "schedule"):
+            pruned = True
+        elif name == "quantize":
+            quantized = method != "none"
+        elif name in _OF_PRUNED | _OF_MADE and not pruned:
+            file = folder.pruned if name in ("finetune", "report") else folder.model
+            if finder is None and file.exists():
+                continue
+            if quantized is None:
+                quantized = quantizes(folder.recorded("quantize"))
+            if name in _OF_PRUNED or not quantized:
+                return name, f"{folder} has none" if finder is None else f"nothing prunes what {finder} finds"
+    return None
+
+
 def _check_strategy(run: Run) -> None:
     """Refuse a strategy that this command names beside that of the folder, and that no stage takes over.
 
@@ -149,12 +209,9 @@ def _check_strategy(run: Run) -> None:
     file, known = Path(given).expanduser().resolve(), remembered_value(folder.path, "strategy")
     if known is not None and Path(known) == file:
         return
-    listed = listed_budgets(run.config.budget)
-    parts = [(folder.path / folder_name(ratios), run.stages_under(ratios)) for ratios in listed]
-    for path, names in parts or [(folder.path, run.stages)]:
-        own = RunFolder(path).strategy
-        if names and not _TAKING & set(names) and own.exists():
-            _check_same(file, own, run)
+    for part, names in _parts(run):
+        if names and not _TAKING & set(names) and part.strategy.exists():
+            _check_same(file, part.strategy, run)
 
 
 def _check_same(given: Path, own: Path, run: Run) -> None:

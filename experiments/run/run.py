@@ -50,6 +50,8 @@ class Run:
     Attributes:
         records: what the folder tells about this run's dense network and strategy.
         taken_up: stages that an earlier command has begun which did not end; their times are of the last.
+        looked_up: whether the stage at work has taken over results of an earlier command, so that its time is
+            not that of all its work.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Run:
         self.records = Records(folder, problem)
         self._given_tracker = tracker
         self.taken_up: frozenset[str] = frozenset()
+        self.looked_up = False
         self._made_strategy = False
 
     def for_budget(self, ratios: Ratios, path: Path) -> Run:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,14 +93,73 @@ def _job_of(folder: Path) -> Path | None:
 
 
 def kept_files(folder: RunFolder) -> Files:
-    """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files."""
+    """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files.
+
+    A report of a network that the run no longer has is left out.
+    """
     asked = {
         "strategy": [folder.strategy],
-        "report": [folder.report.with_suffix(".html")],
+        "report": [folder.report.with_suffix(".html")] if folder.has_current_report else [],
         "model": sorted(path for path in folder.exported() if path.suffix == ".onnx"),
     }
     found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}
     return {kind: paths for kind, paths in found.items() if paths}
+
+
+_NO_RESULTS = frozenset({"widths", "limits", "ratios", "settings", "left_float", "folder"})
+"""Facts of stages that a summary leaves out: what was asked for, and what is listed by layer."""
+
+
+def summary_of(stage: str, facts: Mapping[str, Any]) -> Metrics:
+    """Return the numbers and words that a stage found, by their path, such as ``evaluate/pruned/top1``.
+
+    Of rounds and steps the last counts, of a correlation its value without the interval. Timings are named by
+    the runtime: ``benchmark/onnxruntime/speedup``.
+
+    Args:
+        stage: the name of the stage.
+        facts: what it returned.
+    """
+    told = {name: value for name, value in facts.items() if name != "spearman"}
+    for rows in (facts.get("rounds"), facts.get("steps")):
+        told |= rows[-1] if rows else {}
+    told |= {row["backend"]: _times(row) for row in facts.get("runtimes", ())}
+    if throughput := facts.get("throughput"):
+        told["throughput"] = {row["backend"]: _times(row) for row in throughput}
+    if "spearman" in facts:
+        told["spearman"] = _values(facts["spearman"])
+    return dict(_flat(told, stage))
+
+
+def _flat(value: object, path: str) -> Iterator[tuple[str, float | int | str]]:
+    if isinstance(value, Mapping):
+        for key, own in value.items():
+            if key not in _NO_RESULTS:
+                yield from _flat(own, f"{path}/{key}")
+    elif isinstance(value, int | float | str):
+        yield path, value
+
+
+def _times(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the milliseconds and speed-ups that stage ``benchmark`` has measured on a runtime."""
+    found = {"": row["comparison"], **{f"{name}/": own for name, own in row.get("others", {}).items()}}
+    return {
+        f"{prefix}{name}": value
+        for prefix, own in found.items()
+        if own is not None
+        for name, value in (
+            ("speedup", own["speedup"]),
+            ("dense_ms", own["dense"]["median_ms"]),
+            ("ms", own["pruned"]["median_ms"]),
+        )
+    }
+
+
+def _values(found: object) -> object:
+    """Return correlations without their intervals, which follow each value in a list."""
+    if isinstance(found, Mapping):
+        return {name: _values(own) for name, own in found.items()}
+    return found[0] if isinstance(found, list | tuple) else found
 
 
 _VALUES = {...: (float, str, bool)}

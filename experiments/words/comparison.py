@@ -22,7 +22,10 @@ from experiments.run.folder import MADE_OF, RunFolder
 
 Json = Mapping[str, Any]
 
-_NETWORK = {"top1": (float, None), "macs": float, "params": float}
+_NETWORK = {
+    "top1": (float, None),
+    **dict.fromkeys(("macs", "params", "divergence?", "lost?", "gained?"), float),
+}
 _TOLD = 6
 """Folders that are named in place of one that holds several runs."""
 _SHAPE = {
@@ -98,8 +101,10 @@ def _report(run: Path) -> Json:
     found: Json = read_json(path, _SHAPE, again)
     if "pruned" not in found and "quantized" not in found:
         raise FileError(f"{path} is damaged: it has neither a pruned nor a quantized network; {again}")
-    if not _is_current(RunFolder(run), found):
-        raise FileError(f"{path} is about a network that {run} no longer has; {again}")
+    if not RunFolder(run).is_told_by(found):
+        raise FileError(
+            f"{path} is about a network that {run} no longer has, or was judged anew since; {again}"
+        )
     return found
 
 
@@ -116,21 +121,6 @@ def _without_report(run: Path, name: str) -> str:
         return f"{run} has no {name}: run amc {run_dir(run)} stages=[report]"
     more = f" and {len(parts) - _TOLD} more" if len(parts) > _TOLD else ""
     return f"{run} holds several runs: expected some of them, {shlex.join(parts[:_TOLD])}{more}"
-
-
-def _is_current(folder: RunFolder, report: Json) -> bool:
-    """Whether a report is about the networks that its run has now; reports of old have no digests.
-
-    What is made anew removes the record of stage ``evaluate``. A report that was copied alone is taken.
-    """
-    if MADE_OF not in report or not any(folder.records.glob("*.json")):
-        return True
-    about = report[MADE_OF]
-    if (folder.recorded("evaluate") or {}).get(MADE_OF) != about:
-        return False
-    trained = (folder.recorded("train") or {}).get(MADE_OF)
-    dense = trained.get("dense") if isinstance(trained, dict) else None
-    return dense in (None, about.get("dense")) and folder.strategy_digest() in (None, about.get("strategy"))
 
 
 def table(reports: Mapping[str, Json]) -> list[list[str]]:

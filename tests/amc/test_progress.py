@@ -48,6 +48,21 @@ def test_long_work_tells_lines_off_a_terminal_and_draws_nothing(monkeypatch, cap
     assert re.search(r"^search: episode 3 of 4, 00:\d\d so far, about 00:\d\d left, best=0.5$", told, re.M)
 
 
+def test_the_time_left_follows_the_last_steps_where_the_first_were_looked_up(monkeypatch, capsys):
+    monkeypatch.setattr(amc.progress, "SECONDS", 30.0)
+    now = [100.0]
+    for clock in ("time.monotonic", "tqdm.std.time"):
+        monkeypatch.setattr(clock, lambda: now[0])
+    with progress(1000, "search", "episode") as bar:
+        for seconds in [0.002] * 900 + [30.0] * 6:
+            now[0] += seconds
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"search: episode {n} of 1000" for n in range(901, 907)]
+    minutes, _ = re.search(r"about (\d+):(\d\d) left", lines[-1]).groups()
+    assert 40 <= int(minutes) <= 47  # 94 steps of 30 s
+
+
 def test_a_slow_first_step_does_not_count_for_the_time_left(monkeypatch, capsys):
     monkeypatch.setattr(amc.progress, "SECONDS", 30.0)
     now = [100.0]

@@ -50,13 +50,14 @@ def tried(
     pruning and fine-tuning are the same.
 
     Args:
-        run: its ``finetune`` settings are those of ``judge``.
+        run: its ``finetune`` settings are those of ``judge``; rows that are found again are noted there.
         path: a JSON lines file of the run folder.
         shape: of its rows; see ``amc.reading``.
         label: names the stage on the progress bar.
     """
     made_of = _made_of(run)
     rows = known(path, shape, made_of)
+    run.looked_up |= any(json.dumps(point["widths"]) in rows for point in points)
     with progress(len(points), label, "policy", stays=True) as bar:
         for point in points:
             key = json.dumps(point["widths"])

@@ -78,6 +78,7 @@ def fit(
         return Job(model, settings, seed, problem.data_options, source, on_unseen, kind, threads)
 
     together: AbstractContextManager[Group] = nullcontext(ALONE) if alone else team(config.processes, job)
+    epochs: list[int] = []
     with together as group:
         trained = train(
             model,
@@ -92,8 +93,10 @@ def fit(
             checkpoint=checkpoint,
             group=group,
             on_estimate=_announcing(prefix, settings.epochs),
-            on_epoch=_telling(run, prefix),
+            on_epoch=_telling(run, prefix, epochs),
         )
+        if group.writes and len(epochs) < trained.epochs:
+            run.looked_up = True  # the first ones are in the checkpoint
     if settings.method == "lora":
         moved = f"{trained.merge_difference:.1g}"
         print(f"{prefix}: the adapters are merged, which changes outputs by {moved} of the largest")
@@ -153,14 +156,15 @@ def _announcing(prefix: str, epochs: int) -> Callable[[float], None]:
     return announce
 
 
-def _telling(run: Run, prefix: str) -> Callable[[EpochRecord], None]:
-    """Return a callback that sends epochs to the tracker and prints one now and then."""
+def _telling(run: Run, prefix: str, epochs: list[int]) -> Callable[[EpochRecord], None]:
+    """Return a callback that sends epochs to the tracker, prints one now and then, and lists all."""
     last = time.perf_counter()
 
     def tell(record: EpochRecord) -> None:
         nonlocal last
         metrics = {f"{prefix}/loss": record.loss, f"{prefix}/val_top1": record.val_top1}
         run.tracker.log(metrics, record.epoch)
+        epochs.append(record.epoch)
         if (now := time.perf_counter()) - last >= TOLD_AFTER:
             last = now
             print(

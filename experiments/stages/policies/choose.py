@@ -58,6 +58,7 @@ def run(run: Run) -> dict[str, Any]:
         lambda widths: _judged(short, builder, widths, images),
         "choose",
     )
+    run.looked_up |= short.looked_up
     winner = max(range(len(rows)), key=lambda place: (rows[place]["top1"], -place))
     chosen = rows[winner]
     facts = {"value": chosen["return"], "chosen_from": len(rows), "chosen_top1": chosen["top1"]}

@@ -22,6 +22,7 @@ from amc.strategy import Strategy
 from experiments.config.budgets import own_fields, scheduled_budgets, single_budget
 from experiments.run.folder import MADE_OF, RunFolder
 from experiments.run.run import Run
+from experiments.run.trackers import Metrics, Tracker
 from experiments.stages.pipeline import run_stage
 from experiments.stages.policies.cut_problem import CutProblem
 
@@ -46,6 +47,7 @@ def run(run: Run) -> dict[str, Any]:
     for step in _steps(run):
         facts.append(_carried_out(step, rewind=_rewind_file(run, last)))
         run.tracker.log(_scores(facts[-1]), len(facts))
+        run.looked_up |= facts[-1].pop("resumed", False)
         step.problem.release()
         last = step
     assert last is not None
@@ -64,8 +66,17 @@ def _steps(run: Run) -> Iterator[Run]:
         if number > 1:
             problem = CutProblem(config, folder, run.problem, Strategy.load(before.strategy), before.model)
         print(f"schedule: step {number} of {len(budgets)}: {_told(ratios)}")
-        yield Run(config, folder, problem)
+        yield Run(config, folder, problem, _tracking(run, number))
         before = folder
+
+
+def _tracking(run: Run, number: int) -> Tracker:
+    """Return the tracker of a step: its metrics are the run's, under a name of the step."""
+
+    def log(metrics: Metrics, step: int) -> None:
+        run.tracker.log({f"step{number}/{name}": value for name, value in metrics.items()}, step)
+
+    return Tracker(log, lambda summary, files, failed: None)
 
 
 def _config(run: Run, ratios: Ratios, folder: RunFolder, *, trains: bool) -> Any:
@@ -77,7 +88,6 @@ def _config(run: Run, ratios: Ratios, folder: RunFolder, *, trains: bool) -> Any
         stages=["search", "prune", *(["finetune"] if trains and epochs else [])],
         run_dir=str(folder.path),
         budget=replace(run.config.budget, **own),
-        tracker=replace(run.config.tracker, name="none"),
         prune=replace(run.config.prune, sequential=refits),
         finetune=replace(run.config.finetune, epochs=epochs),
     )
@@ -93,6 +103,7 @@ def _carried_out(step: Run, rewind: Path | None) -> dict[str, Any]:
         print(f"schedule: the channels that stay have the weights of {file}")
     if "finetune" in step.stages:
         found["finetune"] = run_stage(step, "finetune")
+    resumed = any(own.get("resumed") for own in found.values())
     search, trained = found["search"], found.get("finetune", {})
     strategy = step.strategy()
     return {
@@ -102,6 +113,7 @@ def _carried_out(step: Run, rewind: Path | None) -> dict[str, Any]:
         "search_top1": search["best_top1"],
         "trained_top1": trained.get("val_top1"),
         "folder": str(step.folder.path.relative_to(step.folder.path.parent.parent)),
+        **({"resumed": True} if resumed else {}),
     }
 
 
@@ -137,7 +149,9 @@ def _take_over(run: Run, last: Run) -> None:
         atomic_write_bytes(target, source.read_bytes())
     macs, params = strategy.macs_ratio, strategy.params_ratio
     facts = last.folder.recorded("prune") or {}
-    run.record("prune", {name: value for name, value in facts.items() if name != MADE_OF})
+    # its time is within that of this stage
+    left_out = (MADE_OF, "stage_seconds", "resumed")
+    run.record("prune", {name: value for name, value in facts.items() if name not in left_out})
     print(f"schedule: {macs:.4f} of the MACs, {params:.4f} of the parameters are left")
 
 

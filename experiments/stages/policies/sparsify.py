@@ -108,6 +108,8 @@ def _evaluator(
     settings = problem.settings()
     about = (order, ceiling, settings.batch_size, settings.precision, *problem.origin)
     fingerprint = sparsity_fingerprint(model, problem.chosen.fingerprint, *about)
+    memo = Memo(folder.evaluations, fingerprint)
+    run.looked_up |= len(memo) > 0
     builder = SparseBuilder(
         model,
         problem.graph,
@@ -122,7 +124,7 @@ def _evaluator(
         problem.chosen.search_val,
         batch_size=settings.batch_size,
         precision=settings.precision,
-        memo=Memo(folder.evaluations, fingerprint),
+        memo=memo,
     )
 
 

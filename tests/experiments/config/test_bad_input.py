@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from experiments.run.check import _lacking
+from experiments.run.folder import RunFolder
 from tests.experiments.helpers import (
     FAKE,
     SMALL,
@@ -188,6 +190,33 @@ IMPOSSIBLE = [
     (["stages=[search]", "compressor.order=l1", "agent.guide=greedy"], ["compressor.order is 'l1'", "obs"]),
     (["stages=[benchmark]", "latency.rounds=0"], ["latency.rounds is 0"]),
 ]
+
+
+UNMADE = [
+    (["stages=[train,sparsify,report]"], "report needs a pruned or quantized network, but run has none; add"),
+    (["stages=[train,sparsify,report]"], "leave report out: that of sparsify is sparsity.html"),
+    (["stages=[train,search,export]"], "export needs a pruned or quantized network, but nothing prunes what"),
+    (["stages=[train,finetune]"], "finetune needs a pruned network, but run has none; add prune before"),
+    (["stages=[train,quantize,serve]"], "serve needs a pruned network, but run has none; add prune before"),
+    (["stages=[train,search,prune,choose,benchmark]"], "but nothing prunes what choose finds; add prune"),
+    (["stages=[train,search,report]", "budget.macs_ratios=[0.5]"], "but nothing prunes what search finds"),
+]
+
+
+def test_a_job_is_refused_whose_last_stage_would_miss_its_network(cwd: Path) -> None:
+    base = composed(*TINY, "run_dir=run")
+    for overrides, part in UNMADE:
+        assert part in check_error(base, *overrides, cwd=cwd)
+    folder = RunFolder(cwd / "run")
+    made = ("search,prune,finetune,serve", "schedule,report", "quantize,export,benchmark,report", "evaluate")
+    for names in made:
+        assert _lacking(names.split(","), folder, "static_int8") is None
+    assert _lacking(["quantize", "report"], folder, "none") == ("report", f"{folder} has none")
+    for path in (folder.pruned, folder.model):
+        path.touch()
+    for names in ("train,finetune,report", "verify,serve", "train,quantize,report"):
+        assert _lacking(names.split(","), folder, "none") is None
+    assert _lacking(["search", "report"], folder, "none") == ("report", "nothing prunes what search finds")
 
 
 def test_impossible_values_are_refused_before_any_work(ready: Path) -> None:

@@ -17,11 +17,13 @@ from amc import Strategy
 from amc.candidate import builder
 from amc.strategy import GroupWidth
 from experiments.config.budgets import folder_name
+from experiments.job import row as row_of
 from experiments.job import table
 from experiments.report import charts
 from experiments.report.text import number
 from experiments.run.folder import RunFolder
 from experiments.run.fronts import FILES, SCORES, fronts, write_strategies
+from experiments.run.run import open_run
 from tests.experiments.helpers import (
     TINY,
     amc,
@@ -29,6 +31,7 @@ from tests.experiments.helpers import (
     check_error,
     composed,
     done,
+    inside,
     interrupt,
     read_json,
     read_lines,
@@ -351,6 +354,16 @@ def test_the_summary_has_the_quantized_networks(again: Path) -> None:
         timed = {own["backend"]: own["others"].get("quantized") for own in report["latency"]}
         assert row["speedup"] == {"onnxruntime": timed["onnxruntime"]["speedup"]}
     assert table(summary)[0][-2:] == ["quantized", "onnxruntime"]
+
+
+def test_a_quantized_dense_network_is_not_the_network_of_a_budget(again: Path) -> None:
+    config = composed(*JOB, "budget.macs_ratio=0.4", "run_dir=run")
+    with inside(again):
+        part = open_run(config, Path("run/macs_0.40"))
+        part.record("quantize", {"method": "static_int8", "top1": 91.5})
+        assert row_of(part)["top1_quantized"] == 91.5
+        part.folder.pruned.unlink()
+        assert "top1_quantized" not in row_of(part)
 
 
 def test_summary_is_shown(several: tuple[Path, str, int]) -> None:

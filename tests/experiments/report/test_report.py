@@ -18,13 +18,14 @@ from experiments.report.answers import (
     load_snippet,
     next_steps,
     point_command,
+    warnings,
 )
 from experiments.report.charts import Level, Series, chart
 from experiments.report.html import _run_it, write_compared_html
 from experiments.report.plots import learning_svg
 from experiments.report.plots_quantized import chain_svg
 from experiments.report.quantization import chain_rows
-from experiments.report.sections import durations
+from experiments.report.sections import durations, runtimes
 from experiments.report.text import aligned, duration, markdown, number
 
 VOID = {"meta", "br"}
@@ -222,18 +223,83 @@ def test_advised_commands_make_again_what_the_run_has():
     found = {"top1": 80.0, "macs": 1, "params": 1}
     report = {"folder": "a", "dense": {**found, "top1": 90.0}, "pruned": found, "provenance": {}}
     timed, quantized = {"latency": [{"backend": "onnxruntime"}]}, {"quantized": found}
+    exported, rest = {"export": {"files": []}}, {"compare": {}, "serve": {}}
     after = {"finetune": "finetune,", "search": "search,prune,finetune,"}
     episodes = [{"return": place, "episode": place} for place in range(10)]
     for own, made in (
-        ({}, "export,report]"),
-        (quantized, "quantize,export,report]"),
-        (timed | quantized, "quantize,export,benchmark,report]"),
+        ({}, "report]"),
+        (exported, "export,report]"),
+        (quantized, "quantize,report]"),
+        (timed | quantized | exported, "quantize,export,benchmark,report]"),
+        (timed | exported | rest, "compare,export,benchmark,serve,report]"),
     ):
         for tuned in ({}, {"finetuned": found}):
             steps = " ".join(next_steps(report | own | tuned, episodes))
             assert all(f"stages=[{stages}{made}" in steps for stages in after.values())
         command = point_command(report | own, {"strategy": "pareto/macs_01.json", "macs_ratio": 0.4})
         assert command.endswith(f"'stages=[train,prune,finetune,{made}'")
+
+
+def test_an_advised_search_chooses_as_the_run_did_and_integers_are_made_for_their_files():
+    found = {"top1": 80.0, "macs": 1, "params": 1}
+    report = {"folder": "a", "dense": {**found, "top1": 90.0}, "pruned": found, "provenance": {}}
+    episodes = [{"return": place, "episode": place} for place in range(10)]
+    steps = " ".join(next_steps(report | {"choose": {}, "compare": {}}, episodes))
+    assert "stages=[search,choose,prune,finetune,compare,report]" in steps
+    assert "stages=[quantize,export,report]" in steps  # which leaves what compare has found as it is
+
+
+def test_the_command_of_a_front_point_takes_the_limits_of_a_recipe_back():
+    report = {"folder": "a", "provenance": {"command": "amc experiment=vgg16_imagenet data.root=D"}}
+    point = {"strategy": "pareto/params_03.json", "params_ratio": 0.41, "macs_ratio": 0.5}
+    words = point_command(report, point).split()
+    assert {"budget.params_ratio=0.41", "budget.macs_ratio=null", "budget.latency_ratio=null"} <= {*words}
+
+
+def quantized_report() -> dict[str, Any]:
+    """Of a network that was pruned, fine-tuned and quantized."""
+
+    def against(milliseconds: float) -> dict[str, Any]:
+        dense, other = ({"median_ms": own, "samples_ms": [own] * 8} for own in (4.0, milliseconds))
+        return {"dense": dense, "pruned": other, "speedup": 4.0 / milliseconds}
+
+    sizes = {"dense": 4096000, "pruned": 2048000, "quantized": 512000}
+    timed = {"backend": "onnxruntime", "batch": 1, "unavailable": None, "comparison": against(2.0)}
+    return full_report() | {
+        "quantized": {"top1": 90.5, "macs": 47_300_000, "params": 4_730_000},
+        "latency": [timed | {"others": {"quantized": against(1.0)}, "file_bytes": sizes}],
+    }
+
+
+def test_the_gain_of_a_quantized_network_is_told_beside_that_of_the_pruned_one():
+    report = quantized_report()
+    told = gain(report)
+    assert "onnxruntime takes 2.00 ms for an image instead of 4.00 ms, 2.00 times as fast" in told
+    assert "quantized, onnxruntime takes 1.00 ms for an image instead of 4.00 ms, 4.00 times as fast" in told
+    assert told.endswith("its file shrinks from 4000.0 KiB to 2000.0 KiB; quantized, to 500.0 KiB.")
+    head, *rows = runtimes(report)
+    assert head[3] == "Smaller, ms"
+    assert [(row[0], row[3]) for row in rows] == [
+        ("onnxruntime, pruned", "2.00"),
+        ("onnxruntime, quantized", "1.00"),
+    ]
+    del report["quantized"]
+    assert "quantized" not in gain(report)
+    assert [row[0] for row in runtimes(report)] == ["Runtime", "onnxruntime"]
+
+
+def test_what_failed_for_the_quantized_network_is_told(tmp_path):
+    file = {"format": "onnx", "file": "exports/model_static_int8.onnx", "bytes": 5, "runtimes": []}
+    failed = file | {"failure": "the file could not be compared: XYZ"}
+    made = {"method": "static_int8", "left_out": {"coreml": "coreml holds none"}, "files": [failed]}
+    report = quantized_report() | {"export": {"files": [], "left_out": {}, "quantized": made}}
+    told = list(warnings(report))
+    assert "No coreml file of the quantized network: coreml holds none" in told
+    assert "exports/model_static_int8.onnx: the file could not be compared: XYZ" in told
+    write_html(tmp_path / "report.html", report, full_episodes(), full_strategy())
+    page = Page((tmp_path / "report.html").read_text())
+    assert "Quantized file in each runtime" not in page.headings
+    assert "see below" not in page.text
 
 
 def test_commands_hold_in_folders_of_any_name():

@@ -174,3 +174,13 @@ def test_a_search_closes_its_files(trained: Path, tmp_path: Path) -> None:
         done("run_dir=run", "stages=[search]", cwd=cwd)
         gc.collect()
     assert [str(item.message) for item in caught if item.category is ResourceWarning] == []
+
+
+def test_a_stage_that_takes_over_results_of_an_earlier_command_is_resumed(trained_run: Path) -> None:
+    def resumed(stage: str, *own: str) -> bool:
+        done("run_dir=run", f"stages=[{stage}]", "agent=random", *own, cwd=trained_run)
+        return bool(read_json(trained_run / f"run/stages/{stage}.json").get("resumed", False))
+
+    assert [resumed("search"), resumed("search")] == [False, True]
+    assert [resumed("train"), resumed("train", "train.lr=0.02")] == [True, False]
+    assert not resumed("search")  # of another dense network: nothing is known

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.run import trackers
 from experiments.run.folder import RunFolder
-from experiments.run.trackers import Sent, group_of, kept_files
+from experiments.run.trackers import Sent, group_of, kept_files, summary_of
 from tests.experiments.helpers import (
     FAKE,
     TINY,
@@ -113,11 +113,43 @@ def test_each_budget_of_a_job_has_an_id_of_its_own_under_a_wandb_agent(
     assert [Sent(folder).id for folder in folders] == ["given", "given-macs_0.30", "given-macs_0.50"]
 
 
+def test_the_numbers_of_every_stage_are_told_by_their_path() -> None:
+    times = {"speedup": 2.0, "dense": {"median_ms": 4.0}, "pruned": {"median_ms": 2.0}}
+    rows = [
+        {"backend": "torch", "comparison": None, "unavailable": "why"},
+        {"backend": "onnxruntime", "comparison": times, "others": {"quantized": times | {"speedup": 3.0}}},
+    ]
+    own = {"speedup": 2.0, "dense_ms": 4.0, "ms": 2.0, "quantized/speedup": 3.0}
+    own |= {"quantized/dense_ms": 4.0, "quantized/ms": 2.0}
+    found = summary_of("benchmark", {"runtimes": rows, "throughput": rows[:1], "stage_seconds": 1.5})
+    assert found.pop("benchmark/stage_seconds") == 1.5
+    assert found == {f"benchmark/onnxruntime/{name}": value for name, value in own.items()}
+    rounds = [{"density": 0.5, "top1_pruned": 80.0}, {"density": 0.2, "top1_pruned": 70.0, "layers": [{}]}]
+    found = summary_of("sparsify", {"dense": {"top1": 90.0}, "rounds": rounds})
+    assert found == {"sparsify/dense/top1": 90.0, "sparsify/density": 0.2, "sparsify/top1_pruned": 70.0}
+    found = summary_of("schedule", {"steps": [{"ratios": {"macs": 0.5}, "search_top1": 80.0, "folder": "s"}]})
+    assert found == {"schedule/search_top1": 80.0}
+    spearman = {"a ~ b": (0.5, 0.1, 0.9), "c": {"loss": [0.25, 0.0, 0.5], "accuracy": None}}
+    found = summary_of("correlate", {"policies": 3, "spearman": spearman})
+    assert found == {
+        "correlate/policies": 3,
+        "correlate/spearman/a ~ b": 0.5,
+        "correlate/spearman/c/loss": 0.25,
+    }
+
+
 def test_a_tracker_hears_whether_the_run_has_failed(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[bool] = []
-    own = trackers.Tracker(lambda metrics, step: None, lambda summary, files, failed: ends.append(failed))
+    summaries: list[trackers.Metrics] = []
+
+    def finish(summary: trackers.Metrics, files: trackers.Files, failed: bool) -> None:
+        summaries.append(summary)
+        ends.append(failed)
+
+    own = trackers.Tracker(lambda metrics, step: None, finish)
     monkeypatch.setitem(trackers._MAKERS, "none", lambda config, folder: own)  # type: ignore[index]
-    done(*TINY, "stages=[train]", "run_dir=run", cwd=cwd)
+    done(*TINY, "stages=[train,evaluate]", "run_dir=run", cwd=cwd)
+    assert summaries[0]["evaluate/dense/top1"] == read_json(cwd / "run/stages/evaluate.json")["dense"]["top1"]
     refused(amc("run_dir=run", "stages=[prune]", cwd=cwd), "stages=[search]")
     assert ends == [False, True]
     assert list((cwd / "run/stages").glob("*.begun")) == []
@@ -130,6 +162,10 @@ def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Pat
     for name in ("strategy.json", "report.html", "exports/model.onnx", "exports/README.md"):
         (tmp_path / name).touch()
     folder.record("export", {"files": [{"format": "onnx", "file": "exports/model.onnx", "bytes": 0}]})
+    (tmp_path / "report.json").write_text('{"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}}')
+    folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 70.0}})
+    assert "report" not in kept_files(folder)  # it is about weights that the run no longer has
+    folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}})
     assert kept_files(folder) == {
         "strategy": [tmp_path / "strategy.json"],
         "report": [tmp_path / "report.html"],

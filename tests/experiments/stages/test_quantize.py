@@ -109,11 +109,14 @@ def test_a_new_network_makes_the_quantized_one_outdated(whole, tmp_path):
         amc.load_pruned(cwd / "run", network(cwd), quantized=True)
 
 
-@pytest.mark.parametrize("stages", ["stages=[quantize,export]", "stages=[export]"])
-def test_a_dense_network_that_went_back_to_floats_is_no_result(stages, trained_run):
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [("[quantize,export]", "add prune before export"), ("[export]", "run stages=[prune] on it first")],
+)
+def test_a_dense_network_that_went_back_to_floats_is_no_result(stages, told, trained_run):
     RunFolder(trained_run / "run").record("quantize", {"method": "none"})
-    job = (*JOB, "quantize.method=none", stages)
-    refused(command(*job, cwd=trained_run), "run stages=[prune] on it first")
+    job = (*JOB, "quantize.method=none", f"stages={stages}")
+    refused(command(*job, cwd=trained_run), told)
     assert not (trained_run / "run/exports/model.onnx").exists()
 
 

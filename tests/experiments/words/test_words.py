@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from experiments.config.schema import Config, rules
+from experiments.run.folder import RunFolder
 from experiments.words.installed import runs
 from experiments.words.lists import matching
 from experiments.words.options import PAGE, keys, with_tables
@@ -144,6 +145,19 @@ def test_a_report_of_a_network_that_the_run_no_longer_has_is_refused(reported, t
     refused(amc("compare", "one", "two", cwd=tmp_path), *message)
     (tmp_path / "two/strategy.json").write_text(strategy)
     done("compare", "one", "two", cwd=tmp_path)
+    record = tmp_path / "two/stages/evaluate.json"
+    evaluated = read_json(record)
+    pruned = evaluated["pruned"]
+    for own in (
+        {"pruned": pruned | {"lost": pruned["lost"] + 1, "gained": pruned["gained"] + 1}},
+        {"pruned": pruned | {"divergence": pruned["divergence"] + 0.01}},
+        {"finetuned": pruned},  # of a later stage, judged without a report
+    ):
+        record.write_text(json.dumps(evaluated | own))
+        refused(amc("compare", "one", "two", cwd=tmp_path), *message)
+        assert not RunFolder(tmp_path / "two").has_current_report
+    record.write_text(json.dumps(evaluated))
+    assert RunFolder(tmp_path / "two").has_current_report
     train = read_json(tmp_path / "two/stages/train.json")
     (tmp_path / "two/stages/train.json").write_text(json.dumps({**train, "made_of": {"dense": "another"}}))
     refused(amc("compare", "one", "two", cwd=tmp_path), *message)

@@ -1,5 +1,6 @@
 """Stage ``schedule``: a network is cut in steps, with a search at each and a short training between them."""
 
+import json
 import re
 import runpy
 import shutil
@@ -13,6 +14,7 @@ import amc as library
 from amc.budget.widths import width_space
 from amc.models.checkpoint import load_state_dict
 from amc.strategy import Strategy
+from experiments.run import trackers
 from tests.experiments.helpers import (
     FAKE,
     TINY,
@@ -33,7 +35,29 @@ RESULTS = ("strategy.json", "pruned.safetensors", "model.safetensors", "steps/1/
 @pytest.fixture(scope="module")
 def stepped(tmp_path_factory):
     cwd = workspace(tmp_path_factory.mktemp("schedule"))
-    return cwd, done(*JOB, cwd=cwd).out
+
+    def log(metrics, step):
+        with (cwd / "logged.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    tracker = trackers.Tracker(log, lambda summary, files, failed: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(trackers._MAKERS, "none", lambda config, folder: tracker)
+        return cwd, done(*JOB, cwd=cwd).out
+
+
+def test_the_searches_and_trainings_of_the_steps_are_tracked_under_their_names(stepped):
+    names = {name for line in read_lines(stepped[0] / "logged.jsonl") for name in line}
+    for step in ("step1", "step2", "step3"):
+        assert f"{step}/search/return" in names
+    assert {name for name in names if name.endswith("finetune/loss")} == {
+        *("step1/finetune/loss", "step2/finetune/loss", "finetune/loss")
+    }
+
+
+def test_the_time_of_a_schedule_counts_once(stepped):
+    assert "stage_seconds" in read_json(stepped[0] / "run/stages/schedule.json")
+    assert "stage_seconds" not in read_json(stepped[0] / "run/stages/prune.json")
 
 
 def folders(cwd):
