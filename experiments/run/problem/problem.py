@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -123,6 +123,11 @@ class Problem:
             AmcError: there is no trained dense network, or its outputs do not allow the choice.
         """
         return selected(self.splits, self._selection, lambda images: outputs(self.dense, images, _BATCH))
+
+    @cached_property
+    def drawn(self) -> Splits:
+        """The data set with as many images as ``chosen`` has, which are drawn: no dense network is needed."""
+        return selected(self.splits, replace(self._selection, method="random"), lambda images: images)
 
     @cached_property
     def spec(self) -> ModelSpec:
