@@ -71,8 +71,8 @@ class CandidateSettings:
             )
         if self.sequential_images and not self.refit:
             raise SettingError(
-                f"compressor.refit is false, but compressor.sequential_images={self.sequential_images} refits "
-                "every candidate in sequence; write compressor.sequential_images=0, too"
+                f"compressor.refit is false, but compressor.sequential_images={self.sequential_images} "
+                "refits every candidate in sequence; write compressor.sequential_images=0, too"
             )
         if not self.ridge >= 0:
             raise SettingError(f"compressor.ridge is {self.ridge}; expected 0 or more")

@@ -23,10 +23,10 @@ from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
-from experiments.config.stages import WITH_DENSE
+from experiments.config.stages import FINETUNING, WITH_DENSE
 from experiments.run.folder import PICTURES, RunFolder, quantizes
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
+from experiments.run.values import SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -318,7 +318,9 @@ def _check_densities(run: Run) -> None:
     modules = dict(model.named_modules())
     layers = prunable_layers(run.problem.graph, model)
     whole = whole_layers(model, layers, run.problem.excluded_layers)
-    least = {layer.name: WHOLE if layer.name in whole else least_width(settings.min_density) for layer in layers}
+    least = {
+        layer.name: WHOLE if layer.name in whole else least_width(settings.min_density) for layer in layers
+    }
     counts = {name: modules[name].weight.numel() for name in least}
     kept = sum(kept_weights(counts[name], width) for name, width in least.items()) / sum(counts.values())
     remedy = ", or exclude fewer layers: those of compressor.exclude keep all weights" if whole else ""

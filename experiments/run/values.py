@@ -36,15 +36,14 @@ from experiments.config.budgets import asked_budgets, check_given, check_schedul
 from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.sections.data import ImageFolderData
+from experiments.config.stages import FINETUNING
 from experiments.config.torchrun import torchrun_processes
 from experiments.run.trackers import check_tracker
 
-SEARCHING = frozenset({"search", "schedule"})
+SEARCHING = stages.SEARCHING
 """Stages in which an agent searches for widths."""
 WITH_AGENT = frozenset({*SEARCHING, "sparsify"})
 """Stages in which an agent decides."""
-FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
-"""Stages that train under the settings of ``finetune``."""
 _FINDING = ("search", "choose", "schedule")
 """Stages that find a strategy."""
 _CARRYING_OUT = frozenset({"verify", "prune", "compare"})
@@ -163,8 +162,8 @@ def _check_workers(config: Config, overrides: Sequence[str]) -> None:
         return
     if given := [each for each in overrides if key_of(each) in _OF_WORKERS]:
         raise SettingError(
-            f"{given[0]} is about workers, but workers=serial has none and judges one network at a time; write "
-            f"workers=process, too, or leave {key_of(given[0])} out"
+            f"{given[0]} is about workers, but workers=serial has none and judges one network at a time; "
+            f"write workers=process, too, or leave {key_of(given[0])} out"
         )
 
 

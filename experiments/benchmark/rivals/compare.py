@@ -95,7 +95,9 @@ def _limit(overrides: Sequence[str]) -> float:
     Raises:
         SettingError: an override is wrong, or the tools would ignore it; or the budget limits other costs.
     """
-    refuse_words(overrides, _OURS, "the tools search and cut by themselves, once, and are trained by finetune.*")
+    refuse_words(
+        overrides, _OURS, "the tools search and cut by themselves, once, and are trained by finetune.*"
+    )
     refuse_words(overrides, ["seed"], "give --seeds")
     config = config_of(*overrides)
     refuse_listed(config)

@@ -120,7 +120,7 @@ def test_without_a_refit_the_winner_keeps_the_weights_of_its_channels(trained, d
     assert (pruned.refit, pruned.comparison, pruned.refitted_layers) == ("none", None, 0)
     sliced = slice_model(trained, builder.cut(widths), {}).state_dict()
     assert all(torch.equal(tensor, sliced[name]) for name, tensor in pruned.model.state_dict().items())
-    with pytest.raises(SettingError, match="write compressor.sequential_images=0, too"):
+    with pytest.raises(SettingError, match=r"write compressor\.sequential_images=0, too"):
         CandidateSettings(refit=False, sequential_images=8)
 
 

@@ -161,7 +161,11 @@ def test_impossible_acts_are_refused(config: AgentConfig, order: str, message: s
         (agent_preset("ddpg", pretrained="actor", guide="best"), "obs", "with agent.guide=best"),
         (agent_preset("ddpg", pretrained="actor", guide="none"), "l1", "with compressor.order=l1"),
         (AGENT_SECTIONS["tpe"](pretrained="actor"), "obs", "learns no weights"),
-        (agent_preset("ddpg_paper", pretrained="actor", acts="weights"), "obs", "it needs agent.guide=greedy"),
+        (
+            agent_preset("ddpg_paper", pretrained="actor", acts="weights"),
+            "obs",
+            "it needs agent.guide=greedy",
+        ),
         (agent_preset("greedy", patience=20), "obs", "agent.patience=20 compares networks of a search"),
         (agent_preset("greedy", select="held_out"), "obs", "but agent=greedy makes one network"),
     ],

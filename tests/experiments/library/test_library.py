@@ -262,7 +262,9 @@ def test_a_task_searches_with_its_own_seed_unless_another_is_given() -> None:
     task = amc.CompressionTask(
         network(), images(16), images(16), macs_ratio=0.5, round_to=1, seed=5, progress=False
     )
-    own, same, other = (task.search("random", episodes=3, **given) for given in ({}, {"seed": 5}, {"seed": 0}))
+    own, same, other = (
+        task.search("random", episodes=3, **given) for given in ({}, {"seed": 5}, {"seed": 0})
+    )
     assert (own.strategy.seed, other.strategy.seed) == (5, 0)
     tried = [[line["widths"] for line in found.report["episodes"]] for found in (own, same, other)]
     assert tried[0] == tried[1] != tried[2]
