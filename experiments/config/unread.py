@@ -57,8 +57,8 @@ class _Row:
         keys: settings; the name of a section stands for all of its settings.
         stages: the remark is for jobs with one of them.
         why: what follows on "no effect", or None if they count.
-        new: whether settings that the run folder remembers are left out: an earlier job has read them, or told
-            of them.
+        new: whether settings that the run folder remembers are left out: an earlier job has read them, or
+            told of them.
     """
 
     keys: tuple[str, ...]
