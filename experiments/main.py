@@ -6,10 +6,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,15 @@ from experiments.command.messages import (
     one_line,
 )
 from experiments.command.overrides import options_first, readable, with_new_keys
-from experiments.command.remembered import FILE, check_known, goes_on, remembering, with_remembered
+from experiments.command.remembered import (
+    FILE,
+    Identity,
+    check_known,
+    goes_on,
+    remembered_value,
+    remembering,
+    with_remembered,
+)
 from experiments.command.signals import held_back
 from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema, stages
@@ -155,14 +163,18 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
         if names_code(config.model.name) or names_code(config.reward):
             _see_current_directory()
         check_values(config, given)
-        _run(config, folder, given, identity.accept)
+        _run(config, folder, given, identity)
 
 
-def _run(config: schema.Config, folder: Path, given: Sequence[str], accept: Callable[[], None]) -> None:
-    """Check network, data and budget, ``accept`` the configuration, and run the stages."""
+def _run(config: schema.Config, folder: Path, given: Sequence[str], identity: Identity) -> None:
+    """Check network, data and budget, accept the identity of the folder, and run the stages.
+
+    A line each tells of given settings that nothing in the job reads.
+    """
     with held_back():
         # These import torch, which takes seconds: the help and messages about single values come without it.
-        from experiments.config.budgets import told
+        from experiments.config.budgets import asked_budgets, told
+        from experiments.config.unread import Job, remarks
         from experiments.job import run_job
         from experiments.run.check import check
         from experiments.run.run import open_run, set_up_process
@@ -171,10 +183,20 @@ def _run(config: schema.Config, folder: Path, given: Sequence[str], accept: Call
     set_up_process(config)
     multirun.forget_failure(folder)
     check(run)
-    accept()
+    limited = any("latency" in ratios for ratios in asked_budgets(config.budget))
+    job = Job(
+        config,
+        calibration=len(run.problem.drawn.calibration),
+        profiled=limited and run.profiled,
+        remembered=(lambda key: None) if identity.is_new else partial(remembered_value, folder),
+    )
+    notes = list(remarks(job, given))
+    identity.accept()
     if stages.UNDER_BUDGET & set(run.stages):
         free = "" if run.reward.enforces_budget else f"; reward={run.reward.name} does not enforce it"
         print(f"budget: {told(config.budget, given)}{free}")
+    for note in notes:
+        print(f"settings: {note}")
     run_job(run, given)
 
 

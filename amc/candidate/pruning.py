@@ -76,6 +76,7 @@ class Pruned:
         folded_difference: largest difference from the candidate's outputs, relative to the largest output.
         comparison: the refit in sequence compared with the looked-up weights, if it ran.
         note: the reason if a refit in sequence was requested and is impossible.
+        keeps_weights: whether layers that lost inputs were to keep their weights, without any refit.
     """
 
     model: nn.Module
@@ -86,6 +87,7 @@ class Pruned:
     folded_difference: float
     comparison: Comparison | None = None
     note: str | None = None
+    keeps_weights: bool = False
 
     @property
     def refitted_layers(self) -> int:
@@ -95,6 +97,8 @@ class Pruned:
     @property
     def refit(self) -> str:
         """The outcome of the refit in sequence, in a few words."""
+        if self.keeps_weights:
+            return "none"
         if self.comparison is None:
             return "none in sequence" if self.note is None else f"impossible in sequence: {self.note}"
         return self.comparison.way if self.comparison.kept else f"left out, {self.comparison.way} was worse"
@@ -112,6 +116,7 @@ def prune(
     """Remove channels by surgery, put the refitted weights in, and refit layer by layer.
 
     The refit in sequence is kept if its outputs are at least as near to the dense network's on ``unseen``.
+    Where the settings of ``builder`` refit no layer, there is none.
 
     The cut network must give the same bits as the sliced one, the outputs of the candidate that the search
     judged up to ``FOLDED_TOLERANCE``, and the multiply-adds of the closed form when fvcore counts it.
@@ -138,7 +143,7 @@ def prune(
             "amc.with_other_macs lacks those outside of the layers"
         )
     comparison, note = None, None
-    if settings.sequential:
+    if settings.sequential and builder.settings.refit:
         held_out = int(settings.held_out * len(images))
         compared = images[len(images) - held_out :] if unseen is None and held_out else unseen
         try:
@@ -158,6 +163,7 @@ def prune(
         difference,
         comparison,
         note,
+        keeps_weights=not builder.settings.refit,
     )
 
 

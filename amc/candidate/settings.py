@@ -15,7 +15,8 @@ class CandidateSettings:
 
     Attributes:
         order: channel order, one of ``amc.importance.names.ORDERS``.
-        refit: whether layers that lost inputs are refitted by least squares.
+        refit: whether layers that lost inputs are refitted by least squares; with false neither a candidate
+            nor the winner is refitted, in sequence or otherwise.
         ridge: strength of the regularisation, see ``amc.refit.nested.refit``; 0 or more.
         positions_per_image: output positions sampled per calibration image and layer.
         batch_size: images per forward pass of an evaluation.
@@ -68,6 +69,11 @@ class CandidateSettings:
                 "compressor.measured_images is 1; expected 0 for none, or 2 or more: an error is relative to "
                 "how outputs differ between images"
             )
+        if self.sequential_images and not self.refit:
+            raise SettingError(
+                f"compressor.refit is false, but compressor.sequential_images={self.sequential_images} "
+                "refits every candidate in sequence; write compressor.sequential_images=0, too"
+            )
         if not self.ridge >= 0:
             raise SettingError(f"compressor.ridge is {self.ridge}; expected 0 or more")
         if self.precision not in PRECISIONS:  # `chosen_precision` has replaced "auto" already
@@ -81,7 +87,8 @@ class PruneSettings:
     """How the winner is refitted.
 
     Attributes:
-        sequential: whether it is refitted layer by layer (``amc.refit.sequential``).
+        sequential: whether it is refitted layer by layer (``amc.refit.sequential``), unless
+            ``CandidateSettings.refit`` is false.
         activation_rounds: rounds in which a layer before a ReLU is solved again; outputs that the ReLU clips
             are free (``amc.refit.activations``).
         held_out: share of the calibration images that chooses the ridge of every layer

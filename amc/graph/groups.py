@@ -160,6 +160,18 @@ def exclude_groups(
     return kept
 
 
+def named_layers(graph: Graph, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the names of layers that fit a pattern, and of those that produce a group whose name does.
+
+    Args:
+        graph: with all of its groups.
+        patterns: as those of ``exclude_groups``.
+    """
+    groups = [group for group in graph.groups if any(matches(group.name, each) for each in patterns)]
+    layers = [layer.name for layer in graph.layers if any(matches(layer.name, each) for each in patterns)]
+    return frozenset({*layers, *(name for group in groups for name in group.producers)})
+
+
 def leave_whole(graph: Graph, reasons: Mapping[str, str]) -> Graph:
     """Return the graph with some groups kept at full width; all of them may be.
 

@@ -38,7 +38,8 @@ class QuantizeSettings:
             ``weight_only``; 0, or a number that does not divide a layer's inputs, gives one a channel.
         ranges: range of an activation: all values, a percentile of them, or the one with the least squared
             error. The range of a weight covers all its values, or with ``mse`` has the least squared error.
-        percentile: share of the values, in percent, that ``ranges=percentile`` keeps.
+        percentile: share of the values, in percent, that ``ranges=percentile`` keeps; for methods with
+            ranges of activations from calibration images (``static_int8``, ``qat``).
         rounding: of weights: to the nearest integer, or one input after the other, where later inputs make
             up for the error of earlier ones (``moments``; OBQ, GPTQ).
         bias_correction: whether biases make up for the mean error of the rounded weights.
@@ -103,6 +104,11 @@ class QuantizeSettings:
             raise SettingError(
                 "quantize.method=binary has 1 bit, and 8 in the first and last layer; expected "
                 "quantize.weight_bits=8 and no quantize.tolerance: quantize.exclude keeps layers float"
+            )
+        if self.ranges == "percentile" and self.form in ("dynamic_int8", "weight_only"):
+            raise SettingError(
+                f"quantize.ranges is percentile with quantize.method={self.method}, which measures no "
+                "activation on calibration images; expected minmax or mse, or method=static_int8 or qat"
             )
         self._check_whole()
 

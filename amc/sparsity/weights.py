@@ -7,7 +7,7 @@ parameters count the kept weights only; whether a runtime or a file format saves
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -39,6 +39,18 @@ def prunable_layers(graph: Graph, model: nn.Module) -> tuple[Layer, ...]:
             seen.add(id(weight))
             found.append(layer)
     return tuple(found)
+
+
+def whole_layers(model: nn.Module, layers: Sequence[Layer], named: Collection[str]) -> frozenset[str]:
+    """Return the names of prunable layers that keep all weights: the named ones, and those sharing a weight.
+
+    Args:
+        layers: the prunable layers, of ``prunable_layers``.
+        named: names of layers.
+    """
+    modules = dict(model.named_modules())
+    weights = {id(modules[name].weight) for name in named}
+    return frozenset(layer.name for layer in layers if id(modules[layer.name].weight) in weights)
 
 
 def _by_weight(graph: Graph, model: nn.Module, layers: Sequence[Layer]) -> tuple[list[int], int]:

@@ -26,7 +26,7 @@ from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
 from amc.scoring.run import copied, outputs
 from amc.scoring.scores import likeness, top1
-from experiments.benchmark.problem import open_trained
+from experiments.benchmark.problem import open_trained, refuse_words
 from experiments.run.run import Run
 from experiments.stages.networks.quantize import BATCH_SIZE, final_network
 
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     for bits in options.bits:
         QuantizeSettings(method="weight_only", weight_bits=bits)
+    refuse_words(options.overrides, ["quantize"], "give --bits and --quantizers")
     with tempfile.TemporaryDirectory() as folder:
         job = open_trained(Path(options.folder or folder), *options.overrides)
         found = _compared(job, options.bits, options.quantizers)

@@ -25,7 +25,7 @@ from amc.budget.weighing import greedy_widths
 from amc.cost.closed_form import macs_cost
 from amc.errors import AmcError
 from experiments.benchmark.arguments import positive
-from experiments.benchmark.problem import config_of, open_job, open_trained
+from experiments.benchmark.problem import config_of, open_job, open_trained, refuse_words
 from experiments.run.room import room_left
 from experiments.run.run import Run
 
@@ -49,10 +49,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the spaces; see the module's docstring.
 
     Raises:
-        AmcError: the overrides are wrong.
+        AmcError: the overrides are wrong, or about what the options say.
     """
     if options.reach and options.judge:
         raise AmcError("got --reach and --judge; expected one of them: --reach evaluates no network")
+    refuse_words(
+        options.overrides,
+        ["budget"],
+        "give --ratios of the MACs, --round-to and --min-preserve-ratios",
+    )
+    if options.prune_coupled is not None:
+        refuse_words(options.overrides, ["compressor.prune_coupled"], "--prune-coupled is given")
     config = config_of(*options.overrides)
     coupled = COUPLED.get(options.prune_coupled, (config.compressor.prune_coupled,))
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +47,10 @@ _RESULTS = (
 """Files of a run folder that another job would overwrite, or take for its own."""
 _CACHES = ("evaluations.jsonl", ".ckpt.safetensors")
 """Files that know by themselves which job they are about."""
+_WEIGHTS = ("model.checkpoint", "model.pretrained", "model.start")
+"""Settings of which one at most says where the dense network's weights come from."""
+_NOTHING = ("null", "false")
+"""Values that take such a setting back."""
 _TOLD = 3
 """Remembered settings that a refusal names."""
 
@@ -56,7 +60,7 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
 
     The remembered ones come first, as the last word counts where one key holds the other: a dictionary, and
     a key in it. Keys of a group are dropped if another option of it is given: they were meant for the former
-    one. A line tells which.
+    one. So are other weights of the dense network if one of ``_WEIGHTS`` is given. A line tells which.
 
     Args:
         arguments: of the command line.
@@ -76,13 +80,25 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
     old = [o for o in (*memory.overrides, *([stages] if stages else [])) if key_of(o) not in given]
     rules = rules or Rules()
     groups = {key: each for key, each in given.items() if key in rules.groups}
-    for option in _changed(groups, memory.overrides, rules):
-        dropped = [o for o in old if key_of(o).startswith(f"{key_of(option)}.")]
+    weights = [given[key] for key in _WEIGHTS if key in given and _gives_weights(given[key])]
+    for option in (*_changed(groups, memory.overrides, rules), *weights):
+        others = _gives_weights if option in weights else _of_group(key_of(option))
+        dropped = [o for o in old if others(o)]
         old = [o for o in old if o not in dropped]
         if dropped:
             print(f"run_dir={path}: {option} takes the place of {', '.join(dropped)}, which it remembered")
     _check_origin(old, memory, Path(path), rules)
     return [*old, *arguments]
+
+
+def _of_group(group: str) -> Callable[[str], bool]:
+    """Return whether an override is one of a key of ``group``."""
+    return lambda override: key_of(override).startswith(f"{group}.")
+
+
+def _gives_weights(override: str) -> bool:
+    """Whether an override gives weights of the dense network."""
+    return key_of(override) in _WEIGHTS and override.partition("=")[2].lower() not in _NOTHING
 
 
 def _changed(options: Mapping[str, str], before: Sequence[str], rules: Rules) -> list[str]:

@@ -199,6 +199,11 @@ def check_agent(config: AgentConfig, order: str) -> None:
         raise SettingError(f"agent.patience is {config.patience}; expected 0 (never) or more episodes")
     if config.select not in SELECT:
         raise SettingError(f"agent.select is {config.select!r}; expected one of {', '.join(SELECT)}")
+    if kind.allocate is not None and (asking := _compares_unseen(config)) is not None:
+        raise SettingError(
+            f"{asking} compares networks of a search on unseen images, but agent={config.name} makes one "
+            "network; leave it out, or use an agent that searches"
+        )
     if config.episodes < 1:
         raise SettingError(f"agent.episodes is {config.episodes}; expected at least 1")
     if config.warmup_episodes < 0:
@@ -230,7 +235,7 @@ def check_agent(config: AgentConfig, order: str) -> None:
 
 
 def _check_pretrained(kind: AgentKind, config: AgentConfig, order: str) -> None:
-    """Refuse a pretrained actor where actions will not be weights of error curves."""
+    """Refuse a pretrained actor where actions will not be weights of error curves, or nothing reads it."""
     if not _has(kind.settings, "factors"):
         raise SettingError(
             f"agent.pretrained is given, but agent={config.name} learns no weights of error curves; use ddpg "
@@ -247,6 +252,11 @@ def _check_pretrained(kind: AgentKind, config: AgentConfig, order: str) -> None:
                 f"decides ratios; it needs agent.acts=weights, agent.guide=greedy or "
                 "none, and compressor.order=obs"
             )
+    if config.guide == "none" and getattr(config, "imagined", None) == 0:
+        raise SettingError(
+            f"agent.pretrained is read by the guide and by imagined episodes, and agent={config.name} has "
+            "neither; it needs agent.guide=greedy or agent.imagined=64"
+        )
 
 
 def _starts(kind: AgentKind) -> bool:
@@ -269,7 +279,15 @@ def _check_acts(kind: AgentKind, config: AgentConfig) -> None:
 
 
 def needs_unseen(config: AgentConfig) -> str | None:
-    """Return the setting that needs images which the search does not see, or None."""
+    """Return the setting that needs images which the search does not see, or None.
+
+    ``check_agent`` refuses it where there is no search.
+    """
+    return None if config.name in ALLOCATIONS else _compares_unseen(config)
+
+
+def _compares_unseen(config: AgentConfig) -> str | None:
+    """Return the setting that compares networks of a search on unseen images, or None."""
     if config.patience > 0:
         return f"agent.patience={config.patience}"
     return "agent.select=held_out" if config.select == "held_out" else None

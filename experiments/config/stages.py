@@ -61,6 +61,10 @@ _COSTED = {"proxies", "search"}
 """Stages that ask for the cost of networks: a latency budget is profiled before them."""
 UNDER_BUDGET = frozenset({"search", "choose", "verify", "prune", "schedule", "compare"})
 """Stages that keep to the budget."""
+SEARCHING = frozenset({"search", "schedule"})
+"""Stages in which an agent searches for widths."""
+FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
+"""Stages that train under the settings of ``finetune``."""
 WITHOUT_BUDGET = ("plan", "train", "profile", "sparsify", "inspect")
 """Stages that do not depend on the budget; they run once for all budgets of a job."""
 

@@ -50,6 +50,8 @@ def _without_effect(settings: DDPGSettings, weighs: bool) -> Iterator[tuple[tupl
         yield names, "no episode is imagined where actions are ratios or agent.imagined is 0"
         if not settings.guide:
             yield ("follow_best",), "there is no guide to move; agent.guide gives one"
+    if settings.gamma == 0:
+        yield ("tau",), "agent.gamma=0 asks no target network what later steps bring"
     if settings.standardise:
         yield ("baseline_alpha",), "agent.standardise=true subtracts the mean of all stored returns instead"
 

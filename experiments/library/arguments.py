@@ -35,6 +35,7 @@ def limits_of(**ratios: float | None) -> dict[str, float]:
 _OF_A_LIMIT = {
     "quantize": ("size", "it says how that limit counts the weights, and quantizes nothing itself"),
     "profile": ("latency", "it says how the latency of that limit is measured"),
+    "runtime": ("latency", "it says on what the latency of that limit is measured"),
 }
 """Settings -> kind of the limit that alone reads them, and what for."""
 
@@ -58,7 +59,7 @@ def check_read(limits: Mapping[str, float], **given: object) -> None:
 
     Args:
         limits: the limits that are given, by the kind of the cost.
-        given: ``quantize`` and ``profile``; None for what is not given.
+        given: ``quantize``, ``profile`` and ``runtime``; None for what is not given.
 
     Raises:
         SettingError: there are such settings.

@@ -47,4 +47,4 @@ def compress(
         UnavailableError: a latency budget needs a runtime that is not available.
     """
     task = CompressionTask(model, calibration, validation, seed=seed, **options)
-    return task.search(agent, episodes=episodes, seed=seed, on_episode=on_episode)
+    return task.search(agent, episodes=episodes, on_episode=on_episode)

@@ -102,9 +102,11 @@ class CompressionTask:
         prune_coupled: whether groups that several layers produce together (residual streams) are pruned.
         settings: how candidates are made and scored.
         pruning: how the winner is refitted.
-        runtime: runtime of a latency budget, a name in ``amc.latency.BACKENDS``.
+        runtime: runtime that measures, a name in ``amc.latency.BACKENDS``, for ``latency_ratio`` alone; by
+            default ``onnxruntime``.
         profile: how its latency is measured, for ``latency_ratio`` alone.
-        seed: seed of the networks that are measured for a latency budget.
+        seed: seed of searches, unless one is given to ``search``, and of the networks that are measured for a
+            latency budget.
         device: device that runs the candidates.
         progress: whether progress bars are drawn on a terminal.
 
@@ -139,7 +141,7 @@ class CompressionTask:
         prune_coupled: bool = True,
         settings: CandidateSettings | None = None,
         pruning: PruneSettings | None = None,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         profile: ProfileSettings | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -150,8 +152,8 @@ class CompressionTask:
         self._pruning = settings_of("pruning", pruning, PruneSettings)
         settings = settings_of("settings", settings, CandidateSettings)
         measuring = settings_of("profile", profile, ProfileSettings)
-        check_read(self._ratios, quantize=quantize, profile=profile)
-        seed = whole_seed(seed)
+        check_read(self._ratios, quantize=quantize, profile=profile, runtime=runtime)
+        self._seed = whole_seed(seed)
         self._score, self._progress = score, progress
         given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
@@ -184,7 +186,12 @@ class CompressionTask:
                 progress=bar.update,
             )
         self._latency = MeasuredLatency(
-            self._evaluator.builder.dense, self.graph, self.space, runtime, measuring, seed
+            self._evaluator.builder.dense,
+            self.graph,
+            self.space,
+            "onnxruntime" if runtime is None else runtime,
+            measuring,
+            self._seed,
         )
         self._curves = ErrorCurves(self._evaluator)
         self._scores: dict[tuple[int, ...], float] = {}
@@ -324,7 +331,7 @@ class CompressionTask:
         agent: str = "ddpg",
         *,
         episodes: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         on_episode: Callable[[Episode], None] | None = None,
         **settings: Any,
     ) -> Compressed:
@@ -335,7 +342,7 @@ class CompressionTask:
         Args:
             agent: name of an agent in ``conf/agent``; its file gives the settings.
             episodes: number of candidates to score; by default the value in the agent's file.
-            seed: seed of all random draws.
+            seed: seed of all random draws; by default that of the task.
             on_episode: called after every episode.
             settings: other settings of the agent, such as ``warmup_episodes=10``.
 
@@ -343,7 +350,7 @@ class CompressionTask:
             SettingError: the agent or a setting is unknown or impossible.
             AmcError: the pruned network fails a check.
         """
-        seed = whole_seed(seed)
+        seed = self._seed if seed is None else whole_seed(seed)
         if episodes is not None:
             settings["episodes"] = whole_number("episodes", episodes)
         config = agent_preset(agent, **settings)

@@ -16,7 +16,7 @@ from amc.loading import STRATEGY, WEIGHTS
 from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
-from amc.sparsity.weights import kept_weights, least_width, prunable_layers
+from amc.sparsity.weights import WHOLE, kept_weights, least_width, prunable_layers, whole_layers
 from amc.strategy import Strategy
 from amc.training.teaching.hints import hint_places
 from experiments.command.remembered import remembered_value
@@ -24,10 +24,10 @@ from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
-from experiments.config.stages import WITH_DENSE
+from experiments.config.stages import FINETUNING, WITH_DENSE
 from experiments.run.folder import PICTURES, RunFolder, quantizes
 from experiments.run.run import Run
-from experiments.run.values import FINETUNING, SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
+from experiments.run.values import SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
 
 _TOLD = 3
 """Groups that are left whole, and whose reasons are printed."""
@@ -373,14 +373,19 @@ def _check_densities(run: Run) -> None:
     """Refuse densities that cannot be reached, as each layer keeps its minimum."""
     settings, model = run.config.sparsify, run.problem.fresh_model()
     modules = dict(model.named_modules())
-    counts = [modules[layer.name].weight.numel() for layer in prunable_layers(run.problem.graph, model)]
-    width = least_width(settings.min_density)
-    kept = sum(kept_weights(count, width) for count in counts) / sum(counts)
+    layers = prunable_layers(run.problem.graph, model)
+    whole = whole_layers(model, layers, run.problem.excluded_layers)
+    least = {
+        layer.name: WHOLE if layer.name in whole else least_width(settings.min_density) for layer in layers
+    }
+    counts = {name: modules[name].weight.numel() for name in least}
+    kept = sum(kept_weights(counts[name], width) for name, width in least.items()) / sum(counts.values())
+    remedy = ", or exclude fewer layers: those of compressor.exclude keep all weights" if whole else ""
     for density in settings.densities:
         if kept > density:
             raise SettingError(
                 f"sparsify.densities has {density:g}, but {kept:.4f} of the weights are left with every "
-                "layer at its minimum; lower sparsify.min_density"
+                f"layer at its minimum; lower sparsify.min_density{remedy}"
             )
 
 

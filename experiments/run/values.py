@@ -22,6 +22,7 @@ from amc.third_party import missing
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
+from experiments.command.overrides import key_of
 from experiments.config import stages
 from experiments.config.agents import (
     AGENTS,
@@ -35,19 +36,20 @@ from experiments.config.budgets import asked_budgets, check_given, check_schedul
 from experiments.config.runtimes import check_measuring, quantize_settings
 from experiments.config.schema import Config
 from experiments.config.sections.data import ImageFolderData
+from experiments.config.stages import FINETUNING
 from experiments.config.torchrun import torchrun_processes
 from experiments.run.trackers import check_tracker
 
-SEARCHING = frozenset({"search", "schedule"})
+SEARCHING = stages.SEARCHING
 """Stages in which an agent searches for widths."""
 WITH_AGENT = frozenset({*SEARCHING, "sparsify"})
 """Stages in which an agent decides."""
-FINETUNING = frozenset({"choose", "schedule", "finetune", "compare", "correlate", "sparsify"})
-"""Stages that train under the settings of ``finetune``."""
 _FINDING = ("search", "choose", "schedule")
 """Stages that find a strategy."""
 _CARRYING_OUT = frozenset({"verify", "prune", "compare"})
 """Stages that read the strategy which the configuration names."""
+_OF_WORKERS = frozenset({"workers.count", "workers.threads", "workers.timeout"})
+"""Settings that a search without workers does not read."""
 LEAST_NETWORKS = 5
 """Networks below which a rank correlation says nothing."""
 LEAST_POLICIES = 3
@@ -73,6 +75,7 @@ def check_values(config: Config, overrides: Sequence[str] = ()) -> None:
     for job in jobs:
         _check_parts(job)
         _check_settings(job)
+        _check_workers(job, overrides)
         _check_budgets(job, overrides)
         _check_unseen(job)
         _check_strategy(job)
@@ -133,6 +136,11 @@ def _check_settings(config: Config) -> None:
     _check_views(config)
     PruneSettings(**asdict(config.prune))
     _check_quantize(config)
+    if config.model.checkpoint is not None and config.model.pretrained:
+        raise SettingError(
+            f"model.checkpoint={config.model.checkpoint} and model.pretrained=true are both given, and each "
+            "gives a trained network; use one of them"
+        )
     if config.model.start is not None and comes_trained(config):
         raise SettingError(
             f"model.start={config.model.start} is where a training starts, but model.checkpoint or "
@@ -146,6 +154,17 @@ def _check_settings(config: Config) -> None:
         )
     if "sparsify" in config.stages:
         _check_sparsify(config)
+
+
+def _check_workers(config: Config, overrides: Sequence[str]) -> None:
+    """Refuse settings of workers that are given where there are none."""
+    if config.workers.kind != "serial" or not {"plan", *SEARCHING} & set(config.stages):
+        return
+    if given := [each for each in overrides if key_of(each) in _OF_WORKERS]:
+        raise SettingError(
+            f"{given[0]} is about workers, but workers=serial has none and judges one network at a time; "
+            f"write workers=process, too, or leave {key_of(given[0])} out"
+        )
 
 
 def _check_training(config: Config) -> None:

@@ -47,8 +47,13 @@ RIVALS: Mapping[str, Rival] = {
     "torch-pruning, global Taylor": global_taylor,
     "FastNAS": fastnas,
 }
-_OURS = ("agent", "strategy", "stages", "schedule", "choose")
-"""Settings of our searches, which a tool would ignore."""
+_OURS = (
+    *("agent", "strategy", "stages", "schedule", "choose", "prune"),
+    *("budget.round_to", "budget.min_preserve_ratio"),
+)
+"""Settings of our searches and of our pruning, which a tool would ignore."""
+_GROUPS = ("compressor.exclude", "compressor.prune_coupled")
+"""Settings of the channels that stay whole, which torch-pruning is told, and FastNAS is not."""
 _ROW = {"rival": str, "seed": int, "overrides": [str]}
 
 
@@ -67,6 +72,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         AmcError: an override is wrong, or a tool cannot reach the budget.
     """
     limit = _limit(options.overrides)
+    if "FastNAS" in options.rivals:
+        refuse_words(options.overrides, _GROUPS, "FastNAS cuts all layers; give --rivals without it")
     options.folder.mkdir(parents=True, exist_ok=True)
     log = options.folder / "rows.jsonl"
     known = _known(log, options.overrides)
@@ -88,7 +95,9 @@ def _limit(overrides: Sequence[str]) -> float:
     Raises:
         SettingError: an override is wrong, or the tools would ignore it; or the budget limits other costs.
     """
-    refuse_words(overrides, _OURS, "the tools search by themselves, cut once, and are trained by finetune.*")
+    refuse_words(
+        overrides, _OURS, "the tools search and cut by themselves, once, and are trained by finetune.*"
+    )
     refuse_words(overrides, ["seed"], "give --seeds")
     config = config_of(*overrides)
     refuse_listed(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,8 @@ from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
 from amc.errors import NotPrunableError, SettingError
-from amc.graph.groups import Graph, exclude_groups
+from amc.graph.groups import Graph, exclude_groups, named_layers
+from amc.graph.patterns import matches
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import state_digest
@@ -124,6 +125,11 @@ class Problem:
         return selected(self.splits, self._selection, lambda images: outputs(self.dense, images, _BATCH))
 
     @cached_property
+    def drawn(self) -> Splits:
+        """The data set with as many images as ``chosen`` has, which are drawn: no dense network is needed."""
+        return selected(self.splits, replace(self._selection, method="random"), lambda images: images)
+
+    @cached_property
     def spec(self) -> ModelSpec:
         """Name and arguments from which the dense network is built."""
         model, splits = self.config.model, self.splits
@@ -164,13 +170,44 @@ class Problem:
         return bool(asked & CUTTING) or ("train" in asked and "sparsify" not in asked)
 
     @cached_property
+    def _whole_graph(self) -> Graph:
+        """All channel groups, those that the configuration leaves out as well."""
+        return trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
+
+    @cached_property
     def _traced(self) -> Graph:
         """The channel groups before they are proved."""
         config = self.config.compressor
-        graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
         return exclude_groups(
-            graph, config.exclude, prune_coupled=config.prune_coupled, max_inputs=config.max_inputs
+            self._whole_graph,
+            self._excluded_groups(),
+            prune_coupled=config.prune_coupled,
+            max_inputs=config.max_inputs,
         )
+
+    def _excluded_groups(self) -> list[str]:
+        """Return the patterns of ``compressor.exclude`` that are for groups.
+
+        In a job that cuts no channels one may name a layer without a group, for stage ``sparsify``.
+        """
+        graph, given = self._whole_graph, self.config.compressor.exclude
+        if self.cuts_channels:
+            return given
+        names, layers = graph.group_names, [layer.name for layer in graph.layers]
+        return [
+            pattern
+            for pattern in given
+            if any(matches(name, pattern) for name in names)
+            or not any(matches(name, pattern) for name in layers)
+        ]
+
+    @cached_property
+    def excluded_layers(self) -> frozenset[str]:
+        """Names of the layers that ``compressor.exclude`` names, or whose channels are a group that it names.
+
+        Stage ``sparsify`` leaves their weights whole.
+        """
+        return named_layers(self._whole_graph, self.config.compressor.exclude)
 
     def _rebuilt(self) -> nn.Module:
         """Build the dense network with other draws, as ``load_pruned`` does: without downloaded weights."""

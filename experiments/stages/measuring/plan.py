@@ -67,7 +67,7 @@ def run(run: Run) -> dict[str, Any]:
 
 def in_short(run: Run) -> str:
     """Return the plan of a search as one line: groups, budget and what is reachable, images, episodes."""
-    images = run.problem.splits
+    images = run.problem.drawn
     told = {kind: f" ({rounded_up(least)} is reachable)" for kind, (least, _) in reachable(run).items()}
     budgets = [
         " and ".join(f"{kind} <= {ratio:g}{told.get(kind, '')}" for kind, ratio in ratios.items())
@@ -108,7 +108,7 @@ def _rows(reach: dict[str, tuple[float, float]]) -> Iterator[list[str]]:
 
 
 def _images(run: Run) -> dict[str, int]:
-    splits = run.problem.splits
+    splits = run.problem.drawn
     order, batch = splits.order, run.config.data.batch_size
     found = {
         "to train on": splits.steps_per_epoch * batch if order is None else len(order.rows),
@@ -120,16 +120,16 @@ def _images(run: Run) -> dict[str, int]:
 
 def _search_time(run: Run) -> dict[str, Any]:
     """Time the preparation of the evaluator, and two evaluations."""
-    problem, start = run.problem, time.perf_counter()
+    problem, images, start = run.problem, run.problem.drawn, time.perf_counter()
     model = problem.dense if problem.weights.exist else in_eval(problem.fresh_model())
     with (
-        progress(len(problem.splits.calibration), "calibrate", "image") as bar,
+        progress(len(images.calibration), "calibrate", "image") as bar,
         closing(
             channel_evaluator(
                 model,
                 problem.graph,
-                problem.splits.calibration,
-                problem.splits.search_val,
+                images.calibration,
+                images.search_val,
                 problem.settings(),
                 device=problem.device,
                 progress=bar.update,

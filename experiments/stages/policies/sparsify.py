@@ -21,7 +21,14 @@ from amc.models.checkpoint import save_safetensors
 from amc.progress import progress
 from amc.scoring.run import copied
 from amc.sparsity.training import zeros_held
-from amc.sparsity.weights import WHOLE, SparseBuilder, least_width, prunable_layers, sparsity_fingerprint
+from amc.sparsity.weights import (
+    WHOLE,
+    SparseBuilder,
+    least_width,
+    prunable_layers,
+    sparsity_fingerprint,
+    whole_layers,
+)
 from envs.observation import layer_features
 from experiments.command.remembered import goes_on
 from experiments.config.agents import episodes_of
@@ -43,8 +50,9 @@ VERSION = 1
 def run(run: Run) -> dict[str, Any]:
     """Write ``sparse.safetensors`` (in the dense network's shapes), ``sparsity.json`` and ``sparsity.html``.
 
-    Each round has a folder such as ``density_0.50``, which remembers its evaluations and its training: a
-    stopped stage resumes there.
+    Layers that ``compressor.exclude`` names, and producers of groups that it names, keep all weights. Each
+    round has a folder such as ``density_0.50``, which remembers its evaluations and its training: a stopped
+    stage resumes there.
 
     Raises:
         SettingError: a density cannot be reached.
@@ -134,7 +142,11 @@ def _search(
     """Let the agent decide the density of every layer; return the best widths and facts about the search."""
     pruner = evaluator.builder
     least = least_width(run.config.sparsify.min_density)
-    choices = tuple(tuple(range(min(least, top), top + 1)) for top in pruner.dense_widths)
+    excluded = whole_layers(run.problem.dense, pruner.layers, run.problem.excluded_layers)
+    choices = tuple(
+        (top,) if name in excluded else tuple(range(min(least, top), top + 1))
+        for name, top in zip(pruner.names, pruner.dense_widths, strict=True)
+    )
     space = WidthSpace(pruner.names, pruner.dense_widths, choices)
     whole = float(pruner.weights((WHOLE,) * len(choices)))
     limit = Limit("weights", pruner.weights, density, whole)

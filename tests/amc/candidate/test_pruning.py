@@ -7,6 +7,8 @@ from torch import nn
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.pruning import Comparison, prune
 from amc.candidate.settings import CandidateSettings, PruneSettings
+from amc.cutting.slicing import slice_model
+from amc.errors import SettingError
 from amc.graph.trace import trace
 from amc.models import resnet20
 from amc.scoring.run import outputs
@@ -110,6 +112,16 @@ def test_without_other_images_the_held_out_ones_compare(held_out, images, traine
     builder = built(trained, data)
     settings = PruneSettings(held_out=held_out)
     assert prune(builder, data.calibration.images, narrow(builder), settings).comparison.images == images
+
+
+def test_without_a_refit_the_winner_keeps_the_weights_of_its_channels(trained, data):
+    builder = built(trained, data, order="l1", refit=False)
+    pruned = prune(builder, data.calibration.images, widths := narrow(builder), SEQUENTIAL)
+    assert (pruned.refit, pruned.comparison, pruned.refitted_layers) == ("none", None, 0)
+    sliced = slice_model(trained, builder.cut(widths), {}).state_dict()
+    assert all(torch.equal(tensor, sliced[name]) for name, tensor in pruned.model.state_dict().items())
+    with pytest.raises(SettingError, match=r"write compressor\.sequential_images=0, too"):
+        CandidateSettings(refit=False, sequential_images=8)
 
 
 def test_why_there_is_no_refit_is_noted(trained, data):

@@ -16,6 +16,14 @@ from amc.quantization.settings import QuantizeSettings
         ({"ranges": "max"}, "quantize.ranges is 'max'"),
         ({"group": 16}, "integer kernels need one scale a channel"),
         ({"percentile": 10}, "quantize.percentile is 10"),
+        (
+            {"method": "weight_only", "ranges": "percentile"},
+            "percentile with quantize.method=weight_only, which",
+        ),
+        (
+            {"method": "binary", "ranges": "percentile"},
+            "percentile with quantize.method=binary, which measures",
+        ),
         ({"tolerance": 0.0}, "quantize.tolerance is 0"),
         ({"epochs": 0}, "quantize.epochs is 0 and quantize.lr 0.01"),
         ({"lr": float("nan")}, "quantize.lr nan; expected at least 1, and a positive number"),

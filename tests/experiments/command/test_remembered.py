@@ -206,6 +206,10 @@ def test_a_training_that_fails_on_the_way_goes_on_with_the_same_command(
         (["experiment=plain20_cifar10", "model.kwargs.x=1"], "model=resnet20", [1]),
         (["experiment=resnet20_cifar10", "data.search_val=9"], "data=digits", [1]),
         (["experiment=mine", "data.search_val=9"], "data=digits", [1]),
+        (["model.pretrained=true", "model.name=x"], "model.checkpoint=f.pth", [0]),
+        (["model.checkpoint=/f.pth"], "model.pretrained=true", [0]),
+        (["model.start=/f.pth", "model.pretrained=false"], "model.checkpoint=f.pth", [0]),
+        (["model.pretrained=true"], "model.checkpoint=null", []),
     ],
 )
 def test_keys_of_a_group_go_with_its_option(

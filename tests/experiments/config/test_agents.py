@@ -161,6 +161,13 @@ def test_impossible_acts_are_refused(config: AgentConfig, order: str, message: s
         (agent_preset("ddpg", pretrained="actor", guide="best"), "obs", "with agent.guide=best"),
         (agent_preset("ddpg", pretrained="actor", guide="none"), "l1", "with compressor.order=l1"),
         (AGENT_SECTIONS["tpe"](pretrained="actor"), "obs", "learns no weights"),
+        (
+            agent_preset("ddpg_paper", pretrained="actor", acts="weights"),
+            "obs",
+            "it needs agent.guide=greedy",
+        ),
+        (agent_preset("greedy", patience=20), "obs", "agent.patience=20 compares networks of a search"),
+        (agent_preset("greedy", select="held_out"), "obs", "but agent=greedy makes one network"),
     ],
 )
 def test_settings_that_the_agent_would_ignore_are_refused(
@@ -237,6 +244,8 @@ def test_a_warm_up_that_fills_the_search_is_noted(caplog: pytest.LogCaptureFixtu
         ),
         ({"baseline_alpha": 0.1}, "agent.baseline_alpha=0.1: no effect, as agent.standardise=true"),
         ({"baseline_alpha": 0.1, "standardise": False}, ""),
+        ({"tau": 0.5}, "agent.tau=0.5: no effect, as agent.gamma=0 asks no target network"),
+        ({"tau": 0.5, "gamma": 0.9}, ""),
         ({"name": "ddpg_paper"}, ""),
         ({"name": "ddpg_paper", "follow_best": True}, "agent.follow_best=True: no effect, as there is no"),
         ({"name": "ddpg_paper", "follow_best": True, "guide": "uniform"}, ""),

@@ -169,6 +169,8 @@ IMPOSSIBLE = [
     (["stages=[search]", "compressor.positions_per_image=0"], ["positions_per_image", "0"]),
     (["stages=[search]", "compressor.order=l7"], ["l7", "l1"]),
     (["stages=[search]", "compressor.exclude=['33']"], ["'33'", "no channel group"]),
+    (["model.checkpoint=x.pth", "model.pretrained=true"], ["are both given", "use one of them"]),
+    (["compressor.refit=false", "compressor.sequential_images=8"], ["compressor.sequential_images=0, too"]),
     (["stages=[search]", "device=nonsense"], ["device=nonsense"]),
     (["stages=[train]", "train.epochs=3", "device=nonsense"], ["device=nonsense"]),
     (["stages=[finetune]", "finetune.epochs=-1"], ["epochs", "-1"]),

@@ -258,6 +258,18 @@ def said(call: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> bool:
     return "may exceed macs_ratio=0.5" in caplog.text
 
 
+def test_a_task_searches_with_its_own_seed_unless_another_is_given() -> None:
+    task = amc.CompressionTask(
+        network(), images(16), images(16), macs_ratio=0.5, round_to=1, seed=5, progress=False
+    )
+    own, same, other = (
+        task.search("random", episodes=3, **given) for given in ({}, {"seed": 5}, {"seed": 0})
+    )
+    assert (own.strategy.seed, other.strategy.seed) == (5, 0)
+    tried = [[line["widths"] for line in found.report["episodes"]] for found in (own, same, other)]
+    assert tried[0] == tried[1] != tried[2]
+
+
 @pytest.mark.parametrize(
     ("acts", "message"),
     [("ratio", "acts is 'ratio'; expected 'ratios' or 'weights'; did you mean 'ratios'"), (None, "is None")],
@@ -450,6 +462,7 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         ({"latency_ratio": 0.5, "profile": "x"}, r"^profile is 'x'; expected amc\.ProfileSettings"),
         ({"macs_ratio": 0.5, "quantize": amc.QuantizeSettings()}, "^got quantize without size_ratio: "),
         ({"macs_ratio": 0.5, "profile": amc.ProfileSettings()}, "^got profile without latency_ratio: "),
+        ({"macs_ratio": 0.5, "runtime": "onnxruntme"}, "^got runtime without latency_ratio: "),
         ({"macs_ratio": 0.5, "episodes": 2.0}, r"^episodes is 2\.0; expected a whole number$"),
         ({"macs_ratio": 0.5, "round_to": 2.5}, r"^round_to is 2\.5; expected a whole number$"),
         ({"macs_ratio": 0.5, "agent": "dpg"}, "unknown agent 'dpg'.*did you mean 'ddpg'"),

@@ -65,6 +65,10 @@ def cwd(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["workers=process", "workers.threads=0"], ["workers.threads is 0", "at least 1"]),
         (["workers=process", "workers.address=auto"], ["workers.address is 'auto'", "workers=ray"]),
         (["workers=process", "workers.cuont=2"], ["cuont"]),
+        (
+            ["workers.count=8", "workers.threads=2"],
+            ["workers.count=8 is about workers", "write workers=proc"],
+        ),
     ],
     ids=lambda value: value[-1],
 )

@@ -180,6 +180,20 @@ def test_an_agent_of_ones_own_that_fails_is_one_line(sparse):
     refused(amc(*words, cwd=sparse), "agent 'broken.search' fails: ValueError: no idea")
 
 
+def test_excluded_layers_keep_all_weights(sparse):
+    words = (*JOB, "agent.episodes=2", "sparsify.densities=[0.6]", "finetune.epochs=0", "run_dir=run")
+    done(*words, "compressor.exclude=[3,9]", cwd=sparse)  # a group, and the classifier, which has none
+    (found,) = read_json(sparse / "run/stages/sparsify.json")["rounds"]
+    left = {layer["name"]: layer["kept"] / layer["weights"] for layer in found["layers"]}
+    assert left["3"] == left["9"] == 1 > left["5"]
+    assert found["density"] <= 0.6
+    for word, line in {
+        "sparsify.densities=[0.4]": "or exclude fewer layers: those of compressor.exclude keep all weights",
+        "compressor.exclude=[conv9]": "exclude has 'conv9', which matches no channel group",
+    }.items():
+        refused(amc(*words, "compressor.exclude=[3,9]", word, cwd=sparse), line)
+
+
 def test_bad_settings_are_refused(sparse):
     base = composed(*JOB)
     for override, line in {

@@ -79,6 +79,18 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
         (["rivals", "stages=[schedule]", "--folder", "none"], "stages=[schedule] has no effect here: the"),
         (["rivals", "agent=greedy", "--folder", "none"], "agent=greedy has no effect here: the tools"),
         (["rivals", "seed=3", "--folder", "none"], "seed=3 has no effect here: give --seeds"),
+        (["rivals", "budget.round_to=8", "--folder", "none"], "budget.round_to=8 has no effect here: the"),
+        (["rivals", "prune.sequential=false", "--folder", "none"], "prune.sequential=false has no effect"),
+        (
+            ["rivals", "compressor.prune_coupled=false", "--folder", "none"],
+            "compressor.prune_coupled=false has no effect here: FastNAS cuts all layers",
+        ),
+        (["space", "budget.round_to=8"], "budget.round_to=8 has no effect here: give --ratios"),
+        (
+            ["space", "compressor.prune_coupled=false", "--prune-coupled", "both"],
+            "compressor.prune_coupled=false has no effect here: --prune-coupled is given",
+        ),
+        (["quantizers", "quantize.ranges=mse"], "quantize.ranges=mse has no effect here: give --bits"),
         (["regret", "--agents", "random+episodes=7"], "random+episodes=7: all agents have the same number"),
         (["transfer", "a/run", "b/run", "a/../a/run"], "a/../a/run is named twice"),
         (["proxies", "--spread", "-1"], "argument --spread: got -1, expected a number above 0"),

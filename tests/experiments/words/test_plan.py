@@ -4,7 +4,7 @@ from torch import nn
 
 from amc.errors import AmcError
 from experiments.run.run import open_run
-from experiments.stages.measuring.plan import _images, _step
+from experiments.stages.measuring.plan import _images, _step, in_short
 from tests.experiments.helpers import TINY, amc, check_error, composed, done, inside, read_json, refused
 
 
@@ -42,6 +42,15 @@ def test_a_plan_counts_the_images_that_batches_are_drawn_from(cwd, batch):
         run = open_run(composed(*TINY, f"data.batch_size={batch}", "stages=[plan]"), cwd / "run")
         images = len(run.problem.splits.order.rows)
         assert _images(run)["to train on"] == images != batch * run.problem.splits.steps_per_epoch
+
+
+def test_a_plan_counts_the_images_that_the_dense_network_chooses(cwd):
+    chosen = ("data.select=herding", "data.select_calibration=6", "data.select_search_val=10")
+    with inside(cwd):
+        run = open_run(composed(*TINY, *chosen, "stages=[plan]"), cwd / "run")
+        assert "10 images to judge on, 6 to refit on" in in_short(run)
+        counts = _images(run)
+    assert (counts["for calibration"], counts["to judge candidates on"]) == (6, 10)
 
 
 def test_a_plan_changes_nothing_that_a_folder_remembers(trained_run):
