@@ -1,5 +1,6 @@
 """Stage ``sparsify``: rounds of search, zeros and fine-tuning, resumed to the same bytes."""
 
+import shutil
 import sys
 from dataclasses import replace
 from unittest import mock
@@ -180,10 +181,11 @@ def test_an_agent_of_ones_own_that_fails_is_one_line(sparse):
     refused(amc(*words, cwd=sparse), "agent 'broken.search' fails: ValueError: no idea")
 
 
-def test_excluded_layers_keep_all_weights(sparse):
-    words = (*JOB, "agent.episodes=2", "sparsify.densities=[0.6]", "finetune.epochs=0", "run_dir=run")
-    done(*words, "compressor.exclude=[3,9]", cwd=sparse)  # a group, and the classifier, which has none
-    (found,) = read_json(sparse / "run/stages/sparsify.json")["rounds"]
+def test_excluded_layers_keep_all_weights(sparse, tmp_path):
+    words = (*JOB, "agent.name=random", "agent.episodes=2", "sparsify.densities=[0.6]", "finetune.epochs=0")
+    cwd = shutil.copytree(sparse, tmp_path / "cwd")
+    done(*words, "compressor.exclude=[3,9]", cwd=cwd)  # a group, and the classifier, which has none
+    (found,) = read_json(cwd / "run/stages/sparsify.json")["rounds"]
     left = {layer["name"]: layer["kept"] / layer["weights"] for layer in found["layers"]}
     assert left["3"] == left["9"] == 1 > left["5"]
     assert found["density"] <= 0.6
@@ -191,7 +193,7 @@ def test_excluded_layers_keep_all_weights(sparse):
         "sparsify.densities=[0.4]": "or exclude fewer layers: those of compressor.exclude keep all weights",
         "compressor.exclude=[conv9]": "exclude has 'conv9', which matches no channel group",
     }.items():
-        refused(amc(*words, "compressor.exclude=[3,9]", word, cwd=sparse), line)
+        refused(amc(*words, "compressor.exclude=[3,9]", word, cwd=cwd), line)
 
 
 def test_bad_settings_are_refused(sparse):

@@ -1,6 +1,7 @@
 """What the returns of a search foretell: policies spread over them, carried out and fine-tuned one by one."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,10 +66,10 @@ def test_a_search_of_too_few_networks_is_refused_before_any_work(tmp_path):
 def test_rows_of_another_reward_get_the_returns_of_this_search(monkeypatch, tmp_path):
     monkeypatch.setattr("experiments.stages.measuring.trials._made_of", lambda run: "the same training")
     judged, shape = iter([{"top1": 60.0}]), {"widths": [int], "return": float, "top1": float}
-    for value in (0.5, -2.0):
-        point = {"widths": [8, 8], "return": value}
-        (row,) = tried(None, [point], tmp_path / "rows.jsonl", shape, lambda widths: next(judged), "x")
-        assert (row["return"], row["top1"]) == (value, 60.0)
+    for value, found in ((0.5, False), (-2.0, True)):
+        point, run = {"widths": [8, 8], "return": value}, SimpleNamespace(looked_up=False)
+        (row,) = tried(run, [point], tmp_path / "rows.jsonl", shape, lambda widths: next(judged), "x")
+        assert (row["return"], row["top1"], run.looked_up) == (value, 60.0, found)
 
 
 def test_policies_are_spread_over_the_returns_and_within_the_budget():
