@@ -147,7 +147,8 @@ def _check_results(run: Run) -> None:
 def _check_made(run: Run) -> None:
     """Refuse a job in which a stage would miss its network after all the work before it."""
     for folder, names in _parts(run):
-        if (found := _lacking(names, folder, run.config.quantize.method)) is None:
+        found = _lacking(names, folder, run.config.quantize.method)
+        if found is None or found[0] == names[0]:  # a first stage says itself what it lacks, at once
             continue
         name, why = found
         needed = "pruned" if name in _OF_PRUNED else "pruned or quantized"
