@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from amc.graph.axes import ChannelAxes, kind_of, normal_dim, reduced_dims, shape_of
+from amc.graph.axes import ChannelAxes, kind_of, normal_dim, reduced_dims, regrouped, shape_of
 
 _WALLS = {
     "pixelshuffle": "pixel shuffle moves channels into space",
@@ -17,7 +17,6 @@ _WALLS = {
     "stack": "a stack puts the channels on a new axis",
     "repeat": "the channels are repeated",
     "im2col": "an unfold moves space into channels",
-    "cumsum": "a cumulative sum mixes positions",
 }
 """Start of the name of a backward function -> why channels cannot be followed through it."""
 
@@ -39,6 +38,7 @@ _PADDED = (
     "be pruned"
 )
 _ROLLED = "the channels are shifted by a roll"
+_SUMMED = "a cumulative sum mixes the channels"
 _CHUNK = "chunk splits channels that operations before it have rearranged"
 
 
@@ -128,7 +128,7 @@ class Judge:
             return self._halves(function)
         if kind.startswith(_MEANS) or kind.partition("backward")[0] in _REDUCTIONS:
             return self._reduction(function, kind.partition("backward")[0])
-        if kind.startswith(("constantpad", "flip", "roll")):
+        if kind.startswith(("constantpad", "flip", "roll", "cumsum")):
             return Verdict(wall=self._moving(function, kind))
         if not hasattr(function, "_saved_self_sym_sizes"):
             return Verdict()
@@ -186,7 +186,7 @@ class Judge:
         return Verdict(wall="a mean over the channels: removing some would change it")
 
     def _moving(self, function: Any, kind: str) -> str | None:
-        """Return why channels are no longer in their places after padding, a flip or a roll, or None.
+        """Return why channels are not themselves after padding, a flip, a roll or a cumulative sum, or None.
 
         Behind padding at the end alone they are.
         """
@@ -197,6 +197,8 @@ class Judge:
         if kind.startswith("constantpad"):
             first = 2 * (ndim - 1 - place)  # pairs (before, after), those of the last axis first
             return _PADDED if any(function._saved_pad[first : first + 1]) else None
+        if kind.startswith("cumsum"):
+            return _SUMMED if normal_dim(function._saved_dim, ndim) == place else None
         dims = {normal_dim(dim, ndim) for dim in function._saved_dims}
         if place in dims or not dims:  # a roll without an axis is one of all numbers in a row
             return "the channels are reversed by a flip" if kind.startswith("flip") else _ROLLED
@@ -215,6 +217,10 @@ class Judge:
         kept_last = before[-1:] == after[-1:]
         if not shuffled and (kept_first or kept_last or _only_ones_differ(before, after)):
             return Verdict(neutral=True)
+        if place is not None and before[place] > 1:
+            to = regrouped(place, before, after)
+            if to is not None and after[to] == before[place]:
+                return Verdict(neutral=True)  # it regroups the axes around the channels
         return Verdict(wall=f"a reshape from {_text(before)} to {_text(after)} rearranges the channels")
 
 

@@ -245,6 +245,15 @@ class Turned(ConcatThenAdd):
         return self.last(super().features(x).flip(1))
 
 
+def in_windows(x):
+    """Take maps apart into four windows, as images of the batch, and put them together again."""
+    n, _, height, width = x.shape
+    windows = x.view(n, x.shape[1], 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
+    windows = F.relu(windows.reshape(4 * n, -1, height // 2, width // 2))
+    back = windows.view(n, 2, 2, -1, height // 2, width // 2).permute(0, 3, 1, 4, 2, 5)
+    return back.reshape(n, -1, height, width)
+
+
 def widths_left_whole(graph):
     return {item.name: item.width for item in graph.unprunable}
 
@@ -255,6 +264,8 @@ def widths_left_whole(graph):
         (lambda: Attended(largest, total), ["weigh"]),
         (Spread, []),
         (lambda: Moved(lambda x: x.flip(-1).roll(1, 2)), []),
+        (lambda: Moved(lambda x: x.cumsum(2)), []),
+        (lambda: Moved(in_windows), []),
         (lambda: Padded(0), []),
     ],
 )
@@ -303,6 +314,7 @@ def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
         (lambda: Attended(mean, largest), "inner.0", ["stem.0", "last.0"], "a mean over the channels"),
         (lambda: Moved(lambda x: x.flip(1)), "first.0", ["second"], "the channels are reversed by a flip"),
         (lambda: Moved(lambda x: x.roll(1, 1)), "first.0", ["second"], "the channels are shifted by a roll"),
+        (lambda: Moved(lambda x: x.cumsum(1)), "first.0", ["second"], "a cumulative sum mixes the channels"),
         (lambda: Padded(2), "wide.0", ["last.0"], "padding adds channels of a constant before them"),
         (Mixed, "stem", ["wide"], "tokens is a linear layer over positions, applied to each of these"),
         (TwiceMixed, "stem", ["tokens.0", "wide"], "tokens.0 is a linear layer over positions"),
