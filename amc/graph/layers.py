@@ -82,10 +82,15 @@ class Layer:
         return self.positions * taps * self.out_channels
 
 
-def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return an image (1, *input_shape) of zeros with device and type of the first floating-point weight."""
+def noise_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return an image (1, *input_shape) of noise with device and type of the first floating-point weight.
+
+    It is the same each time. It is not black, as a network may look at what an image shows: in a black one
+    there is nothing to crop to, and no deviation to divide by.
+    """
     like = next((own for own in model.parameters() if own.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+    noise = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(device=like.device, dtype=like.dtype)
 
 
 def plain_norm(module: nn.Module | None) -> bool:

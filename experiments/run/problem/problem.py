@@ -28,6 +28,7 @@ from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
 from amc.errors import NotPrunableError, SettingError
 from amc.graph.groups import Graph, exclude_groups
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import state_digest
@@ -167,7 +168,8 @@ class Problem:
     def _traced(self) -> Graph:
         """The channel groups before they are proved."""
         config = self.config.compressor
-        graph = trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
+        model = self.fresh_model()
+        graph = trace(model, noise_image(model, self.splits.input_shape))
         return exclude_groups(
             graph, config.exclude, prune_coupled=config.prune_coupled, max_inputs=config.max_inputs
         )
@@ -266,7 +268,7 @@ class Problem:
         model = self.fresh_model()
         self.weights.load_into(model)
         model.eval()
-        found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
+        found = outputs(model, noise_image(model, self.splits.input_shape), 1)
         if self.graph.classifies:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model
