@@ -221,6 +221,28 @@ class Moved(Chain):
         return self.second(self.move(self.first(x)))
 
 
+class ActivatedNorm(nn.Module):
+    """A batch norm of the user's own with its activation, as InPlace-ABN has it."""
+
+    def __init__(self, width, affine=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5) if affine else None
+        self.bias = nn.Parameter(torch.rand(width) - 0.5) if affine else None
+        self.register_buffer("running_mean", torch.rand(width) - 0.5)
+        self.register_buffer("running_var", torch.rand(width) + 0.5)
+
+    def forward(self, x):
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        return F.leaky_relu(F.batch_norm(x, *own, self.training))
+
+
+class ActivatedNorms(Chain):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), ActivatedNorm(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 12, 3, bias=False), ActivatedNorm(12, affine=False))
+
+
 class Padded(Headed):
     """Channels of zeros are padded on in a shortcut (CIFAR ResNets)."""
 
@@ -267,6 +289,7 @@ def widths_left_whole(graph):
         (lambda: Moved(lambda x: x.cumsum(2)), []),
         (lambda: Moved(in_windows), []),
         (lambda: Padded(0), []),
+        (ActivatedNorms, []),
     ],
 )
 def test_what_is_taken_of_all_channels_has_none_of_them(make, whole, example):
