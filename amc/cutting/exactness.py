@@ -45,11 +45,6 @@ IMAGES = 4
 FLOAT32_TOLERANCE = 1e-4
 """Smallest tolerance for a network that runs in float32 only."""
 
-_KEEPS_STATE = (
-    "it computes something else when it is built anew and loaded: it keeps state outside of its parameters "
-    "and buffers"
-)
-
 Rebuild = Callable[[], nn.Module]
 """Builds the dense network anew, with any weights and from other random draws."""
 
@@ -315,8 +310,7 @@ class _Proof:
                 if out_of_memory(error):
                     raise
                 return f"stored and read again, it fails: {brief(error)}"
-        state = hidden_state(self.model, self.fresh())
-        return f"{_KEEPS_STATE}{f' ({state})' if state else ''}"
+        return _keeps_state(self.model, self.fresh())
 
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""
@@ -361,7 +355,7 @@ class _Proof:
         except Exception as error:  # a user's network may raise anything
             if out_of_memory(error):
                 raise
-        raise self.refusal([], f"after a training step {_KEEPS_STATE}", kept, None)
+        raise self.refusal([], f"after a training step {_keeps_state(trained, again)}", kept, None)
 
     def training_fault(self, cut: Cut | None) -> str | None:
         """Return why a cut network takes no training step; the dense one if there is no cut."""
@@ -441,6 +435,15 @@ class _Proof:
         if difference <= self.tolerance:
             return None
         return f"{' and '.join(group.reductions)} over the channels: removing some would change it; {told}"
+
+
+def _keeps_state(model: nn.Module, other: nn.Module) -> str:
+    """Say that a network keeps state outside of its state dict, with the attribute where two builds tell."""
+    state = hidden_state(model, other)
+    return (
+        "it computes something else when it is built anew and loaded: it keeps state outside of its "
+        f"parameters and buffers{f' ({state})' if state else ''}"
+    )
 
 
 def _exclusion(groups: Sequence[str]) -> str:

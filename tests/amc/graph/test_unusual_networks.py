@@ -150,8 +150,10 @@ def test_deformable_convolutions_are_counted_as_others():
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x.tensors, "AttributeError: 'Tensor' object has no attribute 'tensors'"),
-        (lambda x: {"a": x}["b"], "KeyError: 'b'"),
+        (lambda x: x.tensors, "AttributeError: 'Tensor' object has no attribute 'tensors'$"),
+        (lambda x: {"a": x}["b"], "KeyError: 'b'$"),
+        (lambda x: nn.Conv2d(3, 6, 1)(x.half()), "casts to a type of its own: build it in float32$"),
+        (lambda x: nn.Conv2d(4, 6, 1)(x), r"do the image size and the channels of the data fit the model\?$"),
     ],
 )
 def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, example):
@@ -161,6 +163,17 @@ def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, examp
 
     with pytest.raises(NotPrunableError, match=message):
         trace(Wrong(6), example)
+
+
+def test_a_second_argument_and_an_image_of_another_type_are_told_as_such(example):
+    class Two(Chain):
+        def forward(self, x, time):
+            return super().forward(x) * time
+
+    with pytest.raises(NotPrunableError, match=r"missing .*'time'; it is given images alone: give what else"):
+        trace(Two(), example)
+    with pytest.raises(NotPrunableError, match=r"another type than the weights \(torch\.float64\)$"):
+        trace(Chain(), example.double())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
