@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.cutting.lively import lively_copy, random_subsets, without_halves
-from amc.cutting.reasons import UNSEEN, hidden_state, reason_of
+from amc.cutting.reasons import UNSEEN, hidden_state, left_out, reason_of
 from amc.cutting.slicing import Cut, Kept, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.trial import (
@@ -32,7 +32,7 @@ from amc.cutting.trial import (
     take_step,
 )
 from amc.cutting.zeroing import with_drawn_buffers, zero_model
-from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_memory
+from amc.errors import AmcError, FileError, NotPrunableError, brief, first_line, out_of_memory
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
@@ -309,8 +309,14 @@ class _Proof:
             except Exception as error:
                 if out_of_memory(error):
                     raise
-                return f"stored and read again, it fails: {brief(error)}"
+                return f"stored and read again, it fails: {self.why_unread(error)}"
         return _keeps_state(self.model, self.fresh())
+
+    def why_unread(self, error: Exception) -> str:
+        """Say why what is stored cannot be read; the network's state dict may leave out some tensors."""
+        if isinstance(error, FileError) and (lacking := left_out(self.model)):
+            return f"its state dict leaves out {lacking[0]} ({len(lacking)} in all); likely cause: a hook"
+        return first_line(error) if isinstance(error, AmcError) else brief(error)
 
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""

@@ -99,6 +99,18 @@ def _unsaved(module: nn.Module) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+def left_out(model: nn.Module) -> list[str]:
+    """Return the names of the parameters and persistent buffers that the state dict lacks."""
+    saved = model.state_dict()
+    return [
+        key
+        for prefix, module in model.named_modules()
+        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if name not in module._non_persistent_buffers_set
+        and (key := f"{prefix}.{name}".lstrip(".")) not in saved
+    ]
+
+
 def _same(one: object, other: object) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other.to(one))
