@@ -276,6 +276,10 @@ def in_windows(x):
     return back.reshape(n, -1, height, width)
 
 
+def mixed_by_einsum(x):
+    return torch.einsum("bchw,cd->bdhw", x, torch.eye(8).to(x) + 0.1)
+
+
 def widths_left_whole(graph):
     return {item.name: item.width for item in graph.unprunable}
 
@@ -309,12 +313,25 @@ def test_channels_are_left_whole_if_what_is_taken_of_them_changes(example):
 
 def test_channels_that_the_graph_mistakes_are_left_whole_with_the_error(example):
     model = Padded(0)
-    model.wide = nn.Conv2d(4, 8, 3, padding=1)  # is reached first, and has channels that the stem lacks
+    model.stem, model.wide, model.last = conv_bn(3, 8), nn.Conv2d(8, 4, 3, padding=1), conv_bn(4, 10)
+    model.pad = (0, 0, 0, 0, 0, -4)  # takes channels off the stem
     found = prove(model.eval(), trace(model, example))
-    assert found.left_whole == ("stem.0",)
-    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 4, "wide": 8}
-    (reason,) = {item.reason for item in found.graph.unprunable if item.name != "head"}
+    assert found.left_whole == ("stem.0", "wide")
+    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 8, "wide": 4}
+    (reason,) = [item.reason for item in found.graph.unprunable if item.name == "stem.0"]
     assert reason.startswith("its channels cannot be taken out: IndexError: index 4 is out of bounds")
+
+
+def test_channels_with_padding_behind_them_are_pruned_with_the_first_of_those_they_are_added_to(example):
+    """As in PyramidNet; the convolution is reached first, and has channels that the stem lacks."""
+    model = Padded(0)
+    model.wide = nn.Conv2d(4, 8, 3, padding=1)
+    found = prove(model.eval(), trace(model, example))
+    assert dict(zip(found.graph.group_names, found.graph.dense_widths, strict=True)) == {
+        "stem.0#0": 4,
+        "last.0": 10,
+    }
+    assert found.left_whole == ("wide#1",)
 
 
 def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
@@ -337,6 +354,7 @@ def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
         (lambda: Attended(mean, largest), "inner.0", ["stem.0", "last.0"], "a mean over the channels"),
         (lambda: Moved(lambda x: x.flip(1)), "first.0", ["second"], "the channels are reversed by a flip"),
         (lambda: Moved(lambda x: x.roll(1, 1)), "first.0", ["second"], "the channels are shifted by a roll"),
+        (lambda: Moved(mixed_by_einsum), "first.0", ["second"], "a matrix product mixes the channels"),
         (lambda: Moved(lambda x: x.cumsum(1)), "first.0", ["second"], "a cumulative sum mixes the channels"),
         (lambda: Padded(2), "wide.0", ["last.0"], "padding adds channels of a constant before them"),
         (Mixed, "stem", ["wide"], "tokens is a linear layer over positions, applied to each of these"),
