@@ -43,6 +43,16 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or told
 
 
+_SIZES = ("size", "shape", "must match", "elements", "channels")
+"""Words of messages on tensors that do not fit each other."""
+
+
+def about_sizes(error: BaseException) -> bool:
+    """Whether tensors of different sizes have met, and not an index that is no longer there."""
+    text = str(error).lower()
+    return "out of" not in text and any(word in text for word in _SIZES)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a message; libraries add tracebacks and hints to theirs."""
     return str(error).strip().split("\n", 1)[0]

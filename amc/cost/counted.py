@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.errors import NotPrunableError, first_line
-from amc.graph.layers import blank_image
+from amc.graph.layers import noise_image
 from amc.graph.recording import without_checkpoints
 from amc.scoring.flatten import as_matrix
 from amc.scoring.run import evaluating, settle
@@ -53,7 +53,7 @@ def _count(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     # without gradients, as a network may keep results in a list: with them it could not be copied any more
     with torch.no_grad(), evaluating(model):
-        counter = FlopCountAnalysis(_Matrix(model).eval(), blank_image(model, input_shape))
+        counter = FlopCountAnalysis(_Matrix(model).eval(), noise_image(model, input_shape))
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
         counter.set_op_handle("aten::_convolution_mode", _padded_convolution)

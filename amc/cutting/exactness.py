@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.cutting.lively import lively_copy, random_subsets, without_halves
-from amc.cutting.reasons import UNSEEN, hidden_state, reason_of
+from amc.cutting.reasons import UNSEEN, hidden_state, left_out, reason_of
 from amc.cutting.slicing import Cut, Kept, SlicePlan, shaped, slice_model
 from amc.cutting.surgery import surgery
 from amc.cutting.trial import (
@@ -32,7 +32,7 @@ from amc.cutting.trial import (
     take_step,
 )
 from amc.cutting.zeroing import with_drawn_buffers, zero_model
-from amc.errors import AmcError, NotPrunableError, brief, first_line, out_of_memory
+from amc.errors import AmcError, FileError, NotPrunableError, brief, first_line, out_of_memory
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
@@ -44,11 +44,6 @@ IMAGES = 4
 
 FLOAT32_TOLERANCE = 1e-4
 """Smallest tolerance for a network that runs in float32 only."""
-
-_KEEPS_STATE = (
-    "it computes something else when it is built anew and loaded: it keeps state outside of its parameters "
-    "and buffers"
-)
 
 Rebuild = Callable[[], nn.Module]
 """Builds the dense network anew, with any weights and from other random draws."""
@@ -314,9 +309,14 @@ class _Proof:
             except Exception as error:
                 if out_of_memory(error):
                     raise
-                return f"stored and read again, it fails: {brief(error)}"
-        state = hidden_state(self.model, self.fresh())
-        return f"{_KEEPS_STATE}{f' ({state})' if state else ''}"
+                return f"stored and read again, it fails: {self.why_unread(error)}"
+        return _keeps_state(self.model, self.fresh())
+
+    def why_unread(self, error: Exception) -> str:
+        """Say why what is stored cannot be read; the network's state dict may leave out some tensors."""
+        if isinstance(error, FileError) and (lacking := left_out(self.model)):
+            return f"its state dict leaves out {lacking[0]} ({len(lacking)} in all); likely cause: a hook"
+        return first_line(error) if isinstance(error, AmcError) else brief(error)
 
     def fresh(self) -> nn.Module:
         """Build the dense network anew in float32, where it is known how; else return a copy of it."""
@@ -361,7 +361,7 @@ class _Proof:
         except Exception as error:  # a user's network may raise anything
             if out_of_memory(error):
                 raise
-        raise self.refusal([], f"after a training step {_KEEPS_STATE}", kept, None)
+        raise self.refusal([], f"after a training step {_keeps_state(trained, again)}", kept, None)
 
     def training_fault(self, cut: Cut | None) -> str | None:
         """Return why a cut network takes no training step; the dense one if there is no cut."""
@@ -441,6 +441,15 @@ class _Proof:
         if difference <= self.tolerance:
             return None
         return f"{' and '.join(group.reductions)} over the channels: removing some would change it; {told}"
+
+
+def _keeps_state(model: nn.Module, other: nn.Module) -> str:
+    """Say that a network keeps state outside of its state dict, with the attribute where two builds tell."""
+    state = hidden_state(model, other)
+    return (
+        "it computes something else when it is built anew and loaded: it keeps state outside of its "
+        f"parameters and buffers{f' ({state})' if state else ''}"
+    )
 
 
 def _exclusion(groups: Sequence[str]) -> str:

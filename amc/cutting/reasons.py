@@ -11,14 +11,11 @@ from torch import Tensor, nn
 from amc.cutting.modules import axis_length
 from amc.cutting.slicing import Cut, slice_model
 from amc.cutting.trial import where_it_fails
-from amc.errors import brief
+from amc.errors import about_sizes, brief
 from amc.graph.groups import ChannelGroup
 from amc.graph.tied import tied_modules
 
 UNSEEN = "an operation mixes these channels in a way that the channel graph does not see"
-
-_SIZES = ("size", "shape", "must match", "elements", "channels")
-"""Words of messages on tensors that do not fit each other."""
 
 
 def reason_of(
@@ -38,7 +35,8 @@ def reason_of(
     """
     if tied := _tied(model, group):
         return tied
-    failed = where_it_fails(slice_model(model, cut), run)
+    small = slice_model(model, cut)
+    failed = where_it_fails(small, run)
     if failed is None:
         return None
     name, error = failed
@@ -48,19 +46,14 @@ def reason_of(
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return f"{called} is not supported"
     if name not in evaluated:
-        return f"{called} reads these channels in training mode only"
+        when = "in training mode" if small.training else "for some images"
+        return f"{called} reads these channels {when} only"
     lengths = {group.width} | _lengths(model, group)
     held = [each for each, tensor in _own_tensors(module) if lengths & set(tensor.shape)]
-    if held and _about_sizes(error) and not isinstance(module, nn.Conv2d | nn.Linear):
+    if held and about_sizes(error) and not isinstance(module, nn.Conv2d | nn.Linear):
         listed = ", ".join(held[:4]) + (", ..." if len(held) > 4 else "")
         return f"{called} holds {listed} for these channels, which cannot be cut: {brief(error)}"
     return f"{called} fails without some of these channels: {brief(error)}"
-
-
-def _about_sizes(error: Exception) -> bool:
-    """Return whether tensors of different sizes have met, and not an index that is no longer there."""
-    text = str(error).lower()
-    return "out of" not in text and any(word in text for word in _SIZES)
 
 
 def _tied(model: nn.Module, group: ChannelGroup) -> str | None:
@@ -104,6 +97,18 @@ def _unsaved(module: nn.Module) -> Iterator[tuple[str, object]]:
             continue
         if isinstance(value, Tensor | np.ndarray | int | float | str | list | tuple):
             yield name, value
+
+
+def left_out(model: nn.Module) -> list[str]:
+    """Return the names of the parameters and persistent buffers that the state dict lacks."""
+    saved = model.state_dict()
+    return [
+        key
+        for prefix, module in model.named_modules()
+        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if name not in module._non_persistent_buffers_set
+        and (key := f"{prefix}.{name}".lstrip(".")) not in saved
+    ]
 
 
 def _same(one: object, other: object) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amc.cutting.modules import Keep, Tensors, cut_tensors, install, slot_length
 from amc.graph.groups import Axis, Graph
-from amc.graph.layers import blank_image
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.scoring.run import copied
 from amc.strategy import Strategy
@@ -118,7 +118,7 @@ def shaped(dense: nn.Module, input_shape: Sequence[int], strategy: Strategy) -> 
 
     Groups that the strategy lacks are not touched: it may lack them as they cannot be cut.
     """
-    graph = trace(dense, blank_image(dense, input_shape))
+    graph = trace(dense, noise_image(dense, input_shape))
     widths = dict(
         zip(graph.group_names, strategy.widths_for(graph.group_names, graph.dense_widths), strict=True)
     )

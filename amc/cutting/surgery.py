@@ -9,14 +9,14 @@ from torch import nn
 from amc.cutting.slicing import Cut
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
-from amc.graph.layers import blank_image
+from amc.graph.layers import noise_image
 from amc.scoring.run import settle
 
 
 def surgery(model: nn.Module, graph: Graph, cut: Cut) -> nn.Module:
     """Remove the dropped channels of a copy of ``model`` through torch-pruning; frozen parameters stay so."""
     names = [layer.name for layer in graph.layers]
-    dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
+    dependencies = build_dependencies(model, noise_image(model, graph.input_shape), names)
     modules = dict(dependencies.model.named_modules())
     by_root: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in graph.groups:

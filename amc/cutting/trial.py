@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from amc.errors import NotPrunableError, out_of_memory
+from amc.graph.layers import noise_image
 from amc.scoring.flatten import as_matrix, output_tensors
 from amc.scoring.run import as_logits, evaluating, settle
 
@@ -37,11 +38,11 @@ def draws_kept() -> Iterator[None]:
 def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """Make a network that was just built fit to be copied, loaded and traced; return ``model``.
 
-    Lazy layers (``nn.LazyConv2d``) get their parameters in one forward pass on a blank image.
+    Lazy layers (``nn.LazyConv2d``) get their parameters in one forward pass on an image of noise.
     """
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         with draws_kept(), torch.no_grad(), evaluating(model):
-            model(torch.zeros(1, *input_shape))
+            model(noise_image(model, input_shape))
     return settle(model)
 
 

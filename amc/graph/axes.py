@@ -113,7 +113,7 @@ def moved(function: Any, axis: int, before: Sequence[int]) -> int | None:
     if kind.startswith("tbackward"):
         return -3 - axis
     if kind.startswith(_REARRANGING):
-        return _regrouped(place, before, after)
+        return regrouped(place, before, after)
     if len(after) < ndim:
         gone = reduced_dims(function, ndim)
         if place in gone or len(after) != ndim - len(gone):
@@ -122,7 +122,7 @@ def moved(function: Any, axis: int, before: Sequence[int]) -> int | None:
     return axis
 
 
-def _regrouped(place: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+def regrouped(place: int, before: Sequence[int], after: Sequence[int]) -> int | None:
     """Return the axis, from the end, on which the channels lie first of all after a reshape, or None."""
     if tuple(before) == tuple(after):
         return place - len(before)

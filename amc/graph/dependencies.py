@@ -22,7 +22,7 @@ from amc.errors import NotPrunableError, first_line
 from amc.graph import torch_pruning_adapter
 from amc.graph.axes import ChannelAxes
 from amc.graph.layers import LAYERS
-from amc.graph.recording import Chunks, Readings, gradients_everywhere, recorded_readings
+from amc.graph.recording import Chunks, OwnNorms, Readings, gradients_everywhere, recorded_readings
 from amc.graph.recurrent import recurrent_as_walls
 from amc.graph.walls import Judge
 from amc.scoring.flatten import output_tensors
@@ -256,6 +256,7 @@ def _built(
         gradients(),
         recurrent_as_walls(twin),
         chunks,
+        OwnNorms(twin),
         recorded_readings(twin) as readings,
     ):
         warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from amc.errors import NotPrunableError, brief, out_of_memory
+from amc.errors import NotPrunableError, about_sizes, brief, out_of_memory
 from amc.graph.unfolding import has_batch_axis, why_not_linear
 from amc.scoring.flatten import as_matrix, is_logits, output_tensors
 from amc.scoring.run import evaluating
@@ -82,10 +82,15 @@ class Layer:
         return self.positions * taps * self.out_channels
 
 
-def blank_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return an image (1, *input_shape) of zeros with device and type of the first floating-point weight."""
+def noise_image(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return an image (1, *input_shape) of noise with device and type of the first floating-point weight.
+
+    It is the same each time. It is not black, as a network may look at what an image shows: in a black one
+    there is nothing to crop to, and no deviation to divide by.
+    """
     like = next((own for own in model.parameters() if own.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+    noise = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(device=like.device, dtype=like.dtype)
 
 
 def plain_norm(module: nn.Module | None) -> bool:
@@ -147,8 +152,8 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
         if out_of_memory(error):
             raise
         raise NotPrunableError(
-            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {brief(error)}; "
-            "do the image size and the channels of the data fit the model?"
+            f"{type(model).__name__} fails on an image of shape {tuple(example.shape[1:])}: {brief(error)}"
+            f"{_advice(model, example, error)}"
         ) from error
     finally:
         for hook in hooks:
@@ -156,6 +161,20 @@ def trace_layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], 
     _check_rows(model, example, output)
     described = (_describe(name, modules[name], own) for name, own in calls.items())
     return tuple(described), is_logits(output)
+
+
+def _advice(model: nn.Module, example: Tensor, error: Exception) -> str:
+    """Return what to do about a forward pass that fails, after a semicolon; '' where that is not known."""
+    text = str(error)
+    if f"{type(model).forward.__qualname__}() missing " in text:
+        return "; it is given images alone: give what else it takes a default"
+    if any(told in text for told in ("dtype", "scalar type", "Input type")):
+        if any(own.dtype == example.dtype for own in model.parameters()):
+            return "; its forward pass casts to a type of its own: build it in float32"
+        return f"; the image is of another type than the weights ({example.dtype})"
+    if about_sizes(error) or isinstance(error, AssertionError):
+        return "; do the image size and the channels of the data fit the model?"
+    return ""
 
 
 def unused_layers(model: nn.Module, example: Tensor, names: Sequence[str]) -> frozenset[str]:

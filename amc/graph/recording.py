@@ -1,6 +1,6 @@
 """The forward pass as it is recorded for the channel graph.
 
-Its chunks, what its modules read, and gradients where it has none.
+Its chunks, norms of the user's own, what its modules read, and gradients where it has none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
@@ -43,6 +45,36 @@ class Chunks(TorchFunctionMode):
             if len(results) == wanted and len({part.shape for part in results}) == 1:
                 self.functions.add(results[0].grad_fn)
         return results
+
+
+class OwnNorms(TorchFunctionMode):
+    """Writes out ``F.batch_norm`` of a user's own module (InPlace-ABN) as products and sums.
+
+    torch-pruning knows the norms of torch. Of another module it sees bare parameters, which can be followed
+    through products and sums alone.
+
+    Args:
+        model: the network whose forward pass is recorded, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        self._known = {id(module.running_mean) for module in norms}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function of torch, or compute the norm of another module."""
+        given = kwargs or {}
+        if func is not F.batch_norm or given["training"] or id(args[1]) in self._known:
+            return func(*args, **given)
+        image, mean, variance = args
+        shape = (-1, *(1 for _ in image.shape[2:]))
+        found = (image - mean.view(shape)) * (variance.view(shape) + given["eps"]).rsqrt()
+        if given["weight"] is not None:
+            found = found * given["weight"].view(shape)
+        return found if given["bias"] is None else found + given["bias"].view(shape)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.axes import ChannelAxes, channels_at, normal_dim, shape_of
-from amc.graph.walls import Fold, Verdict
+from amc.graph.walls import Fold, Front, Verdict
 from amc.models.shortcut import OptionAShortcut, slice_shortcut
 from amc.third_party import without
 
@@ -101,23 +101,24 @@ def build_graph(
 
 
 class _Shortened:
-    """torch-pruning's index mapping from the longer axis of a ``Fold`` to the shorter one."""
+    """torch-pruning's index mapping from the longer axis of a ``Fold`` or ``Front`` to the shorter one."""
 
-    def __init__(self, fold: Fold) -> None:
+    def __init__(self, fold: Fold | Front) -> None:
         self._fold = fold
 
     def __call__(self, pairs: Iterable[Any]) -> list[Any]:
         found: dict[int, Any] = {}  # of each position once: torch-pruning counts them
         for pair in sorted(pairs):
             short = self._fold.short(pair.idx)
-            found.setdefault(short, index_pair(short, pair.root_idx))
+            if short is not None:
+                found.setdefault(short, index_pair(short, pair.root_idx))
         return list(found.values())
 
 
 class _Lengthened:
-    """torch-pruning's index mapping from the shorter axis of a ``Fold`` to the longer one."""
+    """torch-pruning's index mapping from the shorter axis of a ``Fold`` or ``Front`` to the longer one."""
 
-    def __init__(self, fold: Fold) -> None:
+    def __init__(self, fold: Fold | Front) -> None:
         self._fold = fold
 
     def __call__(self, pairs: Iterable[Any]) -> list[Any]:
@@ -126,7 +127,7 @@ class _Lengthened:
         ]
 
 
-def _fold_inputs(node: Any, fold: Fold, *, narrowed: bool) -> None:
+def _fold_inputs(node: Any, fold: Fold | Front, *, narrowed: bool) -> None:
     """Let the positions of an operation's input and of its results differ by a fold."""
     there, back = (_Shortened(fold), _Lengthened(fold)) if narrowed else (_Lengthened(fold), _Shortened(fold))
     for source in node.inputs:

@@ -108,7 +108,8 @@ def _copy_differs(model: nn.Module, example: Tensor) -> bool:
     A hook of a copy may still write into the original network, and the copy then reads what the original had
     put aside when it was copied. That comes from noise here: a first copy has run on it.
     """
-    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    other = torch.Generator().manual_seed(1)  # the example may be ``noise_image``
+    noise = torch.randn(example.shape, generator=other).to(example)
     with contextlib.suppress(Exception):  # not every network takes noise; what it says comes with the proof
         _outputs(copied(model), noise)
     if _alike(_outputs(copied(model), example), _outputs(model, example)):

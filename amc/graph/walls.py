@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from amc.graph.axes import ChannelAxes, kind_of, normal_dim, reduced_dims, shape_of
+from amc.graph.axes import ChannelAxes, kind_of, normal_dim, reduced_dims, regrouped, shape_of
 
 _WALLS = {
     "pixelshuffle": "pixel shuffle moves channels into space",
@@ -17,7 +17,6 @@ _WALLS = {
     "stack": "a stack puts the channels on a new axis",
     "repeat": "the channels are repeated",
     "im2col": "an unfold moves space into channels",
-    "cumsum": "a cumulative sum mixes positions",
 }
 """Start of the name of a backward function -> why channels cannot be followed through it."""
 
@@ -38,7 +37,9 @@ _PADDED = (
     "padding adds channels of a constant before them; amc.models.OptionAShortcut does so in a way that can "
     "be pruned"
 )
+_FLIPPED = "the channels are reversed by a flip"
 _ROLLED = "the channels are shifted by a roll"
+_SUMMED = "a cumulative sum mixes the channels"
 _CHUNK = "chunk splits channels that operations before it have rearranged"
 
 
@@ -66,6 +67,21 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Front:
+    """The channels are the first positions of a longer axis; what padding adds behind them is no channel."""
+
+    channels: int
+
+    def short(self, position: int) -> int | None:
+        """Return the channel of a position of the longer axis; None behind the channels."""
+        return position if position < self.channels else None
+
+    def long(self, channel: int) -> list[int]:
+        """Return the position of a channel on the longer axis."""
+        return [channel]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """How channels pass an operation.
 
@@ -82,7 +98,7 @@ class Verdict:
     neutral: bool = False
     wall: str | None = None
     narrowed: Fold | None = None
-    widened: Fold | None = None
+    widened: Fold | Front | None = None
     reduced: str | None = None
 
 
@@ -128,8 +144,8 @@ class Judge:
             return self._halves(function)
         if kind.startswith(_MEANS) or kind.partition("backward")[0] in _REDUCTIONS:
             return self._reduction(function, kind.partition("backward")[0])
-        if kind.startswith(("constantpad", "flip", "roll")):
-            return Verdict(wall=self._moving(function, kind))
+        if kind.startswith(("constantpad", "flip", "roll", "cumsum")):
+            return self._moving(function, kind)
         if not hasattr(function, "_saved_self_sym_sizes"):
             return Verdict()
         before = tuple(function._saved_self_sym_sizes)
@@ -185,22 +201,28 @@ class Judge:
             return Verdict(reduced=_REDUCTIONS[name])
         return Verdict(wall="a mean over the channels: removing some would change it")
 
-    def _moving(self, function: Any, kind: str) -> str | None:
-        """Return why channels are no longer in their places after padding, a flip or a roll, or None.
+    def _moving(self, function: Any, kind: str) -> Verdict:
+        """Judge padding, a flip, a roll or a cumulative sum, which are walls over the channel axis.
 
-        Behind padding at the end alone they are.
+        Channels with padding behind them alone keep their places.
         """
         place = self._axes.place(function)
         ndim = len(shape_of(function))
         if place is None:
-            return None
+            return Verdict()
         if kind.startswith("constantpad"):
             first = 2 * (ndim - 1 - place)  # pairs (before, after), those of the last axis first
-            return _PADDED if any(function._saved_pad[first : first + 1]) else None
+            before, *behind = function._saved_pad[first : first + 2] or (0, 0)
+            if before:
+                return Verdict(wall=_PADDED)
+            width = shape_of(function)[place] - sum(behind)
+            return Verdict(widened=Front(width)) if sum(behind) > 0 else Verdict()
+        if kind.startswith("cumsum"):
+            return Verdict(wall=_SUMMED if normal_dim(function._saved_dim, ndim) == place else None)
         dims = {normal_dim(dim, ndim) for dim in function._saved_dims}
         if place in dims or not dims:  # a roll without an axis is one of all numbers in a row
-            return "the channels are reversed by a flip" if kind.startswith("flip") else _ROLLED
-        return None
+            return Verdict(wall=_FLIPPED if kind.startswith("flip") else _ROLLED)
+        return Verdict()
 
     def _reshape(self, function: Any, before: Sequence[int], after: Sequence[int]) -> Verdict:
         """Judge a reshape: it keeps the channels, flattens them with others, or is a wall."""
@@ -215,6 +237,10 @@ class Judge:
         kept_last = before[-1:] == after[-1:]
         if not shuffled and (kept_first or kept_last or _only_ones_differ(before, after)):
             return Verdict(neutral=True)
+        if place is not None and before[place] > 1:
+            to = regrouped(place, before, after)
+            if to is not None and after[to] == before[place]:
+                return Verdict(neutral=True)  # it regroups the axes around the channels
         return Verdict(wall=f"a reshape from {_text(before)} to {_text(after)} rearranges the channels")
 
 

@@ -18,7 +18,7 @@ from amc.data import LabelledImages, check_labels
 from amc.errors import AmcError, SettingError
 from amc.graph.dependencies import build_dependencies
 from amc.graph.groups import ChannelGroup, Graph
-from amc.graph.layers import blank_image
+from amc.graph.layers import noise_image
 from amc.importance.gradients import differentiating, gradient_batches, recording
 from amc.scoring.run import as_logits
 
@@ -48,7 +48,7 @@ def global_scores(
             torch-pruning gives no finite score for some channel.
     """
     names = [layer.name for layer in graph.layers]
-    dependencies = build_dependencies(model, blank_image(model, graph.input_shape), names)
+    dependencies = build_dependencies(model, noise_image(model, graph.input_shape), names)
     import torch_pruning
 
     modules = dict(dependencies.model.named_modules())

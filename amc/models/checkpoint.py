@@ -262,8 +262,14 @@ def save_safetensors(
     Tensors that share memory are each stored in full.
 
     Raises:
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or something is no tensor, such as an extra state of a module.
     """
+    if strange := [key for key, own in tensors.items() if not isinstance(own, Tensor)]:
+        key, kind = strange[0], type(tensors[strange[0]]).__name__
+        raise FileError(
+            f"{key} of the state dict is of type {kind}, expected a tensor"
+            + ("; let get_extra_state return a tensor" if key.endswith("_extra_state") else "")
+        )
     copies = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()

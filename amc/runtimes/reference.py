@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 _SEED = 0
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
 """A change of colour."""
-_OPENVINO_PLACE = re.compile("Exception from |Check '|FrontEnd API failed|Model wasn't fully|Summary:")
-"""Start of a line of OpenVINO's that does not tell the cause."""
+_OPENVINO_PLACE = re.compile(
+    "Exception from |Check '|FrontEnd API failed|Model wasn't fully|Summary:|.*with a message:\\s*$"
+)
+"""A line of OpenVINO's that does not tell the cause."""
 
 
 def eval_on_cpu(model: nn.Module) -> nn.Module:

@@ -29,6 +29,7 @@ from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
 from amc.graph.groups import Graph, exclude_groups
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.graph.unfolding import layer_patches, layer_rows, sample_positions
 from amc.models import ModelSpec, build
@@ -99,7 +100,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     labels = torch.randint(0, CLASSES[small], (options.images,))
     calibration = torch.randn(max(options.calibration, options.sequential_images), *shape)
     unlabelled = LabelledImages(calibration, torch.zeros(len(calibration), dtype=torch.long))
-    graph = exclude_groups(trace(model, torch.zeros(1, *shape)), [], prune_coupled=not options.keep_coupled)
+    graph = exclude_groups(
+        trace(model, noise_image(model, shape)), [], prune_coupled=not options.keep_coupled
+    )
 
     start = time.process_time()
     precision = chosen_precision(options.precision, torch.device("cpu"))

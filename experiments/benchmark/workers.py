@@ -24,6 +24,7 @@ from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator, channel_evaluator
 from amc.candidate.settings import CandidateSettings
 from amc.data import LabelledImages
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.result import Evaluation
@@ -84,7 +85,7 @@ def _compressor(options: argparse.Namespace) -> Evaluator[CandidateBuilder]:
     torch.manual_seed(options.seed)
     shape = (3, options.resolution, options.resolution)
     model = build(ModelSpec(options.model, 10, shape), trust_dotted_path=True).eval()
-    graph = trace(model, torch.zeros(1, *shape))
+    graph = trace(model, noise_image(model, shape))
     return channel_evaluator(
         model,
         graph,

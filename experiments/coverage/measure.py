@@ -22,6 +22,7 @@ from amc.cutting.slicing import SlicePlan
 from amc.data import LabelledImages
 from amc.errors import AmcError, out_of_memory
 from amc.graph.groups import Graph, exclude_groups
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.scoring.run import outputs
@@ -66,7 +67,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
     name = case.name if case.zoo == "torchvision" else case.key
     # A bare mobilenet_v2 or vgg16_bn is torchvision's at these sizes; our own are for small images.
     model = build(ModelSpec(name, CLASSES, shape, tuple(case.kwargs.items())), trust_dotted_path=False).eval()
-    graph = trace(model, torch.zeros(1, *shape))
+    graph = trace(model, noise_image(model, shape))
     graph, difference, inexact = _proved(model, graph, seed)
     graph = with_other_macs(graph, model)
     macs, space = macs_cost(graph), width_space(graph.group_names, graph.dense_widths, round_to=1)

@@ -29,6 +29,7 @@ from amc.data.mixing import mixed
 from amc.data.picking import FEWEST_JUDGING
 from amc.errors import AmcError, SettingError
 from amc.graph.groups import Graph, exclude_groups
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.importance.global_ranking import Importance, global_scores
 from amc.latency.prediction.settings import ProfileSettings
@@ -509,7 +510,7 @@ class CompressionTask:
 def _proved(
     model: nn.Module, image: torch.Tensor, exclude: str | Sequence[str], prune_coupled: bool
 ) -> Graph:
-    example = torch.zeros_like(image, device="cpu")
+    example = noise_image(model, image.shape[1:])
     graph = exclude_groups(trace(model, example), exclude, prune_coupled=prune_coupled, max_inputs=10_000)
     return with_other_macs(prove(model, graph).graph, model)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from amc import data
 from amc.data import Splits
 from amc.errors import SettingError
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
 from amc.models.checkpoint import load_into, load_state_dict
@@ -144,7 +145,7 @@ def _row(
         settings,
         seed=seed,
         teacher=dense,
-        hint_places=hint_places(trace(dense, torch.zeros(1, *splits.input_shape))),
+        hint_places=hint_places(trace(dense, noise_image(dense, splits.input_shape))),
         on_epoch=lambda record: moments.append(time.process_time()),
     )
     spent = [after - before for before, after in zip(moments[VIEWS:-1], moments[VIEWS + 1 :], strict=True)]

@@ -28,6 +28,7 @@ from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
 from amc.errors import NotPrunableError, SettingError
 from amc.graph.groups import Graph, exclude_groups, named_layers
+from amc.graph.layers import noise_image
 from amc.graph.patterns import matches
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
@@ -172,7 +173,8 @@ class Problem:
     @cached_property
     def _whole_graph(self) -> Graph:
         """All channel groups, those that the configuration leaves out as well."""
-        return trace(self.fresh_model(), torch.zeros(1, *self.splits.input_shape))
+        model = self.fresh_model()
+        return trace(model, noise_image(model, self.splits.input_shape))
 
     @cached_property
     def _traced(self) -> Graph:
@@ -303,7 +305,7 @@ class Problem:
         model = self.fresh_model()
         self.weights.load_into(model)
         model.eval()
-        found = outputs(model, torch.zeros(1, *self.splits.input_shape), 1)
+        found = outputs(model, noise_image(model, self.splits.input_shape), 1)
         if self.graph.classifies:
             check_labels(self.splits.search_val.labels, found.shape[1])
         return model

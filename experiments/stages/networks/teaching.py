@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from amc.data import Splits
 from amc.errors import SettingError, first_line
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.training.settings import TrainSettings
 from amc.training.teaching.black_box import FunctionTeacher, teacher_from_file
@@ -58,7 +58,8 @@ def source_of(run: Run, config: TrainConfig, settings: TrainSettings, dense: nn.
         return Source(file=config.teacher, function=config.teacher_function)
     if dense is None or settings.hint_weight == 0:
         return Source(dense)
-    return Source(dense, places=hint_places(trace(dense, torch.zeros(1, *run.problem.splits.input_shape))))
+    graph = trace(dense, noise_image(dense, run.problem.splits.input_shape))
+    return Source(dense, places=hint_places(graph))
 
 
 def _function(name: str) -> FunctionTeacher:

@@ -51,6 +51,15 @@ class Stateful(Chain):
         pass
 
 
+class LeavesOut(Chain):
+    """Its state dict lacks the first layer."""
+
+    def state_dict(self, *args, **options):
+        found = super().state_dict(*args, **options)
+        del found["first.0.weight"]
+        return found
+
+
 class Offset(nn.BatchNorm2d):
     """Batch norm with a constant a channel that neither is stored nor known to torch-pruning."""
 
@@ -208,7 +217,8 @@ def test_the_proof_leaves_the_network_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Stateful, "stored and read again, it fails: AttributeError"),
+        (Stateful, "it fails: _extra_state of the state dict is of type dict, expected a tensor"),
+        (LeavesOut, r"its state dict leaves out first\.0\.weight \(1 in all\); likely cause: a hook"),
         (WithOffset, "as torch-pruning cuts it, it fails: RuntimeError"),
     ],
 )

@@ -13,7 +13,7 @@ from amc.errors import AmcError
 from amc.export import FORMATS, ExportSettings, get_format, torch_export
 from amc.export.quantized import quantized_refusal
 from amc.runtimes import executorch, litert, openvino
-from amc.runtimes.reference import check_agreement
+from amc.runtimes.reference import cause, check_agreement
 
 SHAPE = (3, 12, 12)
 SLOW = {"executorch", "litert", "coreml"}
@@ -118,6 +118,17 @@ def test_an_operator_that_openvino_lacks_is_named(tmp_path):
         FORMATS["openvino"].write(Determinant(), (3, 4, 4), tmp_path / "model.xml", ExportSettings())
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cause_is_told_of_a_node_that_openvino_does_not_convert():
+    message = (
+        "Exception from src/inference/src/cpp/core.cpp:134:\n"
+        "FrontEnd API failed with OpConversionFailure: [ONNX Frontend] Conversion failed for:\n"
+        "-- Add-20 with a message:\n"
+        "Check 'equal' failed at src/frontends/onnx/frontend/src/utils.cpp:12:\n"
+        "Argument shapes are inconsistent.\n"
+    )
+    assert cause(RuntimeError(message)) == "Argument shapes are inconsistent."
 
 
 @pytest.mark.slow

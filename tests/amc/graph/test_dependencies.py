@@ -221,6 +221,28 @@ class Moved(Chain):
         return self.second(self.move(self.first(x)))
 
 
+class ActivatedNorm(nn.Module):
+    """A batch norm of the user's own with its activation, as InPlace-ABN has it."""
+
+    def __init__(self, width, affine=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5) if affine else None
+        self.bias = nn.Parameter(torch.rand(width) - 0.5) if affine else None
+        self.register_buffer("running_mean", torch.rand(width) - 0.5)
+        self.register_buffer("running_var", torch.rand(width) + 0.5)
+
+    def forward(self, x):
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        return F.leaky_relu(F.batch_norm(x, *own, self.training))
+
+
+class ActivatedNorms(Chain):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), ActivatedNorm(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 12, 3, bias=False), ActivatedNorm(12, affine=False))
+
+
 class Padded(Headed):
     """Channels of zeros are padded on in a shortcut (CIFAR ResNets)."""
 
@@ -245,6 +267,19 @@ class Turned(ConcatThenAdd):
         return self.last(super().features(x).flip(1))
 
 
+def in_windows(x):
+    """Take maps apart into four windows, as images of the batch, and put them together again."""
+    n, _, height, width = x.shape
+    windows = x.view(n, x.shape[1], 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
+    windows = F.relu(windows.reshape(4 * n, -1, height // 2, width // 2))
+    back = windows.view(n, 2, 2, -1, height // 2, width // 2).permute(0, 3, 1, 4, 2, 5)
+    return back.reshape(n, -1, height, width)
+
+
+def mixed_by_einsum(x):
+    return torch.einsum("bchw,cd->bdhw", x, torch.eye(8).to(x) + 0.1)
+
+
 def widths_left_whole(graph):
     return {item.name: item.width for item in graph.unprunable}
 
@@ -255,7 +290,10 @@ def widths_left_whole(graph):
         (lambda: Attended(largest, total), ["weigh"]),
         (Spread, []),
         (lambda: Moved(lambda x: x.flip(-1).roll(1, 2)), []),
+        (lambda: Moved(lambda x: x.cumsum(2)), []),
+        (lambda: Moved(in_windows), []),
         (lambda: Padded(0), []),
+        (ActivatedNorms, []),
     ],
 )
 def test_what_is_taken_of_all_channels_has_none_of_them(make, whole, example):
@@ -275,12 +313,25 @@ def test_channels_are_left_whole_if_what_is_taken_of_them_changes(example):
 
 def test_channels_that_the_graph_mistakes_are_left_whole_with_the_error(example):
     model = Padded(0)
-    model.wide = nn.Conv2d(4, 8, 3, padding=1)  # is reached first, and has channels that the stem lacks
+    model.stem, model.wide, model.last = conv_bn(3, 8), nn.Conv2d(8, 4, 3, padding=1), conv_bn(4, 10)
+    model.pad = (0, 0, 0, 0, 0, -4)  # takes channels off the stem
     found = prove(model.eval(), trace(model, example))
-    assert found.left_whole == ("stem.0",)
-    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 4, "wide": 8}
-    (reason,) = {item.reason for item in found.graph.unprunable if item.name != "head"}
+    assert found.left_whole == ("stem.0", "wide")
+    assert widths_left_whole(found.graph) == {"head": 5, "stem.0": 8, "wide": 4}
+    (reason,) = [item.reason for item in found.graph.unprunable if item.name == "stem.0"]
     assert reason.startswith("its channels cannot be taken out: IndexError: index 4 is out of bounds")
+
+
+def test_channels_with_padding_behind_them_are_pruned_with_the_first_of_those_they_are_added_to(example):
+    """As in PyramidNet; the convolution is reached first, and has channels that the stem lacks."""
+    model = Padded(0)
+    model.wide = nn.Conv2d(4, 8, 3, padding=1)
+    found = prove(model.eval(), trace(model, example))
+    assert dict(zip(found.graph.group_names, found.graph.dense_widths, strict=True)) == {
+        "stem.0#0": 4,
+        "last.0": 10,
+    }
+    assert found.left_whole == ("wide#1",)
 
 
 def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
@@ -303,6 +354,8 @@ def test_each_stream_that_is_left_whole_is_listed_once_with_its_width(example):
         (lambda: Attended(mean, largest), "inner.0", ["stem.0", "last.0"], "a mean over the channels"),
         (lambda: Moved(lambda x: x.flip(1)), "first.0", ["second"], "the channels are reversed by a flip"),
         (lambda: Moved(lambda x: x.roll(1, 1)), "first.0", ["second"], "the channels are shifted by a roll"),
+        (lambda: Moved(mixed_by_einsum), "first.0", ["second"], "a matrix product mixes the channels"),
+        (lambda: Moved(lambda x: x.cumsum(1)), "first.0", ["second"], "a cumulative sum mixes the channels"),
         (lambda: Padded(2), "wide.0", ["last.0"], "padding adds channels of a constant before them"),
         (Mixed, "stem", ["wide"], "tokens is a linear layer over positions, applied to each of these"),
         (TwiceMixed, "stem", ["tokens.0", "wide"], "tokens.0 is a linear layer over positions"),

@@ -11,6 +11,7 @@ from amc.cutting.exactness import prove
 from amc.cutting.slicing import SlicePlan, shaped, slice_model
 from amc.errors import AmcError, NotPrunableError, SettingError
 from amc.graph.groups import exclude_groups
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.refit.nested import has_intercept
 from amc.strategy import GroupWidth, Strategy
@@ -272,7 +273,7 @@ def test_a_synchronised_batch_norm_takes_up_shifts(example):
 )
 def test_unusable_networks_are_refused_in_one_line(model, size, message):
     with pytest.raises(AmcError, match=message) as caught:
-        trace(model, torch.zeros(1, 3, size, size))
+        trace(model, noise_image(model, (3, size, size)))
     assert "\n" not in str(caught.value)
 
 

@@ -11,12 +11,15 @@ from amc.candidate.folding import FoldedNetwork
 from amc.cost.closed_form import macs_cost
 from amc.cost.counted import count_macs
 from amc.cutting.exactness import prove
+from amc.cutting.slicing import shaped
 from amc.cutting.trial import ready
 from amc.errors import NotPrunableError
+from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.graph.unfolding import block_positions, block_rows, why_not_linear
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings
+from amc.strategy import GroupWidth, Strategy
 from tests.networks import SHAPE, Chain, Headed, conv_bn, randomised
 
 
@@ -147,8 +150,10 @@ def test_deformable_convolutions_are_counted_as_others():
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x.tensors, "AttributeError: 'Tensor' object has no attribute 'tensors'"),
-        (lambda x: {"a": x}["b"], "KeyError: 'b'"),
+        (lambda x: x.tensors, "AttributeError: 'Tensor' object has no attribute 'tensors'$"),
+        (lambda x: {"a": x}["b"], "KeyError: 'b'$"),
+        (lambda x: nn.Conv2d(3, 6, 1)(x.half()), "casts to a type of its own: build it in float32$"),
+        (lambda x: nn.Conv2d(4, 6, 1)(x), r"do the image size and the channels of the data fit the model\?$"),
     ],
 )
 def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, example):
@@ -158,6 +163,17 @@ def test_a_forward_pass_that_raises_anything_is_one_line(forward, message, examp
 
     with pytest.raises(NotPrunableError, match=message):
         trace(Wrong(6), example)
+
+
+def test_a_second_argument_and_an_image_of_another_type_are_told_as_such(example):
+    class Two(Chain):
+        def forward(self, x, time):
+            return super().forward(x) * time
+
+    with pytest.raises(NotPrunableError, match=r"missing .*'time'; it is given images alone: give what else"):
+        trace(Two(), example)
+    with pytest.raises(NotPrunableError, match=r"another type than the weights \(torch\.float64\)$"):
+        trace(Chain(), example.double())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
@@ -172,6 +188,29 @@ def test_a_part_that_is_compiled_by_torch_jit_is_named(example):
         trace(model, example)
     with pytest.raises(NotPrunableError, match=r"^RecursiveScriptModule is compiled by torch\.jit"):
         trace(ready(scripted, SHAPE), example)
+
+
+class Looking(Chain):
+    """Crops images to what is not black in them and refuses those without any contrast."""
+
+    def forward(self, x):
+        x = x[..., : int(x.abs().sum((0, 1, 2)).nonzero().max()) + 1]
+        if not torch.isfinite(x / x.std()).all():
+            raise ValueError("NaN in the image")
+        return super().forward(x)
+
+
+def test_a_network_may_look_at_what_an_image_shows():
+    """Also where it is traced again, without an image of the caller's."""
+    model, blind = Looking().eval(), Chain().eval()
+    state = torch.get_rng_state()
+    graph = trace(model, noise_image(model, SHAPE))
+    assert graph.group_names == trace(blind, noise_image(model, SHAPE)).group_names
+    widths = tuple(GroupWidth(group.name, group.width, 2) for group in graph.groups)
+    small = shaped(model, SHAPE, Strategy(widths, 0.5, 0.5, 0))
+    assert small.first[0].out_channels == 2
+    assert count_macs(model, SHAPE) == sum(layer.macs for layer in graph.layers)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_network_without_an_evaluation_mode_is_told_as_such(example):
