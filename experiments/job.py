@@ -28,6 +28,7 @@ from experiments.run.check import check_feasible
 from experiments.run.folder import quantizes
 from experiments.run.fronts import fronts, sized, strategy_at, write_strategies
 from experiments.run.provenance import hand_over, kept_facts
+from experiments.run.reports import has_current_report
 from experiments.run.run import Run, set_up_process
 from experiments.run.values import SEARCHING
 from experiments.stages.pipeline import run_stages
@@ -136,7 +137,7 @@ def summarise(run: Run, parts: Sequence[Run]) -> None:
         links=[
             (name, f"{name}/{part.folder.report.name}.html")
             for name, part in found.items()
-            if part.folder.has_current_report
+            if has_current_report(part.folder)
         ],
     )
     print(aligned(table(summary)))

@@ -174,7 +174,7 @@ def _run(config: schema.Config, folder: Path, given: Sequence[str], identity: Id
     with held_back():
         # These import torch, which takes seconds: the help and messages about single values come without it.
         from experiments.config.budgets import asked_budgets, told
-        from experiments.config.unread import Job, remarks
+        from experiments.config.unused import Job, remarks
         from experiments.job import run_job
         from experiments.run.check import check
         from experiments.run.run import open_run, set_up_process

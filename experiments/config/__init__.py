@@ -7,6 +7,7 @@
 - ``arena.py``: the problem of one search: its environments, and what agents may know of it.
 - ``agents.py``: ``AGENTS``, and an agent with its settings bound.
 - ``presets.py``: the settings of ``conf/agent/NAME.yaml`` without Hydra, for the library.
-- ``unused.py``: a remark on settings that the chosen search does not use.
+- ``unused.py``: remarks on given settings that nothing in the job reads.
+- ``unused_by_agents.py``: remarks on settings that the chosen agent does not use.
 - ``runtimes.py``: runtimes with the settings of other devices.
 """

@@ -41,7 +41,7 @@ from amc.registry import Registry
 from envs import Reward
 from experiments.config.arena import Actions, Acts, Arena
 from experiments.config.sections.agents import AgentConfig
-from experiments.config.unused import unused_by_ddpg, unused_warm_up
+from experiments.config.unused_by_agents import unused_by_ddpg, unused_warm_up
 
 if TYPE_CHECKING:
     from agents.transfer import TransferActor

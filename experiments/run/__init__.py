@@ -3,6 +3,7 @@
 - ``folder.py``: ``RunFolder``, the names of all files, and the records of stages.
 - ``problem``: the network, the data, the evaluator and the latency, which all budgets of a job share.
 - ``records.py``: ``Records``, what the folder tells about the dense network and the strategy of a run.
+- ``reports.py``: whether a report tells of the networks that a run has now.
 - ``run.py``: ``Run``, a configuration, a folder and one budget on a problem.
 - ``values.py``: the checks of what the configuration alone decides.
 - ``check.py``: the checks of network, data and budget before any work is done.

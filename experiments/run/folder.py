@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,14 @@ MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benc
 MADE_OF = "made_of"
 """Key of a record: digests of the dense network and the strategy that its facts are about."""
 _SCORE = (float, None)
-_JUDGED = {
+JUDGED = {
     "top1": _SCORE,
     **dict.fromkeys(("divergence?", "macs?", "params?", "images?", "lost?", "gained?"), float),
     "corrupted?": {...: float},
 }
-_NETWORKS = ("dense", "pruned", "finetuned", "quantized")
+"""Shape of what stage ``evaluate`` tells of a network."""
+NETWORKS = ("dense", "pruned", "finetuned", "quantized")
 """Networks in the record of stage ``evaluate``, and in a report."""
-_REPORTED: dict[str, Any] = {
-    f"{MADE_OF}?": {...: (str, None)},
-    **{f"{name}?": _JUDGED for name in _NETWORKS},
-}
-"""What a report must hold to be compared with its run."""
 _TIMES = {"median_ms": float}
 _MEASURED = {
     "backend": str,
@@ -62,8 +57,6 @@ _JUDGING = {"limits?": {...: float}, "fingerprint?": str}
 """What a score of networks depends on, beside the reward."""
 _ANY = {"stage_seconds?": float, "resumed?": bool}
 """What every record may hold."""
-_SAME = 1e-3
-"""Difference up to which two divergences are of the same network, on other hardware perhaps."""
 _BEGUN = ".begun"
 """Ending of an empty file beside the records: the command that began the stage has not ended."""
 _SHAPES: dict[str, Any] = {
@@ -95,7 +88,7 @@ _SHAPES: dict[str, Any] = {
         "epochs?": int,
         "kept?": str,
     },
-    "evaluate": {"dense": _JUDGED, **{f"{name}?": _JUDGED for name in _NETWORKS[1:]}},
+    "evaluate": {"dense": JUDGED, **{f"{name}?": JUDGED for name in NETWORKS[1:]}},
     "benchmark": {"runtimes": [_MEASURED], "throughput?": [_MEASURED]},
     "compare": {...: (float, bool, {"top1?": _SCORE, "top1_pruned?": _SCORE, "top1_finetuned?": _SCORE})},
     "export": {
@@ -276,42 +269,6 @@ class RunFolder:
             return None
         return digest(json.dumps(Strategy.load(self.strategy).to_json()["groups"]))
 
-    @property
-    def has_current_report(self) -> bool:
-        """Whether there is a report, and it is about the networks of the run today; see ``is_told_by``."""
-        path = self.report.with_suffix(".json")
-        if not path.exists() or not self.report.with_suffix(".html").exists():
-            return False
-        try:
-            return self.is_told_by(read_json(path, _REPORTED, "run stages=[report] again"))
-        except FileError:  # which is told when the file is read for its own sake
-            return False
-
-    def is_told_by(self, report: Mapping[str, Any]) -> bool:
-        """Whether a report is about the networks that the run has now, and has their accuracies.
-
-        What is made anew removes the record of stage ``evaluate``; later weights of the same widths have
-        other accuracies there. Reports of old have no digests. A report that was copied alone is taken.
-
-        Args:
-            report: ``report.json``; the shape of its networks has been checked.
-
-        Raises:
-            FileError: a record, or ``strategy.json``, is damaged.
-        """
-        if not any(self.records.glob("*.json")):
-            return True
-        evaluated, about = self.recorded("evaluate"), report.get(MADE_OF)
-        if evaluated is not None and not _judges_alike(evaluated, report):
-            return False
-        if about is None:
-            return True
-        if (evaluated or {}).get(MADE_OF) != about:
-            return False
-        trained = (self.recorded("train") or {}).get(MADE_OF)
-        dense = trained.get("dense") if isinstance(trained, dict) else None
-        return dense in (None, about.get("dense")) and self.strategy_digest() in (None, about.get("strategy"))
-
     def note_begun(self, stage: str) -> None:
         """Note that a command begins a stage."""
         atomic_write_bytes(self.records / f"{stage}{_BEGUN}", b"")
@@ -334,21 +291,6 @@ class RunFolder:
 def quantizes(record: dict[str, Any] | None) -> bool:
     """Whether the record of stage ``quantize`` is about a quantized network, not about ``none``."""
     return (record or {}).get("method", "none") != "none"
-
-
-def _judges_alike(evaluated: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
-    """Whether a report has the networks that stage ``evaluate`` has judged, with the same results."""
-    networks = [name for name in _NETWORKS if name in evaluated]
-    if networks != [name for name in _NETWORKS if name in report]:
-        return False
-    pairs = [(evaluated[name], report[name]) for name in networks]
-    for own, told in pairs:
-        if any(own[key] != told[key] for key in ("top1", "lost", "gained") if key in own and key in told):
-            return False
-        divergences = [each["divergence"] for each in (own, told) if "divergence" in each]
-        if len(divergences) == 2 and not math.isclose(*divergences, rel_tol=_SAME, abs_tol=_SAME):
-            return False
-    return True
 
 
 def _is_exported(place: Path) -> bool:

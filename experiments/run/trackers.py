@@ -18,6 +18,7 @@ from experiments.config.schema import Config, TrackerConfig
 
 if TYPE_CHECKING:
     from experiments.run.folder import RunFolder
+from experiments.run.reports import has_current_report
 
 Metrics = Mapping[str, float | int | str]
 
@@ -99,7 +100,7 @@ def kept_files(folder: RunFolder) -> Files:
     """
     asked = {
         "strategy": [folder.strategy],
-        "report": [folder.report.with_suffix(".html")] if folder.has_current_report else [],
+        "report": [folder.report.with_suffix(".html")] if has_current_report(folder) else [],
         "model": sorted(path for path in folder.exported() if path.suffix == ".onnx"),
     }
     found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}

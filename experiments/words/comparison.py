@@ -19,6 +19,7 @@ from experiments.report.sections import taken
 from experiments.report.text import MISSING, aligned, decimals, number
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import MADE_OF, RunFolder
+from experiments.run.reports import is_about
 
 Json = Mapping[str, Any]
 
@@ -101,7 +102,7 @@ def _report(run: Path) -> Json:
     found: Json = read_json(path, _SHAPE, again)
     if "pruned" not in found and "quantized" not in found:
         raise FileError(f"{path} is damaged: it has neither a pruned nor a quantized network; {again}")
-    if not RunFolder(run).is_told_by(found):
+    if not is_about(found, RunFolder(run)):
         raise FileError(
             f"{path} is about a network that {run} no longer has, or was judged anew since; {again}"
         )

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.config.schema import Config, rules
 from experiments.run.folder import RunFolder
+from experiments.run.reports import has_current_report
 from experiments.words.installed import runs
 from experiments.words.lists import matching
 from experiments.words.options import PAGE, keys, with_tables
@@ -155,9 +156,9 @@ def test_a_report_of_a_network_that_the_run_no_longer_has_is_refused(reported, t
     ):
         record.write_text(json.dumps(evaluated | own))
         refused(amc("compare", "one", "two", cwd=tmp_path), *message)
-        assert not RunFolder(tmp_path / "two").has_current_report
+        assert not has_current_report(RunFolder(tmp_path / "two"))
     record.write_text(json.dumps(evaluated))
-    assert RunFolder(tmp_path / "two").has_current_report
+    assert has_current_report(RunFolder(tmp_path / "two"))
     train = read_json(tmp_path / "two/stages/train.json")
     (tmp_path / "two/stages/train.json").write_text(json.dumps({**train, "made_of": {"dense": "another"}}))
     refused(amc("compare", "one", "two", cwd=tmp_path), *message)

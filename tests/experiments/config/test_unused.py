@@ -3,7 +3,7 @@
 import pytest
 
 from amc.strategy import GroupWidth, Strategy
-from experiments.config.unread import Job, remarks
+from experiments.config.unused import Job, remarks
 from tests.experiments.helpers import TINY, composed, done, workspace
 
 
