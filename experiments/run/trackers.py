@@ -18,7 +18,6 @@ from experiments.config.schema import Config, TrackerConfig
 
 if TYPE_CHECKING:
     from experiments.run.folder import RunFolder
-from experiments.run.reports import has_current_report
 
 Metrics = Mapping[str, float | int | str]
 
@@ -93,14 +92,16 @@ def _job_of(folder: Path) -> Path | None:
     return job if RunFolder(job).records.is_dir() else None
 
 
-def kept_files(folder: RunFolder) -> Files:
+def kept_files(folder: RunFolder, *, report: bool) -> Files:
     """Return the files of a run that a tracker may keep: strategy, report and the recorded ONNX files.
 
-    A report of a network that the run no longer has is left out.
+    Args:
+        folder: of the run.
+        report: whether its report is about the networks that it has now, and is kept.
     """
     asked = {
         "strategy": [folder.strategy],
-        "report": [folder.report.with_suffix(".html")] if has_current_report(folder) else [],
+        "report": [folder.report.with_suffix(".html")] if report else [],
         "model": sorted(path for path in folder.exported() if path.suffix == ".onnx"),
     }
     found = {kind: [path for path in paths if path.exists()] for kind, paths in asked.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc.errors import AmcError, FileError
 from experiments.config.stages import MAKING, STAGES, WITH_DENSE
+from experiments.run.reports import has_current_report
 from experiments.run.trackers import kept_files, summary_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) 
     finally:
         if not keep_evaluator:
             run.problem.release()
-        tracker.finish(summary, kept_files(run.folder), failed)
+        files = kept_files(run.folder, report=has_current_report(run.folder))
+        tracker.finish(summary, files, failed)
 
 
 def _ended(run: Run, name: str) -> dict[str, Any]:

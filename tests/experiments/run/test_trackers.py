@@ -8,6 +8,7 @@ import pytest
 
 from experiments.run import trackers
 from experiments.run.folder import RunFolder
+from experiments.run.reports import has_current_report
 from experiments.run.trackers import Sent, group_of, kept_files, summary_of
 from tests.experiments.helpers import (
     FAKE,
@@ -157,16 +158,18 @@ def test_a_tracker_hears_whether_the_run_has_failed(cwd: Path, monkeypatch: pyte
 
 def test_a_run_gives_its_strategy_report_and_networks_to_a_tracker(tmp_path: Path) -> None:
     folder = RunFolder.made(tmp_path)
-    assert kept_files(folder) == {}
+    assert kept_files(folder, report=has_current_report(folder)) == {}
     (tmp_path / "exports").mkdir()
     for name in ("strategy.json", "report.html", "exports/model.onnx", "exports/README.md"):
         (tmp_path / name).touch()
     folder.record("export", {"files": [{"format": "onnx", "file": "exports/model.onnx", "bytes": 0}]})
     (tmp_path / "report.json").write_text('{"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}}')
     folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 70.0}})
-    assert "report" not in kept_files(folder)  # it is about weights that the run no longer has
+    assert "report" not in kept_files(
+        folder, report=has_current_report(folder)
+    )  # it is about weights that the run no longer has
     folder.record("evaluate", {"dense": {"top1": 90.0}, "pruned": {"top1": 80.0}})
-    assert kept_files(folder) == {
+    assert kept_files(folder, report=has_current_report(folder)) == {
         "strategy": [tmp_path / "strategy.json"],
         "report": [tmp_path / "report.html"],
         "model": [tmp_path / "exports/model.onnx"],
