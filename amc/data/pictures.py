@@ -37,7 +37,11 @@ class Pictures:
         return _hashes(self._inside(part))
 
     def places(self, part: str) -> Tensor:
-        """Return a hash of the place on this machine of every file of a part: (N,) int64."""
+        """Return a hash of the place on this machine of every file of a part: (N,) int64.
+
+        Folders that are links are followed. Files that are links are not: stores link all copies of a picture
+        to one file, and that a test image is also a training image is no change of the parts.
+        """
         return _hashes(resolved(getattr(self, part)))
 
     def digest(self, part: str, labels: Tensor) -> str:
@@ -70,17 +74,12 @@ class Pictures:
         # a list may name the root, or what lies beside it, in another way
         return [
             path.removeprefix(root) if path.startswith(root) else os.path.relpath(other, real)
-            for path, other in zip(map(os.path.abspath, paths), _in_real_folders(paths), strict=True)
+            for path, other in zip(map(os.path.abspath, paths), resolved(paths), strict=True)
         ]
 
 
 def resolved(paths: Sequence[str]) -> list[str]:
-    """Return the absolute paths of files without links; each folder is asked for once."""
-    return [os.path.realpath(path) if os.path.islink(path) else path for path in _in_real_folders(paths)]
-
-
-def _in_real_folders(paths: Sequence[str]) -> list[str]:
-    """Return the absolute paths of files, of whose folders none is a link."""
+    """Return the absolute paths of files, of whose folders none is a link; files may be links."""
     real = functools.cache(os.path.realpath)
     return [os.path.join(real(os.path.dirname(path)), os.path.basename(path)) for path in paths]
 

@@ -91,7 +91,6 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
             lambda one, two: prefixed("teacher.", two) | prefixed("student.", one),
             ["'student.'", "'teacher.'"],
         ),
-        (lambda one, two: one | prefixed("ema_model.", two), ["no prefix", "'ema_model.'"]),
         (lambda one, _: {"model": one, "state_dict": one}, None),
         (lambda one, _: prefixed("model.", one) | prefixed("net.", one), None),
         (lambda one, two: {"model": one, "optimizer": two}, None),
