@@ -111,8 +111,8 @@ def imagefolder(
 
     Raises:
         SettingError: an impossible size or count, or folders that ``split`` would ignore.
-        FileError: a folder is missing, empty or has other classes, a list names an image twice or one of
-            the training images, or an image cannot be decoded.
+        FileError: a folder is missing, empty, of other classes or that of the training images under another
+            name, a list names an image twice or one of the training images, or an image cannot be decoded.
         UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
