@@ -13,6 +13,8 @@ from torch import Tensor
 
 from amc.data.augment import random_flip, random_shift
 from amc.data.files.decoding import eight_bits
+from amc.data.files.listing import note_gaps
+from amc.data.files.lists import MOST_CLASSES
 from amc.data.mixing import mixed
 from amc.data.picking import FEWEST_JUDGING, SEARCH_SHARE, count_or_most, hold_out_two
 from amc.data.splits import RawImages, Splits, channel_statistics, fingerprint, from_memory
@@ -90,6 +92,9 @@ def own(
     read = functools.partial(_in_memory, factory, size=image_size)
     train, names = read(made[0]), _class_names(made[0])
     _check_names(factory, names, _class_names(made[1]))
+    classes = max(len(names), int(train.labels.max()) + 1)
+    note_gaps(f"the training data set of data.factory={factory}", classes, set(train.labels.tolist()))
+    _check_first(factory, made[1], image_size, classes)
     share = len(train.labels) // SEARCH_SHARE
     search_val = count_or_most(search_val, share, SEARCH_VAL, least=FEWEST_JUDGING)
     parts = hold_out_two(train.labels, search_val, unseen, of="the training data set")
@@ -100,7 +105,7 @@ def own(
 
     return from_memory(
         factory,
-        num_classes=max(len(names), int(train.labels.max()) + 1),
+        num_classes=classes,
         train=train[parts.rest],
         search_val=train[parts.search_val],
         unseen=train[parts.unseen],
@@ -178,6 +183,32 @@ def _in_memory(factory: str, images: Any, size: int) -> RawImages:
         SettingError: it is empty or has no length, or an entry is no image with a class number.
         AmcError: an entry cannot be read.
     """
+    entries = [_read(factory, images, place, size) for place in range(_length(factory, images))]
+    return RawImages(torch.stack([pixels for pixels, _ in entries]), torch.tensor([n for _, n in entries]))
+
+
+def _check_first(factory: str, images: Any, size: int, classes: int) -> None:
+    """Refuse test images whose first one is wrong now, as they are read after all work.
+
+    Raises:
+        SettingError: there is none, or it is no image with the number of a class.
+        AmcError: it cannot be read.
+    """
+    _length(factory, images)
+    _, label = _read(factory, images, 0, size)
+    if label >= classes:
+        raise SettingError(
+            f"data.factory={factory}: the first label of the test data set is {label}, but those of training "
+            f"have the classes 0 to {classes - 1}; expected the same classes in both"
+        )
+
+
+def _length(factory: str, images: Any) -> int:
+    """Return the number of entries of a data set.
+
+    Raises:
+        SettingError: it is empty or has no length.
+    """
     try:
         count = len(images)
     except Exception as error:
@@ -187,8 +218,7 @@ def _in_memory(factory: str, images: Any, size: int) -> RawImages:
         ) from error
     if not count:
         raise SettingError("a data set of data.factory is empty; expected at least one image in each")
-    entries = [_read(factory, images, place, size) for place in range(count)]
-    return RawImages(torch.stack([pixels for pixels, _ in entries]), torch.tensor([n for _, n in entries]))
+    return int(count)
 
 
 def _read(factory: str, images: Any, place: int, size: int) -> tuple[Tensor, int]:
@@ -222,10 +252,14 @@ def _pair(entry: Any) -> tuple[Any, Any]:
 
 
 def _number(label: Any) -> int:
-    """Return a class number."""
+    """Return a class number, from 0 to below ``MOST_CLASSES``.
+
+    Raises:
+        SettingError: it is none.
+    """
     try:
         number = int(label)
-        if isinstance(label, str) or number == label:
+        if (isinstance(label, str) or number == label) and 0 <= number < MOST_CLASSES:
             return number
     except (TypeError, ValueError, RuntimeError):  # of torch, for tensors of several values
         pass

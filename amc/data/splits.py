@@ -172,7 +172,7 @@ def channel_statistics(
     """Return ``mean`` and ``std``, one value per channel on the [0, 1] scale, as tuples.
 
     Raises:
-        SettingError: there are not three channels, or a ``std`` is not positive.
+        SettingError: there are not three channels, a ``std`` is not positive, or values are beyond the scale.
     """
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3:
@@ -181,6 +181,11 @@ def channel_statistics(
             )
     if min(std) <= 0:
         raise SettingError(f"std={list(std)}: expected positive values on the 0..1 scale")
+    if min(mean) < 0 or max(*mean, *std) > 1:
+        raise SettingError(
+            f"mean={list(mean)} std={list(std)}: expected values on the 0..1 scale; likely cause: those of "
+            "the 0..255 scale, which are to be divided by 255"
+        )
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 

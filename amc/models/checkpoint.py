@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ _NESTING_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "params"),
     *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema", "teacher", "student"),
 )
-"""Where trainers put a state dict; the first key that holds one counts."""
+"""Where trainers put a state dict; the first key that holds one counts, and others are noted."""
 _WRAPPER_PREFIXES = (
     *("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "classifier."),
     *("ema_model.", "teacher.", "student.", "detector."),
 )
 """What DataParallel, torch.compile, Lightning modules, averages of weights and ``RawDetector`` put first."""
+_TEACHER, _STUDENT = "teacher.", "student."
+"""Prefixes of a network that only taught, and of the one that is wanted where both are in a file."""
 _AUXILIARY = frozenset({"aux1", "aux2", "AuxLogits", "aux_classifier"})
 """Torchvision's heads that only train: its files have them, its networks are also built without."""
 _DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
@@ -49,7 +51,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors, .pth, .pth.tar, .pt, .th, .bin or .ckpt file onto the CPU.
 
     No code in the file is run. A state dict under a usual key, such as "state_dict", "model" or "ema", is
-    unwrapped. Names stay as they are stored: ``load_into`` and ``load_matching`` fit them to a network.
+    unwrapped; it is noted if the file has others. Names stay as they are stored: ``load_into`` and
+    ``load_matching`` fit them to a network.
 
     Returns:
         Name -> tensor, each of the shape that is stored.
@@ -83,7 +86,7 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
             module refuses its tensors.
     """
     own = _tensors_of(model)
-    state = _fitted(state, own)
+    state = _fitted(state, own, origin)
     _check_finite(state, model, origin)
     _check_real(state, own, origin)
     fitting = _agreement(state, own)[0]
@@ -145,8 +148,10 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
 
     Where more names agree without the prefix of a wrapper (DataParallel, torch.compile, a Lightning module),
     or with the one that the network itself has, that is how they are read. Tensors of a wrapper that lie
-    outside of its prefix are not used. Auxiliary heads that the network does not have are left out, which is
-    noted. Names of earlier versions of torchvision are read, as torchvision itself reads them.
+    outside of its prefix are not used. Where several prefixes fit equally well, with other tensors, it is
+    noted which is read: the first in the file, but not a teacher's before a student's. Auxiliary heads that
+    the network does not have are left out, which is noted. Names of earlier versions of torchvision are read,
+    as torchvision itself reads them.
 
     Args:
         model: the network to fill; after an error some of its weights may be replaced.
@@ -157,7 +162,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
         FileError: a tensor is missing, unexpected, of another shape, complex or not finite; names the first.
     """
     expected = _tensors_of(model)
-    state = _fitted(state, expected)
+    state = _fitted(state, expected, origin)
     _check_finite(state, model, origin)
     if heads := _heads_beside(state, expected):
         note_once(f"{origin}: left out {', '.join(heads)}, auxiliary heads that {type(model).__name__} lacks")
@@ -357,21 +362,25 @@ def _check_plain(state: Mapping[str, Tensor], path: Path) -> None:
         FileError: names the first.
     """
     for key, tensor in state.items():
-        if tensor.layout != torch.strided:
-            kind = str(tensor.layout).removeprefix("torch.")
-        elif tensor.is_quantized:
-            kind = "quantised"
-        elif tensor.device.type != "cpu":
-            kind = f"on device {tensor.device.type}"
-        else:
-            stored = tensor.untyped_storage().nbytes()
-            if tensor.numel() * tensor.element_size() <= stored:
-                continue
-            kind = f"expanded to shape {tuple(tensor.shape)} from {stored} bytes"
-        raise FileError(
-            f"{path}: {key} is {kind}, expected plain tensors; save them as dense copies (tensor.to_dense(), "
-            ".dequantize(), .contiguous())"
-        )
+        if (kind := _oddity(tensor)) is not None:
+            raise FileError(
+                f"{path}: {key} is {kind}, expected plain tensors; save them as dense copies "
+                "(tensor.to_dense(), .dequantize(), .contiguous())"
+            )
+
+
+def _oddity(tensor: Tensor) -> str | None:
+    """Return what a tensor is in place of dense numbers that a file holds, or None."""
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.device.type != "cpu":
+        return f"on device {tensor.device.type}"
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() <= stored:
+        return None
+    return f"expanded to shape {tuple(tensor.shape)} from {stored} bytes"
 
 
 def _unreadable(path: Path, form: str) -> FileError:
@@ -383,11 +392,16 @@ def _unreadable(path: Path, form: str) -> FileError:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    found = _first_state(content)
-    if found is not None:
-        return found
-    while isinstance(content, Mapping) and (inner := _nested(content)):
-        content = inner[0]
+    if found := list(_states(content)):
+        (used, state), *others = found
+        if left := [key for key, other in others if not _same(state, other)]:
+            note_once(
+                f"{path}: the weights under {used!r} are used; it has others under "
+                f"{', '.join(map(repr, left))}: to use those, save that state dict alone"
+            )
+        return state
+    while isinstance(content, Mapping) and (keys := _nesting(content)):
+        content = content[keys[0]]
     if not isinstance(content, Mapping) or not content:
         got = "no tensors" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise FileError(f"{path}: got {got}, expected a state dict, or one under {', '.join(_NESTING_KEYS)}")
@@ -398,19 +412,34 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _first_state(content: Any) -> dict[str, Tensor] | None:
-    """Return the first state dict in ``content``, the innermost if they are nested."""
+def _states(content: Any, under: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield key and tensors of the state dicts in ``content`` by rank; of nested ones the innermost."""
     if not isinstance(content, Mapping):
-        return None
-    found = (_first_state(inner) for inner in _nested(content))
-    state = next((state for state in found if state is not None), None)
-    if state is None and content and all(_is_entry(key, value) for key, value in content.items()):
-        return dict(content)
-    return state
+        return
+    deeper = False
+    for key in _nesting(content):
+        for found in _states(content[key], f"{under}.{key}" if under else key):
+            deeper = True
+            yield found
+    if not deeper and content and all(_is_entry(key, value) for key, value in content.items()):
+        yield under, dict(content)
 
 
-def _nested(content: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
-    return [content[key] for key in _NESTING_KEYS if isinstance(content.get(key), Mapping)]
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts have the same names and values."""
+    return one.keys() == other.keys() and all(
+        own is other[key] or _equal(own, other[key]) for key, own in one.items()
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two plain tensors are equal; of others the values are not looked at."""
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and _oddity(one) is None and _oddity(other) is None and torch.equal(one, other)
+
+
+def _nesting(content: Mapping[Any, Any]) -> list[str]:
+    return [key for key in _NESTING_KEYS if isinstance(content.get(key), Mapping)]
 
 
 def _is_entry(key: object, value: object) -> bool:
@@ -421,22 +450,51 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _fitted(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str | Path
+) -> dict[str, Tensor]:
     """Return ``state`` with the names that fit best: as they are, without or with a wrapper's prefix.
 
-    Each of these is also read with the names that torchvision has given the modules of DenseNets since.
+    Each of these is also read with the names that torchvision has given the modules of DenseNets since. Other
+    weights that fit as well are noted.
     """
     readings = [
-        dict(state),
-        *(_without(state, prefix, expected) for prefix in _prefixes(state)),
-        *({f"{prefix}{key}": value for key, value in state.items()} for prefix in _prefixes(expected)),
+        ("", dict(state)),
+        *((prefix, _without(state, prefix, expected)) for prefix in _removable(state)),
+        *(("", {f"{prefix}{key}": value for key, value in state.items()}) for prefix in _prefixes(expected)),
     ]
     readings += [
-        {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in reading.items()}
-        for reading in readings
+        (prefix, {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in reading.items()})
+        for prefix, reading in readings
         if any(map(_DENSE_LAYER.match, reading))
     ]
-    return max(readings, key=lambda reading: _agreement(reading, expected))
+    agreements = [_agreement(reading, expected) for _, reading in readings]
+    most = max(agreements)
+    (used, best), *tied = [each for each, own in zip(readings, agreements, strict=True) if own == most]
+    shown = _of_network(best, expected)
+    others = [prefix for prefix, reading in tied if not _same(shown, _of_network(reading, expected))]
+    if most[0] and others:
+        note_once(
+            f"{origin}: the weights {_named(used)} are used; those {_named(others[0])} would fit as well: to "
+            "use those, save them alone"
+        )
+    return best
+
+
+def _named(prefix: str) -> str:
+    return f"whose names begin with {prefix!r}" if prefix else "whose names have no prefix"
+
+
+def _of_network(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key in expected}
+
+
+def _removable(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefixes of wrappers as they come in ``state``, but teachers last if there are students."""
+    found = _prefixes(state)
+    if not any(_STUDENT in prefix for prefix in found):
+        return found
+    return sorted(found, key=lambda prefix: _TEACHER in prefix)
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

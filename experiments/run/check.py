@@ -25,7 +25,7 @@ from experiments.config.budgets import asked_budgets, folder_name, listed_budget
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import FINETUNING, WITH_DENSE
-from experiments.run.folder import PICTURES, RunFolder, quantizes
+from experiments.run.folder import RunFolder, quantizes
 from experiments.run.run import Run
 from experiments.run.values import SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
 
@@ -285,16 +285,16 @@ def _check_pictures(run: Run) -> None:
     pictures, file = problem.splits.pictures, problem.folder.trained_on
     if pictures is None or not file.exists() or "train" in config.stages or problem.weights.given:
         return
-    trained = load_state_dict(file).get(PICTURES)
-    if trained is None:
-        raise FileError(f"{file} names no pictures: run stages=[train] again, or remove it")
     judging = {
         "test": bool(_JUDGING & set(config.stages)),
         "unseen": judges_on_unseen(config),
         "search_val": False,
     }
     for part, refused in judging.items():
-        if (count := pictures.among(part, trained)) == 0:
+        count = problem.weights.trained_among(pictures, part)
+        if count is None:
+            raise FileError(f"{file} names no pictures: run stages=[train] again, or remove it")
+        if count == 0:
             continue
         told = (
             f"{count} of the {len(getattr(pictures, part))} {part} images were trained on by the network of "

@@ -23,6 +23,8 @@ LATENCY_MODEL = "latency_model.json"
 SEARCH = "search.jsonl"
 PICTURES = "pictures"
 """Key of ``trained_on``: a hash of every picture that the dense network was trained on."""
+PLACES = "places"
+"""Key of the same pictures' places on the machine, which tell them under another ``data.root``, too."""
 PROVENANCE = "provenance.json"
 MADE_OF_PRUNED = ("finetune", "quantize", "compare", "evaluate", "export", "benchmark", "serve")
 """Stages whose records describe the pruned network."""

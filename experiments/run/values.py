@@ -397,7 +397,7 @@ def searches_apart(config: Config) -> bool:
         return False
     whole = data.split is not None and not data.train.endswith(".csv")
     train, own = (
-        os.path.normpath(os.path.join(data.root or "", name))
+        os.path.realpath(os.path.join(data.root or "", name))
         for name in ("" if whole else data.train, data.search_val_dir)
     )
     return train != own

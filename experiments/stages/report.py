@@ -190,7 +190,9 @@ def _has_widths(run: Run, strategy: Strategy, stage: str, facts: Mapping[str, An
 def _chosen_on_test(run: Run) -> dict[str, int]:
     """Return how many search images are test images, if there are any."""
     pictures = run.problem.splits.pictures
-    count = pictures.among("search_val", pictures.keys("test")) if pictures is not None else 0
+    if pictures is None:
+        return {}
+    count = pictures.among("search_val", pictures.keys("test"), pictures.places("test"))
     return {"search_images_in_test": count} if count else {}
 
 

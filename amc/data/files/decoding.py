@@ -26,10 +26,18 @@ from amc.third_party import without_warnings
 
 DECODE_BATCH = 64
 """Images that are decoded and normalised at once."""
-MAX_PIXELS = 2**28
-"""Pixels of the largest picture that is decoded: 16,384 x 16,384."""
+MAX_PIXELS = 2 * (2**30 // 4 // 3)
+"""Pixels of the largest picture that is decoded, about 13,377 x 13,377: Pillow opens no larger one."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "ICO", "PCX", "SGI")
 """What is decoded, whatever the suffix says: Pillow runs Ghostscript for others, such as EPS."""
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".tga", ".ico", ".pcx"),
+    ".sgi",
+)
+"""Of the pictures in class folders: all of torchvision's, and what else ``FORMATS`` has."""
+LIKELY_WIDE = 4095
+"""Grey pictures of 16 or 32 bits with no greater value are likely to hold values of 8 or 12 bits."""
 BAR_AFTER_SECONDS = 2.0
 IN_MEMORY_BYTES = 8 * 2**30
 """Decoded images beyond this size go to an unlinked temporary file that is mapped into memory."""
@@ -131,6 +139,20 @@ def picture_size(path: str) -> tuple[int, int] | None:
         return None
 
 
+def greatest_wide_grey(paths: Sequence[str]) -> int | None:
+    """Return the greatest value of the grey pictures of 16 or 32 bits among files; None if there are none."""
+    return max((most for path in paths if (most := _greatest_of(path)) is not None), default=None)
+
+
+def _greatest_of(path: str) -> int | None:
+    try:
+        with without_warnings(), _opened(path) as picture:
+            is_wide = picture.mode[0] == "I" and math.prod(picture.size) <= MAX_PIXELS
+            return int(np.asarray(picture).max()) if is_wide else None
+    except Exception:  # whatever Pillow raises: `_read` reports it
+        return None
+
+
 def _opened(path: str) -> Any:
     from PIL import Image
 
@@ -145,19 +167,20 @@ def _read(path: str) -> Any:
     """Decode an image file to a picture of 8 bits in red, green and blue.
 
     Raises:
-        FileError: it cannot be decoded, or its values are of no known range.
+        FileError: it cannot be decoded, is too large, or its values are of no known range.
     """
+    from PIL import Image
+
     try:
         with without_warnings(), _opened(path) as picture:
-            if (pixels := math.prod(picture.size)) > MAX_PIXELS:
-                raise FileError(
-                    f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are decoded; replace "
-                    "it by a smaller picture, or leave such pictures out with data.skip_damaged=true"
-                )
+            if math.prod(picture.size) > MAX_PIXELS:  # Pillow's own limit can be raised
+                raise _too_large(path)
             picture.load()
             return eight_bits(picture, path).convert("RGB")
     except FileError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
     except Exception as error:  # a damaged file raises nearly anything
         if out_of_memory(error):
             raise
@@ -165,6 +188,13 @@ def _read(path: str) -> Any:
             f"{path} cannot be decoded as an image; the file is probably damaged: remove or replace it, or "
             "leave such files out with data.skip_damaged=true"
         ) from error
+
+
+def _too_large(path: str) -> FileError:
+    return FileError(
+        f"{path} has more than the {MAX_PIXELS:,} pixels that are decoded; replace it by a smaller picture, "
+        "or leave such pictures out with data.skip_damaged=true"
+    )
 
 
 def is_sound(path: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from amc.data.files.decoding import Decoder, picture_size
+from amc.data.files.decoding import LIKELY_WIDE, Decoder, greatest_wide_grey, picture_size
 from amc.data.files.listing import (
     Listing,
     check_no_picture_in_both,
@@ -55,7 +55,7 @@ MIN_CROP, MIN_CROP_SMALL = 0.08, 0.35
 SHOWN = 1 / 3
 """A centre crop of less of the area is noted."""
 SIZES_READ = 64
-"""Pictures whose sizes are read for that."""
+"""Pictures whose sizes are read for that, and whose grey values are."""
 
 
 def imagefolder(
@@ -111,8 +111,8 @@ def imagefolder(
 
     Raises:
         SettingError: an impossible size or count, or folders that ``split`` would ignore.
-        FileError: a folder is missing, empty or has other classes, a list names an image twice or one of
-            the training images, or an image cannot be decoded.
+        FileError: a folder is missing, empty, of other classes or that of the training images under another
+            name, a list names an image twice or one of the training images, or an image cannot be decoded.
         UnavailableError: the decoded images fit neither into memory nor on the disk.
     """
     require_positive(batch_size=batch_size, image_size=image_size)
@@ -132,6 +132,7 @@ def imagefolder(
     calibration_list = _pick_calibration(train_list, calibration, seed)
 
     _check_shown(calibration_list, image_size, resize)
+    _check_greys(calibration_list)
     decoder = Decoder(image_size, resize, means, stds, rotate_180, workers, mirror, min_crop)
     calibration_images = _decode(decoder, calibration_list, "calibration images")
     search_images = _decode(decoder, search_list, "search images")
@@ -184,7 +185,8 @@ def _sources(
         )
     every = listed(root / train, "train")
     test_list = same_classes(listed(root / test, "test"), every)
-    check_no_picture_in_both(test_list, every)
+    remedy = f"data.root={root / train} data.split=0.2 holds a fifth of one folder out as test images"
+    check_no_picture_in_both(test_list, every, remedy)
     return every, test_list
 
 
@@ -227,6 +229,17 @@ def _check_shown(listing: Listing, image_size: int, resize: int) -> None:
         )
 
 
+def _check_greys(listing: Listing) -> None:
+    """Note grey pictures that become nearly black: values of few bits that are stored with many."""
+    most = greatest_wide_grey(listing.paths[:SIZES_READ])
+    if most is not None and 0 < most <= LIKELY_WIDE:
+        note_once(
+            f"{listing.folder}: grey pictures of 16 or 32 bits have values up to {most}, and 65535 is white: "
+            "they become nearly black; likely cause: values of 8 or 12 bits; save such pictures with 8 bits, "
+            "or their values times 257 or 16"
+        )
+
+
 def _split(listing: Listing, share: float) -> tuple[Listing, Listing]:
     """Return the training and the test images; these are the same for every seed.
 
@@ -264,8 +277,14 @@ def _pick_search_images(
 ) -> tuple[Listing, Listing]:
     """Return the search images and the unseen ones, picked from a folder of their own."""
     if listing.folder != train.folder:
-        check_no_picture_in_both(listing, train)
+        remedy = "without data.search_val_dir the search images are held out of training"
+        check_no_picture_in_both(listing, train, remedy)
     check_unseen(unseen)
+    if search_val is None and unseen > len(listing.labels) - FEWEST_JUDGING:
+        raise SettingError(
+            f"unseen={unseen}, but {listing.folder} has {len(listing.labels)} images, which the search "
+            f"images are taken from, too: expected {FEWEST_JUDGING} fewer at least; lower data.unseen"
+        )
     search_val = count_or_most(search_val, len(listing.labels) - unseen, SEARCH_VAL)
     check_search_val(search_val)
     name, seed = "search_val + unseen" if unseen else "search_val", mix(SPLIT_SEED, "search_val")

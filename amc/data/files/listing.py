@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc.data.files.decoding import is_sound
+from amc.data.files.decoding import SUFFIXES, is_sound
 from amc.data.files.lists import SUFFIX, check_apart, read_list
 from amc.errors import FileError
 from amc.notes import note_once
@@ -18,6 +20,10 @@ from amc.progress import progress
 
 _LEFTOVERS = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
 """Folders of other programs that hold no class; hidden ones, with a dot in front, hold none either."""
+_BESIDE = frozenset({"Thumbs.db", "desktop.ini"})
+"""Files of other programs whose absence from the listing nobody wonders at."""
+_TOLD = 5
+"""Suffixes of left-out files that are told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,7 @@ def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bo
         classes, samples = read_list(folder)
         samples = _sound(folder, samples) if skip_damaged else samples
         if key == "train":
-            _note_gaps(folder, len(classes), {label for _, label in samples})
+            note_gaps(folder, len(classes), {label for _, label in samples})
         return _listing(folder, classes, samples)
     if not folder.is_dir():
         raise FileError(
@@ -63,8 +69,8 @@ def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bo
         ) from error
     if not found.samples:
         raise FileError(
-            f"{folder} has {len(found.classes)} class folders but not one image: expected files such as "
-            ".jpg or .png"
+            f"{folder} has {len(found.classes)} class folders but not one image: expected files with one of "
+            f"the suffixes {' '.join(SUFFIXES)}"
         )
     samples = _sound(folder, found.samples) if skip_damaged else found.samples
     labels = torch.tensor([label for _, label in samples])
@@ -72,17 +78,24 @@ def list_pictures(folder: Path, key: str, *, allow_empty: bool, skip_damaged: bo
     if empty and not allow_empty:
         raise FileError(
             f"class folder {folder / found.classes[empty[0]]} has no image ({len(empty)} of "
-            f"{len(found.classes)} are empty): the copy is probably incomplete; allow_empty=true accepts "
-            "empty folders and keeps the class numbers"
+            f"{len(found.classes)} are empty): the copy is probably incomplete, or its files have none of "
+            f"the suffixes {' '.join(SUFFIXES)}; allow_empty=true accepts empty folders and keeps the class "
+            "numbers"
         )
     return _listing(folder, found.classes, samples)
 
 
-def _note_gaps(file: Path, count: int, found: Collection[int]) -> None:
-    """Note classes without an image: labels that begin with 1 are one class too many."""
+def note_gaps(source: Path | str, count: int, found: Collection[int]) -> None:
+    """Note classes without an image: labels that begin with 1 are one class too many.
+
+    Args:
+        source: what has the images, for the message.
+        count: number of classes.
+        found: class numbers of the images.
+    """
     if gaps := sorted(set(range(count)) - set(found)):
         note_once(
-            f"{file} has no image of {len(gaps)} of the classes 0 to {count - 1} (for one, {gaps[0]}): "
+            f"{source} has no image of {len(gaps)} of the classes 0 to {count - 1} (for one, {gaps[0]}): "
             "labels that are numbers are the class numbers themselves"
         )
 
@@ -112,13 +125,14 @@ def _sound(folder: Path, samples: Sequence[tuple[str, int]]) -> list[tuple[str, 
 
 
 def _visible(folder: Path) -> Any:
-    """Return torchvision's listing of a folder without what is hidden; left-out class folders are noted.
+    """Return torchvision's listing of a folder without what is hidden; what else is left out is noted.
 
     Raises:
         FileNotFoundError: there is no class folder.
+        FileError: the name of one is not UTF-8.
     """
     from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+    from torchvision.datasets.folder import has_file_allowed_extension
 
     class Visible(ImageFolder):
         def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
@@ -128,13 +142,37 @@ def _visible(folder: Path) -> Any:
                 raise FileNotFoundError(directory)
             if left := sorted(set(every) - set(classes)):
                 note_once(f"{directory}: {', '.join(left)} left out, as no class of images")
+            _check_names(directory, classes)
             return classes, {name: number for number, name in enumerate(classes)}
 
     def is_image(path: str) -> bool:
         inside = Path(path).relative_to(folder).parts
-        return has_file_allowed_extension(path, IMG_EXTENSIONS) and not any(map(_is_leftover, inside))
+        if any(map(_is_leftover, inside)) or inside[-1] in _BESIDE:
+            return False
+        if has_file_allowed_extension(path, SUFFIXES):
+            return True
+        left[Path(path).suffix.lower() or "none"] += 1
+        return False
 
-    return Visible(str(folder), is_valid_file=is_image, allow_empty=True)
+    left: Counter[str] = Counter()
+    found = Visible(str(folder), is_valid_file=is_image, allow_empty=True)
+    if left:
+        told = ", ".join(f"{suffix} ({count})" for suffix, count in left.most_common(_TOLD))
+        more = ", ..." if len(left) > _TOLD else ""
+        note_once(f"{folder}: {left.total()} files left out, as no pictures by their suffix: {told}{more}")
+    return found
+
+
+def _check_names(folder: str | Path, classes: Sequence[str]) -> None:
+    """Refuse names of classes that no exported file can hold."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise FileError(
+                f"{folder}: the name of the class folder {name!r} is not UTF-8, as exported files need it; "
+                "likely cause: unpacked from an archive of another system: rename it"
+            ) from error
 
 
 def holds_class_folders(folder: Path) -> bool:
@@ -178,8 +216,15 @@ def _named(listing: Listing) -> set[str]:
     return {listing.classes[label] for label in listing.labels.unique().tolist()}
 
 
-def check_no_picture_in_both(listing: Listing, train: Listing) -> None:
-    """Refuse a training image in ``listing`` if one of both is a list; folders hold their own images.
+def check_no_picture_in_both(listing: Listing, train: Listing, remedy: str) -> None:
+    """Refuse a training image in ``listing``: one that a list names, or the pictures of a folder of both.
+
+    Folders are the same under any name, links included.
+
+    Args:
+        listing: of images that networks are judged on.
+        train: of the training images.
+        remedy: ends the message about a folder.
 
     Raises:
         FileError: an image is in both.
@@ -188,3 +233,13 @@ def check_no_picture_in_both(listing: Listing, train: Listing) -> None:
         check_apart(listing.folder, listing.paths, train.folder, train.paths)
     elif train.folder.suffix == SUFFIX:
         check_apart(train.folder, train.paths, listing.folder, listing.paths)
+    elif shared := _folders_of(listing) & _folders_of(train):
+        raise FileError(
+            f"{listing.folder} and {train.folder} both have the pictures of {min(shared)}: expected no image "
+            f"in both, as networks would be judged on images that they were trained on; {remedy}"
+        )
+
+
+def _folders_of(listing: Listing) -> set[str]:
+    """Return the folders of a listing's pictures, without links."""
+    return {os.path.realpath(folder) for folder in {os.path.dirname(path) for path in listing.paths}}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from amc.data.pictures import resolved
 from amc.errors import FileError
 from amc.reading import read_csv
 
@@ -88,11 +89,11 @@ def check_apart(file: Path, paths: Sequence[str], other: Path, others: Sequence[
     Raises:
         FileError: an image is in both.
     """
-    known = {os.path.abspath(path) for path in others}
-    if not any(os.path.abspath(path) in known for path in paths):
+    known = set(resolved(others))
+    if known.isdisjoint(resolved(paths)):
         return
     for line, (path, _) in read_csv(file, ("path", "label"), _REMEDY):
-        if os.path.abspath(file.parent / path) in known:
+        if resolved([str(file.parent / path)])[0] in known:
             raise FileError(
                 f"{file}:{line} names {path}, which {other} has too: expected no image in both, as "
                 "networks would be judged on images that they were trained on; take it out of one of them"

@@ -42,6 +42,7 @@ from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
 from experiments.run.folder import RunFolder
 from experiments.run.problem.latency import LatencySource
+from experiments.run.problem.normalisation import check_normalisation
 from experiments.run.problem.weights import DenseWeights
 from experiments.run.values import validates_honestly
 
@@ -288,10 +289,15 @@ class Problem:
         return self.weights.search_images_trained_on(self.splits)
 
     def fresh_model(self) -> nn.Module:
-        """Build the dense network with its initial or downloaded weights; torch's generator is restored."""
+        """Build the dense network with its initial or downloaded weights; torch's generator is restored.
+
+        Raises:
+            SettingError: pretrained weights expect images that are normalised otherwise.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             model = build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
+            check_normalisation(self.config, model, self.splits)
             return ready(model, self.spec.input_shape)
 
     @cached_property

@@ -7,11 +7,12 @@ import json
 from torch import nn
 
 from amc.data import Splits
+from amc.data.pictures import Pictures
 from amc.errors import FileError
 from amc.models.checkpoint import load_into, load_state_dict, safetensors_metadata, save_safetensors
 from amc.notes import note_once
 from experiments.config.schema import Config
-from experiments.run.folder import PICTURES, RunFolder
+from experiments.run.folder import PICTURES, PLACES, RunFolder
 from experiments.run.values import comes_trained, searches_apart
 
 _ABOUT = "model"
@@ -87,12 +88,25 @@ class DenseWeights:
         if "train" in self._config.stages or self.given:
             return 0
         if splits.pictures is not None and self._folder.trained_on.exists():
-            trained = load_state_dict(self._folder.trained_on).get(PICTURES)
-            return 0 if trained is None else splits.pictures.among("search_val", trained)
+            return self.trained_among(splits.pictures, "search_val") or 0
         if searches_apart(self._config) or not splits.takes_from_training:
             return 0
         kept = self.held_out
         return 0 if kept is None else max(0, splits.search_images - kept)
+
+    def trained_among(self, pictures: Pictures, part: str) -> int | None:
+        """Return how many pictures of a part the folder's network was trained on; None if that is not kept.
+
+        A picture counts under its path from ``data.root``, and under its place on this machine. Files of
+        earlier releases have only the first, so that another ``data.root`` hides their pictures.
+
+        Raises:
+            FileError: there is no such file, or it is damaged.
+        """
+        trained = load_state_dict(self._folder.trained_on)
+        if PICTURES not in trained:
+            return None
+        return pictures.among(part, trained[PICTURES], trained.get(PLACES))
 
     @property
     def _are_of_another_model(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
-from experiments.run.folder import PICTURES
+from experiments.run.folder import PICTURES, PLACES
 from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _keep_pictures(run: Run) -> None:
     if (pictures := run.problem.splits.pictures) is None:
         run.folder.trained_on.unlink(missing_ok=True)
     else:
-        save_safetensors({PICTURES: pictures.keys("train")}, run.folder.trained_on)
+        known = {PICTURES: pictures.keys("train"), PLACES: pictures.places("train")}
+        save_safetensors(known, run.folder.trained_on)
 
 
 def untrained(run: Run) -> nn.Module:

@@ -1,6 +1,8 @@
 """What tests of several data sets share."""
 
+import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,8 +49,11 @@ def save_classes(root, make, names=("left", "right"), count=6):
 
 
 def plain_folders(root, **options):
-    """The folders of ``root``, images in [0, 1]."""
-    sizes = {"search_val": 4, "calibration": 4, "batch_size": 4, "image_size": 16, "test": "train"}
+    """The folders of ``root``, images in [0, 1]; the test images are copies of those of training."""
+    whole = Path(root).expanduser()
+    if not (whole / "val").exists():
+        shutil.copytree(whole / "train", whole / "val")
+    sizes = {"search_val": 4, "calibration": 4, "batch_size": 4, "image_size": 16}
     return data.imagefolder(root=root, **{**sizes, "mean": [0] * 3, "std": [1] * 3} | options)
 
 

@@ -103,6 +103,9 @@ def test_cifar_bad_inputs(cifar_root, tmp_path):
     assert_error("calibration=500.*only 180", data.cifar10, root=cifar_root, search_val=20, calibration=500)
     assert_error("^mean has 1 values", data.cifar10, root=cifar_root, mean=[0.5])
     assert_error("^std=.*positive", data.cifar10, root=cifar_root, std=[1, 0, 1])
+    assert_error("divided by 255", data.cifar10, root=cifar_root, mean=[123.7, 116.3, 103.5])
+    assert_error("divided by 255", data.cifar10, root=cifar_root, mean=[0.5] * 3, std=[58.4, 57.1, 57.4])
+    assert_error("0..1 scale", data.cifar10, root=cifar_root, mean=[-0.5, 0.5, 0.5])
     assert_error("^batch_size=0", data.cifar10, root=cifar_root, search_val=20, batch_size=0)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from amc.data import LabelledImages, build, synthetic
 from amc.errors import AmcError, SettingError
+from amc.notes import note_once
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 SIZES = {"image_size": 8, "search_val": 6, "calibration": 6, "batch_size": 4}
@@ -126,6 +127,8 @@ GREY = np.zeros((8, 8), np.uint8)
         ((GREY.astype(float), 0), "values of float64"),
         ((GREY, "cat"), "a label of the data set is 'cat'; expected a class number"),
         ((GREY, 0.5), "a label of the data set is 0.5"),
+        ((GREY, -1), "a label of the data set is -1; expected a class number"),
+        ((GREY, 20180810), "a label of the data set is 20180810"),
         ((GREY, [1, 0]), "a label of the data set is .1, 0."),
         ((GREY, None), "a label of the data set is None"),
         ((GREY, torch.eye(2)), "a label of the data set is tensor"),
@@ -239,6 +242,29 @@ def test_mirroring_of_splits_is_about_views_alone(monkeypatch, caplog):
     monkeypatch.setattr(sys.modules["mine_data"], "make", synthetic)
     build("own", factory="mine_data.make", seed=0, mirror=False)
     assert "data.mirror=false is about views" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        ((GREY, -1), "label of the data set is -1"),
+        ((GREY, 2), "first label of the test data set is 2"),
+        (3, "pair"),
+    ],
+)
+def test_a_first_test_image_that_is_wrong_is_refused_at_once(entry, part, monkeypatch):
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (Pairs(24, "picture"), Given(entry)))
+    with pytest.raises(SettingError, match=part):
+        build("own", factory="mine_data.make", seed=0, **SIZES)
+
+
+def test_classes_without_an_image_are_told(monkeypatch, caplog):
+    note_once.cache_clear()
+    entries = Given((GREY, 1), (GREY, 3))
+    monkeypatch.setattr(sys.modules["mine_data"], "make", lambda: (entries, entries))
+    assert build("own", factory="mine_data.make", seed=0, **SIZES).num_classes == 4
+    (line,) = caplog.messages
+    assert "data.factory=mine_data.make has no image of 2 of the classes 0 to 3 (for one, 0)" in line
 
 
 def test_an_empty_data_set_is_refused(monkeypatch):

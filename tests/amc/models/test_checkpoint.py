@@ -21,6 +21,7 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from amc.models import resnet20
 from amc.models.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
+from amc.notes import note_once
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
@@ -74,6 +75,40 @@ def test_unwraps(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], dict[str, A
 
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (lambda one, two: {"state_dict": one, "state_dict_ema": two}, ["'state_dict'", "'state_dict_ema'"]),
+        (lambda one, two: {"model": {"net": one}, "ema": two}, ["'model.net'", "'ema'"]),
+        (lambda one, two: {"model": one, "model_ema": prefixed("module.", two)}, ["'model'", "'model_ema'"]),
+        (
+            lambda one, two: prefixed("model.", one) | prefixed("ema_model.", two),
+            ["'model.'", "'ema_model.'"],
+        ),
+        (
+            lambda one, two: prefixed("teacher.", two) | prefixed("student.", one),
+            ["'student.'", "'teacher.'"],
+        ),
+        (lambda one, _: {"model": one, "state_dict": one}, None),
+        (lambda one, _: prefixed("model.", one) | prefixed("net.", one), None),
+        (lambda one, two: {"model": one, "optimizer": two}, None),
+    ],
+)
+def test_of_two_sets_of_weights_it_is_told_which_is_read(wrap, told, tmp_path, caplog):
+    note_once.cache_clear()
+    one, two = nn.Linear(3, 2), nn.Linear(3, 2)
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(one.state_dict(), two.state_dict()), path)
+    target = nn.Linear(3, 2)
+    load_into(target, load_state_dict(path), path)
+    assert same(target.state_dict(), one.state_dict())
+    if told is None:
+        assert caplog.messages == []
+        return
+    (line,) = caplog.messages
+    assert line.index(told[0]) < line.index(" are used; ") < line.index(told[1])
 
 
 class Wrapper(nn.Module):

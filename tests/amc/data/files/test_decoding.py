@@ -10,7 +10,8 @@ from PIL import Image
 from amc.data.files import decoding
 from amc.data.files.decoding import _read as decode
 from amc.data.files.decoding import is_sound, picture_size
-from experiments.benchmark.faults.hostile import PICTURES
+from amc.notes import note_once
+from experiments.benchmark.faults.hostile import PICTURES, _png
 from tests.amc.data.helpers import assert_error, folders, half_white, plain_folders
 
 
@@ -31,7 +32,7 @@ def test_imagefolder_damaged_image(workers, tmp_path):
     for index in range(4):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / f"{index}.png").write_bytes(b"not a picture")
-    options = {"train": ".", "test": ".", "search_val": 2, "calibration": 1, "workers": workers}
+    options = {"split": 0.25, "search_val": 2, "calibration": 1, "workers": workers}
     assert_error(r"^\S*png cannot be decoded", folders, tmp_path, **options)
 
 
@@ -48,6 +49,27 @@ def test_grey_pictures_of_16_bits_keep_their_range(mode, tmp_path):
     images = plain_folders(tmp_path, resize=16).test().images
     expected = torch.from_numpy(values / 65535).float().expand(3, -1, -1)
     torch.testing.assert_close(images[0], expected, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("most", "told"), [(255, True), (4095, True), (4096, False), (0, False)])
+def test_grey_pictures_of_few_bits_in_many_are_told(most, told, tmp_path, caplog):
+    note_once.cache_clear()
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    for index in range(8):
+        Image.fromarray(np.full((16, 16), most, np.uint16)).save(folder / f"{index}.png")
+    image = plain_folders(tmp_path).test().images[0]
+    assert image.max() * 255 == pytest.approx(round(most / 257))
+    lines = [line for line in caplog.messages if "become nearly black" in line]
+    assert [f"values up to {most}, and 65535 is white" in line for line in lines] == [True] * told
+
+
+def test_one_limit_for_the_size_of_a_picture(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(_png(14_000, 14_000))
+    for limit in (Image.MAX_IMAGE_PIXELS, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert_error(r"large\.png has more than the 178,956,970 pixels that are decoded", decode, str(path))
 
 
 @pytest.mark.parametrize(("values", "expected"), [((0.0, 0.9), "0 to 255"), ((0, 70000), "0 to 65535")])
@@ -91,7 +113,11 @@ def test_whatever_a_picture_raises_is_one_line_with_its_name(name, tmp_path):
     path.write_bytes(PICTURES[name])
     assert picture_size(str(path)) is None or is_sound(str(path)) in (True, False)
     if not is_sound(str(path)):
-        assert_error(r"odd\.png (cannot be decoded|has [\d,]+ pixels).*skip_damaged=true", decode, str(path))
+        assert_error(
+            r"odd\.png (cannot be decoded|has more than the [\d,]+ pixels).*skip_damaged=true",
+            decode,
+            str(path),
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from amc import data
-from amc.data.files.decoding import is_sound
+from amc.data.files.decoding import SUFFIXES, is_sound
 from amc.notes import note_once
 from experiments.benchmark.faults.hostile import PICTURES
 from tests.amc.data.helpers import (
@@ -77,8 +78,9 @@ def test_imagefolder_missing_and_empty_folders(image_root, tmp_path):
     assert_error("not one image", folders, tmp_path, allow_empty=True)
     for index in range(12):
         Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / "train" / "cow" / f"{index}.png")
-    assert_error("class folder .*ant has no image.*2 of 3", folders, tmp_path, test="train")
-    made = folders(tmp_path, test="train", allow_empty=True)
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    assert_error("class folder .*ant has no image.*2 of 3.*suffixes .jpg", folders, tmp_path)
+    made = folders(tmp_path, allow_empty=True)
     assert made.num_classes == 3
     assert made.test().labels.unique().tolist() == [2]
 
@@ -91,6 +93,52 @@ def test_imagefolder_other_bad_inputs(image_root, tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
     assert_error("has the class 'dog', which .*train lacks", folders, image_root, test=str(tmp_path))
+
+
+@pytest.mark.parametrize("link", ["val", "val/left", "search"])
+def test_a_folder_of_both_parts_is_refused_under_any_name(link, tmp_path):
+    root = save_classes(tmp_path, half_white)
+    (root / "val").mkdir()
+    if link == "val/left":
+        shutil.copytree(root / "train/right", root / "val/right")
+        (root / "val/left").symlink_to(root / "train/left")
+    else:
+        (root / "val").rmdir()
+        (root / link).symlink_to("train")
+    if link == "search":
+        shutil.copytree(root / "train", root / "val")
+        message = "both have the pictures of .*left.*; without data.search_val_dir"
+        assert_error(message, plain_folders, root, search_val_dir="search")
+        return
+    assert_error(
+        r"both have the pictures of .*left.*; data\.root=.*train data\.split=0\.2", plain_folders, root
+    )
+    assert_error("both have the pictures of", plain_folders, root, test="train")
+
+
+def test_unseen_images_that_leave_none_to_search_are_refused(image_root):
+    message = r"^unseen=14, but .*mine has 15 images.*lower data\.unseen"
+    assert_error(message, data.imagefolder, root=image_root, search_val_dir="mine", unseen=14)
+
+
+def test_pictures_of_other_suffixes_are_read_or_counted(tmp_path, caplog):
+    note_once.cache_clear()
+    root = save_classes(tmp_path, half_white)
+    reference = plain_folders(root)
+    assert caplog.messages == []
+    for suffix in ("jfif", "gif", "JPE"):
+        half_white("").save(root / "train/left" / f"more.{suffix}", "GIF" if suffix == "gif" else "JPEG")
+    for name in ("a.HEIC", "b.heic", "notes", ".hidden.txt", "Thumbs.db"):
+        (root / "train/left" / name).write_bytes(b"")
+    assert plain_folders(root).order.total == reference.order.total + 3
+    (line,) = caplog.messages
+    assert line.endswith("train: 3 files left out, as no pictures by their suffix: .heic (2), none (1)")
+    assert set(IMG_EXTENSIONS) <= set(SUFFIXES)
+
+
+def test_a_class_folder_whose_name_no_export_can_hold_is_refused(tmp_path):
+    root = save_classes(tmp_path, half_white, names=("left", os.fsdecode(b"caf\xe9")))
+    assert_error(r"class folder 'caf\\udce9' is not UTF-8", plain_folders, root)
 
 
 def test_what_a_split_would_ignore_is_refused(image_root):
@@ -121,8 +169,8 @@ def test_resize_follows_the_image_size_unless_it_is_given(tmp_path):
     assert corner == pytest.approx(128 / 255, abs=0.01)  # the whole picture but for a narrow margin
     patch = plain_folders(root, resize=64).test().images[0]
     assert patch.unique().tolist() == [0, 1]  # the middle only
-    large = data.imagefolder(root=root, search_val=2, calibration=2, test="train")
-    given = data.imagefolder(root=root, search_val=2, calibration=2, test="train", resize=256)
+    large = data.imagefolder(root=root, search_val=2, calibration=2)
+    given = data.imagefolder(root=root, search_val=2, calibration=2, resize=256)
     assert large.fingerprint == given.fingerprint
     assert large.input_shape == (3, 224, 224)
 

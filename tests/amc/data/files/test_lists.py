@@ -133,6 +133,14 @@ def test_an_image_is_in_one_of_the_lists_only(photos):
     assert len(made(photos, search_val_dir="train.csv", **own).search_val) == 2
 
 
+def test_an_image_is_the_same_in_a_folder_that_is_a_link(photos):
+    listed(photos, range(8))
+    (photos / "linked").symlink_to("flat")
+    (photos / "test.csv").write_text(HEAD + "linked/9.png,dog\nlinked/5.png,dog\n")
+    message = r"test\.csv:3 names linked/5\.png, which .*train\.csv has too"
+    assert_error(message, made, photos, train="train.csv", test="test.csv")
+
+
 def test_class_numbers_of_folders_go_by_the_names_in_the_list(tmp_path):
     for number in range(11):
         for place in range(2):
