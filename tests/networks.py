@@ -449,6 +449,18 @@ class AttentionGate(Headed):
         return F.normalize(self.last(x * self.gate(self.inner(x)).expand_as(x)), dim=1)
 
 
+class Summed(Headed):
+    """A map that is the sum over channels which no layer reads scales the channels of another."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.stem, self.main, self.gate = conv_bn(3, 8), conv_bn(8, 10), nn.Conv2d(8, 3, 3, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.main(x) * torch.sigmoid(self.gate(x).relu().sum(1, keepdim=True))
+
+
 class Gates(Headed):
     """Products of two halves of the channels: chunks after a depthwise layer, and a gated linear unit."""
 

@@ -172,7 +172,9 @@ def even_errors(space: WidthSpace) -> Errors:
 
     With the square each further channel of a group costs more, so that the removals spread over the groups.
     """
-    return {
-        name: tuple((1.0 - width / dense) ** 2 for width in range(dense + 1))
-        for name, dense in zip(space.names, space.dense, strict=True)
-    }
+    return {name: even_curve(dense) for name, dense in zip(space.names, space.dense, strict=True)}
+
+
+def even_curve(dense: int) -> tuple[float, ...]:
+    """Return the curve of ``even_errors`` of a group of ``dense`` channels, by width from 0."""
+    return tuple((1.0 - width / dense) ** 2 for width in range(dense + 1))

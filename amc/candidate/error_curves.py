@@ -5,6 +5,10 @@ map are independent. In fact they are correlated: global average pooling cancels
 common ones. The last layers before the pooling are therefore underestimated most, by up to 90 times on
 MobileNet-V2. The shape of the estimated curve is right; only its scale is wrong. Two measurements fix the
 scale.
+
+Some errors the estimate does not see, such as those of a map that is also summed over its channels, which no
+layer reads. Where it sees none and one is measured, the even curve (``amc.budget.allocation.even_curve``)
+through the measured error takes its place.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from amc.budget.allocation import even_curve
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
 from amc.errors import AmcError
@@ -25,6 +31,12 @@ from amc.scoring.scores import likeness
 SHARES = (0.3, 0.7)
 """The widths at which a curve is measured, as shares of the group's channels."""
 
+LEAST = 1e-12
+"""Smallest error that curves are scaled by; estimates up to it count as none."""
+SEEN = 1e-6
+"""Measured errors above it are no rounding."""
+
+Array = npt.NDArray[np.float64]
 Curves = Mapping[str, tuple[float, ...]]
 """Name of a group -> output error at every width, from 0 channels to all."""
 
@@ -55,26 +67,37 @@ def measured_curves(
     """
     found = {}
     for place, (name, curve) in enumerate(curves.items()):
-        factors: dict[int, float] = {}
+        measured: dict[int, float] = {}
         for width in measured_widths(dense[place]):
             error = error_of((*dense[:place], width, *dense[place + 1 :]))
             if not math.isfinite(error):
                 raise AmcError(f"the network gives NaN or infinity with {width} channels in group {name!r}")
-            factors[width] = max(error, 1e-12) / max(curve[width], 1e-12)
+            measured[width] = error
             if progress is not None:
                 progress(1)
-        found[name] = _scaled(curve, factors)
+        found[name] = _scaled(curve, measured)
     return found
 
 
-def _scaled(curve: tuple[float, ...], factors: Mapping[int, float]) -> tuple[float, ...]:
-    """Multiply a curve by the factors at some widths, log-linear between them and constant outside."""
-    if not factors:
+def _scaled(curve: tuple[float, ...], measured: Mapping[int, float]) -> tuple[float, ...]:
+    """Scale a curve to the errors measured at some widths."""
+    if not measured:
         return curve
-    logs = np.interp(np.arange(len(curve)), [*factors], np.log([*factors.values()]))
-    scaled = np.array(curve) * np.exp(logs)
+    unseen = {width: error for width, error in measured.items() if curve[width] <= LEAST and error > SEEN}
+    others = {width: error for width, error in measured.items() if width not in unseen}
+    scaled = _through(np.array(curve), others)
+    if unseen:
+        scaled = np.maximum(scaled, _through(np.array(even_curve(len(curve) - 1)), unseen))
     # Keep the curve monotone: noise must not make a wider group worse than a narrower one.
     return tuple(np.maximum.accumulate(scaled[::-1])[::-1].tolist())
+
+
+def _through(curve: Array, errors: Mapping[int, float]) -> Array:
+    """Multiply a curve by factors that lead to the errors, log-linear between them and constant outside."""
+    if not errors:
+        return curve
+    factors = [max(error, LEAST) / max(curve[width], LEAST) for width, error in errors.items()]
+    return curve * np.exp(np.interp(np.arange(len(curve)), [*errors], np.log(factors)))
 
 
 class ErrorCurves:

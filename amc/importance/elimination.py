@@ -1,11 +1,12 @@
 """Nested channel order by backward elimination: each step removes the channel with the least error.
 
-For a consumer layer ``Y = X W`` with input covariance C and ``H = C^-1``, removing the columns B of X and
-refitting the others adds the error ``tr(W_B^T (H_BB)^-1 W_B)`` to the outputs. It leaves the weights ``W -
-H_:B (H_BB)^-1 W_B`` and the inverse ``H - H_:B (H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi
-and Stork, 1993, for blocks of columns). Unlike a norm, this error takes into account that the remaining
-channels can replace a removed one. The error of each output is weighted by its effect on the logits
-(``amc.importance.sensitivity.logit_sensitivity``), so that outputs, layers and groups are comparable.
+For a consumer layer ``Y = X W`` with input covariance C (or second moments, where the layer takes up no
+constant) and ``H = C^-1``, removing the columns B of X and refitting the others adds the error ``tr(W_B^T
+(H_BB)^-1 W_B)`` to the outputs. It leaves the weights ``W - H_:B (H_BB)^-1 W_B`` and the inverse ``H - H_:B
+(H_BB)^-1 H_B:`` (the optimal-brain-surgeon step of Hassibi and Stork, 1993, for blocks of columns). Unlike a
+norm, this error takes into account that the remaining channels can replace a removed one. The error of each
+output is weighted by its effect on the logits (``amc.importance.sensitivity.logit_sensitivity``), so that
+outputs, layers and groups are comparable.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Reader:
     """The state of a consumer layer during the elimination.
 
     Attributes:
-        inverse: (D, D) float64 inverse of the ridged covariance of the remaining inputs.
+        inverse: (D, D) float64 inverse of the ridged covariance, or second moments, of the remaining inputs.
         weight: (D, out) float64 weights refitted to the remaining inputs, times the square root of the
             outputs' sensitivity.
         columns: (channels, B) int64 columns of each channel; rows of removed channels are meaningless.
@@ -42,7 +43,7 @@ class Reader:
 
 
 def make_reader(
-    gram: Tensor, weight: Tensor, columns: Tensor, sensitivity: Tensor, *, ridge: float
+    gram: Tensor, weight: Tensor, columns: Tensor, sensitivity: Tensor, *, ridge: float, intercept: bool
 ) -> Reader:
     """Return a consumer layer as it is before the elimination.
 
@@ -54,13 +55,17 @@ def make_reader(
         sensitivity: (out,) cost of an error of variance 1 in each output.
         ridge: added to the diagonal of the covariance, relative to the mean of the second moments; it grows
             where inputs that depend on each other need more.
+        intercept: whether the layer takes up a constant (``amc.refit.nested.has_intercept``). Else the mean
+            of a removed channel is lost, so that its second moment counts in place of its variance.
 
     Raises:
         AmcError: the moments are not finite.
     """
     size = weight.shape[1]
-    mean = gram[:size, size]
-    covariance = gram[:size, :size] - mean[:, None] * mean[None, :]
+    covariance = gram[:size, :size]
+    if intercept:
+        mean = gram[:size, size]
+        covariance = covariance - mean[:, None] * mean[None, :]
     # Outputs without influence get a small weight, so that the order of their inputs is defined.
     root = sensitivity.double().clamp(min=1e-3 * float(sensitivity.mean()) + 1e-30).sqrt()
     dense = (weight.detach().double().cpu().T * root).contiguous()
@@ -88,7 +93,7 @@ def eliminate(readers: Sequence[Reader], channels: int) -> Elimination:
     """Eliminate one channel after the other.
 
     Args:
-        readers: the consumer layers; they are changed and cannot be used again.
+        readers: the consumer layers, at least one; they are changed and cannot be used again.
         channels: number of channels of the group.
     """
     alive = torch.arange(channels)

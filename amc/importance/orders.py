@@ -1,16 +1,19 @@
 """Channel orders: which channels of a group stay at each width.
 
-An order is nested: width w keeps the first w channels of one fixed permutation.
+An order is nested: width w keeps the first w channels of one fixed permutation. Channels that no layer reads,
+such as those of a map that is only summed over its channels, are ordered by the filters that produce them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from amc.budget.allocation import even_curve
 from amc.cutting.modules import axis_length
 from amc.data import LabelledImages
 from amc.graph.groups import ChannelGroup, Graph, Slot
@@ -20,7 +23,7 @@ from amc.importance.names import check_order
 from amc.importance.sensitivity import logit_sensitivity
 from amc.importance.taylor import taylor_terms
 from amc.refit.moments import Moments, refit_layers
-from amc.refit.nested import expand_columns, shrinkage
+from amc.refit.nested import expand_columns, has_intercept, shrinkage
 
 Scorer = Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]
 """A group and the modules of the network by name -> scores (group.width,); higher ones stay longer."""
@@ -31,16 +34,23 @@ def _reader_slots(group: ChannelGroup) -> list[Slot]:
     return [slot for slot in group.slots if slot.axis == "in" and slot.module in group.readers]
 
 
+def _producer_slots(group: ChannelGroup) -> list[Slot]:
+    """Return the output slots of the layers whose filters produce the group's channels."""
+    return [slot for slot in group.slots if slot.axis == "out" and slot.module in group.producers]
+
+
 def _by_channel(module: nn.Module, slot: Slot) -> Tensor:
-    """Return the weights that read each channel: (channels, weights) float64."""
+    """Return the weights that read, or produce, each channel: (channels, weights) float64."""
     weight = weight_matrix(module).detach().double()
     index = torch.tensor(slot.positions)
+    if slot.axis == "out":
+        return weight[index].flatten(1)
     columns = weight.reshape(len(weight), axis_length(module, "in"), -1).transpose(0, 1).flatten(1)
     return columns[index].flatten(1)
 
 
 def _sum_of_shares(scores: Sequence[Tensor], width: int) -> Tensor:
-    """Add the scores (width,) of the consumer layers, each divided by its sum.
+    """Add the scores (width,) of layers, each divided by its sum.
 
     All layers have the same weight, so that a large one does not dominate a residual stage.
     """
@@ -52,7 +62,8 @@ def _sum_of_shares(scores: Sequence[Tensor], width: int) -> Tensor:
 
 def _norm(order: int) -> Scorer:
     def score(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
-        weights = [_by_channel(modules[slot.module], slot) for slot in _reader_slots(group)]
+        slots = _reader_slots(group) or _producer_slots(group)
+        weights = [_by_channel(modules[slot.module], slot) for slot in slots]
         return _sum_of_shares([weight.norm(p=order, dim=1) for weight in weights], group.width)
 
     return score
@@ -62,9 +73,10 @@ def _taylor(terms: Mapping[str, Tensor]) -> Scorer:
     """Score by the first-order ``terms`` of ``taylor_terms``, squared and averaged over the batches."""
 
     def score(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
-        changes = [
-            terms[slot.module][:, torch.tensor(slot.positions)].sum(2) for slot in _reader_slots(group)
-        ]
+        slots = _reader_slots(group)
+        if not slots:
+            return _norm(2)(group, modules)
+        changes = [terms[slot.module][:, torch.tensor(slot.positions)].sum(2) for slot in slots]
         return _sum_of_shares([change.square().mean(0) for change in changes], group.width)
 
     return score
@@ -86,8 +98,8 @@ class ChannelOrders:
 
     Attributes:
         orders: group name -> (width,) int64 permutation of its channels, the most important first.
-        errors: group name -> output error at every width (``amc.importance.elimination.Elimination``). Empty
-            for orders without an estimate.
+        errors: group name -> output error at every width (``amc.importance.elimination.Elimination``), the
+            even curve for channels that no layer reads. Empty for orders without an estimate.
     """
 
     orders: Mapping[str, Tensor]
@@ -124,7 +136,8 @@ def channel_orders(
         readers = refit_layers(graph)
         sensitivity = logit_sensitivity(model, readers, calibration.images, device=device) if readers else {}
         found = {
-            group.name: _eliminate(group, modules, moments, sensitivity, ridge) for group in graph.groups
+            group.name: _eliminate(graph, group, modules, moments, sensitivity, ridge)
+            for group in graph.groups
         }
         return ChannelOrders(
             {group: elimination.order for group, elimination in found.items()},
@@ -142,14 +155,19 @@ def channel_orders(
 
 
 def _eliminate(
+    graph: Graph,
     group: ChannelGroup,
     modules: Mapping[str, nn.Module],
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
     ridge: float,
 ) -> Elimination:
+    slots = _reader_slots(group)
+    if not slots:
+        order = torch.argsort(_norm(2)(group, modules), descending=True, stable=True)
+        return Elimination(order, (math.inf, *even_curve(group.width)[1:]))
     readers = []
-    for slot in _reader_slots(group):
+    for slot in slots:
         weight = weight_matrix(modules[slot.module])
         taps = weight.shape[1] // axis_length(modules[slot.module], "in")
         columns = expand_columns(torch.tensor(slot.positions), taps)
@@ -160,6 +178,7 @@ def _eliminate(
                 columns,
                 sensitivity[slot.module],
                 ridge=shrinkage(ridge, weight.shape[1], moments[slot.module].rows),
+                intercept=has_intercept(graph, modules, slot.module),
             )
         )
     return eliminate(readers, group.width)

@@ -56,6 +56,17 @@ def is_code(name: str) -> bool:
     return ":" in name or name.partition(".")[0] not in timm_names()
 
 
+def may_be_one(name: str, other: str) -> bool:
+    """Whether two names may be of one network.
+
+    The libraries' prefixes and the tags of timm's weights do not count. A path of code may be any network.
+    """
+    if is_code(name) or is_code(other):
+        return True
+    plain, wanted = (own.rpartition(":")[2].partition(".")[0] for own in (name, other))
+    return plain == wanted
+
+
 def check_listed(name: str) -> None:
     """Refuse a name that no library lists; tags of timm's weights and paths of code are not looked up.
 

@@ -131,9 +131,10 @@ class Calls:
             place = len(self._counts) - 1
             number = self._counts[place][name]
             self._counts[place][name] += 1
-            if name not in self._calls:
-                return
             inputs = layer_input(args, options)
+            # A forward pass may choose none of the images for a layer.
+            if name not in self._calls or not inputs.numel():
+                return
             # A first axis may hold more than images, windows of them for example.
             rows = max(1, self._positions * len(self._blocks[place]) // self._usual[name])
             chosen = sample_positions(module, inputs, max(1, rows // len(inputs)), generator)
@@ -187,7 +188,12 @@ class Calls:
         norm = pruned.get_submodule(name)
         assert isinstance(norm, MapNorm)
         found: dict[int, list[Tensor]] = defaultdict(list)
-        self._run(pruned, name, lambda _, number, inputs: found[number].append(inputs.clone()))
+
+        def take(_place: int, number: int, inputs: Tensor) -> None:
+            if inputs.numel():
+                found[number].append(inputs.clone())
+
+        self._run(pruned, name, take)
         if found:
             reestimate(norm, list(found.values()))
 

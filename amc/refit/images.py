@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,19 @@ class RefitImages:
     def blocks(self) -> tuple[Tensor, ...]:
         """All images in blocks of ``POSITION_BLOCK``."""
         return self.images.split(POSITION_BLOCK)
+
+    def solved_rows(self, rows: Sequence[int], *, by_image: bool) -> int:
+        """Return how many of a layer's rows, the first ones, are of images that it is solved on.
+
+        Args:
+            rows: number of rows of each of ``blocks``.
+            by_image: whether the rows of a block follow each other image by image. If not, they are mixed:
+                only blocks that hold no held-out image count, or all of them if each holds one.
+        """
+        if by_image or not self.held_out:
+            return sum(rows) - self.held_out * (sum(rows) // len(self.images))
+        whole = (len(self.images) - self.held_out) // POSITION_BLOCK
+        return sum(rows[:whole]) or sum(rows)
 
     @property
     def parted(self) -> tuple[tuple[Tensor, ...], int]:

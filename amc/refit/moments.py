@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amc.errors import AmcError
 from amc.graph.groups import Graph
 from amc.graph.unfolding import layer_input, layer_patches, sample_positions, single
-from amc.scoring.run import evaluating
+from amc.scoring.run import evaluating, unusable
 
 CHUNK_ROWS = 1024
 """Rows whose products are summed in float32."""
@@ -109,7 +109,6 @@ def collect_moments(
                 "forward pass decides on values which layers run: calibrate on images that reach all"
             )
         if not torch.isfinite(sums[name]).all():
-            raise AmcError(
-                f"the input of layer {name!r} is not finite on the calibration images; NaN weights?"
-            )
+            cause = unusable(images) or "NaN weights?"
+            raise AmcError(f"the input of layer {name!r} is not finite on the calibration images: {cause}")
     return {name: Moments((sums[name] / rows[name]).cpu(), rows[name]) for name in layers}

@@ -27,7 +27,7 @@ from amc.graph.tied import tied_layers
 from amc.graph.unfolding import block_positions, block_rows, has_batch_axis, why_not_linear
 from amc.models import OptionAShortcut
 from amc.refit.activations import Bounds, bounds_after
-from amc.refit.calls import Calls
+from amc.refit.calls import Calls, input_shapes
 from amc.refit.images import Progress, RefitImages
 from amc.refit.layer import Samples, norm_after, reestimate, refit_layer, select
 from amc.refit.operations import Operations, addend, calls_of, norm_node, readers, trace_operations
@@ -42,6 +42,7 @@ class _Target:
         chosen: (P,) sampled output positions of each block (``amc.graph.unfolding.block_positions``).
         taps: where their inputs lie, block by block.
         rows: (N * P, out) dense outputs there.
+        fit: the first rows, which are solved on; the others are held out.
         norm: name of the batch norm's module that alone reads the output, if there is one.
         branch: node whose value is added to the output (after the norm), if it can carry an error.
         branch_rows: (N * P, out) dense values of the branch.
@@ -51,6 +52,7 @@ class _Target:
     chosen: tuple[Tensor, ...]
     taps: Sequence[Taps]
     rows: Tensor
+    fit: int
     norm: str | None
     branch: str | None = None
     branch_rows: Tensor | None = None
@@ -102,6 +104,11 @@ class TracedRefit:
         """Operation of a refitted layer -> the operation whose error it makes up for, or None."""
         return {name: target.branch for name, target in self._targets.items()}
 
+    @property
+    def solved_rows(self) -> dict[str, int]:
+        """Operation of a refitted layer -> the number of rows, the first ones, that it is solved on."""
+        return {name: target.fit for name, target in self._targets.items()}
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the traced graph out, which does not travel to other processes but is quickly made again."""
         made_again = ("_operations", "_plan", "_plain_plan")
@@ -110,6 +117,10 @@ class TracedRefit:
     @cached_property
     def _operations(self) -> Operations:
         return trace_operations(self._dense, self._images.few)
+
+    @cached_property
+    def _few_shapes(self) -> dict[str, list[torch.Size]]:
+        return input_shapes(self._dense, self._images.few)
 
     @cached_property
     def _plan(self) -> Plan:
@@ -202,8 +213,22 @@ class TracedRefit:
                 if alone and why_not_linear(module, inputs[0][:1].shape) is None:
                     chosen = block_positions(module, inputs, positions, generator)
                     taps = [taps_of(module, *block) for block in zip(inputs, chosen, strict=True)]
+                    rows = [len(block) * len(own) for block, own in zip(inputs, chosen, strict=True)]
+                    by_image = self._by_image(str(node.target), inputs[0].shape)
+                    fit = self._images.solved_rows(rows, by_image=by_image)
                     self._advance(walk, place + 1, progress)
-                    self._targets[node.name] = self._target(node, modules, walk, altered, chosen, taps)
+                    self._targets[node.name] = self._target(node, modules, walk, altered, chosen, taps, fit)
+
+    def _by_image(self, name: str, shape: torch.Size) -> bool:
+        """Whether the first axis of a layer's input grows with the images, and holds no tokens of a sequence.
+
+        Args:
+            shape: of the input for the first block of images.
+        """
+        if not self._images.held_out or len(shape) != 3:  # maps and vectors have the images first
+            return True
+        few = self._few_shapes[name][0]
+        return few[0] * len(self._images.blocks[0]) == shape[0] * len(self._images.few)
 
     def _target(
         self,
@@ -213,6 +238,7 @@ class TracedRefit:
         altered: set[str],
         chosen: tuple[Tensor, ...],
         taps: Sequence[Taps],
+        fit: int,
     ) -> _Target:
         norm = norm_node(node, modules)
         name = str(norm.target) if norm else None
@@ -221,15 +247,15 @@ class TracedRefit:
         rows = block_rows(module, output, chosen)
         tail = norm or node
         if norm is not None and not plain_norm(modules[str(norm.target)]):
-            return _Target(chosen, taps, rows, name)  # an activation in it: nothing is seen through it
+            return _Target(chosen, taps, rows, fit, name)  # an activation in it: nothing is seen through it
         other = addend(tail)
         if other is None:
-            return _Target(chosen, taps, rows, name, bounds=bounds_after(tail, modules))
+            return _Target(chosen, taps, rows, fit, name, bounds=bounds_after(tail, modules))
         if other.name not in altered or not walk.alive(other) or not _alike(walk.values(other)[0], output[0]):
-            return _Target(chosen, taps, rows, name)
+            return _Target(chosen, taps, rows, fit, name)
         bounds = bounds_after(readers(tail)[0], modules)
         branch_rows = block_rows(module, walk.values(other), chosen)
-        return _Target(chosen, taps, rows, name, other.name, branch_rows, bounds)
+        return _Target(chosen, taps, rows, fit, name, other.name, branch_rows, bounds)
 
     def _differs(self, node: fx.Node) -> bool:
         """Whether an operation may give other results in a pruned network for the same input."""
@@ -264,8 +290,7 @@ class TracedRefit:
             offset = offset + branch
         blocks = zip(walk.values(node.all_input_nodes[0]), target.taps, strict=True)
         inputs = (columns(module, *block) for block in blocks)
-        fit = len(rows) - self._images.held_out * (len(rows) // len(self._images))
-        samples = Samples(inputs, rows, scale, offset.expand_as(rows), fit, target.bounds)
+        samples = Samples(inputs, rows, scale, offset.expand_as(rows), target.fit, target.bounds)
         refit_layer(module, samples, norm, ridge=ridge, rounds=activation_rounds)
 
 

@@ -16,6 +16,8 @@ from amc.scoring.flatten import as_matrix, is_logits
 from amc.scoring.halving import in_parts
 
 M = TypeVar("M", bound=nn.Module)
+_CHECKED = 256
+"""Images that are checked at once, which takes a quarter of their memory."""
 
 
 @contextmanager
@@ -104,6 +106,15 @@ def usable_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def unusable(images: Tensor) -> str:
+    """Say how many of images (N, C, H, W) hold NaN or infinity, and which is the first; "" if none does."""
+    finite = torch.cat([part.isfinite().flatten(1).all(1) for part in images.split(_CHECKED)])
+    bad = (~finite).nonzero().flatten().tolist()
+    if not bad:
+        return ""
+    return f"{len(bad)} of {len(images)} images hold NaN or infinity, the first at index {bad[0]}"
+
+
 def as_logits(output: object) -> Tensor:
     """Return a network's output if it is one tensor of logits (N, classes).
 
@@ -167,8 +178,9 @@ def _run(model: nn.Module, images: Tensor, batch_size: int, read: Callable[[obje
         result = torch.cat(in_parts(model, images, batch_size, scored)).cpu()
     bad = int((~result.isfinite()).any(1).sum())
     if bad:
+        cause = "its weights are probably NaN (diverged training or a damaged checkpoint)"
         raise AmcError(
             f"the network gave NaN or infinity for {bad} of {len(result)} images, expected finite logits: "
-            "its weights are probably NaN (diverged training or a damaged checkpoint)"
+            f"{unusable(images) or cause}"
         )
     return result

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from amc.data import LabelledImages
 from amc.errors import SettingError, brief, out_of_memory
 from amc.notes import note_once
+from amc.scoring.run import unusable
 
 BATCH = 256
 IMAGE_KEYS = ("image", "images", "pixel_values", "input", "x")
@@ -35,8 +36,8 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
         images (N, C, H, W) float32 and labels (N,) int64, zeros if there are none; and whether there are.
 
     Raises:
-        SettingError: ``source`` is none of these, holds no images or images of several shapes, or its labels
-            are no class numbers, one for each image.
+        SettingError: ``source`` is none of these, holds no images, images of several shapes, or NaN or
+            infinity, or its labels are no class numbers, one for each image.
     """
     if isinstance(source, LabelledImages):
         batches: Iterable[Any] = [(source.images, source.labels)]
@@ -60,6 +61,8 @@ def collect_images(source: Any, what: str) -> tuple[LabelledImages, bool]:
             f"{what} yields images of shapes {one} and {other}; expected one shape of them all"
         )
     images = torch.cat([images for images, _ in parts])
+    if bad := unusable(images):
+        raise SettingError(f"{what}: {bad}; expected finite numbers")
     labels = [labels for _, labels in parts if labels is not None]
     if len(labels) < len(parts):
         return LabelledImages(images, torch.zeros(len(images), dtype=torch.int64)), False

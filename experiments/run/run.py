@@ -19,6 +19,7 @@ from amc.files import atomic_write_json
 from amc.latency.prediction.model import LatencyModel
 from amc.latency.prediction.settings import ProfileSettings
 from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.names import may_be_one
 from amc.notes import note_once
 from amc.scoring.run import in_eval
 from amc.strategy import GroupWidth, Strategy
@@ -249,10 +250,28 @@ class Run:
         Raises:
             FileError: the strategy is for another network.
         """
-        original, graph = self.problem.original.graph, self.problem.graph
-        widths = strategy.widths_for(original.group_names, original.dense_widths)
-        kept = dict(zip(original.group_names, widths, strict=True))
-        return tuple(kept[name] for name in graph.group_names)
+        widths = self._original_widths(strategy)
+        kept = dict(zip(self.problem.original.graph.group_names, widths, strict=True))
+        return tuple(kept[name] for name in self.problem.graph.group_names)
+
+    def _original_widths(self, strategy: Strategy) -> tuple[int, ...]:
+        """Return a strategy's widths for the groups of the original network.
+
+        A line tells how many groups it leaves whole as it lacks them: it may be of a run that excluded them.
+
+        Raises:
+            FileError: the strategy is for another network.
+        """
+        graph = self.problem.original.graph
+        widths = strategy.widths_for(graph.group_names, graph.dense_widths)
+        lacking = len(set(graph.group_names) - {group.name for group in strategy.groups})
+        if lacking:
+            told, own = str(strategy.model.get("name", "")), self.problem.original.spec.name
+            lacks = f"lacks {lacking} of the {len(widths)} channel groups"
+            if told and not may_be_one(told, own):
+                raise FileError(f"strategy of {told} {lacks} of {own}; it is for another network")
+            note_once(f"the strategy {lacks}, which keep all channels")
+        return widths
 
     def make_strategy(self, widths: tuple[int, ...], **facts: Any) -> Strategy:
         """Return widths of this run's network as a strategy, with ``facts`` as its provenance.
@@ -286,8 +305,7 @@ class Run:
         Raises:
             FileError: the strategy is for another network.
         """
-        graph = self.problem.original.graph
-        return replace(strategy, **self._ratios(strategy.widths_for(graph.group_names, graph.dense_widths)))
+        return replace(strategy, **self._ratios(self._original_widths(strategy)))
 
     def _ratios(self, whole: tuple[int, ...]) -> dict[str, Any]:
         """Return the shares of the original network's MACs and parameters that widths of it keep."""

@@ -16,7 +16,7 @@ from amc.data import LabelledImages
 from amc.errors import AmcError
 from amc.graph.trace import trace
 from amc.scoring.run import logits
-from tests.networks import CLASSES, randomised
+from tests.networks import CLASSES, Summed, randomised
 
 CURVE = (math.inf, *(float(10 - width) for width in range(1, 11)))
 
@@ -53,6 +53,32 @@ def test_small_groups_have_fewer_widths_to_measure():
 def test_a_network_that_breaks_is_named():
     with pytest.raises(AmcError, match="3 channels in group 'a'"):
         measured_curves({"a": CURVE}, (10,), lambda widths: math.nan)
+
+
+def test_errors_that_the_estimate_does_not_see_count_as_they_are_measured():
+    blind = (math.inf, *[0.0] * 10)
+    found = measured_curves({"a": blind}, (10,), lambda widths: {3: 0.4, 7: 0.05}[widths[0]])["a"]
+    assert [found[width] for width in (0, 3, 7, 10)] == pytest.approx([math.inf, 0.4, 0.05, 0.0])
+    assert all(fewer > more for fewer, more in itertools.pairwise(found))
+    half = (*CURVE[:5], *[0.0] * 6)  # one of the two widths is seen
+    found = measured_curves({"a": half}, (10,), lambda widths: {3: 14.0, 7: 0.05}[widths[0]])["a"]
+    assert [found[width] for width in (1, 3, 7, 10)] == pytest.approx([18.0, 14.0, 0.05, 0.0])
+    # what rounding explains is no error
+    assert measured_curves({"a": blind}, (10,), lambda widths: 1e-9)["a"] == blind
+
+
+def test_channels_that_no_layer_reads_have_an_error_curve():
+    network = randomised(Summed(), seed=3).eval()
+    graph = trace(network, torch.zeros(1, 3, 12, 12))
+    images = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    data = LabelledImages(images, torch.zeros(40, dtype=torch.long))
+    found = {}
+    for measured in (0, 40):
+        evaluator = channel_evaluator(network, graph, data, data, CandidateSettings(measured_images=measured))
+        found[measured] = ErrorCurves(evaluator)()["gate"]
+    assert found[0][1:] == pytest.approx([4 / 9, 1 / 9, 0])
+    widths = [2 if group.name == "gate" else group.width for group in graph.groups]
+    assert 1e-6 < found[40][2] == pytest.approx(-evaluator.evaluate(widths).likeness, rel=1e-3)
 
 
 class Averaged(nn.Module):

@@ -128,7 +128,9 @@ def test_inputs_that_depend_on_each_other_are_ordered_without_a_ridge():
     rows = 1000 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()[:, [0, 0, 1]]
     extended = torch.cat([rows, torch.ones(50, 1)], 1)
     weight, columns = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[0], [1], [2]])
-    reader = make_reader(extended.T @ extended / 50, weight, columns, torch.ones(1), ridge=0.0)
+    reader = make_reader(
+        extended.T @ extended / 50, weight, columns, torch.ones(1), ridge=0.0, intercept=True
+    )
     assert int(eliminate([reader], 3).order[-1]) in (0, 1)
 
 
@@ -137,8 +139,8 @@ def test_an_output_that_the_logits_ignore_does_not_affect_the_order():
     gram = torch.eye(3, dtype=torch.float64)
     weight = torch.tensor([[1.0, 0.1], [0.0, 10.0]])
     columns = torch.tensor([[0], [1]])
-    heard = make_reader(gram, weight, columns, torch.tensor([1.0, 1.0]), ridge=0.0)
-    ignored = make_reader(gram, weight, columns, torch.tensor([1.0, 0.0]), ridge=0.0)
+    heard = make_reader(gram, weight, columns, torch.tensor([1.0, 1.0]), ridge=0.0, intercept=True)
+    ignored = make_reader(gram, weight, columns, torch.tensor([1.0, 0.0]), ridge=0.0, intercept=True)
     assert eliminate([heard], 2).order.tolist() == [1, 0]
     assert eliminate([ignored], 2).order.tolist() == [0, 1]
 

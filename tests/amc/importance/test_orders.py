@@ -14,7 +14,17 @@ from amc.importance.names import ORDERS
 from amc.importance.orders import SCORERS, channel_orders
 from amc.importance.taylor import taylor_terms
 from amc.refit.moments import collect_moments, refit_layers
-from tests.networks import CLASSES, Dense, Flattened, Residual, Separable, Shared, SqueezeExcite, randomised
+from tests.networks import (
+    CLASSES,
+    Dense,
+    Flattened,
+    Residual,
+    Separable,
+    Shared,
+    SqueezeExcite,
+    Summed,
+    randomised,
+)
 
 
 def images(count):
@@ -112,6 +122,30 @@ def test_elimination_removes_the_channel_with_the_smallest_refit_error(cells):
         errors = {c: error_left(model, columns, [k for k in kept if k != c]) for c in kept}
         assert errors[kept[-1]] <= 1.01 * min(errors.values())
         kept = kept[:-1]
+
+
+@pytest.mark.parametrize(("bias", "place"), [(True, 5), (False, 0)])
+def test_a_constant_channel_is_free_only_where_a_bias_takes_it_up(bias, place):
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4, bias=bias)
+    )
+    randomised(model)
+    with torch.no_grad():
+        model[0].weight[2] = 0
+        model[0].bias[2] = 3.0
+    assert orders_of(model, "obs", count=100)[1]["0"].index(2) == place
+
+
+@pytest.mark.parametrize(("name", "expected"), [("l1", [0, 2, 1]), ("l2", [2, 0, 1]), ("obs", [2, 0, 1])])
+def test_channels_that_no_layer_reads_are_ordered_by_their_filters(name, expected):
+    model = Summed()
+    with torch.no_grad():
+        model.gate.weight[:] = 0
+        model.gate.weight[0, :4, 0, 0] = torch.tensor([1.0, 1.0, -1.0, 1.0])
+        model.gate.weight[1, 0, 0, 0] = 0.5
+        model.gate.weight[2, 0, 0, 0] = 3.0
+    assert order(model, "gate", name, count=8) == expected
+    assert order(model, "gate", "taylor", count=8) == [2, 0, 1]
 
 
 def test_random_order_depends_on_nothing_but_the_group():

@@ -117,6 +117,21 @@ def test_an_unlisted_name_is_refused_by_the_sources(name: str, suggestion: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "other", "expected"),
+    [
+        ("resnet20", "resnet56", False),
+        ("torchvision:resnet18", "resnet18", True),
+        ("timm:resnet18.a1_in1k", "timm:resnet18", True),
+        ("timm:resnet18", "timm:resnet34", False),
+        ("torchvision.models.resnet.ResNet", "resnet18", True),  # as a result of the library has it
+        ("resnet20", "mine:make", True),
+    ],
+)
+def test_spellings_of_one_network(name: str, other: str, expected: bool) -> None:
+    assert names.may_be_one(name, other) == names.may_be_one(other, name) == expected
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("resnet20", "resnet50", "fcn_resnet50", "timm:resnet10t.c3_in1k", "tv_resnet34", "mine.make"),

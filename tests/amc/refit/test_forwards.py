@@ -1,5 +1,7 @@
 """The sequential refit of networks that run in unusual ways: shared modules, untraceable forward passes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from amc.graph.trace import trace
 from amc.refit.sequential import SequentialRefit
 from amc.scoring.run import outputs
 from amc.scoring.scores import likeness
-from tests.networks import SHAPE, Chain, Headed, conv_bn, randomised
+from tests.networks import CLASSES, SHAPE, Chain, Headed, conv_bn, randomised
 from tests.params import slow
 
 
@@ -130,6 +132,22 @@ class OwnConstant(Chain):
         return super().features(x * torch.tensor([1.0, 0.5, 2.0]).view(1, 3, 1, 1))
 
 
+class Routed(nn.Module):
+    """Layers that get some of the images, by a pixel; the second gets none of most blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.middle = conv_bn(3, 12), conv_bn(12, 8)
+        self.one, self.two = nn.Linear(8, CLASSES), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        other = x[:, 0, 0, 0] > 1
+        x = self.middle(self.stem(x)).mean((2, 3))
+        found = x.new_zeros(len(x), CLASSES)
+        found[~other], found[other] = self.one(x[~other]), self.two(x[other])
+        return found
+
+
 def settled(network, images):
     """Give the batch norms the statistics of images, as training does."""
     randomised(network, seed=1).train()
@@ -195,6 +213,20 @@ def test_an_uncut_network_keeps_its_outputs(make, data):
     )
     found, wanted = (outputs(each, data.search_val.images, 64) for each in (same, network))
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reestimate", [True, False])
+def test_layers_that_get_no_image_of_a_block_are_refitted(reestimate, data):
+    images = data.calibration.images.clone()
+    images[:, 0, 0, 0] = 0.0
+    images[40:44, 0, 0, 0] = 2.0
+    network = settled(Routed(), images)
+    graph, cut, pruned = built(network, replace(data, calibration=replace(data.calibration, images=images)))
+    before = likeness(outputs(pruned, images, 64), outputs(network, images, 64))
+    refit = SequentialRefit(network, images, held_out=0.2, norms=graph.norm_after)
+    assert refit.way == "recorded calls"
+    assert refit(pruned, cut, reestimate_norms=reestimate) == 3
+    assert likeness(outputs(pruned, images, 64), outputs(network, images, 64)) > before
 
 
 def test_a_norm_that_runs_several_times_gets_the_mean_statistics_of_its_calls(data):

@@ -180,6 +180,10 @@ def test_features_that_are_not_finite_name_the_layer():
     model.stem[0].weight.data[0] = float("nan")
     with pytest.raises(AmcError, match="input of layer 'logits' is not finite"):
         collect_moments(model, ["logits"], torch.randn(2, 3, 12, 12))
+    images = torch.randn(5, 3, 12, 12)
+    images[4] = float("inf")
+    with pytest.raises(AmcError, match=r"not finite on .*: 1 of 5 images hold NaN or infinity, .* index 4$"):
+        collect_moments(ConvHead(), ["logits"], images)
 
 
 def test_a_layer_that_no_image_reaches_is_named():

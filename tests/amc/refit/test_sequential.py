@@ -102,6 +102,33 @@ def test_held_out_images_prevent_overfitting_to_correlated_positions():
     assert errors[1] < errors[0], errors
 
 
+class Tokens(nn.Module):
+    """A linear layer that reads (tokens, images, features), or the images first."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.patches, self.read = first, nn.Conv2d(3, 8, 3, stride=3), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2)
+        return self.read(tokens.permute((0, 2, 1) if self.first else (2, 0, 1))).mean(1 if self.first else 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "held", "first", "expected"),
+    [
+        (70, 10, True, 60),
+        (70, 10, False, 32),  # the second block of 32 has held-out images
+        (20, 4, False, 20),  # so has the only one: no rows are held out
+        (70, 0, False, 70),
+    ],
+)
+def test_held_out_images_stay_out_of_layers_that_read_the_tokens_first(images, held, first, expected):
+    given = RefitImages(torch.randn(images, *SHAPE), held)
+    refit = TracedRefit(Tokens(first).eval(), given, positions_per_image=32)
+    assert refit.solved_rows == {"read": 16 * expected}
+
+
 def test_the_dense_network_and_the_shapes_are_left_alone(trained, data):
     evaluator, images = prepared(trained, data)
     dense = {name: tensor.clone() for name, tensor in trained.state_dict().items()}

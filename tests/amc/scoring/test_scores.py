@@ -70,6 +70,13 @@ def test_unusable_output_is_refused_in_one_line(make, message):
     assert "\n" not in str(caught.value)
 
 
+def test_images_that_are_not_finite_are_named():
+    given = IMAGES.clone()
+    given[2:4, 0, 1] = math.inf
+    with pytest.raises(AmcError, match=r"for 2 of 11 images.*: 2 of 11 images hold NaN or .* at index 2$"):
+        run.logits(small_network().eval(), given, 4)
+
+
 def test_no_images():
     with pytest.raises(AmcError, match="no images"):
         run.logits(small_network(), IMAGES[:0], 4)

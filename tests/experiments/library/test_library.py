@@ -440,6 +440,12 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
         task.prune(whole)
 
 
+def with_nan() -> torch.Tensor:
+    found = images()
+    found[3, 1, 2, 2] = torch.nan
+    return found
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -491,6 +497,11 @@ def test_an_agent_of_stable_baselines3_trains_on_the_environment_and_its_best_ne
             r"shapes \(3, 8, 4\) and \(3, 8, 8\)",
         ),
         ({"macs_ratio": 0.5, "calibration": images()[:, :1]}, "calibration has images of 1 channels"),
+        (
+            {"macs_ratio": 0.5, "calibration": with_nan()},
+            "calibration: 1 of 64 .* NaN .* at index 3; expected",
+        ),
+        ({"macs_ratio": 0.5, "validation": with_nan()}, "validation: 1 of 64 images hold NaN or infinity"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
