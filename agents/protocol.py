@@ -108,6 +108,9 @@ def run_search(search: Search, on_episode: OnEpisode, *, name: str) -> SearchRes
         search: the search.
         on_episode: as for ``Agent``.
         name: name of the agent.
+
+    Raises:
+        SearchEnded: it was ended before an episode that may win.
     """
     best: Episode | None = None
     count = 0
@@ -120,7 +123,8 @@ def run_search(search: Search, on_episode: OnEpisode, *, name: str) -> SearchRes
     try:
         return search(watched)
     except SearchEnded:
-        assert best is not None, "a search was ended before an episode that may win"
+        if best is None:
+            raise
         return SearchResult(name, count, best)
 
 

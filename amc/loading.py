@@ -15,6 +15,7 @@ from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.registry import usable
 from amc.quantization import storage
 from amc.quantization.simulation import simulated
+from amc.scoring.precision import without_autocast
 from amc.scoring.run import copied, in_eval
 from amc.strategy import Strategy
 
@@ -45,7 +46,10 @@ def load_pruned(
             shapes that computes something else with these weights, where their file tells what is right, and
             a quantization of the dense network beside a pruned one.
     """
-    with torch.inference_mode(False):  # tensors made under it could be neither traced nor trained
+    with (
+        without_autocast(),
+        torch.inference_mode(False),
+    ):  # tensors made under it could be neither traced nor trained
         return (_load_quantized if quantized else _load)(Path(run_dir), model, weights)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from amc.budget.budget import Budget
 from amc.budget.widths import WidthSpace
+from amc.errors import AmcError
 from amc.result import Evaluation
 from envs.observation import FEATURES, GroupFeatures, ObservationTable
 from envs.reward import Reward
@@ -191,12 +193,12 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Raises:
             ResetNeeded: the episode has ended.
-            AmcError: the reward cannot score the network.
+            AmcError: the action is NaN, or the reward cannot score the network.
         """
         group = len(self._widths)
         if group == self.episode_length:
             raise gym.error.ResetNeeded("the episode has ended; call reset() before step()")
-        ratio = float(np.clip(np.asarray(action, dtype=np.float64).reshape(-1)[0], 0.0, 1.0))
+        ratio = requested_of(action, self._space.names[group], 0.0, 1.0)
         requested = self._space.nearest(group, ratio)
         cuts = self._fit == "cut"
         width = self._budget.cut(self._space, self._widths, requested) if cuts else requested
@@ -224,6 +226,26 @@ class ChannelPruningEnv(gym.Env[np.ndarray, np.ndarray]):
         info.update(judged(self._network, self._space, self._reward, widths))
         info["actions"] = info["ratios"]
         return float(info["return"])
+
+
+def requested_of(action: np.ndarray, group: str, low: float, high: float) -> float:
+    """Return the number that an action (1,) requests, clipped to its range.
+
+    Args:
+        action: what an agent has given.
+        group: name of the group that it is for.
+        low, high: the range.
+
+    Raises:
+        AmcError: it is NaN, which no clip removes and which would give some network all the same.
+    """
+    value = float(np.asarray(action, dtype=np.float64).reshape(-1)[0])
+    if math.isnan(value):
+        raise AmcError(
+            f"the action for group {group!r} is NaN; expected a number from {low:g} to {high:g}; likely "
+            "cause: the agent's own networks have diverged; lower its learning rate"
+        )
+    return float(np.clip(value, low, high))
 
 
 def judged(network: Network, space: WidthSpace, reward: Reward, widths: tuple[int, ...]) -> dict[str, Any]:

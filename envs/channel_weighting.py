@@ -14,7 +14,7 @@ from amc.budget.budget import Budget
 from amc.budget.weighing import WeightedAllocation
 from amc.budget.widths import WidthSpace
 from amc.errors import SettingError
-from envs.channel_pruning import Network, judged
+from envs.channel_pruning import Network, judged, requested_of
 from envs.observation import CURVE_FEATURES, GroupFeatures, curve_observations
 from envs.reward import Reward
 
@@ -54,8 +54,8 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
     budget whose weighted sum of errors is least (``amc.budget.weighing``), and evaluates the pruned network.
     The environment is deterministic, and no observation depends on an action.
 
-    A preserve ratio (version 0) is executed only up to a common factor and after rounding. A weight is
-    executed as it is: every allocation spends the whole budget in whole channels.
+    A preserve ratio (``AMC/ChannelPruning-v0``) is executed only up to a common factor and after rounding. A
+    weight is executed as it is: every allocation spends the whole budget in whole channels.
 
     ## Action Space
 
@@ -128,7 +128,8 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
 
     ## Version History
 
-    * v1: Actions are weights of error curves, where version 0 has preserve ratios.
+    * v0: Initial version. Actions are weights of error curves, where ``AMC/ChannelPruning-v0`` has preserve
+      ratios.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own interface
@@ -185,12 +186,12 @@ class ChannelWeightingEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Raises:
             ResetNeeded: the episode has ended.
-            AmcError: the reward cannot score the network.
+            AmcError: the action is NaN, or the reward cannot score the network.
         """
         group = len(self._requested)
         if group == self.episode_length:
             raise gym.error.ResetNeeded("the episode has ended; call reset() before step()")
-        requested = float(np.clip(np.asarray(action, dtype=np.float64).reshape(-1)[0], -1.0, 1.0))
+        requested = requested_of(action, self._space.names[group], -1.0, 1.0)
         self._requested.append(requested)
         info: dict[str, Any] = {"group": self._space.names[group], "requested": requested}
         terminated = group + 1 == self.episode_length

@@ -58,9 +58,9 @@ def number_of(score: Callable[[], object], named: str) -> float:
     try:
         found = score()
     except AmcError as error:
-        raise AmcError(f"{named} {error}") from error
+        raise AmcError(f"{named} {' '.join(str(error).split())}") from error
     except Exception as error:  # a user's own function may raise anything
-        raise AmcError(f"{named} fails: {type(error).__name__}: {error}") from error
+        raise AmcError(f"{named} fails: {brief(error)}") from error
     try:
         value = math.nan if isinstance(found, str) else float(found)  # type: ignore[arg-type]
     except Exception:  # a tensor of several numbers raises a RuntimeError

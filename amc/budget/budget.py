@@ -74,6 +74,16 @@ class Limit:
         """Return the share of the dense cost that the network of these widths keeps."""
         return self.cost(widths) / self.dense_cost
 
+    def left_of(self, start: Sequence[int]) -> float:
+        """Return the share of the cost at the widths ``start`` that is allowed, in (0, 1]."""
+        return min(1.0, self.ratio / self.share(start))
+
+    def eased(self, progress: float, start: Sequence[int]) -> Limit:
+        """Return the limit on the way to this one; see ``Budget.eased``."""
+        first = max(self.share(start), self.ratio)
+        # exactly the ratio at progress 1, and its power where the start has the whole cost
+        return replace(self, ratio=max(self.ratio, self.ratio**progress * first ** (1.0 - progress)))
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -114,15 +124,14 @@ class Budget:
         """Whether the network of these widths may be the result: it meets what is enforced."""
         return not self.enforced or self.fits(widths)
 
-    def eased(self, progress: float) -> Budget:
-        """Return the budget on the way to this one: each ratio to the power of ``progress``.
+    def eased(self, progress: float, start: Sequence[int]) -> Budget:
+        """Return the budget on the way to this one, on which limits fall by factors.
 
         Args:
-            progress: from 0, where the dense network fits, to 1, this very budget.
+            progress: from 0, where the network that the way starts from fits, to 1, this very budget.
+            start: its widths. Dense ones may keep less than all: as bytes of int8 a quarter of float32.
         """
-        return replace(
-            self, limits=tuple(replace(limit, ratio=limit.ratio**progress) for limit in self.limits)
-        )
+        return replace(self, limits=tuple(limit.eased(progress, start) for limit in self.limits))
 
     def shares(self, widths: Sequence[int]) -> dict[str, float]:
         """Return the kept share of each limited cost, by kind, for the network of these widths."""

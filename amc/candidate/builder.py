@@ -21,7 +21,7 @@ from amc.refit.lookup import RefitLookup
 from amc.refit.moments import Moments, collect_moments, refit_layers
 from amc.refit.sequential import SequentialRefit, Way
 from amc.scoring.layout import memory_format_of
-from amc.scoring.precision import dtype_of
+from amc.scoring.precision import dtype_of, without_autocast
 from amc.scoring.run import copied, in_eval
 
 
@@ -61,6 +61,7 @@ class CandidateBuilder:
         AmcError: the calibration images give NaN, or no gradient where the order needs one.
     """
 
+    @without_autocast()
     def __init__(
         self,
         model: nn.Module,

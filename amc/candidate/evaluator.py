@@ -18,7 +18,7 @@ from amc.data import LabelledImages
 from amc.errors import AmcError, NotPrunableError, brief, out_of_memory
 from amc.graph.groups import Graph
 from amc.result import Evaluation
-from amc.scoring.precision import dtype_of
+from amc.scoring.precision import dtype_of, without_autocast
 from amc.scoring.run import outputs
 from amc.scoring.scores import agreement, cross_entropy, likeness, top1
 
@@ -126,6 +126,7 @@ class Evaluator(Generic[B]):
             self._dense_outputs = self.outputs(self.builder.dense_widths)
         return self._dense_outputs
 
+    @without_autocast()
     def prepare(self) -> None:
         """Compute the parts that all evaluations share, so that no evaluation's time includes them."""
         self.dense_outputs.size()
@@ -143,6 +144,7 @@ class Evaluator(Generic[B]):
         self.remember(evaluation)
         return evaluation
 
+    @without_autocast()
     def outputs(self, widths: Sequence[int], images: Tensor | None = None) -> Tensor:
         """Return the outputs of a candidate: (N, classes or columns), on the CPU.
 

@@ -23,6 +23,7 @@ from amc.cutting.surgery import surgery
 from amc.cutting.trial import difference_of
 from amc.errors import AmcError, NotPrunableError, first_line, out_of_memory
 from amc.refit.sequential import Way
+from amc.scoring.precision import without_autocast
 from amc.scoring.run import copied, in_eval, outputs
 from amc.scoring.scores import likeness
 
@@ -104,6 +105,7 @@ class Pruned:
         return self.comparison.way if self.comparison.kept else f"left out, {self.comparison.way} was worse"
 
 
+@without_autocast()
 def prune(
     builder: CandidateBuilder,
     images: Tensor,

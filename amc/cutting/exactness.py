@@ -36,6 +36,7 @@ from amc.errors import AmcError, FileError, NotPrunableError, brief, first_line,
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
 from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
+from amc.scoring.precision import without_autocast
 from amc.scoring.run import cast, copied, in_eval, settle
 from amc.strategy import GroupWidth, Strategy
 
@@ -156,6 +157,7 @@ def check_exactness(
     return _checked(model, graph, plan, samples=samples, seed=seed, tolerance=tolerance, rebuild=rebuild)[0]
 
 
+@without_autocast()
 @torch.no_grad()
 def _checked(
     model: nn.Module,

@@ -18,6 +18,7 @@ from amc.cutting.trial import difference_of
 from amc.errors import FileError, brief, out_of_memory
 from amc.models.checkpoint import safetensors_metadata
 from amc.scoring.flatten import as_matrix
+from amc.scoring.precision import without_autocast
 from amc.scoring.run import copied, in_eval, settle
 
 IMAGES = 2
@@ -89,6 +90,7 @@ def _another(model: nn.Module, path: Path, reason: str) -> FileError:
     )
 
 
+@without_autocast()
 @torch.no_grad()
 def _outputs(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """Return outputs of a copy on the CPU, in float32: (IMAGES, at most COLUMNS)."""

@@ -24,6 +24,7 @@ from amc.graph.layers import LAYERS, Layer, MapNorm, check_modules, trace_layers
 from amc.graph.tied import tied_layers
 from amc.models import OptionAShortcut
 from amc.scoring.flatten import as_matrix
+from amc.scoring.precision import without_autocast
 from amc.scoring.run import copied, evaluating
 
 _REFERS = "likely cause: a hook or an attribute that refers to the original network"
@@ -37,6 +38,7 @@ _Places = dict[_Axis, dict[int, set[int]]]
 """Axis -> channel of the root -> positions on the axis that it owns."""
 
 
+@without_autocast()
 def trace(model: nn.Module, example: Tensor) -> Graph:
     """Find the layers and channel groups of ``model``.
 

@@ -12,6 +12,7 @@ from amc.latency.registry import get_backend
 from amc.latency.remote.protocol import RemoteBackend
 from amc.latency.timing.measure import Comparison, clock_for, measure_models, ratio
 from amc.runtimes.protocol import Backend
+from amc.scoring.precision import without_autocast
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +59,7 @@ class BackendResult:
         return asdict(self)
 
 
+@without_autocast()
 def compare(
     dense_model: nn.Module,
     pruned_model: nn.Module,

@@ -53,6 +53,18 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Let layers compute in the types of their tensors, also where the caller works under ``torch.autocast``.
+
+    A network that switches it on in its own forward pass still has it.
+    """
+    import torch
+
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 def chosen_precision(name: str, device: torch.device) -> str:
     """Resolve ``auto``: bfloat16 on devices that have its arithmetic, float32 on others.
 

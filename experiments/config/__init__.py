@@ -6,6 +6,7 @@
 - ``budgets.py``: the budgets of a job: one, or a list.
 - ``arena.py``: the problem of one search: its environments, and what agents may know of it.
 - ``agents.py``: ``AGENTS``, and an agent with its settings bound.
+- ``searching.py``: the search of an agent, which may be the user's own.
 - ``presets.py``: the settings of ``conf/agent/NAME.yaml`` without Hydra, for the library.
 - ``unused.py``: remarks on given settings that nothing in the job reads.
 - ``unused_by_agents.py``: remarks on settings that the chosen agent does not use.

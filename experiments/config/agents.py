@@ -141,7 +141,7 @@ def _netadapt(settings: NetAdaptSettings, arena: Arena, acts: Acts) -> Agent:
             relaxed=[arena.env(enforced=False) for _ in envs],
             propose=arena.one_group_smaller,
             episode_length=arena.groups,
-            target=min(limit.ratio for limit in arena.budget.limits),
+            target=min(limit.left_of(arena.space.dense) for limit in arena.budget.limits),
             settings=settings,
         )
 

@@ -173,7 +173,7 @@ class Arena:
 
     def one_group_smaller(self, actions: Sequence[float], progress: float) -> list[Actions]:
         """Return the preserve ratios that meet the budget at ``progress`` by making one group smaller."""
-        limits = self.budget.eased(progress).limits
+        limits = self.budget.eased(progress, self.space.dense).limits
         widths = [self.space.nearest(group, action) for group, action in enumerate(actions)]
         networks = one_group_smaller(self.space, limits, widths, self.curves())
         return [self.ratios(network) for network in networks]

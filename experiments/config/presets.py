@@ -59,12 +59,13 @@ def _names(group: str) -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
-def agent_preset(name: str, **settings: Any) -> AgentConfig:
+def agent_preset(name: str, /, **settings: Any) -> AgentConfig:
     """Return the configuration that ``agent=NAME`` selects on the command line.
 
     Args:
         name: name of a file in ``conf/agent``, without its suffix.
-        settings: values that replace those of the file, such as ``episodes=50``.
+        settings: values that replace those of the file, such as ``episodes=50``; ``name``
+            may be the dotted path of the user's own agent.
 
     Raises:
         SettingError: the agent or a setting is unknown, or a value has the wrong type.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from operator import index
 from typing import Any
@@ -38,14 +39,15 @@ from amc.models.registry import usable
 from amc.progress import progress
 from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
-from amc.scoring.precision import without_tf32
-from amc.scoring.run import outputs, usable_device
+from amc.scoring.precision import without_autocast, without_tf32
+from amc.scoring.run import copied, in_eval, outputs, usable_device
 from amc.strategy import GroupWidth, Strategy
 from envs.observation import group_features
 from envs.reward import number_of
-from experiments.config.agents import check_agent, check_search, episodes_of, make_agent, refuse_unseen
+from experiments.config.agents import check_agent, check_search, episodes_of, refuse_unseen
 from experiments.config.arena import Acts, Arena, PruningEnv
 from experiments.config.presets import agent_preset
+from experiments.config.searching import searched
 from experiments.library.arguments import (
     Score,
     check_channels,
@@ -65,10 +67,39 @@ _log = logging.getLogger("amc")
 
 
 @contextmanager
-def _with_gradients() -> Iterator[None]:
-    """Compute gradients, which proofs and agents need, also where the caller has switched them off."""
-    with torch.inference_mode(False), torch.enable_grad():
+def _as_the_command() -> Iterator[None]:
+    """Compute as the command does, whatever the caller has switched on or off.
+
+    Gradients, which proofs and agents need, are computed, and layers in the types of their tensors.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
         yield
+
+
+@dataclass(frozen=True)
+class _Stepped:
+    """The network of an environment that the caller steps, in the process of its task alone."""
+
+    task: CompressionTask
+    process: int
+
+    def macs(self, widths: Sequence[int]) -> int:
+        """Return the multiply-adds at ``widths``, one a group."""
+        return self.task.macs(widths)
+
+    def evaluate(self, widths: Sequence[int]) -> Evaluation:
+        """Evaluate the network of these widths, one a group.
+
+        Raises:
+            SettingError: this is another process, whose task would keep what it finds to itself.
+        """
+        if os.getpid() != self.process:
+            raise SettingError(
+                "an environment of this task is stepped in another process (AsyncVectorEnv, SubprocVecEnv), "
+                "so task.result() would know none of its networks; use gymnasium.vector.SyncVectorEnv or "
+                "DummyVecEnv of stable-baselines3"
+            )
+        return self.task.evaluate(widths)
 
 
 class CompressionTask:
@@ -96,7 +127,8 @@ class CompressionTask:
             default ``accuracy`` with labels, else ``likeness`` to the dense network's outputs.
             ``accuracy_macs`` and ``accuracy_params`` enforce no budget: whatever returns an environment or a
             network then logs a line.
-        score: replaces the reward: a user's own score of the network, such as a mean average precision.
+        score: replaces the reward: a user's own score of the network, such as a mean average precision. It
+            gets a copy in eval mode, without gradients, with which it may do anything.
         round_to: widths are multiples of this number of channels.
         min_preserve_ratio: smallest share of a group that is kept, in (0, 1].
         exclude: names of groups that keep all channels, or one name; ``*`` and ``?`` are allowed.
@@ -122,7 +154,7 @@ class CompressionTask:
         UnavailableError: a latency budget needs a runtime that is not available.
     """
 
-    @_with_gradients()
+    @_as_the_command()
     def __init__(
         self,
         model: nn.Module,
@@ -155,6 +187,7 @@ class CompressionTask:
         measuring = settings_of("profile", profile, ProfileSettings)
         check_read(self._ratios, quantize=quantize, profile=profile, runtime=runtime)
         self._seed = whole_seed(seed)
+        self._process = os.getpid()
         self._score, self._progress = score, progress
         given, known = collect_images(calibration, "calibration")
         judging, labelled = collect_images(validation, "validation")
@@ -244,7 +277,7 @@ class CompressionTask:
         """
         return self._evaluator.macs(self._checked(widths))
 
-    @_with_gradients()
+    @_as_the_command()
     def evaluate(self, widths: Sequence[int]) -> Evaluation:
         """Return the scores of a candidate; ``result`` prunes the best one that the budget allows.
 
@@ -259,21 +292,33 @@ class CompressionTask:
         with without_tf32():
             evaluation = self._evaluator.evaluate(widths)
         if self._score is not None and evaluation.widths not in self._scores:
-            with torch.no_grad(), self._evaluator.builder.network(widths) as network:
-                value = number_of(partial(self._score, network), f"score {self.reward.name!r}")
-            self._scores[evaluation.widths] = value
+            self._scores[evaluation.widths] = self._scored(self._score, widths)
         if self.budget.allows(widths):
             self._found[evaluation.widths] = self.value(evaluation)
         return evaluation
+
+    def _scored(self, score: Score, widths: tuple[int, ...]) -> float:
+        """Return the user's own score of a candidate.
+
+        It gets a copy, as the candidate shares its tensors with the dense network and with all candidates
+        after it, which a score that estimates batch norms anew or trains would change.
+        """
+        with torch.no_grad(), draws_kept():
+            with self._evaluator.builder.network(widths) as lent:
+                network = in_eval(copied(lent))
+            return number_of(partial(score, network), f"score {self.reward.name!r}")
 
     def value(self, evaluation: Evaluation) -> float:
         """Return the score of an evaluated candidate."""
         return self._scores[evaluation.widths] if self._score is not None else self.reward(evaluation)
 
+    @_as_the_command()
     def env(self, acts: Acts = "ratios", *, enforced: bool = True) -> PruningEnv:
         """Return a Gymnasium environment of this task, for any agent.
 
-        An episode has ``episode_length`` steps, one for each channel group.
+        An episode has ``episode_length`` steps, one for each channel group. It is stepped in the process of
+        its task: in vectors, by ``gymnasium.vector.SyncVectorEnv`` or stable-baselines3's ``DummyVecEnv``.
+        The last step of an episode in another process raises a ``SettingError``.
 
         Args:
             acts: what its actions are: preserve ``ratios`` (``envs.ChannelPruningEnv``), or ``weights`` of
@@ -284,7 +329,8 @@ class CompressionTask:
         Raises:
             SettingError: ``acts`` is something else, or weights are asked for without an enforced budget.
         """
-        found = self._arena().env(acts, enforced=enforced)
+        arena = replace(self._arena(), network=_Stepped(self, self._process))
+        found = arena.env(acts, enforced=enforced)
         if enforced:
             self._tell_unenforced()
         return found
@@ -326,7 +372,7 @@ class CompressionTask:
                 "labels), or a data set or loader of pairs"
             )
 
-    @_with_gradients()
+    @_as_the_command()
     def search(
         self,
         agent: str = "ddpg",
@@ -344,12 +390,14 @@ class CompressionTask:
             agent: name of an agent in ``conf/agent``; its file gives the settings.
             episodes: number of candidates to score; by default the value in the agent's file.
             seed: seed of all random draws; by default that of the task.
-            on_episode: called after every episode.
-            settings: other settings of the agent, such as ``warmup_episodes=10``.
+            on_episode: called after every episode; it ends the search by raising ``agents.SearchEnded``.
+            settings: other settings of the agent, such as ``warmup_episodes=10``. ``name`` with a dotted
+                path replaces the agent by one of the user's own, as ``agent.name`` does on the command line.
 
         Raises:
             SettingError: the agent or a setting is unknown or impossible.
-            AmcError: the pruned network fails a check.
+            AmcError: the agent fails, the search was ended before an episode that may win, or the pruned
+                network fails a check.
         """
         seed = self._seed if seed is None else whole_seed(seed)
         if episodes is not None:
@@ -369,15 +417,16 @@ class CompressionTask:
                 bar.set_postfix_str("" if best is None else f"best {best:.4g}")
                 bar.update()
                 if on_episode is not None:
-                    on_episode(episode)
+                    with draws_kept():  # what it draws must not change the search
+                        on_episode(episode)
 
             with draws_kept(), without_tf32():
-                found = make_agent(config, arena, seed)(1, watch)
+                found = searched(config, arena, seed, watch)
         widths = found.best.info["evaluation"].widths
         facts: dict[str, Any] = {"agent": found.agent, "seed": seed, "best_episode": found.best.index}
         return self._compressed(widths, found.best.value, facts, log)
 
-    @_with_gradients()
+    @_as_the_command()
     def result(self) -> Compressed:
         """Prune the best network within the budget that was evaluated so far.
 
@@ -392,7 +441,7 @@ class CompressionTask:
         widths = max(self._found, key=self._found.__getitem__)
         return self._compressed(widths, self._found[widths], {"agent": None, "seed": None}, [])
 
-    @_with_gradients()
+    @_as_the_command()
     def prune(self, widths: Sequence[int]) -> Compressed:
         """Prune to given widths.
 

@@ -1,5 +1,7 @@
 """Every search can be ended by the callback of its episodes."""
 
+from dataclasses import replace
+
 import pytest
 
 from agents import SearchEnded, run_search
@@ -44,6 +46,20 @@ def test_an_agent_that_learns_can_be_saved_when_it_was_ended(name, tmp_path):
     _, result = ended(name, 7)
     result.save(tmp_path / "agent.zip")
     assert (tmp_path / "agent.zip").stat().st_size > 0
+
+
+def test_a_search_that_is_ended_before_an_episode_that_may_win_has_no_result():
+    def at_once(episode):
+        raise SearchEnded
+
+    def relaxed_first(on_episode):
+        def relax(episode):
+            on_episode(replace(episode, phase="relaxed"))
+
+        return TRACES["random"](relax)
+
+    with pytest.raises(SearchEnded):
+        run_search(relaxed_first, at_once, name="random")
 
 
 def test_a_search_that_is_not_ended_keeps_its_own_result():

@@ -54,7 +54,8 @@ class Problem:
 
     def propose(self, actions, progress):
         widths = [self.space.nearest(group, action) for group, action in enumerate(actions)]
-        networks = one_group_smaller(self.space, self.budget.eased(progress).limits, widths, self.errors)
+        limits = self.budget.eased(progress, self.space.dense).limits
+        networks = one_group_smaller(self.space, limits, widths, self.errors)
         return [self.shares(network) for network in networks]
 
     def shares(self, widths):

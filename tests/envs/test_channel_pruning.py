@@ -51,6 +51,15 @@ def test_the_documentation_lists_every_feature():
     assert [(int(place), name) for place, name in rows] == list(enumerate(FEATURES))
 
 
+def test_an_action_that_is_no_number_is_refused_and_infinity_is_clipped():
+    env = fake_problem()[0]
+    with pytest.raises(
+        AmcError, match=r"^the action for group 'layer1' is NaN; expected .* from 0 to 1; .*$"
+    ):
+        play(env, [0.5, math.nan])
+    assert [step[4]["requested"] for step in play(env, [math.inf, -math.inf])] == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("algorithm", [DDPG, TD3])
 def test_agents_of_stable_baselines3_train_on_it(algorithm):
     env, network, _, _ = fake_problem()

@@ -1,5 +1,6 @@
 """The environment of weights: its contract, its budget, and what zero actions mean."""
 
+import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc.budget.weighing import greedy_widths
-from amc.errors import SettingError
+from amc.errors import AmcError, SettingError
 from envs import WEIGHTING_ENV_ID, ChannelWeightingEnv, actions_of, centred, get_reward, weights_of
 from tests.fakes import fake_problem
 
@@ -50,6 +51,11 @@ def play(env, actions):
 def test_it_keeps_gymnasiums_contract(recwarn):
     check_env(problem()[0], skip_render_check=True)
     assert not recwarn.list
+
+
+def test_an_action_that_is_no_number_is_refused():
+    with pytest.raises(AmcError, match=r"the action for group 'layer2' is NaN; expected .* from -1 to 1"):
+        play(problem()[0], [0.5, -0.5, math.nan])
 
 
 def test_it_is_registered():

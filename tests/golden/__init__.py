@@ -97,7 +97,7 @@ def allocate(factors: Sequence[float]) -> tuple[float, ...]:
 def propose(actions: Sequence[float], progress: float) -> list[tuple[float, ...]]:
     """Return NetAdapt's networks: those that meet the budget so far by one group alone."""
     widths = [SPACE.nearest(group, action) for group, action in enumerate(actions)]
-    limits = BUDGET.eased(progress).limits
+    limits = BUDGET.eased(progress, SPACE.dense).limits
     return [shares(network) for network in one_group_smaller(SPACE, limits, widths, CURVES)]
 
 

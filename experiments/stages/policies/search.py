@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from agents import Episode, SearchResult, run_search
+from agents import Episode, SearchResult
 from amc.budget.allocation import Errors
 from amc.candidate.builder import CandidateBuilder
 from amc.candidate.evaluator import Evaluator
-from amc.dotted import own_part
 from amc.errors import AmcError, Stopped
 from amc.importance.global_ranking import global_scores
 from amc.progress import progress
@@ -26,8 +25,9 @@ from amc.workers.pool import open_pool
 from envs.channel_pruning import Network
 from envs.observation import group_features
 from experiments.command.remembered import goes_on
-from experiments.config.agents import episodes_of, make_agent
+from experiments.config.agents import episodes_of
 from experiments.config.arena import Arena
+from experiments.config.searching import searched
 from experiments.run.episodes import EpisodeWriter, Lessons, watching
 from experiments.run.held_out import HeldOut
 from experiments.run.room import room_left
@@ -120,7 +120,9 @@ def _found(run: Run, keeper: Keeper, held_out: HeldOut | None) -> _Found:
             watch(episode)
 
         try:
-            result = searched(run, arena, noted, at_once=run.workers().concurrency)
+            result = searched(
+                run.config.agent, arena, run.config.seed, noted, at_once=run.workers().concurrency
+            )
         except KeyboardInterrupt as stop:
             keeper.stop()
             raise _stopped(run, writer) from stop
@@ -142,32 +144,6 @@ def _arena(run: Run, network: Network, dense: Evaluation) -> Arena:
         dense=lambda: dense,
         scores=partial(global_scores, problem.dense, problem.graph, calibration=problem.chosen.calibration),
     )
-
-
-def searched(run: Run, arena: Arena, watch: Callable[[Episode], None], *, at_once: int) -> SearchResult:
-    """Run the agent of the configuration, which may be the user's own, on ``at_once`` environments.
-
-    Raises:
-        AmcError: the agent fails, or returns something else than its best episode.
-    """
-    name = run.config.agent.name
-    search = partial(make_agent(run.config.agent, arena, run.config.seed), at_once)
-    reported: list[Episode] = []
-
-    def watched(episode: Episode) -> None:
-        reported.append(episode)
-        watch(episode)
-
-    with own_part("agent", name):
-        result: object = run_search(search, watched, name=name)
-        if not isinstance(result, SearchResult):
-            raise AmcError(f"agent {name!r} returned {type(result).__name__}; expected agents.SearchResult")
-        if not any(result.best == episode and episode.eligible for episode in reported):
-            raise AmcError(
-                f"agent {name!r} returned a best episode that it has not given to on_episode, or a relaxed "
-                "one; expected one of those that may win"
-            )
-        return result
 
 
 def _winner(run: Run, result: SearchResult, held_out: HeldOut | None) -> Episode:

@@ -33,13 +33,13 @@ from envs.observation import layer_features
 from experiments.command.remembered import goes_on
 from experiments.config.agents import episodes_of
 from experiments.config.arena import Arena
+from experiments.config.searching import searched
 from experiments.report import write_sparsity_html
 from experiments.report.text import decimals
 from experiments.run.episodes import EpisodeWriter, watching
 from experiments.run.folder import RunFolder
 from experiments.stages.networks.evaluate import test_top1
 from experiments.stages.networks.finetune import finetune
-from experiments.stages.policies.search import searched
 
 if TYPE_CHECKING:
     from experiments.run.run import Run
@@ -167,7 +167,7 @@ def _search(
     ):
         watch = watching(writer, bar, run.tracker.log, name=folder.name)
         try:
-            result = searched(run, arena, watch, at_once=1)
+            result = searched(run.config.agent, arena, run.config.seed, watch)
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"sparsify stopped in its round of density {density:.2f} after {writer.count} episodes; "

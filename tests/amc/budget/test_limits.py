@@ -178,11 +178,24 @@ def test_the_missed_limits_are_named_with_all_that_can_be_reached():
 def test_an_eased_budget_falls_from_the_dense_cost_to_itself():
     space = make_space([10, 10])
     budget = budget_of(space, macs=(first, 0.3), params=(second, 0.7))
-    assert budget.eased(1.0) == budget
-    assert [limit.ratio for limit in budget.eased(0.0).limits] == [1.0, 1.0]
-    assert [limit.ratio for limit in budget.eased(0.5).limits] == [0.3**0.5, 0.7**0.5]
-    assert not budget.eased(1.0).fits((5, 5))
-    assert budget.eased(0.5).fits((5, 5))
+    assert budget.eased(1.0, space.dense) == budget
+    assert [limit.ratio for limit in budget.eased(0.0, space.dense).limits] == [1.0, 1.0]
+    assert [limit.ratio for limit in budget.eased(0.5, space.dense).limits] == [0.3**0.5, 0.7**0.5]
+    assert not budget.eased(1.0, space.dense).fits((5, 5))
+    assert budget.eased(0.5, space.dense).fits((5, 5))
+
+
+def test_an_eased_budget_starts_from_what_a_network_costs():
+    """Of a size the dense network has a quarter, as bytes; a limit that it meets stays as it is."""
+    space = make_space([10, 10])
+    size = make_limit("size", 0.1, first, space.dense, dense_cost=4 * first(space.dense))
+    budget = Budget((size, make_limit("macs", 0.9, first, (20, 20))))
+    assert [limit.left_of(space.dense) for limit in budget.limits] == [pytest.approx(0.4), 1.0]
+    assert budget.eased(1.0, space.dense) == budget
+    for progress, ratio in ((0.0, 0.25), (0.5, (0.25 * 0.1) ** 0.5)):
+        eased = budget.eased(progress, space.dense)
+        assert [limit.ratio for limit in eased.limits] == [pytest.approx(ratio), 0.9]
+        assert eased.fits(space.dense) == (progress == 0.0)
 
 
 def test_a_budget_describes_itself():

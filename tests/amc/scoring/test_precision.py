@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amc.errors import AmcError
-from amc.scoring.precision import PRECISIONS, chosen_precision, computes_bf16, dtype_of
+from amc.scoring.precision import PRECISIONS, chosen_precision, computes_bf16, dtype_of, without_autocast
 
 CPU = torch.device("cpu")
 
@@ -31,6 +31,14 @@ def test_auto_is_the_format_that_the_hardware_supports(monkeypatch, computes, ch
 def test_a_named_precision_stays(name):
     assert chosen_precision(name, CPU) == name
     assert str(dtype_of(name)) == f"torch.{name}"
+
+
+def test_autocast_is_off_but_where_a_network_switches_it_on():
+    layer, given = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with torch.autocast("cpu", torch.bfloat16), without_autocast():
+        assert layer(given).dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(given).dtype == torch.bfloat16
 
 
 def test_an_unknown_precision_is_named():

@@ -6,10 +6,12 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import amc
+from agents import Episode, SearchEnded
 from amc import data as datasets
 from amc.data import LabelledImages
 from amc.data.mixing import mixed
@@ -177,6 +180,16 @@ def test_a_score_of_ones_own_judges_the_dense_network_as_it_judges_others() -> N
     assert len(result.report["episodes"]) == 7
 
 
+def raises(error: Exception) -> Callable[[nn.Module], float]:
+    """Return a score that raises this error."""
+
+    def fail(_: nn.Module) -> float:
+        raise error
+
+    fail.__name__ = "<lambda>"
+    return fail
+
+
 @pytest.mark.parametrize(
     ("score", "message"),
     [
@@ -185,6 +198,8 @@ def test_a_score_of_ones_own_judges_the_dense_network_as_it_judges_others() -> N
         (lambda _: "0.9", "returns '0.9'; expected"),
         (lambda _: torch.zeros(2, 30), r"returns tensor\(.*; expected"),
         (lambda _: 1 / 0, "fails: ZeroDivisionError: division by zero"),
+        (raises(RuntimeError("one\ntwo")), "fails: RuntimeError: one two$"),
+        (raises(AmcError("needs one\ntwo")), "needs one two$"),
     ],
 )
 def test_a_score_that_fails_or_is_no_number_is_refused(
@@ -194,6 +209,81 @@ def test_a_score_that_fails_or_is_no_number_is_refused(
     with pytest.raises(AmcError, match=f"score '<lambda>' {message}") as caught:
         task.evaluate(task.space.minimum)
     assert "\n" not in str(caught.value)
+
+
+def trained_in_place(candidate: nn.Module) -> float:
+    with torch.enable_grad():
+        loss = nn.functional.cross_entropy(candidate.train()(3 * images()), LABELS)
+        loss.backward()
+        torch.optim.SGD(candidate.parameters(), lr=0.1).step()
+    return 0.5
+
+
+def test_what_a_score_does_to_its_network_changes_no_other() -> None:
+    given = network(), images(32), (images(), LABELS)
+    scored, plain = (
+        amc.CompressionTask(*given, macs_ratio=0.5, round_to=1, score=score, progress=False)
+        for score in (trained_in_place, None)
+    )
+    for widths in ((3, 5, 4), (4, 4, 4), scored.graph.dense_widths):
+        found = [task.evaluate(widths) for task in (scored, plain)]
+        assert replace(found[0], seconds=0.0) == replace(found[1], seconds=0.0)
+    assert torch.equal(*(task.prune((4, 4, 4)).model(images()) for task in (scored, plain)))
+
+
+def test_what_a_score_or_a_callback_draws_does_not_change_a_search() -> None:
+    def draw(_: Any) -> float:
+        return float(torch.rand(1)) + np.random.rand() + random.random()
+
+    def score(candidate: nn.Module) -> float:
+        draw(candidate)
+        return -float(candidate(images(4)).square().mean())
+
+    task = amc.CompressionTask(
+        network(), images(16), images(16), macs_ratio=0.5, round_to=1, score=score, progress=False
+    )
+    settings = {"episodes": 4, "warmup_episodes": 1, "hidden": [8]}
+    first, again, drawing = (
+        task.search("ddpg_paper", on_episode=callback, **settings).report["episodes"]
+        for callback in (None, None, draw)
+    )
+    assert first == again == drawing
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # Gymnasium shows the other process's error, too
+def test_environments_are_stepped_in_the_process_of_their_task() -> None:
+    task = amc.CompressionTask(network(), images(16), images(16), macs_ratio=0.5, progress=False)
+    for kind in (gym.vector.SyncVectorEnv, gym.vector.AsyncVectorEnv):
+        envs = kind([task.env, task.env])
+        envs.reset()
+        actions = np.full((2, 1), 0.5, np.float32)
+        for _ in range(task.env().episode_length - 1):
+            envs.step(actions)
+        there = kind is gym.vector.AsyncVectorEnv
+        with pytest.raises(amc.SettingError, match=r"use .*SyncVectorEnv") if there else nullcontext():
+            envs.step(actions)
+        envs.close()
+    assert task.result().report["search"]["evaluations"] == 1
+
+
+def test_a_search_is_the_same_under_autocast(tmp_path: Path) -> None:
+    def found() -> tuple[Any, ...]:
+        task = amc.CompressionTask(
+            network(), images(32), (images(), LABELS), macs_ratio=0.5, round_to=1, progress=False
+        )
+        task.env("weights")  # measures the error curves
+        scores = replace(task.evaluate((3, 5, 4)), seconds=0.0)
+        result = task.search("greedy")
+        result.save(tmp_path)
+        amc.load_pruned(tmp_path, network())
+        return scores, result.report, result.model
+
+    *expected, model = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        *given, other = found()
+    amc.load_pruned(tmp_path, network())
+    assert given == expected
+    assert torch.equal(other(images()), model(images()))
 
 
 @contextmanager
@@ -288,6 +378,61 @@ def test_whole_numbers_and_fractions_of_numpy_are_taken() -> None:
     result = task.search("ddpg_paper", episodes=np.int64(2), seed=np.int64(3), **settings)
     assert len(result.report["episodes"]) == 2
     assert json.dumps(dict(result.report))
+
+
+def test_a_callback_ends_a_search_with_the_result_so_far() -> None:
+    task = amc.CompressionTask(network(), images(16), images(16), macs_ratio=0.5, round_to=1, progress=False)
+
+    def end_third(episode: Episode) -> None:
+        if episode.index == 2:
+            raise SearchEnded
+
+    assert len(task.search("random", episodes=6, on_episode=end_third).report["episodes"]) == 3
+    with pytest.raises(AmcError, match=r"^the search was ended after 3 episodes, none of which may win"):
+        task.search("netadapt", guide="none", episodes=12, steps=4, on_episode=end_third)
+
+
+def test_netadapt_takes_its_steps_under_a_limit_on_the_bytes() -> None:
+    """As int8 the dense network keeps a quarter of its bytes: the way to 0.1 starts there."""
+    task = amc.CompressionTask(
+        network(), images(16), images(16), size_ratio=0.1, round_to=1, min_preserve_ratio=0.1, progress=False
+    )
+    lines = task.search("netadapt", guide="none", episodes=9, steps=3).report["episodes"]
+    phases = [line["phase"] for line in lines]
+    assert phases[:6] == ["relaxed"] * 6
+    assert set(phases[6:]) == {"search"}
+
+
+OWN_AGENTS = """
+from agents.baselines import random_search
+
+def own(envs, episodes, seed, on_episode):
+    return random_search(envs, episodes, seed + 1, on_episode)
+
+def silent(envs, episodes, seed, on_episode):
+    return random_search(envs, episodes, seed, lambda episode: None)
+
+def nothing(envs, episodes, seed, on_episode):
+    return None
+"""
+
+
+def test_an_agent_of_ones_own_is_named_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_agents.py").write_text(OWN_AGENTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = amc.CompressionTask(network(), images(16), images(16), macs_ratio=0.5, round_to=1, progress=False)
+    own = task.search("random", name="own_agents.own", episodes=3, seed=0)
+    assert own.report["episodes"] == task.search("random", episodes=3, seed=1).report["episodes"]
+    for name, message in (
+        ("silent", "'own_agents.silent' returned a best episode that it has not given to on_episode"),
+        ("nothing", "'own_agents.nothing' returned NoneType; expected agents.SearchResult"),
+        ("missing", "own_agents has no 'missing'"),
+    ):
+        with pytest.raises(AmcError, match=message):
+            task.search("random", name=f"own_agents.{name}", episodes=2)
+    del sys.modules["own_agents"]
 
 
 def test_the_networks_that_a_search_has_evaluated_are_its_own() -> None:
