@@ -46,10 +46,8 @@ def load_pruned(
             shapes that computes something else with these weights, where their file tells what is right, and
             a quantization of the dense network beside a pruned one.
     """
-    with (
-        without_autocast(),
-        torch.inference_mode(False),
-    ):  # tensors made under it could be neither traced nor trained
+    # tensors that are made in inference mode could be neither traced nor trained
+    with without_autocast(), torch.inference_mode(False):
         return (_load_quantized if quantized else _load)(Path(run_dir), model, weights)
 
 

@@ -6,6 +6,7 @@ The same network, images, settings and seed give the same strategy as the comman
 - ``task.py``: ``CompressionTask``, one network, its images and one budget, for any agent.
 - ``arguments.py``: the checks of what it is given.
 - ``latency.py``: its latency budget, measured on this machine.
+- ``stepping.py``: the network of an environment that the caller steps.
 - ``compressed.py``: ``Compressed``, the result.
 - ``images.py``: images from tensors, data sets and loaders.
 """

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from operator import index
 from typing import Any
@@ -62,6 +62,7 @@ from experiments.library.arguments import (
 from experiments.library.compressed import Compressed
 from experiments.library.images import collect_images
 from experiments.library.latency import MeasuredLatency
+from experiments.library.stepping import OneProcessNetwork
 
 _log = logging.getLogger("amc")
 
@@ -74,32 +75,6 @@ def _as_the_command() -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.enable_grad(), without_autocast():
         yield
-
-
-@dataclass(frozen=True)
-class _Stepped:
-    """The network of an environment that the caller steps, in the process of its task alone."""
-
-    task: CompressionTask
-    process: int
-
-    def macs(self, widths: Sequence[int]) -> int:
-        """Return the multiply-adds at ``widths``, one a group."""
-        return self.task.macs(widths)
-
-    def evaluate(self, widths: Sequence[int]) -> Evaluation:
-        """Evaluate the network of these widths, one a group.
-
-        Raises:
-            SettingError: this is another process, whose task would keep what it finds to itself.
-        """
-        if os.getpid() != self.process:
-            raise SettingError(
-                "an environment of this task is stepped in another process (AsyncVectorEnv, SubprocVecEnv), "
-                "so task.result() would know none of its networks; use gymnasium.vector.SyncVectorEnv or "
-                "DummyVecEnv of stable-baselines3"
-            )
-        return self.task.evaluate(widths)
 
 
 class CompressionTask:
@@ -329,7 +304,7 @@ class CompressionTask:
         Raises:
             SettingError: ``acts`` is something else, or weights are asked for without an enforced budget.
         """
-        arena = replace(self._arena(), network=_Stepped(self, self._process))
+        arena = replace(self._arena(), network=OneProcessNetwork(self, self._process))
         found = arena.env(acts, enforced=enforced)
         if enforced:
             self._tell_unenforced()
