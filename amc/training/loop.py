@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from amc.data import LabelledImages, Splits
 from amc.errors import AmcError, SettingError
+from amc.models.checkpoint import network_digest
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import trains_in_bf16
@@ -74,6 +75,7 @@ def train(
     teacher_cache: Path | None = None,
     validation: LabelledImages | None = None,
     checkpoint: Path | None = None,
+    origin: Sequence[str] = (),
     group: Group = ALONE,
     on_estimate: Callable[[float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -97,6 +99,8 @@ def train(
         validation: images on which epochs are judged, by default ``splits.search_val``.
         checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
             reported again; a checkpoint of other arguments is overwritten.
+        origin: what network and teacher were built from, where their code may read what neither modules nor
+            tensors show: with another origin, checkpoint and kept logits are of another training.
         group: the processes that train together; each calls this function with the same arguments. The first
             one writes ``checkpoint`` and ``teacher_cache``, and calls the callbacks.
         on_estimate: called after the first steps with the expected seconds of the training.
@@ -118,13 +122,16 @@ def train(
             "processes=2 or more, or several of torchrun"
         )
     device = torch.device(device)
-    teaching = _Teaching(teacher if settings.is_taught else None, tuple(hint_places), teacher_cache)
+    teacher = teacher if settings.is_taught else None
+    teaching = _Teaching(teacher, tuple(hint_places), teacher_cache, tuple(origin))
+    # before a method changes what trains
+    known = "" if checkpoint is None else network_digest(model, *origin)
     judged = validation or splits.search_val
     example = splits.calibration.images[:MERGED_IMAGES]
     keep_free_memory()
     with adapted(model, settings, example, seed) as method, _repeatable(device):
         training = _Training(
-            method.network, splits, settings, seed, device, teaching, judged, checkpoint, group
+            method.network, splits, settings, seed, device, teaching, judged, checkpoint, known, group
         )
         pace = training.pace(on_estimate)
         with training.bar() as bar, group.together(training.model, sync_norms=settings.sync_norms):
@@ -174,6 +181,7 @@ class _Teaching:
     teacher: nn.Module | Teacher | None
     hint_places: tuple[str, ...]
     cache: Path | None
+    origin: tuple[str, ...]
 
 
 class _Training:
@@ -189,6 +197,7 @@ class _Training:
         teaching: _Teaching,
         validation: LabelledImages,
         checkpoint: Path | None,
+        known: str,
         group: Group,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
@@ -199,7 +208,7 @@ class _Training:
         if group.count > 1:
             self._check_alike()
         self.teacher = self._teacher_of(teaching)
-        self.key = "" if checkpoint is None else self._key(teaching)
+        self.key = "" if checkpoint is None else self._key(teaching, known)
         self.whole, layout = model, torch.contiguous_format
         if settings.sharded:
             self.model = model = sharded(model, device)
@@ -253,7 +262,9 @@ class _Training:
         """Return the teacher; its logits are kept where they serve again, and hints need no features."""
         teacher, settings = teaching.teacher, self.settings
         if isinstance(teacher, nn.Module):
-            teacher = NetworkTeacher(teacher, self.device, self.example, bf16=self.bf16)
+            teacher = NetworkTeacher(
+                teacher, self.device, self.example, bf16=self.bf16, origin=teaching.origin
+            )
         shared = teaching.cache is not None and settings.views > 0
         if teacher is None or settings.hint_weight > 0 or not (settings.views_recur or shared):
             return teacher
@@ -393,12 +404,12 @@ class _Training:
             restore_momentum(self.hints, self.learner.optimizer, part(saved, "hint_momentum/"))
         self.best = part(saved, "best/")
 
-    def _key(self, teaching: _Teaching) -> str:
+    def _key(self, teaching: _Teaching, known: str) -> str:
         return training_key(
             self.settings,
             self.splits,
             self.validation,
-            self.model,
+            known,
             self.teacher.identity if self.teacher is not None else None,
             seed=self.seed,
             device=self.device,

@@ -32,7 +32,7 @@ def training_key(
     settings: TrainSettings,
     splits: Splits,
     validation: LabelledImages,
-    model: nn.Module,
+    network: str,
     teacher: str | None,
     *,
     seed: int,
@@ -41,7 +41,12 @@ def training_key(
     hint_places: Sequence[str] = (),
     processes: int = 1,
 ) -> str:
-    """Hash everything that the result depends on; only a checkpoint with the same key is continued."""
+    """Hash everything that the result depends on; only a checkpoint with the same key is continued.
+
+    Args:
+        network: digest of the network before the training (``amc.models.checkpoint.network_digest``).
+        teacher: its ``identity``.
+    """
     about = {
         "settings": dict(item for item in asdict(settings).items() if item not in _ADDED.items()),
         "bf16": bf16,
@@ -49,7 +54,7 @@ def training_key(
         "seed": seed,
         "data": data_key(splits, seed),
         "validation": None if validation is splits.search_val else fingerprint(validation),
-        "model": state_digest(model.state_dict()),
+        "model": network,
         "teacher": teacher,
         "hints": list(hint_places),
         "processes": processes,

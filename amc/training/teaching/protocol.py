@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data.splits import WHOLE, Part
-from amc.models.checkpoint import state_digest
+from amc.models.checkpoint import network_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.run import as_logits, copied, in_eval
 
@@ -63,13 +64,22 @@ class NetworkTeacher:
         device: where it runs.
         example: a few images (N, C, H, W).
         bf16: whether it runs in bfloat16.
+        origin: see ``amc.models.checkpoint.network_digest``.
 
     Attributes:
         network: the copy.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, example: Tensor, *, bf16: bool) -> None:
-        self.identity = state_digest(network.state_dict())
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        example: Tensor,
+        *,
+        bf16: bool,
+        origin: Sequence[str] = (),
+    ) -> None:
+        self.identity = network_digest(network, *origin)
         self.network = in_eval(copied(network).to(device))
         self._layout = memory_format_of(self.network, example)
         self.network.to(memory_format=self._layout)

@@ -194,7 +194,7 @@ def test_an_image_behind_the_first_batch_makes_another_training():
     assert first_batch(other, 0) == first_batch(first, 0)
     keys = [
         training_key(
-            SHORT, splits, FAKE.search_val, network(), None, seed=0, device=torch.device("cpu"), bf16=False
+            SHORT, splits, FAKE.search_val, "network", None, seed=0, device=torch.device("cpu"), bf16=False
         )
         for splits in (first, in_memory(), other)
     ]
