@@ -295,7 +295,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def network_digest(model: nn.Module, *origin: str) -> str:
     """Return a SHA-256 (hex) of all that tells a network in training from another, as far as modules show it.
 
-    Beside its tensors, buffers outside the state dict included, these are what modules print about themselves,
+    Beside tensors, also those of buffers outside the state dict, it is what modules print about themselves,
     such as dropout and activations, and which parameters train. Plain values that the code of a ``forward``
     reads are not seen.
 
