@@ -60,8 +60,8 @@ def fit(
     honest = _honest(run, settings)
     if honest != settings:
         note_once(
-            f"{prefix}: the weights of the last epoch are kept, not the best: the dense network may have "
-            "been trained on the images that would judge"
+            f"{prefix}: the weights of the last epoch are kept, not the best: the dense network, or its "
+            "start, may have been trained on the images that would judge"
         )
         settings = honest
     if config.teacher_cache and settings.is_taught and (reason := _unkept(settings)) is not None:
