@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object lies in memory, as functions print it."""
 
 
 def digest(*parts: str | bytes | Tensor) -> str:
@@ -36,6 +40,11 @@ def unsaved(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers of a network that its state dict lacks, such as the mean of its images, or masks."""
     saved = model.state_dict()
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def shown(model: nn.Module) -> str:
+    """Return what a network prints about its modules, such as dropout, activations and paddings."""
+    return _ADDRESS.sub("", repr(model))
 
 
 def _values(tensor: Tensor) -> memoryview:

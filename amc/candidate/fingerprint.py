@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, fields
 
 from torch import nn
 
 from amc.candidate.settings import CandidateSettings
-from amc.digest import digest, named, unsaved
+from amc.digest import digest, named, shown, unsaved
 from amc.graph.groups import Graph
 from amc.result import Evaluation
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Where an object lies in memory, as functions print it."""
 
 
 def fingerprint(
@@ -38,7 +34,7 @@ def fingerprint(
         data_fingerprint,
         repr(sorted(names)),
         repr((graph.layers, graph.group_names)),
-        _ADDRESS.sub("", repr(model)),
+        shown(model),
         *named(model.state_dict()),
         *named(unsaved(model)),
         repr(sorted(kept.items())),

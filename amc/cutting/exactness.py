@@ -26,7 +26,6 @@ from amc.cutting.trial import (
     IMAGES_OF_A_STEP,
     check_repeatable,
     difference_of,
-    draws_kept,
     modules_run,
     ready,
     take_step,
@@ -38,6 +37,7 @@ from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
 from amc.scoring.precision import without_autocast
 from amc.scoring.run import cast, copied, in_eval, settle
+from amc.seeds import draws_kept
 from amc.strategy import GroupWidth, Strategy
 
 IMAGES = 4

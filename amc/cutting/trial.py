@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,21 +15,10 @@ from amc.errors import NotPrunableError, out_of_memory
 from amc.graph.layers import noise_image
 from amc.scoring.flatten import as_matrix, output_tensors
 from amc.scoring.run import as_logits, evaluating, settle
+from amc.seeds import draws_kept, seed_all
 
 IMAGES_OF_A_STEP = 2
 """Images of the training step; batch norm needs more than one."""
-
-
-@contextmanager
-def draws_kept() -> Iterator[None]:
-    """Restore the random states of torch, NumPy and Python afterwards: a trial changes no training."""
-    plain, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(plain)
-            np.random.set_state(array)
 
 
 def ready(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
@@ -75,9 +61,7 @@ def check_repeatable(model: nn.Module, images: Tensor, tolerance: float) -> None
             return
         seeded = []
         for _ in range(2):
-            torch.manual_seed(0)
-            np.random.seed(0)
-            random.seed(0)
+            seed_all(0)
             seeded.append(as_matrix(model(images.clone()), len(images)))
         is_random = difference_of(*seeded) <= tolerance
         culprit = _first_unsteady(model, images)

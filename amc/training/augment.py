@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.data.augment import normalise
+from amc.errors import SettingError
 from amc.training.settings import TrainSettings
 
 GROUP = 8
@@ -77,6 +78,19 @@ class Augmentation:
         ways = [kind(alpha=alpha, num_classes=self.num_classes) for kind, alpha in kinds if alpha > 0]
         mixed, shares = v2.RandomChoice(ways)(images, labels)
         return mixed, shares
+
+
+def check_channels(settings: TrainSettings, channels: int) -> None:
+    """Refuse RandAugment for images with a number of channels that its changes of colours do not know.
+
+    Raises:
+        SettingError: they are neither grey nor RGB.
+    """
+    if settings.randaugment and channels not in (1, 3):
+        raise SettingError(
+            f"randaugment={settings.randaugment} changes colours, and the images have {channels} channels: "
+            "expected 1 or 3 channels, or randaugment=0"
+        )
 
 
 def cross_entropy(output: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -64,6 +64,7 @@ class Learner:
         self._model, self._settings, self._steps_per_epoch = model, settings, steps_per_epoch
         self._device, self._layout, self._bf16 = device, layout, bf16
         self._teacher, self._hints, self._group = teacher, hints, group
+        self._not_finite = torch.zeros((), dtype=torch.bool, device=device)
         groups = parameter_groups(model, settings.weight_decay)
         if not groups:
             raise AmcError("the network has no parameter to train, expected at least one with requires_grad")
@@ -83,7 +84,7 @@ class Learner:
 
         Raises:
             AmcError: the network returns no logits or too few for the labels, or has other classes than the
-                teacher; or memory does not suffice.
+                teacher; a process has no image of the batch; or memory does not suffice.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self._settings, self._steps_per_epoch)
@@ -113,9 +114,27 @@ class Learner:
         return self._backward(batch, count, slice(0, images), self._share(images))
 
     def _share(self, own: int) -> float:
-        """Return the factor that makes the mean of the processes' losses that of the whole batch."""
-        whole = self._group.sum(torch.tensor([float(own)], device=self._device))
-        return own * self._group.count / float(whole)
+        """Return the factor that makes the mean of the processes' losses that of the whole batch.
+
+        Raises:
+            AmcError: a process has no image of it; on every process.
+        """
+        processes = self._group.count
+        sums = self._group.sum(torch.tensor([float(own), float(own == 0)], device=self._device))
+        whole, without = sums.tolist()
+        if without:
+            raise AmcError(
+                f"a batch of {whole:.0f} images leaves {without:.0f} of the {processes} training processes "
+                f"without one: expected batches of at least {processes} images; leave a short last batch "
+                "out, or train with fewer processes"
+            )
+        return float(own * processes / whole)
+
+    def taught_finite(self) -> bool:
+        """Whether the teacher has returned finite logits alone, on all processes; each has to call this."""
+        if self._teacher is None:
+            return True
+        return not self._group.sum(self._not_finite.float())
 
     def _backward(self, batch: Batch, count: int, own: slice, share: float) -> Tensor:
         """Add the gradients of some images of a batch.
@@ -158,6 +177,7 @@ class Learner:
             return loss
         target = taught()
         if weight > 0:
+            self._not_finite |= ~target.isfinite().all()  # a GPU need not wait for it
             if target.shape != output.shape:
                 raise AmcError(
                     f"the teacher has {target.shape[1]} outputs, the network {output.shape[1]}: expected the "

@@ -19,14 +19,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from amc.data import LabelledImages, Splits
+from amc.digest import unsaved
 from amc.errors import AmcError, SettingError
+from amc.models.checkpoint import network_digest
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import trains_in_bf16
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
-from amc.seeds import mix
+from amc.seeds import draws_kept, mix, seed_all
 from amc.third_party import keep_free_memory, return_free_memory
+from amc.training.augment import check_channels
 from amc.training.averaging import load
 from amc.training.batches import batches
 from amc.training.learner import Learner
@@ -37,9 +40,11 @@ from amc.training.parallel.sharding import gathered, sharded
 from amc.training.resume import (
     Progress,
     data_key,
+    first_batch_size,
     load_checkpoint,
     momentum,
     part,
+    restore_buffers,
     restore_momentum,
     save_checkpoint,
     training_key,
@@ -47,7 +52,7 @@ from amc.training.resume import (
 from amc.training.settings import EpochRecord, Trained, TrainSettings
 from amc.training.teaching.cache import CachedTeacher
 from amc.training.teaching.hints import Hints
-from amc.training.teaching.protocol import NetworkTeacher, Teacher
+from amc.training.teaching.protocol import NOT_FINITE, Batch, NetworkTeacher, Teacher
 
 EVALUATION_BATCH = 256
 """Images per batch of the validation."""
@@ -74,6 +79,7 @@ def train(
     teacher_cache: Path | None = None,
     validation: LabelledImages | None = None,
     checkpoint: Path | None = None,
+    origin: Sequence[str] = (),
     group: Group = ALONE,
     on_estimate: Callable[[float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -97,6 +103,8 @@ def train(
         validation: images on which epochs are judged, by default ``splits.search_val``.
         checkpoint: file to which the state is written after each epoch. Epochs in it are neither run nor
             reported again; a checkpoint of other arguments is overwritten.
+        origin: what network and teacher were built from, where their code may read what neither modules nor
+            tensors show: with another origin, checkpoint and kept logits are of another training.
         group: the processes that train together; each calls this function with the same arguments. The first
             one writes ``checkpoint`` and ``teacher_cache``, and calls the callbacks.
         on_estimate: called after the first steps with the expected seconds of the training.
@@ -106,25 +114,32 @@ def train(
         The outcome, with ``model`` in evaluation mode.
 
     Raises:
-        SettingError: distillation without a teacher, or weights in parts with a single process.
+        SettingError: distillation without a teacher, weights in parts with a single process, or RandAugment
+            for images that are neither grey nor RGB.
         UnavailableError: ``torch.compile`` does not work here.
         AmcError: the network has no parameter to train, returns no logits or too few for the labels, or has
-            other classes than the teacher; the loss is not finite; or a process of ``group`` has other data.
+            other classes than the teacher; the loss or a teacher's logits are not finite; an epoch has other
+            than ``splits.steps_per_epoch`` batches; or a process of ``group`` has other data, or no image of
+            a batch.
     """
     _check_teacher(settings, teacher, hint_places)
+    check_channels(settings, splits.input_shape[0])
     if settings.sharded and group.count == 1:
         raise SettingError(
             "sharded=true keeps parts of the weights on several processes, but there is one: expected "
             "processes=2 or more, or several of torchrun"
         )
     device = torch.device(device)
-    teaching = _Teaching(teacher if settings.is_taught else None, tuple(hint_places), teacher_cache)
+    teacher = teacher if settings.is_taught else None
+    teaching = _Teaching(teacher, tuple(hint_places), teacher_cache, tuple(origin))
+    # before a method changes what trains
+    known = "" if checkpoint is None else network_digest(model, *origin)
     judged = validation or splits.search_val
     example = splits.calibration.images[:MERGED_IMAGES]
     keep_free_memory()
     with adapted(model, settings, example, seed) as method, _repeatable(device):
         training = _Training(
-            method.network, splits, settings, seed, device, teaching, judged, checkpoint, group
+            method.network, splits, settings, seed, device, teaching, judged, checkpoint, known, group
         )
         pace = training.pace(on_estimate)
         with training.bar() as bar, group.together(training.model, sync_norms=settings.sync_norms):
@@ -174,6 +189,7 @@ class _Teaching:
     teacher: nn.Module | Teacher | None
     hint_places: tuple[str, ...]
     cache: Path | None
+    origin: tuple[str, ...]
 
 
 class _Training:
@@ -189,6 +205,7 @@ class _Training:
         teaching: _Teaching,
         validation: LabelledImages,
         checkpoint: Path | None,
+        known: str,
         group: Group,
     ) -> None:
         self.model, self.splits, self.settings, self.seed, self.device = model, splits, settings, seed, device
@@ -199,7 +216,7 @@ class _Training:
         if group.count > 1:
             self._check_alike()
         self.teacher = self._teacher_of(teaching)
-        self.key = "" if checkpoint is None else self._key(teaching)
+        self.key = "" if checkpoint is None else self._key(teaching, known)
         self.whole, layout = model, torch.contiguous_format
         if settings.sharded:
             self.model = model = sharded(model, device)
@@ -234,7 +251,8 @@ class _Training:
         """Refuse processes that would not train one network on one data set: each has built its own.
 
         Raises:
-            AmcError: images, batches or the arithmetic of another process are not those of the first one.
+            AmcError: images, batches or the arithmetic of another process are not those of the first one, or
+                a batch has fewer images than there are processes.
         """
         count = self.group.count
         if (rank := self.group.odd(data_key(self.splits, self.seed))) is not None:
@@ -242,6 +260,11 @@ class _Training:
                 f"the data of training process {rank} of {count} differ from those of the first one: "
                 "expected the same images and batches; a data.factory has to draw them by a seed of its own, "
                 "and other machines need the same files"
+            )
+        if (images := first_batch_size(self.splits, self.seed)) < count:
+            raise AmcError(
+                f"{count} processes train on batches of {images} images: expected at most {images}, as each "
+                "works on a part of every batch"
             )
         if (rank := self.group.odd(self.bf16)) is not None:
             raise AmcError(
@@ -253,7 +276,9 @@ class _Training:
         """Return the teacher; its logits are kept where they serve again, and hints need no features."""
         teacher, settings = teaching.teacher, self.settings
         if isinstance(teacher, nn.Module):
-            teacher = NetworkTeacher(teacher, self.device, self.example, bf16=self.bf16)
+            teacher = NetworkTeacher(
+                teacher, self.device, self.example, bf16=self.bf16, origin=teaching.origin
+            )
         shared = teaching.cache is not None and settings.views > 0
         if teacher is None or settings.hint_weight > 0 or not (settings.views_recur or shared):
             return teacher
@@ -300,13 +325,12 @@ class _Training:
         """Run the next epoch, save the state and return the record."""
         started, epoch = time.perf_counter(), self.progress.finished
         own = (self.group.rank,) if self.group.rank else ()
-        torch.manual_seed(mix(self.seed, epoch, "train", *own))  # for layers such as dropout
+        seed_all(mix(self.seed, epoch, "train", *own))  # for layers such as dropout, whatever they draw with
         losses: list[float] = []
         pending: list[Tensor] = []
         self.model.train()
         first = epoch * self.splits.steps_per_epoch
-        shown = batches(self.splits, self.settings, epoch, self.seed, self.group.part)
-        for step, batch in enumerate(shown, first):
+        for step, batch in enumerate(self._batches(epoch), first):
             pending.append(self.learner.step(step, batch))
             pace.step()
             bar.update()
@@ -331,6 +355,27 @@ class _Training:
             seconds_left=0.0 if self.ended else pace.epoch(seconds),
         )
 
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, as many as the data set has said.
+
+        The learning rate, sums of gradients and kept logits rely on their number.
+
+        Raises:
+            AmcError: there are more or fewer.
+        """
+        expected, count = self.splits.steps_per_epoch, 0
+        for batch in batches(self.splits, self.settings, epoch, self.seed, self.group.part):
+            count += 1
+            if count > expected:
+                break
+            yield batch
+        if count != expected:
+            more = " or more" if count > expected else ""
+            raise AmcError(
+                f"epoch {epoch + 1} has {count} batches{more}, Splits.steps_per_epoch is {expected}: "
+                "expected as many as Splits.train_batches yields in every epoch"
+            )
+
     def finish(self) -> None:
         """Give the network the weights that are kept."""
         if self.hints is not None:
@@ -341,6 +386,7 @@ class _Training:
             load(self.model, self.average.tensors)
         if self.whole is not self.model:
             load(self.whole, gathered(self.model.state_dict()))
+            restore_buffers(self.whole, unsaved(self.model))
 
     def _validate(self) -> float:
         """Return the validation accuracy in percent, and note the epoch as finished."""
@@ -361,12 +407,18 @@ class _Training:
             if not math.isfinite(value):
                 raise AmcError(
                     f"the training loss is {value} at step {step} of {bar.total}, expected a finite number: "
-                    f"the learning rate {self.settings.lr:g} is probably too high, try "
-                    f"{self.settings.lr / 10:g}"
+                    f"{self._cause()}"
                 )
         best = f"{self.progress.best:.1f}%"
         bar.set_postfix(loss=f"{values[-1]:.3f}", best_val=best, refresh=False)
         return values
+
+    def _cause(self) -> str:
+        """Return why a loss is probably not finite."""
+        if not self.learner.taught_finite():
+            return f"the teacher has returned NaN or infinity; {NOT_FINITE}"
+        lr = self.settings.lr
+        return f"the learning rate {lr:g} is probably too high, try {lr / 10:g}"
 
     def _state(self) -> dict[str, Tensor]:
         """Return all tensors that the next epoch depends on."""
@@ -378,6 +430,7 @@ class _Training:
             parts["hints"] = self.hints.state_dict()
             parts["hint_momentum"] = momentum(self.hints, optimizer)
         parts["best"] = self.best
+        parts["unsaved"] = unsaved(self.model)
         return {
             f"{kind}/{name}": tensor for kind, own in parts.items() for name, tensor in gathered(own).items()
         }
@@ -392,13 +445,14 @@ class _Training:
             load(self.hints, part(saved, "hints/"))
             restore_momentum(self.hints, self.learner.optimizer, part(saved, "hint_momentum/"))
         self.best = part(saved, "best/")
+        restore_buffers(self.model, part(saved, "unsaved/"))
 
-    def _key(self, teaching: _Teaching) -> str:
+    def _key(self, teaching: _Teaching, known: str) -> str:
         return training_key(
             self.settings,
             self.splits,
             self.validation,
-            self.model,
+            known,
             self.teacher.identity if self.teacher is not None else None,
             seed=self.seed,
             device=self.device,
@@ -410,10 +464,10 @@ class _Training:
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """Make cuDNN deterministic, and restore the caller's random state afterwards."""
+    """Make cuDNN deterministic, and restore the caller's random states afterwards."""
     backend = torch.backends.cudnn
     before = backend.deterministic, backend.benchmark
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with draws_kept([device] if device.type == "cuda" else []):
         backend.deterministic, backend.benchmark = True, False
         try:
             yield

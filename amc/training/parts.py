@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.scoring.halving import fitting, half
+from amc.seeds import host_draws, restore_host_draws
 
 LEAST = 2
 """Images of the smallest part: norm layers in training mode may need two."""
@@ -69,7 +70,9 @@ class PartedBatch:
     def _without_trace(self, attempt: Callable[[], Tensor]) -> tuple[Tensor] | None:
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         random = torch.get_rng_state(), [torch.cuda.get_rng_state(each) for each in self._devices]
+        host = host_draws()
         if (found := fitting(attempt)) is None:
+            restore_host_draws(host)
             torch.set_rng_state(random[0])
             for device, state in zip(self._devices, random[1], strict=True):
                 torch.cuda.set_rng_state(state, device)

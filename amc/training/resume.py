@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amc.data import LabelledImages, Splits
 from amc.data.splits import fingerprint
 from amc.digest import digest
-from amc.errors import FileError
+from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes
 from amc.models.checkpoint import state_digest
 from amc.reading import parse_json, set_aside
@@ -32,7 +32,7 @@ def training_key(
     settings: TrainSettings,
     splits: Splits,
     validation: LabelledImages,
-    model: nn.Module,
+    network: str,
     teacher: str | None,
     *,
     seed: int,
@@ -41,7 +41,12 @@ def training_key(
     hint_places: Sequence[str] = (),
     processes: int = 1,
 ) -> str:
-    """Hash everything that the result depends on; only a checkpoint with the same key is continued."""
+    """Hash everything that the result depends on; only a checkpoint with the same key is continued.
+
+    Args:
+        network: digest of the network before the training (``amc.models.checkpoint.network_digest``).
+        teacher: its ``identity``.
+    """
     about = {
         "settings": dict(item for item in asdict(settings).items() if item not in _ADDED.items()),
         "bf16": bf16,
@@ -49,7 +54,7 @@ def training_key(
         "seed": seed,
         "data": data_key(splits, seed),
         "validation": None if validation is splits.search_val else fingerprint(validation),
-        "model": state_digest(model.state_dict()),
+        "model": network,
         "teacher": teacher,
         "hints": list(hint_places),
         "processes": processes,
@@ -65,8 +70,26 @@ def data_key(splits: Splits, seed: int) -> list[str | int]:
 
 def first_batch(splits: Splits, seed: int) -> str:
     """Hash the first training batch: its size, order, augmentation and scale are those of all."""
-    images, labels = next(iter(splits.train_batches(0, seed)))
+    images, labels = _first_batch(splits, seed)
     return digest(repr(tuple(images.shape)), images, labels)
+
+
+def first_batch_size(splits: Splits, seed: int) -> int:
+    """Return the number of images of the first training batch; it is loaded if the data set does not tell."""
+    if (order := splits.order) is not None:
+        return min(order.batch_size, len(order.rows))
+    return len(_first_batch(splits, seed)[1])
+
+
+def _first_batch(splits: Splits, seed: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels of the first training batch.
+
+    Raises:
+        AmcError: there is none.
+    """
+    if (found := next(iter(splits.train_batches(0, seed)), None)) is None:
+        raise AmcError(f"data set {splits.name} has no training batch: expected at least one in every epoch")
+    return found
 
 
 @dataclass(frozen=True)
@@ -190,6 +213,18 @@ def restore_momentum(model: nn.Module, optimizer: torch.optim.SGD, buffers: Mapp
             buffer = torch.empty_like(parameter)
             assign(buffer, buffers[name])
             optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Set buffers that the state dict lacks, by their names; one that has changed its size is replaced."""
+    for name, values in buffers.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        own = getattr(module, leaf)
+        if own is None or own.shape != values.shape:
+            setattr(module, leaf, values.to(next(model.parameters()).device))
+        elif not torch.equal(own, values.to(own.device)):  # those that stay may be views of repeated values
+            assign(own, values)
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

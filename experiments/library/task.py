@@ -25,7 +25,6 @@ from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.cost.constant import with_other_macs
 from amc.cost.exported import ExportedSize, check_excluded
 from amc.cutting.exactness import prove
-from amc.cutting.trial import draws_kept
 from amc.data.mixing import mixed
 from amc.data.picking import FEWEST_JUDGING
 from amc.errors import AmcError, SettingError
@@ -41,6 +40,7 @@ from amc.quantization.settings import QuantizeSettings
 from amc.result import Evaluation
 from amc.scoring.precision import without_autocast, without_tf32
 from amc.scoring.run import copied, in_eval, outputs, usable_device
+from amc.seeds import draws_kept
 from amc.strategy import GroupWidth, Strategy
 from envs.observation import group_features
 from envs.reward import number_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,13 +18,17 @@ from amc.models.registry import check_name
 from amc.quantization.settings import TRAINED
 from amc.sparsity.weights import WHOLE, kept_weights, least_width, prunable_layers, whole_layers
 from amc.strategy import Strategy
+from amc.training.augment import check_channels
+from amc.training.resume import first_batch_size
 from amc.training.teaching.hints import hint_places
 from experiments.command.remembered import remembered_value
 from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
+from experiments.config.sections.library import TrainConfig
 from experiments.config.stages import FINETUNING, WITH_DENSE
+from experiments.config.torchrun import torchrun_processes
 from experiments.run.folder import RunFolder, quantizes
 from experiments.run.run import Run
 from experiments.run.values import SEARCHING, WITH_AGENT, judges_on_unseen, searches_apart
@@ -64,6 +68,8 @@ def check(run: Run) -> None:
     _check_rewind(run)
     _check_held_out(run)
     _check_pictures(run)
+    _check_start(run)
+    _check_batches(run)
     _check_provable(run)
     if "sparsify" in config.stages:
         _check_densities(run)
@@ -116,18 +122,51 @@ def _quantizes(config: Config) -> bool:
 
 def _check_processes(run: Run) -> None:
     """Refuse more training processes than the machine has GPUs, if they are to train on GPUs."""
-    config = run.config
     if run.problem.device.type != "cuda":
         return
-    for name, section, trains in (
-        ("train", config.train, "train" in config.stages and not run.problem.weights.given),
-        ("finetune", config.finetune, bool(FINETUNING & set(config.stages))),
-    ):
-        if trains and section.processes > (gpus := torch.cuda.device_count()):
+    for name, section in _trainings(run):
+        if section.processes > (gpus := torch.cuda.device_count()):
             raise SettingError(
                 f"{name}.processes={section.processes}, but this machine has {gpus} GPUs: each process "
                 "takes one"
             )
+
+
+def _trainings(run: Run) -> Iterator[tuple[str, TrainConfig]]:
+    """Yield name and settings of each kind of training in the job, but for that of stage ``quantize``."""
+    if "train" in run.config.stages and not run.problem.weights.given:
+        yield "train", run.config.train
+    if FINETUNING & set(run.config.stages):
+        yield "finetune", run.config.finetune
+
+
+def _check_start(run: Run) -> None:
+    """Refuse an accuracy to stop at if the start of a training may know the images that judge."""
+    untils = {name: section.until for name, section in _trainings(run) if section.until is not None}
+    if not untils or run.problem.validates_honestly or not run.problem.starts_trained:
+        return
+    name, until = next(iter(untils.items()))
+    raise SettingError(
+        f"{name}.until={until:g} is judged on held-out images, but model.start gives the dense network all "
+        f"weights, which may have been trained on them; write {name}.until=null, or leave model.start out"
+    )
+
+
+def _check_batches(run: Run) -> None:
+    """Refuse more training processes than images in a batch, and RandAugment for images it does not know."""
+    config, splits = run.config, run.problem.splits
+    trainings = dict(_trainings(run))
+    for name, section in trainings.items():
+        processes = max(section.processes, torchrun_processes())
+        if processes > 1 and (images := first_batch_size(splits, config.seed)) < processes:
+            raise SettingError(
+                f"{processes} processes ({name}.processes, or those of torchrun) are to train on batches of "
+                f"{images} images: expected at most {images}, as each works on a part of every batch"
+            )
+    if "quantize" in config.stages and config.quantize.method in TRAINED:
+        trainings["finetune"] = config.finetune
+    for section in trainings.values():
+        check_channels(run.train_settings(section), splits.input_shape[0])
 
 
 def _check_results(run: Run) -> None:

@@ -22,6 +22,7 @@ from amc.models.checkpoint import load_into, load_state_dict
 from amc.models.names import may_be_one
 from amc.notes import note_once
 from amc.scoring.run import in_eval
+from amc.seeds import seed_all
 from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
@@ -376,7 +377,7 @@ def open_run(config: Config, path: Path) -> Run:
 
 
 def set_up_process(config: Config) -> None:
-    """Set torch's number of threads, and seed its global generator, from the configuration.
+    """Set torch's number of threads, and seed the global generators, from the configuration.
 
     Float32 on a GPU is float32: convolutions in TF32, PyTorch's default, differ by a thousandth, which is as
     much as two networks that are compared may differ.
@@ -384,4 +385,4 @@ def set_up_process(config: Config) -> None:
     torch.backends.cudnn.allow_tf32 = False
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)

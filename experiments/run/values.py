@@ -189,6 +189,11 @@ def _check_training(config: Config) -> None:
                 f"{name}.processes={section.processes}: expected 1 to data.batch_size="
                 f"{config.data.batch_size}, as each process works on a part of every batch"
             )
+        if torchrun_processes() > config.data.batch_size:
+            raise SettingError(
+                f"torchrun has started {torchrun_processes()} processes: expected at most data.batch_size="
+                f"{config.data.batch_size}, as each works on a part of every batch"
+            )
         if settings.mixes and section.teacher is not None and not section.teacher.endswith(".onnx"):
             raise SettingError(
                 f"{name}.teacher={section.teacher} holds one row for each image, but mixup and cutmix mix "
@@ -384,7 +389,10 @@ def comes_trained(config: Config) -> bool:
 
 
 def validates_honestly(config: Config) -> bool:
-    """Whether the dense network cannot have been trained on the held-out images."""
+    """Whether the configuration names no weights that may have been trained on the held-out images.
+
+    Those of ``model.start`` are judged once the network is known (``Problem.validates_honestly``).
+    """
     if getattr(config.data, "search_val_dir", None) is None:
         return not comes_trained(config)
     return searches_apart(config)

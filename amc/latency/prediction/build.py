@@ -12,7 +12,6 @@ from amc.budget.allocation import Errors, shrink_greedily
 from amc.budget.budget import Budget, Limit
 from amc.budget.widths import WidthSpace
 from amc.cost.closed_form import macs_cost
-from amc.cutting.trial import draws_kept
 from amc.errors import AmcError, FileError
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind, layer_kinds
@@ -30,6 +29,7 @@ from amc.latency.prediction.table import LatencyTable, Target
 from amc.latency.remote.protocol import RemoteBackend
 from amc.reading import set_aside
 from amc.runtimes.protocol import Backend
+from amc.seeds import draws_kept
 
 if TYPE_CHECKING:
     from torch import nn

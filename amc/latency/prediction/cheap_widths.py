@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from amc.cutting.trial import draws_kept
 from amc.graph.groups import Graph
 from amc.latency.prediction.layer_kinds import LayerKind
 from amc.latency.remote.protocol import RemoteBackend
 from amc.latency.timing.measure import time_models
 from amc.runtimes.protocol import Backend
+from amc.seeds import draws_kept
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 WIDTHS = range(33, 65)

@@ -26,7 +26,7 @@ from amc.errors import (
     out_of_memory,
 )
 from amc.third_party import missing
-from amc.training.teaching.protocol import Batch, Teacher
+from amc.training.teaching.protocol import Batch, Teacher, check_finite
 
 MAX_BYTES = 64 * 2**30
 """Largest file of a teacher."""
@@ -173,6 +173,8 @@ class FunctionTeacher:
 def _checked(found: Any, count: int, name: str) -> Tensor:
     """Return logits as (N, classes) float32.
 
+    On a GPU finite ones are not waited for: ``CachedTeacher`` and the training check them.
+
     Raises:
         AmcError: they are something else.
     """
@@ -182,7 +184,10 @@ def _checked(found: Any, count: int, name: str) -> Tensor:
         raise AmcError(
             f"teacher {name} returned {shape} for {count} images: expected logits ({count}, classes)"
         )
-    return given.detach().float()
+    logits = given.detach().float()
+    if logits.device.type == "cpu":
+        check_finite(logits, f"teacher {name}")
+    return logits
 
 
 def _read(path: Path) -> np.ndarray[Any, Any]:

@@ -19,7 +19,7 @@ from amc.digest import digest
 from amc.errors import FileError
 from amc.files import atomic_write_bytes
 from amc.reading import parse_json
-from amc.training.teaching.protocol import Batch, Teacher
+from amc.training.teaching.protocol import Batch, Teacher, check_finite
 
 _ABOUT = "teacher"
 _log = logging.getLogger(__name__)
@@ -54,7 +54,11 @@ class CachedTeacher:
             _make(folder)
 
     def logits(self, batch: Batch, images: Tensor) -> Tensor:
-        """Return the teacher's logits, known or new; see ``Teacher``."""
+        """Return the teacher's logits, known or new; see ``Teacher``.
+
+        Raises:
+            AmcError: new ones are not finite.
+        """
         if batch.index == 0:
             self._open(batch)
         first, known = self._views[batch.view]
@@ -62,7 +66,9 @@ class CachedTeacher:
             return known[batch.index].to(images.device)
         started = time.perf_counter()
         found = self._teacher.logits(batch, images)
-        known.append(found.cpu())
+        kept = found.cpu()
+        check_finite(kept, "the teacher")
+        known.append(kept)
         self.seconds += time.perf_counter() - started
         if len(known) == self._steps and self._folder is not None:
             self._write(batch.view, first, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data.splits import WHOLE, Part
-from amc.models.checkpoint import state_digest
+from amc.errors import AmcError
+from amc.models.checkpoint import network_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.run import as_logits, copied, in_eval
+
+NOT_FINITE = "likely causes: logarithms of 0, or numbers too large for its precision"
+"""Why a teacher's logits may be NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +68,22 @@ class NetworkTeacher:
         device: where it runs.
         example: a few images (N, C, H, W).
         bf16: whether it runs in bfloat16.
+        origin: see ``amc.models.checkpoint.network_digest``.
 
     Attributes:
         network: the copy.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, example: Tensor, *, bf16: bool) -> None:
-        self.identity = state_digest(network.state_dict())
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        example: Tensor,
+        *,
+        bf16: bool,
+        origin: Sequence[str] = (),
+    ) -> None:
+        self.identity = network_digest(network, *origin)
         self.network = in_eval(copied(network).to(device))
         self._layout = memory_format_of(self.network, example)
         self.network.to(memory_format=self._layout)
@@ -82,6 +96,19 @@ class NetworkTeacher:
             # A copy: a network may write into its input.
             given = images.clone().contiguous(memory_format=self._layout)
             return as_logits(self.network(given)).float()
+
+
+def check_finite(found: Tensor, name: str) -> None:
+    """Refuse logits (N, classes) of ``name`` that are not finite; those of a GPU make it wait.
+
+    Raises:
+        AmcError: they hold NaN or infinity.
+    """
+    if not found.isfinite().all():
+        raise AmcError(
+            f"{name} returned NaN or infinity for a batch of {len(found)} images: expected finite logits; "
+            f"{NOT_FINITE}"
+        )
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -37,6 +37,7 @@ from amc.models.names import is_code
 from amc.models.spec import spec_of
 from amc.scoring.precision import chosen_precision
 from amc.scoring.run import outputs, usable_device
+from amc.seeds import draws_kept, seed_all
 from experiments.config.runtimes import quantize_settings
 from experiments.config.schema import Config
 from experiments.config.stages import CUTTING
@@ -44,7 +45,7 @@ from experiments.run.folder import RunFolder
 from experiments.run.problem.latency import LatencySource
 from experiments.run.problem.normalisation import check_normalisation
 from experiments.run.problem.weights import DenseWeights
-from experiments.run.values import validates_honestly
+from experiments.run.values import searches_apart, validates_honestly
 
 _BATCH = 256
 """Images per batch when the dense network chooses images."""
@@ -214,8 +215,8 @@ class Problem:
 
     def _rebuilt(self) -> nn.Module:
         """Build the dense network with other draws, as ``load_pruned`` does: without downloaded weights."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed + 1)
+        with draws_kept(devices=None):
+            seed_all(self.config.seed + 1)
             return build(self.spec, trust_dotted_path=True)
 
     @cached_property
@@ -281,7 +282,17 @@ class Problem:
     @property
     def validates_honestly(self) -> bool:
         """Whether the dense network cannot have been trained on the held-out images."""
-        return validates_honestly(self.config) and self.original.search_images_trained_on == 0
+        original = self.original
+        return (
+            validates_honestly(self.config)
+            and original.search_images_trained_on == 0
+            and (searches_apart(self.config) or not original.starts_trained)
+        )
+
+    @cached_property
+    def starts_trained(self) -> bool:
+        """Whether the dense network is trained from a start that has all of its weights."""
+        return self.weights.starts_trained(self.fresh_model)
 
     @cached_property
     def search_images_trained_on(self) -> int:
@@ -289,13 +300,13 @@ class Problem:
         return self.weights.search_images_trained_on(self.splits)
 
     def fresh_model(self) -> nn.Module:
-        """Build the dense network with its initial or downloaded weights; torch's generator is restored.
+        """Build the dense network with its initial or downloaded weights; the random states are restored.
 
         Raises:
             SettingError: pretrained weights expect images that are normalised otherwise.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
+        with draws_kept(devices=None):
+            seed_all(self.config.seed)
             model = build(self.spec, trust_dotted_path=True, pretrained=self.config.model.pretrained)
             check_normalisation(self.config, model, self.splits)
             return ready(model, self.spec.input_shape)

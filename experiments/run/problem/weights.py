@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from amc.data import Splits
 from amc.data.pictures import Pictures
 from amc.errors import FileError
-from amc.models.checkpoint import load_into, load_state_dict, safetensors_metadata, save_safetensors
+from amc.models.checkpoint import (
+    load_into,
+    load_matching,
+    load_state_dict,
+    safetensors_metadata,
+    save_safetensors,
+)
 from amc.notes import note_once
 from experiments.config.schema import Config
 from experiments.run.folder import PICTURES, PLACES, RunFolder
@@ -17,6 +26,8 @@ from experiments.run.values import comes_trained, searches_apart
 
 _ABOUT = "model"
 """Key of the metadata of ``dense.safetensors``: which model the weights are of."""
+STARTS_TRAINED = "starts_trained"
+"""Key of the record of ``train``: whether the training started from all weights of another one."""
 
 
 class DenseWeights:
@@ -65,6 +76,36 @@ class DenseWeights:
         else:
             self.require()
 
+    def start(self, model: nn.Module) -> list[str]:
+        """Load what fits of ``model.start`` into the network that is to be trained; name what stays new.
+
+        Raises:
+            FileError: the file is missing or damaged, or too little of it fits.
+        """
+        file = self._config.model.start
+        return [] if file is None else load_matching(model, load_state_dict(file), file)
+
+    def starts_trained(self, fresh: Callable[[], nn.Module]) -> bool:
+        """Whether the dense network is trained, or was, from a start that has all of its weights.
+
+        The start may have been trained on the images that are held out now, whatever the new training leaves
+        out. One of other classes has not been judged by them: its classifier is new.
+
+        Args:
+            fresh: builds the network with its initial weights.
+        """
+        if "train" not in self._config.stages:
+            known: bool | None = self._recorded.get(STARTS_TRAINED)
+            if known is not None:
+                return known
+        file = self._config.model.start
+        if file is None:
+            return False
+        if not Path(file).expanduser().exists():  # of an earlier command, whose record does not tell
+            return True
+        model = fresh()
+        return not set(self.start(model)) & {name for name, _ in model.named_parameters()}
+
     def save(self, model: nn.Module) -> None:
         """Write a network to the run folder as the dense one, with the name of the model that it is of."""
         save_safetensors(model.state_dict(), self._folder.dense, {_ABOUT: self._about()})
@@ -72,12 +113,16 @@ class DenseWeights:
     @property
     def held_out(self) -> int | None:
         """Number of images that were held out when the folder's dense network was trained, if known."""
-        try:
-            facts = self._folder.recorded("train") or {}
-        except FileError:  # which is told when the record is shown
-            return None
-        kept: int | None = facts.get("held_out")
+        kept: int | None = self._recorded.get("held_out")
         return kept
+
+    @property
+    def _recorded(self) -> dict[str, Any]:
+        """The record of the stage that trained the folder's dense network, as far as there is one."""
+        try:
+            return self._folder.recorded("train") or {}
+        except FileError:  # which is told when the record is shown
+            return {}
 
     def search_images_trained_on(self, splits: Splits) -> int:
         """Return the number of search images that an earlier call has trained the folder's network on.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from amc.models.checkpoint import network_digest
 from amc.notes import note_once
 from amc.scoring.precision import trains_in_bf16
 from amc.training.loop import train
@@ -59,8 +60,8 @@ def fit(
     honest = _honest(run, settings)
     if honest != settings:
         note_once(
-            f"{prefix}: the weights of the last epoch are kept, not the best: the dense network may have "
-            "been trained on the images that would judge"
+            f"{prefix}: the weights of the last epoch are kept, not the best: the dense network, or its "
+            "start, may have been trained on the images that would judge"
         )
         settings = honest
     if config.teacher_cache and settings.is_taught and (reason := _unkept(settings)) is not None:
@@ -91,6 +92,7 @@ def fit(
             teacher_cache=cache,
             validation=problem.splits.unseen if on_unseen else None,
             checkpoint=checkpoint,
+            origin=problem.origin,
             group=group,
             on_estimate=_announcing(prefix, settings.epochs),
             on_epoch=_telling(run, prefix, epochs),
@@ -119,7 +121,7 @@ def epochs_to_go(
         settings,
         problem.splits,
         validation or problem.splits.search_val,
-        model,
+        network_digest(model, *problem.origin),
         None if teacher is None or isinstance(teacher, nn.Module) else teacher.identity,
         seed=seed,
         device=problem.device,

@@ -25,6 +25,7 @@ from torch import nn
 
 from amc import data
 from amc.errors import GOES_ON, AmcError, brief, first_line
+from amc.seeds import seed_all
 from amc.training.loop import train
 from amc.training.parallel.group import ALONE, Group, is_lost
 from amc.training.settings import TrainSettings
@@ -67,7 +68,7 @@ class Job:
         """Take part in the training as a helper."""
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = False  # as in the first process
-        torch.manual_seed(self.seed)  # likewise, for a data set that draws with the global generator
+        seed_all(self.seed)  # likewise, for a data set that draws with the global generators
         splits = data.build(**self.data)
         train(
             self.model,

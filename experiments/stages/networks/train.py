@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.models.checkpoint import load_matching, load_state_dict, save_safetensors
+from amc.models.checkpoint import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from experiments.run.folder import PICTURES, PLACES
+from experiments.run.problem.weights import STARTS_TRAINED
 from experiments.stages.networks.fitting import fit
 
 if TYPE_CHECKING:
@@ -41,8 +42,16 @@ def run(run: Run) -> dict[str, Any]:
     print(f"train: dense {run.config.model.name} has {val_top1:.2f}% on search_val")
     if (note := chance_note(val_top1, images.labels)) is not None:
         print(f"train: {note}")
-    held_out = {} if run.problem.weights.given else {"held_out": run.problem.splits.held_out}
-    return {"trained_here": not run.problem.weights.given, "val_top1": val_top1, **held_out}
+    facts = {"trained_here": not run.problem.weights.given, "val_top1": val_top1}
+    return facts if run.problem.weights.given else {**facts, **_about_training(run)}
+
+
+def _about_training(run: Run) -> dict[str, Any]:
+    """Return what a training here knows of the held-out images, for the checks of later calls."""
+    facts: dict[str, Any] = {"held_out": run.problem.splits.held_out}
+    if run.config.model.start is not None:
+        facts[STARTS_TRAINED] = run.problem.starts_trained
+    return facts
 
 
 def chance_note(accuracy: float, labels: Tensor) -> str | None:
@@ -73,6 +82,6 @@ def untrained(run: Run) -> nn.Module:
     """Build what is trained: with initial weights, or those of ``model.start`` as far as they fit."""
     model = run.problem.fresh_model()
     if (start := run.config.model.start) is not None:
-        new = load_matching(model, load_state_dict(start), start)
+        new = run.problem.weights.start(model)
         print(f"train: starts from {start}" + (f"; new are {', '.join(new)}" if new else ""))
     return model

@@ -11,7 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from amc.data.splits import Part
+from amc.data.splits import WHOLE, Part
+from amc.errors import AmcError
 from amc.training.batches import batches
 from amc.training.loop import train
 from amc.training.parallel.group import Group
@@ -97,6 +98,25 @@ def tasks(group, folder):
     return states, losses, first.best_top1, found, [each.model.state_dict() for each in own]
 
 
+def refusals(group, folder):
+    """Return why trainings on batches of too few images are refused."""
+    two, one = (next(FAKE.train_batches(0, 0, Part(0, count))) for count in (8, 16))
+    told = []
+    for shown in ([one], [two, one]):
+        splits = replace(
+            FAKE,
+            train_batches=lambda epoch, seed, shown=shown: iter(shown),
+            steps_per_epoch=len(shown),
+            order=None,
+            train_digest=None,
+        )
+        try:
+            train(network(), splits, TrainSettings(epochs=1, precision="fp32"), seed=0, group=group)
+        except AmcError as error:
+            told.append(str(error))
+    return told
+
+
 def taken_up(file, settings, mixed, records):
     """Train wholly, and again from the checkpoint of the first epoch."""
     early = file.with_suffix(".early")
@@ -152,11 +172,29 @@ def test_two_processes_give_the_network_of_one(tmp_path):
     assert [loss for _, loss in records] == pytest.approx([loss for _, loss in expected], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_a_batch_that_leaves_a_process_without_images_is_one_line_on_all(tmp_path):
+    mine, other = together("refusals", tmp_path)
+    assert mine == other
+    assert mine[0].startswith("2 processes train on batches of 1 images: expected at most 1")
+    assert mine[1].startswith("a batch of 1 images leaves 1 of the 2 training processes without one")
+
+
 def whole_batches(epoch, seed):
     return FAKE.train_batches(epoch, seed)
 
 
-@pytest.mark.parametrize("loaded", [FAKE.train_batches, whole_batches])
+def with_another_argument(epoch, seed, scale=1.0):
+    return ((images * scale, labels) for images, labels in FAKE.train_batches(epoch, seed))
+
+
+def with_a_part_by_name(epoch, seed, *, part=WHOLE):
+    return FAKE.train_batches(epoch, seed, part)
+
+
+@pytest.mark.parametrize(
+    "loaded", [FAKE.train_batches, whole_batches, with_another_argument, with_a_part_by_name]
+)
 def test_parts_are_the_whole_batch(loaded):
     splits = replace(FAKE, train_batches=loaded)
     for settings in (SETTINGS, replace(SETTINGS, mixup=0.0)):

@@ -109,6 +109,13 @@ def test_randaugment_works_on_the_pixels_in_groups():
     raise AssertionError("no group kept its images while another changed")
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_randaugment_is_refused_for_images_that_are_neither_grey_nor_rgb(channels):
+    splits = replace(FAKE, input_shape=(channels, 8, 8))
+    with pytest.raises(AmcError, match=f"randaugment=9 changes colours, and the images have {channels} chan"):
+        train(network(), splits, replace(SHORT, randaugment=9), seed=0)
+
+
 def test_targets_of_fewer_classes_than_outputs():
     output = torch.randn(3, 5)
     labels = torch.tensor([0, 2, 1])

@@ -81,6 +81,47 @@ def test_logits_of_another_precision_are_not_read(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_logits_of_other_layers_with_the_same_tensors_are_not_read(tmp_path):
+    for options in ({}, {"dropout": 0.5}, {"origin": ("other",)}):
+        teacher = network(seed=1, dropout=options.pop("dropout", 0.0))
+        train(network(), FAKE, TAUGHT, seed=0, teacher=teacher, teacher_cache=tmp_path, **options)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def poisoned(images):
+    """Return logits of which the last is the logarithm of 0."""
+    found = torch.zeros(len(images), 4)
+    found[-1, 0] = -torch.inf
+    return found
+
+
+class Poisoned(nn.Module):
+    """A network that returns them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(1))
+
+    def forward(self, images):
+        return poisoned(images)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "views", "message"),
+    [
+        (FunctionTeacher(poisoned, "mine"), 2, "^teacher mine returned NaN or infinity for a batch of 16"),
+        (Poisoned(), 2, "^the teacher returned NaN or infinity for a batch of 16 images: expected finite"),
+        (Poisoned(), 0, "loss is nan at step 1 of 20.*the teacher has returned NaN or infinity; likely"),
+    ],
+)
+def test_logits_that_are_not_finite_are_told_as_the_teachers_and_not_kept(teacher, views, message, tmp_path):
+    settings = replace(TAUGHT, views=views)
+    with pytest.raises(AmcError, match=message) as caught:
+        train(network(), FAKE, settings, seed=0, teacher=teacher, teacher_cache=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_logits_of_other_training_images_are_not_read(tmp_path):
     for splits in (FAKE, replace(FAKE, train_digest=lambda: "others")):
         train(network(), splits, TAUGHT, seed=0, teacher=network(seed=1), teacher_cache=tmp_path)

@@ -4,8 +4,10 @@ import functools
 import json
 import logging
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,6 +16,7 @@ from torch import nn
 from amc import data
 from amc.data.splits import RawImages, from_memory
 from amc.errors import AmcError
+from amc.models.checkpoint import network_digest
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.training import loop
@@ -164,6 +167,96 @@ def test_checkpoint_of_another_run_is_ignored(change, tmp_path, caplog):
     assert "other settings" in caplog.text
 
 
+def with_a_change(change):
+    """Return the network of ``network()`` with the same tensors, and one thing about it changed."""
+    model = network()
+    if change == "dropout":
+        model[9].p = 0.5
+    elif change == "activation":
+        model[2] = nn.Tanh()
+    elif change == "padding":
+        model[0].padding_mode = "circular"
+    elif change == "frozen":
+        model[0].requires_grad_(False)
+    else:
+        model.register_buffer("mean", torch.ones(1), persistent=False)
+    return model
+
+
+CHANGES = ("dropout", "activation", "padding", "frozen", "buffer")
+
+
+def test_what_no_tensor_of_the_state_dict_shows_makes_another_network():
+    digests = [network_digest(network()), *map(network_digest, map(with_a_change, CHANGES))]
+    assert len({*digests, network_digest(network(), "origin")}) == len(CHANGES) + 2
+    assert network_digest(network()) == digests[0]
+
+
+@pytest.mark.parametrize("method", ["full", "norms"])
+def test_a_checkpoint_of_other_layers_with_the_same_tensors_is_ignored(method, tmp_path):
+    checkpoint, epochs = tmp_path / "run.safetensors", []
+    settings = TrainSettings(epochs=1, precision="fp32", method=method)
+    for model in (network(), network(), with_a_change("activation")):
+        train(model, FAKE, settings, seed=0, checkpoint=checkpoint, on_epoch=epochs.append)
+    assert len(epochs) == 2  # the second network is the first
+
+
+class Noisy(nn.Module):
+    """Draws with Python and NumPy, and counts its steps in a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = network()
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
+        self.register_buffer("grown", torch.zeros(1), persistent=False)
+
+    def forward(self, images):
+        if not self.training:
+            return self.layers(images)
+        self.steps += 1
+        self.grown = torch.cat([self.grown, self.steps[None]])
+        return self.layers(images) * (1 + random.random() + np.random.rand() + 0.1 * self.grown.sum())
+
+
+def test_draws_of_python_and_numpy_and_unsaved_buffers_are_those_of_an_unbroken_training(tmp_path):
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    whole = train(Noisy(), FAKE, SHORT, seed=3)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    checkpoint = tmp_path / "run.safetensors"
+    random.random(), np.random.rand()
+    with pytest.raises(Killed):
+        train(Noisy(), FAKE, SHORT, seed=3, checkpoint=checkpoint, on_epoch=stop_after(2))
+    resumed = train(Noisy(), FAKE, SHORT, seed=3, checkpoint=checkpoint)
+    assert same_state(resumed, whole)
+    assert torch.equal(resumed.grown, whole.grown)
+    assert resumed.steps == 3 * FAKE.steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (3, "epoch 1 has 4 batches or more, Splits.steps_per_epoch is 3"),
+        (5, "epoch 1 has 4 batches, Splits.steps_per_epoch is 5"),
+    ],
+)
+def test_a_wrong_number_of_batches_is_refused_before_anything_is_saved(told, message, tmp_path):
+    with pytest.raises(AmcError, match=message):
+        train(
+            network(),
+            replace(FAKE, steps_per_epoch=told),
+            SHORT,
+            seed=0,
+            checkpoint=tmp_path / "run.safetensors",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_set_without_batches_is_refused(tmp_path):
+    empty = replace(FAKE, train_batches=lambda epoch, seed: iter(()))
+    with pytest.raises(AmcError, match="has no training batch"):
+        train(network(), empty, SHORT, seed=0, checkpoint=tmp_path / "run.safetensors")
+
+
 def in_memory(changed=None):
     """Return 32 random images in batches of 8, of which one may be black."""
     draws = torch.Generator().manual_seed(0)
@@ -194,7 +287,7 @@ def test_an_image_behind_the_first_batch_makes_another_training():
     assert first_batch(other, 0) == first_batch(first, 0)
     keys = [
         training_key(
-            SHORT, splits, FAKE.search_val, network(), None, seed=0, device=torch.device("cpu"), bf16=False
+            SHORT, splits, FAKE.search_val, "network", None, seed=0, device=torch.device("cpu"), bf16=False
         )
         for splits in (first, in_memory(), other)
     ]

@@ -37,6 +37,21 @@ def opened(folder: Path, name: str, *, pretrained: bool = True) -> Problem:
     return Problem(config, RunFolder.made(folder))
 
 
+@pytest.mark.parametrize("classes", [4, 7])
+def test_a_start_with_all_weights_may_know_the_held_out_images(classes: int, tmp_path: Path) -> None:
+    """One of other classes has a new classifier; what a training has recorded counts for later calls."""
+    whole = classes == 4
+    start, folder = tmp_path / "start.safetensors", RunFolder.made(tmp_path / "run")
+    state = {"0.weight": (4, 3, 3, 3), "0.bias": (4,), "4.weight": (classes, 4), "4.bias": (classes,)}
+    save_safetensors({name: torch.zeros(shape) for name, shape in state.items()}, start)
+    given = (*FAKE, "model=mine", "stages=[train,search]", f"model.start={start}")
+    assert Problem(composed(*given), folder).validates_honestly is not whole
+    later = composed(*FAKE, "model=mine", "stages=[finetune]")
+    assert Problem(later, folder).validates_honestly
+    folder.record("train", {"starts_trained": whole})
+    assert Problem(later, folder).validates_honestly is not whole
+
+
 def bias(problem: Problem) -> float:
     """Return what tells the weights apart, and check that they are those of the folder."""
     problem.keep_dense()

@@ -38,6 +38,21 @@ ARTIFACTS = {
 }  # fmt: skip
 
 
+DROPS = """
+from torch import nn
+from torch.nn.functional import dropout
+from mynet import make
+
+class Net(nn.Module):
+    def __init__(self, num_classes, rate):
+        super().__init__()
+        self.body, self.rate = make(num_classes), rate
+
+    def forward(self, images):
+        return self.body[9](dropout(self.body[:9](images), self.rate, self.training))
+"""
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run of the main job on a network of the zoo; its tests leave it as it is."""
@@ -400,10 +415,30 @@ def test_a_training_starts_from_given_weights(tiny: Path, tmp_path: Path) -> Non
     assert "starts from" in told.out
     given, kept = (load_file(place / "dense.safetensors") for place in (tiny / "run", cwd / "same"))
     assert all(torch.equal(kept[key], given[key]) for key in given)
-    more = done(*TINY, start, "data.num_classes=5", "run_dir=more", "stages=[train]", cwd=cwd)
+    assert read_json(cwd / "same/stages/train.json")["starts_trained"] is True
+    judged = ("train.until=0.99", "train.best=true", "data.num_classes=5")
+    more = done(*TINY, start, *judged, "run_dir=more", "stages=[train]", cwd=cwd)
     assert "new are 9.weight, 9.bias" in more.out
+    assert "not the best" not in more.out + more.err
+    assert read_json(cwd / "more/stages/train.json")["starts_trained"] is False
+    until = amc(*TINY, start, "train.until=0.99", "run_dir=until", "stages=[train]", cwd=cwd)
+    refused(
+        until, "train.until=0.99 is judged on held-out images, but model.start gives the dense network all"
+    )
     both = amc(*TINY, start, "model.checkpoint=x.pth", "run_dir=both", "stages=[train]", cwd=cwd)
     refused(both, "model.start=", "model.checkpoint")
+
+
+def test_other_arguments_of_a_network_train_it_anew(tmp_path: Path) -> None:
+    """They change no tensor that the training starts from, and nothing that a module prints."""
+    cwd = workspace(tmp_path)
+    (cwd / "drops.py").write_text(DROPS)
+    job = (*TINY, "model=drops.Net", "run_dir=run", "stages=[train]")
+    weights = []
+    for rate in (0.0, 0.5, 0.5):
+        done(*job, f"+model.kwargs.rate={rate}", cwd=cwd)
+        weights.append((cwd / "run/dense.safetensors").read_bytes())
+    assert weights[0] != weights[1] == weights[2]
 
 
 def test_a_strategy_of_another_run_is_pruned_and_judged(full: Path, tiny: Path, tmp_path: Path) -> None:

@@ -49,6 +49,25 @@ def pictures():
     return images, images[:16]
 """
 
+TWO_CHANNELS = """
+from dataclasses import replace
+
+import torch
+from amc import data
+from amc.data.splits import LabelledImages
+
+def two(images):
+    return LabelledImages(images.images[:, :2], images.labels)
+
+def splits():
+    made = data.synthetic(num_classes=4, image_size=8, train=64, search_val=16, calibration=8, batch_size=16)
+    return replace(
+        made, input_shape=(2, 8, 8), mean=made.mean[:2], std=made.std[:2], calibration=two(made.calibration),
+        search_val=two(made.search_val), order=None, train_digest=None,
+        train_batches=lambda epoch, seed: ((x[:, :2], y) for x, y in made.train_batches(epoch, seed)),
+    )
+"""
+
 DRAWN = """
 import os
 import torch
@@ -158,6 +177,28 @@ def test_what_a_helper_prints_is_no_reason_and_what_it_draws_is_checked(
         team(2, lambda: job) as group,
     ):
         train(model, splits, settings, seed=0, group=group)
+
+
+def test_more_processes_than_images_of_a_batch_are_refused_before_any_work(tmp_path, monkeypatch):
+    few = ("data.train=8", "data.calibration=8", "finetune.processes=16", "stages=[train,finetune]")
+    refused(amc(*JOB, *few, cwd=tmp_path), "16 processes (finetune.processes, or those of torchrun) are to")
+    monkeypatch.setenv("WORLD_SIZE", "33")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    with pytest.raises(AmcError, match="started 33 processes: expected at most data"):
+        check_values(composed(*JOB))
+
+
+def test_randaugment_is_refused_before_any_work_for_images_that_it_does_not_know(tmp_path):
+    (tmp_path / "mydata.py").write_text(TWO_CHANNELS)
+    asked = (
+        "data=own",
+        "data.factory=mydata.splits",
+        "agent=uniform",
+        "finetune.randaugment=9",
+        "run_dir=run",
+    )
+    found = amc(*asked, "model=mynet.make", "stages=[train,search,prune,finetune]", cwd=workspace(tmp_path))
+    refused(found, "randaugment=9 changes colours, and the images have 2 channels")
 
 
 def test_views_are_not_chosen_among(tmp_path):
