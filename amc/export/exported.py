@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amc.errors import SettingError
 from amc.files import atomic_write_bytes
+from amc.runtimes.onnx_file import newest_opset
 from amc.runtimes.protocol import Converter, Loader, Shape
 from amc.runtimes.reference import check_agreement, eager_logits, random_batch, running
 
@@ -29,6 +32,9 @@ class ExportSettings:
         name: Stored in the ONNX file as the metadata property ``name``.
         widths: Channel widths by layer, stored in the ONNX file as metadata properties ``width.<layer>``.
         about: What a caller must know of the input and the classes, stored in files that can hold it.
+
+    Raises:
+        SettingError: A setting is impossible.
     """
 
     tolerance: float = 1e-4
@@ -36,6 +42,18 @@ class ExportSettings:
     name: str | None = None
     widths: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf:
+            raise SettingError(
+                f"export.tolerance is {self.tolerance:g}; expected a share of the largest logit, 0 or more"
+            )
+        if self.opset is None:
+            return
+        newest = newest_opset()
+        if self.opset < 1 or (newest is not None and self.opset > newest):
+            most = "" if newest is None else f" to {newest}, the newest that the installed onnx has"
+            raise SettingError(f"export.opset is {self.opset}; expected null, or a number from 1{most}")
 
 
 @dataclass(frozen=True)

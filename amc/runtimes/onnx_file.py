@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amc.errors import AmcError, SettingError
-from amc.runtimes.reference import conversion, eval_on_cpu, random_batch
-from amc.third_party import FIXED_BATCH, onnx_operators_kept
+from amc.errors import AmcError, SettingError, out_of_memory
+from amc.runtimes.reference import cause, conversion, eval_on_cpu, random_batch
+from amc.third_party import FIXED_BATCH, missing, onnx_operators_kept
 
 if TYPE_CHECKING:
     import onnx
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 ONNX_PACKAGES = ("onnx", "onnxscript")
 """Packages that torch exports to ONNX with."""
 INPUT_NAME = "input"
+_MOST_BYTES = 2**31
+"""What one file of protobuf, the format that ONNX is written in, can hold."""
+
+
+def newest_opset() -> int | None:
+    """Return the newest version of ONNX's operators that the installed onnx has; None without one."""
+    if missing("onnx") is not None:
+        return None
+    import onnx
+
+    return int(onnx.defs.onnx_opset_version())
 
 
 def onnx_bytes(model: nn.Module, input_shape: tuple[int, int, int], batch: int = 1) -> bytes:
@@ -100,9 +111,26 @@ def _check_free_batch(proto: onnx.ModelProto) -> None:
 
 
 def checked_bytes(proto: onnx.ModelProto) -> bytes:
-    """Serialise a graph, once ONNX's own checker accepts it."""
+    """Serialise a graph, once ONNX's own checker accepts it.
+
+    Raises:
+        AmcError: The graph is too large for one file, or the checker refuses it.
+    """
     import onnx
 
-    payload: bytes = proto.SerializeToString(deterministic=True)
-    onnx.checker.check_model(payload, full_check=True)
+    try:
+        payload: bytes = proto.SerializeToString(deterministic=True)
+        onnx.checker.check_model(payload, full_check=True)
+    except Exception as error:  # protobuf and the checker have no common base class of errors
+        weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+        if weights >= _MOST_BYTES:
+            raise AmcError(
+                f"the ONNX graph has {weights / 2**30:.2f} GiB of weights, expected less than the 2 GiB that "
+                "one file can hold"
+            ) from error
+        if out_of_memory(error):
+            raise
+        raise AmcError(
+            f"the ONNX graph is not valid: {cause(error)}; likely an operator that was translated wrongly"
+        ) from error
     return payload

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from amc.errors import brief
 from amc.runtimes.reference import random_batch
 from amc.third_party import missing
 
@@ -147,7 +148,10 @@ class FileRuntime:
 
     def available(self) -> str | None:
         """Return None if this runtime runs here, else the reason in one line."""
-        return missing(*self.packages) or self.lacking()
+        try:
+            return missing(*self.packages) or self.lacking()
+        except Exception as error:  # a package that is installed and broken raises anything at its import
+            return f"installed, but it fails: {brief(error)}"
 
     def prepare(self, model: nn.Module, input_shape: Shape, batch: int, threads: int) -> Prepared:
         """Convert ``model`` and load the file.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SEED = 0
+_LIKELY = "; likely an operator that the runtime lacks, or one that was translated for another size of input"
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
 """A change of colour."""
 _OPENVINO_PLACE = re.compile(
@@ -128,10 +129,8 @@ def running(what: str) -> Iterator[None]:
     except Exception as error:  # runtimes have no common base class of errors
         if out_of_memory(error):
             raise
-        raise AmcError(
-            f"{what} was made, but does not run: {cause(error)}; likely an operator that the runtime lacks, "
-            "or one that was translated for another size of input"
-        ) from error
+        hint = "" if isinstance(error, ImportError) else _LIKELY  # else the runtime itself is broken
+        raise AmcError(f"{what} was made, but does not run: {cause(error)}{hint}") from error
 
 
 def with_xnnpack_sums(model: nn.Module) -> nn.Module:

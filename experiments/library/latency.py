@@ -28,7 +28,7 @@ class MeasuredLatency:
 
     Attributes:
         network: the dense network.
-        runtime: a name in ``amc.latency.BACKENDS``.
+        runtime: a name in ``amc.latency.BACKENDS``, or the dotted path of a runtime of the user's own.
         seed: seed of the networks that are measured.
     """
 
@@ -63,6 +63,7 @@ class MeasuredLatency:
             tables=default_folder(),
             seed=self.seed,
             start=start,
+            name=self.runtime,
         )
         return profile.model
 

@@ -279,6 +279,10 @@ class RunFolder:
         """Return the stages that a command has begun which was killed, or stopped by the user."""
         return frozenset(path.name.removesuffix(_BEGUN) for path in self.records.glob(f"*{_BEGUN}"))
 
+    def begun_below(self) -> frozenset[str]:
+        """Return such stages in the folders of single budgets."""
+        return frozenset(path.name.removesuffix(_BEGUN) for path in self.path.glob(f"*/stages/*{_BEGUN}"))
+
     def forget_begun(self, *stages: str) -> None:
         """Remove the notes on stages, here and in the folders of single budgets: their command has ended."""
         for stage in stages:

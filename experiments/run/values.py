@@ -11,7 +11,7 @@ from amc.budget.budget import check_ratio, get_fit
 from amc.candidate.settings import CandidateSettings, PruneSettings
 from amc.dotted import check_present, is_dotted
 from amc.errors import FileError, SettingError, UnavailableError
-from amc.export import get_format
+from amc.export import ExportSettings, get_format
 from amc.models.names import check_listed, is_code
 from amc.quantization.settings import SMALL_SINCE, TRAINED
 from amc.scoring.precision import AUTO, PRECISIONS, check_precision
@@ -135,6 +135,7 @@ def _check_settings(config: Config) -> None:
     _check_training(config)
     _check_views(config)
     PruneSettings(**asdict(config.prune))
+    ExportSettings(config.export.tolerance, config.export.opset)
     _check_quantize(config)
     if config.model.checkpoint is not None and config.model.pretrained:
         raise SettingError(

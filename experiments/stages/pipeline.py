@@ -40,6 +40,12 @@ def run_stages(run: Run, names: Sequence[str], *, keep_evaluator: bool = False) 
         for index, name in enumerate(names):
             if not keep_evaluator and not _COMPRESSING & set(names[index:]):
                 run.problem.release()  # training needs the memory
+            if name == "profile" and run.profiled:
+                print(
+                    "profile: an earlier command, which did not end, has measured latency_model.json, and "
+                    "this one goes on with it; stages=[profile] measures again"
+                )
+                continue
             run.folder.note_begun(name)
             summary |= summary_of(name, _ended(run, name))
         failed = False

@@ -54,9 +54,9 @@ def _tried(backend: Backend) -> str:
     from amc.runtimes.checked import prepare_checked
     from amc.third_party import quiet
 
-    if (reason := backend.available()) is not None:
-        return f"no: {reason}"
     try:
+        if (reason := backend.available()) is not None:
+            return f"no: {reason}"
         with quiet():
             prepare_checked(backend, _network(), SHAPE, 1, 1)
     except AmcError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 
+_OF_ARM = ("CPU implementer", "CPU part")
 _CPU0 = "/sys/devices/system/cpu/cpu0/cpufreq"
 _TURBO = {  # file -> its content if the clock may boost
     "/sys/devices/system/cpu/intel_pstate/no_turbo": "0",
@@ -13,12 +15,36 @@ _TURBO = {  # file -> its content if the clock may boost
 
 
 def cpu_model() -> str:
-    """Return the CPU's marketing name as Linux reports it, else its type as ``platform`` reports it."""
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+    """Return the CPU's marketing name as Linux or macOS reports it, else that of the board and its cores.
+
+    Linux on ARM has no such name, or one that all processors of an architecture share. What is left is the
+    type as ``platform`` reports it.
+    """
+    facts = _cpu_facts()
+    named = next((value for key, value in facts if key == "model name"), "")
+    if named and not named.startswith("ARMv"):
+        return named
+    board = (_read("/proc/device-tree/model") or "").strip("\0 \n")
+    cores = dict.fromkeys(f"{key} {value}" for key, value in facts if key in _OF_ARM)
+    found = ", ".join(filter(None, (board, *cores)))
+    return found or named or _of_macos() or platform.processor() or platform.machine()
+
+
+def _cpu_facts() -> list[tuple[str, str]]:
+    """Return the keys and values that Linux tells of all cores, in order; none on other systems."""
+    lines = [line.partition(":") for line in (_read("/proc/cpuinfo") or "").splitlines()]
+    return [(key.strip(), value.strip()) for key, _, value in lines]
+
+
+def _of_macos() -> str:
+    """Return the CPU's marketing name as macOS reports it, empty on other systems."""
+    if platform.system() != "Darwin":
+        return ""
+    asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def clock_notes() -> list[str]:

@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the package around this file comes before any other on the host's own path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
 from amc.latency.portable.machine import clock_notes, cpu_model
 from amc.latency.portable.rounds import interleaved
 from amc.runtimes.onnx_session import open_session

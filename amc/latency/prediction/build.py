@@ -97,6 +97,7 @@ def build_profile(
     tables: Path,
     seed: int,
     start: Callable[[int], Progress],
+    name: str | None = None,
 ) -> Profile:
     """Measure layers and whole networks, and fit a latency model to them.
 
@@ -108,11 +109,12 @@ def build_profile(
         tables: folder of measured layers, which other networks reuse.
         seed: of the networks that are drawn.
         start: called with the number of networks to be measured; returns what is called after every batch.
+        name: what the user calls the runtime, see ``target_of``.
 
     Raises:
         AmcError: a layer does not convert, or the backend fails.
     """
-    target = target_of(backend, settings.threads, settings.batch)
+    target = target_of(backend, settings.threads, settings.batch, name)
     path = tables / target.file_name
     table = _known(path, target)
     kinds = layer_kinds(graph, network)

@@ -47,8 +47,15 @@ class NetworkTimes:
     version: str
 
 
-def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Target:
+def target_of(backend: Backend | RemoteBackend, threads: int, batch: int, name: str | None = None) -> Target:
     """Return the target of latencies measured with ``backend``; timing a small network shows the device.
+
+    Args:
+        backend: the runtime.
+        threads: threads the runtime may use.
+        batch: images per call.
+        name: what the user calls the runtime; None for its own name. Two runtimes of the user's own may have
+            one name, and differ by their dotted paths.
 
     Raises:
         AmcError: The backend fails.
@@ -56,7 +63,13 @@ def target_of(backend: Backend | RemoteBackend, threads: int, batch: int) -> Tar
     probe = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     found = measure_models({"probe": probe}, (3, 8, 8), backend, batch=batch, threads=threads, rounds=1)
     return Target(
-        found.device, backend.name, found.version, backend.precision, threads, batch, setup_of(backend)
+        found.device,
+        name or backend.name,
+        found.version,
+        backend.precision,
+        threads,
+        batch,
+        setup_of(backend),
     )
 
 

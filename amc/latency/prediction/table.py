@@ -37,7 +37,7 @@ class Target:
 
     Attributes:
         device: the processor's name.
-        runtime: a name in ``amc.latency.BACKENDS``.
+        runtime: a name in ``amc.latency.BACKENDS``, or the dotted path of a runtime of the user's own.
         version: version of the runtime.
         precision: number format, such as ``float32``.
         threads: threads the runtime may use.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 import shlex
 import tempfile
 import time
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FOLDER = "/data/local/tmp/amc-search"
+"""How the names of our folders on the phone begin."""
 _POLL_SECONDS = 5.0
+_UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3}
+"""Group of a pattern -> milliseconds of its unit."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,12 @@ class AdbSettings:
             raise SettingError(
                 f"latency.adb.cool_seconds is {self.cool_seconds:g}; expected seconds, at most {LONGEST:g}"
             )
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            raise SettingError(f"latency.adb.pattern is no regular expression: {error}") from error
+        if self.max_celsius is not None and math.isnan(self.max_celsius):
+            raise SettingError(
+                "latency.adb.max_celsius is nan; expected degrees Celsius, or null for no limit"
+            )
+        if self.pattern:
+            _check_pattern(self.pattern)
         try:
             (self.arguments or "").format(model="", threads=1, runs=1, batch=1)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -181,18 +187,19 @@ class Adb:
                 time.
         """
         names = {name: f"{i}{self._kind.suffix}" for i, name in enumerate(models)}
+        folder = f"{_FOLDER}-{secrets.token_hex(4)}"  # two jobs on one phone must not time each other's files
         temperatures = []
         samples: dict[str, list[float]] = {name: [] for name in models}
         try:
-            sizes = self._push(models, input_shapes, names, batch)
+            sizes = self._push(models, input_shapes, names, batch, folder)
             for index in range(rounds):
                 for name in list(models)[:: -1 if index % 2 else 1]:
                     temperatures.append(self._cooled())
-                    samples[name].append(self._round(names[name], batch, threads))
+                    samples[name].append(self._round(names[name], batch, threads, folder))
             notes = self._notes(temperatures)
         finally:
-            with leftovers_told(f"{_FOLDER} on the phone"):
-                self._shell(f"rm -rf {_FOLDER}")
+            with leftovers_told(f"{folder} on the phone"):
+                self._shell(f"rm -rf {folder}")
         return RemoteTimes(
             samples_ms=samples,
             repeats=self.settings.runs,
@@ -219,10 +226,11 @@ class Adb:
         shapes: Mapping[str, Shape],
         names: Mapping[str, str],
         batch: int,
+        place: str,
     ) -> dict[str, int]:
-        """Export, check and push the networks and the binary; return the sizes of the files."""
+        """Export, check and push the networks and the binary to ``place``; return the sizes of the files."""
         sizes = {}
-        self._shell(f"mkdir -p {_FOLDER}")
+        self._shell(f"mkdir -p {place}")
         with tempfile.TemporaryDirectory() as folder:
             for name, model in models.items():
                 content = prepare_checked(self._kind.twin, model, shapes[name], batch, 1).content
@@ -230,18 +238,18 @@ class Adb:
                 file = Path(folder) / names[name]
                 file.write_bytes(content)
                 sizes[name] = len(content)
-                self._adb("push", str(file), f"{_FOLDER}/{file.name}", timeout=600)
-        self._adb("push", str(self.settings.runner), f"{_FOLDER}/runner", timeout=600)
-        self._shell(f"chmod 755 {_FOLDER}/runner")
+                self._adb("push", str(file), f"{place}/{file.name}", timeout=600)
+        self._adb("push", str(self.settings.runner), f"{place}/runner", timeout=600)
+        self._shell(f"chmod 755 {place}/runner")
         return sizes
 
-    def _round(self, file: str, batch: int, threads: int) -> float:
-        """Run the binary once; return milliseconds per inference."""
+    def _round(self, file: str, batch: int, threads: int, place: str) -> float:
+        """Run the binary once on a file in ``place``; return milliseconds per inference."""
         arguments = self._kind.arguments.format(
             model=file, threads=threads, runs=self.settings.runs, batch=batch
         )
         pin = f"taskset {self.settings.cores} " if self.settings.cores else ""
-        printed = self._shell(f"cd {_FOLDER} && {pin}./runner {arguments} 2>&1", timeout=1800)
+        printed = self._shell(f"cd {place} && {pin}./runner {arguments} 2>&1", timeout=1800)
         return parse_ms(printed, self._kind.pattern)
 
     def _cooled(self) -> float:
@@ -290,6 +298,23 @@ def _digest(runner: str) -> str:
         return "missing"
 
 
+def _check_pattern(pattern: str) -> None:
+    """Refuse a pattern that can find no time.
+
+    Raises:
+        SettingError: it is no regular expression, or none of its groups has the name of a unit.
+    """
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise SettingError(f"latency.adb.pattern is no regular expression: {error}") from error
+    if not groups.keys() & _UNITS.keys():
+        raise SettingError(
+            f"latency.adb.pattern is {pattern!r}, which has no group named s, ms or us, the unit of the "
+            "time; expected one such as (?P<ms>[0-9.]+)"
+        )
+
+
 def parse_ms(printed: str, pattern: str) -> float:
     """Return milliseconds per run from the output of a benchmark binary.
 
@@ -299,17 +324,18 @@ def parse_ms(printed: str, pattern: str) -> float:
 
     Raises:
         AmcError: The output holds no such time.
-        SettingError: The pattern names no unit.
+        SettingError: The pattern is impossible.
     """
+    _check_pattern(pattern)
     found = re.search(pattern, printed)
     if found is None:
         last = (printed.strip().splitlines() or ["nothing"])[-1]
         raise AmcError(f"adb: the runner printed no time that the pattern finds, but: {last[:120]}")
     groups = found.groupdict()
-    for unit, milliseconds in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
+    for unit, milliseconds in _UNITS.items():
         if groups.get(unit) is not None:
             return _time(groups[unit], groups.get("runs") or "1") * milliseconds
-    raise SettingError("pattern has no group named s, ms or us, the unit of the time")
+    raise AmcError(f"adb: the pattern finds {found[0][:40]!r}, but none of its groups s, ms and us is in it")
 
 
 def _time(text: str, runs: str) -> float:

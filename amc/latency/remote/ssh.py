@@ -36,6 +36,8 @@ _ANSWER = {
 }
 """What the host prints; see ``amc.reading``."""
 _JOB = "latency/portable/onnx_job.py"
+_ENVIRONMENT = "env ORT_DISABLE_TELEMETRY=1"
+"""Before the Python there, which is otherwise started as its user starts it."""
 SENT = (
     "latency/portable/machine.py",
     _JOB,
@@ -94,7 +96,7 @@ class Ssh:
         if self.settings.host is None:
             return _NO_HOST
         try:
-            self._there(f"env ORT_DISABLE_TELEMETRY=1 {self._python} -c 'import numpy, onnxruntime'")
+            self._there(f"{_ENVIRONMENT} {self._python} -c 'import numpy, onnxruntime'")
         except AmcError as error:
             return str(error)
         return None
@@ -153,8 +155,7 @@ class Ssh:
             self._there(f"tar -xf - -C {place}", stdin=_archive(files), timeout=timeout)
             # A file and not -m: with that, a package `amc` in the home folder would be imported in its place.
             job = f"{place}/amc/{_JOB} {place}/job.json"
-            line = f"env PYTHONPATH={place} {self._python} {job}"
-            printed = self._there(line, stdin=None, timeout=timeout)
+            printed = self._there(f"{_ENVIRONMENT} {self._python} {job}", stdin=None, timeout=timeout)
         finally:
             with leftovers_told(f"{folder} on {self.settings.host}"):
                 self._there(f"rm -rf {place}")

@@ -2,9 +2,10 @@
 
 The overrides describe network, data, budget (``budget.macs_ratio``) and training (``finetune.*``) as they do
 for ``amc``, whose ``agent=... stages=[search,prune,finetune,evaluate]`` makes the rows to compare with. Other
-limits, lists of budgets, and words on searches and steps are refused: the tools would ignore them. MACs
-are counted in the pruned network itself. Each tool's network keeps the weights that the tool leaves it. The
-same command goes on where it was broken off: rows are in ``DIR/rows.jsonl``, trainings in ``DIR``.
+limits, lists of budgets, and words on searches, candidates and further stages are refused: the tools would
+ignore them. MACs are counted in the pruned network itself. Each tool's network keeps the weights that the
+tool leaves it. The same command goes on where it was broken off: rows are in ``DIR/rows.jsonl``, trainings in
+``DIR``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from amc.candidate.settings import CandidateSettings
 from amc.cost.counted import count_macs
 from amc.digest import digest
 from amc.errors import AmcError, SettingError
@@ -48,11 +51,13 @@ RIVALS: Mapping[str, Rival] = {
     "FastNAS": fastnas,
 }
 _OURS = (
-    *("agent", "strategy", "stages", "schedule", "choose", "prune"),
-    *("budget.round_to", "budget.min_preserve_ratio"),
+    *("agent", "strategy", "stages", "schedule", "choose", "prune", "reward", "workers"),
+    *("budget.round_to", "budget.min_preserve_ratio", "budget.fit", "budget.kind"),
+    *(f"compressor.{each.name}" for each in fields(CandidateSettings)),
+    *("plan", "profile", "proxies", "quantize", "correlate", "export", "latency", "serve", "sparsify"),
 )
-"""Settings of our searches and of our pruning, which a tool would ignore."""
-_GROUPS = ("compressor.exclude", "compressor.prune_coupled")
+"""Settings of our searches and of our pruning, and of other stages, which a tool would ignore."""
+_GROUPS = ("compressor.exclude", "compressor.prune_coupled", "compressor.max_inputs")
 """Settings of the channels that stay whole, which torch-pruning is told, and FastNAS is not."""
 _ROW = {"rival": str, "seed": int, "overrides": [str]}
 

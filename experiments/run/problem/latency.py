@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from amc.latency.prediction.layer_kinds import layer_kinds
 from amc.latency.prediction.model import LatencyModel
 from amc.latency.remote.protocol import setup_of
 from amc.reading import read_json
-from experiments.config.runtimes import backend_of
+from experiments.config.runtimes import backend_of, profile_settings
 from experiments.config.schema import Config
 from experiments.run.folder import RunFolder
 
@@ -37,11 +38,38 @@ class LatencySource:
         self._folder = folder
         self._network = network
         self._to_be_profiled = "profile" in config.stages
+        self._begun = folder.begun() | folder.begun_below()  # by an earlier command
 
     @property
     def profiled(self) -> bool:
-        """Whether there is a latency model; one that the job is still to measure anew does not count."""
-        return self._folder.latency_model.exists() and not self._to_be_profiled
+        """Whether there is a latency model; one that the job is still to measure anew does not count.
+
+        The model of a command that was killed in a later stage counts: the job goes on with it, and does not
+        search under another budget.
+        """
+        if not self._folder.latency_model.exists():
+            return False
+        return not self._to_be_profiled or self._ended_before
+
+    @cached_property
+    def _ended_before(self) -> bool:
+        """Whether a command that is taken up has ended stage ``profile`` as the job asks for it."""
+        names = self._config.stages
+        later = names[names.index("profile") + 1 :]
+        if "profile" not in self._begun or not self._begun & {*later}:
+            return False
+        try:
+            known = self._folder.recorded("profile") if self.model else None
+        except AmcError:
+            return False
+        return known is not None and known.get("asked") == self.asked
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """How a latency model is measured, beside what the model itself tells."""
+        settings = asdict(profile_settings(self._config.profile))
+        del settings["repairs"]  # which are of stage `verify`
+        return {**settings, "seed": self._config.seed}
 
     def take_profile(self) -> None:
         """From now on use the latency model that stage ``profile`` has just written."""
@@ -104,7 +132,8 @@ class LatencySource:
         """
         backend = backend_of(self._config.profile.backend, self._config.latency)
         if (reason := backend.available()) is not None:
-            raise UnavailableError(f"profile.backend={backend.name} cannot be measured here: {reason}")
+            name = self._config.profile.backend
+            raise UnavailableError(f"profile.backend={name} cannot be measured here: {reason}")
         return in_int8(backend) if self._config.profile.int8 else backend
 
 

@@ -46,7 +46,8 @@ def run(run: Run) -> dict[str, Any]:
         raise failures[0]
     facts = {"runtimes": results}
     if config.throughput_batch and config.throughput_batch != config.batch:
-        names = [result.backend for result in results if result.comparison is not None]
+        asked = zip(config.backends, results, strict=True)  # a result has no dotted path
+        names = [name for name, result in asked if result.comparison is not None]
         rounds = math.ceil(config.rounds / 3)
         facts["throughput"], _ = _measured(
             run, model, quantized, names, config.throughput_batch, rounds, memory=False

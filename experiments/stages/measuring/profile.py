@@ -52,6 +52,7 @@ def run(run: Run) -> dict[str, Any]:
             tables=Path(config.tables) if config.tables is not None else default_folder(),
             seed=run.config.seed,
             start=start,
+            name=config.backend,
         )
         model, found = profile.model, profile.accuracy
         atomic_write_json(problem.folder.latency_model, model.to_json())  # before what may still fail
@@ -65,6 +66,7 @@ def run(run: Run) -> dict[str, Any]:
     )
     return {
         "target": model.target.to_json(),
+        "asked": problem.latency.asked,
         "table": model.target.file_name,
         "measured_layers": profile.measured,
         "reused_layers": profile.reused,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amc.budget.allocation import Errors, even_errors
+from amc.errors import AmcError
 from amc.latency.prediction.build import Check, checked_widths, kept
 from amc.latency.prediction.table import Target
 from amc.progress import progress
@@ -23,7 +25,8 @@ def run(run: Run) -> dict[str, Any]:
     limit is about that one.
 
     Raises:
-        AmcError: the budget has no limit on the latency, or it is not met after ``profile.repairs`` repairs.
+        AmcError: the budget has no limit on the latency, or it is not met after ``profile.repairs`` repairs:
+            what was measured is recorded, and the strategy is left as it is.
     """
     budget, config, problem = run.budget, run.config.profile, run.problem
     target = budget.of("latency")
@@ -41,13 +44,20 @@ def run(run: Run) -> dict[str, Any]:
         lambda: _errors(run),
     )
     with progress(config.repairs + 1, "verify", "try") as bar:
-        for check in checks:
-            tries.append(check)
-            elsewhere = _elsewhere(check, problem.latency.model.target)
-            bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
-            bar.update()
-            if elsewhere:
-                break
+        try:
+            for check in checks:
+                tries.append(check)
+                elsewhere = _elsewhere(check, problem.latency.model.target)
+                bar.set_postfix(measured=f"{check.measured:.4f}", budget=f"{target.ratio:g}")
+                bar.update()
+                if elsewhere:
+                    break
+        except AmcError:
+            if (
+                tries
+            ):  # the strategy stays, without a repair, and `prune` is to know that it is over the budget
+                run.record("verify", {**_record(run, tries[0], tries), "repairs": 0})
+            raise
     check = tries[0] if elsewhere else kept(tries)
     if check.widths != found:
         strategy = _repaired(run, strategy, check.widths)
@@ -58,12 +68,18 @@ def run(run: Run) -> dict[str, Any]:
     )
     if elsewhere:
         print(f"verify: {elsewhere}")
+    return _record(run, check, tries)
+
+
+def _record(run: Run, check: Check, tries: Sequence[Check]) -> dict[str, Any]:
+    """Return the facts of the check of the strategy, and of all checks."""
+    described = run.problem.latency.described()
     return {
         "dense_ms": check.dense_ms,
         "repairs": len(tries) - 1,
         **_facts(check),
         "tries": [_facts(each) for each in tries],
-        "on": {**problem.latency.described(), "device": check.device, "version": check.version},
+        "on": {**described, "device": check.device, "version": check.version},
     }
 
 

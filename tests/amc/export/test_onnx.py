@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, SettingError
 from amc.export import ExportSettings, export_onnx
 from amc.export.exported import write_checked
+from amc.runtimes.onnx_file import checked_bytes
 from amc.runtimes.reference import eager_logits
 
 
@@ -61,7 +62,7 @@ def test_file_holds_its_weights_and_metadata_and_takes_any_batch(model, tmp_path
 
 def test_disagreement_leaves_no_file(model, tmp_path):
     with pytest.raises(AmcError, match=r"differs from eager by .* expected at most") as error:
-        export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", ExportSettings(tolerance=-1.0))
+        export_onnx(model, (3, 16, 16), tmp_path / "net.onnx", ExportSettings(tolerance=0.0))
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -110,6 +111,26 @@ def test_a_file_that_does_not_run_is_refused_in_one_line(fails, model, tmp_path)
         write_checked("onnx", b"x", load, model, (3, 8, 8), tmp_path / "x", batch=None, tolerance=1)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("tolerance", value) for value in (-1.0, float("nan"), float("inf"))),
+        *(("opset", value) for value in (0, -3, 99)),
+    ],
+)
+def test_impossible_settings_of_an_export(field, value):
+    with pytest.raises(SettingError, match=rf"export\.{field} is {value:g}; expected"):
+        ExportSettings(**{field: value})
+
+
+def test_a_graph_that_onnx_refuses_is_one_line():
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("NoOperator", ["x"], ["y"])], "net", [value], [])
+    with pytest.raises(AmcError, match=r"the ONNX graph is not valid: .*NoOperator") as error:
+        checked_bytes(onnx.helper.make_model(graph))
+    assert "\n" not in str(error.value)
 
 
 def test_a_network_with_several_outputs_is_refused_in_one_line():

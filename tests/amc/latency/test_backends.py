@@ -14,7 +14,8 @@ from torch import nn
 
 from amc.errors import AmcError
 from amc.latency import BACKENDS, compare, get_backend, time_models
-from amc.latency.portable.machine import clock_notes
+from amc.latency.portable import machine
+from amc.latency.portable.machine import clock_notes, cpu_model
 from amc.latency.timing.measure import torch_threads_restored
 from amc.latency.timing.peak_memory import peak_memory
 from amc.runtimes import litert
@@ -173,6 +174,20 @@ def test_a_missing_package_is_named(monkeypatch):
     assert get_backend("openvino").available() == "not installed: openvino"
 
 
+def test_a_broken_package_is_a_reason_and_no_operator_is_blamed(network):
+    def broken(*_):
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    runtime = replace(get_backend("onnxruntime"), packages=(), lacking=broken, load=broken)
+    assert runtime.available() == (
+        "installed, but it fails: ImportError: libcudart.so.12: cannot open shared object file"
+    )
+    (result,) = compare(network, network, SHAPE, backends=[runtime])
+    assert result.unavailable == runtime.available()
+    with pytest.raises(AmcError, match=r"does not run: libcudart.so.12: cannot open shared object file$"):
+        time_models({"one": network}, SHAPE, replace(runtime, convert=lambda *_: b""))
+
+
 def test_inductor_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert get_backend("torch_compile").available() == "no C++ compiler found: no-such-compiler"
@@ -228,6 +243,36 @@ def test_sizes_and_memory_grow_with_the_network():
     assert result.notes[0].startswith("CPU governor: ")
     (result,) = compare(*models, (3, 16, 16), backends=["torch"], rounds=1, memory=True)
     assert result.file_bytes == result.peak_memory_bytes == {}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        ("processor : 0\nmodel name : Intel(R) Core(TM) i7", None, "Intel(R) Core(TM) i7"),
+        (
+            "CPU implementer : 0x41\nCPU part : 0xd0b\n\nCPU implementer : 0x41\nCPU part : 0xd0b",
+            "Raspberry Pi 5 Model B Rev 1.0\0",
+            "Raspberry Pi 5 Model B Rev 1.0, CPU implementer 0x41, CPU part 0xd0b",
+        ),
+        ("model name : ARMv7 Processor rev 3 (v7l)\nCPU part : 0xd08", None, "CPU part 0xd08"),
+        ("model name : ARMv7 Processor rev 3 (v7l)", None, "ARMv7 Processor rev 3 (v7l)"),
+    ],
+)
+def test_a_processor_without_a_name_is_told_by_its_board_and_its_cores(monkeypatch, cpuinfo, board, name):
+    files = {"/proc/cpuinfo": cpuinfo, "/proc/device-tree/model": board}
+    monkeypatch.setattr(machine, "_read", files.get)
+    assert cpu_model() == name
+
+
+def test_a_mac_tells_its_processor(monkeypatch, tmp_path):
+    (tmp_path / "sysctl").write_text('#!/bin/sh\ntest "$2" = machdep.cpu.brand_string && echo Apple M3\n')
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setattr(machine, "_read", lambda path: None)
+    monkeypatch.setattr(machine.platform, "system", lambda: "Darwin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cpu_model() == "Apple M3"
+    (tmp_path / "sysctl").unlink()
+    assert cpu_model() == (machine.platform.processor() or machine.platform.machine())
 
 
 def test_clock_notes_read_the_files_of_linux(monkeypatch):

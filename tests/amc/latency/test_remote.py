@@ -213,6 +213,15 @@ def test_a_phone_that_stays_hot_is_not_measured(phone, runner):
     assert list((phone / "data").iterdir()) == []
 
 
+def test_two_measurements_on_one_phone_share_no_folder(phone, runner):
+    for _ in range(2):
+        time_models({"one": net(8)}, SHAPE, Adb(AdbSettings(runner=runner, runs=20)), rounds=1)
+    calls = (phone / "calls").read_text()
+    assert len(set(re.findall(r"mkdir -p (\S+)", calls))) == 2
+    assert set(re.findall(r"mkdir -p (\S+)", calls)) == set(re.findall(r"cd (\S+) &&", calls))
+    assert list((phone / "data").iterdir()) == []
+
+
 def test_the_named_thermal_zone_is_read(phone, runner, tmp_path):
     (tmp_path / "zone").write_text("36500\n")
     settings = AdbSettings(runner=runner, thermal_file=str(tmp_path / "zone"), cool_seconds=0)
@@ -281,10 +290,16 @@ def test_a_pattern_names_its_unit():
     assert parse_ms("took 0.5 s", r"took (?P<s>[\d.]+)") == 500
     with pytest.raises(AmcError, match="no group named s, ms or us"):
         parse_ms("took 0.5", r"took ([\d.]+)")
+    with pytest.raises(AmcError, match="the pattern finds 'took long', but none of its groups"):
+        parse_ms("took long", r"took ((?P<s>[\d.]+)|long)")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("format", "tflite"), ("cores", "4-7"), ("runs", 0), ("pattern", "(")]
+    ("field", "value"),
+    [
+        *(("format", "tflite"), ("cores", "4-7"), ("runs", 0), ("max_celsius", float("nan"))),
+        *(("pattern", "("), ("pattern", "mean ([0-9.]+) ms"), ("pattern", "(?P<min>[0-9.]+)")),
+    ],
 )
 def test_impossible_settings_of_a_phone(field, value):
     with pytest.raises(AmcError, match=f"latency.adb.{field} is"):
@@ -323,7 +338,8 @@ def test_what_cannot_be_removed_costs_no_answer_and_hides_no_error(host, phone, 
         time_models(
             {"one": net(8)}, SHAPE, Adb(AdbSettings(runner=runner, max_celsius=20, cool_seconds=0)), rounds=1
         )
-    assert "/data/local/tmp/amc-search on the phone is left there: adb shell: Read-only" in caplog.text
+    left = r"/data/local/tmp/amc-search-\w{8} on the phone is left there: adb shell: Read-only"
+    assert re.search(left, caplog.text)
 
 
 def test_a_job_ends_with_the_program_that_has_started_it(tmp_path):
@@ -371,6 +387,18 @@ def test_the_python_of_a_host_lies_in_its_home(host, python):
     backend = Ssh(SshSettings(host="board", python=python))
     assert backend.available() is None
     assert set(time_models({"one": net(8)}, SHAPE, backend, rounds=1)) == {"one"}
+
+
+def test_a_host_measures_with_the_path_that_was_checked(host):
+    own = host / "home/own"
+    (own / "amc").mkdir(parents=True)  # which must not be imported
+    (own / "amc/__init__.py").write_text("raise ImportError('the wrong package')")
+    (own / "sitecustomize.py").write_text(f"print('started', file=open({str(host / 'started')!r}, 'a'))")
+    program(host / "bin/ssh", SSH.replace('"HOME": home', f'"HOME": home, "PYTHONPATH": {str(own)!r}'))
+    backend = Ssh(SshSettings(host="board", python=sys.executable))
+    assert backend.available() is None
+    assert set(time_models({"one": net(8)}, SHAPE, backend, rounds=1)) == {"one"}
+    assert (host / "started").read_text().split() == ["started"] * 2
 
 
 def test_an_upload_may_take_as_long_as_a_measurement(host, monkeypatch):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from amc.latency import BACKENDS
+from amc.latency import BACKENDS, Prepared
 from amc.latency.prediction.cheap_widths import TOLERANCE
+from amc.runtimes.reference import eager_logits, random_batch
+from experiments.run.folder import RunFolder
 from experiments.run.run import open_run
 from experiments.run.values import check_values
 from tests.experiments.helpers import (
@@ -145,6 +147,27 @@ def test_a_strategy_that_measures_over_the_budget_is_repaired(finished):
     assert repaired["provenance"]["repaired_from"] == [group["dense"] for group in repaired["groups"]]
     assert f"after {verify['repairs']} repairs" in outcome.out
     assert not (run / "pruned.safetensors").exists()
+
+
+class Stubborn(Spinning):
+    """A runtime that is as slow on small networks as on large ones."""
+
+    def prepare(self, model, input_shape, batch, threads):
+        """Return a loop of one length."""
+        logits = eager_logits(model, random_batch(input_shape, batch))
+        return Prepared(lambda: (sum(range(10_000)), logits)[1])
+
+
+def test_a_strategy_that_no_repair_has_met_the_budget_with_is_not_pruned(whole):
+    strategy = (whole / "run/strategy.json").read_bytes()
+    job = (*JOB, "profile.repairs=1")
+    with registered(BACKENDS, spinning=Stubborn()):
+        refused(amc(*job, "stages=[verify]", cwd=whole), "of the dense latency after 1 repairs, over")
+    verify = read_json(whole / "run/stages/verify.json")
+    assert [own["measured_ratio"] > 0.5 for own in verify["tries"]] == [True] * 2
+    assert (verify["measured_ratio"], verify["repairs"]) == (verify["tries"][0]["measured_ratio"], 0)
+    assert (whole / "run/strategy.json").read_bytes() == strategy
+    refused(amc(*job, "stages=[prune]", cwd=whole), f"takes {verify['measured_ratio']:.4f}", "measured it")
 
 
 @pytest.mark.slow
@@ -317,6 +340,48 @@ def test_bad_input_is_refused(finished):
     refused(
         amc(*JOB, "budget=macs", "stages=[verify]", cwd=finished), "there is none; give budget.latency_ratio"
     )
+
+
+def test_a_killed_job_goes_on_with_its_profile(whole):
+    stages = "stages=[profile,inspect]"
+
+    def profiled(*own: str) -> bool:
+        with inside(whole):
+            return open_run(composed(*JOB, stages, *own), Path("run")).profiled
+
+    folder, model = RunFolder(whole / "run"), whole / "run/latency_model.json"
+    assert not profiled()
+    folder.note_begun("profile")
+    assert not profiled()  # it was killed in the profile
+    folder.note_begun("inspect")
+    assert profiled()
+    changes = (["profile.rounds=3"], ["profile.batch=2"], ["seed=1"], FINER)
+    assert [profiled(*each) for each in changes] == [False] * len(changes)
+    former = model.read_bytes()
+    out = done(*JOB, stages, cwd=whole).out
+    assert "profile: an earlier command, which did not end, has measured latency_model.json" in out
+    assert model.read_bytes() == former
+    assert not profiled()  # the job has ended
+
+
+def test_a_profile_of_one_of_several_budgets_is_taken_up(whole):
+    folder = RunFolder(whole / "run")
+    folder.note_begun("profile")
+    RunFolder.made(whole / "run/latency_0.50").note_begun("search")
+    with inside(whole):
+        assert open_run(composed(*JOB, "stages=[profile,search]"), Path("run")).profiled
+
+
+@pytest.mark.slow
+def test_a_runtime_that_is_named_by_its_path_has_a_latency_model_of_its_own(whole):
+    path = "tests.fakes.Spinning"
+    done(*JOB, f"profile.backend={path}", "stages=[profile]", cwd=whole)
+    profile = read_json(whole / "run/stages/profile.json")
+    assert (profile["target"]["runtime"], profile["reused_layers"]) == (path, 0)
+    assert path in profile["table"]
+    with inside(whole):
+        run = open_run(composed(*JOB, f"profile.backend={path}"), Path("run"))
+        assert run.problem.latency.described()["backend"] == path
 
 
 @pytest.mark.slow

@@ -70,6 +70,14 @@ def test_a_runtime_that_fails_does_not_stop_the_others(again: Path) -> None:
     assert torch_["comparison"]["speedup"] > 0
 
 
+def test_a_runtime_that_is_named_by_its_path_is_measured_at_both_batches(again: Path) -> None:
+    _, facts = benchmarked(again, "tests.fakes.Spinning", "latency.throughput_batch=2", "latency.rounds=1")
+    for batch, kind in ((1, "runtimes"), (2, "throughput")):
+        (result,) = facts[kind]
+        assert (result["backend"], result["batch"]) == ("spinning", batch)
+        assert result["comparison"]["speedup"] > 0
+
+
 class WithoutIntegers(Spinning):
     """A runtime that says that it runs int8 networks, and fails on each."""
 

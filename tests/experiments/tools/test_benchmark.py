@@ -81,6 +81,17 @@ def test_bad_input_is_one_line(capsys, monkeypatch):
         (["rivals", "seed=3", "--folder", "none"], "seed=3 has no effect here: give --seeds"),
         (["rivals", "budget.round_to=8", "--folder", "none"], "budget.round_to=8 has no effect here: the"),
         (["rivals", "prune.sequential=false", "--folder", "none"], "prune.sequential=false has no effect"),
+        *(
+            (["rivals", word, "--folder", "none"], f"{word} has no effect here: the tools search")
+            for word in (
+                *("reward=agreement", "budget.fit=cut", "budget.kind=macs", "workers=process"),
+                *("compressor.order=taylor", "profile.points=3", "quantize.method=none", "latency.batch=2"),
+            )
+        ),
+        (
+            ["rivals", "compressor.max_inputs=100", "--folder", "none"],
+            "compressor.max_inputs=100 has no effect here: FastNAS cuts all layers",
+        ),
         (
             ["rivals", "compressor.prune_coupled=false", "--folder", "none"],
             "compressor.prune_coupled=false has no effect here: FastNAS cuts all layers",
