@@ -22,7 +22,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         FileError: the file cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         try:
             with temporary.open("xb") as file:
@@ -45,7 +45,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     Raises:
         FileError: the folder cannot be made.
     """
-    folder = _temporary(path)
+    folder = temporary_name(path)
     try:
         folder.mkdir()
     except OSError as error:
@@ -58,7 +58,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """Return a new name beside ``path``, which ``is_temporary`` knows."""
     return path.with_name(f".{path.name[:160]}.{uuid.uuid4().hex}.tmp")  # names have at most 255 bytes
 

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.command.lock import locked
+from experiments.command.overrides import config_options
 from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
 from experiments.config.schema import path_keys
@@ -96,7 +98,8 @@ def _remembering(part: Run, overrides: Sequence[str]) -> Iterator[None]:
         "config.yaml": OmegaConf.to_yaml(OmegaConf.structured(part.config)),
         "overrides.yaml": OmegaConf.to_yaml(overrides),
     }
-    with remembering(folder, overrides, paths=path_keys(), hydra=hydra) as identity:
+    options = config_options(HydraConfig.get())
+    with remembering(folder, overrides, options, paths=path_keys(), hydra=hydra) as identity:
         identity.accept()
         yield
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from amc.errors import GOES_ON, AmcError, SettingError, Stopped, did_you_mean
 from experiments.command import model_source, multirun, quick_hydra
-from experiments.command.command import Command, Refused
+from experiments.command.command import Carried, Command, Refused
 from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.log import copied
@@ -30,11 +30,12 @@ from experiments.command.messages import (
     not_of_the_chosen,
     one_line,
 )
-from experiments.command.overrides import options_first, readable, with_new_keys
+from experiments.command.overrides import config_options, of_job, options_first, readable, with_new_keys
 from experiments.command.remembered import (
     FILE,
     Identity,
     check_known,
+    check_overrides,
     goes_on,
     remembered_value,
     remembering,
@@ -119,13 +120,15 @@ def prepare_hydra() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(cfg: DictConfig) -> None:
     """Run one job. A job of a multirun may run in another process than `main`."""
-    given, folder = list(HydraConfig.get().overrides.task), Path(HydraConfig.get().runtime.output_dir)
+    given, folder = of_job(HydraConfig.get(), cfg), Path(HydraConfig.get().runtime.output_dir)
     if not multirun.is_multirun():
         with Command.current.keep_errors():
             _job(cfg, folder, given, new=Command.current.is_new)
         return
     try:
         _one_of_many(cfg, folder, given)
+    except BrokenPipeError as error:  # no other job could print anything either
+        raise Carried(error) from error
     except Exception as error:  # it must not cost the other jobs
         if (text := message(error, schema.names())) is not None:
             text = text.replace(GOES_ON, goes_on(folder))
@@ -141,6 +144,7 @@ def _app(cfg: DictConfig) -> None:
 
 def _one_of_many(cfg: DictConfig, folder: Path, given: Sequence[str]) -> None:
     """Run a job of a multirun, in a folder that is checked as that of a single job is."""
+    check_overrides(given)
     check_links(folder)
     check_known(folder)
     with locked(folder):
@@ -156,7 +160,8 @@ def _job(cfg: DictConfig, folder: Path, given: Sequence[str], *, new: bool = Fal
     many = multirun.is_multirun()
     hydra = {"config.yaml": cfg, "hydra.yaml": HydraConfig.instance().cfg, "overrides.yaml": list(given)}
     texts = {name: OmegaConf.to_yaml(content) for name, content in hydra.items()}
-    memory = remembering(folder, given, paths=schema.path_keys(), keep=many, new=new, hydra=texts)
+    options = config_options(HydraConfig.get())
+    memory = remembering(folder, given, options, paths=schema.path_keys(), keep=many, new=new, hydra=texts)
     with copied(folder), memory as identity:
         config = OmegaConf.to_object(cfg)
         assert isinstance(config, schema.Config)

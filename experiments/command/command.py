@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,8 @@ from amc.errors import GOES_ON, AmcError
 from experiments.command.lock import locked
 from experiments.command.messages import FULL_ERROR
 from experiments.command.multirun import Sweep
-from experiments.command.overrides import key_of
-from experiments.command.remembered import FILE, begin, check_named, run_dir
+from experiments.command.overrides import config_options, key_of, of_job
+from experiments.command.remembered import FILE, begin, check_named, check_overrides, run_dir
 from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
 _ENVIRONMENT = {FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}
@@ -27,6 +29,27 @@ class Refused(BaseException):
     """Carries the message of an `AmcError` out of one of Hydra's callbacks; see `Command`."""
 
 
+class Carried(BaseException):
+    """Carries an error out of Hydra, which makes a warning of a callback's, and goes on after that of a job.
+
+    Attributes:
+        error: what `Command.running` raises in its place.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _carried() -> Iterator[None]:
+    """End the command at any error of the block, which Hydra calls."""
+    try:
+        yield
+    except Exception as error:
+        raise Carried(error) from error
+
+
 class Command:
     """One call of ``amc`` in this process: the folders it locks and the errors it keeps away from Hydra.
 
@@ -34,8 +57,8 @@ class Command:
 
     - Hydra makes its callbacks itself, from a name in the configuration. `Folders` therefore finds the
       command as ``Command.current``, and its locks last until `running` ends.
-    - Hydra turns an `Exception` of a callback into a warning. A callback that refuses raises `Refused`,
-      which is a `BaseException`.
+    - Hydra turns an `Exception` of a callback into a warning, and goes on without what the callback does. One
+      that refuses raises `Refused`, any other error is `Carried`: both are `BaseException`.
     - Hydra prints several lines about an error of a job. `keep_errors` holds it back, and `raise_error`
       raises it once Hydra has returned.
     - Hydra prints errors of the configuration and exits, unless ``HYDRA_FULL_ERROR`` is set: then it raises
@@ -61,32 +84,47 @@ class Command:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Be the current command; unlock its folders and restore the environment at any end."""
+        """Be the current command; unlock its folders and restore the environment at any end.
+
+        Errors of logging are not shown: Hydra's lines about jobs, written to a closed output, would be one
+        traceback each.
+        """
         before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        shows_errors = logging.raiseExceptions
         os.environ.update(_ENVIRONMENT)
+        logging.raiseExceptions = False
         Command.current = self
         try:
             with self._locks:
                 yield
+        except Carried as carried:
+            raise carried.error from carried.error.__cause__
         finally:
+            logging.raiseExceptions = shows_errors
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
 
-    def claim(self, folder: Path, overrides: Sequence[str]) -> None:
+    def claim(self, folder: Path, overrides: Sequence[str], options: Sequence[str] = ()) -> None:
         """Keep other processes out of a run folder until the command ends; a new one gets its identity first.
+
+        Args:
+            folder: the run folder.
+            overrides: those of the command, and of its ``options`` those that say which configuration it has.
 
         Raises:
             Refused: another process works in it, it holds a symbolic link, it is of an unknown job or
-                remembers settings that are not given, or it cannot be written to.
+                remembers settings that are not given, it cannot remember those that are given, or it cannot
+                be written to.
         """
         try:
+            check_overrides(overrides)
             check_links(folder)
-            check_named(folder, overrides)
+            check_named(folder, overrides, options)
             made = absent(folder)
-            self.is_new = begin(folder, overrides, paths=self._paths)
+            self.is_new = begin(folder, overrides, options, paths=self._paths)
             self._made = made if self.is_new else []
             self.folder = folder
         except AmcError as error:
@@ -135,7 +173,10 @@ class Command:
             remove_unused(self._made)
 
     def resumable(self, text: str) -> str:
-        """Return ``text`` with the run folder where it says `GOES_ON`: commands make their own by default."""
+        """Return ``text`` with the folder where it says `GOES_ON`: commands make their own by default."""
+        if self.sweep is not None:
+            place = f"hydra.sweep.dir={shlex.quote(str(self.sweep.folder))}"
+            return text.replace(GOES_ON, f"the same command with {place} goes on")
         if self.folder is None or not (self.folder / FILE).exists():
             return text
         return text.replace(GOES_ON, f"the same command with {run_dir(self.folder)} goes on")
@@ -155,8 +196,10 @@ class Folders(Callback):
         Raises:
             Refused: as ``Command.claim``, or the folder has no name.
         """
-        _check_name(config.hydra.run.dir, "run_dir")
-        Command.current.claim(Path(config.hydra.run.dir), list(config.hydra.overrides.task))
+        with _carried():
+            _check_name(config.hydra.run.dir, "run_dir")
+            options = config_options(config.hydra)
+            Command.current.claim(Path(config.hydra.run.dir), of_job(config.hydra, config), options)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lock a sweep folder; make all jobs use it, whatever is swept and wherever they run.
@@ -164,17 +207,18 @@ class Folders(Callback):
         Raises:
             Refused: another process works in it, it has no name, or the jobs were given one run folder.
         """
-        _check_name(config.hydra.sweep.dir, "hydra.sweep.dir")
-        given = config.hydra.overrides.task
-        if any(key_of(override) == "run_dir" for override in given):
-            raise Refused(
-                "run_dir is given for many jobs; expected hydra.sweep.dir=DIR, a folder for them all"
-            )
-        folder = Path(os.path.abspath(config.hydra.sweep.dir))
-        Command.current.claim_sweep(folder, given)
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        with read_write(config), open_dict(config):
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        with _carried():
+            _check_name(config.hydra.sweep.dir, "hydra.sweep.dir")
+            given = of_job(config.hydra, config)
+            if any(key_of(override) == "run_dir" for override in given):
+                raise Refused(
+                    "run_dir is given for many jobs; expected hydra.sweep.dir=DIR, a folder for them all"
+                )
+            folder = Path(os.path.abspath(config.hydra.sweep.dir))
+            Command.current.claim_sweep(folder, given)
+            quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+            with read_write(config), open_dict(config):
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
 
 def _check_name(folder: str, key: str) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 from hydra.core.override_parser.types import OverrideType, QuotedString
 from hydra.errors import HydraException
 
-from experiments.command.overrides import parsed
+from experiments.command.overrides import is_config_option, parsed
 
+_KEY = r"[\w/.@:$][\w/.@:$-]*"
+_OVERRIDE = re.compile(rf"(\+{{0,2}}{_KEY}=|~{_KEY}(=|$))")
 _NAME = re.compile(r"[\w-]+")
 _MODEL = re.compile(r"timm:[\w.-]+|(torchvision:)?[\w-]+")
 
@@ -53,7 +55,7 @@ def names_code(name: str) -> bool:
 
 def is_override(text: str) -> bool:
     """Whether a remembered item is an override and not an option of the command."""
-    return re.match(r"(\+{0,2}[\w/.@:]+=|~[\w/.@:]+(=|$))", text) is not None
+    return _OVERRIDE.match(text) is not None
 
 
 def is_choice_of_stages(text: str) -> bool:
@@ -74,10 +76,12 @@ def objection(text: str, folder: Path, rules: Rules) -> str | None:
     """Return what a remembered override could do that only the user may decide, or None if it is plain data.
 
     Args:
-        text: the override.
+        text: the override, or an option that says which configuration is read.
         folder: the run folder; files in it may be named.
         rules: the schema.
     """
+    if is_config_option(text):
+        return "says which configuration is read"
     try:
         override = parsed(text)
     except HydraException:

@@ -1,4 +1,4 @@
-"""Single overrides ``KEY=VALUE``, read and written by Hydra's rules of quoting."""
+"""Overrides ``KEY=VALUE`` and Hydra's options, read and written by Hydra's rules of quoting."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from amc.errors import SettingError
 
@@ -30,6 +33,12 @@ _INFO = frozenset({"--info", "-i"})
 """Of these, those that may stand alone."""
 _SHOWING = frozenset({"--cfg", "-c", *_INFO})
 """Of these, those that show something of one job in place of running it."""
+_SHORT = {"-cn": "--config-name", "-cd": "--config-dir", "-cp": "--config-path"}
+"""Of these, those that say which configuration is read -> their long forms."""
+_OWN_NAME, _OWN_PLACE = "config", "pkg://conf"
+"""Which configuration is read without them."""
+_OUTSIDE = re.compile(r"\$\{(?:oc\.env|now):[^${}]*\}")
+"""What reads the environment or the clock, and not the configuration."""
 
 
 def key_of(override: str) -> str:
@@ -63,11 +72,82 @@ def text_of(override: str) -> str | None:
     return None if not text or "${" in text else text
 
 
-def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
-    """Quote the values of keys that name files, where Hydra could not read them; expand ``~``.
+def typed(hydra: HydraConf) -> list[str]:
+    """Return the overrides of a job as they were typed: iterating over Hydra's list fills in ``${...}``."""
+    found: Any = OmegaConf.to_container(cast(ListConfig, hydra.overrides.task), resolve=False)
+    return [str(each) for each in found]
 
-    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes. In a multirun, a
-    value with a comma or a quote of its own may mean anything, and is left to Hydra.
+
+def of_job(hydra: HydraConf, config: DictConfig) -> list[str]:
+    """Return the overrides of a job as its folder remembers them, and ``run_dir`` as it was typed.
+
+    The environment and the time may be others when the job goes on: what a value reads of these, and of
+    nothing else, is filled in. A value that reads the configuration goes on reading it, but the stages are
+    those that were run.
+
+    Args:
+        hydra: Hydra's own configuration of the job.
+        config: that of the job.
+
+    Raises:
+        OmegaConfBaseException: a variable of the environment or a key of the configuration does not exist.
+    """
+    return [_filled(each, place, hydra, config) for place, each in enumerate(typed(hydra))]
+
+
+def _filled(override: str, place: int, hydra: HydraConf, config: DictConfig) -> str:
+    key, _, given = override.partition("=")
+    if "${" not in override or key_of(override) == "run_dir" or _is_sweep(override):
+        return override
+    if key_of(override) == "stages":
+        return f"{key}=[{','.join(config.stages)}]"
+    value = parsed(override).value()
+    if not isinstance(value, str) or "${" in _OUTSIDE.sub("", value):
+        return override
+    if given not in (value, *(f"{quote}{value}{quote}" for quote in "'\"")):  # it has signs that are escaped
+        return override
+    read = hydra.overrides.task[place].partition("=")[2]
+    text = read if given == value else read[1:-1]
+    if "${" in text or text == str(None):  # which ``${oc.env:NAME,null}`` reads
+        return override
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def config_options(hydra: HydraConf) -> list[str]:
+    """Return Hydra's options that say which configuration a job has, folders absolutely; none by default.
+
+    Args:
+        hydra: Hydra's own configuration of the job.
+    """
+    name = hydra.job.config_name
+    found = [] if not name or name == _OWN_NAME else [f"--config-name={name}"]
+    for source in hydra.runtime.config_sources:
+        place = f"pkg://{source.path}" if source.schema == "pkg" else str(Path(source.path).absolute())
+        if source.provider == "command-line":
+            found.append(f"--config-dir={place}")
+        elif source.provider == "main" and place != _OWN_PLACE:
+            found.append(f"--config-path={place}")
+    return found
+
+
+def is_config_option(text: str) -> bool:
+    """Whether a text is one of ``config_options``."""
+    name, equals, value = text.partition("=")
+    return name in _SHORT.values() and bool(equals and value)
+
+
+def option_name(argument: str) -> str:
+    """Return the name of an option of Hydra, in its long form if it says which configuration is read."""
+    name = argument.partition("=")[0]
+    return _SHORT.get(name, name)
+
+
+def readable(arguments: Sequence[str], paths: Collection[str]) -> list[str]:
+    """Quote the values of keys that name files, where Hydra would not read them as typed; expand ``~``.
+
+    Hydra accepts umlauts, parentheses and more only between quotes, which the shell removes, and would make
+    20240501 of ``2024_05_01``. In a multirun, a value with a comma or a quote of its own may mean anything,
+    and is left to Hydra.
 
     Args:
         arguments: of the command line.
@@ -147,6 +227,8 @@ def absolute(override: str, paths: Collection[str]) -> str:
 
 def _readable(argument: str, many: bool) -> str:
     raw = argument.partition("=")[2]
+    if _is_number(argument):
+        return _with_text(argument, raw.strip())
     means_more = _is_read(argument) and (many or not (_is_sweep(argument) or _is_nested(argument)))
     text = text_of(argument) if means_more or (many and set(raw) & set(",'\"")) else raw
     if text is None or (text == text_of(argument) and not text.startswith("~")):
@@ -160,6 +242,11 @@ def _is_read(override: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def _is_number(override: str) -> bool:
+    """Whether the value is read as a number or as true or false."""
+    return _is_read(override) and isinstance(parsed(override).value(), int | float)
 
 
 def _is_sweep(override: str) -> bool:

@@ -1,7 +1,8 @@
 """The identity of a run folder: the overrides that it remembers, so that ``amc run_dir=RUN`` continues.
 
 They are in ``overrides.json``, signed by the user whose command wrote them (``signature``), and with them
-goes Hydra's folder ``.hydra``. A new folder gets its identity before any other file. A refused command
+goes Hydra's folder ``.hydra``. Hydra's options that say which configuration is read (``--config-dir``) are
+remembered with them. A new folder gets its identity before any other file. A refused command
 leaves the identity as it was; so does one that fails before it has changed a result. A first command keeps it
 as soon as there is anything to go on with. Without ``stages=`` a command runs the stages of the last command
 if that was interrupted, otherwise those of the first command. A plan changes no identity: it may give a new
@@ -31,14 +32,25 @@ from experiments.command.foreign import (
     is_override,
     objection,
 )
-from experiments.command.overrides import absolute, key_of, parsed, text_of
+from experiments.command.overrides import (
+    absolute,
+    is_config_option,
+    key_of,
+    option_name,
+    parsed,
+    text_of,
+)
 from experiments.command.signature import is_signed, sign
 
 FILE = "overrides.json"
 HYDRA = ".hydra"
 _MULTIRUN = "multirun.yaml"
 """File that Hydra writes into the folder of a multirun."""
-_SHAPE = {"overrides": [str], "stages?": (str, None), "unfinished?": (str, None), "signature?": (str, None)}
+_SHAPE = {
+    "overrides": [str],
+    **dict.fromkeys(("stages?", "unfinished?", "signature?"), (str, None)),
+    "options?": [str],
+}
 _RESULTS = (
     *("*.safetensors", "*.jsonl", "strategy.json", "latency_model.json", "provenance.json", "agent.zip"),
     *("stages/*.json", "pareto/*", "exports/*"),
@@ -56,7 +68,7 @@ _TOLD = 3
 
 
 def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> list[str]:
-    """Add the remembered overrides of the run folder that ``arguments`` name; given ones take precedence.
+    """Add what the run folder remembers that ``arguments`` name; given overrides and options take precedence.
 
     The remembered ones come first, as the last word counts where one key holds the other: a dictionary, and
     a key in it. Keys of a group are dropped if another option of it is given: they were meant for the former
@@ -87,8 +99,15 @@ def with_remembered(arguments: Sequence[str], rules: Rules | None = None) -> lis
         old = [o for o in old if o not in dropped]
         if dropped:
             print(f"run_dir={path}: {option} takes the place of {', '.join(dropped)}, which it remembered")
-    _check_origin(old, memory, Path(path), rules)
-    return [*old, *arguments]
+    options = _lacking(memory.options, arguments)
+    _check_origin([*options, *old], memory, Path(path), rules)
+    return [*options, *old, *arguments]
+
+
+def _lacking(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return those of ``options`` that are not given among ``arguments``."""
+    given = set(map(option_name, arguments))
+    return [option for option in options if option_name(option) not in given]
 
 
 def _of_group(group: str) -> Callable[[str], bool]:
@@ -127,9 +146,14 @@ def remembered_overrides(folder: Path) -> list[str]:
     """Return the overrides that a run folder remembers, without its stages.
 
     Raises:
-        FileError: as ``with_remembered``.
+        FileError: as ``with_remembered``, or its job has another configuration than this package's.
     """
     memory = _remembered(folder)
+    if memory.options:
+        raise FileError(
+            f"run_dir={folder} was made with {' '.join(memory.options)}, which only a command can use; "
+            "expected a run with the configuration of this package"
+        )
     _check_origin(memory.overrides, memory, folder, Rules())
     return [*memory.overrides]
 
@@ -143,7 +167,38 @@ def check_known(folder: Path) -> None:
     _remembered(folder)
 
 
-def check_named(folder: Path, overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides that would make a run folder unusable which remembers them.
+
+    Raises:
+        SettingError: names the override.
+    """
+    for override in overrides:
+        if not _is_memorable(override):
+            raise SettingError(
+                f"a run folder cannot remember {override[:80]!r}; expected KEY=VALUE, or stages=[train,...]"
+            )
+        if key_of(override) != "run_dir" and (fault := _encoding_fault(override)) is not None:
+            raise SettingError(
+                f"{override[:80]!a} is no text in UTF-8 ({fault}); likely cause: the name of a file in "
+                "another encoding: give it another name"
+            )
+
+
+def _is_memorable(override: str) -> bool:
+    """Whether an override can be read back, as one or as a choice of stages."""
+    return is_choice_of_stages(override) if key_of(override) == "stages" else is_override(override)
+
+
+def _encoding_fault(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.reason
+    return None
+
+
+def check_named(folder: Path, overrides: Sequence[str], options: Sequence[str] = ()) -> None:
     """Refuse a folder as ``check_known`` does, and one that remembers settings which could not be added.
 
     The path in ``run_dir=runs/${name}`` is known only when the configuration is put together.
@@ -157,7 +212,8 @@ def check_named(folder: Path, overrides: Sequence[str]) -> None:
     if named and text_of(named[-1]) is not None:
         return
     given = set(map(key_of, overrides))
-    if lost := [each for each in memory.overrides if key_of(each) not in given]:
+    lost = _lacking(memory.options, options)
+    if lost := [*lost, *(each for each in memory.overrides if key_of(each) not in given)]:
         more = f" and {len(lost) - _TOLD} more" if len(lost) > _TOLD else ""
         raise SettingError(
             f"{named[-1] if named else 'the run folder'} is a folder that remembers {', '.join(lost[:_TOLD])}"
@@ -210,8 +266,16 @@ def _check_origin(overrides: Sequence[str], memory: _Memory, folder: Path, rules
     )
 
 
-def begin(folder: Path, overrides: Sequence[str], *, paths: Collection[str]) -> bool:
+def begin(
+    folder: Path, overrides: Sequence[str], options: Sequence[str] = (), *, paths: Collection[str]
+) -> bool:
     """Give a new folder its identity before anything else is in it; return whether it is new.
+
+    Args:
+        folder: the run folder.
+        overrides: those of the command, which have been checked (``check_overrides``).
+        options: Hydra's options that say which configuration the command has.
+        paths: as for `remembering`.
 
     Raises:
         OSError: the folder cannot be made or written to.
@@ -222,9 +286,9 @@ def begin(folder: Path, overrides: Sequence[str], *, paths: Collection[str]) -> 
         folder.mkdir(parents=True, exist_ok=True)
     if any(not is_temporary(entry.name) for entry in folder.iterdir()):
         return False
-    memory = _memory(overrides, paths, unfinished=True)
+    memory = _memory(overrides, options, paths)
     temporary = folder / f".{FILE}.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(memory.text())
+    temporary.write_bytes(memory.text().encode())
     try:
         os.link(temporary, folder / FILE)
     except FileExistsError:  # another command was faster
@@ -286,8 +350,7 @@ class Identity:
             return
         # `forget` may have changed the file since
         memory = _read(self._folder / FILE) if self._accepted else self._memory
-        done = _Memory(memory.overrides, memory.stages)
-        atomic_write_text(self._folder / FILE, done.text())
+        atomic_write_text(self._folder / FILE, replace(memory, unfinished=None).text())
 
     def restore(self) -> None:
         """Undo ``accept`` if the command has changed no result.
@@ -307,6 +370,7 @@ class Identity:
 def remembering(
     folder: Path,
     overrides: Sequence[str],
+    options: Sequence[str] = (),
     *,
     paths: Collection[str],
     keep: bool = False,
@@ -318,6 +382,7 @@ def remembering(
     Args:
         folder: the run folder.
         overrides: those of the command.
+        options: Hydra's options that say which configuration it has.
         paths: keys whose values name files. They are stored as absolute paths, so that a run continues from
             any folder.
         keep: store them in any case, unless there are results of others: the user has not typed the overrides
@@ -329,9 +394,9 @@ def remembering(
         FileError: ``overrides.json`` is damaged.
     """
     path = folder / FILE
-    memory = _memory(overrides, paths, unfinished=True)
+    memory = _memory(overrides, options, paths)
     if path.exists() and not new:
-        memory = _Memory(memory.overrides, _read(path).stages, memory.unfinished)
+        memory = replace(memory, stages=_read(path).stages)
     identity = Identity(folder, memory, hydra or {}, new=new, plans=any(map(_only_plans, overrides)))
     keep = keep and not _results(folder)
     if keep:
@@ -353,17 +418,20 @@ class _Memory:
         overrides: all but ``run_dir``, ``stages`` and ``plan.stages``.
         stages: the override ``stages=`` of the first command; None if that was a plan.
         unfinished: that of the command that runs now or was interrupted.
+        options: Hydra's options that say which configuration is read, with absolute folders.
         signed: whether this user wrote them.
     """
 
     overrides: list[str] = field(default_factory=list)
     stages: str | None = None
     unfinished: str | None = None
+    options: list[str] = field(default_factory=list)
     signed: bool = True
 
     def content(self) -> dict[str, Any]:
-        """Return what is signed."""
-        return {"overrides": self.overrides, "stages": self.stages, "unfinished": self.unfinished}
+        """Return what is signed; folders of earlier releases have no options."""
+        content = {"overrides": self.overrides, "stages": self.stages, "unfinished": self.unfinished}
+        return {**content, "options": self.options} if self.options else content
 
     def text(self) -> str:
         """Return the text of the file."""
@@ -371,10 +439,11 @@ class _Memory:
         return json.dumps({**content, "signature": sign(content)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _memory(overrides: Sequence[str], paths: Collection[str], *, unfinished: bool) -> _Memory:
+def _memory(overrides: Sequence[str], options: Sequence[str], paths: Collection[str]) -> _Memory:
+    """Return the memory of a command that begins."""
     stages = next((o for o in overrides if key_of(o) == "stages" and not _only_plans(o)), None)
     kept = [absolute(o, paths) for o in overrides if key_of(o) not in ("run_dir", "stages", "plan.stages")]
-    return _Memory(kept, stages, unfinished=stages if unfinished else None)
+    return _Memory(kept, stages, unfinished=stages, options=[*options])
 
 
 def _only_plans(override: str) -> bool:
@@ -421,10 +490,12 @@ def _read(path: Path) -> _Memory:
         return _Memory()
     remedy = "remove it and give the run's overrides again"
     data = read_json(path, _SHAPE, remedy)
-    memory = _Memory(data["overrides"], data.get("stages"), data.get("unfinished"))
+    options = data.get("options", [])
+    memory = _Memory(data["overrides"], data.get("stages"), data.get("unfinished"), options)
     stages = [text for text in (memory.stages, memory.unfinished) if text is not None]
     odd = [o for o in memory.overrides if not is_override(o) or key_of(o) in ("run_dir", "stages")]
     odd += [text for text in stages if not is_choice_of_stages(text)]
+    odd += [text for text in options if not is_config_option(text)]
     if odd:
         raise FileError(f"{path} is damaged: {odd[0][:80]!r} is no override that a run remembers; {remedy}")
     signed = is_signed(memory.content(), data.get("signature"))

@@ -17,7 +17,7 @@ from agents import Episode, OnEpisode, SearchEnded
 from agents.transfer import experience_bytes
 from amc.budget.budget import Cost
 from amc.errors import AmcError
-from amc.files import atomic_write_bytes
+from amc.files import atomic_write_bytes, temporary_name
 from amc.reading import read_lines
 from amc.result import Evaluation
 from experiments.config.arena import Arena
@@ -31,8 +31,8 @@ class EpisodeWriter:
     """Writes episodes to a file and keeps the best one.
 
     Each search writes the file from the start: an agent that starts again from its seed repeats the lines. If
-    the search fails, the file of an earlier one is as it was; so is its record, which is removed meanwhile: a
-    search that is stopped or killed must not leave its own episodes beside the record of another.
+    the search fails, the file of an earlier one is as it was, and so is its record. Both are moved away
+    meanwhile: a search that is stopped or killed must not leave its episodes beside the record of another.
 
     Args:
         path: the file.
@@ -47,10 +47,12 @@ class EpisodeWriter:
     """
 
     def __init__(self, path: Path, latency: Cost | None = None, record: Path | None = None) -> None:
-        self._former = [Former(each) for each in (path, record) if each is not None]
-        if record is not None:
-            record.unlink(missing_ok=True)
-        self._file = path.open("w")
+        self._former = [MovedAway(each) for each in (record, path) if each is not None]
+        try:
+            self._file = path.open("w")
+        except OSError:
+            self._restore()
+            raise
         self._latency = latency
         self._seen: set[tuple[int, ...]] = set()
         self.best_value = -math.inf
@@ -64,10 +66,26 @@ class EpisodeWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        if isinstance(error, Exception):
-            for each in self._former:
-                each.restore()
+        failed = isinstance(error, Exception)
+        try:
+            self._file.close()
+        except OSError:  # a full disk: closing tries again to write what could not be written
+            failed = True
+            if error is None:
+                raise
+        finally:
+            if failed:
+                self._restore()
+            else:
+                self._remove()
+
+    def _restore(self) -> None:
+        for each in self._former:
+            each.restore()
+
+    def _remove(self) -> None:
+        for each in self._former:
+            each.remove()
 
     @property
     def distinct(self) -> int:
@@ -116,6 +134,32 @@ class Lessons:
         with suppress(AmcError):  # a reward of the user's may have no value for the dense network
             found = self._arena.experience([*self._episodes.values()])
             atomic_write_bytes(path, experience_bytes(found, network))
+
+
+class MovedAway:
+    """A file that is moved away for the time of a command, and back if that fails: a full disk allows it.
+
+    The file has a temporary name meanwhile, which the next command removes if this one is killed.
+
+    Args:
+        path: the file, which may not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._aside = temporary_name(path) if path.exists() else None
+        if self._aside is not None:
+            os.replace(path, self._aside)
+
+    def restore(self) -> None:
+        """Move the file back; a new one in its place stays if there was none."""
+        if self._aside is not None:
+            os.replace(self._aside, self._path)
+
+    def remove(self) -> None:
+        """Remove the file: a new one has its place."""
+        if self._aside is not None:
+            self._aside.unlink()
 
 
 class Former:

@@ -19,7 +19,7 @@ from amc.files import atomic_write_json
 from amc.reading import read_json, set_aside
 from experiments.command.foreign import Rules
 from experiments.command.multirun import is_multirun
-from experiments.command.overrides import compact, without_prefixes
+from experiments.command.overrides import compact, config_options, typed, without_prefixes
 from experiments.config.stages import STAGES
 from experiments.run.folder import RunFolder
 
@@ -132,7 +132,9 @@ def recorded_stages(folder: Path) -> list[str]:
 
 def command() -> str:
     """Return the command line of this job without its run folder."""
-    given = HydraConfig.get().overrides.task if is_multirun() else sys.argv[1:]
+    given = sys.argv[1:]
+    if is_multirun():
+        given = [*config_options(HydraConfig.get()), *typed(HydraConfig.get())]
     arguments = [argument for argument in given if not argument.startswith("run_dir=")]
     words = [compact(each) for each in without_prefixes(arguments, Rules().free)]
     return " ".join(["amc", *map(_quoted, words)])

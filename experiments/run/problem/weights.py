@@ -65,13 +65,14 @@ class DenseWeights:
         """Load the trained weights into the dense network; downloaded ones are in it already.
 
         Raises:
-            FileError: there are no trained weights, or their file is damaged.
+            FileError: there are no trained weights, their file is damaged, or it names another model.
             AmcError: they do not fit the network.
         """
         checkpoint, stored = self._config.model.checkpoint, self._folder.dense
         if checkpoint is not None:
             load_into(model, load_state_dict(checkpoint), checkpoint)
         elif stored.exists() and not self._are_of_another_model:
+            self._check_model(stored)
             load_into(model, load_state_dict(stored), str(stored))
         else:
             self.require()
@@ -167,6 +168,21 @@ class DenseWeights:
             f"{file} is of another model, {stored}; the pretrained weights of {model.name} take its place"
         )
         return True
+
+    def _check_model(self, stored: Path) -> None:
+        """Refuse stored weights of another network: they may have the shapes of this one's all the same."""
+        try:
+            about = json.loads(safetensors_metadata(stored).get(_ABOUT, "null"))
+        except ValueError:  # another program's
+            return
+        own = json.loads(self._about())
+        if not isinstance(about, dict) or all(about.get(key) == own[key] for key in ("name", "kwargs")):
+            return
+        found, expected = (f"{each.get('name')} {each.get('kwargs') or ''}".rstrip() for each in (about, own))
+        raise FileError(
+            f"{stored} is of model {found}, but model {expected} is asked for: run stages=[train] first, use "
+            f"another run_dir, or give model.checkpoint={stored} if these weights are meant"
+        )
 
     def _about(self) -> str:
         """Return in JSON what the weights of the dense network are of."""

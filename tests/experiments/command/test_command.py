@@ -78,3 +78,30 @@ def test_a_fault_of_the_package_is_one_line_and_its_traceback_is_in_the_log(
     outcome = amc(*TINY, "run_dir=run", cwd=workspace(tmp_path))
     refused(outcome, f"internal error, {type(error).__name__}: ", "lost", "amc.log", status=INTERNAL_ERROR)
     assert "Traceback" in (tmp_path / "run" / "amc.log").read_text()
+
+
+def test_a_fault_before_a_folder_is_locked_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("experiments.command.command.absent", fail)
+    for job in (("run_dir=run",), ("-m", "hydra.sweep.dir=run")):
+        outcome = amc(*job, cwd=tmp_path)
+        refused(outcome, "internal error, KeyError: 'lost'", status=INTERNAL_ERROR)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_multirun_ends_with_its_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jobs = []
+
+    def close(*arguments: object) -> None:
+        jobs.append(arguments)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("experiments.main.check_values", close)
+    outcome = amc("-m", "seed=0,1,2", "hydra.sweep.dir=many", cwd=tmp_path)
+    line = refused(outcome, "the reader of the output has closed it", status=141)
+    assert line.endswith(f"the same command with hydra.sweep.dir={tmp_path}/many goes on\n")
+    assert len(jobs) == 1

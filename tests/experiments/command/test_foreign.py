@@ -165,6 +165,11 @@ def test_options_are_no_overrides(text: str) -> None:
     assert not is_override(text)
 
 
+@pytest.mark.parametrize("text", ["+my-presets=fast", "~a-b", "++model.kwargs.some-key=1", "model@a-b=x"])
+def test_a_key_may_have_a_hyphen(text: str) -> None:
+    assert is_override(text)
+
+
 # --- whole folders
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.types import Quote, QuotedString
 
+import conf
 from amc.budget.budget import KINDS
 from amc.errors import AmcError
 from amc.training.resume import save_checkpoint
@@ -62,6 +63,7 @@ def test_values_that_name_no_file_stay_as_they_are(monkeypatch: pytest.MonkeyPat
         ("run_dir='open", "'open"),
         ("run_dir=it's (1)", "it's (1)"),
         ("run_dir=${name}/x", None),
+        *((f"run_dir={text}", text) for text in ("2024_05_01", "1.10", "1e3", "true", "False", "12")),
     ],
 )
 def test_odd_paths_are_quoted_for_hydra(
@@ -78,6 +80,12 @@ def test_odd_paths_are_quoted_for_hydra(
 @pytest.mark.parametrize("typed", ["data.root=a,b", "data.root='a'", "data.root='open"])
 def test_commas_and_quotes_of_many_jobs_are_left_to_hydra(typed: str) -> None:
     assert readable(["-m", typed], {"data.root"}) == ["-m", typed]
+
+
+def test_a_number_is_a_name_in_a_multirun_too() -> None:
+    given = ["-m", "hydra.sweep.dir=2024_05", "data.root=1.10,2", "strategy=null"]
+    expected = ["-m", "hydra.sweep.dir='2024_05'", *given[2:]]
+    assert readable(given, {"hydra.sweep.dir", "data.root", "strategy"}) == expected
 
 
 @pytest.mark.parametrize("typed", ["run_dir='out (1)'", '+run_dir="out (1)"', "++run_dir=out (1)"])
@@ -122,6 +130,68 @@ def test_settings_of_a_folder_that_only_the_configuration_names_are_not_forgotte
             check_named(tmp_path, [*given, "seed=4"])
     check_named(tmp_path, ["run_dir=runs/${name}", "seed=4", "agent.sigma=0.3"])
     check_named(tmp_path, [f"run_dir={tmp_path}", "seed=4"])
+
+
+def test_the_command_refuses_a_folder_of_a_name_that_the_configuration_makes(tmp_path: Path) -> None:
+    (tmp_path / "p_foo").mkdir()
+    with remembering(tmp_path / "p_foo", ["name=foo", "seed=3"], paths=()) as identity:
+        identity.accept()
+    outcome = amc("run_dir=p_${name}", "name=foo", cwd=tmp_path)
+    refused(outcome, "run_dir=p_${name} is a folder that remembers seed=3: write run_dir=p_foo to use")
+
+
+def test_what_is_read_of_the_environment_is_remembered_as_it_was(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TABLES", "it's (x)")
+    monkeypatch.setenv("STAGE", "inspect")
+    given = ("profile.tables=${oc.env:TABLES}", "name='${oc.env:TABLES}'", "stages=[${oc.env:STAGE}]")
+    done(*TINY, "train.lr=${finetune.lr}", *given, "run_dir=run", cwd=cwd)
+    memory = read_json(cwd / "run/overrides.json")
+    filled = [f"profile.tables='{cwd}/it\\'s (x)'", "name='it\\'s (x)'"]
+    assert memory["overrides"] == [*TINY, "train.lr=${finetune.lr}", *filled]
+    assert memory["stages"] == "stages=[inspect]"
+    monkeypatch.delenv("TABLES")
+    monkeypatch.delenv("STAGE")
+    done("run_dir=run", cwd=cwd)
+    refused(amc("run_dir=run", "name=${oc.env:TABLES}", cwd=cwd), "variable 'TABLES' not found")
+
+
+def test_the_configuration_of_a_folder_is_remembered(cwd: Path) -> None:
+    (cwd / "own/my-presets").mkdir(parents=True)
+    (cwd / "own/my-presets/fast.yaml").write_text("# @package _global_\nseed: 5\n")
+    ours = (Path(conf.__file__).parent / "config.yaml").read_text()
+    (cwd / "own/based.yaml").write_text(ours.replace("name: default", "name: based"))
+    options, place = ["--config-name=based", f"--config-dir={cwd}/own"], f"run_dir={cwd}/run"
+    job = (*TINY, "+my-presets=fast", "stages=[inspect]")
+    done("--config-dir", "own", "-cn", "based", *job, "run_dir=run", cwd=cwd)
+    memory = read_json(cwd / "run/overrides.json")
+    assert memory["options"] == options
+    for name, value in (("name", "based"), ("seed", "5")):
+        assert done("run_dir=run", "--cfg", "job", "-p", name, cwd=cwd).out == f"{value}\n"
+    assert with_remembered(["-cd", "x", place])[:1] == options[:1]
+    refused(amc("run_dir=${name}", "name=run", cwd=cwd), "remembers --config-name=based, --config-dir=")
+    (cwd / "run/overrides.json").write_text(json.dumps({**memory, "signature": None}))
+    reason = "--config-name=based (says which configuration is read), --config-dir="
+    refused(amc("run_dir=run", cwd=cwd), reason, "give --config-name=... --config-dir=...")
+    done("-m", "--config-dir", "own", "-cn", "based", *job, "hydra.sweep.dir=many", cwd=cwd)
+    assert read_json(cwd / "many/0_s5/overrides.json")["options"] == options
+    command = read_json(cwd / "many/0_s5/provenance.json")["command"]
+    assert command.startswith(f"amc {' '.join(options)} data=fake ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stages=['a b']", "cannot remember \"stages=['a b']\"; expected"),
+        ("reward='caf\udce9.score'", "is no text in UTF-8"),
+    ],
+)
+def test_what_a_folder_could_not_remember_is_refused_before_any_work(
+    setting: str, told: str, tmp_path: Path
+) -> None:
+    refused(amc(setting, "run_dir=run", cwd=tmp_path), told)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_none_of_a_run_is_refused(tmp_path: Path) -> None:

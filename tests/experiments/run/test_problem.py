@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from amc.errors import FileError
 from amc.models.checkpoint import load_state_dict, save_safetensors
 from amc.models.registry import ModelSpec
 from experiments.run.folder import RunFolder
@@ -109,3 +110,15 @@ def test_evaluations_follow_the_arguments_of_a_model_and_the_name_of_ones_own() 
         "model='my.a' +model.kwargs.scale=3",
     ]
     assert len({origin(*each.split(), *weights) for each in own}) == 4
+
+
+def test_weights_of_another_network_of_the_same_shapes_are_refused(tmp_path: Path) -> None:
+    trained = opened(tmp_path, "timm:x.a1", pretrained=False)
+    trained.weights.save(trained.fresh_model())
+    with pytest.raises(FileError, match=r"of model timm:x\.a1, but model timm:x\.a2 is asked for: run"):
+        opened(tmp_path, "timm:x.a2", pretrained=False).dense  # noqa: B018
+    config = composed(*FAKE, "model='timm:x.a1'", "model.pretrained=false", "+model.kwargs.scale=3")
+    with pytest.raises(FileError, match=r"but model timm:x\.a1 {'scale': 3} is asked for"):
+        Problem(config, RunFolder.made(tmp_path)).dense  # noqa: B018
+    save_safetensors(trained.dense.state_dict(), trained.folder.dense, {"model": "of another program"})
+    assert opened(tmp_path, "timm:x.a2", pretrained=False).dense is not None

@@ -1,11 +1,14 @@
 """DDPG through the command, and which episodes a run folder takes for its best."""
 
+import resource
+import signal
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from agents import Episode
+from amc.files import is_temporary
 from experiments.run.episodes import EpisodeWriter
 from tests.experiments.helpers import TINY, amc, done, read_json, read_lines, refused, timeless, workspace
 from tests.fakes import FakeNetwork
@@ -64,6 +67,28 @@ def test_impossible_settings_are_refused_before_any_work(
     cwd = workspace(tmp_path)
     refused(amc(*SEARCH, f"agent={agent}", f"agent.{setting}", cwd=cwd), told)
     assert not (cwd / "run/dense.safetensors").exists()
+
+
+def test_a_search_that_fills_the_disk_leaves_the_former_one(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("search.jsonl", "search.json")]
+    for file in files:
+        file.write_text(file.name)
+    times = [file.stat().st_mtime_ns for file in files]
+    evaluation = FakeNetwork((40, 40), (0.9, 0.5)).evaluate((20, 20))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[0][1]))  # writing fails, and so does closing
+    try:
+        with pytest.raises(OSError, match="too large"), EpisodeWriter(files[0], record=files[1]) as writer:
+            writer.write(Episode(0, "search", (0.5, 0.5), (0.5, 0.5), 1.0, {}), evaluation)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert [file.read_text() for file in files] == ["search.jsonl", "search.json"]
+    assert [file.stat().st_mtime_ns for file in files] == times
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    with EpisodeWriter(files[0], record=files[1]):
+        assert all(is_temporary(each.name) for each in {*tmp_path.iterdir()} - {files[0]})
+    assert list(tmp_path.iterdir()) == files[:1]
 
 
 def test_a_relaxed_episode_is_written_but_never_the_best(tmp_path: Path) -> None:
