@@ -261,7 +261,9 @@ def test_settings_without_effect_are_noted(
     changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     note_once.cache_clear()
-    make_agent(agent_preset(**{"name": "ddpg", "episodes": 200, **changed}), arena(), seed=0)
+    settings = {"episodes": 200, **changed}
+    name = settings.pop("name", "ddpg")
+    make_agent(agent_preset(name, **settings), arena(), seed=0)
     assert caplog.text.count("no effect") == bool(told)
     assert told in caplog.text
 
