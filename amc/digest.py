@@ -47,6 +47,28 @@ def shown(model: nn.Module) -> str:
     return _ADDRESS.sub("", repr(model))
 
 
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 (hex) of the names, shapes, types and values of tensors."""
+    about = {f"{name} {tuple(tensor.shape)} {tensor.dtype}": tensor for name, tensor in state.items()}
+    return digest(*named(about))
+
+
+def network_digest(model: nn.Module, *origin: str) -> str:
+    """Return a SHA-256 (hex) of all that tells a network in training from another, as far as modules show it.
+
+    Beside tensors, also those of buffers outside the state dict, it is what modules print about themselves,
+    such as dropout and activations, and which parameters train. Plain values that the code of a ``forward``
+    reads are not seen.
+
+    Args:
+        model: the network.
+        origin: what it was built from, where that may set such values.
+    """
+    tensors = [state_digest(each) for each in (model.state_dict(), unsaved(model))]
+    trained = sorted(name for name, own in model.named_parameters() if own.requires_grad)
+    return digest(*tensors, shown(model), repr(trained), *origin)
+
+
 def _values(tensor: Tensor) -> memoryview:
     import torch
 

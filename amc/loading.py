@@ -11,8 +11,9 @@ from amc.cutting.remembered import check_outputs
 from amc.cutting.slicing import shaped
 from amc.errors import AmcError, FileError
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
 from amc.models.registry import usable
+from amc.models.state_files import load_state_dict
 from amc.quantization import storage
 from amc.quantization.simulation import simulated
 from amc.scoring.precision import without_autocast

@@ -33,7 +33,8 @@ from amc.cutting.trial import (
 from amc.cutting.zeroing import with_drawn_buffers, zero_model
 from amc.errors import AmcError, FileError, NotPrunableError, brief, first_line, out_of_memory
 from amc.graph.groups import ChannelGroup, Graph, leave_whole
-from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_into
+from amc.models.state_files import load_state_dict, save_safetensors
 from amc.scoring.flatten import as_matrix
 from amc.scoring.precision import without_autocast
 from amc.scoring.run import cast, copied, in_eval, settle

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amc.cutting.trial import difference_of
 from amc.errors import FileError, brief, out_of_memory
-from amc.models.checkpoint import safetensors_metadata
+from amc.models.state_files import safetensors_metadata
 from amc.scoring.flatten import as_matrix
 from amc.scoring.precision import without_autocast
 from amc.scoring.run import copied, in_eval, settle

@@ -9,7 +9,10 @@ A name is imported at its first use: ``names.py`` needs no torch.
 - ``cifar_resnet.py``, ``mobilenet.py``, ``vgg.py``: the networks of the zoo.
 - ``shortcut.py``: the option-A shortcut of the CIFAR ResNets, and how its channels are cut.
 - ``detection.py``: torchvision's detectors up to the raw outputs of their heads.
-- ``checkpoint.py``: reading, checking and writing weights.
+- ``normalisation.py``: how the libraries' weights expect images to be normalised.
+- ``state_files.py``: state dicts on disk, read and written.
+- ``tensor_names.py``: the names that wrappers and earlier versions of libraries give to tensors.
+- ``checkpoint.py``: the weights of a file in a network, checked.
 """
 
 import importlib

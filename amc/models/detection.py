@@ -25,7 +25,7 @@ class RawDetector(nn.Module):
     ``detector`` is the whole detector; after pruning it holds the pruned parts. Frozen batch norms are
     replaced by ordinary ones with the same values, which compute the same in eval mode.
 
-    Checkpoints of the bare detector are loaded, too (``amc.models.checkpoint``).
+    Checkpoints of the bare detector are loaded, too (``amc.models.tensor_names``).
     """
 
     def __init__(self, detector: nn.Module) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc.digest import state_digest
 from amc.errors import AmcError, SettingError, first_line
-from amc.models.checkpoint import state_digest
 from amc.quantization.choice import BATCH, chosen
 from amc.quantization.description import Activation, FloatLayer, Quantization, QuantizedLayer
 from amc.quantization.grids import Range, scale_for_bias, weight_grid

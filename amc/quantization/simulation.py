@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from amc.digest import state_digest
 from amc.errors import FileError
-from amc.models.checkpoint import state_digest
 from amc.quantization.description import Quantization, QuantizedLayer
 from amc.quantization.layers import TYPES, DynamicLayer, HalfPrecision, IntegerLayer, IntegerSum, RoundTrip
 from amc.quantization.modules import ModuleProgram

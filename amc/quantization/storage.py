@@ -9,9 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from amc.digest import state_digest
 from amc.errors import FileError
 from amc.files import atomic_write_json
-from amc.models.checkpoint import load_state_dict, save_safetensors, state_digest
+from amc.models.state_files import load_state_dict, save_safetensors
 from amc.quantization.description import Quantization
 
 DESCRIPTION = "quantization.json"

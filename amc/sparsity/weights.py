@@ -13,10 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from amc.digest import digest, unsaved
+from amc.digest import digest, state_digest, unsaved
 from amc.graph.groups import Graph
 from amc.graph.layers import Layer
-from amc.models.checkpoint import state_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import dtype_of
 from amc.scoring.run import copied, in_eval

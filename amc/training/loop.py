@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from amc.data import LabelledImages, Splits
-from amc.digest import unsaved
+from amc.digest import network_digest, unsaved
 from amc.errors import AmcError, SettingError
-from amc.models.checkpoint import network_digest
 from amc.progress import progress
 from amc.scoring.layout import memory_format_of
 from amc.scoring.precision import trains_in_bf16

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from amc.data import LabelledImages, Splits
 from amc.data.splits import fingerprint
-from amc.digest import digest
+from amc.digest import digest, state_digest
 from amc.errors import AmcError, FileError
 from amc.files import atomic_write_bytes
-from amc.models.checkpoint import state_digest
 from amc.reading import parse_json, set_aside
 from amc.training.parallel.sharding import assign
 from amc.training.settings import TrainSettings
@@ -44,7 +43,7 @@ def training_key(
     """Hash everything that the result depends on; only a checkpoint with the same key is continued.
 
     Args:
-        network: digest of the network before the training (``amc.models.checkpoint.network_digest``).
+        network: digest of the network before the training (``amc.digest.network_digest``).
         teacher: its ``identity``.
     """
     about = {

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from amc.errors import SettingError
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
 from amc.models.registry import ModelSpec, build
+from amc.models.state_files import load_state_dict
 from amc.scoring.precision import computes_bf16
 
 CLASSES = 10

@@ -13,7 +13,7 @@ from amc.cutting.remembered import outputs_as_metadata
 from amc.errors import FileError
 from amc.loading import STRATEGY, WEIGHTS
 from amc.models import ModelSpec
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.strategy import Strategy
 
 

@@ -13,8 +13,9 @@ from amc.errors import AmcError, FileError, SettingError
 from amc.graph.groups import OUTPUT_REASON
 from amc.latency.prediction.int8 import METHOD
 from amc.loading import STRATEGY, WEIGHTS
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
 from amc.models.registry import check_name
+from amc.models.state_files import load_state_dict
 from amc.quantization.settings import TRAINED
 from amc.sparsity.weights import WHOLE, kept_weights, least_width, prunable_layers, whole_layers
 from amc.strategy import Strategy

@@ -18,8 +18,9 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_json
 from amc.latency.prediction.model import LatencyModel
 from amc.latency.prediction.settings import ProfileSettings
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
 from amc.models.names import may_be_one
+from amc.models.state_files import load_state_dict
 from amc.notes import note_once
 from amc.scoring.run import in_eval
 from amc.seeds import seed_all

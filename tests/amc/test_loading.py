@@ -10,7 +10,7 @@ from amc.cutting.remembered import outputs_as_metadata
 from amc.cutting.slicing import SlicePlan, slice_model
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.quantization import storage
 from amc.quantization.calibration import quantize
 from amc.quantization.settings import QuantizeSettings

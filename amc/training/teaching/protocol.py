@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data.splits import WHOLE, Part
+from amc.digest import network_digest
 from amc.errors import AmcError
-from amc.models.checkpoint import network_digest
 from amc.scoring.layout import memory_format_of
 from amc.scoring.run import as_logits, copied, in_eval
 
@@ -68,7 +68,7 @@ class NetworkTeacher:
         device: where it runs.
         example: a few images (N, C, H, W).
         bf16: whether it runs in bfloat16.
-        origin: see ``amc.models.checkpoint.network_digest``.
+        origin: see ``amc.digest.network_digest``.
 
     Attributes:
         network: the copy.

@@ -25,7 +25,8 @@ from amc.errors import SettingError
 from amc.graph.layers import noise_image
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
+from amc.models.state_files import load_state_dict
 from amc.progress import progress
 from amc.scoring.run import copied, logits
 from amc.scoring.scores import top1

@@ -26,13 +26,13 @@ from amc.cutting.trial import ready
 from amc.data import Splits, check_labels
 from amc.data.selection import Selection, selected
 from amc.data.splits import fingerprint as images_fingerprint
+from amc.digest import state_digest
 from amc.errors import NotPrunableError, SettingError
 from amc.graph.groups import Graph, exclude_groups, named_layers
 from amc.graph.layers import noise_image
 from amc.graph.patterns import matches
 from amc.graph.trace import trace
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import state_digest
 from amc.models.names import is_code
 from amc.models.spec import spec_of
 from amc.scoring.precision import chosen_precision

@@ -12,13 +12,8 @@ from torch import nn
 from amc.data import Splits
 from amc.data.pictures import Pictures
 from amc.errors import FileError
-from amc.models.checkpoint import (
-    load_into,
-    load_matching,
-    load_state_dict,
-    safetensors_metadata,
-    save_safetensors,
-)
+from amc.models.checkpoint import load_into, load_matching
+from amc.models.state_files import load_state_dict, safetensors_metadata, save_safetensors
 from amc.notes import note_once
 from experiments.config.schema import Config
 from experiments.run.folder import PICTURES, PLACES, RunFolder

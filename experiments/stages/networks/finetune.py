@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from experiments.stages.networks.fitting import fit

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from amc.models.checkpoint import network_digest
+from amc.digest import network_digest
 from amc.notes import note_once
 from amc.scoring.precision import trains_in_bf16
 from amc.training.loop import train

@@ -11,7 +11,7 @@ from amc.candidate.builder import CandidateBuilder
 from amc.candidate.pruning import prune
 from amc.candidate.settings import PruneSettings
 from amc.errors import AmcError
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.progress import progress
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from experiments.run.folder import PICTURES, PLACES

@@ -10,7 +10,8 @@ from torch import nn
 from amc.cutting.slicing import shaped
 from amc.data import Splits
 from amc.graph.groups import Graph, leave_whole
-from amc.models.checkpoint import load_into, load_state_dict
+from amc.models.checkpoint import load_into
+from amc.models.state_files import load_state_dict
 from amc.scoring.run import copied, in_eval
 from amc.strategy import Strategy
 from experiments.config.schema import Config

@@ -17,7 +17,8 @@ from torch import nn
 
 from amc.cutting.slicing import slice_model
 from amc.files import atomic_write_bytes
-from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_into
+from amc.models.state_files import load_state_dict, save_safetensors
 from amc.strategy import Strategy
 from experiments.config.budgets import own_fields, scheduled_budgets, single_budget
 from experiments.run.folder import MADE_OF, RunFolder

@@ -17,7 +17,7 @@ from amc.candidate.evaluator import Evaluator
 from amc.candidate.memo import Memo
 from amc.errors import Stopped
 from amc.files import atomic_write_json
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from amc.progress import progress
 from amc.scoring.run import copied
 from amc.sparsity.training import zeros_held

@@ -1,76 +1,26 @@
-import json
 import math
-import os
 import re
-import zipfile
-from argparse import Namespace
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.models import DenseNet, VisionTransformer
 from torchvision.ops import FeaturePyramidNetwork
 
-from amc.errors import AmcError, FileError
-from amc.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from amc.errors import FileError
 from amc.models import resnet20
-from amc.models.checkpoint import load_into, load_matching, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_into, load_matching
+from amc.models.state_files import load_state_dict, save_safetensors
 from amc.notes import note_once
+from tests.amc.models.helpers import one_line, same
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
-SUFFIXES = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 
 
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
-
-
-def one_line(call: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(AmcError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-
-
-# --- reading
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_round_trip(tmp_path: Path, suffix: str, zipped: bool) -> None:
-    path = tmp_path / f"weights{suffix}"
-    torch.save(OrderedDict(STATE), path, _use_new_zipfile_serialization=zipped)
-    assert same(load_state_dict(path), STATE)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: {"state_dict": state, "best_prec1": 91.7},
-        lambda state: {"model": state, "epoch": 3},
-        lambda state: {"net": state, "acc": 0.9},
-        lambda state: {"ema": state},
-        lambda state: {"model": {"state_dict": state}},
-        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}, "param_groups": []}},
-        lambda state: {"epoch": 1, "state_dict": state, "callbacks": {}, "hyper_parameters": {"lr": 0.1}},
-        lambda state: {"state_dict_ema": state},
-        lambda state: {"model": {"depth": 50}, "ema": state},
-        lambda state: {"teacher": state, "student": {key: -value for key, value in state.items()}},
-        lambda state: {"model": state, "args": Namespace(lr=0.1), "best": np.float64(91.0)},
-    ],
-)
-def test_unwraps(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(wrap(STATE), path)
-    assert same(load_state_dict(path), STATE)
+# --- names
 
 
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,73 +132,6 @@ def test_prefix_inside_a_name_stays(tmp_path: Path) -> None:
     assert list(load_state_dict(path)) == ["a.module.weight"]
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", *SUFFIXES])
-@pytest.mark.parametrize("content", [b"\x80\x02garbage" * 20, b"<html>404</html>", b"PK\x03\x04" + bytes(50)])
-def test_damaged_file(tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    one_line(lambda: load_state_dict(path), str(path), f"{len(content)} bytes", "truncated")
-
-
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@pytest.mark.parametrize("part", [0.02, 0.5, 0.95])
-def test_truncated_file(tmp_path: Path, kind: str, part: float) -> None:
-    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
-    state = resnet20().state_dict()
-    if kind == "safetensors":
-        save_safetensors(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    one_line(lambda: load_state_dict(path), str(path), "truncated")
-
-
-def test_missing_empty_directory_and_suffix(tmp_path: Path) -> None:
-    one_line(lambda: load_state_dict(tmp_path / "none.pth"), "none.pth", "no such file")
-    one_line(lambda: load_state_dict(tmp_path), str(tmp_path), "got a directory")
-    empty, other = tmp_path / "empty.pth", tmp_path / "weights.onnx"
-    for path in (empty, other):
-        path.touch()
-    one_line(lambda: load_state_dict(empty), "got an empty file")
-    one_line(lambda: load_state_dict(other), "got the suffix '.onnx'", ".safetensors")
-
-
-class Executes:
-    """Unpickling this runs code."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("executed",)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("content", [nn.Linear(2, 2), {"state_dict": STATE, "args": Executes()}])
-def test_pickled_object_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool, content: object
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.pt"
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    one_line(lambda: load_state_dict(path), "pickled Python object", "state_dict()")
-    assert not Path("executed").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([torch.ones(1)], "got a list"),
-        (torch.ones(1), "got a Tensor"),
-        ({}, "got no tensors"),
-        ({"state_dict": {}}, "got no tensors"),
-        ({"weights": STATE, "epoch": 1}, "'weights'"),
-        ({1: torch.ones(1)}, "entry 1"),
-    ],
-)
-def test_not_a_state_dict(tmp_path: Path, content: object, message: str) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(content, path)
-    one_line(lambda: load_state_dict(path), str(path), message)
-
-
 # --- loading into a network
 
 
@@ -355,70 +238,6 @@ def test_infinities_of_the_networks_own_mask_are_read(tmp_path: Path) -> None:
         one_line(lambda state=state: load_into(Masked(), state, "w.th"), f"{key} holds NaN or Inf")
 
 
-# --- writing
-
-
-def test_safetensors_round_trip_with_shared_and_strided_tensors(tmp_path: Path) -> None:
-    base = torch.arange(12.0).view(3, 4)
-    tensors = {
-        "base": base,
-        "again": base,
-        "transposed": base.t(),
-        "part": base[1:],
-        "count": torch.tensor(3),
-    }
-    tensors["parameter"] = nn.Parameter(base.clone())
-    tensors["channels_last"] = torch.randn(1, 2, 3, 3).to(memory_format=torch.channels_last)
-    path = tmp_path / "weights.safetensors"
-    save_safetensors(tensors, path, {"model": "tiny"})
-    assert same(load_state_dict(path), tensors)
-    with safe_open(path, "pt") as file:
-        assert file.metadata() == {"model": "tiny"}
-
-
-def test_json_layout(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    atomic_write_json(path, {"b": 1, "a": ["é"]})
-    assert path.read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": [\n    "é"\n  ]\n}\n'
-    assert json.loads(path.read_bytes()) == {"b": 1, "a": ["é"]}
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, object()])
-def test_json_refuses_and_keeps_the_old_file(tmp_path: Path, bad: object) -> None:
-    path = tmp_path / "result.json"
-    atomic_write_text(path, "old")
-    one_line(lambda: atomic_write_json(path, {"value": bad}), str(path), "cannot write as JSON")
-    assert path.read_text() == "old"
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "weights.bin"
-    atomic_write_bytes(path, b"old")
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        atomic_write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = tmp_path / "note.txt"
-    for text in ("one", "two"):
-        atomic_write_text(path, text)
-    assert path.read_text() == "two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_unwritable_targets(tmp_path: Path) -> None:
-    one_line(lambda: atomic_write_text(tmp_path / "no" / "file", ""), "cannot write", "existing folder")
-    one_line(lambda: atomic_write_text(tmp_path, ""), str(tmp_path), "cannot write")
-    assert list(tmp_path.iterdir()) == []
-
-
 class Versioned(nn.Module):
     """Refuses weights of an unknown version, as torchvision's MNASNet does."""
 
@@ -497,20 +316,6 @@ def test_a_start_from_old_names_leaves_nothing_but_the_classifier_at_random() ->
     one_line(lambda: load_into(transformer(3), old, "old.pth"), "heads.head.weight has shape", "num_classes")
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (lambda: torch.zeros(1).expand(2**33), "expanded"),
-        (lambda: torch.eye(4).to_sparse(), "sparse_coo"),
-        (lambda: torch.zeros(4, device="meta"), "on device meta"),
-    ],
-)
-def test_tensors_that_are_not_plain_are_named(tmp_path, make, told):
-    torch.save({"a.weight": torch.zeros(2), "b.weight": make()}, tmp_path / "odd.pth")
-    with pytest.raises(FileError, match=rf"odd\.pth: b\.weight is .*{told}"):
-        load_state_dict(tmp_path / "odd.pth")
-
-
 @pytest.mark.parametrize("load", [load_into, load_matching])
 def test_complex_numbers_are_refused_without_a_warning_of_torch(load, recwarn):
     network = nn.Linear(2, 3)
@@ -518,11 +323,3 @@ def test_complex_numbers_are_refused_without_a_warning_of_torch(load, recwarn):
     with pytest.raises(FileError, match=r"odd\.pth: weight holds complex numbers, expected real ones"):
         load(network, state, "odd.pth")
     assert not recwarn.list
-
-
-def test_a_program_is_refused_without_a_warning_of_torch(tmp_path):
-    with zipfile.ZipFile(tmp_path / "odd.pt", "w") as archive:
-        archive.writestr("odd/constants.pkl", b"")
-        archive.writestr("odd/data.pkl", b"")
-    with pytest.raises(FileError, match="TorchScript"):
-        load_state_dict(tmp_path / "odd.pt")

@@ -15,8 +15,8 @@ from torch import nn
 
 from amc import data
 from amc.data.splits import RawImages, from_memory
+from amc.digest import network_digest
 from amc.errors import AmcError
-from amc.models.checkpoint import network_digest
 from amc.scoring.run import logits
 from amc.scoring.scores import top1
 from amc.training import loop

@@ -30,7 +30,8 @@ from amc.latency.prediction import build
 from amc.latency.prediction.profile import NetworkTimes
 from amc.latency.registry import BACKENDS
 from amc.models import plain20, resnet20
-from amc.models.checkpoint import load_into, load_state_dict, save_safetensors
+from amc.models.checkpoint import load_into
+from amc.models.state_files import load_state_dict, save_safetensors
 from amc.notes import note_once
 from experiments import examples
 from experiments.library.images import collect_images

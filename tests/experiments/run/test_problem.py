@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from amc.errors import FileError
-from amc.models.checkpoint import load_state_dict, save_safetensors
 from amc.models.registry import ModelSpec
+from amc.models.state_files import load_state_dict, save_safetensors
 from experiments.run.folder import RunFolder
 from experiments.run.problem.problem import Problem
 from tests.experiments.helpers import FAKE, composed

@@ -6,7 +6,7 @@ import pytest
 
 import conf
 from amc.models import ModelSpec, build
-from amc.models.checkpoint import save_safetensors
+from amc.models.state_files import save_safetensors
 from tests.experiments.helpers import done, read_json
 
 RECIPES = sorted(path.stem for path in (Path(conf.__file__).parent / "experiment").glob("*.yaml"))

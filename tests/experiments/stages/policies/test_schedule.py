@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import amc as library
 from amc.budget.widths import width_space
-from amc.models.checkpoint import load_state_dict
+from amc.models.state_files import load_state_dict
 from amc.strategy import Strategy
 from experiments.run import trackers
 from tests.experiments.helpers import (
