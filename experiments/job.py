@@ -18,8 +18,8 @@ from amc.cost.closed_form import macs_cost
 from amc.files import atomic_write_json
 from amc.strategy import Strategy
 from experiments.command.lock import locked
+from experiments.command.memory.identity import remembering
 from experiments.command.overrides import config_options
-from experiments.command.remembered import remembering
 from experiments.config.budgets import folder_name, listed_budgets, own_overrides
 from experiments.config.schema import path_keys
 from experiments.config.stages import MAKING, WITHOUT_BUDGET

@@ -23,6 +23,15 @@ from experiments.command.command import Carried, Command, Refused
 from experiments.command.foreign import names_code
 from experiments.command.lock import locked
 from experiments.command.log import copied
+from experiments.command.memory.content import FILE
+from experiments.command.memory.identity import Identity, remembering
+from experiments.command.memory.remembered import (
+    check_known,
+    check_overrides,
+    goes_on,
+    remembered_value,
+    with_remembered,
+)
 from experiments.command.messages import (
     INTERNAL_ERROR,
     internal_error,
@@ -31,16 +40,6 @@ from experiments.command.messages import (
     one_line,
 )
 from experiments.command.overrides import config_options, of_job, options_first, readable, with_new_keys
-from experiments.command.remembered import (
-    FILE,
-    Identity,
-    check_known,
-    check_overrides,
-    goes_on,
-    remembered_value,
-    remembering,
-    with_remembered,
-)
 from experiments.command.signals import held_back
 from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema, stages

@@ -21,7 +21,7 @@ from agents.transfer import actor_bytes, load_experience, train_actor
 from amc.errors import FileError, SettingError
 from experiments.benchmark.arguments import positive
 from experiments.benchmark.problem import Problem, agent_config, open_job
-from experiments.command.remembered import remembered_overrides
+from experiments.command.memory.remembered import remembered_overrides
 from experiments.run.folder import RunFolder
 from experiments.run.run import Run
 from experiments.statistics import difference_of, mean_of

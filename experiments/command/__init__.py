@@ -1,8 +1,9 @@
 """The command line around a job: overrides that are remembered, locks, many jobs.
 
 - ``command.py``: one call of ``amc``, around Hydra.
-- ``overrides.py``, ``remembered.py``: overrides, and those that a run folder remembers.
-- ``signature.py``, ``foreign.py``: who wrote them, and what those of another may be.
+- ``overrides.py``: overrides and Hydra's options, as they are typed.
+- ``memory/``: those that a run folder remembers.
+- ``foreign.py``: what those of another user may be.
 - ``tidy.py``: links and temporary files in a run folder.
 - ``lock.py``: one process at a time in a run folder.
 - ``multirun.py``: the jobs of ``amc -m`` that fail.

@@ -15,10 +15,12 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from amc.errors import GOES_ON, AmcError
 from experiments.command.lock import locked
+from experiments.command.memory.content import FILE
+from experiments.command.memory.identity import begin
+from experiments.command.memory.remembered import check_named, check_overrides, run_dir
 from experiments.command.messages import FULL_ERROR
 from experiments.command.multirun import Sweep
 from experiments.command.overrides import config_options, key_of, of_job
-from experiments.command.remembered import FILE, begin, check_named, check_overrides, run_dir
 from experiments.command.tidy import absent, check_links, remove_temporary, remove_unused
 
 _ENVIRONMENT = {FULL_ERROR: "1", "PYTHONSAFEPATH": "1"}

@@ -22,7 +22,7 @@ from amc.strategy import Strategy
 from amc.training.augment import check_channels
 from amc.training.resume import first_batch_size
 from amc.training.teaching.hints import hint_places
-from experiments.command.remembered import remembered_value
+from experiments.command.memory.remembered import remembered_value
 from experiments.config.agents import pretrained_actor
 from experiments.config.budgets import asked_budgets, folder_name, listed_budgets
 from experiments.config.runtimes import quantize_settings

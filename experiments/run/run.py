@@ -28,7 +28,7 @@ from amc.strategy import GroupWidth, Strategy
 from amc.training.settings import TrainSettings
 from amc.workers.settings import WorkerSettings
 from envs import Reward, get_reward
-from experiments.command.remembered import forget
+from experiments.command.memory.identity import forget
 from experiments.config import stages
 from experiments.config.budgets import Ratios, asked_budgets, own_fields, single_budget
 from experiments.config.runtimes import profile_settings

@@ -12,7 +12,7 @@ from typing import Any
 from amc.errors import FileError, SettingError
 from amc.loading import STRATEGY
 from amc.reading import read_json
-from experiments.command.remembered import run_dir
+from experiments.command.memory.remembered import run_dir
 from experiments.report.answers import change, networks, quantized_speedups
 from experiments.report.html import write_compared_html
 from experiments.report.sections import taken

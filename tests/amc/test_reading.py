@@ -16,7 +16,7 @@ from amc.files import append_line
 from amc.latency.prediction.table import LatencyTable
 from amc.reading import DAMAGED, mismatch, parse_json, read_json, read_lines, set_aside
 from amc.strategy import GroupWidth, Strategy
-from experiments.command.remembered import with_remembered
+from experiments.command.memory.remembered import with_remembered
 from experiments.run.episodes import read_episodes
 from experiments.run.folder import RunFolder
 from experiments.stages.measuring import correlate

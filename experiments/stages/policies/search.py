@@ -24,7 +24,7 @@ from amc.result import Evaluation
 from amc.workers.pool import open_pool
 from envs.channel_pruning import Network
 from envs.observation import group_features
-from experiments.command.remembered import goes_on
+from experiments.command.memory.remembered import goes_on
 from experiments.config.agents import episodes_of
 from experiments.config.arena import Arena
 from experiments.config.searching import searched

@@ -30,7 +30,7 @@ from amc.sparsity.weights import (
     whole_layers,
 )
 from envs.observation import layer_features
-from experiments.command.remembered import goes_on
+from experiments.command.memory.remembered import goes_on
 from experiments.config.agents import episodes_of
 from experiments.config.arena import Arena
 from experiments.config.searching import searched

@@ -23,8 +23,8 @@ from amc.errors import AmcError, FileError
 from amc.files import atomic_write_text, temporary_folder
 from amc.strategy import Strategy
 from experiments.command.foreign import is_override, objection
-from experiments.command.remembered import FILE
-from experiments.command.signature import is_signed, sign
+from experiments.command.memory.content import FILE
+from experiments.command.memory.signature import is_signed, sign
 from experiments.command.tidy import check_links, remove_temporary
 from experiments.config import schema
 from experiments.config.sections.agents import AGENT_SECTIONS

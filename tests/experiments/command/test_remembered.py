@@ -13,9 +13,10 @@ import conf
 from amc.budget.budget import KINDS
 from amc.errors import AmcError
 from amc.training.resume import save_checkpoint
+from experiments.command.memory.identity import remembering
+from experiments.command.memory.remembered import check_named, remembered_value, with_remembered
+from experiments.command.memory.signature import sign
 from experiments.command.overrides import absolute, key_of, readable, text_of
-from experiments.command.remembered import check_named, remembered_value, remembering, with_remembered
-from experiments.command.signature import sign
 from experiments.config.schema import path_keys, rules
 from tests.experiments.helpers import FAKE, TINY, amc, composed, done, read_json, refused, workspace
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from amc.errors import FileError
-from experiments.command.remembered import FILE, begin
+from experiments.command.memory.content import FILE
+from experiments.command.memory.identity import begin
 from experiments.run.folder import RunFolder
 from tests.experiments.helpers import (
     TINY,
