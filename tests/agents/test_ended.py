@@ -8,7 +8,7 @@ from agents import SearchEnded, run_search
 from tests.golden import TRACES
 from tests.params import slow_but
 
-OFTEN = ("ddpg", "ddpg_two_envs", "evolution", "random")
+OFTEN = ("ddpg_two_envs", "evolution", "random")
 
 
 def ended(name, after):

@@ -85,7 +85,7 @@ def _padded(kernel):
             marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
         ),
         (Shared, {"method": "weight_only", "exclude": ("twice#2", "head")}, {"twice#2", "head"}),
-        (Chain, {"method": "binary", "exclude": ("first.0",)}, {"first.0"}),
+        slow(Chain, {"method": "binary", "exclude": ("first.0",)}, {"first.0"}),
     ],
     ids=["even padding", "uneven padding", "excluded call", "excluded end"],
 )

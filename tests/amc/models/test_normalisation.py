@@ -4,6 +4,7 @@ import pytest
 
 from amc.models import ModelSpec, build
 from amc.models.normalisation import Normalisation, detector_normalisation, pretrained_normalisation
+from tests.params import slow
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
@@ -18,10 +19,10 @@ def made(name, **kwargs):
     [
         ("squeezenet1_1", IMAGENET),
         ("torchvision:mobilenet_v2", IMAGENET),
-        ("lraspp_mobilenet_v3_large", IMAGENET),
-        ("fasterrcnn_mobilenet_v3_large_320_fpn", IMAGENET),
+        slow("lraspp_mobilenet_v3_large", IMAGENET),
+        slow("fasterrcnn_mobilenet_v3_large_320_fpn", IMAGENET),
         ("ssdlite320_mobilenet_v3_large", HALF),
-        ("timm:mobilenetv3_small_050", IMAGENET),
+        slow("timm:mobilenetv3_small_050", IMAGENET),
         ("timm:vit_tiny_patch16_224", HALF),
         ("resnet20", None),
     ],
